@@ -1,0 +1,63 @@
+"""PredictionWriter: what ``darkroom predict`` leaves behind for segmentation: masks, overlays, areas."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from callbacks.drawing import overlay, save, save_mask, to_picture
+from callbacks.pictures import PictureCallback
+
+
+class PredictionWriter(PictureCallback):
+    """Writes, in ``predictions/`` of the run's folder, for each picture:
+
+    ``masks/<name>.png``, an index mask (palette PNG) at the size of the picture's file; ``overlays/<name>.png``, the
+    classes' colours over the picture as the network saw it; and a row of ``areas.csv``: pixels of each class.
+    """
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._rows: list[dict[str, Any]] = []
+        self._names: set[str] = set()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        class_names, folder = trainer.datamodule.class_names, self.folder / "predictions"
+        images = trainer.datamodule.denormalize(batch["image"])
+        for index, (mask, image) in enumerate(zip(outputs, images, strict=True)):
+            name = self._name(batch, index, trainer)
+            save(overlay(to_picture(image), mask, len(class_names)), folder / "overlays" / f"{name}.png")
+            if "size" in batch:
+                size = batch["size"][index].tolist()
+                mask = F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].long()
+            save_mask(mask, folder / "masks" / f"{name}.png", len(class_names))
+            pixels = torch.bincount(mask.flatten(), minlength=len(class_names)).tolist()
+            height, width = mask.shape
+            areas = dict(zip(class_names, pixels, strict=True))
+            self._rows.append({"name": name, "height": height, "width": width, **areas})
+
+    def _name(self, batch: dict[str, Any], index: int, trainer: Trainer) -> str:
+        """The file's name without its ending, or with it where two would be the same; else a number."""
+        if "path" not in batch:
+            return f"{len(self._rows) * trainer.world_size + trainer.global_rank:06d}"
+        path = Path(batch["path"][index])
+        name = path.stem if path.stem not in self._names else path.name.replace(".", "_")
+        self._names.add(name)
+        return name
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rows = self._rows
+        if trainer.world_size > 1:
+            per_rank: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(per_rank, rows)
+            rows = [row for part in per_rank for row in part]
+        if trainer.is_global_zero and rows:
+            with (self.folder / "predictions" / "areas.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(sorted(rows, key=lambda row: row["name"]))

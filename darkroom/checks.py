@@ -1,0 +1,115 @@
+"""What LightningCLI would do silently and wrongly is looked at here first, and refused with a word on what is right."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+
+from darkroom.errors import UsageError
+
+
+def config_files(config: Namespace) -> list[Path]:
+    """The files given with --config, in order."""
+    return [Path(str(path)) for path in config.get("config") or []]
+
+
+def experiment_name(config: Namespace) -> str:
+    """The names of the configs that say what is trained, or of model and data."""
+    names = [path.stem for path in config_files(config) if path.parent.name not in ("trainer", "logger")]
+    classes = [config[key].class_path.rsplit(".", 1)[-1] for key in ("model", "data")]
+    return "-".join(names or classes)
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """One callback, several or none, as a list."""
+    return callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+
+
+def _class_names(callbacks: Any) -> set[str]:
+    paths = [entry if isinstance(entry, str) else (entry or {}).get("class_path", "") for entry in _listed(callbacks)]
+    return {path.rsplit(".", 1)[-1] for path in paths if path}
+
+
+def refuse_replaced_callbacks(config: Namespace) -> None:
+    """A later ``callbacks`` replaces an earlier list; that is refused unless done on purpose, with null."""
+    expected: dict[str, Path] = {}
+    for path in config_files(config):
+        trainer = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer") or {}
+        if "callbacks" in trainer and trainer["callbacks"] is None:
+            expected = {}
+        given = [trainer[key] for key in ("callbacks", "callbacks+") if trainer.get(key)]
+        expected |= {name: path for entry in given for name in _class_names(entry)}
+    if config.trainer.callbacks is None:
+        return
+    lost = expected.keys() - {cb.class_path.rsplit(".", 1)[-1] for cb in _listed(config.trainer.callbacks)}
+    if lost:
+        names, path = ", ".join(sorted(lost)), expected[min(lost)]
+        raise UsageError(
+            f"trainer.callbacks replaces {names} of {path}; append with `callbacks+:` (on the command line "
+            "--trainer.callbacks+=NAME), or set `callbacks: null` in between to drop them"
+        )
+
+
+def refuse_stale_last(config: Namespace) -> None:
+    """``save_last`` of a checkpoint that monitors a score is renewed only when the score is among the best."""
+    groups = [config[group] for group in ("checkpoint", "last_checkpoint")]
+    groups += [cb.init_args for cb in _listed(config.trainer.callbacks) if cb.class_path.endswith("ModelCheckpoint")]
+    if any(group.get("save_last") and group.get("monitor") for group in groups):
+        raise UsageError(
+            "save_last with a monitor goes stale while the score gets worse; last.ckpt is kept by last_checkpoint already: "
+            "remove save_last"
+        )
+
+
+def require_checkpoint(path: str | Path | None, given: str, experiment: Path) -> None:
+    if path is None:
+        raise UsageError(f"ckpt_path {given}: no run in {experiment} has checkpoints/{given}.ckpt yet; leave it out to start")
+    if not Path(path).is_file():
+        raise UsageError(f"ckpt_path {given} does not exist; give a file, or last or best of the newest run in {experiment}")
+
+
+def link(data: Any, model: Namespace) -> None:
+    """Fills what the model's config leaves open from the data, and refuses what contradicts it."""
+    known = {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": data.image_shape[0]}
+    arguments = model.get("init_args") or Namespace()
+    for name, value in known.items():
+        if name not in arguments:
+            continue
+        if arguments[name] is None:
+            arguments[name] = value
+        elif arguments[name] != value:
+            raise UsageError(
+                f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; leave model.{name} out or make "
+                "them agree"
+            )
+
+
+def checkpoint_fits(path: Path, model: nn.Module) -> None:
+    """Compares a checkpoint with the model that the config builds: class, then names and shapes of the weights."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = checkpoint["state_dict"]
+    except Exception as error:
+        raise UsageError(f"ckpt_path {path} cannot be loaded as a checkpoint ({error})") from error
+    trained = checkpoint.get("hyper_parameters", {}).get("_class_path", type(model).__name__).rsplit(".", 1)[-1]
+    if trained != type(model).__name__:
+        raise UsageError(f"ckpt_path {path} holds a {trained}, but the config says {type(model).__name__}")
+    ours = model.state_dict()
+    for name in [*(ours.keys() ^ state.keys()), *ours]:
+        here, there = (tuple(s[name].shape) if name in s else "missing" for s in (ours, state))
+        if here != there:
+            raise UsageError(
+                f"ckpt_path {path} does not fit the model: {name} is {there} there and {here} here; use the config.yaml of "
+                "the run it came from"
+            )
+
+
+def predictions_are_written(trainer: Trainer) -> None:
+    """A prediction that nobody writes would be work for nothing."""
+    if not any(is_overridden("on_predict_batch_end", callback, Callback) for callback in trainer.callbacks):
+        raise UsageError("predict would write nothing; add a writer, for example --trainer.callbacks+=PredictionWriter")

@@ -1,0 +1,127 @@
+"""The Lightning command line: ``darkroom fit|validate|test|predict``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from callbacks.random_state import RandomState
+from callbacks.throughput import Throughput
+from darkroom import checks
+from darkroom.catalog import import_all
+from darkroom.messages import Parser, explain, quieten
+from darkroom.run import MetricsFile, describe, new_run, newest_checkpoint, remove_if_empty
+from darkroom.tracking import ConfigSaver, loggers_in
+from datamodules.base import VisionDataModule
+from lightning_modules.base import Technique
+
+
+class DarkroomCLI(LightningCLI):
+    """LightningCLI with a folder per run, best and last checkpoints, and its silent surprises turned into errors."""
+
+    run_folder: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            remove_if_empty(self.run_folder)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment", type=str | None, help="Folder in runs_dir; default: the names of the configs.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds the experiments.")
+        # Groups of their own, so that no callback list of a config can drop them; two of them, since save_last of one that
+        # monitors a score is not renewed while the score gets worse.
+        shared = {"save_top_k": 1, "enable_version_counter": False}
+        best = {"filename": "best", "monitor": "val/loss"}
+        last = {"filename": "last", "every_n_epochs": 1, "save_on_train_epoch_end": True, "save_on_exception": True}
+        for group, defaults in {"checkpoint": best | shared, "last_checkpoint": last | shared}.items():
+            parser.add_lightning_class_args(ModelCheckpoint, group)
+            parser.set_defaults({f"{group}.{name}": value for name, value in defaults.items()})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        command = self.config.subcommand
+        config = self.config[command]
+        checks.refuse_replaced_callbacks(config)
+        checks.refuse_stale_last(config)
+        config.experiment = config.experiment or checks.experiment_name(config)
+        self._find_run(command, config, Path(config.runs_dir, config.experiment))
+        # Only a fit's config can be fitted again, so the others get a name of their own.
+        self.save_config_kwargs["config_filename"] = "config.yaml" if command == "fit" else f"{command}.yaml"
+
+    def _find_run(self, command: str, config: Namespace, experiment: Path) -> None:
+        """Resolves ``ckpt_path`` last and best, and decides the run's folder: the checkpoint's, or a new one."""
+        given = config.ckpt_path
+        if given in ("last", "best"):
+            config.ckpt_path = newest_checkpoint(experiment, given)
+        if given is not None:
+            checks.require_checkpoint(config.ckpt_path, given, experiment)
+        self.continued = command == "fit" and given == "last"
+        checkpoint = Path(config.ckpt_path or "-")
+        in_place = self.continued or (command != "fit" and checkpoint.parent.name == "checkpoints")
+        self.run_folder = checkpoint.parents[1] if in_place else new_run(experiment)
+
+    def _parse_ckpt_path(self) -> None:
+        """Unlike Lightning's: a checkpoint's hyper-parameters never override config and command line."""
+
+    def instantiate_classes(self) -> None:
+        parsed, config = self.config, self.config[self.subcommand]
+        # The data first: what it knows fills the gaps in the model's config, and so is written down with it.
+        data = self._parser(self.subcommand).instantiate_classes(Namespace(data=config.data)).data
+        checks.link(data, config.model)
+        self._dump_config()  # becomes the checkpoint's hyper-parameters
+        self.config = parsed.clone()
+        self.config[self.subcommand].data = data
+        loggers_in(self.run_folder, self.config[self.subcommand].trainer)
+        super().instantiate_classes()
+        self.config = parsed
+        if config.ckpt_path:
+            checks.checkpoint_fits(Path(config.ckpt_path), self.model)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        if not config["barebones"]:
+            if config["enable_checkpointing"] is False:
+                callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+            callbacks = [LearningRateMonitor(), Throughput(), RandomState(), *callbacks]
+            given = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
+            metrics_file = MetricsFile(self.run_folder, self.continued)
+            config["logger"] = [metrics_file, *(logger for logger in given if logger not in (None, True, False))]
+            config["default_root_dir"] = config["default_root_dir"] or str(self.run_folder)
+        return super()._instantiate_trainer(config, callbacks)
+
+    def before_predict(self) -> None:
+        checks.predictions_are_written(self.trainer)
+
+    def after_fit(self) -> None:
+        if self.trainer.is_global_zero:
+            describe(self.run_folder)
+
+    after_validate = after_test = after_predict = after_fit
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    sys.argv[1:] = argv  # Lightning starts the other ranks with it
+    quieten()
+    import_all()
+    try:
+        DarkroomCLI(
+            Technique,
+            VisionDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=ConfigSaver,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+        )
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except Exception as error:
+        return explain(error)
+    return 0

@@ -1,0 +1,70 @@
+"""What a user reads when something is wrong: one message, and where to look further."""
+
+import logging
+import os
+import re
+import sys
+import warnings
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from darkroom import catalog
+from darkroom.errors import DataError, TrainingError, UsageError
+
+EXIT_CODES = {UsageError: 2, MisconfigurationException: 2, DataError: 1, TrainingError: 1}
+
+
+def debugging() -> bool:
+    return os.environ.get("DARKROOM_DEBUG", "0") not in ("", "0")
+
+
+def plain(message: str) -> str:
+    """A parser's message in one sentence: which key, which value, what would be right."""
+    key, value = (re.search(pattern, message) for pattern in (r'Parser key "([^"]+)"', r"(?:Given|Got) value: (.+)"))
+    unknown = re.search(r"Expected a dot import path string: (\S+)", message)
+    if key and unknown:
+        room = {"model": ("lightning_modules", "Technique"), "data": ("datamodules", "VisionDataModule")}.get(key[1])
+        known = ", ".join(catalog.classes(*room)) if room else "`darkroom list` shows ours"
+        return f"{key[1]}: there is no class {unknown[1]} ({known}; others by full import path, package.module.Class)"
+    expected = re.findall(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
+    if key and value and expected:
+        kinds = dict.fromkeys(re.sub(r"<class '(.+?)'>", r"\1", kind).replace("NoneType", "null") for kind in expected)
+        return f"{key[1]}: {value[1]!r} is not right; it takes {' or '.join(kinds)}"
+    return message.strip()
+
+
+class Parser(LightningArgumentParser):
+    """An argument parser that takes no abbreviations, and whose error is not preceded by forty lines of usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if debugging():
+            raise UsageError(message) from ex
+        command = f"darkroom {sys.argv[1]}" if len(sys.argv) > 1 else "darkroom"
+        print(f"darkroom: error: {plain(message)}", file=sys.stderr)
+        print(f"(options: {command} --help, or --model.help CLASS and --data.help CLASS)", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(error: Exception) -> int:
+    """Prints a user's mistake as one message and returns the exit code; raises what is no user's mistake."""
+    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), None)
+    if code is None or debugging():
+        raise error
+    # From a loader's worker process the message arrives with that process's traceback before it.
+    message = str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
+    print(f"darkroom: error: {message}", file=sys.stderr)
+    return code
+
+
+def quieten() -> None:
+    """Keeps advertisements and notes about Lightning's own internals from the console; warnings about a run stay."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.num_workers follows the processors
+    warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module` and is already saved.*")
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in str(record.msg) and "TPU" not in str(record.msg))

@@ -1,0 +1,66 @@
+"""W&B and TensorBoard beside the run's own files: where they write, when they stay offline, what they are told."""
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+
+
+def _logged_in() -> bool:
+    """Whether W&B would find a key without asking: in the environment or the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _last_wandb_id(folder: Path) -> str | None:
+    """The id of the W&B run that this folder holds, to continue it: folders are named (offline-)run-<date>-<id>."""
+    found = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
+    return found[-1].name.rsplit("-", 1)[-1] if found else None
+
+
+def loggers_in(folder: Path, trainer: Namespace) -> None:
+    """Points every logger of the config whose save_dir is "." at the run's folder, and W&B offline without a login."""
+    for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+        arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
+        if arguments is None:
+            continue
+        if str(arguments.get("save_dir")) == ".":
+            arguments.save_dir = str(folder)
+        if logger.class_path.endswith("WandbLogger"):
+            arguments.id = arguments.id or arguments.version or _last_wandb_id(folder)
+            arguments.name = arguments.name or "/".join(folder.parts[-2:])
+            if not _logged_in():
+                os.environ.setdefault("WANDB_MODE", "offline")
+
+
+class ConfigSaver(SaveConfigCallback):
+    """Writes the resolved config into the run's folder and to W&B, and tells W&B where the checkpoints are."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(config, allow_val_change=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        paths = {
+            callback.filename: callback.best_model_path
+            for callback in trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint) and callback.best_model_path
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                for name, path in paths.items():
+                    logger.experiment.summary[f"checkpoint/{name}"] = path

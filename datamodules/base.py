@@ -1,0 +1,169 @@
+"""VisionDataModule: loaders, normalisation and the facts about a data set. A data set adds ``dataset(split)``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from darkroom.errors import DataError, UsageError
+from datamodules.images import PhotoFolder
+from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, collate
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+class VisionDataModule(LightningDataModule):
+    """Base of all data sets: uint8 batches from the loader, float32 normalised on the device, reproducible order.
+
+    A data set states ``num_classes``, ``class_names``, ``image_shape`` and returns a map-style data set of dicts (keys and
+    shapes: see README, "The batch") from ``dataset(split)``.
+
+    Args:
+        batch_size: samples per batch and rank in training.
+        eval_batch_size: the same for validation, test and prediction; None: as in training.
+        num_workers: loader processes per rank; None: the processors at hand less two, shared among ranks, at most eight.
+        seed: decides order, augmentation and random splits (not the network's initial weights: ``seed_everything``).
+        mean, std: per channel in [0, 1]; what the normalisation subtracts and divides by. Default: ImageNet's.
+        augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; [] for none, None for the
+            data set's own default.
+        predict_dir: folder of photos for ``darkroom predict``; None: predict on the test split.
+        max_side: images whose longer side is larger are scaled down to it, masks with them, in every split.
+    """
+
+    class_names: Sequence[str]
+    image_shape: tuple[int, int, int]
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        augment: list[v2.Transform] | None = None,
+        predict_dir: str | None = None,
+        max_side: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_side": max_side}.items():
+            if value is not None and value < 1:
+                raise UsageError(f"data.{name} is {value}; it must be at least 1")
+        if len(mean) != len(std) or min(std) <= 0:
+            raise UsageError(f"data.mean {list(mean)} and data.std {list(std)} need one positive std for every mean")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers, self.seed, self.predict_dir, self.max_side = num_workers, seed, predict_dir, max_side
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.augment = augment
+        self._datasets: dict[str, Dataset] = {}
+
+    # --- what a data set adds -----------------------------------------------------------------------------------------
+
+    def dataset(self, split: Split) -> Dataset:
+        """Map-style data set of one split: dicts of uint8 tensors (and str), addressed by int."""
+        raise UsageError(f"{type(self).__name__} has no {split} data")
+
+    def default_augment(self) -> list[v2.Transform]:
+        """Transforms for training when ``augment`` is None."""
+        return []
+
+    def fit_to_batch(self) -> list[v2.Transform]:
+        """Transforms that bring training samples to one size, before ``augment``; always applied."""
+        return []
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    # --- splits and loaders -------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        module = self.trainer.lightning_module if self.trainer else None
+        if module is not None and is_overridden("on_after_batch_transfer", module):
+            raise UsageError(
+                f"{type(module).__name__} overrides on_after_batch_transfer; normalisation is the datamodule's alone: "
+                "set data.mean and data.std instead"
+            )
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,)):
+            if split == "predict" and self.predict_dir is not None:
+                dataset = PhotoFolder(Path(self.predict_dir), self.image_shape[0], self.max_side)
+            else:
+                dataset = self.dataset(split)
+            if len(dataset) == 0:
+                raise DataError(f"the {split} split of {type(self).__name__} is empty; it needs at least one sample")
+            self._datasets[split] = KeyedDataset(dataset, self._augmentation() if split == "train" else None, self.seed)
+
+    def _augmentation(self) -> v2.Compose | None:
+        transforms = self.fit_to_batch() + (self.default_augment() if self.augment is None else self.augment)
+        return v2.Compose(transforms) if transforms else None
+
+    def _sampler(self, split: Split) -> SeededSampler:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        length = len(self._datasets[split])
+        return SeededSampler(length, shuffle=split == "train", seed=self.seed, rank=rank, world_size=world_size)
+
+    def _loader(self, split: Split) -> ResumableLoader:
+        sampler, train = self._sampler(split), split == "train"
+        workers = self.num_workers
+        if workers is None:
+            cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            workers = min(8, max(0, cpus - 2) // (self.trainer.num_devices if self.trainer else 1))
+        batch_size = self.batch_size if train else self.eval_batch_size
+        return ResumableLoader(
+            self._datasets[split],
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=train and len(sampler) >= batch_size,  # a lone last sample would upset batch norm
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> ResumableLoader:
+        return self._loader("predict")
+
+    def describe_batch(self, epoch: int, batch_idx: int) -> str:
+        """Names the samples of a training batch of this rank: their files, or their indices."""
+        indices = self._sampler("train").order(epoch)[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size]
+        paths = getattr(self._datasets["train"].dataset, "paths", None)
+        return ", ".join(str(paths[i]) if paths else f"sample {i}" for i in indices)
+
+    # --- normalisation: the one place ---------------------------------------------------------------------------------
+
+    def _statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(torch.tensor(s, dtype=image.dtype, device=image.device).view(-1, 1, 1) for s in (self.mean, self.std))
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
+        """On the device: uint8 images to the network's float type, normalised; masks to int64."""
+        image = batch["image"]
+        if image.dtype == torch.uint8:
+            module = self.trainer.lightning_module if self.trainer else None
+            mean, std = self._statistics(image.new_empty(0, dtype=torch.float32))
+            # (image / 255 - mean) / std with one pass less
+            image = image.float().sub_(mean * 255).div_(std * 255)
+            batch["image"] = image.to(module.dtype) if module is not None else image
+        if "mask" in batch:
+            batch["mask"] = batch["mask"].long()
+        return batch
+
+    def denormalize(self, image: Tensor) -> Tensor:
+        """Undoes the normalisation: float (..., C, H, W) as a network sees it -> float32 in [0, 1]."""
+        mean, std = self._statistics(image.float())
+        return (image.float() * std + mean).clamp(0, 1)

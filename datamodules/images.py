@@ -1,0 +1,144 @@
+"""Reading pictures and masks from files: any common format in, uint8 tensors out, and a clear word when that fails."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from darkroom.errors import DataError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IGNORE = 255
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All pictures directly in a folder, sorted by name."""
+    if not folder.is_dir():
+        raise DataError(f"folder {folder} does not exist; give the folder that holds the pictures")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own, depending on the format
+        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+    return image
+
+
+def shrink(image: Image.Image, max_side: int | None, resample: Image.Resampling) -> Image.Image:
+    """Scales down so that the longer side is at most ``max_side``; smaller pictures stay as they are."""
+    scale = (max_side or max(image.size)) / max(image.size)
+    return image if scale >= 1 else image.resize([max(1, round(side * scale)) for side in image.size], resample)
+
+
+def read_image(path: Path, channels: int = 3) -> Image.Image:
+    """Reads a picture as RGB (3 channels) or grey (1), 8 bits.
+
+    Grey, palette, 16-bit and alpha pictures are converted: 16 bits are divided by 257 (not clipped), transparent pixels
+    become black, photos are turned as their EXIF data says.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError(f"{path} holds floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def read_mask(path: Path) -> Image.Image:
+    """Reads an index mask, one integer channel; of a palette picture the indices count, not the colours."""
+    mask = _open(path)
+    if mask.format in ("JPEG", "WEBP"):
+        raise DataError(f"{path} is a lossy {mask.format}, whose pixel values are not exact; save masks as PNG")
+    if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+        raise DataError(
+            f"{path} is a colour picture ({mask.mode}); a mask needs one channel of class indices (a grey or palette PNG)"
+        )
+    return mask
+
+
+def to_tensor(image: Image.Image, max_side: int | None = None) -> Tensor:
+    """uint8 (C, H, W), scaled down to ``max_side``."""
+    array = np.array(shrink(image, max_side, Image.Resampling.BILINEAR))
+    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).contiguous()
+
+
+class PhotoFolder(Dataset):
+    """The pictures of a folder: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
+
+    def __init__(self, folder: Path, channels: int = 3, max_side: int | None = None) -> None:
+        self.paths, self.channels, self.max_side = list_images(folder), channels, max_side
+        if not self.paths:
+            raise DataError(f"{folder} holds no pictures ({', '.join(EXTENSIONS)})")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = read_image(self.paths[index], self.channels)
+        size = torch.tensor([image.height, image.width])
+        return {"image": to_tensor(image, self.max_side), "path": str(self.paths[index]), "size": size}
+
+
+class ImageMaskPairs(Dataset):
+    """Pictures and their masks: ``{"image": uint8 (C, H, W), "mask": uint8 (H, W), "path": str}``.
+
+    Args:
+        pairs: files of image and mask.
+        num_classes: mask values must lie below it, after ``mask_values`` and ``ignore_values`` are applied.
+        mask_values: "index": a pixel's value is its class; "nonzero": 0 is background, everything else class 1 (instance
+            ids, or 0 and 255).
+        ignore_values: values that are neither right nor wrong; they become 255.
+        channels, max_side: see ``read_image``.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[Path, Path]],
+        num_classes: int,
+        mask_values: Literal["index", "nonzero"] = "index",
+        ignore_values: tuple[int, ...] = (IGNORE,),
+        channels: int = 3,
+        max_side: int | None = None,
+    ) -> None:
+        self.paths, self.masks = [image for image, _ in pairs], [mask for _, mask in pairs]
+        self.num_classes, self.mask_values = num_classes, mask_values
+        self.ignore_values, self.channels, self.max_side = ignore_values, channels, max_side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _classes(self, mask: np.ndarray, path: Path) -> Tensor:
+        if self.mask_values == "nonzero":
+            return torch.from_numpy((mask != 0).astype(np.uint8))
+        ignored = np.isin(mask, self.ignore_values)
+        wrong = (mask >= self.num_classes) & ~ignored
+        if wrong.any():
+            raise DataError(
+                f"{path} holds the value {mask[wrong][0]}, but there are {self.num_classes} classes (0 to "
+                f"{self.num_classes - 1}); add it to data.class_names or data.ignore_values, or set data.mask_values to "
+                "nonzero for instance ids and 0/255 masks"
+            )
+        return torch.from_numpy(np.where(ignored, IGNORE, mask).astype(np.uint8))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, mask_path = self.paths[index], self.masks[index]
+        image, mask = read_image(path, self.channels), read_mask(mask_path)
+        if mask.size != image.size:
+            raise DataError(
+                f"{path} has {image.width} x {image.height} pixels but its mask {mask_path} has {mask.width} x "
+                f"{mask.height}; they must be the same"
+            )
+        classes = self._classes(np.array(shrink(mask, self.max_side, Image.Resampling.NEAREST)), mask_path)
+        return {"image": to_tensor(image, self.max_side), "mask": classes, "path": str(path)}

@@ -1,0 +1,131 @@
+"""Order, augmentation and position of the data, each a function of what is written down: (seed, epoch, rank) decides the
+order, (seed, epoch, index) the augmentation, and the loader's position is in the checkpoint. So a killed run continues
+with the very samples it would have seen.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data.distributed import DistributedSampler
+from torchvision import tv_tensors
+
+from darkroom.errors import DataError
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+@contextmanager
+def keyed_rng(*key: int) -> Iterator[None]:
+    """Within, torch's global generator is a function of the key; afterwards it is where it was before."""
+    before = torch.get_rng_state()
+    # default_generator, because torch.manual_seed would seed every GPU as well.
+    torch.default_generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+class SeededSampler(DistributedSampler):
+    """Yields the keys (epoch, index) of one rank's share of an epoch, in an order that (seed, epoch) decides.
+
+    In training every rank gets the same number of samples: what is left over is seen in another epoch. In evaluation the
+    ranks share the set without repeating a sample, so that a score counts each one once. It is a DistributedSampler so
+    that Lightning leaves it in place and announces epochs.
+    """
+
+    def __init__(self, length: int, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(range(length), world_size, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
+        self.skip = 0  # samples already seen; set by the loader when a run is continued
+
+    def order(self, epoch: int) -> list[int]:
+        """The indices of this rank's samples in this epoch."""
+        indices = np.arange(len(self.dataset))
+        if self.shuffle:
+            np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch)))).shuffle(indices)
+            indices = indices[: len(indices) - len(indices) % self.num_replicas]
+        return indices[self.rank :: self.num_replicas].tolist()
+
+    def __iter__(self) -> Iterator[Key]:
+        start, self.skip = self.skip, 0
+        return iter([(self.epoch, index) for index in self.order(self.epoch)[start:]])
+
+    def __len__(self) -> int:
+        left = len(self.dataset) % self.num_replicas
+        return len(self.dataset) // self.num_replicas + (not self.shuffle and self.rank < left)
+
+
+class KeyedDataset(Dataset):
+    """A data set of dicts addressed by (epoch, index); augments each sample under a generator of that key.
+
+    ``augment`` maps a dict of tv_tensors to the same (``transforms.v2``): image and mask are transformed together.
+    """
+
+    def __init__(self, dataset: Dataset, augment: Callable[[dict], dict] | None = None, seed: int = 0) -> None:
+        self.dataset, self.augment, self.seed = dataset, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)  # Lightning's overfit_batches hands out plain indices
+        if self.augment is None:
+            return self.dataset[index]
+        with keyed_rng(self.seed, epoch, index):
+            return self.augment(as_tv_tensors(self.dataset[index]))
+
+    def __getitems__(self, keys: list[Key | int]) -> dict[str, Any] | list[dict[str, Any]]:
+        if self.augment is None and hasattr(self.dataset, "__getitems__"):
+            return self.dataset.__getitems__([key[1] if isinstance(key, tuple) else key for key in keys])
+        return [self[key] for key in keys]
+
+
+def as_tv_tensors(sample: dict[str, Any]) -> dict[str, Any]:
+    """Tells transforms.v2 which tensor is the image and which the mask."""
+    kinds = {"image": tv_tensors.Image, "mask": tv_tensors.Mask}
+    return {key: kinds[key](value) if key in kinds else value for key, value in sample.items()}
+
+
+def collate(samples: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacks samples into a batch; a data set that made a whole batch is left alone."""
+    if isinstance(samples, dict):
+        return samples
+    shapes = {tuple(sample["image"].shape) for sample in samples}
+    if len(shapes) > 1:
+        names = ", ".join(str(sample.get("path", "?")) for sample in samples[:4])
+        raise DataError(
+            f"images of different shapes {sorted(shapes)} cannot share a batch ({names} ...): "
+            "set data.eval_batch_size to 1, or use images of one size"
+        )
+    return default_collate(samples)
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader that knows its position. Lightning stores ``state_dict()`` in the checkpoint by itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Its own generator: otherwise starting an epoch would draw from the global one, and a resumed run start one more.
+        super().__init__(*args, **{"generator": torch.Generator(), **kwargs})
+        self._position = {"epoch": 0, "batches": 0}
+        self._resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, done = getattr(self.sampler, "epoch", 0), 0
+        if self._resume and self._resume["epoch"] == epoch:
+            done = self._resume["batches"]
+            self.sampler.skip = done * self.batch_size
+        self._resume = None
+        self._position = {"epoch": epoch, "batches": done}
+        for batch in super().__iter__():
+            self._position["batches"] += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return dict(self._position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resume = dict(state)

@@ -1,0 +1,159 @@
+"""Technique: what every technique shares: optimizer, scheduler, names of metrics, and a loss that must stay finite."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from darkroom.errors import TrainingError, UsageError
+
+# What a checkpoint remembers must be plain data. Built by the command line these arguments are (class_path and init_args);
+# built in Python they are objects, which stay out: pass them to load_from_checkpoint again.
+_OBJECTS = ["network", "loss", "optimizer", "lr_scheduler"]
+
+
+class WarmupCosine(LRScheduler):
+    """Linear warm-up, then half a cosine down to zero, over the whole fit, stepped every batch.
+
+    Args:
+        optimizer: its learning rate is the peak.
+        warmup: part of the fit that warms up, in [0, 1).
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.05) -> None:
+        if not 0 <= warmup < 1:
+            raise UsageError(f"WarmupCosine.warmup is {warmup}; it is a part of the fit, in [0, 1)")
+        self.warmup, self.total_steps = warmup, 1
+        super().__init__(optimizer)
+
+    def spread(self, total_steps: int) -> None:
+        """Stretches the schedule over this many steps; called before the first one, also when a run is continued."""
+        self.total_steps = total_steps
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+    def get_lr(self) -> list[float]:
+        done = min(1.0, (self.last_epoch + 1) / (self.total_steps + 1))
+        cosine = (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
+        return [lr * (done / self.warmup if done < self.warmup else cosine) for lr in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().state_dict().items() if key != "total_steps"}
+
+
+class Technique(LightningModule):
+    """Base of all techniques. A subclass keeps its network as ``self.network`` and ends ``training_step`` with
+    ``return self.log_loss(terms)``.
+
+    Args:
+        optimizer: builds the optimizer from parameters; default AdamW, lr 1e-3, fused.
+        lr_scheduler: builds a scheduler from the optimizer; ``WarmupCosine`` steps every batch, all others every epoch.
+            None keeps the rate constant.
+        channels_last: keep the network's weights and images in NHWC order: a gain for most convolutional networks.
+        compile_network: ``torch.compile`` the network; pays on a GPU with fixed sizes, not on a CPU.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=None if _given_hyperparameters.get() else _OBJECTS)
+        self._optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, fused=True)
+        self._lr_scheduler = lr_scheduler
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.compile_network = compile_network
+        self._summed: list[str] = []  # names of the loss terms in the running sums
+        self._count = 0
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        if self._lr_scheduler is None:
+            return optimizer
+        scheduler = self._lr_scheduler(optimizer)
+        if isinstance(scheduler, WarmupCosine):
+            total_steps = self.trainer.estimated_stepping_batches
+            if math.isinf(total_steps):
+                raise UsageError("WarmupCosine needs to know how long the fit is: set trainer.max_epochs or max_steps")
+            scheduler.spread(int(total_steps))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        monitor = {"monitor": getattr(scheduler, "monitor", "val/loss")}  # only ReduceLROnPlateau looks at it
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **monitor}}
+
+    def setup(self, stage: str) -> None:
+        self.network.to(memory_format=self.memory_format)
+        if self.compile_network:
+            self.network.compile()
+
+    # --- the loss: summed on the device, logged seldom, watched always ------------------------------------------------
+
+    def log_loss(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Adds a training batch's scalar loss terms to running sums and returns ``terms["loss"]``, with its graph.
+
+        Their means are logged as ``train/<term>`` every ``log_every_n_steps`` steps and at the end of the epoch; nothing
+        waits for the device in between. A loss that is not finite stops the training at the next of these moments, and
+        before any checkpoint is written, with a TrainingError that names the batch it began with.
+        """
+        values = torch.stack([value.detach().float() for value in terms.values()])
+        if list(terms) != self._summed:
+            self._summed, self._count = list(terms), 0
+            self._sums = torch.zeros_like(values)
+            self._first_bad = torch.full((), -1, dtype=torch.long, device=values.device)
+        self._sums += values
+        self._count += 1
+        loop = self.trainer.fit_loop
+        place = (self.current_epoch << 32) + loop.batch_idx
+        unseen_and_bad = (self._first_bad < 0) & ~values.isfinite().all()
+        self._first_bad = torch.where(unseen_and_bad, place, self._first_bad)
+
+        every, accumulate = self.trainer.log_every_n_steps, self.trainer.accumulate_grad_batches
+        steps_now = (loop.batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch
+        if every and steps_now and (loop.epoch_loop._batches_that_stepped + 1) % every == 0:
+            self._flush_loss(on_step=True)
+        return terms["loss"]
+
+    def on_train_epoch_end(self) -> None:
+        if self._count:
+            self._flush_loss(on_step=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._stop_if_not_finite()
+
+    def _flush_loss(self, on_step: bool) -> None:
+        self._stop_if_not_finite()
+        means = dict(zip(self._summed, self._sums / self._count, strict=True))
+        when = {"on_step": on_step, "on_epoch": not on_step, "sync_dist": self.trainer.world_size > 1}
+        self.log("train/loss", means.pop("loss"), prog_bar=True, **when)
+        if means:
+            self.log_dict({f"train/{name}": mean for name, mean in means.items()}, **when)
+        self._sums = torch.zeros_like(self._sums)
+        self._count = 0
+
+    def _stop_if_not_finite(self) -> None:
+        if not self._summed:
+            return
+        first_bad = int(self._first_bad)
+        if self.trainer.strategy.reduce_boolean_decision(first_bad >= 0, all=False):
+            if first_bad < 0:
+                raise TrainingError("the loss is not finite on another rank; its message names the batch")
+            epoch, batch_idx = first_bad >> 32, first_bad & 0xFFFFFFFF
+            describe = getattr(self.trainer.datamodule, "describe_batch", None)
+            samples = f": {describe(epoch, batch_idx)}" if describe else ""
+            raise TrainingError(
+                f"the loss is not finite since batch {batch_idx} of epoch {epoch}{samples}. Look at these samples; if they "
+                "are sound, lower the learning rate or set trainer.gradient_clip_val"
+            )

@@ -1,0 +1,114 @@
+"""SemanticSegmentation: trains any network that maps images to a map of logits."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from darkroom.errors import UsageError
+from lightning_modules.base import Technique
+from lightning_modules.segmentation.losses import CrossEntropy
+from lightning_modules.segmentation.metrics import SegmentationScores
+
+
+class SemanticSegmentation(Technique):
+    """Any network as a semantic segmentation: steps, loss and scores.
+
+    Batch: ``image`` float (B, C, H, W), normalised; ``mask`` int64 (B, H, W), class ids or ``ignore_index``. Logs
+    ``train/loss`` (and each term of a loss of several), ``{val,test}/loss`` and the scores of ``SegmentationScores``.
+
+    Args:
+        network: maps (B, C, H, W) to logits (B, K, H', W'), or to a dict with these under "out" (torchvision). A map of
+            another size than the input is resized bilinearly.
+        num_classes: K, background included; the command line takes it from the data.
+        loss: module of (logits (B, K, H, W), mask) that returns a scalar, or a dict of scalars that are added up and
+            logged by name; default CrossEntropy.
+        ignore_index: mask value that is neither trained on nor judged.
+        optimizer, lr_scheduler, channels_last, compile_network: see Technique.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int | None = None,
+        loss: nn.Module | None = None,
+        ignore_index: int = 255,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, channels_last, compile_network)
+        if num_classes is None or num_classes < 2:
+            raise UsageError(
+                f"model.num_classes is {num_classes}; it counts what a mask can hold, background included: at least 2"
+            )
+        if getattr(loss, "ignore_index", ignore_index) != ignore_index:
+            raise UsageError(f"model.ignore_index is {ignore_index}, but the loss ignores {loss.ignore_index}")
+        self.network, self.num_classes, self.ignore_index = network, num_classes, ignore_index
+        self.loss = loss or CrossEntropy(ignore_index)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        names = getattr(self.trainer.datamodule, "class_names", None)
+        scores = MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, names)])
+        self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images float (B, C, H, W), normalised -> logits (B, K, H, W)."""
+        if image.dtype == torch.uint8:
+            raise UsageError(
+                "uint8 images reached the network; they are normalised by the datamodule's on_after_batch_transfer (pass "
+                "the datamodule to the Trainer, or normalise them yourself)"
+            )
+        logits = self.network(image.contiguous(memory_format=self.memory_format))
+        if isinstance(logits, dict):
+            logits = logits["out"]
+        if logits.shape[1] != self.num_classes:
+            raise UsageError(
+                f"{type(self.network).__name__} gives {logits.shape[1]} channels for {self.num_classes} classes; set its "
+                "number of classes to model.num_classes"
+            )
+        if logits.shape[-2:] != image.shape[-2:]:
+            logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+        return logits
+
+    def loss_terms(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The loss and, if it has several, its terms by name."""
+        loss = self.loss(logits, mask)
+        return {"loss": torch.stack(list(loss.values())).sum(), **loss} if isinstance(loss, dict) else {"loss": loss}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self.log_loss(self.loss_terms(self(batch["image"]), batch["mask"]))
+
+    def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
+        logits = self(batch["image"])
+        scores.update(logits.argmax(1), batch["mask"])  # one argmax, one confusion matrix for all scores
+        losses = {f"{stage}/{name}": term for name, term in self.loss_terms(logits, batch["mask"]).items()}
+        self.log_dict(losses, on_epoch=True, batch_size=len(logits), sync_dist=self.trainer.world_size > 1)
+
+    def _log_scores(self, scores: MetricCollection) -> None:
+        values = scores.compute()  # reduced over the ranks by torchmetrics
+        headline = {name: value for name, value in values.items() if name.endswith("/mIoU")}
+        self.log_dict(headline, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+        self.log_dict({k: v for k, v in values.items() if k not in headline}, sync_dist=self.trainer.world_size > 1)
+        scores.reset()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "val", self.val_scores)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores(self.val_scores)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "test", self.test_scores)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores(self.test_scores)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
+        """Class ids int64 (B, H, W), at the size of the images in the batch."""
+        return self(batch["image"]).argmax(1)
