@@ -7,6 +7,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
@@ -16,6 +17,17 @@ from darkroom.errors import UsageError
 def config_files(config: Namespace) -> list[Path]:
     """The files given with --config, in order."""
     return [Path(str(path)) for path in config.get("config") or []]
+
+
+def readable_config(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"config {path} does not exist; `darkroom list` shows the ones that come with it")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"config {path} holds no settings; it should have keys such as model, data, trainer")
 
 
 def experiment_name(config: Namespace) -> str:
@@ -111,5 +123,6 @@ def checkpoint_fits(path: Path, model: nn.Module) -> None:
 
 def predictions_are_written(trainer: Trainer) -> None:
     """A prediction that nobody writes would be work for nothing."""
-    if not any(is_overridden("on_predict_batch_end", callback, Callback) for callback in trainer.callbacks):
+    others = [callback for callback in trainer.callbacks if not isinstance(callback, ProgressBar)]
+    if not any(is_overridden("on_predict_batch_end", callback, Callback) for callback in others):
         raise UsageError("predict would write nothing; add a writer, for example --trainer.callbacks+=PredictionWriter")

@@ -12,10 +12,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from callbacks.random_state import RandomState
 from callbacks.throughput import Throughput
 from darkroom import checks
+from darkroom.__main__ import shipped_configs
 from darkroom.catalog import import_all
 from darkroom.messages import Parser, explain, quieten
 from darkroom.run import MetricsFile, describe, new_run, newest_checkpoint, remove_if_empty
-from darkroom.tracking import ConfigSaver, loggers_in
+from darkroom.tracking import ConfigSaver, finish_wandb, loggers_in
 from datamodules.base import VisionDataModule
 from lightning_modules.base import Technique
 
@@ -70,16 +71,18 @@ class DarkroomCLI(LightningCLI):
         """Unlike Lightning's: a checkpoint's hyper-parameters never override config and command line."""
 
     def instantiate_classes(self) -> None:
-        parsed, config = self.config, self.config[self.subcommand]
+        config = self.config[self.subcommand]
         # The data first: what it knows fills the gaps in the model's config, and so is written down with it.
-        data = self._parser(self.subcommand).instantiate_classes(Namespace(data=config.data)).data
-        checks.link(data, config.model)
-        self._dump_config()  # becomes the checkpoint's hyper-parameters
-        self.config = parsed.clone()
-        self.config[self.subcommand].data = data
-        loggers_in(self.run_folder, self.config[self.subcommand].trainer)
-        super().instantiate_classes()
-        self.config = parsed
+        self.datamodule = self._parser(self.subcommand).instantiate_classes(Namespace(data=config.data)).data
+        checks.link(self.datamodule, config.model)
+        del self.config_dump  # made without the links; made again, it becomes the checkpoint's hyper-parameters
+        building = self.config.clone()
+        building[self.subcommand].data = self.datamodule
+        loggers_in(self.run_folder, building[self.subcommand].trainer)
+        self.config_init = self.parser.instantiate_classes(building)
+        self.model = self._get(self.config_init, "model")
+        self._add_configure_optimizers_method_to_model(self.subcommand)
+        self.trainer = self.instantiate_trainer()
         if config.ckpt_path:
             checks.checkpoint_fits(Path(config.ckpt_path), self.model)
 
@@ -104,12 +107,30 @@ class DarkroomCLI(LightningCLI):
     after_validate = after_test = after_predict = after_fit
 
 
+def with_configs(argv: list[str]) -> list[str]:
+    """The command line, with what it leaves to be found: a shipped config by its name, a checkpoint's own config."""
+    paths = ("--config=", "--ckpt_path=")
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(paths) else [word])]
+    given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
+    for index in given:
+        shipped = shipped_configs().parent / argv[index]
+        if argv[index].startswith("configs/") and shipped.is_file() and not Path(argv[index]).exists():
+            argv[index] = str(shipped)
+        checks.readable_config(Path(argv[index]))
+    if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
+        beside = Path(argv[argv.index("--ckpt_path") + 1]).absolute().parents[1] / "config.yaml"
+        if beside.is_file():
+            argv[1:1] = ["--config", str(beside)]
+    return argv
+
+
 def run(argv: list[str]) -> int:
     """Runs one command line; returns its exit code."""
-    sys.argv[1:] = argv  # Lightning starts the other ranks with it
     quieten()
     import_all()
+    code = 1
     try:
+        sys.argv[1:] = with_configs(argv)  # in sys.argv, because Lightning starts the other ranks with it
         DarkroomCLI(
             Technique,
             VisionDataModule,
@@ -120,8 +141,11 @@ def run(argv: list[str]) -> int:
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
         )
+        code = 0
     except SystemExit as stop:
-        return int(stop.code or 0)
+        code = int(stop.code or 0)
     except Exception as error:
-        return explain(error)
-    return 0
+        code = explain(error)
+    finally:
+        finish_wandb(code)
+    return code

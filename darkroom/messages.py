@@ -52,13 +52,15 @@ class Parser(LightningArgumentParser):
 
 def explain(error: Exception) -> int:
     """Prints a user's mistake as one message and returns the exit code; raises what is no user's mistake."""
-    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), None)
-    if code is None or debugging():
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, tuple(EXIT_CODES)):
+        cause = cause.__cause__ or cause.__context__  # jsonargparse wraps what a constructor raises
+    if cause is None or debugging():
         raise error
     # From a loader's worker process the message arrives with that process's traceback before it.
-    message = str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
+    message = str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1].strip()
     print(f"darkroom: error: {message}", file=sys.stderr)
-    return code
+    return next(code for kind, code in EXIT_CODES.items() if isinstance(cause, kind))
 
 
 def quieten() -> None:

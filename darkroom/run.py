@@ -35,8 +35,8 @@ def newest_checkpoint(experiment: Path, name: str) -> str | None:
 
 
 def remove_if_empty(run: Path | None) -> None:
-    """A run that failed before it wrote anything leaves no folder, nor does its experiment."""
-    for folder in (run, run.parent) if run else ():
+    """A run that failed before it wrote anything leaves no folder, nor the empty ones it lay in."""
+    for folder in (run, *run.parents[:2]) if run else ():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 

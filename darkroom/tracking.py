@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import wandb
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
@@ -43,6 +44,12 @@ def loggers_in(folder: Path, trainer: Namespace) -> None:
             arguments.name = arguments.name or "/".join(folder.parts[-2:])
             if not _logged_in():
                 os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def finish_wandb(exit_code: int) -> None:
+    """Ends the W&B run, if there is one, as finished or as failed."""
+    if wandb.run is not None:
+        wandb.finish(exit_code=exit_code)
 
 
 class ConfigSaver(SaveConfigCallback):

@@ -312,6 +312,8 @@ class SegmentationScenes(Dataset):
         return {"image": torch.from_numpy(scenes.images), "mask": torch.from_numpy(scenes.semantic())}
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(index)  # ends a for loop over the data set
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
 
 

@@ -1,0 +1,34 @@
+# make demo and make test do all the set-up they need, in .venv; nothing is installed elsewhere.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv && \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(BIN)/.bench: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	touch $@
+
+demo: $(BIN)/.installed
+	$(BIN)/darkroom fit --config configs/segmentation/unet.yaml --experiment demo
+	$(BIN)/darkroom test --config configs/segmentation/unet.yaml --experiment demo --ckpt_path best
+
+# One thread: two threads on two busy cores wait for each other, many times longer than they save.
+test: $(BIN)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(BIN)/.bench
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info

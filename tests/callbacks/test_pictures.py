@@ -1,0 +1,79 @@
+"""What a run shows: contact sheets that can be compared, and predictions on a folder of photos."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.conftest import CONFIGS
+
+
+def test_every_validation_draws_the_same_scenes(darkroom: Callable, tiny: list[str]) -> None:
+    assert darkroom("fit", *tiny, "--trainer.max_epochs", 2).code == 0
+    first, second = sorted(Path("runs/tiny/0/pictures/val_masks").glob("*.png"))
+    assert (first.name, second.name) == ("0000001.png", "0000003.png")  # the steps of metrics.csv, which count from 0
+    first, second = (np.array(Image.open(path)) for path in (first, second))
+    rows = first.shape[0] // 4
+    assert np.array_equal(first[: 2 * rows - 20], second[: 2 * rows - 20])  # input and truth
+
+
+def test_the_test_set_is_drawn_and_pointed_at(darkroom: Callable, tiny: list[str]) -> None:
+    darkroom("fit", *tiny)
+    outcome = darkroom("test", *tiny, "--ckpt_path", "best")
+    assert outcome.code == 0
+    assert "test/mIoU" in outcome.out
+    picture = next(line for line in outcome.out.splitlines() if "test_masks" in line).split(": ")[1]
+    assert Image.open(picture).width > 500
+
+
+def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
+    sizes = {"dog": (50, 30), "cat": (33, 47), "bird": (64, 64)}
+    (tmp_path / "photos").mkdir()
+    for name, size in sizes.items():
+        Image.effect_noise(size, 80).convert("RGB").save(tmp_path / f"photos/{name}.jpg")
+    darkroom("fit", *tiny)
+    outcome = darkroom(
+        "predict", *tiny, "--ckpt_path", "best", "--data.predict_dir", "photos", "--data.eval_batch_size", 1, "--data.max_side", 40
+    )
+    assert outcome.code == 0
+    folder = Path("runs/tiny/0/predictions")
+    rows = {row["name"]: row for row in csv.DictReader((folder / "areas.csv").open())}
+    for name, size in sizes.items():
+        mask = Image.open(folder / f"masks/{name}.png")
+        assert mask.size == size  # that of the file, though the network saw it smaller
+        assert max(Image.open(folder / f"overlays/{name}.png").size) <= 40
+        counts = np.bincount(np.array(mask).ravel(), minlength=6).tolist()
+        classes = ("background", "circle", "square", "triangle", "star", "cross")
+        assert [int(rows[name][c]) for c in classes] == counts
+        assert int(rows[name]["width"]) * int(rows[name]["height"]) == sum(counts)
+
+
+def test_predict_without_photos_takes_the_test_split(darkroom: Callable, tiny: list[str]) -> None:
+    darkroom("fit", *tiny)
+    assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
+    assert len(list(Path("runs/tiny/0/predictions/masks").glob("*.png"))) == 4
+
+
+def test_predict_without_a_writer_is_refused(darkroom: Callable) -> None:
+    outcome = darkroom("predict", "--model", "UNet", "--model.base_channels", 4, "--data", "ShapesSegmentation")
+    assert outcome.code == 2
+    assert "PredictionWriter" in outcome.message
+
+
+def test_throughput_and_learning_rate_are_logged(darkroom: Callable, tiny: list[str]) -> None:
+    assert darkroom("fit", *tiny).code == 0
+    rows = list(csv.DictReader(Path("runs/tiny/0/metrics.csv").open()))
+    assert [float(r["train/images_per_second"]) > 0 for r in rows if r["train/images_per_second"]] == [True, True]
+    assert any(row["lr-AdamW"] for row in rows)
+
+
+def test_tensorboard_gets_pictures_and_metrics(darkroom: Callable, tiny: list[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert darkroom("fit", *tiny, "--config", CONFIGS / "logger/tensorboard.yaml").code == 0
+    events = EventAccumulator("runs/tiny/0/tensorboard")
+    events.Reload()
+    assert "val_masks" in events.Tags()["images"]
+    assert {"val/mIoU", "train/loss"} <= set(events.Tags()["scalars"])

@@ -1,0 +1,62 @@
+"""Every test runs in an empty folder, on one thread, with no login and no network."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning  # noqa: F401 (before any test captures the console that its log handlers write to)
+import pytest
+import torch
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """What the user reads as the error: everything from "darkroom: error:" on."""
+        assert "Traceback" not in self.err
+        return self.err[self.err.index("darkroom: error:") :]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "DARKROOM_DEBUG"):
+        # set first, so that what the program sets itself is undone after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def darkroom(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs a command line in this process, in the test's folder: ``darkroom("fit", "--config", ...)``."""
+    from darkroom.__main__ import main
+
+    def call(*argv: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["darkroom"])
+        capfd.readouterr()
+        code = main([str(arg) for arg in argv])
+        return Outcome(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """A U-Net on the embedded world that fits in a second: two steps, one validation."""
+    return [
+        *("--config", str(CONFIGS / "segmentation/unet.yaml"), "--experiment", "tiny", "--model.base_channels", "4"),
+        *("--data.train_size", "8", "--data.val_size", "4", "--data.test_size", "4", "--data.batch_size", "4"),
+        *("--data.side", "32", "--data.num_workers", "0", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+        *("--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu"),
+    ]

@@ -1,0 +1,90 @@
+"""What every datamodule owes its users. Inherit, and define ``build``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datamodules.base import VisionDataModule
+
+
+class DataModuleContract:
+    """Inherit as ``class TestMyData(DataModuleContract)``; ``build`` may write its files into ``tmp_path``."""
+
+    def build(self, tmp_path: Path, **kwargs: Any) -> VisionDataModule:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> VisionDataModule:
+        data = self.build(tmp_path, batch_size=2, num_workers=0)
+        for stage in ("fit", "test", "predict"):
+            data.setup(stage)
+        return data
+
+    def loaders(self, data: VisionDataModule) -> dict[str, Any]:
+        return {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
+
+    def test_states_its_facts(self, data: VisionDataModule) -> None:
+        assert data.num_classes == len(data.class_names) >= 2
+        assert len(data.image_shape) == 3
+        assert len(data.mean) == len(data.std) == data.image_shape[0]
+
+    def test_loaders_deliver_bytes(self, data: VisionDataModule) -> None:
+        for loader in self.loaders(data).values():
+            batch = next(iter(loader))
+            assert batch["image"].dtype == torch.uint8
+            assert batch["image"].shape[1] == data.image_shape[0]
+
+    def test_training_batches_have_the_stated_shape(self, data: VisionDataModule) -> None:
+        assert next(iter(data.train_dataloader()))["image"].shape == (2, *data.image_shape)
+
+    def test_normalised_once_and_back(self, data: VisionDataModule) -> None:
+        batch = next(iter(data.train_dataloader()))
+        original = batch["image"].float() / 255
+        normalised = data.on_after_batch_transfer(dict(batch))["image"]
+        assert normalised.dtype == torch.float32
+        mean, std = (torch.tensor(s).view(-1, 1, 1) for s in (data.mean, data.std))
+        torch.testing.assert_close(normalised, (original - mean) / std)
+        torch.testing.assert_close(data.denormalize(normalised), original)
+        again = data.on_after_batch_transfer({"image": normalised.clone()})["image"]
+        assert torch.equal(again, normalised)
+
+    def test_same_samples_in_every_worker_and_process(self, tmp_path: Path) -> None:
+        batches = []
+        for number, workers in enumerate((0, 2)):
+            data = self.build(tmp_path / str(number), batch_size=2, num_workers=workers)
+            data.setup("fit")
+            loader = data.train_dataloader()
+            loader.sampler.set_epoch(3)
+            torch.manual_seed(number)  # the global generator has no say
+            batches.append([batch["image"] for batch in loader])
+        assert len(batches[0]) == len(batches[1]) > 0
+        assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+    def test_epochs_differ_and_repeat(self, data: VisionDataModule) -> None:
+        loader, seen = data.train_dataloader(), []
+        for epoch in (0, 1, 0):
+            loader.sampler.set_epoch(epoch)
+            seen.append(torch.cat([batch["image"] for batch in loader]))
+        assert torch.equal(seen[0], seen[2])
+        assert not torch.equal(seen[0], seen[1])
+
+    def test_splits_share_no_image(self, data: VisionDataModule) -> None:
+        images = {
+            split: {bytes(sample["image"].numpy().tobytes()) for sample in data._datasets[split].dataset}
+            for split in ("train", "val", "test")
+        }
+        assert not images["train"] & images["val"]
+        assert not images["train"] & images["test"]
+
+
+class SegmentationDataContract(DataModuleContract):
+    """Adds what masks must be."""
+
+    def test_masks_hold_classes_or_ignore(self, data: VisionDataModule) -> None:
+        for loader in self.loaders(data).values():
+            for batch in loader:
+                assert batch["mask"].dtype == torch.uint8
+                assert batch["mask"].shape == (len(batch["image"]), *batch["image"].shape[-2:])
+                assert ((batch["mask"] < data.num_classes) | (batch["mask"] == 255)).all()
+        assert data.on_after_batch_transfer(batch)["mask"].dtype == torch.int64

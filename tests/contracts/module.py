@@ -1,0 +1,71 @@
+"""What every technique owes its users. Inherit, and define ``build``."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datamodules.shapes import ShapesSegmentation
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning_modules.base import Technique
+from lightning_modules.segmentation import SemanticSegmentation
+
+
+def trainer(folder: Path, **kwargs: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return Trainer(**{"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **quiet, **kwargs})
+
+
+class SegmentationContract:
+    """Inherit as ``class TestMyTechnique(SegmentationContract)``."""
+
+    def build(self, **kwargs: Any) -> Technique:
+        """The technique, tiny, for the six classes of the embedded world."""
+        raise NotImplementedError
+
+    def data(self, **kwargs: Any) -> ShapesSegmentation:
+        sizes = {"train_size": 4, "val_size": 4, "test_size": 4, "batch_size": 4, "num_workers": 0, "side": 32}
+        return ShapesSegmentation(**{**sizes, **kwargs})
+
+    def test_learns_one_batch_by_heart(self, tmp_path: Path) -> None:
+        model = self.build(optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2))
+        fitting = trainer(tmp_path, max_steps=150, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)
+        fitting.fit(model, self.data())
+        assert fitting.callback_metrics["train/loss"] < 0.1
+
+    def test_logs_stage_and_name(self, tmp_path: Path) -> None:
+        model, data, fitting = self.build(), self.data(), trainer(tmp_path, log_every_n_steps=1)
+        fitting.fit(model, data)
+        names = set(fitting.callback_metrics)
+        fitting.test(model, data, verbose=False)
+        names |= set(fitting.callback_metrics)
+        scores = {"loss", "mIoU", "Dice", "pixel_accuracy", *(f"IoU/{name}" for name in data.class_names)}
+        assert names >= {"train/loss"} | {f"{stage}/{score}" for stage in ("val", "test") for score in scores}
+        assert all(name.split("/")[0] in ("train", "val", "test") for name in names)
+
+    def test_checkpoint_restores_the_technique(self, tmp_path: Path) -> None:
+        model, data = self.build(), self.data()
+        saving = ModelCheckpoint(tmp_path, "it")
+        trainer(tmp_path, enable_checkpointing=True, callbacks=[saving]).fit(model, data)
+        saved = torch.load(tmp_path / "it.ckpt", weights_only=True)
+        again = self.build()
+        again.load_state_dict(saved["state_dict"])
+        image = torch.randn(2, 3, 32, 32)
+        assert torch.equal(model.eval()(image), again.eval()(image))
+
+    def test_predicts_classes_at_the_size_of_the_input(self) -> None:
+        model = self.build().eval()
+        for size in ((32, 32), (45, 37)):
+            mask = model.predict_step({"image": torch.randn(2, 3, *size)}, 0)
+            assert mask.shape == (2, *size)
+            assert mask.dtype == torch.int64
+            assert 0 <= mask.min() <= mask.max() < model.num_classes
+
+    def test_bf16_mixed_trains(self, tmp_path: Path) -> None:
+        model, data = self.build(), self.data()
+        fitting = trainer(tmp_path, precision="bf16-mixed", log_every_n_steps=1)
+        fitting.fit(model, data)
+        assert fitting.callback_metrics["train/loss"].isfinite()
+
+    def test_is_a_semantic_segmentation(self) -> None:
+        assert isinstance(self.build(), SemanticSegmentation)

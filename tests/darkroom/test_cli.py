@@ -1,0 +1,221 @@
+"""The command line: what it closes off that LightningCLI leaves open."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import CONFIGS
+
+
+def saved(run: str = "runs/tiny/0", name: str = "config.yaml") -> dict:
+    return yaml.safe_load(Path(run, name).read_text())
+
+
+def hyper_parameters(run: str = "runs/tiny/0") -> dict:
+    return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+
+
+def test_bare_class_names_train(darkroom: Callable) -> None:
+    arguments = ["--model", "UNet", "--model.base_channels", 4, "--data", "ShapesSegmentation", "--data.train_size", 4]
+    outcome = darkroom("fit", *arguments, "--data.val_size", 4, "--data.side", 16, "--trainer.max_steps", 1)
+    assert outcome.code == 0
+    assert "run folder: runs/UNet-ShapesSegmentation/0" in outcome.out
+
+
+def test_a_run_has_its_folder(darkroom: Callable, tiny: list[str]) -> None:
+    assert darkroom("fit", *tiny).code == 0
+    folder = Path("runs/tiny/0")
+    for name in ("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "pictures/val_masks/0000001.png"):
+        assert (folder / name).is_file(), name
+    assert not Path("lightning_logs").exists()
+
+
+def test_a_second_run_gets_a_folder_of_its_own(darkroom: Callable, tiny: list[str]) -> None:
+    for number in (0, 1):
+        assert darkroom("fit", *tiny).code == 0
+        assert Path(f"runs/tiny/{number}/config.yaml").is_file()
+
+
+def test_experiments_are_named_after_their_configs(darkroom: Callable, tiny: list[str]) -> None:
+    named = tiny[:2] + tiny[4:]
+    assert darkroom("fit", *named, "--config", CONFIGS / "trainer/debug.yaml").code == 0
+    assert Path("runs/unet/0").is_dir()
+
+
+def test_what_was_saved_runs_again(darkroom: Callable, tiny: list[str]) -> None:
+    darkroom("fit", *tiny)
+    assert darkroom("fit", "--config", "runs/tiny/0/config.yaml").code == 0
+    assert saved("runs/tiny/1") == saved("runs/tiny/0")
+    assert darkroom("test", "--config", "runs/tiny/0/config.yaml", "--ckpt_path", "best").code == 0
+
+
+def test_overlays_and_command_line_win_in_order(darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("trainer: {max_epochs: 7, log_every_n_steps: 3}\n")
+    (tmp_path / "b.yaml").write_text("trainer: {max_epochs: 8}\n")
+    printed = darkroom("fit", *tiny[:4], "--config", "a.yaml", "--config", "b.yaml", "--model.base_channels", 2, "--print_config")
+    config = yaml.safe_load(printed.out)
+    assert (config["trainer"]["max_epochs"], config["trainer"]["log_every_n_steps"]) == (8, 3)
+    assert config["model"]["init_args"]["base_channels"] == 2
+
+
+class TestLink:
+    """num_classes comes from the data, is written down, and a contradiction is refused."""
+
+    def test_written_down(self, darkroom: Callable, tiny: list[str]) -> None:
+        darkroom("fit", *tiny)
+        assert saved()["model"]["init_args"]["num_classes"] == 6
+        assert hyper_parameters()["num_classes"] == 6
+
+    def test_contradiction_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+        outcome = darkroom("fit", *tiny, "--model.num_classes", 3)
+        assert outcome.code == 2
+        assert "model.num_classes is 3, but ShapesSegmentation has 6" in outcome.message
+        assert not Path("runs").exists() or not any(Path("runs").iterdir())
+
+    def test_channels_too(self, darkroom: Callable, tiny: list[str]) -> None:
+        outcome = darkroom("fit", *tiny, "--model.in_channels", 1)
+        assert outcome.code == 2
+        assert "model.in_channels is 1" in outcome.message
+
+    def test_a_model_without_it_gets_no_such_key(self, darkroom: Callable, tiny: list[str]) -> None:
+        network = ["--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"]
+        outcome = darkroom("fit", *tiny[:4], *tiny[6:], *network, "--model.network.num_classes", 6)
+        assert outcome.code == 0
+        assert hyper_parameters()["num_classes"] == 6
+        assert "image_shape" not in hyper_parameters()
+
+
+class TestCheckpoint:
+    """The config is honoured, and compared with the checkpoint."""
+
+    def test_its_hyper_parameters_override_nothing(self, darkroom: Callable, tiny: list[str]) -> None:
+        darkroom("fit", *tiny)
+        again = [*tiny, "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt", "--model.optimizer", "SGD"]
+        outcome = darkroom("fit", *again, "--model.optimizer.lr", 0.125, "--trainer.max_epochs", 1)
+        assert outcome.code == 0
+        assert saved("runs/tiny/1")["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.125
+
+    def test_another_class_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+        darkroom("fit", *tiny)
+        network = ["--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"]
+        outcome = darkroom(
+            "test", *tiny[:4], *tiny[6:], *network, "--model.network.num_classes", 6, "--ckpt_path", "best"
+        )
+        assert outcome.code == 2
+        assert "holds a UNet, but the config says SemanticSegmentation" in outcome.message
+
+    def test_another_width_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+        darkroom("fit", *tiny)
+        outcome = darkroom("test", *tiny, "--model.base_channels", 8, "--ckpt_path", "best")
+        assert outcome.code == 2
+        assert "does not fit the model: network." in outcome.message
+
+    @pytest.mark.parametrize("given", ["last", "best", "nowhere.ckpt"])
+    def test_none_there_is_an_error(self, darkroom: Callable, tiny: list[str], given: str) -> None:
+        outcome = darkroom("fit", *tiny, "--ckpt_path", given)
+        assert outcome.code == 2
+        assert f"ckpt_path {given}" in outcome.message
+
+    def test_a_broken_file_is_an_error(self, darkroom: Callable, tiny: list[str]) -> None:
+        Path("broken.ckpt").write_bytes(b"nothing")
+        outcome = darkroom("test", *tiny, "--ckpt_path", "broken.ckpt")
+        assert outcome.code == 2
+        assert "broken.ckpt cannot be loaded" in outcome.message
+
+    def test_a_run_s_checkpoint_brings_its_config(self, darkroom: Callable, tiny: list[str]) -> None:
+        darkroom("fit", *tiny)
+        outcome = darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt")
+        assert outcome.code == 0
+        assert "run folder: runs/tiny/0" in outcome.out
+
+    def test_loads_in_python_as_what_it_is(self, darkroom: Callable, tiny: list[str]) -> None:
+        from lightning import LightningModule
+        from lightning_modules.segmentation import UNet
+
+        darkroom("fit", *tiny)
+        for kind in (UNet, LightningModule):
+            assert type(kind.load_from_checkpoint("runs/tiny/0/checkpoints/best.ckpt", weights_only=True)) is UNet
+
+    def test_last_is_never_stale(self, darkroom: Callable, tiny: list[str]) -> None:
+        """Also when the score only gets worse, so that the best is that of the first epoch."""
+        worse = ["--checkpoint.mode", "max", "--checkpoint.monitor", "epoch_falling"]
+        callback = ["--trainer.callbacks+=tests.darkroom.test_cli.Falling"]
+        assert darkroom("fit", *tiny, "--trainer.max_epochs", 3, *worse, *callback).code == 0
+        epochs = {n: torch.load(f"runs/tiny/0/checkpoints/{n}.ckpt", weights_only=True)["epoch"] for n in ("best", "last")}
+        assert epochs == {"best": 0, "last": 2}
+
+    def test_save_last_that_goes_stale_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+        outcome = darkroom("fit", *tiny, "--checkpoint.save_last", "true")
+        assert outcome.code == 2
+        assert "save_last" in outcome.message
+
+
+from lightning.pytorch.callbacks import Callback  # noqa: E402
+
+
+class Falling(Callback):
+    """Logs a score that falls from epoch to epoch."""
+
+    def on_validation_epoch_end(self, trainer: object, pl_module: object) -> None:
+        pl_module.log("epoch_falling", -float(trainer.current_epoch))
+
+
+class TestCallbacks:
+    def test_a_list_that_replaces_another_is_refused(self, darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("trainer: {callbacks: [{class_path: DeviceStatsMonitor}]}\n")
+        outcome = darkroom("fit", *tiny, "--config", "mine.yaml")
+        assert outcome.code == 2
+        assert "callbacks+" in outcome.message
+        assert "SegmentationMaskLogger" in outcome.message
+
+    def test_one_that_is_appended_is_not(self, darkroom: Callable, tiny: list[str]) -> None:
+        assert darkroom("fit", *tiny, "--config", CONFIGS / "trainer/early_stopping.yaml").code == 0
+        names = [entry["class_path"].rsplit(".")[-1] for entry in saved()["trainer"]["callbacks"]]
+        assert names == ["SegmentationMaskLogger", "PredictionWriter", "EarlyStopping"]
+
+    def test_dropped_on_purpose(self, darkroom: Callable, tiny: list[str]) -> None:
+        assert darkroom("fit", *tiny, "--trainer.callbacks", "null").code == 0
+        assert not Path("runs/tiny/0/pictures").exists()
+        assert Path("runs/tiny/0/checkpoints/last.ckpt").is_file()  # which no list can drop
+
+
+def test_checkpoints_and_logger_can_be_switched_off(darkroom: Callable, tiny: list[str]) -> None:
+    assert darkroom("fit", *tiny, "--trainer.enable_checkpointing", "false", "--trainer.logger", "false").code == 0
+    assert not Path("runs/tiny/0/checkpoints").exists()
+    assert darkroom("fit", *tiny, "--trainer.fast_dev_run", "true").code == 0
+
+
+def test_any_network_trains_by_yaml_alone(darkroom: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        """
+model:
+  class_path: SemanticSegmentation
+  init_args:
+    network:
+      class_path: tests.fakes.parts.TinyNetwork
+      init_args: {num_classes: 6, stride: 2}
+    loss: {class_path: lightning_modules.segmentation.CrossEntropy, init_args: {class_weights: [1, 2, 2, 2, 2, 2]}}
+    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9}}
+    lr_scheduler: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 1}}
+data:
+  class_path: ShapesSegmentation
+  init_args: {train_size: 4, val_size: 4, batch_size: 2, side: 32, num_workers: 0}
+trainer: {max_epochs: 1, accelerator: cpu}
+"""
+    )
+    assert darkroom("fit", "--config", "mine.yaml").code == 0
+    assert darkroom("test", "--config", "mine.yaml", "--ckpt_path", "last", "--data.test_size", 4).code == 0
+
+
+def test_metrics_rows_survive_a_continued_run(darkroom: Callable, tiny: list[str]) -> None:
+    darkroom("fit", *tiny, "--trainer.max_epochs", 2)
+    before = [row for row in csv.DictReader(Path("runs/tiny/0/metrics.csv").open()) if row["val/mIoU"]]
+    assert darkroom("fit", *tiny, "--trainer.max_epochs", 4, "--ckpt_path", "last").code == 0
+    after = [row for row in csv.DictReader(Path("runs/tiny/0/metrics.csv").open()) if row["val/mIoU"]]
+    assert [row["step"] for row in after] == ["1", "3", "5", "7"]
+    assert [row["val/mIoU"] for row in after[:2]] == [row["val/mIoU"] for row in before]
+    assert not Path("runs/tiny/1").exists()

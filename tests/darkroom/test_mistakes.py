@@ -1,0 +1,93 @@
+"""A user's mistake ends in one clear message: what, where, what would be right."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONFIGS
+from tests.fakes.pictures import image_mask_folder
+
+USAGE = {
+    "unknown key": (["--model.base_chanels", "4"], "base_chanels"),
+    "abbreviated key": (["--trainer.max_epoch", "4"], "--trainer.max_epoch"),
+    "wrong type": (["--model.base_channels", "four"], "base_channels: 'four' is not right; it takes int"),
+    "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is not right; it takes"),
+    "impossible value": (["--model.base_channels", "0"], "model.base_channels is 0; it must be at least 1"),
+    "unknown technique": (["--model", "UNett"], "there is no class UNett (SemanticSegmentation, UNet;"),
+    "unknown data": (["--data", "Shapes"], "there is no class Shapes (ImageMaskFolder, ShapesSegmentation, VOCSegmentation;"),
+    "config missing": (["--config", "nope.yaml"], "config nope.yaml does not exist"),
+    "weights missing": (["--model.pretrained", "nope.pth"], "nope.pth does not exist"),
+}
+
+
+@pytest.mark.parametrize("mistake", USAGE)
+def test_usage(darkroom: Callable, tiny: list[str], mistake: str) -> None:
+    arguments, expected = USAGE[mistake]
+    outcome = darkroom("fit", *tiny, *arguments)
+    assert outcome.code == 2
+    assert expected in outcome.message
+    assert len(outcome.message.splitlines()) <= 2
+    assert not Path("runs").exists()
+
+
+def test_config_that_is_no_yaml(darkroom: Callable) -> None:
+    Path("bad.yaml").write_text("model: [unclosed\n")
+    outcome = darkroom("fit", "--config", "bad.yaml")
+    assert outcome.code == 2
+    assert "bad.yaml" in outcome.message
+
+
+def test_config_with_a_typo(darkroom: Callable, tiny: list[str]) -> None:
+    Path("typo.yaml").write_text("trainer: {max_epocs: 3}\n")
+    outcome = darkroom("fit", *tiny, "--config", "typo.yaml")
+    assert outcome.code == 2
+    assert "max_epocs" in outcome.message
+
+
+def fit_folder(darkroom: Callable, *arguments: object) -> tuple[int, str]:
+    outcome = darkroom(
+        *("fit", "--config", CONFIGS / "segmentation/unet.yaml", "--model.base_channels", 4, "--trainer.max_epochs", 1),
+        *("--trainer.accelerator", "cpu", "--data", "ImageMaskFolder", "--data.root", "pictures", "--data.crop", 32, *arguments),
+        *("--data.val_fraction", 0.3),
+    )
+    return outcome.code, outcome.message
+
+
+def test_folder_missing(darkroom: Callable) -> None:
+    code, message = fit_folder(darkroom)
+    assert code == 1
+    assert "folder pictures/images does not exist" in message
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_also_in_a_worker(darkroom: Callable, tmp_path: Path, workers: int) -> None:
+    image_mask_folder(tmp_path / "pictures")
+    for path in (tmp_path / "pictures/images").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    code, message = fit_folder(darkroom, "--data.num_workers", workers)
+    assert code == 1
+    assert "cannot be read as an image" in message
+    assert "pictures/images/photo0" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_mask_value_beyond_the_classes(darkroom: Callable, tmp_path: Path) -> None:
+    image_mask_folder(tmp_path / "pictures", classes=5)
+    code, message = fit_folder(darkroom, "--data.num_workers", 0)
+    assert code == 1
+    assert "there are 2 classes (0 to 1)" in message
+
+
+def test_loss_that_is_not_finite(darkroom: Callable, tiny: list[str]) -> None:
+    loss = ["--model.loss", "tests.fakes.parts.NanAt", "--model.loss.call", 1]
+    outcome = darkroom("fit", *tiny, *loss)
+    assert outcome.code == 1
+    assert "the loss is not finite since batch 1 of epoch 0: sample" in outcome.message
+
+
+def test_traceback_when_asked_for(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_DEBUG", "1")
+    with pytest.raises(Exception, match="base_channels is 0"):
+        darkroom("fit", *tiny, "--model.base_channels", 0)

@@ -1,0 +1,66 @@
+"""A run that was killed continues bit for bit."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def state(run: str) -> dict:
+    return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)
+
+
+def losses(run: str) -> list[tuple[str, str]]:
+    rows = csv.DictReader(Path(run, "metrics.csv").open())
+    return [(row["step"], row["train/loss"]) for row in rows if row["train/loss"]]
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("every", ["step", "epoch"])
+def test_killed_and_continued_equals_uninterrupted(darkroom: Callable, every: str) -> None:
+    """Weights, optimizer, schedule, dropout, order and augmentation, from the middle of an epoch and from its end."""
+    command = [
+        *("fit", "--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"),
+        *("--model.network.num_classes", "6", "--model.lr_scheduler", "lightning_modules.base.WarmupCosine"),
+        *("--data", "ShapesSegmentation", "--data.train_size", "20", "--data.val_size", "4", "--data.batch_size", "4"),
+        *("--data.side", "16", "--data.augment", '[{"class_path": "torchvision.transforms.v2.RandomHorizontalFlip"}]'),
+        *("--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+    ]
+    if every == "step":
+        command += ["--last_checkpoint.every_n_epochs", "null", "--last_checkpoint.every_n_train_steps", "3"]
+    assert darkroom(*command, "--experiment", "whole").code == 0
+
+    killer = ["--trainer.callbacks+=tests.fakes.parts.KillAt", "--trainer.callbacks.step=8"]
+    killed = subprocess.run(
+        [sys.executable, "-m", "darkroom", *command, "--experiment", "killed", *killer],
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(Path.cwd())},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert state("runs/killed/0")["global_step"] == (6 if every == "step" else 5)
+    assert darkroom(*command, "--experiment", "killed", "--ckpt_path", "last").code == 0
+
+    whole, continued = state("runs/whole/0"), state("runs/killed/0")
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert equal(whole[key], continued[key]), key
+    whole, continued = losses("runs/whole/0"), losses("runs/killed/0")
+    assert len(whole) == 15
+    assert dict(whole) == dict(continued)
+    assert len(continued) == 15  # what the killed run logged beyond its checkpoint is not there twice

@@ -1,0 +1,83 @@
+"""W&B without a login: offline, without a question, and everything is in its file."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import CONFIGS
+
+
+def records(path: Path) -> Iterator[Any]:
+    """Reads an offline run: a LevelDB log of blocks of 32 KiB, each record a protocol buffer."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position, parts = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while position + 7 <= len(data):
+        left = 0x8000 - position % 0x8000
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if (length, kind) == (0, 0):
+            position += left
+            continue
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def read(path: Path) -> tuple[dict, dict, dict, set]:
+    """config, history (last value of each key), summary, ids of runs."""
+    config, history, summary, ids = {}, {}, {}, set()
+
+    def take(into: dict, items: Any) -> None:
+        into.update({".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
+
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            ids.add(record.run.run_id)
+            take(config, record.run.config.update)
+        elif kind == "config":
+            take(config, record.config.update)
+        elif kind == "history":
+            take(history, record.history.item)
+        elif kind == "summary":
+            take(summary, record.summary.update)
+    return config, history, summary, ids
+
+
+def test_offline_run_holds_everything(darkroom: Callable, tiny: list[str]) -> None:
+    outcome = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml")
+    assert outcome.code == 0
+    (folder,) = Path("runs/tiny/0/wandb").glob("offline-run-*")
+    (file,) = folder.glob("*.wandb")
+    config, history, summary, ids = read(file)
+    assert config["model"]["init_args"]["base_channels"] == 4
+    assert config["model"]["init_args"]["num_classes"] == 6  # resolved: what was linked is there
+    assert config["data"]["class_path"].endswith("ShapesSegmentation")
+    assert {"train/loss", "val/mIoU", "val/IoU/star", "trainer/global_step"} <= history.keys()
+    assert summary["checkpoint/best"].endswith("checkpoints/best.ckpt")
+    assert Path(summary["checkpoint/last"]).is_file()
+
+    picture = history["val_masks"]
+    assert picture["count"] == 4
+    masks = picture["all_masks"][0]
+    assert set(masks) == {"prediction", "ground_truth"}  # native overlays, which can be switched on and off
+    assert len(list(folder.glob("files/media/images/mask/**/*.png"))) == 8
+    assert Path("runs/tiny/0/metrics.csv").is_file()  # files beside it all the same
+    assert list(Path("runs/tiny/0/pictures/val_masks").glob("*.png"))
+
+    # continued in place, the run keeps its id
+    again = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml", "--trainer.max_epochs", 2, "--ckpt_path", "last")
+    assert again.code == 0
+    files = [file for run in Path("runs/tiny/0/wandb").glob("offline-run-*") for file in run.glob("*.wandb")]
+    assert len({file.stem for file in files}) == 1
+    assert ids == {files[0].stem.removeprefix("run-")}

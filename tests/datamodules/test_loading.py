@@ -1,0 +1,79 @@
+"""Order, augmentation and position of the data."""
+
+import pytest
+import torch
+from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, keyed_rng
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+
+class Pixels(Dataset):
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> dict:
+        ramp = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
+        return {"image": ramp + index, "mask": ramp[0] + index}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_ranks_share_an_epoch(ranks: int) -> None:
+    training = [SeededSampler(10, shuffle=True, seed=0, rank=r, world_size=ranks) for r in range(ranks)]
+    assert len({len(list(sampler)) for sampler in training}) == 1  # the same number, or ranks would wait for ever
+    assert len({key for sampler in training for key in sampler}) == 10 // ranks * ranks
+    evaluation = [SeededSampler(10, shuffle=False, seed=0, rank=r, world_size=ranks) for r in range(ranks)]
+    assert sorted(index for sampler in evaluation for _, index in sampler) == list(range(10))  # each exactly once
+    assert all(len(list(sampler)) == len(sampler) for sampler in training + evaluation)
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    orders = {(s, e): tuple(SeededSampler(10, shuffle=True, seed=s).order(e)) for s in range(3) for e in range(3)}
+    assert len(set(orders.values())) == 9
+    assert orders[2, 1] == tuple(SeededSampler(10, shuffle=True, seed=2).order(1))
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
+    data = KeyedDataset(Pixels(), v2.RandomCrop(2), seed=0)
+    torch.manual_seed(1)
+    first = [data[3, i]["image"] for i in range(10)]
+    torch.manual_seed(2)
+    assert all(torch.equal(a, data[3, i]["image"]) for i, a in enumerate(first))
+    assert not all(torch.equal(a, data[4, i]["image"]) for i, a in enumerate(first))
+    other = KeyedDataset(Pixels(), v2.RandomCrop(2), seed=1)
+    assert not all(torch.equal(a, other[3, i]["image"]) for i, a in enumerate(first))
+
+
+def test_image_and_mask_move_together() -> None:
+    data = KeyedDataset(Pixels(), v2.Compose([v2.RandomCrop(2), v2.RandomHorizontalFlip()]), seed=0)
+    for index in range(10):
+        sample = data[0, index]
+        assert torch.equal(sample["image"][0], sample["mask"])
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with keyed_rng(1, 2, 3):
+        torch.rand(100)
+    for _ in ResumableLoader(KeyedDataset(Pixels(), v2.RandomCrop(2)), batch_size=2):
+        pass
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_continues_where_it_was(workers: int) -> None:
+    def loader() -> ResumableLoader:
+        sampler = SeededSampler(10, shuffle=True, seed=0)
+        sampler.set_epoch(2)
+        return ResumableLoader(KeyedDataset(Pixels()), batch_size=2, sampler=sampler, num_workers=workers)
+
+    whole = [batch["image"] for batch in loader()]
+    interrupted = loader()
+    iterator = iter(interrupted)
+    seen = [next(iterator)["image"] for _ in range(2)]
+    continued = loader()
+    continued.load_state_dict(interrupted.state_dict())
+    seen += [batch["image"] for batch in continued]
+    assert all(torch.equal(a, b) for a, b in zip(whole, seen, strict=True))
+    assert len(list(continued)) == 5  # the next epoch is whole again

@@ -1,0 +1,53 @@
+"""Small parts that the command line builds by class_path in tests."""
+
+import os
+import signal
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+
+class TinyNetwork(nn.Module):
+    """(B, C, H, W) -> (B, K, H, W), with dropout, whose random numbers a resumed run must repeat."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 8, 3, stride, 1), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, num_classes, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class TwoTerms(nn.Module):
+    """A loss of two terms."""
+
+    def forward(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {"cross_entropy": nn.functional.cross_entropy(logits, mask, ignore_index=255), "size": logits.pow(2).mean()}
+
+
+class NanAt(nn.Module):
+    """A loss that is not a number from a given call on."""
+
+    def __init__(self, call: int) -> None:
+        super().__init__()
+        self.calls_left = call
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        self.calls_left -= 1
+        return logits.mean() * (torch.nan if self.calls_left < 0 else 1)
+
+
+class KillAt(Callback):
+    """Ends the process with SIGKILL before a given step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,80 @@
+"""SemanticSegmentation with networks and losses that are not ours."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from darkroom.errors import UsageError
+from datamodules.shapes import ShapesSegmentation
+from lightning_modules.segmentation import CrossEntropy, SemanticSegmentation
+from torch import Tensor, nn
+
+from tests.contracts.module import SegmentationContract, trainer
+from tests.fakes.parts import TinyNetwork, TwoTerms
+
+
+class TestAnyNetwork(SegmentationContract):
+    def build(self, **kwargs: Any) -> SemanticSegmentation:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU(), nn.Conv2d(32, 6, 5, 1, 2)
+        return SemanticSegmentation(nn.Sequential(*layers), num_classes=6, **kwargs)
+
+
+class TorchvisionStyle(nn.Module):
+    """Returns a dict and a map eight times smaller, as torchvision's networks may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 6, 8, 8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return OrderedDict(out=self.layer(x))
+
+
+def test_dict_outputs_and_smaller_maps_are_brought_to_the_input_s_size() -> None:
+    model = SemanticSegmentation(TorchvisionStyle(), num_classes=6)
+    assert model(torch.randn(2, 3, 40, 48)).shape == (2, 6, 40, 48)
+
+
+def test_every_term_of_a_loss_is_logged_under_its_name(tmp_path: Path) -> None:
+    model = SemanticSegmentation(TinyNetwork(6), num_classes=6, loss=TwoTerms())
+    fitting = trainer(tmp_path, log_every_n_steps=1)
+    fitting.fit(model, ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32))
+    metrics = fitting.callback_metrics
+    for stage in ("train", "val"):
+        assert {f"{stage}/cross_entropy", f"{stage}/size"} <= metrics.keys()
+        parts = metrics[f"{stage}/cross_entropy"] + metrics[f"{stage}/size"]
+        assert metrics[f"{stage}/loss"].item() == pytest.approx(parts.item(), rel=1e-5)
+
+
+def test_bytes_that_reach_the_network_say_what_to_do() -> None:
+    model = SemanticSegmentation(TinyNetwork(6), num_classes=6)
+    with pytest.raises(UsageError, match="on_after_batch_transfer"):
+        model(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_a_network_with_other_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match="5 channels for 6 classes"):
+        SemanticSegmentation(TinyNetwork(5), num_classes=6)(torch.randn(1, 3, 8, 8))
+
+
+def test_the_number_of_classes_must_be_known() -> None:
+    with pytest.raises(UsageError, match="num_classes is None"):
+        SemanticSegmentation(TinyNetwork(6))
+
+
+def test_a_loss_that_ignores_something_else_is_refused() -> None:
+    with pytest.raises(UsageError, match="ignores 0"):
+        SemanticSegmentation(TinyNetwork(6), num_classes=6, loss=CrossEntropy(ignore_index=0))
+
+
+def test_a_module_that_normalises_itself_is_refused(tmp_path: Path) -> None:
+    class Meddler(SemanticSegmentation):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch
+
+    data = ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32)
+    with pytest.raises(UsageError, match="Meddler overrides on_after_batch_transfer"):
+        trainer(tmp_path).fit(Meddler(TinyNetwork(6), num_classes=6), data)

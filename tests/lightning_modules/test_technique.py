@@ -1,0 +1,100 @@
+"""Technique: the schedule, the running sums of the loss, and a loss that is not finite."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from darkroom.errors import TrainingError, UsageError
+from datamodules.shapes import ShapesSegmentation
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning_modules.base import WarmupCosine
+from lightning_modules.segmentation import SemanticSegmentation
+
+from tests.contracts.module import trainer
+from tests.fakes.parts import NanAt, TinyNetwork
+
+
+def data(**kwargs: Any) -> ShapesSegmentation:
+    sizes = {"train_size": 24, "val_size": 4, "batch_size": 4, "num_workers": 0, "side": 16}
+    return ShapesSegmentation(**{**sizes, **kwargs})
+
+
+def model(**kwargs: Any) -> SemanticSegmentation:
+    return SemanticSegmentation(TinyNetwork(6), num_classes=6, **kwargs)
+
+
+class Record(Callback):
+    """Keeps what every training step saw."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.lrs: list[float] = []
+        self.logged: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        self.lrs.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.losses.append(outputs["loss"].item())
+        self.logged.append(trainer.callback_metrics.get("train/loss", torch.tensor(math.nan)).item())
+
+
+def test_the_logged_loss_is_the_mean_since_the_last_log(tmp_path: Path) -> None:
+    record = Record()
+    fitting = trainer(tmp_path, callbacks=[record], log_every_n_steps=2, limit_val_batches=0)
+    fitting.fit(model(), data())
+    losses = torch.tensor(record.losses)
+    assert record.logged[1] == pytest.approx(losses[:2].mean().item(), rel=1e-5)
+    assert record.logged[3] == pytest.approx(losses[2:4].mean().item(), rel=1e-5)
+
+
+def test_short_epochs_log_at_their_end(tmp_path: Path) -> None:
+    record = Record()
+    fitting = trainer(tmp_path, callbacks=[record], log_every_n_steps=50, limit_val_batches=0)
+    fitting.fit(model(), data())
+    assert fitting.callback_metrics["train/loss"].item() == pytest.approx(sum(record.losses) / 6, rel=1e-5)
+
+
+def test_accumulated_batches_are_all_in_the_mean(tmp_path: Path) -> None:
+    record = Record()
+    fitting = trainer(
+        tmp_path, callbacks=[record], log_every_n_steps=1, accumulate_grad_batches=3, limit_val_batches=0
+    )
+    fitting.fit(model(), data())
+    # Lightning hands out the loss divided by the number of accumulated batches
+    assert record.logged[2] == pytest.approx(sum(record.losses[:3]), rel=1e-5)
+
+
+def test_warmup_cosine_spans_the_fit(tmp_path: Path) -> None:
+    record = Record()
+    schedule = lambda optimizer: WarmupCosine(optimizer, warmup=0.5)  # noqa: E731
+    optimizer = lambda params: torch.optim.SGD(params, lr=1.0)  # noqa: E731
+    fitting = trainer(tmp_path, callbacks=[record], max_epochs=2, limit_val_batches=0)
+    fitting.fit(model(optimizer=optimizer, lr_scheduler=schedule), data())
+    lrs = record.lrs  # twelve steps
+    assert lrs == sorted(lrs[:6]) + sorted(lrs[6:], reverse=True)
+    assert max(lrs) == pytest.approx(1, abs=0.1)
+    assert 0 < lrs[0] <= 2 / 13
+    assert 0 < lrs[-1] < 0.1
+
+
+def test_warmup_cosine_needs_an_end(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="max_epochs or max_steps"):
+        trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01").fit(model(lr_scheduler=WarmupCosine), data())
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path: Path, every: int) -> None:
+    saving = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2, save_on_exception=True, enable_version_counter=False)
+    fitting = trainer(tmp_path, log_every_n_steps=every, callbacks=[saving], enable_checkpointing=True, num_sanity_val_steps=0)
+    train = data()
+    with pytest.raises(TrainingError, match="since batch 3 of epoch 0: sample") as caught:
+        fitting.fit(model(loss=NanAt(3)), train)
+    order = train.train_dataloader().sampler.order(0)[12:16]
+    assert all(f"sample {index}" in str(caught.value) for index in order)
+    # the checkpoint on disk is the last good one
+    weights = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert weights["global_step"] == 2
+    assert all(value.isfinite().all() for value in weights["state_dict"].values())

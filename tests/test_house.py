@@ -1,0 +1,53 @@
+"""The laws of the house that a machine can check."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES, DATA = (sorted((ROOT / room).rglob("*.py")) for room in ("lightning_modules", "datamodules"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    tree = ast.walk(ast.parse(path.read_text()))
+    names = [a.name for node in tree if isinstance(node, ast.Import) for a in node.names]
+    tree = ast.walk(ast.parse(path.read_text()))
+    names += [node.module or "" for node in tree if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", MODULES + DATA, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_data_and_callbacks_never_import_each_other(path: Path) -> None:
+    others = {"lightning_modules", "datamodules", "callbacks"} - {path.relative_to(ROOT).parts[0]}
+    assert not imported(path) & others
+    assert not imported(path) & {"matplotlib", "PIL", "wandb"} or path.parts[-2] == "datamodules"
+
+
+@pytest.mark.parametrize("path", MODULES + DATA, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_classes_and_functions_say_what_they_are(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+
+
+def test_installed_copy_brings_its_configs(tmp_path: Path) -> None:
+    """The wheel holds the configs, and its `darkroom list` finds them."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "from darkroom.__main__ import main; main(['list'])"
+    answer = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True, check=True,
+    )
+    assert "configs/segmentation/unet.yaml" in answer.stdout
+    assert "ShapesSegmentation" in answer.stdout
