@@ -23,7 +23,9 @@ class PictureCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(trainer.datamodule, "denormalize"):
-            raise UsageError(f"{type(self).__name__} needs a datamodule with class_names and denormalize (VisionDataModule)")
+            raise UsageError(
+                f"{type(self).__name__} needs a datamodule with class_names and denormalize (VisionDataModule)"
+            )
         self.folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so it is done here
 
     def publish(

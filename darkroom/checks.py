@@ -80,9 +80,13 @@ def refuse_stale_last(config: Namespace) -> None:
 
 def require_checkpoint(path: str | Path | None, given: str, experiment: Path) -> None:
     if path is None:
-        raise UsageError(f"ckpt_path {given}: no run in {experiment} has checkpoints/{given}.ckpt yet; leave it out to start")
+        raise UsageError(
+            f"ckpt_path {given}: no run in {experiment} has checkpoints/{given}.ckpt yet; leave it out to start"
+        )
     if not Path(path).is_file():
-        raise UsageError(f"ckpt_path {given} does not exist; give a file, or last or best of the newest run in {experiment}")
+        raise UsageError(
+            f"ckpt_path {given} does not exist; give a file, or last or best of the newest run in {experiment}"
+        )
 
 
 def link(data: Any, model: Namespace) -> None:

@@ -9,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from callbacks.random_state import RandomState
+from callbacks.exact_resume import ExactResume
 from callbacks.throughput import Throughput
 from darkroom import checks
 from darkroom.__main__ import shipped_configs
@@ -33,7 +33,9 @@ class DarkroomCLI(LightningCLI):
             remove_if_empty(self.run_folder)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--experiment", type=str | None, help="Folder in runs_dir; default: the names of the configs.")
+        parser.add_argument(
+            "--experiment", type=str | None, help="Folder in runs_dir; default: the names of the configs."
+        )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds the experiments.")
         # Groups of their own, so that no callback list of a config can drop them; two of them, since save_last of one that
         # monitors a score is not renewed while the score gets worse.
@@ -90,7 +92,7 @@ class DarkroomCLI(LightningCLI):
         if not config["barebones"]:
             if config["enable_checkpointing"] is False:
                 callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-            callbacks = [LearningRateMonitor(), Throughput(), RandomState(), *callbacks]
+            callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), *callbacks]
             given = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
             metrics_file = MetricsFile(self.run_folder, self.continued)
             config["logger"] = [metrics_file, *(logger for logger in given if logger not in (None, True, False))]

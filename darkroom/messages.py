@@ -66,7 +66,9 @@ def explain(error: Exception) -> int:
 def quieten() -> None:
     """Keeps advertisements and notes about Lightning's own internals from the console; warnings about a run stay."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.num_workers follows the processors
+    warnings.filterwarnings(
+        "ignore", message=".*does not have many workers.*"
+    )  # data.num_workers follows the processors
     warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module` and is already saved.*")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
         logging.getLogger(name).addFilter(lambda record: "Tip:" not in str(record.msg) and "TPU" not in str(record.msg))

@@ -3,7 +3,6 @@
 import netrc
 import os
 from pathlib import Path
-from typing import Any
 
 import wandb
 import yaml

@@ -148,7 +148,9 @@ class VisionDataModule(LightningDataModule):
     # --- normalisation: the one place ---------------------------------------------------------------------------------
 
     def _statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(torch.tensor(s, dtype=image.dtype, device=image.device).view(-1, 1, 1) for s in (self.mean, self.std))
+        return tuple(
+            torch.tensor(s, dtype=image.dtype, device=image.device).view(-1, 1, 1) for s in (self.mean, self.std)
+        )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
         """On the device: uint8 images to the network's float type, normalised; masks to int64."""

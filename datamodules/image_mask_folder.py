@@ -75,7 +75,9 @@ class SegmentationFiles(VisionDataModule):
             kwargs.setdefault("std", (0.25,))
         super().__init__(eval_batch_size=eval_batch_size, **kwargs)
         if len(class_names) < 2:
-            raise UsageError(f"data.class_names is {list(class_names)}; it needs two classes or more, background included")
+            raise UsageError(
+                f"data.class_names is {list(class_names)}; it needs two classes or more, background included"
+            )
         if crop < 16:
             raise UsageError(f"data.crop is {crop}; it needs at least 16 pixels")
         self.class_names, self.ignore_values = tuple(class_names), tuple(ignore_values)
@@ -151,7 +153,9 @@ class ImageMaskFolder(SegmentationFiles):
             if images is not None:
                 self.fractions.pop(split, None)
         if sum(self.fractions.values()) >= 1 or min(self.fractions.values(), default=0) < 0:
-            raise UsageError(f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on")
+            raise UsageError(
+                f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on"
+            )
 
     def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
         by_chance = split == "train" or split in self.fractions

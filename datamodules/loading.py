@@ -72,7 +72,9 @@ class KeyedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)  # Lightning's overfit_batches hands out plain indices
+        epoch, index = (
+            key if isinstance(key, tuple) else (0, key)
+        )  # Lightning's overfit_batches hands out plain indices
         if self.augment is None:
             return self.dataset[index]
         with keyed_rng(self.seed, epoch, index):

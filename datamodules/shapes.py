@@ -266,7 +266,9 @@ class World:
         low, high = _RADII[size].transpose(2, 0, 1)
         radius = (low + (high - low) * draws[..., 3]) * side
         count = self.objects[0] + (ground[:, 12] * (slots - self.objects[0] + 1)).astype(int)
-        room = radius[..., None, None] + (side - 2 * radius[..., None, None]) * draws[..., 9:].reshape(len(draws), slots, 2, -1)
+        room = radius[..., None, None] + (side - 2 * radius[..., None, None]) * draws[..., 9:].reshape(
+            len(draws), slots, 2, -1
+        )
         x, y, fits = self._place(room, radius)
         return Scenes(
             side=side,

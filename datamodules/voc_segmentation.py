@@ -8,9 +8,9 @@ from darkroom.errors import DataError
 from datamodules.image_mask_folder import SegmentationFiles
 
 VOC_CLASSES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-).split()
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 
 
 class VOCSegmentation(SegmentationFiles):
@@ -30,7 +30,7 @@ class VOCSegmentation(SegmentationFiles):
         self,
         root: str = "data",
         year: str = "2012",
-        class_names: Sequence[str] = tuple(VOC_CLASSES),
+        class_names: Sequence[str] = VOC_CLASSES,
         train_list: str = "train",
         val_list: str = "val",
         test_list: str = "val",

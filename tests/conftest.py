@@ -56,7 +56,16 @@ def tiny() -> list[str]:
     return [
         *("--config", str(CONFIGS / "segmentation/unet.yaml"), "--experiment", "tiny", "--model.base_channels", "4"),
         *("--data.train_size", "8", "--data.val_size", "4", "--data.test_size", "4", "--data.batch_size", "4"),
-        *("--data.side", "32", "--data.num_workers", "0", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"),
+        *(
+            "--data.side",
+            "32",
+            "--data.num_workers",
+            "0",
+            "--trainer.max_epochs",
+            "1",
+            "--trainer.log_every_n_steps",
+            "1",
+        ),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
         *("--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu"),
     ]

@@ -16,7 +16,16 @@ ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y
 def test_trains_two_steps_and_tests(darkroom: Callable, tmp_path: Path, name: str) -> None:
     kind, _, rest = name.partition("/")
     overlay = [] if kind == "segmentation" else ["--config", CONFIGS / name]
-    small = ["--model.base_channels", 4, "--data.batch_size", 2, "--data.num_workers", 0, "--trainer.accelerator", "cpu"]
+    small = [
+        "--model.base_channels",
+        4,
+        "--data.batch_size",
+        2,
+        "--data.num_workers",
+        0,
+        "--trainer.accelerator",
+        "cpu",
+    ]
     if kind == "data":
         FAKES[Path(rest).stem](tmp_path / "fake")
         small += ["--data.root", tmp_path / "fake", "--data.crop", 32]

@@ -35,7 +35,9 @@ class SegmentationScores(Metric):
         k = self.num_classes
         cell = torch.where(target == self.ignore_index, k * k, target * k + preds).flatten()
         # Not torch.bincount: on a GPU it waits for the device to learn how many bins there are.
-        counts = torch.zeros(k * k + 1, dtype=torch.long, device=cell.device).scatter_add_(0, cell, torch.ones_like(cell))
+        counts = torch.zeros(k * k + 1, dtype=torch.long, device=cell.device).scatter_add_(
+            0, cell, torch.ones_like(cell)
+        )
         self.confusion += counts[:-1].view(k, k)
 
     def compute(self) -> dict[str, Tensor]:

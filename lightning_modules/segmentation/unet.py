@@ -95,7 +95,11 @@ class UNetNetwork(nn.Module):
         self, in_channels: int = 3, num_classes: int = 2, bilinear: bool = False, base_channels: int = 64
     ) -> None:
         super().__init__()
-        for name, value in {"in_channels": in_channels, "num_classes": num_classes, "base_channels": base_channels}.items():
+        for name, value in {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "base_channels": base_channels,
+        }.items():
             if value < 1:
                 raise UsageError(f"model.{name} is {value}; it must be at least 1")
         if bilinear and base_channels % 2:

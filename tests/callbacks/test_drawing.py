@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from callbacks.drawing import colorize, contact_sheet, error_map, overlay, palette, save, save_mask, to_picture
 from PIL import Image
+
+from callbacks.drawing import colorize, contact_sheet, error_map, overlay, palette, save, save_mask, to_picture
 
 
 def test_every_class_has_its_own_colour() -> None:

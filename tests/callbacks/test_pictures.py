@@ -35,7 +35,16 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
         Image.effect_noise(size, 80).convert("RGB").save(tmp_path / f"photos/{name}.jpg")
     darkroom("fit", *tiny)
     outcome = darkroom(
-        "predict", *tiny, "--ckpt_path", "best", "--data.predict_dir", "photos", "--data.eval_batch_size", 1, "--data.max_side", 40
+        "predict",
+        *tiny,
+        "--ckpt_path",
+        "best",
+        "--data.predict_dir",
+        "photos",
+        "--data.eval_batch_size",
+        1,
+        "--data.max_side",
+        40,
     )
     assert outcome.code == 0
     folder = Path("runs/tiny/0/predictions")

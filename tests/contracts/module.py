@@ -4,15 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datamodules.shapes import ShapesSegmentation
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.shapes import ShapesSegmentation
 from lightning_modules.base import Technique
 from lightning_modules.segmentation import SemanticSegmentation
 
 
 def trainer(folder: Path, **kwargs: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     return Trainer(**{"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **quiet, **kwargs})
 
 

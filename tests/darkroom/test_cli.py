@@ -29,7 +29,13 @@ def test_bare_class_names_train(darkroom: Callable) -> None:
 def test_a_run_has_its_folder(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("fit", *tiny).code == 0
     folder = Path("runs/tiny/0")
-    for name in ("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "pictures/val_masks/0000001.png"):
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "pictures/val_masks/0000001.png",
+    ):
         assert (folder / name).is_file(), name
     assert not Path("lightning_logs").exists()
 
@@ -56,7 +62,9 @@ def test_what_was_saved_runs_again(darkroom: Callable, tiny: list[str]) -> None:
 def test_overlays_and_command_line_win_in_order(darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("trainer: {max_epochs: 7, log_every_n_steps: 3}\n")
     (tmp_path / "b.yaml").write_text("trainer: {max_epochs: 8}\n")
-    printed = darkroom("fit", *tiny[:4], "--config", "a.yaml", "--config", "b.yaml", "--model.base_channels", 2, "--print_config")
+    printed = darkroom(
+        "fit", *tiny[:4], "--config", "a.yaml", "--config", "b.yaml", "--model.base_channels", 2, "--print_config"
+    )
     config = yaml.safe_load(printed.out)
     assert (config["trainer"]["max_epochs"], config["trainer"]["log_every_n_steps"]) == (8, 3)
     assert config["model"]["init_args"]["base_channels"] == 2
@@ -134,6 +142,7 @@ class TestCheckpoint:
 
     def test_loads_in_python_as_what_it_is(self, darkroom: Callable, tiny: list[str]) -> None:
         from lightning import LightningModule
+
         from lightning_modules.segmentation import UNet
 
         darkroom("fit", *tiny)
@@ -145,7 +154,9 @@ class TestCheckpoint:
         worse = ["--checkpoint.mode", "max", "--checkpoint.monitor", "epoch_falling"]
         callback = ["--trainer.callbacks+=tests.darkroom.test_cli.Falling"]
         assert darkroom("fit", *tiny, "--trainer.max_epochs", 3, *worse, *callback).code == 0
-        epochs = {n: torch.load(f"runs/tiny/0/checkpoints/{n}.ckpt", weights_only=True)["epoch"] for n in ("best", "last")}
+        epochs = {
+            n: torch.load(f"runs/tiny/0/checkpoints/{n}.ckpt", weights_only=True)["epoch"] for n in ("best", "last")
+        }
         assert epochs == {"best": 0, "last": 2}
 
     def test_save_last_that_goes_stale_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:

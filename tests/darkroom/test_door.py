@@ -19,7 +19,9 @@ assert main([{command!r}]) == 0
 assert not {{"torch", "lightning", "numpy", "yaml"}} & sys.modules.keys()
 """
     start = time.perf_counter()
-    answer = subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
+    )
     assert time.perf_counter() - start < 2  # 0.07 s measured; the margin is for a busy machine
     assert "darkroom" in answer.stdout or "UNet" in answer.stdout
 

@@ -15,7 +15,10 @@ USAGE = {
     "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is not right; it takes"),
     "impossible value": (["--model.base_channels", "0"], "model.base_channels is 0; it must be at least 1"),
     "unknown technique": (["--model", "UNett"], "there is no class UNett (SemanticSegmentation, UNet;"),
-    "unknown data": (["--data", "Shapes"], "there is no class Shapes (ImageMaskFolder, ShapesSegmentation, VOCSegmentation;"),
+    "unknown data": (
+        ["--data", "Shapes"],
+        "there is no class Shapes (ImageMaskFolder, ShapesSegmentation, VOCSegmentation;",
+    ),
     "config missing": (["--config", "nope.yaml"], "config nope.yaml does not exist"),
     "weights missing": (["--model.pretrained", "nope.pth"], "nope.pth does not exist"),
 }
@@ -48,7 +51,17 @@ def test_config_with_a_typo(darkroom: Callable, tiny: list[str]) -> None:
 def fit_folder(darkroom: Callable, *arguments: object) -> tuple[int, str]:
     outcome = darkroom(
         *("fit", "--config", CONFIGS / "segmentation/unet.yaml", "--model.base_channels", 4, "--trainer.max_epochs", 1),
-        *("--trainer.accelerator", "cpu", "--data", "ImageMaskFolder", "--data.root", "pictures", "--data.crop", 32, *arguments),
+        *(
+            "--trainer.accelerator",
+            "cpu",
+            "--data",
+            "ImageMaskFolder",
+            "--data.root",
+            "pictures",
+            "--data.crop",
+            32,
+            *arguments,
+        ),
         *("--data.val_fraction", 0.3),
     )
     return outcome.code, outcome.message

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from darkroom.errors import DataError, UsageError
-from datamodules.image_mask_folder import ImageMaskFolder, seeded_split
 from PIL import Image
 
+from darkroom.errors import DataError, UsageError
+from datamodules.image_mask_folder import ImageMaskFolder, seeded_split
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import dsb2018, image_mask_folder
 
@@ -26,7 +26,13 @@ class TestInstanceIdsOfGreyPictures(SegmentationDataContract):
         folders = {"images_dir": "train/images", "masks_dir": "train/labels"}
         folders |= {"test_images_dir": "test/images", "test_masks_dir": "test/labels"}
         return ImageMaskFolder(
-            root=str(tmp_path / "dsb"), crop=48, val_fraction=0.3, mask_values="nonzero", channels=1, **folders, **kwargs
+            root=str(tmp_path / "dsb"),
+            crop=48,
+            val_fraction=0.3,
+            mask_values="nonzero",
+            channels=1,
+            **folders,
+            **kwargs,
         )
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, keyed_rng
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
+
+from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, keyed_rng
 
 
 class Pixels(Dataset):

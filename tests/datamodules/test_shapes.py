@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from darkroom.errors import UsageError
 from datamodules.shapes import COLOURS, FACTORS, KINDS, SIZES, Scenes, ShapesSegmentation, World
-
 from tests.contracts.datamodule import SegmentationDataContract
 
 
@@ -35,7 +35,9 @@ def test_a_scene_does_not_depend_on_its_batch(scenes: Scenes) -> None:
 
 
 def test_splits_and_seeds_differ() -> None:
-    pictures = {World(seed).describe(split, range(64)).images.tobytes() for seed in (0, 1) for split in ("train", "val", "test")}
+    pictures = {
+        World(seed).describe(split, range(64)).images.tobytes() for seed in (0, 1) for split in ("train", "val", "test")
+    }
     assert len(pictures) == 6
 
 

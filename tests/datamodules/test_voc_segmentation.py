@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from darkroom.errors import DataError
 from datamodules.voc_segmentation import VOCSegmentation
-
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import voc
 
@@ -16,7 +16,13 @@ class TestVOCSegmentation(SegmentationDataContract):
         voc(tmp_path / "data")
         names = ["building", "land", "road", "vegetation", "water"]
         return VOCSegmentation(
-            root=str(tmp_path / "data"), year="2007", test_list="test", class_names=names, ignore_values=(5, 255), crop=32, **kwargs
+            root=str(tmp_path / "data"),
+            year="2007",
+            test_list="test",
+            class_names=names,
+            ignore_values=(5, 255),
+            crop=32,
+            **kwargs,
         )
 
     def test_unlabeled_is_ignored(self, data: VOCSegmentation) -> None:
@@ -30,7 +36,9 @@ def test_defaults_are_voc_s_21_classes() -> None:
     assert (data.num_classes, data.class_names[0], data.class_names[15]) == (21, "background", "person")
 
 
-@pytest.mark.parametrize("missing", ["VOCdevkit", "ImageSets/Segmentation/val.txt", "JPEGImages/val_1.jpg", "SegmentationClass/val_2.png"])
+@pytest.mark.parametrize(
+    "missing", ["VOCdevkit", "ImageSets/Segmentation/val.txt", "JPEGImages/val_1.jpg", "SegmentationClass/val_2.png"]
+)
 def test_what_is_missing_is_named(tmp_path: Path, missing: str) -> None:
     if missing != "VOCdevkit":
         voc(tmp_path)

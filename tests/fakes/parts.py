@@ -27,7 +27,10 @@ class TwoTerms(nn.Module):
     """A loss of two terms."""
 
     def forward(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return {"cross_entropy": nn.functional.cross_entropy(logits, mask, ignore_index=255), "size": logits.pow(2).mean()}
+        return {
+            "cross_entropy": nn.functional.cross_entropy(logits, mask, ignore_index=255),
+            "size": logits.pow(2).mean(),
+        }
 
 
 class NanAt(nn.Module):

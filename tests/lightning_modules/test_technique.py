@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
 from darkroom.errors import TrainingError, UsageError
 from datamodules.shapes import ShapesSegmentation
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning_modules.base import WarmupCosine
 from lightning_modules.segmentation import SemanticSegmentation
-
 from tests.contracts.module import trainer
 from tests.fakes.parts import NanAt, TinyNetwork
 
@@ -59,9 +59,7 @@ def test_short_epochs_log_at_their_end(tmp_path: Path) -> None:
 
 def test_accumulated_batches_are_all_in_the_mean(tmp_path: Path) -> None:
     record = Record()
-    fitting = trainer(
-        tmp_path, callbacks=[record], log_every_n_steps=1, accumulate_grad_batches=3, limit_val_batches=0
-    )
+    fitting = trainer(tmp_path, callbacks=[record], log_every_n_steps=1, accumulate_grad_batches=3, limit_val_batches=0)
     fitting.fit(model(), data())
     # Lightning hands out the loss divided by the number of accumulated batches
     assert record.logged[2] == pytest.approx(sum(record.losses[:3]), rel=1e-5)
@@ -87,8 +85,12 @@ def test_warmup_cosine_needs_an_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("every", [1, 50])
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path: Path, every: int) -> None:
-    saving = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2, save_on_exception=True, enable_version_counter=False)
-    fitting = trainer(tmp_path, log_every_n_steps=every, callbacks=[saving], enable_checkpointing=True, num_sanity_val_steps=0)
+    saving = ModelCheckpoint(
+        tmp_path, "last", every_n_train_steps=2, save_on_exception=True, enable_version_counter=False
+    )
+    fitting = trainer(
+        tmp_path, log_every_n_steps=every, callbacks=[saving], enable_checkpointing=True, num_sanity_val_steps=0
+    )
     train = data()
     with pytest.raises(TrainingError, match="since batch 3 of epoch 0: sample") as caught:
         fitting.fit(model(loss=NanAt(3)), train)

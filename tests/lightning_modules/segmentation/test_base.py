@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from darkroom.errors import UsageError
 from datamodules.shapes import ShapesSegmentation
 from lightning_modules.segmentation import CrossEntropy, SemanticSegmentation
-from torch import Tensor, nn
-
 from tests.contracts.module import SegmentationContract, trainer
 from tests.fakes.parts import TinyNetwork, TwoTerms
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from lightning_modules.segmentation import CrossEntropy
 from torch.nn import functional as F
+
+from lightning_modules.segmentation import CrossEntropy
 
 
 @pytest.mark.parametrize("weights", [None, [0.2, 1.0, 3.0]])

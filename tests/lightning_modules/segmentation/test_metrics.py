@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from lightning_modules.segmentation import SegmentationScores
 from torchmetrics.classification import MulticlassJaccardIndex
+
+from lightning_modules.segmentation import SegmentationScores
 
 
 def test_by_hand() -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from darkroom.errors import UsageError
-from lightning_modules.segmentation import UNet, UNetNetwork
 from torch import nn
 
+from darkroom.errors import UsageError
+from lightning_modules.segmentation import UNet, UNetNetwork
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 

@@ -1,4 +1,4 @@
-"""RandomState: random numbers continue where a killed run left them."""
+"""ExactResume: a killed run continues with the very random numbers and samples it would have had."""
 
 import random
 from typing import Any
@@ -9,14 +9,16 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 
-class RandomState(Callback):
-    """Keeps the state of the random generators (dropout, noise) in every checkpoint, and restores it with the first batch.
+class ExactResume(Callback):
+    """Keeps the random generators (dropout, noise) and the loader's position in every checkpoint, and restores them.
 
-    Later than at loading, because building the loaders draws random numbers. The state is that of the rank that writes the
-    checkpoint; other ranks keep their own seeds.
+    The generators only with the first batch, because building the loaders draws random numbers. Lightning restores a
+    loader's position too, except when a scheduler asked for the length of the fit: then it forgets to. The state of the
+    generators is that of the rank that writes the checkpoint; other ranks keep their own seeds.
     """
 
     def __init__(self) -> None:
+        self._loader: Any = None
         self._restore: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -26,10 +28,16 @@ class RandomState(Callback):
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
             "python": random.getstate(),
+            "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restore = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loader = trainer.train_dataloader
+        if self._restore and self._restore["loader"] and hasattr(self._loader, "load_state_dict"):
+            self._loader.load_state_dict(self._restore["loader"])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._restore is None:
