@@ -37,13 +37,13 @@ def experiment_name(config: Namespace) -> str:
     return "-".join(names or classes)
 
 
-def _listed(callbacks: Any) -> list[Any]:
+def listed(callbacks: Any) -> list[Any]:
     """One callback, several or none, as a list."""
     return callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
 
 
 def _class_names(callbacks: Any) -> set[str]:
-    paths = [entry if isinstance(entry, str) else (entry or {}).get("class_path", "") for entry in _listed(callbacks)]
+    paths = [entry if isinstance(entry, str) else (entry or {}).get("class_path", "") for entry in listed(callbacks)]
     return {path.rsplit(".", 1)[-1] for path in paths if path}
 
 
@@ -58,7 +58,7 @@ def refuse_replaced_callbacks(config: Namespace) -> None:
         expected |= {name: path for entry in given for name in _class_names(entry)}
     if config.trainer.callbacks is None:
         return
-    lost = expected.keys() - {cb.class_path.rsplit(".", 1)[-1] for cb in _listed(config.trainer.callbacks)}
+    lost = expected.keys() - {cb.class_path.rsplit(".", 1)[-1] for cb in listed(config.trainer.callbacks)}
     if lost:
         names, path = ", ".join(sorted(lost)), expected[min(lost)]
         raise UsageError(
@@ -70,7 +70,7 @@ def refuse_replaced_callbacks(config: Namespace) -> None:
 def refuse_stale_last(config: Namespace) -> None:
     """``save_last`` of a checkpoint that monitors a score is renewed only when the score is among the best."""
     groups = [config[group] for group in ("checkpoint", "last_checkpoint")]
-    groups += [cb.init_args for cb in _listed(config.trainer.callbacks) if cb.class_path.endswith("ModelCheckpoint")]
+    groups += [cb.init_args for cb in listed(config.trainer.callbacks) if cb.class_path.endswith("ModelCheckpoint")]
     if any(group.get("save_last") and group.get("monitor") for group in groups):
         raise UsageError(
             "save_last with a monitor goes stale while the score gets worse; last.ckpt is kept by last_checkpoint already: "

@@ -6,10 +6,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks.exact_resume import ExactResume
+from callbacks.progress_bar import QuietProgressBar
 from callbacks.throughput import Throughput
 from darkroom import checks
 from darkroom.__main__ import shipped_configs
@@ -93,6 +94,9 @@ class DarkroomCLI(LightningCLI):
             if config["enable_checkpointing"] is False:
                 callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
             callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), *callbacks]
+            own_bar = any(isinstance(callback, ProgressBar) for callback in checks.listed(config["callbacks"]))
+            if config["enable_progress_bar"] is not False and not own_bar:
+                callbacks.append(QuietProgressBar())
             given = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
             metrics_file = MetricsFile(self.run_folder, self.continued)
             config["logger"] = [metrics_file, *(logger for logger in given if logger not in (None, True, False))]

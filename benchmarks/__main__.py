@@ -1,0 +1,54 @@
+"""``python -m benchmarks [NAME ...] [--device cuda] [--dtype bfloat16] [--compile] [--channels-last] [--write FILE]``"""
+
+import argparse
+import math
+from pathlib import Path
+
+from darkroom.__main__ import keep_freed_memory
+
+keep_freed_memory()
+
+from benchmarks import data, metrics, networks, trainer  # noqa: E402, F401 (each registers its entries)
+from benchmarks.harness import ENTRIES, Options, Result, machine  # noqa: E402
+
+
+def table(result: Result) -> str:
+    """One entry as Markdown."""
+
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None or math.isnan(value) else format(value, form)
+
+    lines = [f"### {result.title}", "", "| | ms | images/s | peak MiB | of matmul peak | time ratio |", "|---|---|---|---|---|---|"]
+    for name, ms, rate, memory, share, ratio in result.rows:
+        cells = number(ms, ".3g"), number(rate, ".4g"), number(memory, ".0f"), number(share, ".0%"), number(ratio, ".2f")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *result.notes, ""])
+
+
+def main() -> None:
+    """Runs the entries and prints their tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENTRIES)}; default: all")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--write", type=Path, help="also write the tables to this file")
+    arguments = vars(parser.parse_args())
+    names, write = arguments.pop("names") or list(ENTRIES), arguments.pop("write")
+    unknown = set(names) - ENTRIES.keys()
+    if unknown:
+        parser.error(f"no entry {', '.join(sorted(unknown))}; there are {', '.join(ENTRIES)}")
+    options = Options(**arguments)
+    parts = [f"`python -m benchmarks {' '.join(names)}`\non {machine(options)}\n"]
+    print(parts[0])
+    for name in names:
+        parts.append(table(ENTRIES[name](options)))
+        print(parts[-1], flush=True)
+    if write:
+        write.write_text("# Measured\n\n" + "\n".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

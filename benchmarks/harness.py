@@ -1,0 +1,146 @@
+"""How to compare: both sides in turn (A B A B), warmed up, medians, the same work on the same machine in the same minute."""
+
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the networks run."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    compile: bool = False
+    channels_last: bool = False
+    rounds: int = 7
+
+    def autocast(self) -> Any:
+        return torch.autocast(self.device, getattr(torch, self.dtype), enabled=self.dtype != "float32")
+
+    def place(self, network: torch.nn.Module) -> torch.nn.Module:
+        network = network.to(self.device)
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        if self.compile:
+            network.compile()
+        return network
+
+    def images(self, *shape: int) -> torch.Tensor:
+        image = torch.randn(*shape, device=self.device)
+        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+
+
+@dataclass
+class Side:
+    """One of those that are compared: ``step()`` does ``images`` images of work."""
+
+    name: str
+    step: Callable[[], Any]
+    images: int
+    parameters: int = 0
+    flops: float = 0.0  # of one step
+
+
+@dataclass
+class Result:
+    """Medians of one entry; ``rows`` are (name, ms, images/s, peak MiB, share of the matmul peak or None, ratio)."""
+
+    title: str
+    rows: list[tuple[str, float, float, float, float | None, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+ENTRIES: dict[str, Callable[[Options], Result]] = {}
+
+
+def entry(function: Callable[[Options], Result]) -> Callable[[Options], Result]:
+    """Registers a benchmark under its function's name."""
+    ENTRIES[function.__name__] = function
+    return function
+
+
+def synchronize(options: Options) -> None:
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(side: Side, options: Options) -> float:
+    """Seconds of one step."""
+    synchronize(options)
+    start = time.perf_counter()
+    side.step()
+    synchronize(options)
+    return time.perf_counter() - start
+
+
+def peak_memory(side: Side, options: Options) -> float:
+    """MiB at the highest point of one step: allocated on a GPU; on Linux what the process grows by beyond its rest."""
+    gc.collect()
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        timed(side, options)
+        return torch.cuda.max_memory_allocated() / 2**20
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not clear.exists():
+        return float("nan")
+    clear.write_text("5")  # resets the high-water mark
+    timed(side, options)
+    high = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(high.split()[1]) / 1024
+
+
+def matmul_peak(options: Options) -> float:
+    """FLOP/s that this machine reaches on a large matrix product of this dtype: the ceiling to compare with."""
+    n = 8192 if options.device == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=options.device, dtype=getattr(torch, options.dtype)) for _ in range(2))
+    product = Side("matmul", lambda: a @ b, 1)
+    for _ in range(2):
+        timed(product, options)
+    return 2 * n**3 / min(timed(product, options) for _ in range(7))
+
+
+def compare(title: str, sides: list[Side], options: Options, notes: list[str] | None = None) -> Result:
+    """Runs the sides interleaved; the ratio is each side's median time over the first one's."""
+    for side in sides:
+        for _ in range(2):
+            timed(side, options)
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(options.rounds):
+        for side in sides:
+            times[side.name].append(timed(side, options))
+    peak = matmul_peak(options) if sides[0].flops else None
+    result = Result(title, notes=list(notes or []))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for side in sides:
+        median = medians[side.name]
+        share = side.flops / median / peak if peak and side.flops else None
+        ratio = median / medians[sides[0].name]
+        memory = peak_memory(side, options)
+        result.rows.append((side.name, 1e3 * median, side.images / median, memory, share, ratio))
+    if sides[0].flops:
+        work = {(side.parameters, round(side.flops / 1e6)) for side in sides}
+        listed = ", ".join(f"{s.name}: {s.parameters:,} parameters, {s.flops / 1e9:.1f} GFLOP" for s in sides)
+        result.notes.append(("Equal work. " if len(work) == 1 else "Work differs. ") + listed)
+    return result
+
+
+def machine(options: Options) -> str:
+    """What the numbers were measured on."""
+    import lightning
+    import torchvision
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{cpu}, {torch.get_num_threads()} threads"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, lightning {lightning.__version__}"
+    return f"{device}; {options.dtype}; Python {platform.python_version()}, {versions}"

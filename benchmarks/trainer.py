@@ -1,0 +1,132 @@
+"""What a step costs beyond the network: our Trainer with everything on, Lightning's floor, a bare loop."""
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from benchmarks.harness import Options, Result, entry
+from callbacks.exact_resume import ExactResume
+from callbacks.progress_bar import QuietProgressBar
+from callbacks.segmentation_mask_logger import SegmentationMaskLogger
+from callbacks.throughput import Throughput
+from darkroom.run import MetricsFile
+from lightning_modules.base import WarmupCosine
+from lightning_modules.segmentation import SemanticSegmentation
+
+WARM, STEPS = 200, 1200
+
+
+class Clock(Callback):
+    """Time from step WARM to the last one."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == WARM:
+            self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.end = time.perf_counter()
+
+
+class Floor(LightningModule):
+    """The least a LightningModule can do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return F.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), fused=True)
+
+
+class InMemory(LightningDataModule):
+    """Batches that cost nothing to make, so that only the frame is measured."""
+
+    class_names = ("a", "b")
+
+    def __init__(self, as_dict: bool) -> None:
+        super().__init__()
+        image, mask = torch.randn(4, 3, 8, 8), torch.randint(0, 2, (4, 8, 8))
+        self.batches = [{"image": image, "mask": mask} if as_dict else [image, mask]] * STEPS
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)
+
+    denormalize = staticmethod(lambda image: image)
+
+
+def _bare(options: Options) -> float:
+    network = nn.Conv2d(3, 2, 1).to(options.device)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    loader = InMemory(as_dict=False).train_dataloader()
+    for index, (image, mask) in enumerate(loader):
+        if index == WARM:
+            start = time.perf_counter()
+        optimizer.zero_grad()
+        F.cross_entropy(network(image.to(options.device)), mask.to(options.device)).backward()
+        optimizer.step()
+    return (time.perf_counter() - start) / (STEPS - WARM)
+
+
+def _trainer(options: Options, model: LightningModule, as_dict: bool, **kwargs: Any) -> float:
+    clock = Clock()
+    callbacks = [*kwargs.pop("callbacks", []), clock]
+    accelerator = "gpu" if options.device == "cuda" else "cpu"
+    trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=1, callbacks=callbacks, enable_model_summary=False, **kwargs)
+    trainer.fit(model, datamodule=InMemory(as_dict))
+    return (clock.end - clock.start) / (STEPS - WARM)
+
+
+def _floor(options: Options) -> float:
+    nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return _trainer(options, Floor(nn.Conv2d(3, 2, 1)), as_dict=False, **nothing)
+
+
+def _ours(options: Options) -> float:
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["WANDB_MODE"], os.environ["WANDB_SILENT"] = "offline", "true"
+        loggers = [MetricsFile(Path(folder)), TensorBoardLogger(folder), WandbLogger(save_dir=folder)]
+        callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), SegmentationMaskLogger(), QuietProgressBar()]
+        callbacks += [ModelCheckpoint(folder, "best"), ModelCheckpoint(folder, "last", save_on_exception=True)]
+        model = SemanticSegmentation(nn.Conv2d(3, 2, 1), num_classes=2, lr_scheduler=WarmupCosine)
+        seconds = _trainer(options, model, as_dict=True, callbacks=callbacks, logger=loggers, log_every_n_steps=50)
+        import wandb
+
+        wandb.finish()
+    return seconds
+
+
+@entry
+def trainer_overhead(options: Options) -> Result:
+    """Microseconds a step on a network that takes none: a bare loop, Lightning's floor, ours with everything on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    runs = {"bare loop": _bare, "Lightning, everything off": _floor, "darkroom, everything on": _ours}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(max(3, options.rounds // 2)):
+        for name, run in runs.items():
+            times[name].append(run(options))
+    medians = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+    bare = medians["bare loop"]
+    rows = [(name, 1e3 * t, 4 / t, float("nan"), None, t / bare) for name, t in medians.items()]
+    extra = {name: f"{1e6 * (t - bare):.0f} us" for name, t in medians.items() if name != "bare loop"}
+    on = "progress bar, metrics.csv, TensorBoard, W&B offline, learning rate, throughput, checkpoints, exact resume, masks"
+    notes = [f"More than the bare loop, a step: {extra}. Target: at most 600 us.", f"Everything on, logging every 50th step: {on}."]
+    return Result("The frame around a step", rows, notes)
+
+
