@@ -15,9 +15,12 @@ $(BIN)/.bench: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	touch $@
 
+# bf16 where the processor computes in it: half again as fast.
+BF16 := $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo --config configs/trainer/bf16.yaml)
+
 demo: $(BIN)/.installed
-	$(BIN)/darkroom fit --config configs/segmentation/unet.yaml --experiment demo
-	$(BIN)/darkroom test --config configs/segmentation/unet.yaml --experiment demo --ckpt_path best
+	$(BIN)/darkroom fit --config configs/segmentation/unet.yaml $(BF16) --experiment demo
+	$(BIN)/darkroom test --config configs/segmentation/unet.yaml $(BF16) --experiment demo --ckpt_path best
 
 # One thread: two threads on two busy cores wait for each other, many times longer than they save.
 test: $(BIN)/.installed

@@ -18,9 +18,20 @@ def table(result: Result) -> str:
     def number(value: float | None, form: str) -> str:
         return "" if value is None or math.isnan(value) else format(value, form)
 
-    lines = [f"### {result.title}", "", "| | ms | images/s | peak MiB | of matmul peak | time ratio |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"### {result.title}",
+        "",
+        "| | ms | images/s | peak MiB | of matmul peak | time ratio |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, ms, rate, memory, share, ratio in result.rows:
-        cells = number(ms, ".3g"), number(rate, ".4g"), number(memory, ".0f"), number(share, ".0%"), number(ratio, ".2f")
+        cells = (
+            number(ms, ".3g"),
+            number(rate, ".4g"),
+            number(memory, ".0f"),
+            number(share, ".0%"),
+            number(ratio, ".2f"),
+        )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *result.notes, ""])
 

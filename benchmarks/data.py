@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from benchmarks.harness import Options, Result, Side, compare, entry
+from benchmarks.harness import Options, Result, Side, compare, entry, one_thread
 from datamodules.image_mask_folder import ImageMaskFolder
 from datamodules.shapes import SegmentationScenes, World
 
@@ -18,7 +18,6 @@ from datamodules.shapes import SegmentationScenes, World
 @entry
 def embedded_world(options: Options) -> Result:
     """Scenes per second and core, 64 x 64, with masks and boxes: in batches of 32, and one by one."""
-    torch.set_num_threads(1)
     data, world = SegmentationScenes(World(), "train", 10**6), World()
 
     def batch() -> None:
@@ -30,7 +29,8 @@ def embedded_world(options: Options) -> Result:
             _ = data[index]
 
     sides = [Side("32 at once, image + mask + boxes", batch, 32), Side("one by one, image + mask", singles, 32)]
-    return compare("Embedded world, scenes/s on one core", sides, Options(rounds=options.rounds * 5))
+    with one_thread():
+        return compare("Embedded world, scenes/s on one core", sides, Options(rounds=options.rounds * 5))
 
 
 class FloatPipeline(Dataset):
@@ -53,15 +53,16 @@ class FloatPipeline(Dataset):
 @entry
 def augmented_files(options: Options) -> Result:
     """Images per second and core from PNG files, 256 -> 224 px, random crop and flip of image and mask."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder), np.random.default_rng(0)
         for name in ("images", "masks"):
             (root / name).mkdir()
         for index in range(32):
             smooth = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((256, 256))
             smooth.save(root / "images" / f"{index}.png")
-            Image.fromarray(rng.integers(0, 2, (16, 16), dtype=np.uint8)).resize((256, 256), 0).save(root / "masks" / f"{index}.png")
+            Image.fromarray(rng.integers(0, 2, (16, 16), dtype=np.uint8)).resize((256, 256), 0).save(
+                root / "masks" / f"{index}.png"
+            )
         data = ImageMaskFolder(root=folder, crop=224, batch_size=32, val_fraction=0.04, test_fraction=0, num_workers=0)
         data.setup("fit")
         keyed = data._datasets["train"]
@@ -75,5 +76,8 @@ def augmented_files(options: Options) -> Result:
             for index in range(24):
                 _ = usual[index]
 
-        sides = [Side("darkroom: uint8, normalised later on the device", ours, 24), Side("float in the loader", theirs, 24)]
+        sides = [
+            Side("darkroom: uint8, normalised later on the device", ours, 24),
+            Side("float in the loader", theirs, 24),
+        ]
         return compare("Augmented images/s from PNG files on one core", sides, Options(rounds=options.rounds))

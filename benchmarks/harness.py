@@ -1,10 +1,12 @@
-"""How to compare: both sides in turn (A B A B), warmed up, medians, the same work on the same machine in the same minute."""
+"""How to compare: the sides in turn (A B A B), warmed up, medians, the same work in the same minute."""
 
+import contextlib
 import gc
+import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,7 @@ class Options:
 
     def place(self, network: torch.nn.Module) -> torch.nn.Module:
         network = network.to(self.device)
-        if self.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        if self.compile:
-            network.compile()
-        return network
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
     def images(self, *shape: int) -> torch.Tensor:
         image = torch.randn(*shape, device=self.device)
@@ -82,19 +80,29 @@ def timed(side: Side, options: Options) -> float:
 
 
 def peak_memory(side: Side, options: Options) -> float:
-    """MiB at the highest point of one step: allocated on a GPU; on Linux what the process grows by beyond its rest."""
+    """MiB of tensors at the highest point of one step, beyond what there was before it."""
     gc.collect()
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         timed(side, options)
-        return torch.cuda.max_memory_allocated() / 2**20
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not clear.exists():
-        return float("nan")
-    clear.write_text("5")  # resets the high-water mark
-    timed(side, options)
-    high = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(high.split()[1]) / 1024
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        side.step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes), default=0) / 2**20
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes on one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def matmul_peak(options: Options) -> float:

@@ -12,13 +12,14 @@ from lightning.pytorch.callbacks import Callback
 class ExactResume(Callback):
     """Keeps the random generators (dropout, noise) and the loader's position in every checkpoint, and restores them.
 
-    The generators only with the first batch, because building the loaders draws random numbers. Lightning restores a
-    loader's position too, except when a scheduler asked for the length of the fit: then it forgets to. The state of the
-    generators is that of the rank that writes the checkpoint; other ranks keep their own seeds.
+    A batch counts as seen when its step is done, so that one that failed is seen again. The generators are restored only
+    with the first batch, because building the loaders draws random numbers. Lightning restores a loader's position too,
+    except when a scheduler asked for the length of the fit: then it forgets to. The generators are those of the rank that
+    writes the checkpoint; other ranks keep their own seeds.
     """
 
     def __init__(self) -> None:
-        self._loader: Any = None
+        self._position: dict[str, int] | None = None
         self._restore: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -28,16 +29,21 @@ class ExactResume(Callback):
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
             "python": random.getstate(),
-            "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
+            "position": self._position,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restore = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loader = trainer.train_dataloader
-        if self._restore and self._restore["loader"] and hasattr(self._loader, "load_state_dict"):
-            self._loader.load_state_dict(self._restore["loader"])
+        loader = trainer.train_dataloader
+        if self._restore and self._restore["position"] and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._restore["position"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._position = {"epoch": trainer.current_epoch, "batches": batch_idx + 1}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._restore is None:

@@ -1,6 +1,7 @@
 """PredictionWriter: what ``darkroom predict`` leaves behind for segmentation: masks, overlays, areas."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ class PredictionWriter(PictureCallback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._names: set[str] = set()
+        dataset = getattr(trainer.predict_dataloaders.dataset, "dataset", None)
+        stems = Counter(Path(path).stem for path in getattr(dataset, "paths", []))
+        self._ambiguous = {stem for stem, count in stems.items() if count > 1}
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *args: Any
@@ -46,9 +49,7 @@ class PredictionWriter(PictureCallback):
         if "path" not in batch:
             return f"{len(self._rows) * trainer.world_size + trainer.global_rank:06d}"
         path = Path(batch["path"][index])
-        name = path.stem if path.stem not in self._names else path.name.replace(".", "_")
-        self._names.add(name)
-        return name
+        return path.name.replace(".", "_") if path.stem in self._ambiguous else path.stem
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = self._rows

@@ -18,15 +18,16 @@ class SegmentationMaskLogger(PictureCallback):
 
     Args:
         num_samples: how many samples.
-        every_n_epochs: draw after every n-th validation.
+        every_n_validations: draw after every n-th validation.
     """
 
-    def __init__(self, num_samples: int = 8, every_n_epochs: int = 1) -> None:
-        self.num_samples, self.every_n_epochs = num_samples, every_n_epochs
+    def __init__(self, num_samples: int = 8, every_n_validations: int = 1) -> None:
+        self.num_samples, self.every_n_validations = num_samples, every_n_validations
+        self._validations = 0
         self._samples: list[tuple[Tensor, Tensor, Tensor]] = []  # picture, truth, prediction
 
     def _wanted(self, trainer: Trainer) -> bool:
-        drawn = trainer.testing or trainer.current_epoch % self.every_n_epochs == 0
+        drawn = trainer.testing or self._validations % self.every_n_validations == 0
         return drawn and trainer.is_global_zero and not trainer.sanity_checking
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Any]) -> None:
@@ -77,6 +78,7 @@ class SegmentationMaskLogger(PictureCallback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer, "val")
+        self._validations += not trainer.sanity_checking
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer, "test")

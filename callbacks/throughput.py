@@ -13,7 +13,7 @@ class Throughput(Callback):
     """Logs ``train/images_per_second``, over all ranks, since the last log.
 
     Lightning's ThroughputMonitor waits for the GPU after every batch; this one reads the clock only when metrics are
-    logged. Validation and checkpoints are not counted as training time.
+    logged. Validation, and the checkpoint after it, are not counted as training time.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,8 @@ class Throughput(Callback):
     ) -> None:
         self._images += len(batch["image"])
         step = steps_taken(trainer) + 1
-        if not trainer.log_every_n_steps or step % trainer.log_every_n_steps:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if not stepped or not trainer.log_every_n_steps or step % trainer.log_every_n_steps:
             return
         now = time.perf_counter()
         rate = self._images * trainer.world_size / (now - self._since)

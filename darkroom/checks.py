@@ -1,5 +1,6 @@
 """What LightningCLI would do silently and wrongly is looked at here first, and refused with a word on what is right."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def refuse_stale_last(config: Namespace) -> None:
 def require_checkpoint(path: str | Path | None, given: str, experiment: Path) -> None:
     if path is None:
         raise UsageError(
-            f"ckpt_path {given}: no run in {experiment} has checkpoints/{given}.ckpt yet; leave it out to start"
+            f"ckpt_path {given}: the newest run in {experiment} has no checkpoints/{given}.ckpt; leave it out to start "
+            "anew, or give the file of an older run"
         )
     if not Path(path).is_file():
         raise UsageError(
@@ -100,19 +102,19 @@ def link(data: Any, model: Namespace) -> None:
             arguments[name] = value
         elif arguments[name] != value:
             raise UsageError(
-                f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; leave model.{name} out or make "
-                "them agree"
+                f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; set model.{name} to {value}"
             )
 
 
-def checkpoint_fits(path: Path, model: nn.Module) -> None:
-    """Compares a checkpoint with the model that the config builds: class, then names and shapes of the weights."""
+def checkpoint_fits(path: Path, model: nn.Module, arguments: Namespace, resuming: bool) -> None:
+    """Compares a checkpoint with what the config says: class, weights and, for a fit, optimizer and schedule."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         state = checkpoint["state_dict"]
     except Exception as error:
         raise UsageError(f"ckpt_path {path} cannot be loaded as a checkpoint ({error})") from error
-    trained = checkpoint.get("hyper_parameters", {}).get("_class_path", type(model).__name__).rsplit(".", 1)[-1]
+    remembered = checkpoint.get("hyper_parameters", {})
+    trained = remembered.get("_class_path", type(model).__name__).rsplit(".", 1)[-1]
     if trained != type(model).__name__:
         raise UsageError(f"ckpt_path {path} holds a {trained}, but the config says {type(model).__name__}")
     ours = model.state_dict()
@@ -122,6 +124,15 @@ def checkpoint_fits(path: Path, model: nn.Module) -> None:
             raise UsageError(
                 f"ckpt_path {path} does not fit the model: {name} is {there} there and {here} here; use the config.yaml of "
                 "the run it came from"
+            )
+    for name in ("optimizer", "lr_scheduler"):
+        here = arguments.get(name)
+        here = here.as_dict() if isinstance(here, Namespace) else here
+        here, there = (json.dumps(value, sort_keys=True, default=str) for value in (here, remembered.get(name)))
+        if resuming and name in remembered and here != there:
+            raise UsageError(
+                f"ckpt_path {path} was trained with model.{name} {there}, the config says {here}; a fit goes on "
+                "with what it began with: make them agree, or start anew from the weights (model.pretrained)"
             )
 
 

@@ -81,27 +81,33 @@ class DarkroomCLI(LightningCLI):
         del self.config_dump  # made without the links; made again, it becomes the checkpoint's hyper-parameters
         building = self.config.clone()
         building[self.subcommand].data = self.datamodule
+        if config.ckpt_path and "pretrained" in config.model.init_args:
+            building[self.subcommand].model.init_args.pretrained = None  # the checkpoint has better weights
         loggers_in(self.run_folder, building[self.subcommand].trainer)
         self.config_init = self.parser.instantiate_classes(building)
         self.model = self._get(self.config_init, "model")
         self._add_configure_optimizers_method_to_model(self.subcommand)
         self.trainer = self.instantiate_trainer()
         if config.ckpt_path:
-            checks.checkpoint_fits(Path(config.ckpt_path), self.model)
+            checks.checkpoint_fits(Path(config.ckpt_path), self.model, config.model.init_args, self.subcommand == "fit")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-        if not config["barebones"]:
-            if config["enable_checkpointing"] is False:
-                callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-            callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), *callbacks]
-            own_bar = any(isinstance(callback, ProgressBar) for callback in checks.listed(config["callbacks"]))
-            if config["enable_progress_bar"] is not False and not own_bar:
-                callbacks.append(QuietProgressBar())
-            given = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
-            metrics_file = MetricsFile(self.run_folder, self.continued)
-            config["logger"] = [metrics_file, *(logger for logger in given if logger not in (None, True, False))]
-            config["default_root_dir"] = config["default_root_dir"] or str(self.run_folder)
-        return super()._instantiate_trainer(config, callbacks)
+        if config["barebones"]:
+            self.save_config_callback = None
+            return super()._instantiate_trainer(config, [])
+        if config["enable_checkpointing"] is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), *callbacks]
+        own_bar = any(isinstance(callback, ProgressBar) for callback in checks.listed(config["callbacks"]))
+        if config["enable_progress_bar"] is not False and not own_bar:
+            callbacks.append(QuietProgressBar())
+        loggers = [logger for logger in checks.listed(config["logger"]) if not isinstance(logger, bool)]
+        config["logger"] = [MetricsFile(self.run_folder, self.continued), *loggers]
+        config["default_root_dir"] = config["default_root_dir"] or str(self.run_folder)
+        trainer = super()._instantiate_trainer(config, callbacks)
+        for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:
+            callback.save_on_exception = False  # saving asks all ranks, and the others would wait for ever
+        return trainer
 
     def before_predict(self) -> None:
         checks.predictions_are_written(self.trainer)
@@ -124,8 +130,9 @@ def with_configs(argv: list[str]) -> list[str]:
             argv[index] = str(shipped)
         checks.readable_config(Path(argv[index]))
     if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
-        beside = Path(argv[argv.index("--ckpt_path") + 1]).absolute().parents[1] / "config.yaml"
-        if beside.is_file():
+        checkpoint = Path(argv[argv.index("--ckpt_path") + 1])
+        beside = checkpoint.parent.parent / "config.yaml"
+        if checkpoint.parent.name == "checkpoints" and beside.is_file():
             argv[1:1] = ["--config", str(beside)]
     return argv
 

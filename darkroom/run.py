@@ -29,9 +29,9 @@ def new_run(experiment: Path) -> Path:
 
 
 def newest_checkpoint(experiment: Path, name: str) -> str | None:
-    """``checkpoints/<name>.ckpt`` of the newest run that has one."""
-    found = [run / "checkpoints" / f"{name}.ckpt" for run in runs_of(experiment)]
-    return next((str(path) for path in reversed(found) if path.is_file()), None)
+    """``checkpoints/<name>.ckpt`` of the newest run, if it has one."""
+    found = [run / "checkpoints" / f"{name}.ckpt" for run in runs_of(experiment)[-1:]]
+    return str(found[0]) if found and found[0].is_file() else None
 
 
 def remove_if_empty(run: Path | None) -> None:

@@ -2,9 +2,10 @@
 
 import netrc
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
-import wandb
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
@@ -47,12 +48,18 @@ def loggers_in(folder: Path, trainer: Namespace) -> None:
 
 def finish_wandb(exit_code: int) -> None:
     """Ends the W&B run, if there is one, as finished or as failed."""
-    if wandb.run is not None:
+    wandb = sys.modules.get("wandb")  # not imported here, because that takes a third of a second of every command
+    if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=exit_code)
 
 
 class ConfigSaver(SaveConfigCallback):
     """Writes the resolved config into the run's folder and to W&B, and tells W&B where the checkpoints are."""
+
+    def __init__(self, parser: Any, config: Namespace, *args: Any, **kwargs: Any) -> None:
+        config = config.clone()
+        config.ckpt_path = None  # what is saved starts anew, whatever this run went on from
+        super().__init__(parser, config, *args, **kwargs)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))

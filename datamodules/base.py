@@ -19,6 +19,10 @@ from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, co
 Split = Literal["train", "val", "test", "predict"]
 
 
+# ImageNet's mean and standard deviation, and what they are for one channel.
+_MEAN_STD = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
+
+
 class VisionDataModule(LightningDataModule):
     """Base of all data sets: uint8 batches from the loader, float32 normalised on the device, reproducible order.
 
@@ -30,7 +34,8 @@ class VisionDataModule(LightningDataModule):
         eval_batch_size: the same for validation, test and prediction; None: as in training.
         num_workers: loader processes per rank; None: the processors at hand less two, shared among ranks, at most eight.
         seed: decides order, augmentation and random splits (not the network's initial weights: ``seed_everything``).
-        mean, std: per channel in [0, 1]; what the normalisation subtracts and divides by. Default: ImageNet's.
+        mean, std: per channel in [0, 1]; what the normalisation subtracts and divides by. Default: ImageNet's (their
+            average for grey images).
         augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; [] for none, None for the
             data set's own default.
         predict_dir: folder of photos for ``darkroom predict``; None: predict on the test split.
@@ -46,8 +51,8 @@ class VisionDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         seed: int = 0,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         augment: list[v2.Transform] | None = None,
         predict_dir: str | None = None,
         max_side: int | None = None,
@@ -56,11 +61,12 @@ class VisionDataModule(LightningDataModule):
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_side": max_side}.items():
             if value is not None and value < 1:
                 raise UsageError(f"data.{name} is {value}; it must be at least 1")
-        if len(mean) != len(std) or min(std) <= 0:
-            raise UsageError(f"data.mean {list(mean)} and data.std {list(std)} need one positive std for every mean")
+        if (mean is None) != (std is None) or (std is not None and (len(mean) != len(std) or min(std) <= 0)):
+            raise UsageError(f"data.mean {mean} and data.std {std} need each other: one positive std for every mean")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.predict_dir, self.max_side = num_workers, seed, predict_dir, max_side
-        self.mean, self.std = tuple(mean), tuple(std)
+        self._mean_std = None if mean is None else (tuple(mean), tuple(std))
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.augment = augment
         self._datasets: dict[str, Dataset] = {}
 
@@ -82,9 +88,21 @@ class VisionDataModule(LightningDataModule):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return (self._mean_std or _MEAN_STD[self.image_shape[0]])[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return (self._mean_std or _MEAN_STD[self.image_shape[0]])[1]
+
     # --- splits and loaders -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        if len(self.mean) != self.image_shape[0]:
+            raise UsageError(
+                f"data.mean has {len(self.mean)} values, but the images have {self.image_shape[0]} channels"
+            )
         module = self.trainer.lightning_module if self.trainer else None
         if module is not None and is_overridden("on_after_batch_transfer", module):
             raise UsageError(
@@ -116,6 +134,8 @@ class VisionDataModule(LightningDataModule):
             cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             workers = min(8, max(0, cpus - 2) // (self.trainer.num_devices if self.trainer else 1))
         batch_size = self.batch_size if train else self.eval_batch_size
+        if split == "predict" and self.predict_dir is not None:
+            batch_size = 1  # photos have all sizes
         return ResumableLoader(
             self._datasets[split],
             batch_size=batch_size,
@@ -124,7 +144,7 @@ class VisionDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
     def train_dataloader(self) -> ResumableLoader:
@@ -141,25 +161,29 @@ class VisionDataModule(LightningDataModule):
 
     def describe_batch(self, epoch: int, batch_idx: int) -> str:
         """Names the samples of a training batch of this rank: their files, or their indices."""
-        indices = self._sampler("train").order(epoch)[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size]
+        sampler = self.trainer.train_dataloader.sampler  # Lightning replaces ours for overfit_batches
+        order = sampler.order(epoch) if isinstance(sampler, SeededSampler) else list(sampler)
+        indices = order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size]
         paths = getattr(self._datasets["train"].dataset, "paths", None)
         return ", ".join(str(paths[i]) if paths else f"sample {i}" for i in indices)
 
     # --- normalisation: the one place ---------------------------------------------------------------------------------
 
-    def _statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(
-            torch.tensor(s, dtype=image.dtype, device=image.device).view(-1, 1, 1) for s in (self.mean, self.std)
-        )
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and std, float32 (C, 1, 1); made once per device, because copying them there waits for it."""
+        if device not in self._on_device:
+            self._on_device[device] = tuple(
+                torch.tensor(s, device=device).view(-1, 1, 1) for s in (self.mean, self.std)
+            )
+        return self._on_device[device]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
         """On the device: uint8 images to the network's float type, normalised; masks to int64."""
         image = batch["image"]
         if image.dtype == torch.uint8:
+            mean, std = self._statistics(image.device)
+            image = (image.float() / 255).sub_(mean).div_(std)
             module = self.trainer.lightning_module if self.trainer else None
-            mean, std = self._statistics(image.new_empty(0, dtype=torch.float32))
-            # (image / 255 - mean) / std with one pass less
-            image = image.float().sub_(mean * 255).div_(std * 255)
             batch["image"] = image.to(module.dtype) if module is not None else image
         if "mask" in batch:
             batch["mask"] = batch["mask"].long()
@@ -167,5 +191,5 @@ class VisionDataModule(LightningDataModule):
 
     def denormalize(self, image: Tensor) -> Tensor:
         """Undoes the normalisation: float (..., C, H, W) as a network sees it -> float32 in [0, 1]."""
-        mean, std = self._statistics(image.float())
+        mean, std = self._statistics(image.device)
         return (image.float() * std + mean).clamp(0, 1)

@@ -70,9 +70,6 @@ class SegmentationFiles(VisionDataModule):
         eval_batch_size: int = 1,
         **kwargs: Any,
     ) -> None:
-        if channels == 1:
-            kwargs.setdefault("mean", (0.5,))
-            kwargs.setdefault("std", (0.25,))
         super().__init__(eval_batch_size=eval_batch_size, **kwargs)
         if len(class_names) < 2:
             raise UsageError(
@@ -140,6 +137,10 @@ class ImageMaskFolder(SegmentationFiles):
         super().__init__(class_names=class_names, **kwargs)
         if mask_values == "nonzero" and len(self.class_names) != 2:
             raise UsageError(f"data.mask_values nonzero makes two classes, but data.class_names has {self.num_classes}")
+        if mask_values == "nonzero" and self.ignore_values != (IGNORE,):
+            raise UsageError(
+                "data.ignore_values has no meaning with data.mask_values nonzero; use index, or leave it out"
+            )
         self.root, self.mask_values, self.mask_suffix = Path(root), mask_values, mask_suffix
         self.folders = {
             "train": (images_dir, masks_dir),

@@ -92,7 +92,7 @@ class PhotoFolder(Dataset):
 
 
 class ImageMaskPairs(Dataset):
-    """Pictures and their masks: ``{"image": uint8 (C, H, W), "mask": uint8 (H, W), "path": str}``.
+    """Pictures and their masks: ``{"image": uint8 (C, H, W), "mask": uint8 (H, W), "path": str, "size": (height, width)}``.
 
     Args:
         pairs: files of image and mask.
@@ -123,7 +123,7 @@ class ImageMaskPairs(Dataset):
         if self.mask_values == "nonzero":
             return torch.from_numpy((mask != 0).astype(np.uint8))
         ignored = np.isin(mask, self.ignore_values)
-        wrong = (mask >= self.num_classes) & ~ignored
+        wrong = ((mask < 0) | (mask >= self.num_classes)) & ~ignored
         if wrong.any():
             raise DataError(
                 f"{path} holds the value {mask[wrong][0]}, but there are {self.num_classes} classes (0 to "
@@ -141,4 +141,5 @@ class ImageMaskPairs(Dataset):
                 f"{mask.height}; they must be the same"
             )
         classes = self._classes(np.array(shrink(mask, self.max_side, Image.Resampling.NEAREST)), mask_path)
-        return {"image": to_tensor(image, self.max_side), "mask": classes, "path": str(path)}
+        size = torch.tensor([image.height, image.width])
+        return {"image": to_tensor(image, self.max_side), "mask": classes, "path": str(path), "size": size}

@@ -79,6 +79,7 @@ class Technique(LightningModule):
         self.compile_network = compile_network
         self._summed: list[str] = []  # names of the loss terms in the running sums
         self._count = 0
+        self._restored_loss: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
@@ -113,6 +114,10 @@ class Technique(LightningModule):
             self._summed, self._count = list(terms), 0
             self._sums = torch.zeros_like(values)
             self._first_bad = torch.full((), -1, dtype=torch.long, device=values.device)
+            if self._restored_loss and self._restored_loss["terms"] == self._summed:
+                self._sums += self._restored_loss["sums"].to(values.device)
+                self._count = self._restored_loss["count"]
+            self._restored_loss = None
         self._sums += values
         self._count += 1
         loop = self.trainer.fit_loop
@@ -132,6 +137,11 @@ class Technique(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._stop_if_not_finite()
+        if self._count:
+            checkpoint["running_loss"] = {"terms": self._summed, "sums": self._sums.clone(), "count": self._count}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._restored_loss = checkpoint.get("running_loss")
 
     def _flush_loss(self, on_step: bool) -> None:
         self._stop_if_not_finite()

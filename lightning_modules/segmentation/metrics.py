@@ -41,9 +41,9 @@ class SegmentationScores(Metric):
         self.confusion += counts[:-1].view(k, k)
 
     def compute(self) -> dict[str, Tensor]:
-        n = self.confusion.double()
+        n = self.confusion.cpu().double()  # exact sums; not every device has float64
         hits, total = n.diag(), n.sum(0) + n.sum(1)
         iou = hits / (total - hits)  # 0 / 0 = nan for a class that never occurs
         scores = {"mIoU": iou.nanmean(), "Dice": (2 * hits / total).nanmean(), "pixel_accuracy": hits.sum() / n.sum()}
         scores |= {f"IoU/{name}": value for name, value in zip(self.class_names, iou, strict=True)}
-        return {name: value.float() for name, value in scores.items()}
+        return {name: value.float().to(self.confusion.device) for name, value in scores.items()}

@@ -148,6 +148,7 @@ class UNet(SemanticSegmentation):
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
         super().__init__(UNetNetwork(in_channels, num_classes, bilinear, base_channels), num_classes, **kwargs)
+        self.hparams.pop("pretrained", None)  # a checkpoint of ours stands alone
         if pretrained is not None:
             load_weights(self.network, Path(pretrained))
 

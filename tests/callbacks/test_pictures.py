@@ -41,8 +41,6 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
         "best",
         "--data.predict_dir",
         "photos",
-        "--data.eval_batch_size",
-        1,
         "--data.max_side",
         40,
     )

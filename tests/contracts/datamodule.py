@@ -77,6 +77,8 @@ class DataModuleContract:
         }
         assert not images["train"] & images["val"]
         assert not images["train"] & images["test"]
+        if not getattr(self, "val_is_test", False):
+            assert not images["val"] & images["test"]
 
 
 class SegmentationDataContract(DataModuleContract):

@@ -102,10 +102,33 @@ class TestCheckpoint:
 
     def test_its_hyper_parameters_override_nothing(self, darkroom: Callable, tiny: list[str]) -> None:
         darkroom("fit", *tiny)
-        again = [*tiny, "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt", "--model.optimizer", "SGD"]
-        outcome = darkroom("fit", *again, "--model.optimizer.lr", 0.125, "--trainer.max_epochs", 1)
-        assert outcome.code == 0
-        assert saved("runs/tiny/1")["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.125
+        again = [*tiny, "--trainer.max_epochs", 2, "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt"]
+        assert darkroom("fit", *again, "--trainer.gradient_clip_val", 0.5).code == 0
+        assert saved("runs/tiny/1")["trainer"]["gradient_clip_val"] == 0.5
+        # a learning rate would be overridden by the optimizer's state: that is refused
+        outcome = darkroom("fit", *again, "--model.optimizer.lr", 0.125)
+        assert outcome.code == 2
+        assert "was trained with model.optimizer" in outcome.message
+
+    def test_a_continued_run_s_config_starts_anew(self, darkroom: Callable, tiny: list[str]) -> None:
+        darkroom("fit", *tiny)
+        assert darkroom("fit", *tiny, "--trainer.max_epochs", 2, "--ckpt_path", "last").code == 0
+        assert saved()["ckpt_path"] is None
+
+    def test_last_is_that_of_the_newest_run(self, darkroom: Callable, tiny: list[str]) -> None:
+        darkroom("fit", *tiny)
+        Path("runs/tiny/1").mkdir()  # killed before its first checkpoint
+        outcome = darkroom("fit", *tiny, "--ckpt_path", "last")
+        assert outcome.code == 2
+        assert "the newest run in runs/tiny has no checkpoints/last.ckpt" in outcome.message
+
+    def test_weights_it_began_with_are_no_longer_needed(self, darkroom: Callable, tiny: list[str]) -> None:
+        from lightning_modules.segmentation import UNetNetwork
+
+        torch.save(UNetNetwork(num_classes=6, base_channels=4).state_dict(), "start.pth")
+        assert darkroom("fit", *tiny, "--model.pretrained", "start.pth").code == 0
+        Path("start.pth").unlink()
+        assert darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").code == 0
 
     def test_another_class_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
         darkroom("fit", *tiny)
@@ -198,6 +221,8 @@ def test_checkpoints_and_logger_can_be_switched_off(darkroom: Callable, tiny: li
     assert darkroom("fit", *tiny, "--trainer.enable_checkpointing", "false", "--trainer.logger", "false").code == 0
     assert not Path("runs/tiny/0/checkpoints").exists()
     assert darkroom("fit", *tiny, "--trainer.fast_dev_run", "true").code == 0
+    bare = ["--model", "UNet", "--model.base_channels", 4, "--data", "ShapesSegmentation", "--data.train_size", 4]
+    assert darkroom("fit", *bare, "--data.val_size", 4, "--trainer.barebones", "true", "--trainer.max_steps", 1).code == 0
 
 
 def test_any_network_trains_by_yaml_alone(darkroom: Callable, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """ImageMaskFolder: your own pictures, and what can be wrong with them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,31 @@ def test_sixteen_bit_instance_ids(tmp_path: Path) -> None:
     assert load(tmp_path, mask_values="nonzero")[0]["mask"].sum() == 16
 
 
+def test_grey_pictures_from_the_command_line(darkroom: Callable, tmp_path: Path) -> None:
+    dsb2018(tmp_path / "dsb")
+    outcome = darkroom(
+        *("fit", "--model", "UNet", "--model.base_channels", 4, "--model.in_channels", 1, "--data", "ImageMaskFolder"),
+        *(
+            "--data.channels",
+            1,
+            "--data.root",
+            tmp_path / "dsb",
+            "--data.images_dir",
+            "train/images",
+            "--data.crop",
+            32,
+        ),
+        *("--data.masks_dir", "train/labels", "--data.mask_values", "nonzero", "--data.val_fraction", 0.4),
+        *("--trainer.max_steps", 1, "--trainer.accelerator", "cpu"),
+    )
+    assert outcome.code == 0
+
+
+def test_predictions_of_a_split_know_the_file_s_size(tmp_path: Path) -> None:
+    image_mask_folder(tmp_path, size=(40, 80))
+    assert load(tmp_path, max_side=40)[0]["size"].tolist() == [40, 80]
+
+
 class TestWhatCanBeWrong:
     """Each is one clear error that names the file; a training never goes on with wrong data."""
 
@@ -213,6 +239,8 @@ class TestWhatCanBeWrong:
             {"mask_values": "nonzero", "class_names": ["a", "b", "c"]},
             {"val_images_dir": "val"},
             {"val_fraction": 0.6, "test_fraction": 0.6},
+            {"mask_values": "nonzero", "ignore_values": [7]},
+            {"mean": [0.5]},
             {"crop": 4},
             {"batch_size": 0},
             {"std": (0, 1, 1)},
