@@ -39,10 +39,12 @@ def colorize(mask: Tensor, num_classes: int) -> Tensor:
     return palette(num_classes)[mask.cpu().long()].permute(2, 0, 1)
 
 
-def overlay(picture: Tensor, mask: Tensor, num_classes: int, opacity: float = 0.5) -> Tensor:
-    """The classes' colours over a picture; background (0) and ignored pixels stay clear."""
+def overlay(
+    picture: Tensor, mask: Tensor, num_classes: int, opacity: float = 0.5, background: int | None = 0
+) -> Tensor:
+    """The classes' colours over a picture; the background class, if there is one, and ignored pixels stay clear."""
     mask = mask.cpu()
-    clear = (mask == 0) | (mask == IGNORE)
+    clear = (mask == IGNORE) | (mask == (IGNORE if background is None else background))
     mixed = torch.lerp(picture.float(), colorize(mask, num_classes).float(), opacity)
     return torch.where(clear, picture, mixed.round().to(torch.uint8))
 

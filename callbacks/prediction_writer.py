@@ -31,10 +31,12 @@ class PredictionWriter(PictureCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         class_names, folder = trainer.datamodule.class_names, self.folder / "predictions"
+        background = 0 if class_names[0] == "background" else None
         images = trainer.datamodule.denormalize(batch["image"])
         for index, (mask, image) in enumerate(zip(outputs, images, strict=True)):
             name = self._name(batch, index, trainer)
-            save(overlay(to_picture(image), mask, len(class_names)), folder / "overlays" / f"{name}.png")
+            drawn = overlay(to_picture(image), mask, len(class_names), background=background)
+            save(drawn, folder / "overlays" / f"{name}.png")
             if "size" in batch:
                 size = batch["size"][index].tolist()
                 mask = F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].long()

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"darkroom: error: {command!r} is no command; there are {', '.join(COMMANDS)} and list", file=sys.stderr)
         return 2
     keep_freed_memory()
-    from darkroom.cli import run
+    from darkroom.start import run
 
     return run(argv)
 

@@ -1,25 +1,16 @@
 """The Lightning command line: ``darkroom fit|validate|test|predict``."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from callbacks.exact_resume import ExactResume
-from callbacks.progress_bar import QuietProgressBar
-from callbacks.throughput import Throughput
 from darkroom import checks
-from darkroom.__main__ import shipped_configs
-from darkroom.catalog import import_all
-from darkroom.messages import Parser, explain, quieten
-from darkroom.run import MetricsFile, describe, new_run, newest_checkpoint, remove_if_empty
-from darkroom.tracking import ConfigSaver, finish_wandb, loggers_in
-from datamodules.base import VisionDataModule
-from lightning_modules.base import Technique
+from darkroom.equipment import equip, loggers_in
+from darkroom.run import describe, new_run, newest_checkpoint, remove_if_empty
 
 
 class DarkroomCLI(LightningCLI):
@@ -93,17 +84,9 @@ class DarkroomCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         if config["barebones"]:
-            self.save_config_callback = None
-            return super()._instantiate_trainer(config, [])
-        if config["enable_checkpointing"] is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), *callbacks]
-        own_bar = any(isinstance(callback, ProgressBar) for callback in checks.listed(config["callbacks"]))
-        if config["enable_progress_bar"] is not False and not own_bar:
-            callbacks.append(QuietProgressBar())
-        loggers = [logger for logger in checks.listed(config["logger"]) if not isinstance(logger, bool)]
-        config["logger"] = [MetricsFile(self.run_folder, self.continued), *loggers]
-        config["default_root_dir"] = config["default_root_dir"] or str(self.run_folder)
+            self.save_config_callback, callbacks = None, []
+        else:
+            callbacks = equip(config, callbacks, self.run_folder, self.continued)
         trainer = super()._instantiate_trainer(config, callbacks)
         for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:
             callback.save_on_exception = False  # saving asks all ranks, and the others would wait for ever
@@ -117,48 +100,3 @@ class DarkroomCLI(LightningCLI):
             describe(self.run_folder)
 
     after_validate = after_test = after_predict = after_fit
-
-
-def with_configs(argv: list[str]) -> list[str]:
-    """The command line, with what it leaves to be found: a shipped config by its name, a checkpoint's own config."""
-    paths = ("--config=", "--ckpt_path=")
-    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(paths) else [word])]
-    given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
-    for index in given:
-        shipped = shipped_configs().parent / argv[index]
-        if argv[index].startswith("configs/") and shipped.is_file() and not Path(argv[index]).exists():
-            argv[index] = str(shipped)
-        checks.readable_config(Path(argv[index]))
-    if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
-        checkpoint = Path(argv[argv.index("--ckpt_path") + 1])
-        beside = checkpoint.parent.parent / "config.yaml"
-        if checkpoint.parent.name == "checkpoints" and beside.is_file():
-            argv[1:1] = ["--config", str(beside)]
-    return argv
-
-
-def run(argv: list[str]) -> int:
-    """Runs one command line; returns its exit code."""
-    quieten()
-    import_all()
-    code = 1
-    try:
-        sys.argv[1:] = with_configs(argv)  # in sys.argv, because Lightning starts the other ranks with it
-        DarkroomCLI(
-            Technique,
-            VisionDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_callback=ConfigSaver,
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-        )
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except Exception as error:
-        code = explain(error)
-    finally:
-        finish_wandb(code)
-    return code

@@ -11,9 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from darkroom import catalog
-from darkroom.errors import DataError, TrainingError, UsageError
-
-EXIT_CODES = {UsageError: 2, MisconfigurationException: 2, DataError: 1, TrainingError: 1}
+from darkroom.errors import UsageError, UserError
 
 
 def debugging() -> bool:
@@ -52,15 +50,14 @@ class Parser(LightningArgumentParser):
 
 def explain(error: Exception) -> int:
     """Prints a user's mistake as one message and returns the exit code; raises what is no user's mistake."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, tuple(EXIT_CODES)):
-        cause = cause.__cause__ or cause.__context__  # jsonargparse wraps what a constructor raises
-    if cause is None or debugging():
+    newest = UserError.newest
+    mistake = newest if newest is not None and str(newest) in str(error) else error
+    if debugging() or not isinstance(mistake, UserError | MisconfigurationException):
         raise error
     # From a loader's worker process the message arrives with that process's traceback before it.
-    message = str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1].strip()
+    message = str(mistake).rsplit(f"{type(mistake).__name__}: ", 1)[-1].strip()
     print(f"darkroom: error: {message}", file=sys.stderr)
-    return next(code for kind, code in EXIT_CODES.items() if isinstance(cause, kind))
+    return getattr(mistake, "exit_code", 2)
 
 
 def quieten() -> None:

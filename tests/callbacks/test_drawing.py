@@ -23,6 +23,11 @@ def test_overlay_leaves_background_and_ignored_pixels_clear() -> None:
     assert not torch.equal(drawn[:, :, 1], picture[:, :, 1])
 
 
+def test_overlay_shows_every_class_where_there_is_no_background() -> None:
+    picture = torch.full((3, 1, 2), 100, dtype=torch.uint8)
+    assert not torch.equal(overlay(picture, torch.tensor([[0, 0]]), 2, background=None), picture)
+
+
 def test_error_map_is_red_where_wrong() -> None:
     picture = torch.full((3, 1, 3), 100, dtype=torch.uint8)
     drawn = error_map(picture, torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]))

@@ -222,7 +222,9 @@ def test_checkpoints_and_logger_can_be_switched_off(darkroom: Callable, tiny: li
     assert not Path("runs/tiny/0/checkpoints").exists()
     assert darkroom("fit", *tiny, "--trainer.fast_dev_run", "true").code == 0
     bare = ["--model", "UNet", "--model.base_channels", 4, "--data", "ShapesSegmentation", "--data.train_size", 4]
-    assert darkroom("fit", *bare, "--data.val_size", 4, "--trainer.barebones", "true", "--trainer.max_steps", 1).code == 0
+    assert (
+        darkroom("fit", *bare, "--data.val_size", 4, "--trainer.barebones", "true", "--trainer.max_steps", 1).code == 0
+    )
 
 
 def test_any_network_trains_by_yaml_alone(darkroom: Callable, tmp_path: Path) -> None:

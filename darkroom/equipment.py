@@ -1,4 +1,4 @@
-"""W&B and TensorBoard beside the run's own files: where they write, when they stay offline, what they are told."""
+"""What every run has: its callbacks and loggers, where they write, when W&B stays offline and what it is told."""
 
 import netrc
 import os
@@ -9,9 +9,15 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+
+from callbacks.exact_resume import ExactResume
+from callbacks.progress_bar import QuietProgressBar
+from callbacks.throughput import Throughput
+from darkroom.checks import listed
+from darkroom.run import MetricsFile
 
 
 def _logged_in() -> bool:
@@ -51,6 +57,20 @@ def finish_wandb(exit_code: int) -> None:
     wandb = sys.modules.get("wandb")  # not imported here, because that takes a third of a second of every command
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=exit_code)
+
+
+def equip(config: dict[str, Any], callbacks: list[Any], folder: Path, continued: bool) -> list[Any]:
+    """Adds to a Trainer's arguments what every run has, and returns its callbacks besides those of the config."""
+    if config["enable_checkpointing"] is False:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), *callbacks]
+    own_bar = any(isinstance(callback, ProgressBar) for callback in listed(config["callbacks"]))
+    if config["enable_progress_bar"] is not False and not own_bar:
+        callbacks.append(QuietProgressBar())
+    loggers = [logger for logger in listed(config["logger"]) if not isinstance(logger, bool)]
+    config["logger"] = [MetricsFile(folder, continued), *loggers]
+    config["default_root_dir"] = config["default_root_dir"] or str(folder)
+    return callbacks
 
 
 class ConfigSaver(SaveConfigCallback):

@@ -1,0 +1,58 @@
+"""From a command line to its exit code: finds configs, runs the command, explains what went wrong."""
+
+import sys
+from pathlib import Path
+
+from darkroom import checks
+from darkroom.__main__ import shipped_configs
+from darkroom.catalog import import_all
+from darkroom.cli import DarkroomCLI
+from darkroom.equipment import ConfigSaver, finish_wandb
+from darkroom.messages import Parser, explain, quieten
+from datamodules.base import VisionDataModule
+from lightning_modules.base import Technique
+
+
+def with_configs(argv: list[str]) -> list[str]:
+    """The command line, with what it leaves to be found: a shipped config by its name, a checkpoint's own config."""
+    paths = ("--config=", "--ckpt_path=")
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(paths) else [word])]
+    given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
+    for index in given:
+        shipped = shipped_configs().parent / argv[index]
+        if argv[index].startswith("configs/") and shipped.is_file() and not Path(argv[index]).exists():
+            argv[index] = str(shipped)
+        checks.readable_config(Path(argv[index]))
+    if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
+        checkpoint = Path(argv[argv.index("--ckpt_path") + 1])
+        beside = checkpoint.parent.parent / "config.yaml"
+        if checkpoint.parent.name == "checkpoints" and beside.is_file():
+            argv[1:1] = ["--config", str(beside)]
+    return argv
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    quieten()
+    import_all()
+    code = 1
+    try:
+        sys.argv[1:] = with_configs(argv)  # in sys.argv, because Lightning starts the other ranks with it
+        DarkroomCLI(
+            Technique,
+            VisionDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=ConfigSaver,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+        )
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except Exception as error:
+        code = explain(error)
+    finally:
+        finish_wandb(code)
+    return code
