@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -19,6 +19,7 @@ from benchmarks.harness import Options, Result, entry
 from callbacks.exact_resume import ExactResume
 from callbacks.progress_bar import QuietProgressBar
 from callbacks.segmentation_mask_logger import SegmentationMaskLogger
+from callbacks.steady_checkpoint import SteadyCheckpoint
 from callbacks.throughput import Throughput
 from darkroom.run import MetricsFile
 from datamodules.base import VisionDataModule
@@ -120,7 +121,10 @@ def _ours(options: Options) -> float:
         os.environ["WANDB_MODE"], os.environ["WANDB_SILENT"] = "offline", "true"
         loggers = [MetricsFile(Path(folder)), TensorBoardLogger(folder), WandbLogger(save_dir=folder)]
         callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), SegmentationMaskLogger(), QuietProgressBar()]
-        callbacks += [ModelCheckpoint(folder, "best"), ModelCheckpoint(folder, "last", save_on_exception=True)]
+        callbacks += [
+            SteadyCheckpoint(folder, "best", monitor="train/loss"),
+            SteadyCheckpoint(folder, "last", save_on_exception=True),
+        ]
         model = SemanticSegmentation(nn.Conv2d(3, 2, 1), num_classes=2, lr_scheduler=WarmupCosine)
         data = ReadyData(batch_size=4, num_workers=0)
         seconds = _trainer(

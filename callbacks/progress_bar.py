@@ -1,4 +1,4 @@
-"""QuietProgressBar: Lightning's progress bar, five times a second."""
+"""QuietProgressBar: Lightning's progress bar, twice a second."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class QuietProgressBar(TQDMProgressBar):
-    """Lightning's bar, drawn at most five times a second in training.
+    """Lightning's bar, drawn at most twice a second in training.
 
     Drawing reads the metrics, which waits for the GPU: Lightning's bars do so after every batch, or every n-th however long
     a batch takes.
@@ -20,6 +20,6 @@ class QuietProgressBar(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if now - self._drawn >= 0.2 or trainer.is_last_batch:
+        if now - self._drawn >= 0.5 or trainer.is_last_batch:
             self._drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -32,8 +32,7 @@ class Throughput(Callback):
             return
         now = time.perf_counter()
         rate = self._images * trainer.world_size / (now - self._since)
-        for logger in trainer.loggers:
-            logger.log_metrics({"train/images_per_second": rate}, step=step - 1)
+        pl_module.log("train/images_per_second", rate)  # joins the loss in one call of each logger
         self._images, self._since = 0, now
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from callbacks.steady_checkpoint import SteadyCheckpoint
 from darkroom import checks
 from darkroom.equipment import equip, loggers_in
 from darkroom.run import describe, new_run, newest_checkpoint, remove_if_empty
@@ -35,7 +35,7 @@ class DarkroomCLI(LightningCLI):
         best = {"filename": "best", "monitor": "val/loss"}
         last = {"filename": "last", "every_n_epochs": 1, "save_on_train_epoch_end": True, "save_on_exception": True}
         for group, defaults in {"checkpoint": best | shared, "last_checkpoint": last | shared}.items():
-            parser.add_lightning_class_args(ModelCheckpoint, group)
+            parser.add_lightning_class_args(SteadyCheckpoint, group)
             parser.set_defaults({f"{group}.{name}": value for name, value in defaults.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -170,10 +170,10 @@ class VisionDataModule(LightningDataModule):
     # --- normalisation: the one place ---------------------------------------------------------------------------------
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and std, float32 (C, 1, 1); made once per device, because copying them there waits for it."""
+        """255 mean and 255 std, float32 (C, 1, 1); made once per device, because copying them there waits for it."""
         if device not in self._on_device:
             self._on_device[device] = tuple(
-                torch.tensor(s, device=device).view(-1, 1, 1) for s in (self.mean, self.std)
+                torch.tensor(s, device=device).view(-1, 1, 1) * 255 for s in (self.mean, self.std)
             )
         return self._on_device[device]
 
@@ -182,7 +182,7 @@ class VisionDataModule(LightningDataModule):
         image = batch["image"]
         if image.dtype == torch.uint8:
             mean, std = self._statistics(image.device)
-            image = (image.float() / 255).sub_(mean).div_(std)
+            image = image.float().sub_(mean).div_(std)
             module = self.trainer.lightning_module if self.trainer else None
             batch["image"] = image.to(module.dtype) if module is not None else image
         if "mask" in batch:
@@ -192,4 +192,4 @@ class VisionDataModule(LightningDataModule):
     def denormalize(self, image: Tensor) -> Tensor:
         """Undoes the normalisation: float (..., C, H, W) as a network sees it -> float32 in [0, 1]."""
         mean, std = self._statistics(image.device)
-        return (image.float() * std + mean).clamp(0, 1)
+        return ((image.float() * std + mean) / 255).clamp(0, 1)

@@ -77,9 +77,13 @@ class Technique(LightningModule):
         self._lr_scheduler = lr_scheduler
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compile_network = compile_network
-        self._summed: list[str] = []  # names of the loss terms in the running sums
+        # The running loss: sums over _count batches of each term, and what the device has not yet been asked for.
+        self._terms: list[str] = []
+        self._sums: list[float] = []
         self._count = 0
-        self._restored_loss: dict[str, Any] | None = None
+        self._pending: list[list[Tensor]] = []
+        self._places: list[tuple[int, int]] = []
+        self._first_bad: tuple[int, int] | None = None
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
@@ -100,67 +104,78 @@ class Technique(LightningModule):
         if self.compile_network:
             self.network.compile()
 
-    # --- the loss: summed on the device, logged seldom, watched always ------------------------------------------------
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes here which hook it calls, dozens of times a step; nn.Module's way takes 3 us each.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    # --- the loss: kept on the device, logged seldom, watched always --------------------------------------------------
 
     def log_loss(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Adds a training batch's scalar loss terms to running sums and returns ``terms["loss"]``, with its graph.
+        """Keeps a training batch's scalar loss terms on the device and returns ``terms["loss"]``, with its graph.
 
         Their means are logged as ``train/<term>`` every ``log_every_n_steps`` steps and at the end of the epoch; nothing
         waits for the device in between. A loss that is not finite stops the training at the next of these moments, and
         before any checkpoint is written, with a TrainingError that names the batch it began with.
         """
-        values = torch.stack([value.detach().float() for value in terms.values()])
-        if list(terms) != self._summed:
-            self._summed, self._count = list(terms), 0
-            self._sums = torch.zeros_like(values)
-            self._first_bad = torch.full((), -1, dtype=torch.long, device=values.device)
-            if self._restored_loss and self._restored_loss["terms"] == self._summed:
-                self._sums += self._restored_loss["sums"].to(values.device)
-                self._count = self._restored_loss["count"]
-            self._restored_loss = None
-        self._sums += values
-        self._count += 1
-        loop = self.trainer.fit_loop
-        place = (self.current_epoch << 32) + loop.batch_idx
-        unseen_and_bad = (self._first_bad < 0) & ~values.isfinite().all()
-        self._first_bad = torch.where(unseen_and_bad, place, self._first_bad)
+        loop, trainer = self.trainer.fit_loop, self.trainer
+        if list(terms) != self._terms:
+            self._fold()
+            self._terms, self._sums, self._count = list(terms), [0.0] * len(terms), 0
+        self._pending.append([value.detach() for value in terms.values()])
+        self._places.append((self.current_epoch, loop.batch_idx))
 
-        every, accumulate = self.trainer.log_every_n_steps, self.trainer.accumulate_grad_batches
-        steps_now = (loop.batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch
+        every = trainer.log_every_n_steps
+        steps_now = (loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if every and steps_now and (loop.epoch_loop._batches_that_stepped + 1) % every == 0:
-            self._flush_loss(on_step=True)
+            self._log_means(on_step=True)
+        elif len(self._pending) == 1000:
+            self._fold()
         return terms["loss"]
 
     def on_train_epoch_end(self) -> None:
-        if self._count:
-            self._flush_loss(on_step=False)
+        self._log_means(on_step=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._stop_if_not_finite()
-        if self._count:
-            checkpoint["running_loss"] = {"terms": self._summed, "sums": self._sums.clone(), "count": self._count}
+        self._fold()
+        checkpoint["running_loss"] = {"terms": self._terms, "sums": self._sums, "count": self._count}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._restored_loss = checkpoint.get("running_loss")
+        running = checkpoint.get("running_loss")
+        if running:
+            self._terms, self._sums, self._count = running["terms"], running["sums"], running["count"]
 
-    def _flush_loss(self, on_step: bool) -> None:
-        self._stop_if_not_finite()
-        means = dict(zip(self._summed, self._sums / self._count, strict=True))
+    def _log_means(self, on_step: bool) -> None:
+        self._fold()
+        if not self._count:
+            return
+        means = {name: total / self._count for name, total in zip(self._terms, self._sums, strict=True)}
+        self._sums, self._count = [0.0] * len(self._terms), 0
         when = {"on_step": on_step, "on_epoch": not on_step, "sync_dist": self.trainer.world_size > 1}
         self.log("train/loss", means.pop("loss"), prog_bar=True, **when)
         if means:
             self.log_dict({f"train/{name}": mean for name, mean in means.items()}, **when)
-        self._sums = torch.zeros_like(self._sums)
-        self._count = 0
 
-    def _stop_if_not_finite(self) -> None:
-        if not self._summed:
-            return
-        first_bad = int(self._first_bad)
-        if self.trainer.strategy.reduce_boolean_decision(first_bad >= 0, all=False):
-            if first_bad < 0:
+    def _fold(self) -> None:
+        """Adds what is pending to the sums, waiting for the device once, and stops if it is not finite, on all ranks."""
+        pending, places = self._pending, self._places
+        self._pending, self._places = [], []
+        bad: list[int] = []
+        if pending:
+            values = torch.stack([torch.stack([v.float() for v in terms]) for terms in pending]).cpu().double()
+            self._sums = [total + new for total, new in zip(self._sums, values.sum(0).tolist(), strict=True)]
+            self._count += len(pending)
+            bad = (~values.isfinite().all(1)).nonzero().flatten().tolist()
+        if bad and self._first_bad is None:
+            self._first_bad = places[bad[0]]
+        if self.trainer.world_size > 1:
+            anywhere = self.trainer.strategy.reduce_boolean_decision(self._first_bad is not None, all=False)
+            if anywhere and self._first_bad is None:
                 raise TrainingError("the loss is not finite on another rank; its message names the batch")
-            epoch, batch_idx = first_bad >> 32, first_bad & 0xFFFFFFFF
+        if self._first_bad is not None:
+            epoch, batch_idx = self._first_bad
             describe = getattr(self.trainer.datamodule, "describe_batch", None)
             samples = f": {describe(epoch, batch_idx)}" if describe else ""
             raise TrainingError(
