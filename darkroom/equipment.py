@@ -3,6 +3,7 @@
 import netrc
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from callbacks.exact_resume import ExactResume
 from callbacks.progress_bar import QuietProgressBar
@@ -59,6 +61,16 @@ def finish_wandb(exit_code: int) -> None:
         wandb.finish(exit_code=exit_code)
 
 
+class NoProfiler(PassThroughProfiler):
+    """No profiling at less cost: Lightning enters a profiler's context around every hook of every callback, some eighty
+    times a step, and that of its own pass-through profiler is a generator."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> nullcontext:
+        return self._nothing
+
+
 def equip(config: dict[str, Any], callbacks: list[Any], folder: Path, continued: bool) -> list[Any]:
     """Adds to a Trainer's arguments what every run has, and returns its callbacks besides those of the config."""
     if config["enable_checkpointing"] is False:
@@ -68,6 +80,7 @@ def equip(config: dict[str, Any], callbacks: list[Any], folder: Path, continued:
     if config["enable_progress_bar"] is not False and not own_bar:
         callbacks.append(QuietProgressBar())
     loggers = [logger for logger in listed(config["logger"]) if not isinstance(logger, bool)]
+    config["profiler"] = config["profiler"] or NoProfiler()
     config["logger"] = [MetricsFile(folder, continued), *loggers]
     config["default_root_dir"] = config["default_root_dir"] or str(folder)
     return callbacks
