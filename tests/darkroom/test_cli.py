@@ -249,6 +249,15 @@ trainer: {max_epochs: 1, accelerator: cpu}
     assert darkroom("test", "--config", "mine.yaml", "--ckpt_path", "last", "--data.test_size", 4).code == 0
 
 
+def test_validate_scores_a_checkpoint(darkroom: Callable, tiny: list[str]) -> None:
+    darkroom("fit", *tiny)
+    outcome = darkroom("validate", "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt")
+    assert outcome.code == 0
+    assert "val/mIoU" in outcome.out
+    assert Path("runs/tiny/0/validate.yaml").is_file()
+    assert Path("runs/tiny/0/config.yaml").is_file()  # still the fit's, which can be fitted again
+
+
 def test_metrics_rows_survive_a_continued_run(darkroom: Callable, tiny: list[str]) -> None:
     darkroom("fit", *tiny, "--trainer.max_epochs", 2)
     before = [row for row in csv.DictReader(Path("runs/tiny/0/metrics.csv").open()) if row["val/mIoU"]]
