@@ -35,6 +35,8 @@ def run(argv: list[str]) -> int:
     """Runs one command line; returns its exit code."""
     quieten()
     import_all()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a user's own classes lie where the command is typed
     code = 1
     try:
         sys.argv[1:] = with_configs(argv)  # in sys.argv, because Lightning starts the other ranks with it
