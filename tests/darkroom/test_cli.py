@@ -175,7 +175,7 @@ class TestCheckpoint:
     def test_last_is_never_stale(self, darkroom: Callable, tiny: list[str]) -> None:
         """Also when the score only gets worse, so that the best is that of the first epoch."""
         worse = ["--checkpoint.mode", "max", "--checkpoint.monitor", "epoch_falling"]
-        callback = ["--trainer.callbacks+=tests.darkroom.test_cli.Falling"]
+        callback = ["--trainer.callbacks+=tests.fakes.parts.Falling"]
         assert darkroom("fit", *tiny, "--trainer.max_epochs", 3, *worse, *callback).code == 0
         epochs = {
             n: torch.load(f"runs/tiny/0/checkpoints/{n}.ckpt", weights_only=True)["epoch"] for n in ("best", "last")
@@ -186,16 +186,6 @@ class TestCheckpoint:
         outcome = darkroom("fit", *tiny, "--checkpoint.save_last", "true")
         assert outcome.code == 2
         assert "save_last" in outcome.message
-
-
-from lightning.pytorch.callbacks import Callback  # noqa: E402
-
-
-class Falling(Callback):
-    """Logs a score that falls from epoch to epoch."""
-
-    def on_validation_epoch_end(self, trainer: object, pl_module: object) -> None:
-        pl_module.log("epoch_falling", -float(trainer.current_epoch))
 
 
 class TestCallbacks:

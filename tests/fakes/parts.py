@@ -65,3 +65,10 @@ class FailAt(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("on purpose")
+
+
+class Falling(Callback):
+    """Logs a score that falls from epoch to epoch."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("epoch_falling", -float(trainer.current_epoch))

@@ -1,6 +1,7 @@
 """Technique: the schedule, the running sums of the loss, and a loss that is not finite."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,7 @@ def test_accumulated_batches_are_all_in_the_mean(tmp_path: Path) -> None:
 
 def test_warmup_cosine_spans_the_fit(tmp_path: Path) -> None:
     record = Record()
-    schedule = lambda optimizer: WarmupCosine(optimizer, warmup=0.5)  # noqa: E731
-    optimizer = lambda params: torch.optim.SGD(params, lr=1.0)  # noqa: E731
+    schedule, optimizer = partial(WarmupCosine, warmup=0.5), partial(torch.optim.SGD, lr=1.0)
     fitting = trainer(tmp_path, callbacks=[record], max_epochs=2, limit_val_batches=0)
     fitting.fit(model(optimizer=optimizer, lr_scheduler=schedule), data())
     lrs = record.lrs  # twelve steps
