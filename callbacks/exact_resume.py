@@ -35,6 +35,17 @@ class ExactResume(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restore = state_dict
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # A checkpoint of an epoch's end was written just before Lightning counted the epoch as completed. With max_steps it
+        # takes that for an epoch to go on with, finds no batch left in it and counts it twice: the next one is lost.
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs, batches = loop["epoch_progress"]["total"], loop["epoch_loop.batch_progress"]
+        if epochs["ready"] == epochs["started"] == epochs["processed"] == epochs["completed"] + 1:
+            for progress in (epochs, loop["epoch_progress"]["current"]):
+                progress["completed"] = progress["processed"]
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader = trainer.train_dataloader
         if self._restore and self._restore["position"] and hasattr(loader, "load_state_dict"):

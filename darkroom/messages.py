@@ -56,7 +56,7 @@ def explain(error: Exception) -> int:
         raise error
     # From a loader's worker process the message arrives with that process's traceback before it.
     message = str(mistake).rsplit(f"{type(mistake).__name__}: ", 1)[-1].strip()
-    print(f"darkroom: error: {message}", file=sys.stderr)
+    print(f"\ndarkroom: error: {message}", file=sys.stderr)  # on a line of its own, not beside a progress bar
     return getattr(mistake, "exit_code", 2)
 
 

@@ -70,7 +70,7 @@ class SemanticSegmentation(Technique):
         if logits.shape[1] != self.num_classes:
             raise UsageError(
                 f"{type(self.network).__name__} gives {logits.shape[1]} channels for {self.num_classes} classes; set its "
-                "number of classes to model.num_classes"
+                f"number of classes to {self.num_classes} (in model.network.init_args)"
             )
         if logits.shape[-2:] != image.shape[-2:]:
             logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)

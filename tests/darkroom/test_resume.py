@@ -31,7 +31,7 @@ def equal(a: object, b: object) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("every", ["step", "epoch"])
+@pytest.mark.parametrize("every", ["step", "epoch", "epoch, with max_steps"])
 def test_killed_and_continued_equals_uninterrupted(darkroom: Callable, every: str) -> None:
     """Weights, optimizer, schedule, dropout, order and augmentation, from the middle of an epoch and from its end."""
     command = [
@@ -44,6 +44,8 @@ def test_killed_and_continued_equals_uninterrupted(darkroom: Callable, every: st
     ]
     if every == "step":
         command += ["--last_checkpoint.every_n_epochs", "null", "--last_checkpoint.every_n_train_steps", "3"]
+    if "max_steps" in every:
+        command += ["--trainer.max_steps", "100"]
     assert darkroom(*command, "--experiment", "whole").code == 0
 
     killer = ["--trainer.callbacks+=tests.fakes.parts.KillAt", "--trainer.callbacks.step=8"]
