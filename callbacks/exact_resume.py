@@ -45,6 +45,8 @@ class ExactResume(Callback):
                 progress["completed"] = progress["processed"]
             batches["current"] = dict.fromkeys(batches["current"], 0)
             batches["is_last_batch"] = False
+            if trainer.max_steps != -1:  # and it counts the last step once more
+                loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader = trainer.train_dataloader
