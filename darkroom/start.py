@@ -25,6 +25,8 @@ def with_configs(argv: list[str]) -> list[str]:
         checks.readable_config(Path(argv[index]))
     if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
         checkpoint = Path(argv[argv.index("--ckpt_path") + 1])
+        if str(checkpoint) not in ("last", "best"):
+            checks.require_checkpoint(checkpoint, str(checkpoint), Path("runs"))
         beside = checkpoint.parent.parent / "config.yaml"
         if checkpoint.parent.name == "checkpoints" and beside.is_file():
             argv[1:1] = ["--config", str(beside)]
