@@ -72,8 +72,10 @@ class DarkroomCLI(LightningCLI):
         del self.config_dump  # made without the links; made again, it becomes the checkpoint's hyper-parameters
         building = self.config.clone()
         building[self.subcommand].data = self.datamodule
-        if config.ckpt_path and "pretrained" in config.model.init_args:
-            building[self.subcommand].model.init_args.pretrained = None  # the checkpoint has better weights
+        for name in (
+            {"pretrained", "init_from", "weights"} & vars(config.model.init_args).keys() if config.ckpt_path else ()
+        ):
+            building[self.subcommand].model.init_args[name] = None  # the checkpoint has better weights
         loggers_in(self.run_folder, building[self.subcommand].trainer)
         self.config_init = self.parser.instantiate_classes(building)
         self.model = self._get(self.config_init, "model")

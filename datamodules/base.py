@@ -27,7 +27,8 @@ class VisionDataModule(LightningDataModule):
     """Base of all data sets: uint8 batches from the loader, float32 normalised on the device, reproducible order.
 
     A data set states ``num_classes``, ``class_names``, ``image_shape`` and returns a map-style data set of dicts (keys and
-    shapes: see README, "The batch") from ``dataset(split)``.
+    shapes: see README, "The batch") from ``dataset(split)``. Training samples go through ``fit_to_batch``, then
+    ``augment``; samples of every split, but not photos, last through ``finish``.
 
     Args:
         batch_size: samples per batch and rank in training.
@@ -84,6 +85,10 @@ class VisionDataModule(LightningDataModule):
         """Transforms that bring training samples to one size, before ``augment``; always applied."""
         return []
 
+    def finish(self, split: Split) -> list[v2.Transform]:
+        """Transforms for the samples of any split, after ``augment``: what must be computed from the final picture."""
+        return []
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
@@ -109,18 +114,21 @@ class VisionDataModule(LightningDataModule):
                 f"{type(module).__name__} overrides on_after_batch_transfer; normalisation is the datamodule's alone: "
                 "set data.mean and data.std instead"
             )
-        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,)):
+        splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+        for split in splits[stage]:  # the Trainer's stage is an enum: equal to these, but written otherwise in a path
             if split == "predict" and self.predict_dir is not None:
-                dataset = PhotoFolder(Path(self.predict_dir), self.image_shape[0], self.max_side)
+                dataset, transforms = PhotoFolder(Path(self.predict_dir), self.image_shape[0], self.max_side), []
             else:
-                dataset = self.dataset(split)
+                dataset, transforms = self.dataset(split), self._transforms(split)
             if len(dataset) == 0:
                 raise DataError(f"the {split} split of {type(self).__name__} is empty; it needs at least one sample")
-            self._datasets[split] = KeyedDataset(dataset, self._augmentation() if split == "train" else None, self.seed)
+            self._datasets[split] = KeyedDataset(dataset, v2.Compose(transforms) if transforms else None, self.seed)
 
-    def _augmentation(self) -> v2.Compose | None:
-        transforms = self.fit_to_batch() + (self.default_augment() if self.augment is None else self.augment)
-        return v2.Compose(transforms) if transforms else None
+    def _transforms(self, split: Split) -> list[v2.Transform]:
+        if split != "train":
+            return self.finish(split)
+        augment = self.default_augment() if self.augment is None else self.augment
+        return self.fit_to_batch() + augment + self.finish(split)
 
     def _sampler(self, split: Split) -> SeededSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from darkroom.errors import DataError, UsageError
 from datamodules.base import VisionDataModule
-from datamodules.images import IGNORE, ImageMaskPairs, list_images
+from datamodules.borders import BorderMap
+from datamodules.crops import CROPS, padded_random_crop
+from datamodules.images import IGNORE, ImageMaskPairs, list_images, read_mask
 
 
 def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple[Path, Path]]:
@@ -34,6 +35,20 @@ def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple
     return [(by_name["image"][name], by_name["mask"][name]) for name in sorted(by_name["image"])]
 
 
+def pair_by_list(names: Path, images: Path, masks: Path, mask_suffix: str = ".png") -> list[tuple[Path, Path]]:
+    """Pairs ``images/NAME.jpg`` with ``masks/NAME<mask_suffix>`` for every NAME that begins a line of ``names``."""
+    if not names.is_file():
+        raise DataError(f"{names} does not exist; it should list a split's pictures, one name a line")
+    pairs = []
+    for name in (line.split()[0] for line in names.read_text().splitlines() if line.strip()):
+        pair = images / f"{name}.jpg", masks / f"{name}{mask_suffix}"
+        for path in pair:
+            if not path.is_file():
+                raise DataError(f"{path} does not exist, but {names} lists {name}")
+        pairs.append(pair)
+    return pairs
+
+
 def seeded_split(pairs: list[tuple[Path, Path]], fractions: dict[str, float], seed: int) -> dict[str, list]:
     """Splits by a hash of (seed, name): the same on every machine, and hardly moved when pictures are added."""
     order = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}/{pair[0].stem}".encode()).digest())
@@ -48,18 +63,24 @@ def seeded_split(pairs: list[tuple[Path, Path]], fractions: dict[str, float], se
 class SegmentationFiles(VisionDataModule):
     """What every segmentation data set of files shares: crops for training, whole pictures for evaluation.
 
-    Training cuts a random ``crop`` x ``crop`` window (smaller pictures are padded: the image with its mean colour, the mask
-    with 255, which is ignored) and flips it left-right. Validation and test see whole pictures, one at a time by default
-    since their sizes differ.
+    Training cuts a ``crop`` x ``crop`` window (beyond the picture the image is padded with its mean colour, the mask with
+    255, which is ignored) and flips it left-right. Validation and test see whole pictures, one at a time by default since
+    their sizes differ.
 
     Args:
         class_names: the classes in the order of their values in the masks, background included.
         ignore_values: mask values that are neither right nor wrong.
         crop: side of the training window in pixels.
         channels: 3 for colour, 1 for grey; pictures of the other kind are converted.
+        crops: where training looks: "random" windows; "objects" and "windows" are the two stages of DeconvNet, one object
+            scaled to the crop and all else background, then windows that overlap an object, scaled, with all classes.
+        borders: add ``border`` to every sample, the distance to the two nearest instances (U-Net's loss weighs it), and in
+            training make background of pixels where instances touch. With ``mask_values`` nonzero instances are the
+            masks' ids, else every connected piece of a class is one. Class 0 must be background.
     """
 
     mask_values: Literal["index", "nonzero"] = "index"
+    read_mask = staticmethod(read_mask)  # a data set whose files are not index masks brings its own
 
     def __init__(
         self,
@@ -68,6 +89,8 @@ class SegmentationFiles(VisionDataModule):
         crop: int = 256,
         channels: Literal[1, 3] = 3,
         eval_batch_size: int = 1,
+        crops: Literal["random", "objects", "windows"] = "random",
+        borders: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **kwargs)
@@ -78,7 +101,7 @@ class SegmentationFiles(VisionDataModule):
         if crop < 16:
             raise UsageError(f"data.crop is {crop}; it needs at least 16 pixels")
         self.class_names, self.ignore_values = tuple(class_names), tuple(ignore_values)
-        self.crop, self.channels = crop, channels
+        self.crop, self.channels, self.crops, self.borders = crop, channels, crops, borders
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -88,8 +111,13 @@ class SegmentationFiles(VisionDataModule):
         return [v2.RandomHorizontalFlip()]
 
     def fit_to_batch(self) -> list[v2.Transform]:
-        fill = {tv_tensors.Image: [round(255 * mean) for mean in self.mean], tv_tensors.Mask: IGNORE}
-        return [v2.RandomCrop(self.crop, pad_if_needed=True, fill=fill)]
+        fill = [round(255 * mean) for mean in self.mean]
+        if self.crops == "random":
+            return [padded_random_crop(self.crop, fill)]
+        return [CROPS[self.crops](self.crop, fill, keep_instances=self.borders)]
+
+    def finish(self, split: str) -> list[v2.Transform]:
+        return [BorderMap(separate=split == "train")] if self.borders else []
 
     def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
         """Files of image and mask of one split."""
@@ -97,8 +125,16 @@ class SegmentationFiles(VisionDataModule):
 
     def dataset(self, split: str) -> Dataset:
         pairs = self.pairs("test" if split == "predict" else split)
+        instances = self.borders or (split == "train" and self.crops != "random")
         return ImageMaskPairs(
-            pairs, self.num_classes, self.mask_values, self.ignore_values, self.channels, self.max_side
+            pairs,
+            self.num_classes,
+            self.mask_values,
+            self.ignore_values,
+            self.channels,
+            self.max_side,
+            instances,
+            self.read_mask,
         )
 
 

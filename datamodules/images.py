@@ -1,11 +1,13 @@
 """Reading pictures and masks from files: any common format in, uint8 tensors out, and a clear word when that fails."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from scipy.ndimage import label
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -74,6 +76,18 @@ def to_tensor(image: Image.Image, max_side: int | None = None) -> Tensor:
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).contiguous()
 
 
+def connected_components(classes: np.ndarray) -> np.ndarray:
+    """Numbers the pieces of every class but background and ignored, from 1: int32 of the same shape (H, W).
+
+    Pixels of a class that touch at a corner are one piece.
+    """
+    pieces = np.zeros(classes.shape, np.int32)
+    for value in np.setdiff1d(classes, (0, IGNORE)):
+        found, _ = label(classes == value, np.ones((3, 3)))
+        pieces += np.where(found, found + pieces.max(), 0).astype(np.int32)
+    return pieces
+
+
 class PhotoFolder(Dataset):
     """The pictures of a folder: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
 
@@ -94,6 +108,8 @@ class PhotoFolder(Dataset):
 class ImageMaskPairs(Dataset):
     """Pictures and their masks: ``{"image": uint8 (C, H, W), "mask": uint8 (H, W), "path": str, "size": (height, width)}``.
 
+    With ``instances`` also ``"instances"``, int32 (H, W): numbers from 1, 0 for none.
+
     Args:
         pairs: files of image and mask.
         num_classes: mask values must lie below it, after ``mask_values`` and ``ignore_values`` are applied.
@@ -101,6 +117,9 @@ class ImageMaskPairs(Dataset):
             ids, or 0 and 255).
         ignore_values: values that are neither right nor wrong; they become 255.
         channels, max_side: see ``read_image``.
+        instances: tell them apart: by the mask's own ids, if it has two or more that "nonzero" would make one class, else
+            every connected piece of a class is one.
+        read_mask: reads a mask's file, where that is not an index mask; a function that worker processes can import.
     """
 
     def __init__(
@@ -111,10 +130,13 @@ class ImageMaskPairs(Dataset):
         ignore_values: tuple[int, ...] = (IGNORE,),
         channels: int = 3,
         max_side: int | None = None,
+        instances: bool = False,
+        read_mask: Callable[[Path], Image.Image] = read_mask,
     ) -> None:
         self.paths, self.masks = [image for image, _ in pairs], [mask for _, mask in pairs]
         self.num_classes, self.mask_values = num_classes, mask_values
         self.ignore_values, self.channels, self.max_side = ignore_values, channels, max_side
+        self.instances, self.read_mask = instances, read_mask
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -132,14 +154,24 @@ class ImageMaskPairs(Dataset):
             )
         return torch.from_numpy(np.where(ignored, IGNORE, mask).astype(np.uint8))
 
+    def _instances(self, mask: np.ndarray, classes: Tensor) -> Tensor:
+        if self.mask_values == "nonzero":
+            values, numbers = np.unique(mask, return_inverse=True)
+            if np.count_nonzero(values) > 1:
+                # Numbered anew, because ids may be as large as their integers, and a number costs memory later.
+                return torch.from_numpy(np.where(mask == 0, 0, numbers.reshape(mask.shape) + 1).astype(np.int32))
+        return torch.from_numpy(connected_components(classes.numpy()))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, mask_path = self.paths[index], self.masks[index]
-        image, mask = read_image(path, self.channels), read_mask(mask_path)
+        image, mask = read_image(path, self.channels), self.read_mask(mask_path)
         if mask.size != image.size:
             raise DataError(
                 f"{path} has {image.width} x {image.height} pixels but its mask {mask_path} has {mask.width} x "
                 f"{mask.height}; they must be the same"
             )
-        classes = self._classes(np.array(shrink(mask, self.max_side, Image.Resampling.NEAREST)), mask_path)
+        values = np.array(shrink(mask, self.max_side, Image.Resampling.NEAREST))
+        classes = self._classes(values, mask_path)
         size = torch.tensor([image.height, image.width])
-        return {"image": to_tensor(image, self.max_side), "mask": classes, "path": str(path), "size": size}
+        sample = {"image": to_tensor(image, self.max_side), "mask": classes, "path": str(path), "size": size}
+        return sample | {"instances": self._instances(values, classes)} if self.instances else sample

@@ -87,8 +87,8 @@ class KeyedDataset(Dataset):
 
 
 def as_tv_tensors(sample: dict[str, Any]) -> dict[str, Any]:
-    """Tells transforms.v2 which tensor is the image and which the mask."""
-    kinds = {"image": tv_tensors.Image, "mask": tv_tensors.Mask}
+    """Tells transforms.v2 which tensor is the image and which are masks (``instances``: ids, beside the classes)."""
+    kinds = {"image": tv_tensors.Image, "mask": tv_tensors.Mask, "instances": tv_tensors.Mask}
     return {key: kinds[key](value) if key in kinds else value for key, value in sample.items()}
 
 

@@ -14,9 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 from darkroom.errors import UsageError
 from datamodules.base import VisionDataModule
+from datamodules.borders import BorderMap
+from datamodules.crops import CROPS
 
 KINDS = ("circle", "square", "triangle", "star", "cross")
 SIZES = ("small", "medium", "large")
@@ -300,10 +303,15 @@ class World:
 
 
 class SegmentationScenes(Dataset):
-    """Scenes as images and semantic masks: ``{"image": uint8 (3, H, W), "mask": uint8 (H, W)}``."""
+    """Scenes as images and semantic masks: ``{"image": uint8 (3, H, W), "mask": uint8 (H, W)}``.
 
-    def __init__(self, world: World, split: Literal["train", "val", "test"], length: int) -> None:
-        self.world, self.split, self.length = world, split, length
+    With ``instances`` also ``"instances"``, int32 (H, W): slot + 1 of the object that is seen there, 0 for none.
+    """
+
+    def __init__(
+        self, world: World, split: Literal["train", "val", "test"], length: int, instances: bool = False
+    ) -> None:
+        self.world, self.split, self.length, self.instances = world, split, length, instances
 
     def __len__(self) -> int:
         return self.length
@@ -311,7 +319,8 @@ class SegmentationScenes(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A whole batch at once: many times faster than one by one."""
         scenes = self.world.describe(self.split, indices)
-        return {"image": torch.from_numpy(scenes.images), "mask": torch.from_numpy(scenes.semantic())}
+        batch = {"image": torch.from_numpy(scenes.images), "mask": torch.from_numpy(scenes.semantic())}
+        return batch | {"instances": torch.from_numpy(scenes.owner.astype(np.int32))} if self.instances else batch
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < self.length:
@@ -327,6 +336,10 @@ class ShapesSegmentation(VisionDataModule):
         side: image side in pixels; 64 is what the scores in this project are measured on.
         objects: fewest and most objects in a scene.
         occlusion: whether objects may overlap.
+        crops: what training sees: "whole" scenes; "objects" and "windows" are the two stages of DeconvNet, one object
+            scaled to the side and all else background, then windows that overlap an object, scaled, with all classes.
+        borders: add ``border`` to every sample, the distance to the two nearest objects (U-Net's loss weighs it), and in
+            training make background of pixels where objects touch.
     """
 
     class_names = ("background", *KINDS)
@@ -339,6 +352,8 @@ class ShapesSegmentation(VisionDataModule):
         side: int = 64,
         objects: tuple[int, int] = (1, 5),
         occlusion: bool = True,
+        crops: Literal["whole", "objects", "windows"] = "whole",
+        borders: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -348,11 +363,22 @@ class ShapesSegmentation(VisionDataModule):
             raise UsageError(f"data.objects is {tuple(objects)}; it needs 1 <= fewest <= most, for example [1, 5]")
         self.world = World(self.seed, side, tuple(objects), occlusion)
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+        self.crops, self.borders = crops, borders
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return 3, self.world.side, self.world.side
 
+    def fit_to_batch(self) -> list[v2.Transform]:
+        if self.crops == "whole":
+            return []
+        fill = [round(255 * mean) for mean in self.mean]
+        return [CROPS[self.crops](self.world.side, fill, keep_instances=self.borders)]
+
+    def finish(self, split: str) -> list[v2.Transform]:
+        return [BorderMap(separate=split == "train")] if self.borders else []
+
     def dataset(self, split: str) -> Dataset:
         split = "test" if split == "predict" else split
-        return SegmentationScenes(self.world, split, self.sizes[split])
+        instances = self.borders or (split == "train" and self.crops != "whole")
+        return SegmentationScenes(self.world, split, self.sizes[split], instances)

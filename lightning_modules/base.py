@@ -17,7 +17,7 @@ from darkroom.errors import TrainingError, UsageError
 
 # What a checkpoint remembers must be plain data. Built by the command line these arguments are (class_path and init_args);
 # built in Python they are objects, which stay out: pass them to load_from_checkpoint again.
-_OBJECTS = ["network", "loss", "optimizer", "lr_scheduler"]
+_OBJECTS = ["network", "classifier", "loss", "metrics", "inference", "optimizer", "lr_scheduler"]
 
 
 class WarmupCosine(LRScheduler):
@@ -84,6 +84,11 @@ class Technique(LightningModule):
         self._pending: list[list[Tensor]] = []
         self._places: list[tuple[int, int]] = []
         self._first_bad: tuple[int, int] | None = None
+
+    def starts_from(self, *options: str) -> None:
+        """Names arguments that only say where the first weights came from: a checkpoint of ours stands alone without them."""
+        for name in options:
+            self.hparams.pop(name, None)
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])

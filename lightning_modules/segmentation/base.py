@@ -1,15 +1,18 @@
 """SemanticSegmentation: trains any network that maps images to a map of logits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from darkroom.errors import UsageError
 from lightning_modules.base import Technique
+from lightning_modules.segmentation.geometry import mirror_pad
+from lightning_modules.segmentation.inference import Inference
 from lightning_modules.segmentation.losses import CrossEntropy
 from lightning_modules.segmentation.metrics import SegmentationScores
 
@@ -22,11 +25,15 @@ class SemanticSegmentation(Technique):
 
     Args:
         network: maps (B, C, H, W) to logits (B, K, H', W'), or to a dict with these under "out" (torchvision). A map of
-            another size than the input is resized bilinearly.
+            another size than the input is resized bilinearly. A network without padding, which gives less than it gets,
+            states ``margin``, what it loses on each side, and ``input_size(size)``, what it needs to cover ``size``
+            pixels: its images are mirrored at the border.
         num_classes: K, background included; the command line takes it from the data.
         loss: module of (logits (B, K, H, W), mask) that returns a scalar, or a dict of scalars that are added up and
-            logged by name; default CrossEntropy.
+            logged by name; default CrossEntropy. Its attribute ``needs`` names entries of the batch that it takes besides.
         ignore_index: mask value that is neither trained on nor judged.
+        metrics: further scores, of (class ids, mask), beside SegmentationScores.
+        inference: tiles, flips and scales for test and prediction.
         optimizer, lr_scheduler, channels_last, compile_network: see Technique.
     """
 
@@ -36,6 +43,8 @@ class SemanticSegmentation(Technique):
         num_classes: int | None = None,
         loss: nn.Module | None = None,
         ignore_index: int = 255,
+        metrics: list[Metric] | None = None,
+        inference: Inference | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         channels_last: bool = False,
@@ -50,11 +59,12 @@ class SemanticSegmentation(Technique):
             raise UsageError(f"model.ignore_index is {ignore_index}, but the loss ignores {loss.ignore_index}")
         self.network, self.num_classes, self.ignore_index = network, num_classes, ignore_index
         self.loss = loss or CrossEntropy(ignore_index)
+        self.metrics, self.inference = nn.ModuleList(metrics or []), inference or Inference()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         names = getattr(self.trainer.datamodule, "class_names", None)
-        scores = MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, names)])
+        scores = MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, names), *self.metrics])
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
 
     def forward(self, image: Tensor) -> Tensor:
@@ -64,6 +74,18 @@ class SemanticSegmentation(Technique):
                 "uint8 images reached the network; they are normalised by the datamodule's on_after_batch_transfer (pass "
                 "the datamodule to the Trainer, or normalise them yourself)"
             )
+        return self.logits_within(self.with_margin(image), image.shape[-2:])
+
+    def with_margin(self, image: Tensor) -> Tensor:
+        """The images, mirrored at the border as far as a network without padding needs them."""
+        margin = getattr(self.network, "margin", 0)
+        if not margin:
+            return image
+        after = [self.network.input_size(side) - margin - side for side in image.shape[-2:]]
+        return mirror_pad(image, margin, after[0], margin, after[1])
+
+    def logits_within(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (B, K, *size) of what lies within the network's margin of the images."""
         logits = self.network(image.contiguous(memory_format=self.memory_format))
         if isinstance(logits, dict):
             logits = logits["out"]
@@ -72,22 +94,33 @@ class SemanticSegmentation(Technique):
                 f"{type(self.network).__name__} gives {logits.shape[1]} channels for {self.num_classes} classes; set its "
                 f"number of classes to {self.num_classes} (in model.network.init_args)"
             )
-        if logits.shape[-2:] != image.shape[-2:]:
-            logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+        if getattr(self.network, "margin", 0):
+            return logits[..., : size[0], : size[1]]
+        if logits.shape[-2:] != size:
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits
 
-    def loss_terms(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def infer(self, batch: dict[str, Any]) -> Tensor:
+        """Logits (B, K, H, W) as test and prediction want them: by tiles, flips and scales where ``inference`` asks."""
+        return self.inference(self, batch["image"])
+
+    def loss_terms(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss and, if it has several, its terms by name."""
-        loss = self.loss(logits, mask)
-        return {"loss": torch.stack(list(loss.values())).sum(), **loss} if isinstance(loss, dict) else {"loss": loss}
+        needs = getattr(self.loss, "needs", ())
+        for name in needs:
+            if name not in batch:
+                raise UsageError(
+                    f"{type(self.loss).__name__} needs batch['{name}'], which the data do not give; set data.{name}s true"
+                )
+        loss = self.loss(logits, batch["mask"], **{name: batch[name] for name in needs})
+        return {**loss, "loss": torch.stack(list(loss.values())).sum()} if isinstance(loss, dict) else {"loss": loss}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self.log_loss(self.loss_terms(self(batch["image"]), batch["mask"]))
+        return self.log_loss(self.loss_terms(self(batch["image"]), batch))
 
-    def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
-        logits = self(batch["image"])
+    def _evaluate(self, logits: Tensor, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
         scores.update(logits.argmax(1), batch["mask"])  # one argmax, one confusion matrix for all scores
-        losses = {f"{stage}/{name}": term for name, term in self.loss_terms(logits, batch["mask"]).items()}
+        losses = {f"{stage}/{name}": term for name, term in self.loss_terms(logits, batch).items()}
         self.log_dict(losses, on_epoch=True, batch_size=len(logits), sync_dist=self.trainer.world_size > 1)
 
     def _log_scores(self, scores: MetricCollection) -> None:
@@ -98,17 +131,17 @@ class SemanticSegmentation(Technique):
         scores.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "val", self.val_scores)
+        self._evaluate(self(batch["image"]), batch, "val", self.val_scores)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores(self.val_scores)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "test", self.test_scores)
+        self._evaluate(self.infer(batch), batch, "test", self.test_scores)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores(self.test_scores)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
         """Class ids int64 (B, H, W), at the size of the images in the batch."""
-        return self(batch["image"]).argmax(1)
+        return self.infer(batch).argmax(1)

@@ -1,13 +1,68 @@
-"""Losses over a map of logits. Any ``nn.Module`` of (logits, mask) can stand in for them, by ``class_path``."""
+"""Losses over a map of logits. Any ``nn.Module`` of (logits, mask) can stand in for them, by ``class_path``.
 
+All take ``logits`` float (B, K, H, W) and ``mask`` int64 (B, H, W), class ids or ``ignore_index`` where nothing is known,
+compute in float32 whatever the logits are in, give 0 (not nan) with a gradient of 0 where no pixel counts, and never wait
+for the device.
+"""
+
+import re
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from darkroom.errors import UsageError
 
-class CrossEntropy(nn.Module):
+
+def _mean(values: Tensor, weights: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of ``values`` weighted by ``weights`` (factors, or bool: those that count), 0 where none counts."""
+    total = weights.sum(dim)
+    return (values * weights).sum(dim) / total.where(total > 0, 1)  # not / tiny: a GradScaler's gradient would be inf
+
+
+def _one_hot(mask: Tensor, counted: Tensor, num_classes: int) -> Tensor:
+    """Bool (B, K, H, W), False where not ``counted``. A class id that does not exist fails: it is no pixel of no class."""
+    b, h, w = mask.shape
+    truth = torch.zeros(b, num_classes, h, w, dtype=torch.bool, device=mask.device)
+    return truth.scatter_(1, mask.where(counted, 0).unsqueeze(1), counted.unsqueeze(1))
+
+
+class _Pixelwise(nn.Module):
+    """The cross-entropy of every pixel, and the factor of its class."""
+
+    class_weights: Tensor | None
+
+    def __init__(self, ignore_index: int, class_weights: Sequence[float] | None) -> None:
+        super().__init__()
+        if class_weights is not None and min(class_weights, default=-1) < 0:
+            raise UsageError(
+                f"{type(self).__name__}.class_weights is {list(class_weights)}; it takes a factor per class, none below 0"
+            )
+        self.ignore_index = ignore_index
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights)
+
+    def _cross_entropy(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """-log of the true class's probability: float32 (B, H, W), 0 where ignored."""
+        # Summed by the caller: on a GPU torch's own sum comes in no fixed order and is refused by deterministic=True.
+        return F.cross_entropy(logits.float(), mask, ignore_index=self.ignore_index, reduction="none")
+
+    def _weight(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """The factor of every pixel's class: float32 (B, H, W), 0 where ignored."""
+        counted = mask != self.ignore_index
+        if self.class_weights is None:
+            return counted.float()
+        if len(self.class_weights) != logits.shape[1]:
+            raise UsageError(
+                f"{type(self).__name__}.class_weights has {len(self.class_weights)} factors for {logits.shape[1]} classes; "
+                "it takes one per class, background included"
+            )
+        return self.class_weights.float()[mask.where(counted, 0)] * counted
+
+
+class CrossEntropy(_Pixelwise):
     """Pixelwise cross-entropy, averaged over the pixels that count; 0 (not nan) where none does.
 
     ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W) with ``ignore_index`` where nothing is known -> scalar.
@@ -15,18 +70,205 @@ class CrossEntropy(nn.Module):
     Args:
         ignore_index: mask value that does not count.
         class_weights: one factor per class; the average is weighted by them, as in ``torch.nn.CrossEntropyLoss``.
+        reduction: "mean", or "sum" over all pixels of all images of the batch: FCN's loss (Long, Shelhamer, Darrell 2015,
+            section 3), for rates as small as its 1e-10; it grows with the image and with the batch, FCN's being 1.
     """
 
-    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.ignore_index = ignore_index
-        self.register_buffer("class_weights", None if class_weights is None else torch.tensor(class_weights))
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__(ignore_index, class_weights)
+        self.reduction = reduction
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        total = F.cross_entropy(logits, mask, self.class_weights, ignore_index=self.ignore_index, reduction="sum")
+        losses, weight = self._cross_entropy(logits, mask), self._weight(logits, mask)
+        return (losses * weight).sum() if self.reduction == "sum" else _mean(losses, weight)
+
+
+class Focal(_Pixelwise):
+    """Focal loss (Lin, Goyal, Girshick, He, Dollár 2017): cross-entropy that fades where the true class is likely.
+
+    ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W) -> scalar. The paper's p_t is a sigmoid's; here it is the softmax
+    probability of the true class. The paper divides by the number of anchors with an object; here the loss is averaged as
+    in ``CrossEntropy``, which it is for ``gamma`` 0.
+
+    Args:
+        gamma: how fast it fades, 0 or more.
+        class_weights: alpha of eq. 5, one factor per class; None is eq. 4.
+        ignore_index: mask value that does not count.
+    """
+
+    def __init__(
+        self, gamma: float = 2.0, class_weights: Sequence[float] | None = None, ignore_index: int = 255
+    ) -> None:
+        super().__init__(ignore_index, class_weights)
+        if gamma < 0:
+            raise UsageError(f"Focal.gamma is {gamma}; it is 0 (cross-entropy) or more")
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        losses = self._cross_entropy(logits, mask)  # -log p_t
+        # 1 - p_t; the clamp because the slope of x^gamma at 0 is infinite for gamma < 1.
+        doubt = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)
+        return _mean(doubt**self.gamma * losses, self._weight(logits, mask))  # eq. 4, 5
+
+
+class BorderWeighted(_Pixelwise):
+    """U-Net's cross-entropy (Ronneberger, Fischer, Brox 2015, section 3), in which the gaps between cells weigh more.
+
+    ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W), ``border`` float (B, H, W) in pixels -> scalar. ``border`` is
+    d1 + d2, the distance to the nearest cell plus that to the second nearest; large where there are fewer than two.
+
+    Eq. 2 stands for all pixels, but tells of separating background: the extra falls on pixels of class 0 only, a cell's own
+    have the weight of their class. Eq. 1 sums; here the sum is divided by the number of pixels that count (not by their
+    weights, so a batch with more gaps has a larger loss).
+
+    Args:
+        w0: the extra weight in the narrowest gap.
+        sigma: how wide a gap may be, in pixels.
+        class_weights: w_c of eq. 2, one factor per class; None: 1.
+        ignore_index: mask value that does not count.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("border",)  # what forward takes of a batch beyond logits and mask
+
+    def __init__(
+        self,
+        w0: float = 10.0,
+        sigma: float = 5.0,
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__(ignore_index, class_weights)
+        if w0 < 0 or sigma <= 0:
+            raise UsageError(f"BorderWeighted has w0 {w0} and sigma {sigma}; w0 is 0 or more, sigma above 0 (pixels)")
+        self.w0, self.sigma = w0, sigma
+
+    def forward(self, logits: Tensor, mask: Tensor, border: Tensor) -> Tensor:
+        if border.shape != mask.shape:
+            raise UsageError(f"border has shape {tuple(border.shape)}; it takes the mask's, {tuple(mask.shape)}")
+        extra = self.w0 * torch.exp(-border.float().square() / (2 * self.sigma**2))
+        weight = self._weight(logits, mask) + extra * (mask == 0)  # eq. 2
+        return _mean(weight * self._cross_entropy(logits, mask), mask != self.ignore_index)  # eq. 1
+
+
+class Dice(nn.Module):
+    """Soft Dice loss (Milletari, Navab, Ahmadi 2016, section 3): 1 - Dice, averaged over the classes that occur.
+
+    ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W) -> scalar in [0, 1]. Dice_k = 2 sum p_k g_k / (sum p_k^2 + sum g_k^2)
+    over all pixels of the batch that count, p the softmax and g the truth; the paper has one class, the foreground. A
+    class that does not occur in the batch's truth is left out: its Dice would be 0 for the faintest trace of it. Predicting
+    it still costs, by the class whose pixels it takes. The background is one of the K classes: predicted everywhere, it
+    costs 1/2 or more as soon as there is anything else.
+
+    Args:
+        ignore_index: mask value that does not count.
+        smooth: pixels added above and below the line; the paper's is 0. More calms classes of few pixels, but lets one of n
+            pixels that is missed altogether score smooth / (n + smooth).
+    """
+
+    def __init__(self, ignore_index: int = 255, smooth: float = 0.0) -> None:
+        super().__init__()
+        if smooth < 0:
+            raise UsageError(f"Dice.smooth is {smooth}; it is a number of pixels, 0 or more")
+        self.ignore_index, self.smooth = ignore_index, smooth
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        counted, pixels = mask != self.ignore_index, (0, 2, 3)
+        truth, p = _one_hot(mask, counted, logits.shape[1]), logits.float().softmax(1)
+        size = truth.sum(pixels)
+        both = (p * truth).sum(pixels)
+        either = (p.square() * counted.unsqueeze(1)).sum(pixels) + size  # sum g^2 = sum g
+        # The clamp touches only classes that do not occur.
+        dice = (2 * both + self.smooth) / (either.clamp(min=1) + self.smooth)
+        return _mean(1 - dice, size > 0)
+
+
+class Lovasz(nn.Module):
+    """Lovász-Softmax (Berman, Rannen Triki, Blaschko 2018): 1 - IoU of the classes, made continuous, and their mean.
+
+    ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W) -> scalar in [0, 1]; 1 - their mean IoU for probabilities of 0 and 1.
+    Sorts all pixels for every class: slower than the others, and larger in memory.
+
+    Args:
+        classes: average over those "present" in the truth, or "all" K, of which an absent one costs its largest error.
+        per_image: the IoU of every image and their mean (over the images with a pixel that counts), instead of the
+            batch's.
+        ignore_index: mask value that does not count.
+    """
+
+    def __init__(
+        self, classes: Literal["present", "all"] = "present", per_image: bool = False, ignore_index: int = 255
+    ) -> None:
+        super().__init__()
+        self.classes, self.per_image, self.ignore_index = classes, per_image, ignore_index
+
+    def _sets(self, x: Tensor) -> Tensor:
+        """(B, K, H, W) -> (B, K, HW): a set of pixels per image, or (1, K, BHW): one of the batch."""
+        return x.flatten(2) if self.per_image else x.transpose(0, 1).flatten(1).unsqueeze(0)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         counted = mask != self.ignore_index
-        if self.class_weights is None:
-            weight = counted.sum()
-        else:
-            weight = (self.class_weights[mask.where(counted, 0)] * counted).sum()
-        return total / weight.clamp(min=torch.finfo(total.dtype).tiny)
+        truth, p = _one_hot(mask, counted, logits.shape[1]), logits.float().softmax(1)
+        # Ignored pixels have no error: sorted last, they stand behind all that adds to the sum and change nothing.
+        errors = torch.where(truth, 1 - p, p) * counted.unsqueeze(1)  # m(c), eq. 11
+        errors, order = self._sets(errors).sort(dim=-1, descending=True)
+        truth = self._sets(truth).gather(-1, order)
+        size = truth.sum(-1, keepdim=True, dtype=torch.int32)
+        # The class's intersection and union if the i pixels of the largest errors are wrong and the others right.
+        intersection = size - truth.cumsum(-1, dtype=torch.int32)
+        union = size + (~truth).cumsum(-1, dtype=torch.int32)
+        # g_i, eq. 9: what the i-th error adds to 1 - intersection / union. It takes 1 from the intersection or adds 1 to
+        # the union; written out, for the difference would cancel. The first one of an absent class adds all there is, 1.
+        lost = torch.where(truth | (union == 1), 1.0, intersection.float() / (union - 1).clamp(min=1)) / union
+        losses = (errors * lost).sum(-1)  # eq. 8, (sets, K)
+        judged = size.squeeze(-1) > 0
+        if self.classes == "all":
+            judged = self._sets(counted.unsqueeze(1)).any(-1).expand_as(judged)
+        return _mean(_mean(losses, judged, dim=1), judged.any(1))
+
+
+def _names(losses: Sequence[nn.Module]) -> list[str]:
+    """Their classes in snake_case, numbered from 1 where one comes more than once."""
+    words = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    names = [re.sub(words, "_", type(loss).__name__).lower() for loss in losses]
+    return [f"{n}_{names[: i + 1].count(n)}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+
+
+class Sum(nn.Module):
+    """A weighted sum of losses, each of which is logged under its name, times its weight.
+
+    Returns a dict of scalars: the class's name in snake_case (``cross_entropy``, ``dice``; of a class that comes twice
+    ``dice_1``, ``dice_2``) -> weight * loss; the module adds them up. What a member ``needs`` of the batch it is passed by
+    name.
+
+    Args:
+        losses: modules of (logits, mask), and of what they need, that return a scalar.
+        weights: a factor for each; None: 1.
+    """
+
+    def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
+        super().__init__()
+        weights = [1.0] * len(losses) if weights is None else weights
+        if not losses or len(weights) != len(losses):
+            raise UsageError(
+                f"Sum has {len(losses)} losses and {len(weights)} weights; it takes one loss or more and a weight for each"
+            )
+        self.losses, self.weights = nn.ModuleDict(zip(_names(losses), losses, strict=True)), tuple(weights)
+        self.needs = tuple(dict.fromkeys(key for loss in losses for key in getattr(loss, "needs", ())))
+        ignored = {name: loss.ignore_index for name, loss in self.losses.items() if hasattr(loss, "ignore_index")}
+        if len(set(ignored.values())) > 1:
+            raise UsageError(
+                f"the losses of Sum ignore different mask values, {ignored}; give all the same ignore_index"
+            )
+        if ignored:
+            (self.ignore_index,) = set(ignored.values())
+
+    def forward(self, logits: Tensor, mask: Tensor, **needed: Tensor) -> dict[str, Tensor]:
+        return {
+            name: weight * loss(logits, mask, **{key: needed[key] for key in getattr(loss, "needs", ())})
+            for (name, loss), weight in zip(self.losses.items(), self.weights, strict=True)
+        }

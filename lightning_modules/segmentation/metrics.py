@@ -1,4 +1,4 @@
-"""Scores of a segmentation over a whole set, all from one confusion matrix."""
+"""Scores of a segmentation over a whole set: of all its pixels, from one confusion matrix, or as a mean over its images."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,16 @@ from torchmetrics import Metric
 
 
 class SegmentationScores(Metric):
-    """mIoU, Dice, pixel accuracy and the IoU of every class, over all pixels of a set (not averaged per image or batch).
+    """FCN's four scores, Dice, and those of every class, over all pixels of a set (not averaged per image or batch).
 
-    With n_ij pixels of class i predicted as j (Long, Shelhamer, Darrell 2015, section 5):
-    IoU_i = n_ii / (sum_j n_ij + sum_j n_ji - n_ii); Dice_i = 2 n_ii / (sum_j n_ij + sum_j n_ji); ``mIoU`` and ``Dice`` are
-    their means over the classes that occur in truth or prediction; ``pixel_accuracy`` = sum_i n_ii / sum_ij n_ij. A class
-    that never occurs has IoU nan.
+    With n_ij pixels of class i predicted as j and t_i = sum_j n_ij of class i (Long, Shelhamer, Darrell 2015, section 5):
+
+    - ``pixel_accuracy`` = sum_i n_ii / sum_i t_i;
+    - ``mean_accuracy``: mean of accuracy_i = n_ii / t_i over the classes that occur in the truth;
+    - ``mIoU``: mean of IoU_i = n_ii / (t_i + sum_j n_ji - n_ii) over the classes that occur in truth or prediction;
+    - ``frequency_weighted_IoU`` = sum_i t_i IoU_i / sum_k t_k;
+    - ``Dice``: mean of Dice_i = 2 n_ii / (t_i + sum_j n_ji) over the classes that occur in truth or prediction;
+    - ``IoU/<name>``, ``Dice/<name>``, ``accuracy/<name>``: those of a class, nan where it never occurs.
 
     Args:
         num_classes: K.
@@ -42,8 +46,62 @@ class SegmentationScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         n = self.confusion.cpu().double()  # exact sums; not every device has float64
-        hits, total = n.diag(), n.sum(0) + n.sum(1)
-        iou = hits / (total - hits)  # 0 / 0 = nan for a class that never occurs
-        scores = {"mIoU": iou.nanmean(), "Dice": (2 * hits / total).nanmean(), "pixel_accuracy": hits.sum() / n.sum()}
-        scores |= {f"IoU/{name}": value for name, value in zip(self.class_names, iou, strict=True)}
+        hits, truth, predicted = n.diag(), n.sum(1), n.sum(0)
+        # 0 / 0 = nan for a class that never occurs
+        each = {
+            "IoU": hits / (truth + predicted - hits),
+            "Dice": 2 * hits / (truth + predicted),
+            "accuracy": hits / truth,
+        }
+        scores = {
+            "mIoU": each["IoU"].nanmean(),
+            "Dice": each["Dice"].nanmean(),
+            "pixel_accuracy": hits.sum() / truth.sum(),
+            "mean_accuracy": each["accuracy"].nanmean(),
+            "frequency_weighted_IoU": (truth * each["IoU"]).nansum() / truth.sum(),
+        }
+        for score, values in each.items():
+            scores |= {f"{score}/{name}": value for name, value in zip(self.class_names, values, strict=True)}
         return {name: value.float().to(self.confusion.device) for name, value in scores.items()}
+
+
+class PerImageScores(Metric):
+    """Scores of every image, averaged: those of Chair Segments (Pinto-Alva et al. 2020).
+
+    - ``image_IoU``, ``image_Dice``: of the foreground, averaged over the images whose truth has more than
+      ``min_foreground`` pixels of it: an image with none has no IoU, and with a few it is a matter of chance;
+    - ``image_pixel_accuracy``: the part of an image's pixels whose class is right, averaged over all images, since it is
+      defined for all of them. The paper's tables call it "Prec."; it is no precision.
+
+    The authors average within batches first; here every image weighs the same whatever batch it comes in. nan where there
+    is no image to average over.
+
+    Args:
+        foreground: the class that is judged.
+        min_foreground: images with this many pixels of it or fewer have no part in IoU and Dice.
+        ignore_index: truth with this value does not count.
+    """
+
+    full_state_update = False
+    totals: Tensor
+
+    def __init__(self, foreground: int = 1, min_foreground: int = 5, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.foreground, self.min_foreground, self.ignore_index = foreground, min_foreground, ignore_index
+        # Sums over images: IoU, Dice, how many have them; pixel accuracy, how many have it.
+        self.add_state("totals", torch.zeros(5, dtype=torch.float32), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """``preds`` int (B, H, W) class ids, ``target`` int (B, H, W) class ids or ``ignore_index``."""
+        counted = target != self.ignore_index
+        truth, found = (target == self.foreground) & counted, (preds == self.foreground) & counted
+        maps = truth, found, truth & found, counted, (preds == target) & counted
+        truth, found, both, pixels, right = (x.flatten(1).sum(1).float() for x in maps)
+        judged, seen = truth > self.min_foreground, pixels > 0
+        iou = both / (truth + found - both).clamp(min=1)
+        dice = 2 * both / (truth + found).clamp(min=1)
+        self.totals += torch.stack([iou * judged, dice * judged, judged, right / pixels.clamp(min=1), seen]).sum(1)
+
+    def compute(self) -> dict[str, Tensor]:
+        iou, dice, judged, right, seen = self.totals
+        return {"image_IoU": iou / judged, "image_Dice": dice / judged, "image_pixel_accuracy": right / seen}

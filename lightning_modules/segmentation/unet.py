@@ -1,8 +1,7 @@
-"""U-Net (Ronneberger, Fischer, Brox 2015), padded, with batch norm: the network of the lecture."""
+"""U-Net (Ronneberger, Fischer, Brox 2015): padded with batch norm as the lecture has it, or with the paper's convolutions."""
 
-import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,33 +9,49 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from lightning_modules.segmentation.base import SemanticSegmentation
+from lightning_modules.segmentation.weights import load_weights
+
+Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
+Padding = Literal["same", "valid"]
 
 
 class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution (padded, no bias), batch norm, ReLU. (B, in, H, W) -> (B, out, H, W)."""
+    """Twice: 3x3 convolution, batch norm, ReLU. (B, in, H, W) -> (B, out, H, W), or 4 pixels less with valid padding.
 
-    def __init__(self, in_channels: int, out_channels: int, mid_channels: int | None = None) -> None:
+    Without batch norm the convolutions have biases, and weights from N(0, sqrt(2 / N)) (section 3; He et al. 2015).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        mid_channels: int | None = None,
+        padding: Padding = "same",
+        batch_norm: bool = True,
+    ) -> None:
         super().__init__()
-        mid_channels = mid_channels or out_channels
-        self.double_conv = nn.Sequential(
-            nn.Conv2d(in_channels, mid_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(mid_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
+        layers: list[nn.Module] = []
+        for before, after in (
+            (in_channels, mid_channels or out_channels),
+            (mid_channels or out_channels, out_channels),
+        ):
+            conv = nn.Conv2d(before, after, 3, padding=int(padding == "same"), bias=not batch_norm)
+            if not batch_norm:
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+                nn.init.zeros_(conv.bias)
+            layers += [conv, *([nn.BatchNorm2d(after)] if batch_norm else []), nn.ReLU(inplace=True)]
+        self.double_conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.double_conv(x)
 
 
 class Down(nn.Module):
-    """One step down the contracting path: halve the map, then DoubleConv."""
+    """One step down the contracting path: halve the map, then DoubleConv. Gives the places of the maxima, too."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, **kwargs: Any) -> None:
         super().__init__()
-        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels))
+        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels, **kwargs))
 
     def forward(self, x: Tensor) -> Tensor:
         # A side of one pixel cannot be halved again: it is doubled by repeating its edge first, so any H x W goes in.
@@ -49,22 +64,36 @@ class Down(nn.Module):
 class Up(nn.Module):
     """One step up the expanding path: double the map, put the skip connection beside it, then DoubleConv."""
 
-    def __init__(self, in_channels: int, out_channels: int, bilinear: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, upsampling: Upsampling, **kwargs: Any) -> None:
         super().__init__()
-        if bilinear:
-            self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-            self.conv = DoubleConv(in_channels, out_channels, in_channels // 2)
-        else:
+        self.unpools, self.crops = upsampling == "unpooling", kwargs.get("padding") == "valid"
+        mid_channels = in_channels // 2
+        if upsampling == "transposed":
             self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)
-            self.conv = DoubleConv(in_channels, out_channels)
+            mid_channels = out_channels
+        elif upsampling == "bilinear":
+            self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        elif upsampling == "nearest":
+            self.up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.conv = DoubleConv(in_channels, out_channels, mid_channels, **kwargs)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.up(x)
-        # Halving rounds down: pad (or, after a side of one pixel, cut) to the skip's size.
+        if self.crops:  # the middle of the skip connection, where valid convolutions left something to put beside it
+            top, left = ((big - 2 * small) // 2 for big, small in zip(skip.shape[-2:], x.shape[-2:], strict=True))
+            skip = skip[..., top : top + 2 * x.shape[-2], left : left + 2 * x.shape[-1]]
+        x = _unpool_like(x, skip) if self.unpools else self.up(x)
+        # Halving rounds down: pad to the skip's size; or cut, after a side of one pixel.
         right, bottom = skip.shape[-1] - x.shape[-1], skip.shape[-2] - x.shape[-2]
         if right or bottom:
             x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
         return self.conv(torch.cat([skip, x], dim=1))
+
+
+def _unpool_like(x: Tensor, skip: Tensor) -> Tensor:
+    """Puts a map where the maxima of the skip connection are (argmax unpooling, zero elsewhere)."""
+    indices = F.max_pool2d(skip, 2, ceil_mode=True, return_indices=True)[1]
+    rows, columns = x.shape[-2:]
+    return F.max_unpool2d(x, indices[..., :rows, :columns], 2, output_size=skip.shape[-2:])
 
 
 class OutConv(nn.Module):
@@ -79,45 +108,82 @@ class OutConv(nn.Module):
 
 
 class UNetNetwork(nn.Module):
-    """Four steps down, four up, a skip connection at each height. (B, C, H, W) of any size -> logits (B, K, H, W).
+    """Four steps down, four up, a skip connection at each height.
 
-    Differs from the paper as the widely used PyTorch version does: padded convolutions, batch norm, no dropout. Parameter
-    names are those of that version. 31,037,698 parameters at 3 channels and 2 classes.
+    As it is by default, (B, C, H, W) of any size -> logits (B, K, H, W): the widely used PyTorch version, whose parameter
+    names it has; 31,037,698 parameters at 3 channels and 2 classes. With ``padding="valid", batch_norm=False,
+    dropout=0.5`` the paper's: a picture of 572 pixels gives logits for the 388 in its middle, 16 n + 124 give 16 n - 60;
+    31,030,658 parameters at 1 channel and 2 classes.
 
     Args:
         in_channels: C.
         num_classes: K.
-        bilinear: bilinear up-sampling instead of transposed convolutions, with half the channels at the bottom.
+        bilinear: the same as upsampling bilinear, as the widely used version calls it.
         base_channels: width of the first level; it doubles at each step down.
+        upsampling: "transposed" 2x2 convolutions; "bilinear", "nearest" or "unpooling" to the places of the maxima, with half
+            the channels at the bottom.
+        padding: "same" keeps the size; "valid" convolutions lose their border, and skip connections are cropped.
+        batch_norm: after every 3x3 convolution; without, they have biases.
+        dropout: at the end of the contracting path.
+
+    Raises:
+        UsageError: with valid padding, for sizes that do not fit, saying which do.
     """
 
     def __init__(
-        self, in_channels: int = 3, num_classes: int = 2, bilinear: bool = False, base_channels: int = 64
+        self,
+        in_channels: int = 3,
+        num_classes: int = 2,
+        bilinear: bool = False,
+        base_channels: int = 64,
+        upsampling: Upsampling = "transposed",
+        padding: Padding = "same",
+        batch_norm: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in {
-            "in_channels": in_channels,
-            "num_classes": num_classes,
-            "base_channels": base_channels,
-        }.items():
+        if bilinear and upsampling not in ("transposed", "bilinear"):
+            raise UsageError(f"model.bilinear contradicts model.upsampling {upsampling}; set one of them")
+        upsampling = "bilinear" if bilinear else upsampling
+        widths = {"in_channels": in_channels, "num_classes": num_classes, "base_channels": base_channels}
+        for name, value in widths.items():
             if value < 1:
                 raise UsageError(f"model.{name} is {value}; it must be at least 1")
-        if bilinear and base_channels % 2:
-            raise UsageError(f"model.base_channels is {base_channels}; with bilinear up-sampling it must be even")
-        c, half = base_channels, 2 if bilinear else 1
-        self.inc = DoubleConv(in_channels, c)
-        self.down1, self.down2 = Down(c, 2 * c), Down(2 * c, 4 * c)
-        self.down3, self.down4 = Down(4 * c, 8 * c), Down(8 * c, 16 * c // half)
-        self.up1, self.up2 = Up(16 * c, 8 * c // half, bilinear), Up(8 * c, 4 * c // half, bilinear)
-        self.up3, self.up4 = Up(4 * c, 2 * c // half, bilinear), Up(2 * c, c, bilinear)
+        if upsampling != "transposed" and base_channels % 2:
+            raise UsageError(f"model.base_channels is {base_channels}; with {upsampling} up-sampling it must be even")
+        c, half = base_channels, 1 if upsampling == "transposed" else 2
+        kind = {"padding": padding, "batch_norm": batch_norm}
+        self.margin = 92 if padding == "valid" else 0  # what each side loses, in pixels of the picture
+        self.inc = DoubleConv(in_channels, c, **kind)
+        self.down1, self.down2 = Down(c, 2 * c, **kind), Down(2 * c, 4 * c, **kind)
+        self.down3, self.down4 = Down(4 * c, 8 * c, **kind), Down(8 * c, 16 * c // half, **kind)
+        self.dropout = nn.Dropout(dropout)
+        self.up1 = Up(16 * c, 8 * c // half, upsampling, **kind)
+        self.up2 = Up(8 * c, 4 * c // half, upsampling, **kind)
+        self.up3 = Up(4 * c, 2 * c // half, upsampling, **kind)
+        self.up4 = Up(2 * c, c, upsampling, **kind)
         self.outc = OutConv(c, num_classes)
 
+    def input_size(self, size: int) -> int:
+        """With valid padding, the smallest side that gives logits for at least ``size`` pixels."""
+        return 16 * -(-(size + 60) // 16) + 124
+
+    def _check(self, sides: tuple[int, int]) -> None:
+        for side in sides if self.margin else ():
+            if side < 188 or (side - 124) % 16:
+                below, above = self.input_size(max(4, side - 199)), self.input_size(max(4, side - 184))
+                raise UsageError(
+                    f"a picture of {sides[0]} x {sides[1]} pixels does not fit U-Net's valid convolutions: sides are 16 n + "
+                    f"124, at least 188, such as {below}, {above} or 572"
+                )
+
     def forward(self, x: Tensor) -> Tensor:
+        self._check(x.shape[-2:])
         x1 = self.inc(x)
         x2 = self.down1(x1)
         x3 = self.down2(x2)
         x4 = self.down3(x3)
-        x5 = self.down4(x4)
+        x5 = self.dropout(self.down4(x4))
         x = self.up1(x5, x4)
         x = self.up2(x, x3)
         x = self.up3(x, x2)
@@ -128,11 +194,20 @@ class UNetNetwork(nn.Module):
 class UNet(SemanticSegmentation):
     """U-Net: a contracting path for context, an expanding one for place, skip connections between (Ronneberger 2015).
 
+    With valid padding every picture is mirrored at its border so that all its pixels get logits, and ``inference.tile``
+    cuts large ones into tiles that see their true surroundings: the paper's overlap-tile strategy.
+
     Args:
         in_channels: channels of the images.
         num_classes: classes, background included; None: from the data on the command line, 2 in Python.
-        bilinear: bilinear up-sampling instead of transposed convolutions.
+        bilinear: the same as upsampling bilinear, as the widely used version calls it.
         base_channels: width of the first level; 64 is the paper's, 16 learns the embedded world on a CPU.
+        upsampling: transposed (the paper's), bilinear, nearest or unpooling.
+        padding: same, or valid as in the paper.
+        batch_norm: after every 3x3 convolution; the paper has none.
+        dropout: at the end of the contracting path; the paper has it.
+        training_border: with valid padding, what training pictures lose at their border: "mirrored" pixels, added first, or
+            the picture's own ("given"): of 572 pixels the 388 in the middle are trained on, as in the paper.
         pretrained: file with weights of this network (a state dict as the widely used PyTorch version publishes, or a
             checkpoint of ours) to start from.
     """
@@ -143,28 +218,30 @@ class UNet(SemanticSegmentation):
         num_classes: int | None = None,
         bilinear: bool = False,
         base_channels: int = 64,
+        upsampling: Upsampling = "transposed",
+        padding: Padding = "same",
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        training_border: Literal["mirrored", "given"] = "mirrored",
         pretrained: str | None = None,
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
-        super().__init__(UNetNetwork(in_channels, num_classes, bilinear, base_channels), num_classes, **kwargs)
-        self.hparams.pop("pretrained", None)  # a checkpoint of ours stands alone
+        network = UNetNetwork(
+            in_channels, num_classes, bilinear, base_channels, upsampling, padding, batch_norm, dropout
+        )
+        super().__init__(network, num_classes, **kwargs)
+        self.starts_from("pretrained")
+        self.training_border = training_border
         if pretrained is not None:
-            load_weights(self.network, Path(pretrained))
+            load_weights(network, Path(pretrained), "model.pretrained")
 
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Loads a state dict, plain or from a Lightning checkpoint of ours, and says which keys differ if it does not fit."""
-    if not path.is_file():
-        raise UsageError(f"model.pretrained: {path} does not exist; give a file with the network's state dict")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UsageError(f"model.pretrained: {path} cannot be loaded safely as weights ({error})") from error
-    if "state_dict" in state:
-        state = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
-    state.pop("mask_values", None)  # the published checkpoints carry the grey values of their masks
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(f"model.pretrained: {path} does not fit this network. {error}") from error
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        margin = self.network.margin
+        if not margin or self.training_border == "mirrored":
+            return super().training_step(batch, batch_idx)
+        height, width = (side - 2 * margin for side in batch["image"].shape[-2:])
+        logits = self.logits_within(batch["image"], (height, width))
+        within = (..., slice(margin, margin + height), slice(margin, margin + width))
+        maps = {name: value[within] for name, value in batch.items() if name in ("mask", "border")}
+        return self.log_loss(self.loss_terms(logits, maps))

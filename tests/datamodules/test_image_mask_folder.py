@@ -125,6 +125,39 @@ def test_sixteen_bit_instance_ids(tmp_path: Path) -> None:
     assert load(tmp_path, mask_values="nonzero")[0]["mask"].sum() == 16
 
 
+@pytest.mark.parametrize("values", ["index", "nonzero"])
+def test_connected_pieces_are_instances_of_masks_without_ids(tmp_path: Path, values: str) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[0, 0] = mask[1, 1] = mask[4:6, 4:6] = mask[7] = 1  # the first two touch at a corner
+    mask[5, 5] = 2 if values == "index" else 1
+    save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.fromarray(mask * (255 if values == "nonzero" else 1)))
+    names = ["background", "a", "b"] if values == "index" else ["background", "a"]
+    instances = load(tmp_path, mask_values=values, class_names=names, borders=True)[0]["instances"]
+    assert instances.dtype == torch.int32
+    assert instances[0, 0] == instances[1, 1]
+    assert len(set(instances.unique().tolist())) == 1 + (4 if values == "index" else 3)
+    assert torch.equal(instances > 0, torch.from_numpy(mask > 0))
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_ids_of_the_file_are_its_instances(tmp_path: Path, background: bool) -> None:
+    ids = np.full((8, 8), 0 if background else 256, np.uint16)
+    ids[2], ids[3], ids[6] = 1000, 65535, 1000  # touching, and one in two pieces
+    save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.fromarray(ids))
+    instances = load(tmp_path, mask_values="nonzero", borders=True)[0]["instances"].numpy()
+    assert ((instances > 0) == (ids > 0)).all()
+    assert len(set(zip(ids.flat, instances.flat, strict=True))) == 3
+    assert instances.max() <= 3  # numbered anew: nothing grows with the largest id
+    assert (instances[2] == instances[6]).all()
+
+
+def test_ignored_pixels_belong_to_no_instance(tmp_path: Path) -> None:
+    mask = np.ones((8, 8), np.uint8)
+    mask[3] = 255
+    save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.fromarray(mask))
+    assert load(tmp_path, crops="objects")[0]["instances"].tolist() == [[1] * 8] * 3 + [[0] * 8] + [[2] * 8] * 4
+
+
 def test_grey_pictures_from_the_command_line(darkroom: Callable, tmp_path: Path) -> None:
     dsb2018(tmp_path / "dsb")
     outcome = darkroom(

@@ -14,7 +14,7 @@ class Pixels(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         ramp = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
-        return {"image": ramp + index, "mask": ramp[0] + index}
+        return {"image": ramp + index, "mask": ramp[0] + index, "instances": ramp[0].int() + index}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
@@ -49,6 +49,7 @@ def test_image_and_mask_move_together() -> None:
     for index in range(10):
         sample = data[0, index]
         assert torch.equal(sample["image"][0], sample["mask"])
+        assert torch.equal(sample["instances"], sample["mask"].int())
 
 
 def test_the_global_generator_is_left_alone() -> None:

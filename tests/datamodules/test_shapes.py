@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from darkroom.errors import UsageError
-from datamodules.shapes import COLOURS, FACTORS, KINDS, SIZES, Scenes, ShapesSegmentation, World
+from datamodules.shapes import COLOURS, FACTORS, KINDS, SIZES, Scenes, SegmentationScenes, ShapesSegmentation, World
 from tests.contracts.datamodule import SegmentationDataContract
 
 
@@ -25,6 +25,13 @@ def scenes() -> Scenes:
 def test_same_bytes_on_every_machine(scenes: Scenes) -> None:
     drawn = np.ascontiguousarray(scenes.images).tobytes() + np.ascontiguousarray(scenes.semantic()).tobytes()
     assert hashlib.sha256(drawn).hexdigest() == "9f1a68550b84841e93175524ab9525d3cb7e33d2634069b2778a364a02b56c5a"
+
+
+def test_instances_are_told_beside_the_classes_if_asked(scenes: Scenes) -> None:
+    batch = SegmentationScenes(World(), "train", 256, instances=True).__getitems__(range(256))
+    assert np.array_equal(batch["instances"], scenes.owner)
+    assert np.array_equal(batch["mask"], scenes.semantic())
+    assert SegmentationScenes(World(), "train", 256)[0].keys() == {"image", "mask"}
 
 
 def test_a_scene_does_not_depend_on_its_batch(scenes: Scenes) -> None:

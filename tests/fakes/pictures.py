@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 
 def _scene(rng: np.random.Generator, height: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,4 +58,92 @@ def voc(root: Path, year: str = "2007", classes: int = 5, extra: tuple[int, ...]
     return root
 
 
-FAKES = {"dsb2018": dsb2018, "dubai_aerial": voc}
+def voc2012(root: Path) -> Path:
+    """VOC 2012 with its 21 classes."""
+    return voc(root, "2012", classes=21, extra=(255,))
+
+
+def voc2012_sbd(root: Path) -> Path:
+    """VOC 2012, and SBD beside it: ``.mat`` masks; VOC trains on one of its pictures and validates on two."""
+    voc2012(root)
+    rng = np.random.default_rng(3)
+    folder = root / "benchmark_RELEASE/dataset"
+    for name in ("img", "cls"):
+        (folder / name).mkdir(parents=True)
+    lists = {"train": ["train_0", "val_0", "sbd_0", "sbd_1"], "val": ["sbd_2", "val_1"], "train_noval": ["sbd_0"]}
+    for split, names in lists.items():
+        (folder / f"{split}.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            image, mask = _scene(rng, 40, 56, 21)
+            Image.fromarray(image).save(folder / "img" / f"{name}.jpg")
+            savemat(folder / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": mask, "CategoriesPresent": [1, 2]}})
+    return root
+
+
+def chair_segments(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 11) -> Path:
+    """``Chair064/{train,val}/{image,mask}/<int>.jpg``: 64 x 64, black and white masks in colour JPEG."""
+    rng = np.random.default_rng(4)
+    for split in splits:
+        for role in ("image", "mask"):
+            (root / "Chair064" / split / role).mkdir(parents=True)
+        for index in range(count):
+            image, mask = _scene(rng, 64, 64, 2)
+            Image.fromarray(image).save(root / "Chair064" / split / "image" / f"{index}.jpg")
+            Image.fromarray(255 * mask).convert("RGB").save(root / "Chair064" / split / "mask" / f"{index}.jpg")
+    return root
+
+
+def camvid(root: Path, count: int = 4) -> Path:
+    """``CamVid/{train,val,test}`` and ``CamVid/{train,val,test}annot``: frames of one size, masks of 0 to 11."""
+    rng = np.random.default_rng(5)
+    for split in ("train", "val", "test"):
+        for folder in (split, f"{split}annot"):
+            (root / "CamVid" / folder).mkdir(parents=True)
+        for index in range(count):
+            image, mask = _scene(rng, 36, 48, 12)
+            mask[:4] = 11
+            Image.fromarray(image).save(root / "CamVid" / split / f"0001TP_{index:06d}.png")
+            Image.fromarray(mask).save(root / "CamVid" / f"{split}annot" / f"0001TP_{index:06d}.png")
+    return root
+
+
+def cityscapes(root: Path, count: int = 2) -> Path:
+    """``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``: label ids 0 to 33, in two cities per split."""
+    rng = np.random.default_rng(6)
+    for split, cities in {"train": ("aachen", "ulm"), "val": ("munster", "lindau")}.items():
+        for city in cities:
+            images, masks = root / "leftImg8bit" / split / city, root / "gtFine" / split / city
+            images.mkdir(parents=True)
+            masks.mkdir(parents=True)
+            for index in range(count):
+                image, mask = _scene(rng, 32, 64, 34)
+                mask[0, :34] = np.arange(34)
+                Image.fromarray(image).save(images / f"{city}_{index:06d}_000019_leftImg8bit.png")
+                Image.fromarray(mask).save(masks / f"{city}_{index:06d}_000019_gtFine_labelIds.png")
+    return root
+
+
+def oxford_pets(root: Path, count: int = 12) -> Path:
+    """``images/<Breed>_<n>.jpg``, ``annotations/trimaps/<Breed>_<n>.png`` of 1 to 3, lists with three numbers per name."""
+    rng = np.random.default_rng(7)
+    (root / "images").mkdir(parents=True)
+    (root / "annotations/trimaps").mkdir(parents=True)
+    for index in range(count):
+        image, mask = _scene(rng, 40 + 4 * (index % 3), 48, 3)
+        Image.fromarray(image).save(root / "images" / f"Abyssinian_{index}.jpg")
+        Image.fromarray(mask + 1).save(root / "annotations/trimaps" / f"Abyssinian_{index}.png")
+    for split, indices in {"trainval": range(count - 3), "test": range(count - 3, count)}.items():
+        (root / "annotations" / f"{split}.txt").write_text("".join(f"Abyssinian_{i} 1 1 1\n" for i in indices))
+    return root
+
+
+FAKES = {
+    "camvid": camvid,
+    "chair_segments": chair_segments,
+    "cityscapes": cityscapes,
+    "oxford_pets": oxford_pets,
+    "voc2012": voc2012,
+    "voc2012_sbd": voc2012_sbd,
+    "dsb2018": dsb2018,
+    "dubai_aerial": voc,
+}

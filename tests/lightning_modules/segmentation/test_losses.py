@@ -1,23 +1,435 @@
-"""CrossEntropy against torch's, and where torch's gives nan."""
+"""Every loss by one contract, then each against its definition, torch's or torchvision's."""
+
+from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.segmentation import CrossEntropy
+from darkroom.errors import UsageError
+from lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Dice, Focal, Lovasz, Sum
+from lightning_modules.segmentation.metrics import SegmentationScores
 
 
-@pytest.mark.parametrize("weights", [None, [0.2, 1.0, 3.0]])
-def test_equals_torch(weights: list[float] | None) -> None:
-    logits, mask = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
-    mask[0, :2] = 255
-    expected = F.cross_entropy(logits, mask, None if weights is None else torch.tensor(weights), ignore_index=255)
-    torch.testing.assert_close(CrossEntropy(class_weights=weights)(logits, mask), expected)
+def batch() -> tuple[Tensor, Tensor]:
+    """Logits (3, 4, 8, 8) and a mask with 255 in it; class 3 never occurs."""
+    logits, mask = torch.randn(3, 4, 8, 8), torch.randint(0, 3, (3, 8, 8))
+    mask[0, :2], mask[1, 5, 5] = 255, 255
+    return logits, mask
 
 
-def test_nothing_to_judge_is_zero_with_a_gradient_of_zero() -> None:
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = CrossEntropy()(logits, torch.full((1, 4, 4), 255))
-    loss.backward()
-    assert loss.item() == 0
-    assert logits.grad.abs().max() == 0
+def certain(mask: Tensor, num_classes: int = 4) -> Tensor:
+    """Logits of a network that is sure of ``mask``."""
+    return 100 * F.one_hot(mask.where(mask != 255, 0), num_classes).movedim(-1, 1).float()
+
+
+class LossContract:
+    """What every loss owes its users. Inherit, and define ``build``."""
+
+    def build(self) -> nn.Module:
+        raise NotImplementedError
+
+    def needs(self, mask: Tensor) -> dict[str, Tensor]:
+        """What forward takes beyond logits and mask."""
+        return {}
+
+    def value(self, logits: Tensor, mask: Tensor, **needs: Tensor) -> Tensor:
+        return self.build().to(logits.device)(logits, mask, **(needs or self.needs(mask)))
+
+    def test_a_scalar_with_a_finite_gradient(self) -> None:
+        logits, mask = batch()
+        loss = self.value(logits.requires_grad_(), mask)
+        loss.backward()
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        assert loss.item() > 0
+        assert logits.grad.isfinite().all()
+        assert logits.grad.abs().max() > 0
+
+    def test_a_step_downhill_is_downhill(self) -> None:
+        logits, mask = batch()
+        before = self.value(logits.requires_grad_(), mask)
+        before.backward()
+        with torch.no_grad():
+            assert self.value(logits - 1e-2 * logits.grad / logits.grad.norm(), mask) < before
+
+    def test_ignored_pixels_change_nothing(self) -> None:
+        logits, mask = batch()
+        other = logits.clone()
+        other.movedim(1, -1)[mask == 255] = 50 * torch.randn(4)
+        other.requires_grad_()
+        loss = self.value(other, mask)
+        loss.backward()
+        torch.testing.assert_close(loss.detach(), self.value(logits, mask))
+        assert other.grad.movedim(1, -1)[mask == 255].abs().max() == 0
+
+    def test_nothing_to_judge_is_zero_with_a_gradient_of_zero(self) -> None:
+        logits = torch.randn(2, 4, 4, 4, requires_grad=True)
+        loss = self.value(logits, torch.full((2, 4, 4), 255))
+        (65536 * loss).backward()  # as a GradScaler does
+        assert loss.item() == 0
+        assert logits.grad.abs().max() == 0
+
+    def test_a_certain_and_right_prediction_costs_nothing(self) -> None:
+        _, mask = batch()
+        logits = certain(mask).requires_grad_()
+        loss = self.value(logits, mask)
+        loss.backward()
+        assert loss.item() == pytest.approx(0, abs=1e-6)
+        assert logits.grad.isfinite().all()
+
+    def test_a_certain_and_wrong_prediction_costs_more_than_none(self) -> None:
+        _, mask = batch()
+        wrong = certain((mask + 1).where(mask != 255, 255)).requires_grad_()
+        loss = self.value(wrong, mask)
+        loss.backward()
+        assert loss > self.value(torch.zeros_like(wrong), mask)
+        assert wrong.grad.isfinite().all()
+
+    def test_the_order_of_the_batch_does_not_matter(self) -> None:
+        (logits, mask), order = batch(), torch.tensor([2, 0, 1])
+        needs = {key: value[order] for key, value in self.needs(mask).items()}
+        torch.testing.assert_close(self.value(logits[order], mask[order], **needs), self.value(logits, mask))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_costs_no_precision(self, dtype: torch.dtype) -> None:
+        logits, mask = batch()
+        logits = (1000 * logits).to(dtype)
+        expected = self.value(logits.float(), mask)
+        with torch.autocast("cpu", dtype):
+            assert torch.equal(self.value(logits, mask), expected)
+        # precision: bf16-true, where weights are half and half is the default
+        torch.set_default_dtype(dtype)
+        try:
+            assert torch.equal(self.build().to(dtype)(logits, mask, **self.needs(mask)), expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    def test_never_asks_the_device(self) -> None:
+        """Meta tensors have shapes but no values, so whatever asks for one fails."""
+        logits, mask = batch()
+        needs = {key: value.to("meta") for key, value in self.needs(mask).items()}
+        assert self.value(logits.to("meta"), mask.to("meta"), **needs).shape == ()
+
+    def test_another_value_can_be_ignored(self) -> None:
+        logits, mask = batch()
+        loss = self.build()
+        loss.ignore_index = 0
+        changed = logits.clone()
+        changed.movedim(1, -1)[mask == 0] = 7.0
+        mask = mask.where(mask != 255, 0)
+        torch.testing.assert_close(loss(logits, mask, **self.needs(mask)), loss(changed, mask, **self.needs(mask)))
+
+
+class TestCrossEntropy(LossContract):
+    def build(self) -> nn.Module:
+        return CrossEntropy()
+
+
+class TestCrossEntropyWeighted(LossContract):
+    def build(self) -> nn.Module:
+        return CrossEntropy(class_weights=[0.25, 1, 2, 4])
+
+
+class TestCrossEntropySum(LossContract):
+    def build(self) -> nn.Module:
+        return CrossEntropy(class_weights=[0.25, 1, 2, 4], reduction="sum")
+
+
+class TestFocal(LossContract):
+    def build(self) -> nn.Module:
+        return Focal(class_weights=[0.25, 1, 2, 4])
+
+
+class TestFocalOfInfiniteSlope(LossContract):
+    def build(self) -> nn.Module:
+        return Focal(gamma=0.5)
+
+
+class TestDice(LossContract):
+    def build(self) -> nn.Module:
+        return Dice()
+
+
+class TestDiceSmooth(LossContract):
+    def build(self) -> nn.Module:
+        return Dice(smooth=1.0)
+
+
+class TestLovasz(LossContract):
+    def build(self) -> nn.Module:
+        return Lovasz()
+
+
+class TestLovaszAll(LossContract):
+    def build(self) -> nn.Module:
+        return Lovasz("all")
+
+
+class TestLovaszPerImage(LossContract):
+    def build(self) -> nn.Module:
+        return Lovasz(per_image=True)
+
+
+class TestBorderWeighted(LossContract):
+    def build(self) -> nn.Module:
+        return BorderWeighted(class_weights=[0.25, 1, 2, 4])
+
+    def needs(self, mask: Tensor) -> dict[str, Tensor]:
+        steps = torch.arange(mask.numel(), dtype=torch.float32).view(mask.shape) % 20
+        return {"border": steps.where(steps < 18, torch.inf)}
+
+
+# --- cross-entropy and focal loss -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weights", [None, [0.2, 1, 3, 0.5]])
+def test_cross_entropy_equals_torch(weights: list[float] | None, reduction: Any) -> None:
+    logits, mask = batch()
+    torch_weights = None if weights is None else torch.tensor(weights)
+    expected = F.cross_entropy(logits, mask, torch_weights, ignore_index=255, reduction=reduction)
+    torch.testing.assert_close(CrossEntropy(class_weights=weights, reduction=reduction)(logits, mask), expected)
+
+
+def test_the_sum_is_over_all_images_of_the_batch() -> None:
+    (logits, mask), loss = batch(), CrossEntropy(reduction="sum")
+    parts = [loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(loss(logits, mask), torch.stack(parts).sum())
+
+
+@pytest.mark.parametrize("weights", [None, [0.2, 1, 3, 0.5]])
+def test_focal_without_focus_is_cross_entropy(weights: list[float] | None) -> None:
+    logits, mask = batch()
+    expected = CrossEntropy(class_weights=weights)(logits, mask)
+    torch.testing.assert_close(Focal(0, weights)(logits, mask), expected)
+
+
+def test_focal_by_hand() -> None:
+    logits = torch.tensor([0.9, 0.1]).log().view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    loss = Focal(2.0)(logits, torch.tensor([[[0, 1]]])).item()
+    expected = (0.1**2 * -torch.tensor(0.9).log() + 0.9**2 * -torch.tensor(0.1).log()) / 2
+    assert loss == pytest.approx(expected.item())
+
+
+def test_focal_equals_torchvision_for_two_classes() -> None:
+    from torchvision.ops import sigmoid_focal_loss
+
+    logits, mask = torch.randn(2, 2, 8, 8), torch.randint(0, 2, (2, 8, 8))
+    margin = logits[:, 1] - logits[:, 0]  # a softmax of two is a sigmoid of their difference
+    expected = sigmoid_focal_loss(margin, mask.float(), alpha=-1, gamma=2, reduction="mean")
+    torch.testing.assert_close(Focal(2.0)(logits, mask), expected)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, Focal, BorderWeighted])
+def test_class_weights_that_do_not_fit_are_refused(loss: type[nn.Module]) -> None:
+    logits, mask = batch()
+    extra = [torch.ones(mask.shape)] if loss is BorderWeighted else []
+    with pytest.raises(UsageError, match=f"{loss.__name__}.class_weights has 2 factors for 4 classes"):
+        loss(class_weights=[1, 2])(logits, mask, *extra)
+    for wrong in ([1, -2], []):
+        with pytest.raises(UsageError, match="class_weights is"):
+            loss(class_weights=wrong)
+
+
+# --- U-Net's borders --------------------------------------------------------------------------------------------------
+
+
+def test_gaps_weigh_more_by_hand() -> None:
+    logits = torch.zeros(1, 2, 1, 4)  # each pixel's cross-entropy is log 2
+    mask = torch.tensor([[[0, 0, 1, 255]]])
+    border = torch.tensor([[[0.0, 5.0, 0.0, 0.0]]])
+    gap = torch.tensor(-0.5).exp().item()  # exp(-5^2 / (2 * 5^2))
+    expected = torch.tensor(2.0).log().item() * ((1 + 10) + (1 + 10 * gap) + 1) / 3
+    assert BorderWeighted()(logits, mask, border=border).item() == pytest.approx(expected)
+    weighted = BorderWeighted(class_weights=[3, 2])(logits, mask, border=border).item()
+    assert weighted == pytest.approx(torch.tensor(2.0).log().item() * ((3 + 10) + (3 + 10 * gap) + 2) / 3)
+
+
+def test_without_gaps_it_is_cross_entropy() -> None:
+    logits, mask = batch()
+    far = torch.full(mask.shape, torch.inf)
+    torch.testing.assert_close(BorderWeighted()(logits, mask, border=far), CrossEntropy()(logits, mask))
+
+
+def test_borders_of_another_shape_are_refused() -> None:
+    logits, mask = batch()
+    with pytest.raises(UsageError, match="shape \\(3, 1, 8, 8\\); it takes the mask's, \\(3, 8, 8\\)"):
+        BorderWeighted()(logits, mask, border=torch.ones(3, 1, 8, 8))
+
+
+# --- Dice -------------------------------------------------------------------------------------------------------------
+
+
+def test_dice_by_hand() -> None:
+    p = torch.tensor([[0.9, 0.6, 0.2, 0.5], [0.1, 0.4, 0.8, 0.5]])
+    mask = torch.tensor([[[0, 0, 1, 255]]])
+    first = 2 * (0.9 + 0.6) / (0.81 + 0.36 + 0.04 + 2)
+    second = 2 * 0.8 / (0.01 + 0.16 + 0.64 + 1)
+    assert Dice()(p.log().view(1, 2, 1, 4), mask).item() == pytest.approx(1 - (first + second) / 2)
+
+
+def test_all_background_costs_at_least_one_half() -> None:
+    mask = torch.zeros(1, 32, 32, dtype=torch.long)
+    mask[0, 4, 4:8] = 1
+    nothing = certain(torch.zeros_like(mask), 2)
+    assert Dice()(nothing, mask).item() >= 0.5
+    assert Dice(smooth=1.0)(nothing, mask).item() > 0.4  # 1 - 1 / (4 + 1) of the foreground
+
+
+def test_dice_leaves_out_what_does_not_occur() -> None:
+    mask = torch.zeros(1, 8, 8, dtype=torch.long)
+    right = certain(mask, 21)
+    assert Dice()(right, mask).item() == pytest.approx(0, abs=1e-6)
+    trace = right.clone()
+    trace[0, 5, 0, 0] = 200  # one pixel of 64 goes to an absent class
+    assert 0 < Dice()(trace, mask).item() < 0.02
+
+
+# --- Lovász -----------------------------------------------------------------------------------------------------------
+
+
+def jaccard_loss(truth: list[bool], wrong: set[int]) -> float:
+    """1 - IoU of a class if the pixels in ``wrong`` are wrong and all others right."""
+    predicted = [t != (i in wrong) for i, t in enumerate(truth)]
+    union = sum(t or q for t, q in zip(truth, predicted, strict=True))
+    both = sum(t and q for t, q in zip(truth, predicted, strict=True))
+    return 1 - both / union if union else 0.0
+
+
+def lovasz(logits: Tensor, mask: Tensor, classes: str) -> float:
+    """The loss of one set of pixels, by the definition (eq. 8, 9): ignored pixels dropped, one set function at a time."""
+    p = logits.softmax(1).movedim(1, -1)[mask != 255]
+    labels = mask[mask != 255].tolist()
+    losses = []
+    for c in range(p.shape[1]):
+        truth = [label == c for label in labels]
+        if classes == "present" and not any(truth):
+            continue
+        errors = [1 - q if t else q for t, q in zip(truth, p[:, c].tolist(), strict=True)]
+        order = sorted(range(len(errors)), key=lambda i: -errors[i])
+        steps = [
+            jaccard_loss(truth, set(order[: i + 1])) - jaccard_loss(truth, set(order[:i])) for i in range(len(order))
+        ]
+        losses.append(sum(errors[i] * step for i, step in zip(order, steps, strict=True)))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("classes", ["present", "all"])
+def test_lovasz_equals_its_definition(classes: Any) -> None:
+    logits, mask = batch()
+    assert Lovasz(classes)(logits, mask).item() == pytest.approx(lovasz(logits, mask, classes), rel=1e-5)
+    images = [lovasz(logits[i : i + 1], mask[i : i + 1], classes) for i in range(3)]
+    assert Lovasz(classes, per_image=True)(logits, mask).item() == pytest.approx(sum(images) / 3, rel=1e-5)
+
+
+def test_lovasz_of_a_certain_prediction_is_one_minus_iou() -> None:
+    _, mask = batch()
+    preds, scores = torch.randint(0, 3, mask.shape), SegmentationScores(3)
+    scores.update(preds, mask)
+    loss = Lovasz()(certain(preds, 3), mask)
+    assert loss.item() == pytest.approx(1 - scores.compute()["mIoU"].item(), rel=1e-5)
+
+
+def test_an_image_of_nothing_is_not_averaged_over() -> None:
+    logits, mask = batch()
+    mask[2] = 255
+    for classes in ("present", "all"):
+        loss = Lovasz(classes, per_image=True)
+        torch.testing.assert_close(loss(logits, mask), loss(logits[:2], mask[:2]))
+
+
+def test_lovasz_of_an_absent_class_is_its_largest_error() -> None:
+    p = torch.tensor([[0.9, 0.6, 0.7], [0.1, 0.4, 0.3]])
+    mask = torch.zeros(1, 1, 3, dtype=torch.long)
+    present = Lovasz()(p.log().view(1, 2, 1, 3), mask).item()
+    both = Lovasz("all")(p.log().view(1, 2, 1, 3), mask).item()
+    assert present == pytest.approx((0.1 + 0.4 + 0.3) / 3)
+    assert both == pytest.approx((present + 0.4) / 2)
+
+
+# --- what Dice and Lovász share, and sums -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), Focal(), Dice(), Lovasz()])
+def test_a_class_that_does_not_exist_fails(loss: nn.Module) -> None:
+    logits, mask = batch()
+    mask[0, 7, 7] = 4
+    with pytest.raises((IndexError, RuntimeError)):
+        loss(logits, mask)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Focal(gamma=-1), "Focal.gamma is -1"),
+        (lambda: Dice(smooth=-1), "Dice.smooth is -1"),
+        (lambda: BorderWeighted(w0=-1), "w0 -1"),
+        (lambda: BorderWeighted(sigma=0), "sigma 0"),
+        (lambda: Sum([]), "0 losses"),
+        (lambda: Sum([Dice(), Focal()], [1.0]), "2 losses and 1 weights"),
+        (lambda: Sum([Dice(), Dice(ignore_index=0)]), "{'dice_1': 255, 'dice_2': 0}"),
+    ],
+)
+def test_impossible_arguments_are_refused_by_name(build: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build()
+
+
+class BCELoss(nn.Module):
+    """Somebody else's loss: no ignore_index, and a need of its own."""
+
+    needs = ("border", "image")
+
+    def forward(self, logits: Tensor, mask: Tensor, border: Tensor, image: Tensor) -> Tensor:
+        return border.sum() + image.sum()
+
+
+def test_a_sum_names_and_weighs_its_terms() -> None:
+    logits, mask = batch()
+    terms = Sum([CrossEntropy(), Dice(), Focal(0.0), Focal(2.0)], [1, 0.5, 2, 3])(logits, mask)
+    assert list(terms) == ["cross_entropy", "dice", "focal_1", "focal_2"]
+    torch.testing.assert_close(terms["dice"], 0.5 * Dice()(logits, mask))
+    torch.testing.assert_close(terms["focal_1"], 2 * CrossEntropy()(logits, mask))
+    torch.testing.assert_close(terms["focal_2"], 3 * Focal(2.0)(logits, mask))
+
+
+def test_a_sum_needs_what_its_losses_need_and_gives_each_its_own() -> None:
+    logits, mask = batch()
+    border, image = torch.rand(mask.shape), torch.ones(3, 3, 8, 8)
+    loss = Sum([Dice(), BorderWeighted(), BCELoss()])
+    assert loss.needs == ("border", "image")
+    assert Sum([Dice()]).needs == ()
+    terms = loss(logits, mask, border=border, image=image)
+    assert list(terms) == ["dice", "border_weighted", "bce_loss"]
+    torch.testing.assert_close(terms["border_weighted"], BorderWeighted()(logits, mask, border=border))
+
+
+def test_a_sum_ignores_what_its_losses_ignore() -> None:
+    assert Sum([Dice(ignore_index=0), BCELoss(), Focal(ignore_index=0)]).ignore_index == 0
+    assert not hasattr(Sum([BCELoss()]), "ignore_index")
+
+
+def test_weights_of_classes_move_and_are_saved_with_the_sum() -> None:
+    state = Sum([CrossEntropy(class_weights=[1, 2]), Dice()]).state_dict()
+    assert list(state) == ["losses.cross_entropy.class_weights"]
+
+
+def test_a_sum_is_built_by_a_config() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--loss", type=nn.Module | None)
+    here = "lightning_modules.segmentation.losses"
+    losses = [
+        {"class_path": f"{here}.CrossEntropy", "init_args": {"class_weights": [1, 2, 2, 2], "reduction": "sum"}},
+        {"class_path": f"{here}.Dice"},
+        {"class_path": f"{here}.Lovasz", "init_args": {"per_image": True}},
+    ]
+    config = {"loss": {"class_path": f"{here}.Sum", "init_args": {"losses": losses, "weights": [1, 2, 1]}}}
+    loss = parser.instantiate_classes(parser.parse_object(config)).loss
+    assert list(loss(*batch())) == ["cross_entropy", "dice", "lovasz"]
+    assert loss.weights == (1, 2, 1)
+    losses[0]["init_args"]["reduction"] = "none"
+    with pytest.raises(Exception, match="none"):
+        parser.parse_object(config)

@@ -1,0 +1,152 @@
+"""Getting data sets from the network: files that resume, archives that are unpacked whole or not at all."""
+
+import gzip
+import hashlib
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from darkroom.errors import DataError
+
+_TIMEOUT = 60  # seconds without a byte
+_CHUNK = 1 << 20
+
+
+def _receive(answer: HTTPResponse, part: Path) -> bool:
+    """Writes an answer to the end of ``part``, or over it where the server began anew; returns whether all of it came."""
+    start = part.stat().st_size if answer.status == 206 else 0
+    length = answer.headers.get("Content-Length")
+    total = None if length is None else start + int(length)
+    bar = tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=None)
+    with part.open("ab" if start else "wb") as file, bar:
+        try:
+            while chunk := answer.read1(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+        except (HTTPException, ConnectionError, TimeoutError):
+            return False
+    return total in (None, part.stat().st_size)
+
+
+def _download(url: str, part: Path) -> None:
+    """Fills ``part``. A transfer that breaks off is continued for as long as each attempt gets further."""
+    while True:
+        have = part.stat().st_size if part.is_file() else 0
+        headers = {"User-Agent": "darkroom"} | ({"Range": f"bytes={have}-"} if have else {})
+        try:
+            with urlopen(Request(url, headers=headers), timeout=_TIMEOUT) as answer:
+                if _receive(answer, part):
+                    return
+        except HTTPError as error:
+            if error.code != 416 or not have:
+                raise _unreachable(url, part, f"HTTP {error.code} {error.reason}") from error
+            if error.headers.get("Content-Range") == f"bytes */{have}":
+                return  # stopped between the last byte and the renaming
+            part.unlink()  # longer than the whole: the file on the server is another by now
+            continue
+        except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            raise _unreachable(url, part, str(getattr(error, "reason", error))) from error
+        size = part.stat().st_size
+        if size <= have:
+            raise DataError(f"{url} broke off after {size} bytes; run the command again to go on from there")
+
+
+def _unreachable(url: str, part: Path, reason: str) -> DataError:
+    return DataError(
+        f"{url} cannot be downloaded ({reason}); try again later, or get it elsewhere and put it at {part.with_suffix('')}"
+    )
+
+
+def _mismatch(path: Path, checksums: dict[str, str | None]) -> str:
+    """What is wrong with a file's checksums, given by algorithm; empty if nothing is, or none is known."""
+    for algorithm, expected in checksums.items():
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        with path.open("rb") as file:
+            while expected and (chunk := file.read(_CHUNK)):
+                digest.update(chunk)
+        if expected and digest.hexdigest() != expected.lower():
+            return f"has the {algorithm} {digest.hexdigest()} instead of {expected}"
+    return ""
+
+
+def fetch(url: str, folder: Path, sha256: str | None = None, md5: str | None = None) -> Path:
+    """Downloads a file into ``folder`` under its name in the URL; one that lies there is only verified.
+
+    An interrupted download stays as ``NAME.part`` and is continued by the next call where the server can (HTTP Range),
+    else begun anew. ``NAME`` appears once it is whole and its checksum, if one is given, is right. Without a checksum only
+    the length is verified; then the caller should look at what the archive holds (``check`` of ``extract``).
+    """
+    path = folder / PurePosixPath(urlsplit(url).path).name
+    checksums = {"sha256": sha256, "md5": md5}
+    if path.is_file():
+        if wrong := _mismatch(path, checksums):
+            raise DataError(f"{path} {wrong}; remove it to download it again")
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    _download(url, part)
+    if wrong := _mismatch(part, checksums):
+        part.unlink()  # continuing it would not mend it
+        raise DataError(f"{url} {wrong}; run the command again, or get it elsewhere and put it at {path}")
+    return part.replace(path)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a zip or tar; one that names a place outside of ``folder`` is refused."""
+    if tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        return
+    with zipfile.ZipFile(archive) as entries:
+        for entry in entries.infolist():
+            name = PurePosixPath(entry.filename.replace("\\", "/"))
+            if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(entry.external_attr >> 16):
+                raise DataError(f"{archive} holds {name}, a link or a path outside of its folder; do not trust it")
+        entries.extractall(folder)
+
+
+def extract(archive: Path, folder: Path, inside: str = ".", check: Callable[[Path], object] | None = None) -> Path:
+    """Unpacks the folder ``inside`` of a zip or tar as ``folder``, which appears when all of it is there.
+
+    ``check`` is given the unpacked folder beforehand and raises if something is amiss: the way to verify an archive whose
+    checksum nobody published.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        unpacked = Path(temporary, "unpacked")
+        try:
+            _unpack(archive, unpacked)
+        except tarfile.FilterError as error:
+            raise DataError(f"{archive} reaches outside of its folder ({error}); do not trust it") from error
+        except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+            reason = str(error).split("\n")[0]
+            raise DataError(f"{archive} cannot be unpacked ({reason}); remove it to download it again") from error
+        if not (unpacked / inside).is_dir():
+            raise DataError(f"{archive} holds no folder {inside}; it is not the archive that was expected")
+        if check is not None:
+            check(unpacked / inside)
+        (unpacked / inside).rename(folder)
+    return folder
+
+
+def fetch_folder(
+    url: str,
+    folder: Path,
+    inside: str,
+    sha256: str | None = None,
+    md5: str | None = None,
+    check: Callable[[Path], object] | None = None,
+) -> None:
+    """Provides ``folder`` from the archive at ``url``, which is left beside it; a folder that exists is left alone."""
+    if not folder.is_dir():
+        extract(fetch(url, folder.parent, sha256, md5), folder, inside, check)

@@ -1,0 +1,186 @@
+"""Convolutionalization: a classifier, run as a convolution, gives a map of answers (Long et al. 2015, section 3.1)."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation.backbones import Backbone, Classifier, Weights, imagenet_weights
+from lightning_modules.segmentation.base import SemanticSegmentation
+from lightning_modules.segmentation.geometry import mirror_pad
+
+
+def linear_to_conv(linear: nn.Linear, side: int) -> nn.Conv2d:
+    """A Linear layer over a flattened (C, side, side) map as the convolution that is its equal there."""
+    channels, rest = divmod(linear.in_features, side**2)
+    if rest:
+        raise UsageError(f"a Linear layer of {linear.in_features} inputs cannot see a map of {side} x {side}")
+    conv = nn.Conv2d(channels, linear.out_features, side, bias=linear.bias is not None)
+    conv.weight = nn.Parameter(linear.weight.detach().reshape(-1, channels, side, side))
+    conv.bias = linear.bias
+    return conv
+
+
+def _fixed_pool(before: torch.Size, after: torch.Size) -> tuple[int, int]:
+    """Kernel and stride of the average pooling that an adaptive one is at the training size."""
+    (rows, columns), (out, out_columns) = before[-2:], after[-2:]
+    if rows != columns or out != out_columns or rows % out:
+        raise UsageError(f"adaptive pooling from {rows} x {columns} to {out} x {out_columns} has no fixed window")
+    return rows // out, 1 if out == 1 else rows // out
+
+
+def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int = 3) -> fx.GraphModule:
+    """Turns a classifier that ends in Linear layers into a fully convolutional network of the same weights.
+
+    On images (B, C, window, window) it gives (B, K, 1, 1): what the classifier gives as (B, K). On larger ones it gives a
+    map: an answer for every window that the strides step on. Linear layers become convolutions, flattening disappears,
+    adaptive pooling gets the fixed window that it has at the training size. The parameters keep their names.
+
+    Args:
+        classifier: any that torch.fx can trace, like torchvision's AlexNet, VGG and ResNet; a copy of it is changed.
+        window: side of the images that it classifies, in pixels.
+        in_channels: C.
+
+    Raises:
+        UsageError: if it has no Linear layer, or an adaptive pooling with no fixed window at this size.
+    """
+    training = classifier.training
+    graph = fx.symbolic_trace(copy.deepcopy(classifier).eval())
+    ShapeProp(graph).propagate(next(classifier.parameters()).new_zeros(2, in_channels, window, window))
+    shape = {
+        node: node.meta["tensor_meta"].shape
+        for node in graph.graph.nodes
+        if hasattr(node.meta.get("tensor_meta"), "shape")
+    }
+    side, linears = 1, 0
+    for node in list(graph.graph.nodes):
+        layer = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(layer, nn.Linear):
+            graph.set_submodule(node.target, linear_to_conv(layer, side))
+            side, linears = 1, linears + 1
+        elif isinstance(layer, nn.Flatten) or node.target in (torch.flatten, "flatten", "view", "reshape"):
+            side = shape[node.args[0]][-1]
+            node.replace_all_uses_with(node.args[0])
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            graph.set_submodule(node.target, nn.AvgPool2d(*_fixed_pool(shape[node.args[0]], shape[node])))
+        elif node.target is F.adaptive_avg_pool2d:
+            node.target, node.args = F.avg_pool2d, (node.args[0], *_fixed_pool(shape[node.args[0]], shape[node]))
+            node.kwargs = {}
+    if not linears:
+        raise UsageError(f"{type(classifier).__name__} has no Linear layer; it is fully convolutional already")
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph.train(training)
+
+
+class SlidingClassifier(nn.Module):
+    """A convolutionalized classifier over every window of a picture. (B, C, H, W) of any size -> logits (B, K, H, W).
+
+    A window is asked around every ``stride / stitch``-th pixel, the picture mirrored at its border; between these pixels
+    the answers are interpolated bilinearly. Shift-and-stitch (Sermanet et al. 2013; Long et al. 2015, section 3.2): the
+    network runs on ``stitch``^2 shifted pictures and the maps are interlaced.
+
+    Args:
+        classifier: of windows.
+        window: side of the windows in pixels.
+        in_channels: C.
+        stitch: by which the stride of the map is divided; it must divide the stride of the network.
+    """
+
+    def __init__(self, classifier: nn.Module, window: int, in_channels: int = 3, stitch: int = 1) -> None:
+        super().__init__()
+        self.windows = convolutionalize(classifier, window, in_channels)
+        self.window, self.stitch = window, stitch
+        with torch.device("meta"):
+            probe = copy.deepcopy(self.windows).to("meta").eval()
+            self.stride = 1024 // (probe(torch.empty(1, in_channels, window + 1024, window)).shape[-2] - 1)
+        if stitch < 1 or self.stride % stitch:
+            raise UsageError(f"model.stitch is {stitch}; it must divide the network's stride, {self.stride}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        step, before = self.stride // self.stitch, self.window // 2
+        # Enough coarse cells that the last one lies on or beyond the last pixel.
+        cells = [-(-(side - 1) // self.stride) + 1 for side in (height, width)]
+        reach = [(n - 1) * self.stride + self.window + self.stride - step for n in cells]
+        x = mirror_pad(x, before, reach[0] - before - height, before, reach[1] - before - width)
+        maps = [
+            [self.windows(x[..., dy : dy + h, dx : dx + w]) for dx in range(0, self.stride, step)]
+            for h, w in [[r - self.stride + step for r in reach]]
+            for dy in range(0, self.stride, step)
+        ]
+        fine = torch.stack([torch.stack(row, dim=-1) for row in maps], dim=-3)  # (B, K, rows, sy, columns, sx)
+        fine = fine.flatten(-4, -3).flatten(-2, -1)
+        rows, columns = fine.shape[-2:]
+        size = ((rows - 1) * step + 1, (columns - 1) * step + 1)
+        fine = F.interpolate(fine, size, mode="bilinear", align_corners=True)  # cells lie on pixels: corner to corner
+        return fine[..., :height, :width]
+
+
+class ConvolutionalizedClassifier(SemanticSegmentation):
+    """A classifier of windows, trained on the class of their middle pixel and tested as a convolution.
+
+    The first rung of the ladder (Long et al. 2015, section 3.1): every picture gives ``windows_per_image`` windows around
+    random pixels to train on; validation, test and prediction run the same weights over the whole picture at once.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: classes, background included.
+        backbone: AlexNet or a VGG, built for this window.
+        width: factor on the channels of every layer.
+        window: side of the windows in pixels.
+        windows_per_image: how many each picture gives in a training step.
+        stitch: shift-and-stitch, see SlidingClassifier; 1: a plain convolution.
+        weights: start from torchvision's ImageNet weights (width 1, window 224, but for the last layer).
+        classifier: any other classifier of (B, C, window, window) -> (B, K) instead of the backbone.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        backbone: Backbone = "vgg16",
+        width: float = 1.0,
+        window: int = 224,
+        windows_per_image: int = 16,
+        stitch: int = 1,
+        weights: Weights | None = None,
+        classifier: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        num_classes = 2 if num_classes is None else num_classes
+        classifier = classifier or Classifier(backbone, num_classes, window, in_channels, width)
+        if weights == "imagenet":
+            load_all_but_the_answer(classifier, imagenet_weights(backbone, width, in_channels))
+        super().__init__(SlidingClassifier(classifier, window, in_channels, stitch), num_classes, **kwargs)
+        self.starts_from("weights")
+        self.windows_per_image = windows_per_image
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        windows, labels = self.sample_windows(batch["image"], batch["mask"])
+        logits = self.network.windows(windows.contiguous(memory_format=self.memory_format))
+        return self.log_loss(self.loss_terms(logits, {"mask": labels}))
+
+    def sample_windows(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows around random pixels, (N B, C, window, window), and the classes of these pixels, (N B, 1, 1)."""
+        (batch, _, height, width), window, count = image.shape, self.network.window, self.windows_per_image
+        before = window // 2
+        padded = mirror_pad(image, before, window - before, before, window - before)
+        y, x = (torch.randint(side, (batch, count, 1, 1), device=image.device) for side in (height, width))
+        steps = torch.arange(window, device=image.device)
+        picture = torch.arange(batch, device=image.device).view(-1, 1, 1, 1)
+        windows = padded.permute(0, 2, 3, 1)[picture, y + steps.view(-1, 1), x + steps]  # (B, N, window, window, C)
+        return windows.flatten(0, 1).permute(0, 3, 1, 2), mask[picture, y, x].flatten(0, 1)
+
+
+def load_all_but_the_answer(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Loads the weights of a classifier of other classes: all of them but those of the last layer."""
+    last = list(state)[-1].rpartition(".")[0]
+    ours = network.state_dict()
+    if any(ours.get(name, value).shape != value.shape for name, value in state.items() if not name.startswith(last)):
+        raise UsageError("model.weights imagenet needs model.window 224")
+    network.load_state_dict({name: value for name, value in state.items() if not name.startswith(last)}, strict=False)

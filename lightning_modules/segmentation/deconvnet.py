@@ -1,0 +1,224 @@
+"""DeconvNet (Noh, Hong, Han 2015): an encoder's mirror image, which puts every maximum back where it came from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation.backbones import Backbone, Weights, features, imagenet_weights, scaled
+from lightning_modules.segmentation.base import SemanticSegmentation
+from lightning_modules.segmentation.weights import load_weights
+
+Unpooling = Literal["unpooling", "transposed", "bilinear", "nearest"]
+
+# Channels of the decoder's deconvolutions after each unpooling (section 3.3, table of the supplement).
+_DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64, 64))
+# Windows when there are no proposals: of 1, 1/2 and 1/4 of the picture's sides, so many along each side.
+_GRID = ((1, 1), (2, 3), (4, 6))
+
+
+def _layer(convolution: nn.Module) -> list[nn.Module]:
+    """A convolution of either kind with batch norm and ReLU; section 4.2: weights from N(0, 0.01)."""
+    nn.init.normal_(convolution.weight, std=0.01)
+    nn.init.zeros_(convolution.bias)
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
+
+
+class _Up(nn.Module):
+    """Doubles a map: back to the places of the maxima, or by what is compared with it."""
+
+    def __init__(self, kind: Unpooling, channels: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "transposed":
+            self.up = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+
+    def forward(self, x: Tensor, indices: Tensor, size: torch.Size) -> Tensor:
+        if self.kind == "unpooling":
+            return F.max_unpool2d(x, indices, 2, output_size=size)
+        if self.kind == "transposed":
+            return self.up(x, output_size=size)
+        return F.interpolate(x, size, mode=self.kind, **({"align_corners": False} if self.kind == "bilinear" else {}))
+
+
+class DeconvNetwork(nn.Module):
+    """VGG16 with batch norm, two fully connected layers as convolutions, and its mirror image with argmax unpooling.
+
+    (B, C, H, W), both sides at least ``window`` -> logits (B, K, H, W). 251,772,245 parameters in convolutions at width 1,
+    window 224 and 21 classes.
+
+    Args:
+        in_channels: C.
+        num_classes: K.
+        backbone: a VGG with batch norm; the paper's is vgg16_bn.
+        width: factor on the channels of every layer.
+        window: side of the training windows in pixels, which the fully connected layer sees whole; 224 is the paper's.
+        upsampling: the paper's unpooling, or what is compared with it.
+
+    Raises:
+        UsageError: for pictures smaller than the window.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 21,
+        backbone: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"] = "vgg16_bn",
+        width: float = 1.0,
+        window: int = 224,
+        upsampling: Unpooling = "unpooling",
+    ) -> None:
+        super().__init__()
+        if window < 32 or window % 32:
+            raise UsageError(f"model.window is {window}; five poolings halve it, so it is a multiple of 32")
+        self.window = window
+        self.features = features(backbone, in_channels, width)
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                layer.return_indices = True
+        top, hidden, kernel = scaled(512, width), scaled(4096, width), window // 32
+        self.fc6 = nn.Sequential(*_layer(nn.Conv2d(top, hidden, kernel)))
+        self.fc7 = nn.Sequential(*_layer(nn.Conv2d(hidden, hidden, 1)))
+        self.unfc6 = nn.Sequential(*_layer(nn.ConvTranspose2d(hidden, top, kernel)))
+        self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
+        channels = top
+        for stage in _DECODER:
+            self.ups.append(_Up(upsampling, channels))
+            layers: list[nn.Module] = []
+            for out in (scaled(out, width) for out in stage):
+                layers += _layer(nn.ConvTranspose2d(channels, out, 3, padding=1))
+                channels = out
+            self.decoder.append(nn.Sequential(*layers))
+        self.score = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < self.window:
+            raise UsageError(
+                f"a picture of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than DeconvNet's window: both sides must have "
+                f"at least {self.window}; set model.window lower, or model.proposals to warp windows for test and predict"
+            )
+        pooled: list[tuple[Tensor, torch.Size]] = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                before = x.shape[-2:]
+                x, indices = layer(x)
+                pooled.append((indices, before))
+            else:
+                x = layer(x)
+        x = self.unfc6(self.fc7(self.fc6(x)))
+        for up, stage, (indices, size) in zip(self.ups, self.decoder, reversed(pooled), strict=True):
+            x = stage(up(x, indices, size))
+        return self.score(x)
+
+    def load_classifier(self, state: dict[str, Tensor]) -> None:
+        """Takes over the weights of torchvision's classifier, but for its last layer."""
+        ours = {name: value for name, value in state.items() if name.startswith("features")}
+        for layer, linear in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
+            shape = self.get_parameter(f"{layer}.0.weight").shape
+            if shape.numel() != state[f"{linear}.weight"].numel():
+                raise UsageError(f"model.weights imagenet needs model.window 224, not {self.window}")
+            ours[f"{layer}.0.weight"] = state[f"{linear}.weight"].view(shape)
+            ours[f"{layer}.0.bias"] = state[f"{linear}.bias"]
+        self.load_state_dict(ours, strict=False)
+
+
+def grid_windows(height: int, width: int, count: int) -> Tensor:
+    """Windows of a picture when nobody proposes any: the whole, halves, quarters, overlapping; float32 (P <= count, 4) xyxy."""
+    boxes = []
+    for part, along in _GRID:
+        h, w = height / part, width / part
+        places = [i / max(1, along - 1) for i in range(along)]
+        level = [(x * (width - w), y * (height - h)) for y in places for x in places]
+        if boxes and len(boxes) + len(level) > count:
+            break
+        boxes += [(x, y, x + w, y + h) for x, y in level]
+    return torch.tensor(boxes[: max(1, count)])
+
+
+class DeconvNet(SemanticSegmentation):
+    """DeconvNet: a deep decoder with argmax unpooling, trained on windows, tested on proposals (Noh et al. 2015).
+
+    The paper trains twice: on windows around one object (``data.crops: objects``), then, from these weights, on windows as
+    proposals would cut them (``data.crops: windows``). It judges a picture by its proposals: each is warped to the window,
+    and every pixel takes the maximum of its scores (section 4.3, equation 1).
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: classes, background included.
+        backbone: a VGG with batch norm; the paper's is vgg16_bn.
+        width: factor on the channels of every layer.
+        window: side of the training windows in pixels.
+        upsampling: unpooling (the paper's), transposed, bilinear or nearest.
+        proposals: in test and prediction, at most so many windows of each picture: the first of ``batch["proposals"]``, or
+            a grid of the whole, halves and quarters if the data give none; the paper takes 50. 0: the whole picture at
+            once, at its own size.
+        aggregate: over the windows that cover a pixel: the maximum (equation 1) or the sum (equation 2) of their scores.
+        weights: start the encoder from torchvision's ImageNet weights; they are downloaded only if this is set.
+        init_from: checkpoint of a first stage to start from.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        backbone: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"] = "vgg16_bn",
+        width: float = 1.0,
+        window: int = 224,
+        upsampling: Unpooling = "unpooling",
+        proposals: int = 0,
+        aggregate: Literal["max", "sum"] = "max",
+        weights: Weights | None = None,
+        init_from: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        num_classes = 2 if num_classes is None else num_classes
+        network = DeconvNetwork(in_channels, num_classes, backbone, width, window, upsampling)
+        super().__init__(network, num_classes, **kwargs)
+        self.starts_from("weights", "init_from")
+        if proposals < 0:
+            raise UsageError(f"model.proposals is {proposals}; it is a number of windows, or 0 for the whole picture")
+        self.proposals, self.aggregate = proposals, aggregate
+        if weights == "imagenet":
+            network.load_classifier(imagenet_weights(backbone, width, in_channels))
+        if init_from is not None:
+            load_weights(network, Path(init_from), "model.init_from")
+
+    def infer(self, batch: dict[str, Any]) -> Tensor:
+        """Logits (B, K, H, W): of proposals, aggregated, or of the whole picture."""
+        if not self.proposals:
+            return super().infer(batch)
+        images = batch["image"]
+        windows: Sequence[Tensor] = batch.get("proposals") or [grid_windows(*images.shape[-2:], self.proposals)] * len(
+            images
+        )
+        pairs = zip(images, windows, strict=True)
+        return torch.stack([self._scores_of(image, boxes[: self.proposals].tolist()) for image, boxes in pairs])
+
+    def _scores_of(self, image: Tensor, boxes: list[list[float]]) -> Tensor:
+        """Score maps (K, H, W) of windows (x0, y0, x1, y1), each zero outside its window, brought together."""
+        height, width = image.shape[-2:]
+        scores = image.new_zeros(self.num_classes, height, width, dtype=torch.float32)
+        side = (self.network.window, self.network.window)
+        for start in range(0, len(boxes), 8):
+            places = [
+                (
+                    max(0, int(y0)),
+                    min(height, max(int(y0) + 1, round(y1))),
+                    max(0, int(x0)),
+                    min(width, max(int(x0) + 1, round(x1))),
+                )
+                for x0, y0, x1, y1 in boxes[start : start + 8]
+            ]
+            warped = [
+                F.interpolate(image[None, :, y0:y1, x0:x1], side, mode="bilinear", align_corners=False, antialias=True)
+                for y0, y1, x0, x1 in places
+            ]
+            for (y0, y1, x0, x1), one in zip(places, self(torch.cat(warped)).float(), strict=True):
+                one = F.interpolate(one[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0]
+                region = scores[:, y0:y1, x0:x1]
+                region.copy_(torch.maximum(region, one) if self.aggregate == "max" else region + one)
+        return scores

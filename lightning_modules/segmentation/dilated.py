@@ -1,0 +1,231 @@
+"""Dilated convolutions (Yu & Koltun 2016): a front end that keeps its resolution, a context module that sees far."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation.backbones import Weights, features, imagenet_weights, scaled
+from lightning_modules.segmentation.base import SemanticSegmentation
+from lightning_modules.segmentation.geometry import mirror_pad
+from lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
+from lightning_modules.segmentation.weights import load_weights
+
+VGG = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+
+# Table 1: dilations of the 3x3 layers; channels of the layers, the last one 1x1, as multiples of C.
+_DILATIONS = (1, 1, 2, 4, 8, 16, 1)
+_CHANNELS = {"basic": (1, 1, 1, 1, 1, 1, 1, 1), "large": (2, 2, 4, 8, 16, 32, 32, 1)}
+
+
+class FrontEnd(nn.Module):
+    """A VGG without its last two poolings, dilated instead (section 4): (B, C, H, W) -> scores (B, K, H', W') at stride 8.
+
+    Args:
+        in_channels: C.
+        num_classes: K.
+        backbone: which VGG; the paper's is vgg16.
+        width: factor on the channels of every layer.
+        padded: zero padding that keeps H' = H / 8; without, H' = (H - 372) / 8 for vgg16.
+        dropout: after the two convolutions that were fully connected layers.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, backbone: VGG, width: float, padded: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.features = features(backbone, in_channels, width)
+        pools = 0
+        for index, layer in enumerate(self.features):
+            if isinstance(layer, nn.MaxPool2d):
+                pools += 1
+                if pools > 3:
+                    self.features[index] = nn.Identity()  # keeps the names of what follows
+            elif isinstance(layer, nn.Conv2d):
+                dilation = 2 if pools > 3 else 1  # an ablated pooling doubles the dilation of all that follows
+                layer.dilation, layer.padding = (dilation,) * 2, (dilation * padded,) * 2
+        hidden = scaled(4096, width)
+        self.fc6 = nn.Conv2d(scaled(512, width), hidden, 7, dilation=4, padding=12 * padded)
+        self.fc7 = nn.Conv2d(hidden, hidden, 1)
+        self.score = nn.Conv2d(hidden, num_classes, 1)
+        self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(dropout)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.score.weight, std=0.001)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        x = self.dropout(self.relu(self.fc6(x)))
+        x = self.dropout(self.relu(self.fc7(x)))
+        return self.score(x)
+
+
+class ContextModule(nn.Module):
+    """Seven 3x3 layers of growing dilation and one 1x1 (table 1): (B, C, H, W) -> the same shape, each cell seeing 67 x 67.
+
+    Starts as the identity (equations 4 and 5), so that it can be put on trained scores.
+
+    Args:
+        channels: C, the classes.
+        kind: "basic" keeps C channels throughout, "large" has up to 32 C.
+    """
+
+    def __init__(self, channels: int, kind: Literal["basic", "large"] = "basic") -> None:
+        super().__init__()
+        widths = [channels, *(channels * factor for factor in _CHANNELS[kind])]
+        layers: list[nn.Module] = []
+        for before, after, dilation in zip(widths, widths[1:], _DILATIONS, strict=False):
+            layers += [nn.Conv2d(before, after, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True)]
+        layers.append(nn.Conv2d(widths[-2], widths[-1], 1))
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                self._identity(layer, channels)
+        self.layers = nn.Sequential(*layers)
+
+    @staticmethod
+    @torch.no_grad()
+    def _identity(layer: nn.Conv2d, channels: int, noise: float = 0.01) -> None:
+        """Equation 5 (equation 4 is its case of equal widths): channel a goes on to the channels b of the same class."""
+        nn.init.normal_(layer.weight, std=noise * channels / layer.out_channels)
+        nn.init.zeros_(layer.bias)
+        class_of_a = torch.arange(layer.in_channels) * channels // layer.in_channels
+        class_of_b = torch.arange(layer.out_channels) * channels // layer.out_channels
+        same = class_of_b[:, None] == class_of_a
+        middle = layer.kernel_size[0] // 2
+        centre = layer.weight[:, :, middle, middle]
+        centre.copy_(torch.where(same, channels / layer.out_channels, centre))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class DilatedNetwork(nn.Module):
+    """Front end, context module, up-sampling by 8.
+
+    Bordered by reflection, as in the paper, it takes pictures with a margin of 186 pixels (vgg16) and gives what lies
+    within; padded, (B, C, H, W) of any size -> logits (B, K, H, W).
+
+    Args:
+        in_channels: C.
+        num_classes: K.
+        backbone: which VGG; the paper's is vgg16.
+        width: factor on the channels of the front end.
+        context: "basic", "large" or none.
+        border: "reflected" (the paper's: no convolution of the front end pads) or "padded" with zeros, much cheaper for
+            small pictures.
+        upsampling: from stride 8 to pixels: bilinear (constant, as the paper's), transposed (learned) or nearest.
+        freeze_front_end: only the context module learns, on the scores that the front end gives in test.
+        dropout: after the front end's fc6 and fc7.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 21,
+        backbone: VGG = "vgg16",
+        width: float = 1.0,
+        context: Literal["basic", "large"] | None = "basic",
+        border: Literal["reflected", "padded"] = "reflected",
+        upsampling: MapUpsampling = "bilinear",
+        freeze_front_end: bool = False,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.front = FrontEnd(in_channels, num_classes, backbone, width, border == "padded", dropout)
+        self.context = ContextModule(num_classes, context) if context else nn.Identity()
+        self.up = map_upsampling(upsampling, num_classes, 8)
+        self.margin = 0 if border == "padded" else self._lost() // 2
+        self.freeze_front_end = freeze_front_end
+        if freeze_front_end:
+            self.front.requires_grad_(False)
+
+    def _lost(self) -> int:
+        """Pixels that the unpadded front end loses along each side: 372 for vgg16."""
+        lost, stride = 0, 1
+        for layer in [*self.front.features, self.front.fc6]:
+            if isinstance(layer, nn.Conv2d):
+                lost += stride * layer.dilation[0] * (layer.kernel_size[0] - 1)
+            elif isinstance(layer, nn.MaxPool2d):
+                stride *= 2
+        return lost
+
+    def input_size(self, size: int) -> int:
+        """Side of the picture, margins included, that gives logits for at least ``size`` pixels."""
+        return -(-size // 8) * 8 + 2 * self.margin
+
+    def train(self, mode: bool = True) -> "DilatedNetwork":
+        super().train(mode)
+        if self.freeze_front_end:
+            self.front.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (side - 2 * self.margin for side in x.shape[-2:])
+        if min(height, width) < 1:
+            raise UsageError(
+                f"a picture of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than the margin that DilatedNet loses; it "
+                f"needs more than {2 * self.margin} on both sides (the technique adds them by reflection)"
+            )
+        x = mirror_pad(x, 0, -height % 8, 0, -width % 8)
+        x = self.up(self.context(self.front(x)))
+        cut = (x.shape[-1] - (width + -width % 8)) // 2
+        return x[..., cut : cut + height, cut : cut + width]
+
+
+class DilatedNet(SemanticSegmentation):
+    """Dilated convolutions: resolution kept by dilation, context gathered exponentially (Yu & Koltun 2016).
+
+    The paper trains the front end (``context: null``), then the context module on it (``init_from``,
+    ``freeze_front_end``), then both: configs/paper/dilated_front_end.yaml, dilated_context.yaml, dilated_joint.yaml.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: classes, background included.
+        backbone: a VGG; the paper's is vgg16.
+        width: factor on the channels of the front end.
+        context: the context module: basic, large or none (null).
+        border: reflected as in the paper, or padded.
+        upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
+        freeze_front_end: train the context module alone.
+        dropout: after the front end's fc6 and fc7.
+        weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
+        init_from: checkpoint of an earlier stage; a context module that it lacks starts as the identity.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        backbone: VGG = "vgg16",
+        width: float = 1.0,
+        context: Literal["basic", "large"] | None = "basic",
+        border: Literal["reflected", "padded"] = "reflected",
+        upsampling: MapUpsampling = "bilinear",
+        freeze_front_end: bool = False,
+        dropout: float = 0.5,
+        weights: Weights | None = None,
+        init_from: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        num_classes = 2 if num_classes is None else num_classes
+        if freeze_front_end and context is None:
+            raise UsageError("model.freeze_front_end leaves nothing to train while model.context is null")
+        network = DilatedNetwork(
+            in_channels, num_classes, backbone, width, context, border, upsampling, freeze_front_end, dropout
+        )
+        super().__init__(network, num_classes, **kwargs)
+        self.starts_from("weights", "init_from")
+        if weights == "imagenet":
+            state = imagenet_weights(backbone, width, in_channels)
+            for name, linear in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
+                state[f"{name}.weight"] = state[f"{linear}.weight"].view_as(getattr(network.front, name).weight)
+                state[f"{name}.bias"] = state[f"{linear}.bias"]
+            network.front.load_state_dict(
+                {name: value for name, value in state.items() if not name.startswith("classifier")}, strict=False
+            )
+        if init_from is not None:
+            load_weights(network, Path(init_from), "model.init_from", new=("context", "up"))

@@ -1,0 +1,57 @@
+"""Ensemble: several trained techniques, their probabilities multiplied."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation.base import SemanticSegmentation
+
+
+class Ensemble(SemanticSegmentation):
+    """Checkpoints tested together: the product of their class probabilities (DeconvNet with FCN: Noh et al. 2015, 4.3).
+
+    It has nothing to train: ``darkroom test --model Ensemble --model.members '[a.ckpt, b.ckpt]' --data ...``.
+
+    Args:
+        members: checkpoints of any segmentation techniques for the same classes.
+        num_classes: classes, background included.
+    """
+
+    def __init__(self, members: Sequence[str], num_classes: int | None = None, **kwargs: Any) -> None:
+        if len(members) < 2:
+            raise UsageError(f"model.members is {list(members)}; an ensemble needs two checkpoints or more")
+        models = [_load(Path(path)) for path in members]
+        num_classes = models[0].num_classes if num_classes is None else num_classes
+        for path, model in zip(members, models, strict=True):
+            if model.num_classes != num_classes:
+                raise UsageError(f"model.members: {path} knows {model.num_classes} classes, not {num_classes}")
+        super().__init__(nn.ModuleList(models), num_classes, **kwargs)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            raise UsageError("an ensemble has nothing to train; train its members, then test or predict with it")
+        super().setup(stage)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._product([model(image) for model in self.network])
+
+    def infer(self, batch: dict[str, Any]) -> Tensor:
+        """Every member in its own way: by proposals, tiles, flips."""
+        return self._product([model.infer(batch) for model in self.network])
+
+    @staticmethod
+    def _product(logits: list[Tensor]) -> Tensor:
+        return torch.stack([one.float().log_softmax(1) for one in logits]).mean(0)
+
+
+def _load(path: Path) -> SemanticSegmentation:
+    if not path.is_file():
+        raise UsageError(f"model.members: {path} does not exist; give checkpoints of trained techniques")
+    try:
+        return SemanticSegmentation.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"model.members: {path} cannot be loaded as a technique ({error})") from error

@@ -1,0 +1,181 @@
+"""Fully convolutional networks (Long, Shelhamer, Darrell 2015): a classifier made dense, fused with its finer layers."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation.backbones import (
+    Backbone,
+    Weights,
+    features,
+    imagenet_weights,
+    pooled_side,
+    scaled,
+)
+from lightning_modules.segmentation.base import SemanticSegmentation
+from lightning_modules.segmentation.geometry import coordinate_map
+from lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
+from lightning_modules.segmentation.weights import load_weights
+
+# "At once": factors that bring the activations of the two finer poolings to the size of the coarse scores.
+_AT_ONCE = (0.01, 0.0001)
+
+
+def _crop(x: Tensor, offset: int, size: torch.Size) -> Tensor:
+    return x[..., offset : offset + size[0], offset : offset + size[1]]
+
+
+class FCNNetwork(nn.Module):
+    """FCN-32s, -16s or -8s on AlexNet or VGG. (B, C, H, W) of any size -> logits (B, K, H, W).
+
+    The geometry is the paper's: the first convolution pads by 100, so that the classifier's window fits into any picture;
+    poolings round up; scores of finer poolings are cropped to meet the coarser ones, up-sampled by 2, and the sum is
+    up-sampled to pixels and cropped to the picture. The crops' offsets follow from strides and paddings.
+
+    Args:
+        in_channels: C.
+        num_classes: K.
+        backbone: which classifier; the paper's are vgg16 and alexnet.
+        stride: of the finest scores, in pixels.
+        width: factor on the channels of every layer; the geometry stays.
+        upsampling: constant bilinear kernels (the paper's), learned ones that start as these, or nearest.
+        at_once: scale the finer poolings' activations down, so that a fine stride can be trained without the coarser
+            stages (the paper's "at-once" training).
+        dropout: after the two convolutions that were fully connected layers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 21,
+        backbone: Backbone = "vgg16",
+        stride: Literal[32, 16, 8] = 8,
+        width: float = 1.0,
+        upsampling: MapUpsampling = "bilinear",
+        at_once: bool = False,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if stride not in (32, 16, 8):
+            raise UsageError(f"model.stride is {stride}; it is 32, 16 or 8")
+        self.features = features(backbone, in_channels, width)
+        self.features[0].padding = (100, 100)
+        pools = [index for index, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
+        for index in pools:
+            self.features[index].ceil_mode = True
+        channels, hidden = self._channels(pools), scaled(4096, width)
+        self.fc6 = nn.Conv2d(channels[-1], hidden, pooled_side(backbone))
+        self.fc7 = nn.Conv2d(hidden, hidden, 1)
+        self.score = nn.Conv2d(hidden, num_classes, 1)
+        self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(dropout)
+
+        steps = {32: 0, 16: 1, 8: 2}[stride]
+        self.skips = pools[-2 : -2 - steps : -1]  # coarse to fine
+        self.score_pools = nn.ModuleList(nn.Conv2d(channels[pools.index(i)], num_classes, 1) for i in self.skips)
+        self.scales = _AT_ONCE[:steps] if at_once else (1.0,) * steps
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        for layer in (self.score, *self.score_pools):  # section 4.3: scoring layers start at zero
+            nn.init.zeros_(layer.weight)
+        for layer in (self.fc6, self.fc7, self.score, *self.score_pools):
+            nn.init.zeros_(layer.bias)
+        self._place(upsampling, num_classes, stride)
+
+    def _channels(self, pools: list[int]) -> list[int]:
+        convs = [(i, layer.out_channels) for i, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d)]
+        return [next(width for i, width in reversed(convs) if i < pool) for pool in pools]
+
+    def _place(self, kind: MapUpsampling, num_classes: int, stride: int) -> None:
+        """Builds the up-sampling layers and finds where each result lies in what it meets.
+
+        A map whose cell i lies at S i + b of the picture, up-sampled by s with a kernel of k, has its cell u at
+        (S / s) (u - (k - 1) / 2) + b.
+        """
+        coarse, shift = coordinate_map([*self.features, self.fc6])
+        self.ups, self.offsets = nn.ModuleList(), []
+        for skip in self.skips:
+            fine, fine_shift = coordinate_map(self.features[: skip + 1])
+            size = self._kernel(kind, coarse // fine, (shift - fine_shift) / fine)
+            self.ups.append(map_upsampling(kind, num_classes, coarse // fine, size))
+            coarse, shift = fine, shift - fine * (size - 1) / 2
+            self.offsets.append(int((shift - fine_shift) / fine))
+        assert coarse == stride
+        size = self._kernel(kind, coarse, shift)
+        self.up, self.offset = map_upsampling(kind, num_classes, coarse, size), int((size - 1) / 2 - shift)
+
+    @staticmethod
+    def _kernel(kind: MapUpsampling, stride: int, shift: float) -> int:
+        """2 s, or 2 s - 1 where only that lets pixels meet pixels (the paper's AlexNet); s for nearest."""
+        if kind == "nearest":
+            return stride
+        return 2 * stride if (shift - (2 * stride - 1) / 2).is_integer() else 2 * stride - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, pooled = x.shape[-2:], {}
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.skips:
+                pooled[index] = x
+        x = self.dropout(self.relu(self.fc6(x)))
+        x = self.dropout(self.relu(self.fc7(x)))
+        x = self.score(x)
+        for i, (up, score_pool) in enumerate(zip(self.ups, self.score_pools, strict=True)):
+            x = up(x)
+            fine = score_pool(self.scales[i] * pooled[self.skips[i]])
+            x = x + _crop(fine, self.offsets[i], x.shape[-2:])
+        return _crop(self.up(x), self.offset, size)
+
+    def load_classifier(self, state: dict[str, Tensor]) -> None:
+        """Takes over the weights of torchvision's classifier: its first two Linear layers become fc6 and fc7."""
+        linears = [name.removesuffix(".weight") for name in state if name.startswith("classifier") and "weight" in name]
+        ours = {name: value for name, value in state.items() if name.startswith("features")}
+        for name, linear in zip(("fc6", "fc7"), linears, strict=False):
+            ours[f"{name}.weight"] = state[f"{linear}.weight"].view_as(getattr(self, name).weight)
+            ours[f"{name}.bias"] = state[f"{linear}.bias"]
+        self.load_state_dict(ours, strict=False)
+
+
+class FCN(SemanticSegmentation):
+    """FCN: a classifier's layers as convolutions, its coarse scores refined by finer layers (Long et al. 2015).
+
+    The paper trains 32s from ImageNet weights, then 16s from 32s and 8s from 16s, with a summed loss
+    (``CrossEntropy(reduction="sum")``) and ``CaffeSGD``: configs/paper/fcn32s.yaml, fcn16s.yaml, fcn8s.yaml.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: classes, background included.
+        backbone: the classifier; the paper's are vgg16 and alexnet.
+        stride: 32, 16 or 8: how fine the finest scores are, in pixels.
+        width: factor on the channels of every layer; the geometry stays.
+        upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
+        at_once: train a fine stride without the coarser stages.
+        dropout: after fc6 and fc7.
+        weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
+        init_from: checkpoint of a coarser FCN to start from; only the finer scores are new, and zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        backbone: Backbone = "vgg16",
+        stride: Literal[32, 16, 8] = 8,
+        width: float = 1.0,
+        upsampling: MapUpsampling = "bilinear",
+        at_once: bool = False,
+        dropout: float = 0.5,
+        weights: Weights | None = None,
+        init_from: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        num_classes = 2 if num_classes is None else num_classes
+        network = FCNNetwork(in_channels, num_classes, backbone, stride, width, upsampling, at_once, dropout)
+        super().__init__(network, num_classes, **kwargs)
+        self.starts_from("weights", "init_from")
+        if weights == "imagenet":
+            network.load_classifier(imagenet_weights(backbone, width, in_channels))
+        if init_from is not None:
+            load_weights(network, Path(init_from), "model.init_from", new=("score_pools", "ups", "up."))

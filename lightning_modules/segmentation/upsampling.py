@@ -1,0 +1,61 @@
+"""Up-sampling, a typed choice: transposed convolution, bilinear, nearest; unpooling where a pooling remembers its maxima."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MapUpsampling = Literal["bilinear", "transposed", "nearest"]
+
+
+def bilinear_kernel(size: int, stride: int) -> Tensor:
+    """Weights (size,) of bilinear interpolation by ``stride`` along one axis: a tent of that half width (size <= 2 stride)."""
+    distance = (torch.arange(size) - (size - 1) / 2).abs()
+    return (1 - distance / stride).clamp(min=0)
+
+
+class FixedUpsampling(nn.Module):
+    """A transposed convolution with one constant kernel for every channel: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
+
+    The weights are a buffer: they never learn (Long et al. 2015, section 4.3: learning them made no difference).
+
+    Args:
+        kernel: (k,) weights along either axis.
+        stride: s.
+    """
+
+    def __init__(self, kernel: Tensor, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.register_buffer("weight", torch.outer(kernel, kernel)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        # Channel by channel as a batch: grouped transposed convolutions are many times slower.
+        maps = x.reshape(-1, 1, *x.shape[-2:])
+        up = F.conv_transpose2d(maps, self.weight.to(x.dtype), stride=self.stride)
+        return up.view(-1, channels, *up.shape[-2:])
+
+
+def map_upsampling(kind: MapUpsampling, channels: int, stride: int, size: int | None = None) -> nn.Module:
+    """Up-samples a map of logits by ``stride``, with nothing cut: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
+
+    "bilinear" is constant; "transposed" starts as it and learns; "nearest" repeats every cell, k = s.
+
+    Args:
+        kind: which.
+        channels: C.
+        stride: s.
+        size: k of the bilinear kernel; 2 s by default.
+    """
+    if kind == "nearest":
+        return FixedUpsampling(torch.ones(stride), stride)
+    kernel = bilinear_kernel(size or 2 * stride, stride)
+    if kind == "bilinear":
+        return FixedUpsampling(kernel, stride)
+    learned = nn.ConvTranspose2d(channels, channels, len(kernel), stride, bias=False)
+    with torch.no_grad():
+        learned.weight.zero_()
+        learned.weight[range(channels), range(channels)] = torch.outer(kernel, kernel)
+    return learned

@@ -1,0 +1,125 @@
+"""A classifier and its convolution give the same."""
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation import ConvolutionalizedClassifier, convolutionalize
+from lightning_modules.segmentation.backbones import Classifier
+from lightning_modules.segmentation.convolutionalization import SlidingClassifier, load_all_but_the_answer
+from tests.contracts.module import SegmentationContract
+from tests.contracts.network import DenseNetworkContract
+
+
+class TestSlidingClassifier(DenseNetworkContract):
+    def build(self) -> nn.Module:
+        return SlidingClassifier(Classifier("vgg11_bn", 4, window=32, width=0.03), window=32, stitch=2)
+
+
+class TestConvolutionalizedClassifier(SegmentationContract):
+    by_heart = 0.4  # every step draws other windows of the batch
+
+    def build(self, **kwargs: Any) -> ConvolutionalizedClassifier:
+        torch.manual_seed(0)
+        return ConvolutionalizedClassifier(
+            num_classes=6, classifier=SmallClassifier(), window=9, windows_per_image=64, **kwargs
+        )
+
+
+class SmallClassifier(nn.Module):
+    """Six classes of 9 x 9 windows, at stride 1; flattens as many do, by view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 24, 5), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(24 * 25, 64), nn.ReLU(), nn.Linear(64, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        return self.head(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet18", "mobilenet_v2"])
+def test_same_answer_at_the_training_size_and_a_map_beyond(name: str) -> None:
+    classifier = getattr(torchvision.models, name)(weights=None).eval()
+    dense = convolutionalize(classifier)
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(dense(image)[..., 0, 0], classifier(image), rtol=1e-4, atol=1e-5)
+        assert dense(torch.randn(1, 3, 384, 384)).shape == (1, 1000, 6, 6)
+
+
+def test_vgg16_gets_the_shapes_of_the_paper() -> None:
+    with torch.device("meta"):
+        dense = convolutionalize(torchvision.models.vgg16())
+        assert dense(torch.empty(1, 3, 384, 384)).shape == (1, 1000, 6, 6)
+    shapes = {name: tuple(p.shape) for name, p in dense.named_parameters() if name.startswith("classifier")}
+    assert shapes["classifier.0.weight"] == (4096, 512, 7, 7)
+    assert shapes["classifier.3.weight"] == (4096, 4096, 1, 1)
+    assert sum(p.numel() for p in dense.parameters()) == 138_357_544
+
+
+def test_every_cell_of_the_map_is_the_answer_for_its_window() -> None:
+    classifier = SmallClassifier().eval()
+    image = torch.randn(1, 3, 12, 11)
+    dense = convolutionalize(classifier, window=9)(image)
+    assert dense.shape == (1, 6, 4, 3)
+    for y in range(4):
+        for x in range(3):
+            torch.testing.assert_close(dense[..., y, x], classifier(image[..., y : y + 9, x : x + 9]))
+
+
+def test_the_classifier_is_left_as_it_was() -> None:
+    classifier = SmallClassifier().train()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    dense = convolutionalize(classifier, window=9)
+    for parameter in dense.parameters():
+        parameter.data.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert isinstance(classifier.head[0], nn.Linear)
+    assert classifier.training
+
+
+def test_nothing_to_convolutionalize_is_said() -> None:
+    with pytest.raises(UsageError, match="no Linear layer"):
+        convolutionalize(nn.Sequential(nn.Conv2d(3, 4, 3)), window=8)
+
+
+@pytest.mark.parametrize("stitch", [1, 2, 4])
+def test_shift_and_stitch_asks_for_windows_between(stitch: int) -> None:
+    """On the pixels that it asks for, the map is the classifier's answer for the window around that pixel."""
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)).eval()
+    image = torch.randn(1, 3, 33, 40)
+    dense = SlidingClassifier(classifier, window=8, stitch=stitch).eval()(image)
+    step = 4 // stitch
+    for y, x in ((8, 8), (8 + step, 12), (16, 20 + step)):
+        torch.testing.assert_close(dense[..., y, x], classifier(image[..., y - 4 : y + 4, x - 4 : x + 4]))
+
+
+def test_windows_are_labelled_by_their_middle() -> None:
+    model = ConvolutionalizedClassifier(num_classes=6, classifier=SmallClassifier(), window=9, windows_per_image=50)
+    mask = torch.randint(0, 6, (2, 20, 30))
+    windows, labels = model.sample_windows(mask[:, None].expand(-1, 3, -1, -1).float(), mask)
+    assert windows.shape == (100, 3, 9, 9)
+    assert torch.equal(windows[:, 0, 4, 4].long(), labels[:, 0, 0])
+
+
+def test_pretrained_weights_keep_all_but_the_answer() -> None:
+    source, target = Classifier("vgg11", 10, 32, width=0.03), Classifier("vgg11", 4, 32, width=0.03)
+    load_all_but_the_answer(target, source.state_dict())
+    assert torch.equal(source.classifier[0].weight, target.classifier[0].weight)
+    assert target.classifier[6].out_features == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"window": 8}, "needs at least 32"), ({"window": 32, "stitch": 3}, "divide"), ({"width": 0}, "width")],
+)
+def test_impossible_choices_are_refused_by_name(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ConvolutionalizedClassifier(**{"backbone": "vgg11", "width": 0.03, **wrong})

@@ -1,0 +1,118 @@
+"""DeconvNet: the paper's size, its unpooling and its way to judge a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation import DeconvNet, DeconvNetwork
+from lightning_modules.segmentation.deconvnet import grid_windows
+from tests.contracts.module import SegmentationContract
+from tests.contracts.network import DenseNetworkContract
+
+
+class TestDeconvNetwork(DenseNetworkContract):
+    sizes = [(32, 32), (33, 47), (32, 80), (65, 63)]
+
+    def build(self) -> nn.Module:
+        return DeconvNetwork(num_classes=4, width=0.03, window=32)
+
+
+class TestDeconvNetworkTransposed(TestDeconvNetwork):
+    def build(self) -> nn.Module:
+        return DeconvNetwork(num_classes=4, width=0.03, window=32, upsampling="transposed", backbone="vgg11_bn")
+
+
+class TestDeconvNet(SegmentationContract):
+    def build(self, **kwargs: Any) -> DeconvNet:
+        torch.manual_seed(0)
+        return DeconvNet(num_classes=6, width=0.1, window=32, **kwargs)
+
+
+class TestDeconvNetByProposals(SegmentationContract):
+    def build(self, **kwargs: Any) -> DeconvNet:
+        torch.manual_seed(0)
+        return DeconvNet(num_classes=6, width=0.1, window=32, proposals=10, **kwargs)
+
+
+def test_parameters_of_the_paper() -> None:
+    with torch.device("meta"):
+        network = DeconvNetwork(num_classes=21)
+        assert network(torch.empty(2, 3, 224, 224)).shape == (2, 21, 224, 224)
+        assert network.fc6(network.features[:1](torch.empty(2, 3, 7, 7)).new_empty(2, 512, 7, 7)).shape[1:] == (
+            4096,
+            1,
+            1,
+        )
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert sum(p.numel() for m in convolutions for p in m.parameters()) == 251_772_245
+
+
+def test_decoder_mirrors_the_encoder() -> None:
+    with torch.device("meta"):
+        network = DeconvNetwork()
+    widths = [[m.out_channels for m in stage if isinstance(m, nn.ConvTranspose2d)] for stage in network.decoder]
+    assert widths == [[512] * 3, [512, 512, 256], [256, 256, 128], [128, 64], [64, 64]]
+    assert tuple(network.unfc6[0].weight.shape) == (4096, 512, 7, 7)
+
+
+def test_unpooling_puts_every_maximum_back() -> None:
+    pool, up = nn.MaxPool2d(2, return_indices=True), DeconvNetwork(width=0.03, window=32).ups[0]
+    image = torch.rand(1, 3, 5, 6)
+    pooled, indices = pool(image)
+    back = up(pooled, indices, image.shape[-2:])
+    assert back.shape == image.shape
+    assert torch.equal(back[back != 0], image[back != 0])
+    assert (back != 0).sum() == pooled.numel()
+
+
+def test_pixels_take_the_maximum_over_windows() -> None:
+    model = DeconvNet(num_classes=2, width=0.03, window=32, proposals=50).eval()
+    model.forward = lambda image: image[:, :2]  # a network whose scores are the picture
+    image = torch.rand(1, 3, 32, 32)
+    image[:, :, 20:] = -1
+    scores = model.infer({"image": image, "proposals": [torch.tensor([[0.0, 0, 32, 16], [8, 8, 24, 30]])]})
+    assert scores.shape == (1, 2, 32, 32)
+    assert scores[..., 30:, :].abs().max() == 0  # outside every window: zero (section 4.3)
+    assert scores[..., 20:30, 8:24].max() <= 0
+    assert scores.min() == 0  # within a window of negative scores, too, the zero around it counts
+    summed = DeconvNet(num_classes=2, width=0.03, window=32, proposals=50, aggregate="sum").eval()
+    summed.forward = model.forward
+    twice = summed.infer({"image": image, "proposals": [torch.tensor([[0.0, 0, 32, 32]] * 2)]})
+    torch.testing.assert_close(twice, 2 * image[:, :2])
+
+
+def test_no_more_proposals_than_asked_for() -> None:
+    model, seen = DeconvNet(num_classes=2, width=0.03, window=32, proposals=3).eval(), []
+    model.forward = lambda image: seen.append(len(image)) or image[:, :2]
+    model.infer({"image": torch.rand(1, 3, 64, 64), "proposals": [torch.rand(9, 4) * 64]})
+    assert sum(seen) == 3
+
+
+def test_windows_of_a_grid_cover_the_picture() -> None:
+    boxes = grid_windows(60, 90, 50)
+    assert len(boxes) == 46
+    assert boxes[0].tolist() == [0, 0, 90, 60]
+    assert boxes[:, :2].min() == 0
+    assert boxes[:, 2].max() == 90
+    assert boxes[:, 3].max() == 60
+    assert len(grid_windows(60, 90, 1)) == 1
+
+
+def test_small_pictures_are_refused_with_the_size_that_works() -> None:
+    with pytest.raises(UsageError, match="31 x 64 pixels.*at least 32"):
+        DeconvNetwork(width=0.03, window=32)(torch.randn(1, 3, 31, 64))
+    with pytest.raises(UsageError, match="multiple of 32"):
+        DeconvNet(window=100)
+
+
+def test_second_stage_starts_from_the_first(tmp_path: Path) -> None:
+    first = DeconvNet(num_classes=6, width=0.03, window=32)
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "first.ckpt")
+    second = DeconvNet(num_classes=6, width=0.03, window=32, init_from=str(tmp_path / "first.ckpt"))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    with pytest.raises(UsageError, match="score.weight"):
+        DeconvNet(num_classes=5, width=0.03, window=32, init_from=str(tmp_path / "first.ckpt"))

@@ -1,0 +1,109 @@
+"""DilatedNet: sizes, receptive field and identity of the paper."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation import ContextModule, DilatedNet, DilatedNetwork
+from tests.contracts.module import SegmentationContract
+from tests.contracts.network import DenseNetworkContract
+
+
+class TestDilatedPadded(DenseNetworkContract):
+    def build(self) -> nn.Module:
+        return DilatedNetwork(num_classes=4, backbone="vgg11_bn", width=0.03, border="padded")
+
+
+class TestDilatedNet(SegmentationContract):
+    def build(self, **kwargs: Any) -> DilatedNet:
+        torch.manual_seed(0)
+        return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.2, border="padded", **kwargs)
+
+
+class TestDilatedNetReflected(SegmentationContract):
+    test_learns_one_batch_by_heart = None  # pictures with a margin of 150 pixels: too long for a test
+
+    def build(self, **kwargs: Any) -> DilatedNet:
+        return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.03, upsampling="transposed", **kwargs)
+
+
+def test_900_pixels_give_66_cells() -> None:
+    with torch.device("meta"):
+        network = DilatedNetwork()
+        assert network.margin == 186
+        assert network.front(torch.empty(1, 3, 900, 900)).shape == (1, 21, 66, 66)
+        assert network(torch.empty(1, 3, 900, 900)).shape == (1, 21, 528, 528)
+    assert network.input_size(528) == 900
+
+
+def test_every_pixel_of_a_small_picture_is_judged() -> None:
+    model = DilatedNet(num_classes=3, backbone="vgg11", width=0.03).eval()
+    assert model.network.margin == 150
+    assert model(torch.randn(1, 3, 20, 33)).shape == (1, 3, 20, 33)
+
+
+def test_front_end_dilates_where_it_no_longer_pools() -> None:
+    with torch.device("meta"):
+        front = DilatedNetwork().front
+    convs = [m for m in front.features if isinstance(m, nn.Conv2d)]
+    assert [m.dilation[0] for m in convs] == [1] * 10 + [2] * 3
+    assert {m.padding for m in convs} == {(0, 0)}
+    assert (front.fc6.dilation, front.fc6.kernel_size, front.fc6.padding) == ((4, 4), (7, 7), (0, 0))
+    assert sum(isinstance(m, nn.MaxPool2d) for m in front.features) == 3
+
+
+@pytest.mark.parametrize("kind", ["basic", "large"])
+def test_context_module_starts_as_the_identity(kind: str) -> None:
+    torch.manual_seed(0)
+    context = ContextModule(5, kind)
+    scores = torch.rand(1, 5, 40, 40) + 1
+    change = (context(scores) - scores).abs()
+    assert change.mean() / scores.mean() < 0.35  # noise of .01 in every weight, over eight layers
+    for layer in context.layers:  # without the noise it is exact
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data[layer.weight.abs() < 0.1 * 5 / layer.out_channels] = 0
+            middle = layer.weight[..., layer.kernel_size[0] // 2, layer.kernel_size[0] // 2]
+            middle.data = middle.where(middle == 0, 5 / layer.out_channels)
+    torch.testing.assert_close(context(scores), scores)
+
+
+def test_context_module_sees_67_pixels() -> None:
+    context = ContextModule(1).double()
+    for parameter in context.parameters():
+        nn.init.constant_(parameter, 0.1)
+    image = torch.ones(1, 1, 101, 101, dtype=torch.double, requires_grad=True)
+    context(image)[0, 0, 50, 50].backward()
+    seen = image.grad[0, 0].nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [67, 67]
+
+
+def test_large_context_has_the_channels_of_table_1() -> None:
+    with torch.device("meta"):
+        widths = [m.out_channels for m in ContextModule(21, "large").layers if isinstance(m, nn.Conv2d)]
+    assert widths == [42, 42, 84, 168, 336, 672, 672, 21]
+
+
+def test_context_trains_alone_on_a_frozen_front_end(tmp_path: Path) -> None:
+    small = {"num_classes": 4, "backbone": "vgg11_bn", "width": 0.03, "border": "padded"}
+    front = DilatedNet(context=None, **small)
+    torch.save({"state_dict": front.state_dict()}, tmp_path / "front.ckpt")
+    model = DilatedNet(freeze_front_end=True, init_from=str(tmp_path / "front.ckpt"), **small).train()
+    assert torch.equal(model.network.front.fc6.weight, front.network.front.fc6.weight)
+    assert not model.network.front.training
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    learning = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
+    assert learning == {"context"}
+
+
+def test_nothing_left_to_train_is_refused() -> None:
+    with pytest.raises(UsageError, match="freeze_front_end"):
+        DilatedNet(context=None, freeze_front_end=True)
+
+
+def test_a_picture_within_the_margin_is_refused() -> None:
+    with pytest.raises(UsageError, match="more than 372"):
+        DilatedNetwork(width=0.02)(torch.randn(1, 3, 372, 400))

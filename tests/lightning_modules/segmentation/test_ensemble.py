@@ -1,0 +1,49 @@
+"""Ensembles of checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation import Ensemble, UNet
+from tests.contracts.module import trainer
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> list[str]:
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        fitting = trainer(tmp_path)
+        fitting.strategy.connect(UNet(num_classes=6, base_channels=2))
+        paths.append(str(tmp_path / f"{seed}.ckpt"))
+        fitting.save_checkpoint(paths[-1])
+    return paths
+
+
+def test_multiplies_the_members_probabilities(checkpoints: list[str]) -> None:
+    ensemble = Ensemble(checkpoints).eval()
+    image = torch.randn(2, 3, 32, 32)
+    members = [UNet.load_from_checkpoint(path).eval() for path in checkpoints]
+    product = members[0](image).softmax(1) * members[1](image).softmax(1)
+    assert torch.equal(ensemble.predict_step({"image": image}), product.argmax(1))
+
+
+def test_is_tested_by_one_command(darkroom: Callable, checkpoints: list[str]) -> None:
+    command = ["--model", "Ensemble", "--model.members", str(checkpoints), "--data", "ShapesSegmentation"]
+    command += ["--data.test_size", "4", "--data.side", "32", "--trainer.accelerator", "cpu"]
+    outcome = darkroom("test", *command)
+    assert outcome.code == 0, outcome.err
+    assert "test/mIoU" in outcome.out
+    assert "nothing to train" in darkroom("fit", *command).message
+
+
+def test_members_that_are_none_are_named(tmp_path: Path, checkpoints: list[str]) -> None:
+    with pytest.raises(UsageError, match="two checkpoints"):
+        Ensemble(checkpoints[:1])
+    with pytest.raises(UsageError, match="gone.ckpt does not exist"):
+        Ensemble([checkpoints[0], "gone.ckpt"])
+    with pytest.raises(UsageError, match="6 classes, not 4"):
+        Ensemble(checkpoints, num_classes=4)

@@ -1,0 +1,139 @@
+"""FCN: the geometry of the authors' networks, and the way from coarse to fine."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation import FCN, FCNNetwork
+from tests.contracts.module import SegmentationContract
+from tests.contracts.network import DenseNetworkContract
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Scoring layers start at zero, which would hide what lies before them."""
+    for layer in (network.score, *network.score_pools):
+        nn.init.normal_(layer.weight, std=0.1)
+    return network
+
+
+class TestFCN8s(DenseNetworkContract):
+    def build(self) -> nn.Module:
+        return awake(FCNNetwork(num_classes=4, backbone="vgg11_bn", width=0.03))
+
+
+class TestFCNAlexNet(DenseNetworkContract):
+    def build(self) -> nn.Module:
+        return awake(FCNNetwork(num_classes=4, backbone="alexnet", stride=16, width=0.03, upsampling="transposed"))
+
+
+class TestFCN(SegmentationContract):
+    def build(self, **kwargs: Any) -> FCN:
+        torch.manual_seed(0)
+        return FCN(num_classes=6, backbone="alexnet", stride=8, width=0.25, dropout=0.0, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride", "offsets", "offset", "kernels"),
+    [
+        ("vgg16", 32, [], 19, [64]),
+        ("vgg16", 16, [5], 27, [4, 32]),
+        ("vgg16", 8, [5, 9], 31, [4, 4, 16]),
+        ("alexnet", 32, [], 18, [63]),
+    ],
+)
+def test_crops_and_kernels_are_the_authors(
+    backbone: str, stride: int, offsets: list[int], offset: int, kernels: list[int]
+) -> None:
+    with torch.device("meta"):
+        network = FCNNetwork(backbone=backbone, stride=stride)
+    assert network.offsets == offsets
+    assert network.offset == offset
+    assert [up.weight.shape[-1] for up in (*network.ups, network.up)] == kernels
+
+
+def test_layers_are_the_authors() -> None:
+    with torch.device("meta"):
+        network = FCNNetwork(stride=32)
+        scores = network.features(torch.empty(1, 3, 500, 500))
+    assert network.features[0].padding == (100, 100)
+    assert tuple(network.fc6.weight.shape) == (4096, 512, 7, 7)
+    assert network.fc6.padding == (0, 0)
+    assert tuple(network.fc7.weight.shape) == (4096, 4096, 1, 1)
+    assert scores.shape[-2:] == (22, 22)  # poolings round up: 698 -> 349 -> 175 -> 88 -> 44 -> 22
+    assert network.score.weight.shape[0] == 21
+    assert not list(network.up.parameters())  # constant
+
+
+@pytest.mark.parametrize("stride", [32, 16, 8])
+def test_what_is_seen_is_where_it_is(stride: int) -> None:
+    """A picture mirrored left-right gives the mirrored map when the network is symmetric: nothing is displaced."""
+    torch.manual_seed(0)
+    network = awake(FCNNetwork(num_classes=2, stride=stride, backbone="vgg11", width=0.05)).eval().double()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data = (layer.weight.data + layer.weight.data.flip(-1)) / 2
+    # 37 cells of 32 pixels between the middles of the first and the last cell of the padded picture: a symmetric grid
+    image = torch.randn(1, 3, 58, 58, dtype=torch.double)
+    torch.testing.assert_close(network(image.flip(-1)), network(image).flip(-1), rtol=1e-6, atol=1e-6)
+
+
+def test_finer_starts_from_coarser_with_nothing_new_to_say(tmp_path: Path) -> None:
+    small = {"num_classes": 6, "backbone": "vgg11", "width": 0.05}
+    coarse = FCN(stride=32, **small)
+    awake(coarse.network)
+    torch.save({"state_dict": coarse.state_dict()}, tmp_path / "fcn32s.ckpt")
+    finer = FCN(stride=16, init_from=str(tmp_path / "fcn32s.ckpt"), **small)
+    assert torch.equal(finer.network.score.weight, coarse.network.score.weight)
+    assert finer.network.score_pools[0].weight.abs().max() == 0
+    image = torch.randn(1, 3, 96, 96)
+    agree = (coarse.eval()(image).argmax(1) == finer.eval()(image).argmax(1)).float().mean()
+    assert agree > 0.95  # bilinear by 32, and by 2 and 16, differ a little
+    torch.save({"state_dict": finer.state_dict()}, tmp_path / "fcn16s.ckpt")
+    assert (
+        FCN(stride=8, init_from=str(tmp_path / "fcn16s.ckpt"), **small).network.score_pools[1].weight.abs().max() == 0
+    )
+
+
+def test_a_checkpoint_of_another_width_says_which_keys_differ(tmp_path: Path) -> None:
+    torch.save(FCNNetwork(backbone="vgg11", stride=32, width=0.05).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(
+        UsageError, match=r"model.init_from: .*other.pth does not fit FCNNetwork.*features.0.weight \(3,"
+    ):
+        FCN(num_classes=21, backbone="vgg11", width=0.1, init_from=str(tmp_path / "other.pth"))
+    with pytest.raises(UsageError, match="missing there: features.*unknown here: features"):
+        FCN(num_classes=21, backbone="vgg16_bn", width=0.05, init_from=str(tmp_path / "other.pth"))
+
+
+def test_at_once_scales_the_finer_poolings_down() -> None:
+    with torch.device("meta"):
+        assert FCNNetwork(stride=8, at_once=True).scales == (0.01, 0.0001)
+        assert FCNNetwork(stride=8).scales == (1.0, 1.0)
+
+
+def test_classifier_s_weights_become_the_network_s() -> None:
+    torch.manual_seed(0)
+    classifier = torchvision.models.alexnet(weights=None)
+    network = FCNNetwork(backbone="alexnet", stride=32)
+    network.load_classifier(classifier.state_dict())
+    assert torch.equal(network.features[3].weight, classifier.features[3].weight)
+    assert torch.equal(network.fc6.weight.flatten(1), classifier.classifier[1].weight)
+    assert torch.equal(network.fc7.bias, classifier.classifier[4].bias)
+
+
+def test_weights_are_fetched_only_when_asked_and_failing_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise URLError("offline")
+
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    with torch.device("meta"):
+        FCN(num_classes=21)
+        with pytest.raises(UsageError, match=r"vgg16-397923af.pth cannot be fetched.*put it into"):
+            FCN(num_classes=21, weights="imagenet")
+        with pytest.raises(UsageError, match="width 1"):
+            FCN(num_classes=21, weights="imagenet", width=0.5)

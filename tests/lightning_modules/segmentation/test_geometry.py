@@ -1,0 +1,39 @@
+"""Mirrored borders and coordinates of maps."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lightning_modules.segmentation.backbones import features
+from lightning_modules.segmentation.geometry import coordinate_map, mirror_pad
+
+
+def test_mirrors_like_torch_where_torch_can() -> None:
+    x = torch.randn(2, 3, 7, 9)
+    torch.testing.assert_close(mirror_pad(x, 3, 2, 6, 8), F.pad(x, (6, 8, 3, 2), mode="reflect"))
+
+
+def test_mirrors_again_and_again_beyond_the_picture() -> None:
+    x = torch.tensor([[[[1, 2, 3]]]])
+    assert mirror_pad(x, 0, 0, 5, 4).flatten().tolist() == [2, 1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3]
+    assert mirror_pad(x, 2, 2, 0, 0).shape == (1, 1, 5, 3)
+
+
+def test_a_negative_amount_cuts() -> None:
+    assert mirror_pad(torch.arange(6).view(1, 1, 6), 0, 0, -1, -2).flatten().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("backbone", "stride", "shift"), [("vgg16", 32, 15.5), ("alexnet", 32, 31.0)])
+def test_coordinates_of_a_map_are_where_its_gradient_is_centred(backbone: str, stride: int, shift: float) -> None:
+    assert coordinate_map(features(backbone)) == (stride, shift)
+    network = features(backbone, 1, 0.02).double()
+    for parameter in network.parameters():  # positive weights: the gradient of a cell covers its whole receptive field
+        torch.nn.init.constant_(parameter, 0.1)
+    image = torch.ones(1, 1, 640, 640, dtype=torch.double, requires_grad=True)
+    network = torch.nn.Sequential(
+        *(torch.nn.AvgPool2d(m.kernel_size, m.stride) if isinstance(m, torch.nn.MaxPool2d) else m for m in network)
+    )
+    network(image)[0, :, 9, 9].sum().backward()
+    profile = image.grad[0, 0].sum(0)
+    centre = (profile * torch.arange(640)).sum() / profile.sum()
+    assert centre.item() == pytest.approx(9 * stride + shift)

@@ -1,0 +1,88 @@
+"""Tiles, flips and scales."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.segmentation import Inference, SemanticSegmentation, UNet
+from lightning_modules.segmentation.inference import _starts
+
+
+class Pointwise(nn.Module):
+    """Sees one pixel at a time, so that tiles cannot matter; counts the pixels it is asked for at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.asked = nn.Conv2d(3, 4, 1), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(tuple(x.shape))
+        return self.layer(x)
+
+
+def model(**kwargs: Any) -> SemanticSegmentation:
+    return SemanticSegmentation(Pointwise(), num_classes=4, inference=Inference(**kwargs)).eval()
+
+
+@pytest.mark.parametrize("size", [(50, 70), (16, 90), (33, 33)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_tiles_leave_no_seam(size: tuple[int, int], overlap: float) -> None:
+    tiled, image = model(tile=32, overlap=overlap, tiles_at_once=2), torch.randn(2, 3, *size)
+    whole = tiled(image).log_softmax(1)
+    tiled.network.asked.clear()
+    torch.testing.assert_close(tiled.infer({"image": image}), whole)
+    assert all(n <= 2 and max(h, w) <= 32 for n, _, h, w in tiled.network.asked)
+
+
+def test_a_picture_that_fits_is_asked_once() -> None:
+    tiled = model(tile=64)
+    tiled.infer({"image": torch.randn(1, 3, 64, 64)})
+    assert tiled.network.asked == [(1, 3, 64, 64)]
+
+
+def test_tiles_spread_evenly_and_overlap_at_least_as_asked() -> None:
+    for side, tile, overlap in ((100, 32, 0.25), (1000, 256, 0.5), (33, 32, 0.0)):
+        starts = _starts(side, tile, overlap)
+        assert starts[0] == 0
+        assert starts[-1] == side - tile
+        assert max(b - a for a, b in zip(starts, starts[1:], strict=False)) <= tile * (1 - overlap)
+
+
+def test_overlap_tile_of_the_valid_unet_equals_the_whole_picture() -> None:
+    """Figure 2 of the paper: with true surroundings and tiles of a multiple of 16 pixels nothing changes."""
+    torch.manual_seed(0)
+    unet = UNet(num_classes=3, base_channels=2, padding="valid", batch_norm=False).eval()
+    image = torch.randn(1, 3, 70, 40)
+    with torch.no_grad():
+        whole = unet(image).log_softmax(1)
+        unet.inference = Inference(tile=32)
+        tiles = unet.infer({"image": image})
+    torch.testing.assert_close(tiles, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_flips_make_the_answer_symmetric() -> None:
+    torch.manual_seed(0)
+    flipping = SemanticSegmentation(nn.Conv2d(3, 4, 3, padding=1), num_classes=4, inference=Inference(flip=True))
+    image = torch.randn(1, 3, 12, 12)
+    there, back = flipping.infer({"image": image}), flipping.infer({"image": image.flip(-1)})
+    torch.testing.assert_close(there, back.flip(-1))
+    expected = flipping(image).softmax(1) + flipping(image.flip(-1)).softmax(1).flip(-1)
+    torch.testing.assert_close(there.exp(), expected / 2)
+
+
+def test_scales_ask_for_resized_pictures_and_average() -> None:
+    scaling = model(scales=(0.5, 1.0, 1.5))
+    out = scaling.infer({"image": torch.randn(2, 3, 20, 30)})
+    assert [asked[-2:] for asked in scaling.network.asked] == [(10, 15), (20, 30), (30, 45)]
+    torch.testing.assert_close(out.exp().sum(1), torch.ones(2, 20, 30))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tile": 0}, {"overlap": 1.0}, {"scales": ()}, {"scales": (1.0, 0.0)}, {"tiles_at_once": 0}]
+)
+def test_impossible_choices_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"model.inference.{next(iter(wrong))}"):
+        Inference(**wrong)

@@ -1,0 +1,108 @@
+"""CaffeSGD: two rates, one decay, and everything else as torch's."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+from lightning_modules.base import WarmupCosine
+from lightning_modules.optimizers import CaffeSGD
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, times: int = 1) -> None:
+    for time in range(times):
+        torch.manual_seed(time)
+        optimizer.zero_grad()
+        net(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+
+
+def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
+    optimizer = CaffeSGD(network().parameters(), lr=0.1, momentum=0.99, weight_decay=5e-4)
+    weights, biases = optimizer.param_groups
+    assert [p.ndim for p in weights["params"]] == [4, 4]
+    assert [p.ndim for p in biases["params"]] == [1, 1, 1]
+    assert (weights["lr"], weights["weight_decay"], weights["momentum"]) == (0.1, 5e-4, 0.99)
+    assert (biases["lr"], biases["weight_decay"], biases["momentum"]) == (0.2, 0.0, 0.99)
+
+
+def test_two_steps_by_hand() -> None:
+    weight, bias = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([2.0]))
+    optimizer = CaffeSGD([weight, bias], lr=0.1, momentum=0.5, weight_decay=0.01)
+    for _ in range(2):
+        F.linear(torch.ones(1, 1), weight, bias).sum().backward()  # both gradients are 1
+        optimizer.step()
+        optimizer.zero_grad()
+    first = 1 + 0.01 * 2  # gradient and decay
+    second = 0.5 * first + 1 + 0.01 * (2 - 0.1 * first)
+    assert weight.item() == pytest.approx(2 - 0.1 * first - 0.1 * second)
+    assert bias.item() == pytest.approx(2 - 0.2 - 0.2 * 1.5)
+
+
+def test_without_a_factor_and_decay_it_is_sgd() -> None:
+    ours, theirs = network(), network()
+    step(ours, CaffeSGD(ours.parameters(), lr=0.1, bias_lr_factor=1), 3)
+    step(theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9), 3)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_its_state_is_saved_and_restored() -> None:
+    first, second = network(), network()
+    saved, restored = (CaffeSGD(net.parameters(), lr=0.1, weight_decay=5e-4) for net in (first, second))
+    step(first, saved, 2)
+    second.load_state_dict(first.state_dict())
+    restored.load_state_dict(deepcopy(saved.state_dict()))  # torch shares the buffers otherwise
+    step(first, saved)
+    step(second, restored)
+    torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
+
+
+def test_schedules_keep_the_factor() -> None:
+    net = network()
+    optimizer = CaffeSGD(net.parameters(), lr=0.1)
+    schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1), WarmupCosine(optimizer)]
+    schedules[1].spread(10)
+    for schedule in schedules:
+        step(net, optimizer)
+        schedule.step()
+        weights, biases = (group["lr"] for group in optimizer.param_groups)
+        assert biases == pytest.approx(2 * weights)
+        assert weights != 0.1
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_networks_of_only_weights_or_only_biases(ndim: int) -> None:
+    parameter = nn.Parameter(torch.ones([1] * ndim))
+    optimizer = CaffeSGD([parameter], lr=0.1)
+    parameter.sum().backward()
+    optimizer.step()
+    assert parameter.item() == pytest.approx(1 - (0.2 if ndim == 1 else 0.1))
+
+
+def test_a_negative_factor_is_refused() -> None:
+    with pytest.raises(UsageError, match="CaffeSGD.bias_lr_factor is -1"):
+        CaffeSGD(network().parameters(), lr=0.1, bias_lr_factor=-1)
+
+
+def test_it_is_built_by_a_config() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--optimizer", type=OptimizerCallable | None)
+    path = "lightning_modules.optimizers.CaffeSGD"
+    config = {"class_path": path, "init_args": {"lr": 1e-10, "momentum": 0.99, "weight_decay": 5e-4}}
+    build = parser.instantiate_classes(parser.parse_object({"optimizer": config})).optimizer
+    optimizer = build([p for p in network().parameters() if p.requires_grad])
+    assert isinstance(optimizer, CaffeSGD)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-10, 2e-10]
+    for wrong in ({}, {"lr": 0.1, "decay": 1}):
+        with pytest.raises(Exception, match="lr|decay"):
+            parser.parse_object({"optimizer": {"class_path": path, "init_args": wrong}})
