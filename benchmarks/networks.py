@@ -6,9 +6,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.segmentation import fcn_resnet50
 
 from benchmarks.harness import Options, Result, Side, compare, entry
-from lightning_modules.segmentation import UNet, UNetNetwork
+from lightning_modules.segmentation import (
+    FCN,
+    ConvolutionalizedClassifier,
+    DeconvNet,
+    DilatedNet,
+    Inference,
+    SegmentationScores,
+    SemanticSegmentation,
+    UNet,
+    UNetNetwork,
+)
 
 BATCH, SIZE, CLASSES = 4, 128, 2
 
@@ -26,41 +37,50 @@ def _plain(name: str, network: nn.Module, options: Options) -> Side:
     """A plain PyTorch loop: forward, cross-entropy, backward, AdamW with its defaults."""
     network = options.place(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    image = options.images(BATCH, 3, SIZE, SIZE)
-    mask = torch.randint(0, CLASSES, (BATCH, SIZE, SIZE), device=options.device)
+    image, mask = _batch(CLASSES, options)
 
     def step() -> None:
         optimizer.zero_grad()
         with options.autocast():
-            loss = F.cross_entropy(network(image), mask, ignore_index=255)
+            outputs = network(image)
+            maps = outputs.values() if isinstance(outputs, dict) else [outputs]
+            loss = sum(F.cross_entropy(logits, mask, ignore_index=255) for logits in maps)
         loss.backward()
         optimizer.step()
 
     return _side(name, network, step, options.compile)
 
 
-def _ours(options: Options) -> Side:
-    """UNet's own forward, loss and optimizer."""
-    model = UNet(num_classes=CLASSES, channels_last=options.channels_last)
-    options.place(model)
+def _ours(name: str, model: SemanticSegmentation, options: Options) -> Side:
+    """A technique's own forward, loss and optimizer."""
+    model = options.place(model)
     optimizer = model.configure_optimizers()
-    image = torch.randn(BATCH, 3, SIZE, SIZE, device=options.device)
-    mask = torch.randint(0, CLASSES, (BATCH, SIZE, SIZE), device=options.device)
+    image, mask = _batch(model.num_classes, options)
 
     def step() -> None:
         optimizer.zero_grad()
         with options.autocast():
-            loss = model.loss_terms(model(image), mask)["loss"]
-        loss.backward()
+            outputs = model.outputs(image)
+            terms = [model.loss_terms(logits, {"mask": mask})["loss"] for logits in outputs.values()]
+        sum(terms).backward()
         optimizer.step()
 
-    return _side("darkroom UNet", model.network, step, options.compile)
+    return _side(name, model.network, step, options.compile)
+
+
+def _batch(classes: int, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.randint(0, classes, (BATCH, SIZE, SIZE), device=options.device)
+    return options.images(BATCH, 3, SIZE, SIZE), mask
 
 
 @entry
 def unet_step(options: Options) -> Result:
     """U-Net, base width 64, training step, against a plain loop over the same network and against smp's Unet."""
-    sides = [_ours(options), _plain("plain loop, same network", UNetNetwork(num_classes=CLASSES), options)]
+    unet = UNet(num_classes=CLASSES, channels_last=options.channels_last)
+    sides = [
+        _ours("darkroom UNet", unet, options),
+        _plain("plain loop, same network", UNetNetwork(num_classes=CLASSES), options),
+    ]
     notes = []
     try:
         import segmentation_models_pytorch as smp
@@ -69,3 +89,88 @@ def unet_step(options: Options) -> Result:
     else:
         sides.append(_plain("smp.Unet(resnet34)", smp.Unet("resnet34", encoder_weights=None, classes=CLASSES), options))
     return compare(f"U-Net training step, batch {BATCH}, {SIZE} px", sides, options, notes)
+
+
+@entry
+def fcn_resnet50_step(options: Options) -> Result:
+    """torchvision's fcn_resnet50 with its auxiliary head, training step: under SemanticSegmentation and in a plain loop."""
+
+    def network() -> nn.Module:
+        return fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
+
+    ours = SemanticSegmentation(network(), num_classes=CLASSES, aux_weight=1.0, channels_last=options.channels_last)
+    sides = [
+        _ours("darkroom SemanticSegmentation", ours, options),
+        _plain("plain loop, same network", network(), options),
+    ]
+    return compare(f"fcn_resnet50 training step, batch {BATCH}, {SIZE} px", sides, options)
+
+
+def _techniques() -> dict[str, SemanticSegmentation]:
+    """Every technique at the width of its config on the embedded world."""
+    small = {"num_classes": CLASSES, "channels_last": True}
+    return {
+        "U-Net, width 16": UNet(base_channels=16, **small),
+        "U-Net, paper's, width 16": UNet(base_channels=16, padding="valid", batch_norm=False, **small),
+        "FCN-8s, vgg16_bn / 8": FCN(backbone="vgg16_bn", width=0.125, **small),
+        "DeconvNet / 4": DeconvNet(width=0.25, window=64, **small),
+        "DilatedNet, vgg16_bn / 8": DilatedNet(backbone="vgg16_bn", width=0.125, border="padded", **small),
+        "windows of 32, vgg11_bn / 4, one pass": ConvolutionalizedClassifier(
+            backbone="vgg11_bn", width=0.25, window=32, stitch=4, **small
+        ),
+    }
+
+
+@entry
+def segmentation_steps(options: Options) -> Result:
+    """Every segmentation technique at its small width, training step."""
+    sides = [_ours(name, model, options) for name, model in _techniques().items()]
+    return compare(f"Training step, batch {BATCH}, {SIZE} px", sides, options)
+
+
+@entry
+def segmentation_evaluation(options: Options) -> Result:
+    """Every segmentation technique at its small width, evaluation of a batch: forward, loss, confusion matrix."""
+    sides = []
+    for name, model in _techniques().items():
+        model = options.place(model).eval()
+        image, mask = _batch(CLASSES, options)
+        scores = SegmentationScores(CLASSES).to(options.device)
+
+        def step(
+            model: SemanticSegmentation = model,
+            image: torch.Tensor = image,
+            mask: torch.Tensor = mask,
+            scores: SegmentationScores = scores,
+        ) -> None:
+            with torch.inference_mode(), options.autocast():
+                logits = model.infer({"image": image})
+                model.loss_terms(logits, {"mask": mask})
+                scores.update(logits.argmax(1), mask)
+
+        sides.append(Side(name, step, BATCH))
+    return compare(f"Evaluation, batch {BATCH}, {SIZE} px", sides, options)
+
+
+@entry
+def tiled_inference(options: Options) -> Result:
+    """A picture of 2048 x 2048 by U-Net (width 16), tiles of 512; the rate is megapixels/s."""
+    side, sides = 2048, []
+    ways = {
+        "tiles of 512, overlap 1/4, blended": ("same", Inference(tile=512)),
+        "tiles of 512, no overlap": ("same", Inference(tile=512, overlap=0.0)),
+        "valid convolutions, overlap-tile of 512": ("valid", Inference(tile=512, tiles_at_once=1)),
+        "the whole picture at once": ("same", Inference()),
+    }
+    image = options.images(1, 3, side, side)
+    for name, (padding, inference) in ways.items():
+        model = UNet(num_classes=CLASSES, base_channels=16, padding=padding, channels_last=True, inference=inference)
+        model = options.place(model).eval()
+
+        def step(model: SemanticSegmentation = model) -> None:
+            with torch.inference_mode(), options.autocast():
+                model.infer({"image": image})
+
+        sides.append(Side(name, step, side**2 / 1e6))
+    notes = ["Megapixels in place of images."]
+    return compare(f"Tiled inference, {side} x {side}", sides, options, notes)

@@ -86,7 +86,7 @@ class Technique(LightningModule):
         self._first_bad: tuple[int, int] | None = None
 
     def starts_from(self, *options: str) -> None:
-        """Names arguments that only say where the first weights came from: a checkpoint of ours stands alone without them."""
+        """Names arguments that say where the first weights came from: a checkpoint of ours does without them."""
         for name in options:
             self.hparams.pop(name, None)
 

@@ -24,14 +24,15 @@ class SemanticSegmentation(Technique):
     ``train/loss`` (and each term of a loss of several), ``{val,test}/loss`` and the scores of ``SegmentationScores``.
 
     Args:
-        network: maps (B, C, H, W) to logits (B, K, H', W'), or to a dict with these under "out" (torchvision). A map of
-            another size than the input is resized bilinearly. A network without padding, which gives less than it gets,
-            states ``margin``, what it loses on each side, and ``input_size(size)``, what it needs to cover ``size``
-            pixels: its images are mirrored at the border.
+        network: maps (B, C, H, W) to logits (B, K, H', W'), or to a dict with these under "out" and perhaps, in training,
+            those of an auxiliary head under "aux" (torchvision). A map of another size than the input is resized
+            bilinearly. A network without padding, which gives less than it gets, states ``margin``, what it loses on each
+            side, and ``input_size(size)``, what it needs to cover ``size`` pixels: its images are mirrored at the border.
         num_classes: K, background included; the command line takes it from the data.
         loss: module of (logits (B, K, H, W), mask) that returns a scalar, or a dict of scalars that are added up and
             logged by name; default CrossEntropy. Its attribute ``needs`` names entries of the batch that it takes besides.
         ignore_index: mask value that is neither trained on nor judged.
+        aux_weight: factor of the auxiliary head's loss.
         metrics: further scores, of (class ids, mask), beside SegmentationScores.
         inference: tiles, flips and scales for test and prediction.
         optimizer, lr_scheduler, channels_last, compile_network: see Technique.
@@ -43,6 +44,7 @@ class SemanticSegmentation(Technique):
         num_classes: int | None = None,
         loss: nn.Module | None = None,
         ignore_index: int = 255,
+        aux_weight: float = 0.5,
         metrics: list[Metric] | None = None,
         inference: Inference | None = None,
         optimizer: OptimizerCallable | None = None,
@@ -58,7 +60,7 @@ class SemanticSegmentation(Technique):
         if getattr(loss, "ignore_index", ignore_index) != ignore_index:
             raise UsageError(f"model.ignore_index is {ignore_index}, but the loss ignores {loss.ignore_index}")
         self.network, self.num_classes, self.ignore_index = network, num_classes, ignore_index
-        self.loss = loss or CrossEntropy(ignore_index)
+        self.loss, self.aux_weight = loss or CrossEntropy(ignore_index), aux_weight
         self.metrics, self.inference = nn.ModuleList(metrics or []), inference or Inference()
 
     def setup(self, stage: str) -> None:
@@ -69,12 +71,16 @@ class SemanticSegmentation(Technique):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images float (B, C, H, W), normalised -> logits (B, K, H, W)."""
+        return self.outputs(image)["out"]
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """All maps of logits that the network gives for images, by name, at the size of these."""
         if image.dtype == torch.uint8:
             raise UsageError(
                 "uint8 images reached the network; they are normalised by the datamodule's on_after_batch_transfer (pass "
                 "the datamodule to the Trainer, or normalise them yourself)"
             )
-        return self.logits_within(self.with_margin(image), image.shape[-2:])
+        return self.outputs_within(self.with_margin(image), image.shape[-2:])
 
     def with_margin(self, image: Tensor) -> Tensor:
         """The images, mirrored at the border as far as a network without padding needs them."""
@@ -86,19 +92,23 @@ class SemanticSegmentation(Technique):
 
     def logits_within(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (B, K, *size) of what lies within the network's margin of the images."""
-        logits = self.network(image.contiguous(memory_format=self.memory_format))
-        if isinstance(logits, dict):
-            logits = logits["out"]
-        if logits.shape[1] != self.num_classes:
-            raise UsageError(
-                f"{type(self.network).__name__} gives {logits.shape[1]} channels for {self.num_classes} classes; set its "
-                f"number of classes to {self.num_classes} (in model.network.init_args)"
-            )
-        if getattr(self.network, "margin", 0):
-            return logits[..., : size[0], : size[1]]
-        if logits.shape[-2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits
+        return self.outputs_within(image, size)["out"]
+
+    def outputs_within(self, image: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """All maps of logits that the network gives, by name, each (B, K, *size)."""
+        outputs = self.network(image.contiguous(memory_format=self.memory_format))
+        outputs = dict(outputs) if isinstance(outputs, Mapping) else {"out": outputs}
+        for name, logits in outputs.items():
+            if logits.shape[1] != self.num_classes:
+                raise UsageError(
+                    f"{type(self.network).__name__} gives {logits.shape[1]} channels for {self.num_classes} classes; set "
+                    f"its number of classes to {self.num_classes} (in model.network.init_args)"
+                )
+            if getattr(self.network, "margin", 0):
+                outputs[name] = logits[..., : size[0], : size[1]]
+            elif logits.shape[-2:] != size:
+                outputs[name] = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return outputs
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
         """Logits (B, K, H, W) as test and prediction want them: by tiles, flips and scales where ``inference`` asks."""
@@ -116,7 +126,12 @@ class SemanticSegmentation(Technique):
         return {**loss, "loss": torch.stack(list(loss.values())).sum()} if isinstance(loss, dict) else {"loss": loss}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self.log_loss(self.loss_terms(self(batch["image"]), batch))
+        outputs = self.outputs(batch["image"])
+        terms = self.loss_terms(outputs["out"], batch)
+        if "aux" in outputs:
+            aux = self.aux_weight * self.loss_terms(outputs["aux"], batch)["loss"]
+            terms |= {"aux": aux, "loss": terms["loss"] + aux}
+        return self.log_loss(terms)
 
     def _evaluate(self, logits: Tensor, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
         scores.update(logits.argmax(1), batch["mask"])  # one argmax, one confusion matrix for all scores

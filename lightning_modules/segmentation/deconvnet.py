@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation.backbones import Backbone, Weights, features, imagenet_weights, scaled
+from lightning_modules.segmentation.backbones import Weights, features, imagenet_weights, scaled
 from lightning_modules.segmentation.base import SemanticSegmentation
 from lightning_modules.segmentation.weights import load_weights
 
@@ -98,8 +98,8 @@ class DeconvNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < self.window:
             raise UsageError(
-                f"a picture of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than DeconvNet's window: both sides must have "
-                f"at least {self.window}; set model.window lower, or model.proposals to warp windows for test and predict"
+                f"a picture of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than DeconvNet's window: both sides need at "
+                f"least {self.window}; set model.window lower, or model.proposals to warp windows for test and predict"
             )
         pooled: list[tuple[Tensor, torch.Size]] = []
         for layer in self.features:
@@ -127,7 +127,7 @@ class DeconvNetwork(nn.Module):
 
 
 def grid_windows(height: int, width: int, count: int) -> Tensor:
-    """Windows of a picture when nobody proposes any: the whole, halves, quarters, overlapping; float32 (P <= count, 4) xyxy."""
+    """Windows of a picture when nobody proposes any: the whole, halves, quarters; float32 (P <= count, 4) xyxy, pixels."""
     boxes = []
     for part, along in _GRID:
         h, w = height / part, width / part

@@ -120,6 +120,9 @@ class DilatedNetwork(nn.Module):
         upsampling: from stride 8 to pixels: bilinear (constant, as the paper's), transposed (learned) or nearest.
         freeze_front_end: only the context module learns, on the scores that the front end gives in test.
         dropout: after the front end's fc6 and fc7.
+        aux: in training, also judge the front end's own scores. The context module lets no negative score through: without
+            trained scores, classes that it shuts out at the start would never be learned. The paper trains one after the
+            other instead.
     """
 
     def __init__(
@@ -133,13 +136,14 @@ class DilatedNetwork(nn.Module):
         upsampling: MapUpsampling = "bilinear",
         freeze_front_end: bool = False,
         dropout: float = 0.5,
+        aux: bool = False,
     ) -> None:
         super().__init__()
         self.front = FrontEnd(in_channels, num_classes, backbone, width, border == "padded", dropout)
         self.context = ContextModule(num_classes, context) if context else nn.Identity()
         self.up = map_upsampling(upsampling, num_classes, 8)
         self.margin = 0 if border == "padded" else self._lost() // 2
-        self.freeze_front_end = freeze_front_end
+        self.freeze_front_end, self.aux = freeze_front_end, aux
         if freeze_front_end:
             self.front.requires_grad_(False)
 
@@ -163,7 +167,7 @@ class DilatedNetwork(nn.Module):
             self.front.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         height, width = (side - 2 * self.margin for side in x.shape[-2:])
         if min(height, width) < 1:
             raise UsageError(
@@ -171,7 +175,14 @@ class DilatedNetwork(nn.Module):
                 f"needs more than {2 * self.margin} on both sides (the technique adds them by reflection)"
             )
         x = mirror_pad(x, 0, -height % 8, 0, -width % 8)
-        x = self.up(self.context(self.front(x)))
+        scores = self.front(x)
+        logits = self._to_pixels(self.context(scores), height, width)
+        if self.aux and self.training:
+            return {"out": logits, "aux": self._to_pixels(scores, height, width)}
+        return logits
+
+    def _to_pixels(self, scores: Tensor, height: int, width: int) -> Tensor:
+        x = self.up(scores)
         cut = (x.shape[-1] - (width + -width % 8)) // 2
         return x[..., cut : cut + height, cut : cut + width]
 
@@ -192,6 +203,9 @@ class DilatedNet(SemanticSegmentation):
         upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
         freeze_front_end: train the context module alone.
         dropout: after the front end's fc6 and fc7.
+        aux: in training, also judge the front end's own scores. The context module lets no negative score through: without
+            trained scores, classes that it shuts out at the start would never be learned. The paper trains one after the
+            other instead.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
         init_from: checkpoint of an earlier stage; a context module that it lacks starts as the identity.
     """
@@ -207,6 +221,7 @@ class DilatedNet(SemanticSegmentation):
         upsampling: MapUpsampling = "bilinear",
         freeze_front_end: bool = False,
         dropout: float = 0.5,
+        aux: bool = False,
         weights: Weights | None = None,
         init_from: str | None = None,
         **kwargs: Any,
@@ -215,7 +230,7 @@ class DilatedNet(SemanticSegmentation):
         if freeze_front_end and context is None:
             raise UsageError("model.freeze_front_end leaves nothing to train while model.context is null")
         network = DilatedNetwork(
-            in_channels, num_classes, backbone, width, context, border, upsampling, freeze_front_end, dropout
+            in_channels, num_classes, backbone, width, context, border, upsampling, freeze_front_end, dropout, aux
         )
         super().__init__(network, num_classes, **kwargs)
         self.starts_from("weights", "init_from")

@@ -1,6 +1,7 @@
 """Ensemble: several trained techniques, their probabilities multiplied."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def _load(path: Path) -> SemanticSegmentation:
     if not path.is_file():
         raise UsageError(f"model.members: {path} does not exist; give checkpoints of trained techniques")
     try:
-        return SemanticSegmentation.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        technique = _technique(checkpoint["hyper_parameters"].get("_class_path"))
+        return technique.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(f"model.members: {path} cannot be loaded as a technique ({error})") from error
+
+
+def _technique(class_path: str | None) -> type[SemanticSegmentation]:
+    """The technique that a checkpoint of the command line names."""
+    module, _, name = (class_path or "").rpartition(".")
+    technique = getattr(import_module(module), name) if module else None
+    if not (isinstance(technique, type) and issubclass(technique, SemanticSegmentation)):
+        raise UsageError(f"it names {class_path}, no segmentation technique; train it by `darkroom fit`")
+    return technique

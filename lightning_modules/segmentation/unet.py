@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger, Fischer, Brox 2015): padded with batch norm as the lecture has it, or with the paper's convolutions."""
+"""U-Net (Ronneberger, Fischer, Brox 2015): padded, with batch norm, as the lecture has it; or as the paper has it."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -120,8 +120,8 @@ class UNetNetwork(nn.Module):
         num_classes: K.
         bilinear: the same as upsampling bilinear, as the widely used version calls it.
         base_channels: width of the first level; it doubles at each step down.
-        upsampling: "transposed" 2x2 convolutions; "bilinear", "nearest" or "unpooling" to the places of the maxima, with half
-            the channels at the bottom.
+        upsampling: "transposed" 2x2 convolutions; "bilinear", "nearest" or "unpooling" to the places of the maxima, with
+            half the channels at the bottom.
         padding: "same" keeps the size; "valid" convolutions lose their border, and skip connections are cropped.
         batch_norm: after every 3x3 convolution; without, they have biases.
         dropout: at the end of the contracting path.
@@ -173,8 +173,8 @@ class UNetNetwork(nn.Module):
             if side < 188 or (side - 124) % 16:
                 below, above = self.input_size(max(4, side - 199)), self.input_size(max(4, side - 184))
                 raise UsageError(
-                    f"a picture of {sides[0]} x {sides[1]} pixels does not fit U-Net's valid convolutions: sides are 16 n + "
-                    f"124, at least 188, such as {below}, {above} or 572"
+                    f"a picture of {sides[0]} x {sides[1]} pixels does not fit U-Net's valid convolutions: sides are 16 n "
+                    f"+ 124, at least 188, such as {below}, {above} or 572"
                 )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Up-sampling, a typed choice: transposed convolution, bilinear, nearest; unpooling where a pooling remembers its maxima."""
+"""Up-sampling of logits, a typed choice: bilinear, transposed convolution, nearest."""
 
 from typing import Literal
 
@@ -10,13 +10,13 @@ MapUpsampling = Literal["bilinear", "transposed", "nearest"]
 
 
 def bilinear_kernel(size: int, stride: int) -> Tensor:
-    """Weights (size,) of bilinear interpolation by ``stride`` along one axis: a tent of that half width (size <= 2 stride)."""
+    """Weights (size,) of bilinear interpolation by ``stride`` along one axis: a tent, size <= 2 stride."""
     distance = (torch.arange(size) - (size - 1) / 2).abs()
     return (1 - distance / stride).clamp(min=0)
 
 
 class FixedUpsampling(nn.Module):
-    """A transposed convolution with one constant kernel for every channel: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
+    """A transposed convolution, one constant kernel for all channels: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
 
     The weights are a buffer: they never learn (Long et al. 2015, section 4.3: learning them made no difference).
 

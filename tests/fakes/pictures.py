@@ -137,7 +137,20 @@ def oxford_pets(root: Path, count: int = 12) -> Path:
     return root
 
 
+def cells(root: Path, count: int = 6) -> Path:
+    """``images/`` and ``masks/`` of instance ids, grey: cells that touch."""
+    rng = np.random.default_rng(8)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for index in range(count):
+        image, mask = _scene(rng, 40, 48, 12)
+        Image.fromarray(image[..., 0]).save(root / "images" / f"t{index:03d}.png")
+        Image.fromarray(mask).save(root / "masks" / f"t{index:03d}.png")
+    return root
+
+
 FAKES = {
+    "cells": cells,
     "camvid": camvid,
     "chair_segments": chair_segments,
     "cityscapes": cityscapes,

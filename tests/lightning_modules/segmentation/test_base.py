@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from datamodules.shapes import ShapesSegmentation
-from lightning_modules.segmentation import CrossEntropy, SemanticSegmentation
+from lightning_modules.segmentation import BorderWeighted, CrossEntropy, PerImageScores, SemanticSegmentation
 from tests.contracts.module import SegmentationContract, trainer
 from tests.fakes.parts import TinyNetwork, TwoTerms
 
@@ -78,3 +78,42 @@ def test_a_module_that_normalises_itself_is_refused(tmp_path: Path) -> None:
     data = ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32)
     with pytest.raises(UsageError, match="Meddler overrides on_after_batch_transfer"):
         trainer(tmp_path).fit(Meddler(TinyNetwork(6), num_classes=6), data)
+
+
+class WithAuxiliaryHead(nn.Module):
+    """As torchvision's networks with aux_loss: a second head in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 6, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.layer(x), "aux": self.layer(x[..., ::2, ::2])} if self.training else {"out": self.layer(x)}
+
+
+def test_an_auxiliary_head_is_trained_too(tmp_path: Path) -> None:
+    model = SemanticSegmentation(WithAuxiliaryHead(), num_classes=6, aux_weight=0.25)
+    fitting = trainer(tmp_path, log_every_n_steps=1, max_steps=1)
+    fitting.fit(model, ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32))
+    assert 0 < fitting.callback_metrics["train/aux"] < 0.4 * fitting.callback_metrics["train/loss"]
+    assert "val/aux" not in fitting.callback_metrics
+
+
+def test_further_scores_are_logged_beside_the_others(tmp_path: Path) -> None:
+    model = SemanticSegmentation(TinyNetwork(6), num_classes=6, metrics=[PerImageScores()])
+    fitting = trainer(tmp_path)
+    fitting.fit(model, ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32))
+    assert {
+        "val/image_IoU",
+        "val/image_Dice",
+        "val/image_pixel_accuracy",
+        "val/mIoU",
+    } <= fitting.callback_metrics.keys()
+
+
+def test_a_loss_that_needs_what_the_data_do_not_give_says_how_to_get_it(tmp_path: Path) -> None:
+    data = {"train_size": 4, "val_size": 4, "batch_size": 4, "num_workers": 0, "side": 32}
+    model = SemanticSegmentation(TinyNetwork(6), num_classes=6, loss=BorderWeighted())
+    with pytest.raises(UsageError, match=r"BorderWeighted needs batch\['border'\].*set data.borders true"):
+        trainer(tmp_path).fit(model, ShapesSegmentation(**data))
+    trainer(tmp_path).fit(model, ShapesSegmentation(**data, borders=True))

@@ -33,6 +33,8 @@ class TestDeconvNet(SegmentationContract):
 
 
 class TestDeconvNetByProposals(SegmentationContract):
+    test_learns_one_batch_by_heart = None  # trains as TestDeconvNet does
+
     def build(self, **kwargs: Any) -> DeconvNet:
         torch.manual_seed(0)
         return DeconvNet(num_classes=6, width=0.1, window=32, proposals=10, **kwargs)

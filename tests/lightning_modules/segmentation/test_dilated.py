@@ -19,13 +19,15 @@ class TestDilatedPadded(DenseNetworkContract):
 
 
 class TestDilatedNet(SegmentationContract):
+    by_heart = 0.35  # a map at stride 8 cannot follow every edge
+
     def build(self, **kwargs: Any) -> DilatedNet:
         torch.manual_seed(0)
-        return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.2, border="padded", **kwargs)
+        return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.1, border="padded", dropout=0.0, **kwargs)
 
 
 class TestDilatedNetReflected(SegmentationContract):
-    test_learns_one_batch_by_heart = None  # pictures with a margin of 150 pixels: too long for a test
+    test_learns_one_batch_by_heart = None  # pictures with a margin of 155 pixels: too long for a test
 
     def build(self, **kwargs: Any) -> DilatedNet:
         return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.03, upsampling="transposed", **kwargs)
@@ -42,7 +44,7 @@ def test_900_pixels_give_66_cells() -> None:
 
 def test_every_pixel_of_a_small_picture_is_judged() -> None:
     model = DilatedNet(num_classes=3, backbone="vgg11", width=0.03).eval()
-    assert model.network.margin == 150
+    assert model.network.margin == 155
     assert model(torch.randn(1, 3, 20, 33)).shape == (1, 3, 20, 33)
 
 

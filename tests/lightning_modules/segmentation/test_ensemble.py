@@ -8,19 +8,13 @@ import torch
 
 from darkroom.errors import UsageError
 from lightning_modules.segmentation import Ensemble, UNet
-from tests.contracts.module import trainer
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> list[str]:
-    paths = []
+def checkpoints(darkroom: Callable, tiny: list[str]) -> list[str]:
     for seed in (0, 1):
-        torch.manual_seed(seed)
-        fitting = trainer(tmp_path)
-        fitting.strategy.connect(UNet(num_classes=6, base_channels=2))
-        paths.append(str(tmp_path / f"{seed}.ckpt"))
-        fitting.save_checkpoint(paths[-1])
-    return paths
+        assert darkroom("fit", *tiny, "--seed_everything", seed, "--model.base_channels", 2).code == 0
+    return [str(Path(f"runs/tiny/{run}/checkpoints/last.ckpt").resolve()) for run in (0, 1)]
 
 
 def test_multiplies_the_members_probabilities(checkpoints: list[str]) -> None:

@@ -33,9 +33,11 @@ class TestFCNAlexNet(DenseNetworkContract):
 
 
 class TestFCN(SegmentationContract):
+    by_heart = 0.35  # a map at stride 8 cannot follow every edge
+
     def build(self, **kwargs: Any) -> FCN:
         torch.manual_seed(0)
-        return FCN(num_classes=6, backbone="alexnet", stride=8, width=0.25, dropout=0.0, **kwargs)
+        return FCN(num_classes=6, backbone="vgg11_bn", stride=8, width=0.1, dropout=0.0, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_what_is_seen_is_where_it_is(stride: int) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             layer.weight.data = (layer.weight.data + layer.weight.data.flip(-1)) / 2
-    # 37 cells of 32 pixels between the middles of the first and the last cell of the padded picture: a symmetric grid
+    # Padded by 100, 58 pixels become 256 at the first pooling's input: a grid of all strides that is its own mirror image.
     image = torch.randn(1, 3, 58, 58, dtype=torch.double)
     torch.testing.assert_close(network(image.flip(-1)), network(image).flip(-1), rtol=1e-6, atol=1e-6)
 
@@ -103,7 +105,8 @@ def test_finer_starts_from_coarser_with_nothing_new_to_say(tmp_path: Path) -> No
 def test_a_checkpoint_of_another_width_says_which_keys_differ(tmp_path: Path) -> None:
     torch.save(FCNNetwork(backbone="vgg11", stride=32, width=0.05).state_dict(), tmp_path / "other.pth")
     with pytest.raises(
-        UsageError, match=r"model.init_from: .*other.pth does not fit FCNNetwork.*features.0.weight \(3,"
+        UsageError,
+        match=r"model.init_from: .*other.pth does not fit FCNNetwork.*features.0.weight \(\(3, 3, 3, 3\) there",
     ):
         FCN(num_classes=21, backbone="vgg11", width=0.1, init_from=str(tmp_path / "other.pth"))
     with pytest.raises(UsageError, match="missing there: features.*unknown here: features"):

@@ -1,5 +1,7 @@
 """Tiles, flips and scales."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -48,7 +50,7 @@ def test_tiles_spread_evenly_and_overlap_at_least_as_asked() -> None:
         starts = _starts(side, tile, overlap)
         assert starts[0] == 0
         assert starts[-1] == side - tile
-        assert max(b - a for a, b in zip(starts, starts[1:], strict=False)) <= tile * (1 - overlap)
+        assert max(b - a for a, b in pairwise(starts)) <= tile * (1 - overlap)
 
 
 def test_overlap_tile_of_the_valid_unet_equals_the_whole_picture() -> None:
@@ -86,3 +88,16 @@ def test_scales_ask_for_resized_pictures_and_average() -> None:
 def test_impossible_choices_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"model.inference.{next(iter(wrong))}"):
         Inference(**wrong)
+
+
+def test_is_chosen_on_the_command_line_for_a_trained_checkpoint(darkroom: Callable, tiny: list[str]) -> None:
+    assert darkroom("fit", *tiny).code == 0
+    ways = ["--model.inference.tile", 16, "--model.inference.flip", "true", "--model.inference.scales", "[1.0, 1.5]"]
+    outcome = darkroom("test", *tiny, "--ckpt_path", "last", *ways)
+    assert outcome.code == 0, outcome.err
+    assert "test/mIoU" in outcome.out
+    assert darkroom("predict", *tiny, "--ckpt_path", "last", *ways).code == 0
+    assert (
+        "model.inference.tile is 0"
+        in darkroom("test", *tiny, "--ckpt_path", "last", "--model.inference.tile", 0).message
+    )

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
+from datamodules.shapes import ShapesSegmentation
 from lightning_modules.segmentation import UNet, UNetNetwork
-from tests.contracts.module import SegmentationContract
+from tests.contracts.module import SegmentationContract, trainer
 from tests.contracts.network import DenseNetworkContract
 
 
@@ -21,6 +22,24 @@ class TestUNetNetwork(DenseNetworkContract):
 class TestUNetNetworkBilinear(DenseNetworkContract):
     def build(self) -> nn.Module:
         return UNetNetwork(num_classes=4, base_channels=4, bilinear=True)
+
+
+class TestUNetNetworkNearest(DenseNetworkContract):
+    def build(self) -> nn.Module:
+        return UNetNetwork(num_classes=4, base_channels=4, upsampling="nearest")
+
+
+class TestUNetNetworkUnpooling(DenseNetworkContract):
+    def build(self) -> nn.Module:
+        return UNetNetwork(num_classes=4, base_channels=4, upsampling="unpooling")
+
+
+class TestUNetValid(SegmentationContract):
+    by_heart = 1.0  # without batch norm at this width it only begins to learn
+
+    def build(self, **kwargs: Any) -> UNet:
+        torch.manual_seed(0)
+        return UNet(num_classes=6, base_channels=4, padding="valid", batch_norm=False, **kwargs)
 
 
 class TestUNet(SegmentationContract):
@@ -85,3 +104,71 @@ def test_weights_that_cannot_be_loaded_say_why(tmp_path: Path, damage: str) -> N
 def test_impossible_widths_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="channels"):
         UNet(**wrong)
+
+
+def test_parameters_and_sizes_of_the_paper() -> None:
+    with torch.device("meta"):
+        network = UNetNetwork(1, 2, padding="valid", batch_norm=False, dropout=0.5)
+        assert network(torch.empty(1, 1, 572, 572)).shape == (1, 2, 388, 388)
+    assert sum(p.numel() for p in network.parameters()) == 31_030_658
+    assert network.margin == (572 - 388) // 2
+    assert network.input_size(388) == 572
+    assert network.input_size(389) == 588
+
+
+# Not bilinear: it stretches a map between its corners, whatever lies around.
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest", "unpooling"])
+def test_skip_connections_are_cropped_to_their_middle(upsampling: str) -> None:
+    """A picture moved by 16 pixels gives logits moved by 16: what is put beside each other belongs together."""
+    torch.manual_seed(0)
+    network = (
+        UNetNetwork(1, 2, base_channels=2, upsampling=upsampling, padding="valid", batch_norm=False).double().eval()
+    )
+    image = torch.randn(1, 1, 220, 220, dtype=torch.double)
+    logits = network(image)
+    assert logits.shape[-2:] == (36, 36)
+    moved = network(image[..., 16:204, 16:204])  # 188 pixels give 4
+    torch.testing.assert_close(moved, logits[..., 16:20, 16:20])
+
+
+@pytest.mark.parametrize("size", [(187, 188), (188, 200), (100, 100)])
+def test_sizes_that_valid_convolutions_cannot_take_are_refused(size: tuple[int, int]) -> None:
+    network = UNetNetwork(1, 2, base_channels=2, padding="valid")
+    with pytest.raises(UsageError, match=r"16 n \+ 124, at least 188, such as .* or 572"):
+        network(torch.randn(1, 1, *size))
+
+
+def test_every_pixel_of_any_picture_is_judged() -> None:
+    model = UNet(1, 2, base_channels=2, padding="valid").eval()
+    assert model(torch.randn(1, 1, 5, 33)).shape == (1, 2, 5, 33)
+
+
+def test_only_the_middle_is_trained_on_when_the_border_is_given(tmp_path: Path) -> None:
+    seen: dict[str, torch.Size] = {}
+
+    class Spy(nn.Module):
+        needs = ("border",)
+
+        def forward(self, logits: torch.Tensor, mask: torch.Tensor, border: torch.Tensor) -> torch.Tensor:
+            seen.update(logits=logits.shape[-2:], mask=mask.shape[-2:], border=border.shape[-2:])
+            return logits.mean()
+
+    model = UNet(3, 6, base_channels=2, padding="valid", batch_norm=False, training_border="given", loss=Spy())
+    data = ShapesSegmentation(train_size=2, batch_size=2, num_workers=0, side=188, borders=True)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(model, data)
+    assert seen == {"logits": (4, 4), "mask": (4, 4), "border": (4, 4)}
+
+
+def test_paper_weights_are_drawn_as_he_says() -> None:
+    torch.manual_seed(0)
+    conv = UNetNetwork(1, 2, base_channels=16, batch_norm=False).down4.maxpool_conv[1].double_conv[2]
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * conv.in_channels)) ** 0.5, rel=0.02)
+    assert conv.bias.abs().max() == 0
+
+
+def test_bilinear_is_short_for_upsampling_bilinear() -> None:
+    with torch.device("meta"):
+        short, long = UNetNetwork(bilinear=True), UNetNetwork(upsampling="bilinear")
+    assert short.state_dict().keys() == long.state_dict().keys()
+    with pytest.raises(UsageError, match="bilinear contradicts"):
+        UNetNetwork(bilinear=True, upsampling="nearest")
