@@ -25,7 +25,7 @@ class Ensemble(SemanticSegmentation):
     def __init__(self, members: Sequence[str], num_classes: int | None = None, **kwargs: Any) -> None:
         if len(members) < 2:
             raise UsageError(f"model.members is {list(members)}; an ensemble needs two checkpoints or more")
-        models = [_load(Path(path)) for path in members]
+        models = [load_technique(Path(path)) for path in members]
         num_classes = models[0].num_classes if num_classes is None else num_classes
         for path, model in zip(members, models, strict=True):
             if model.num_classes != num_classes:
@@ -49,7 +49,8 @@ class Ensemble(SemanticSegmentation):
         return torch.stack([one.float().log_softmax(1) for one in logits]).mean(0)
 
 
-def _load(path: Path) -> SemanticSegmentation:
+def load_technique(path: Path) -> SemanticSegmentation:
+    """The trained technique in a checkpoint of the command line, on the CPU. UsageError if there is none."""
     if not path.is_file():
         raise UsageError(f"model.members: {path} does not exist; give checkpoints of trained techniques")
     try:
