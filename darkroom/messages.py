@@ -13,6 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from darkroom import catalog
 from darkroom.errors import UsageError, UserError
 
+# Packages that a config may name and an extra of ours installs.
+EXTRAS = {"segmentation_models_pytorch": "smp", "tensorboard": "tensorboard"}
+
 
 def debugging() -> bool:
     return os.environ.get("DARKROOM_DEBUG", "0") not in ("", "0")
@@ -26,6 +29,11 @@ def plain(message: str) -> str:
         room = {"model": ("lightning_modules", "Technique"), "data": ("datamodules", "VisionDataModule")}.get(key[1])
         known = ", ".join(catalog.classes(*room)) if room else "`darkroom list` shows ours"
         return f"{key[1]}: there is no class {unknown[1]} ({known}; others by full import path, package.module.Class)"
+    missing = re.search(r"No module named '(\w+)|import of (\w+) halted", message)
+    if missing:
+        package = missing[1] or missing[2]
+        how = f": pip install 'darkroom[{EXTRAS[package]}]'" if package in EXTRAS else ""
+        return f"the package {package}, which the config names, is not installed{how}"
     expected = re.findall(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
     if key and value and expected:
         kinds = dict.fromkeys(re.sub(r"<class '(.+?)'>", r"\1", kind).replace("NoneType", "null") for kind in expected)

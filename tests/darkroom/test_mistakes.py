@@ -1,5 +1,6 @@
 """A user's mistake ends in one clear message: what, where, what would be right."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,10 @@ USAGE = {
     "wrong type": (["--model.base_channels", "four"], "base_channels: 'four' is not right; it takes int"),
     "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is not right; it takes"),
     "impossible value": (["--model.base_channels", "0"], "model.base_channels is 0; it must be at least 1"),
-    "unknown technique": (["--model", "UNett"], "there is no class UNett (SemanticSegmentation, UNet;"),
+    "unknown technique": (["--model", "UNett"], "there is no class UNett (SemanticSegmentation, "),
     "unknown data": (
         ["--data", "Shapes"],
-        "there is no class Shapes (ImageMaskFolder, ShapesSegmentation, VOCSegmentation;",
+        "there is no class Shapes (CamVid, ",
     ),
     "config missing": (["--config", "nope.yaml"], "config nope.yaml does not exist"),
     "weights missing": (["--model.pretrained", "nope.pth"], "nope.pth does not exist"),
@@ -104,3 +105,10 @@ def test_traceback_when_asked_for(darkroom: Callable, tiny: list[str], monkeypat
     monkeypatch.setenv("DARKROOM_DEBUG", "1")
     with pytest.raises(Exception, match="base_channels is 0"):
         darkroom("fit", *tiny, "--model.base_channels", 0)
+
+
+def test_a_missing_package_is_named_with_what_installs_it(darkroom: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    message = darkroom("fit", "--config", CONFIGS / "segmentation/smp_unet.yaml").message
+    assert "segmentation_models_pytorch" in message
+    assert "pip install 'darkroom[smp]'" in message
