@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch import Tensor
 
 from callbacks.drawing import colorize, contact_sheet, save, to_picture
 from datamodules.shapes import ShapesSegmentation
@@ -23,21 +24,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
-    config = yaml.safe_load((arguments.runs[0] / "config.yaml").read_text())
-    data = ShapesSegmentation(**{**config["data"]["init_args"], "augment": [], "num_workers": 0})
-    data.setup("test")
-    batch = [data.dataset("test")[index] for index in arguments.scenes]
-    image = torch.stack([scene["image"] for scene in batch])
-    image, masks = data.on_after_batch_transfer({"image": image})["image"], [scene["mask"] for scene in batch]
-    names = data.class_names
-    rows = {
-        "input": [to_picture(one) for one in data.denormalize(image)],
-        "truth": [colorize(mask, len(names)) for mask in masks],
-    }
+    rows: dict[str, list[Tensor]] = {}
     for name, run in zip(arguments.names, arguments.runs, strict=True):
+        config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
+        data = ShapesSegmentation(**{**config, "num_workers": 0})
+        scenes = [data.dataset("test")[index] for index in arguments.scenes]
+        image = data.on_after_batch_transfer({"image": torch.stack([scene["image"] for scene in scenes])})["image"]
         technique = load_technique(run / "checkpoints" / "best.ckpt").eval()
         with torch.inference_mode():
-            rows[name] = [colorize(mask, len(names)) for mask in technique.predict_step({"image": image})]
+            masks = technique.predict_step({"image": image})
+        classes = len(data.class_names)
+        # The same scenes at every side: the first run's are shown.
+        rows.setdefault("input", [to_picture(one) for one in data.denormalize(image)])
+        rows.setdefault("truth", [colorize(scene["mask"], classes) for scene in scenes])
+        rows[name] = [colorize(mask, classes) for mask in masks]
+    names = ShapesSegmentation.class_names
     save(contact_sheet(rows, legend={name: index for index, name in enumerate(names)}), arguments.out)
 
 

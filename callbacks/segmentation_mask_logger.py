@@ -34,7 +34,7 @@ class SegmentationMaskLogger(PictureCallback):
         missing = self.num_samples - len(self._samples)
         if missing <= 0 or not self._wanted(trainer):
             return
-        some = {"image": batch["image"][:missing], "mask": batch["mask"][:missing]}
+        some = {key: value[:missing] for key, value in batch.items()}
         with trainer.precision_plugin.forward_context():
             predictions = pl_module.predict_step(some, 0)
         images = trainer.datamodule.denormalize(some["image"])

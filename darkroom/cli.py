@@ -1,6 +1,7 @@
 """The Lightning command line: ``darkroom fit|validate|test|predict``."""
 
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
@@ -72,10 +73,9 @@ class DarkroomCLI(LightningCLI):
         del self.config_dump  # made without the links; made again, it becomes the checkpoint's hyper-parameters
         building = self.config.clone()
         building[self.subcommand].data = self.datamodule
-        for name in (
-            {"pretrained", "init_from", "weights"} & vars(config.model.init_args).keys() if config.ckpt_path else ()
-        ):
-            building[self.subcommand].model.init_args[name] = None  # the checkpoint has better weights
+        if config.ckpt_path:  # it has better weights than those that the model began with
+            for name in getattr(locate(config.model.class_path), "starts_from", ()):
+                building[self.subcommand].model.init_args[name] = None
         loggers_in(self.run_folder, building[self.subcommand].trainer)
         self.config_init = self.parser.instantiate_classes(building)
         self.model = self._get(self.config_init, "model")

@@ -29,7 +29,7 @@ def plain(message: str) -> str:
         room = {"model": ("lightning_modules", "Technique"), "data": ("datamodules", "VisionDataModule")}.get(key[1])
         known = ", ".join(catalog.classes(*room)) if room else "`darkroom list` shows ours"
         return f"{key[1]}: there is no class {unknown[1]} ({known}; others by full import path, package.module.Class)"
-    missing = re.search(r"No module named '(\w+)|import of (\w+) halted", message)
+    missing = re.search(r"No module named '(\w+)'|import of (\w+) halted", message)
     if missing:
         package = missing[1] or missing[2]
         how = f": pip install 'darkroom[{EXTRAS[package]}]'" if package in EXTRAS else ""

@@ -92,6 +92,10 @@ def as_tv_tensors(sample: dict[str, Any]) -> dict[str, Any]:
     return {key: kinds[key](value) if key in kinds else value for key, value in sample.items()}
 
 
+# Entries of which every sample has its own number.
+_LISTS = {"proposals"}
+
+
 def collate(samples: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
     """Stacks samples into a batch; a data set that made a whole batch is left alone."""
     if isinstance(samples, dict):
@@ -103,7 +107,9 @@ def collate(samples: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
             f"images of different shapes {sorted(shapes)} cannot share a batch ({names} ...): "
             "set data.eval_batch_size to 1, or use images of one size"
         )
-    return default_collate(samples)
+    lists = {key: [sample[key] for sample in samples] for key in _LISTS & samples[0].keys()}
+    rest = [{key: value for key, value in sample.items() if key not in lists} for sample in samples]
+    return default_collate(rest) | lists
 
 
 class ResumableLoader(DataLoader):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -63,6 +63,8 @@ class Technique(LightningModule):
     """
 
     network: nn.Module
+    # Arguments that say where the first weights came from. A checkpoint of ours does without them, and forgets them.
+    starts_from: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class Technique(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=None if _given_hyperparameters.get() else _OBJECTS)
+        for name in self.starts_from:
+            self.hparams.pop(name, None)
         self._optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, fused=True)
         self._lr_scheduler = lr_scheduler
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -84,11 +88,6 @@ class Technique(LightningModule):
         self._pending: list[list[Tensor]] = []
         self._places: list[tuple[int, int]] = []
         self._first_bad: tuple[int, int] | None = None
-
-    def starts_from(self, *options: str) -> None:
-        """Names arguments that say where the first weights came from: a checkpoint of ours does without them."""
-        for name in options:
-            self.hparams.pop(name, None)
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])

@@ -59,6 +59,9 @@ class SemanticSegmentation(Technique):
             )
         if getattr(loss, "ignore_index", ignore_index) != ignore_index:
             raise UsageError(f"model.ignore_index is {ignore_index}, but the loss ignores {loss.ignore_index}")
+        kinds = [type(metric).__name__ for metric in metrics or []]
+        if len(set(kinds)) < len(kinds):
+            raise UsageError(f"model.metrics has two of a kind ({', '.join(kinds)}), whose names would be the same")
         self.network, self.num_classes, self.ignore_index = network, num_classes, ignore_index
         self.loss, self.aux_weight = loss or CrossEntropy(ignore_index), aux_weight
         self.metrics, self.inference = nn.ModuleList(metrics or []), inference or Inference()
@@ -111,8 +114,10 @@ class SemanticSegmentation(Technique):
         return outputs
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
-        """Logits (B, K, H, W) as test and prediction want them: by tiles, flips and scales where ``inference`` asks."""
-        return self.inference(self, batch["image"])
+        """Logits (B, K, H, W) to be judged: in test and prediction by tiles, flips and scales, as ``inference`` asks."""
+        trainer = self._trainer
+        plain = trainer is not None and not (trainer.testing or trainer.predicting)
+        return self(batch["image"]) if plain else self.inference(self, batch["image"])
 
     def loss_terms(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss and, if it has several, its terms by name."""
@@ -120,7 +125,8 @@ class SemanticSegmentation(Technique):
         for name in needs:
             if name not in batch:
                 raise UsageError(
-                    f"{type(self.loss).__name__} needs batch['{name}'], which the data do not give; set data.{name}s true"
+                    f"{type(self.loss).__name__} needs batch['{name}'], which is not there; set data.{name}s true, if the "
+                    "data can give it"
                 )
         loss = self.loss(logits, batch["mask"], **{name: batch[name] for name in needs})
         return {**loss, "loss": torch.stack(list(loss.values())).sum()} if isinstance(loss, dict) else {"loss": loss}
@@ -133,7 +139,8 @@ class SemanticSegmentation(Technique):
             terms |= {"aux": aux, "loss": terms["loss"] + aux}
         return self.log_loss(terms)
 
-    def _evaluate(self, logits: Tensor, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
+    def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
+        logits = self.infer(batch)
         scores.update(logits.argmax(1), batch["mask"])  # one argmax, one confusion matrix for all scores
         losses = {f"{stage}/{name}": term for name, term in self.loss_terms(logits, batch).items()}
         self.log_dict(losses, on_epoch=True, batch_size=len(logits), sync_dist=self.trainer.world_size > 1)
@@ -146,13 +153,13 @@ class SemanticSegmentation(Technique):
         scores.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(self(batch["image"]), batch, "val", self.val_scores)
+        self._evaluate(batch, "val", self.val_scores)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores(self.val_scores)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(self.infer(batch), batch, "test", self.test_scores)
+        self._evaluate(batch, "test", self.test_scores)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores(self.test_scores)

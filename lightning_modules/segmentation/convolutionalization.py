@@ -33,12 +33,27 @@ def _fixed_pool(before: torch.Size, after: torch.Size) -> tuple[int, int]:
     return rows // out, 1 if out == 1 else rows // out
 
 
+def _flattens(node: fx.Node, shape: dict[fx.Node, torch.Size]) -> bool:
+    """Whether it turns maps into vectors; a view may do anything."""
+    return len(shape.get(node.args[0], ())) == 4 and len(shape[node]) == 2
+
+
+def _square(shape: torch.Size) -> int:
+    if shape[-1] != shape[-2]:
+        raise UsageError(f"the first Linear layer sees a map of {shape[-2]} x {shape[-1]}; only square ones can slide")
+    return shape[-1]
+
+
+_FLATTENING = (torch.flatten, "flatten", "view", "reshape")
+
+
 def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int = 3) -> fx.GraphModule:
     """Turns a classifier that ends in Linear layers into a fully convolutional network of the same weights.
 
     On images (B, C, window, window) it gives (B, K, 1, 1): what the classifier gives as (B, K). On larger ones it gives a
     map: an answer for every window that the strides step on. Linear layers become convolutions, flattening disappears,
-    adaptive pooling gets the fixed window that it has at the training size. The parameters keep their names.
+    adaptive pooling gets the fixed window that it has at the training size. The parameters keep their names. Where the
+    classifier's convolutions pad, the cells of a larger map see their neighbours in place of the padding.
 
     Args:
         classifier: any that torch.fx can trace, like torchvision's AlexNet, VGG and ResNet; a copy of it is changed.
@@ -46,7 +61,8 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
         in_channels: C.
 
     Raises:
-        UsageError: if it has no Linear layer, or an adaptive pooling with no fixed window at this size.
+        UsageError: if it has no Linear layer, sees no square map, or pools adaptively with no fixed window at this size or
+            before its last convolution (squeeze and excitation).
     """
     training = classifier.training
     graph = fx.symbolic_trace(copy.deepcopy(classifier).eval())
@@ -56,18 +72,22 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
         for node in graph.graph.nodes
         if hasattr(node.meta.get("tensor_meta"), "shape")
     }
-    side, linears = 1, 0
+    side, linears, pooled = 1, 0, None
     for node in list(graph.graph.nodes):
         layer = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(layer, nn.Conv2d) and pooled:
+            raise UsageError(f"{pooled} pools the whole window before the convolution {node.target}: no fixed window")
         if isinstance(layer, nn.Linear):
             graph.set_submodule(node.target, linear_to_conv(layer, side))
             side, linears = 1, linears + 1
-        elif isinstance(layer, nn.Flatten) or node.target in (torch.flatten, "flatten", "view", "reshape"):
-            side = shape[node.args[0]][-1]
+        elif (isinstance(layer, nn.Flatten) or node.target in _FLATTENING) and _flattens(node, shape):
+            side = _square(shape[node.args[0]])
             node.replace_all_uses_with(node.args[0])
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            pooled = node.name
             graph.set_submodule(node.target, nn.AvgPool2d(*_fixed_pool(shape[node.args[0]], shape[node])))
         elif node.target is F.adaptive_avg_pool2d:
+            pooled = node.name
             node.target, node.args = F.avg_pool2d, (node.args[0], *_fixed_pool(shape[node.args[0]], shape[node]))
             node.kwargs = {}
     if not linears:
@@ -139,6 +159,8 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         classifier: any other classifier of (B, C, window, window) -> (B, K) instead of the backbone.
     """
 
+    starts_from = ("weights",)
+
     def __init__(
         self,
         in_channels: int = 3,
@@ -153,12 +175,20 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
+        if weights is not None and classifier is not None:
+            raise UsageError("model.weights is for model.backbone; load those of your model.classifier yourself")
+        if getattr(kwargs.get("loss"), "needs", ()):
+            raise UsageError(f"{type(kwargs['loss']).__name__} needs maps, but this technique trains on single pixels")
         classifier = classifier or Classifier(backbone, num_classes, window, in_channels, width)
         if weights == "imagenet":
             load_all_but_the_answer(classifier, imagenet_weights(backbone, width, in_channels))
         super().__init__(SlidingClassifier(classifier, window, in_channels, stitch), num_classes, **kwargs)
-        self.starts_from("weights")
         self.windows_per_image = windows_per_image
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.compile_network:
+            self.network.windows.compile()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         windows, labels = self.sample_windows(batch["image"], batch["mask"])

@@ -1,6 +1,5 @@
 """DeconvNet (Noh, Hong, Han 2015): an encoder's mirror image, which puts every maximum back where it came from."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +10,20 @@ from torch.nn import functional as F
 from darkroom.errors import UsageError
 from lightning_modules.segmentation.backbones import Weights, features, imagenet_weights, scaled
 from lightning_modules.segmentation.base import SemanticSegmentation
+from lightning_modules.segmentation.inference import Inference
+from lightning_modules.segmentation.upsampling import unpool
 from lightning_modules.segmentation.weights import load_weights
 
 Unpooling = Literal["unpooling", "transposed", "bilinear", "nearest"]
 
-# Channels of the decoder's deconvolutions after each unpooling (section 3.3, table of the supplement).
+# Channels of the decoder's deconvolutions after each unpooling (the paper's table of layers).
 _DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64, 64))
 # Windows when there are no proposals: of 1, 1/2 and 1/4 of the picture's sides, so many along each side.
 _GRID = ((1, 1), (2, 3), (4, 6))
 
 
 def _layer(convolution: nn.Module) -> list[nn.Module]:
-    """A convolution of either kind with batch norm and ReLU; section 4.2: weights from N(0, 0.01)."""
+    """A convolution of either kind with batch norm and ReLU; weights from N(0, 0.01), as in the paper."""
     nn.init.normal_(convolution.weight, std=0.01)
     nn.init.zeros_(convolution.bias)
     return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
@@ -39,7 +40,7 @@ class _Up(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor, size: torch.Size) -> Tensor:
         if self.kind == "unpooling":
-            return F.max_unpool2d(x, indices, 2, output_size=size)
+            return unpool(x, indices, size)
         if self.kind == "transposed":
             return self.up(x, output_size=size)
         return F.interpolate(x, size, mode=self.kind, **({"align_corners": False} if self.kind == "bilinear" else {}))
@@ -144,7 +145,7 @@ class DeconvNet(SemanticSegmentation):
 
     The paper trains twice: on windows around one object (``data.crops: objects``), then, from these weights, on windows as
     proposals would cut them (``data.crops: windows``). It judges a picture by its proposals: each is warped to the window,
-    and every pixel takes the maximum of its scores (section 4.3, equation 1).
+    and every pixel takes the maximum of its scores (equation 1).
 
     Args:
         in_channels: channels of the images.
@@ -153,13 +154,15 @@ class DeconvNet(SemanticSegmentation):
         width: factor on the channels of every layer.
         window: side of the training windows in pixels.
         upsampling: unpooling (the paper's), transposed, bilinear or nearest.
-        proposals: in test and prediction, at most so many windows of each picture: the first of ``batch["proposals"]``, or
-            a grid of the whole, halves and quarters if the data give none; the paper takes 50. 0: the whole picture at
+        proposals: in evaluation, at most so many windows of each picture: the first of ``batch["proposals"]``, or a
+            grid of the whole, halves and quarters if the data give none; the paper takes 50. 0: the whole picture at
             once, at its own size.
         aggregate: over the windows that cover a pixel: the maximum (equation 1) or the sum (equation 2) of their scores.
         weights: start the encoder from torchvision's ImageNet weights; they are downloaded only if this is set.
         init_from: checkpoint of a first stage to start from.
     """
+
+    starts_from = ("weights", "init_from")
 
     def __init__(
         self,
@@ -178,9 +181,12 @@ class DeconvNet(SemanticSegmentation):
         num_classes = 2 if num_classes is None else num_classes
         network = DeconvNetwork(in_channels, num_classes, backbone, width, window, upsampling)
         super().__init__(network, num_classes, **kwargs)
-        self.starts_from("weights", "init_from")
         if proposals < 0:
             raise UsageError(f"model.proposals is {proposals}; it is a number of windows, or 0 for the whole picture")
+        if proposals and self.inference != Inference():
+            raise UsageError(
+                "model.proposals and model.inference exclude each other: windows, or tiles, flips and scales"
+            )
         self.proposals, self.aggregate = proposals, aggregate
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
@@ -191,34 +197,39 @@ class DeconvNet(SemanticSegmentation):
         """Logits (B, K, H, W): of proposals, aggregated, or of the whole picture."""
         if not self.proposals:
             return super().infer(batch)
-        images = batch["image"]
-        windows: Sequence[Tensor] = batch.get("proposals") or [grid_windows(*images.shape[-2:], self.proposals)] * len(
-            images
-        )
-        pairs = zip(images, windows, strict=True)
+        images, proposals = batch["image"], batch.get("proposals")
+        if proposals is None:
+            proposals = [grid_windows(*images.shape[-2:], self.proposals)] * len(images)
+        pairs = zip(images, proposals, strict=True)
         return torch.stack([self._scores_of(image, boxes[: self.proposals].tolist()) for image, boxes in pairs])
 
     def _scores_of(self, image: Tensor, boxes: list[list[float]]) -> Tensor:
         """Score maps (K, H, W) of windows (x0, y0, x1, y1), each zero outside its window, brought together."""
         height, width = image.shape[-2:]
-        scores = image.new_zeros(self.num_classes, height, width, dtype=torch.float32)
         side = (self.network.window, self.network.window)
+        empty = float("-inf") if self.aggregate == "max" else 0.0
+        scores = image.new_full((self.num_classes, height, width), empty, dtype=torch.float32)
+        covered = image.new_zeros(height, width)
         for start in range(0, len(boxes), 8):
-            places = [
-                (
-                    max(0, int(y0)),
-                    min(height, max(int(y0) + 1, round(y1))),
-                    max(0, int(x0)),
-                    min(width, max(int(x0) + 1, round(x1))),
-                )
-                for x0, y0, x1, y1 in boxes[start : start + 8]
-            ]
+            places = [_within(box, height, width) for box in boxes[start : start + 8]]
             warped = [
-                F.interpolate(image[None, :, y0:y1, x0:x1], side, mode="bilinear", align_corners=False, antialias=True)
-                for y0, y1, x0, x1 in places
+                F.interpolate(image[None, :, rows, columns], side, mode="bilinear", align_corners=False, antialias=True)
+                for rows, columns in places
             ]
-            for (y0, y1, x0, x1), one in zip(places, self(torch.cat(warped)).float(), strict=True):
-                one = F.interpolate(one[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0]
-                region = scores[:, y0:y1, x0:x1]
+            for (rows, columns), one in zip(places, self(torch.cat(warped)).float(), strict=True):
+                size = (rows.stop - rows.start, columns.stop - columns.start)
+                one = F.interpolate(one[None], size, mode="bilinear", align_corners=False)[0]
+                region = scores[:, rows, columns]
                 region.copy_(torch.maximum(region, one) if self.aggregate == "max" else region + one)
-        return scores
+                covered[rows, columns] += 1
+        # A window that does not reach a pixel scores zero there.
+        return torch.where(covered == len(boxes), scores, scores.clamp(min=0)) if self.aggregate == "max" else scores
+
+
+def _within(box: list[float], height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of a box (x0, y0, x1, y1), at least one pixel of the picture."""
+    x0, y0 = (min(max(0, int(low)), side - 1) for low, side in zip(box[:2], (width, height), strict=True))
+    x1, y1 = (
+        min(max(low + 1, round(high)), side) for low, high, side in zip((x0, y0), box[2:], (width, height), strict=True)
+    )
+    return slice(y0, y1), slice(x0, x1)

@@ -210,6 +210,8 @@ class DilatedNet(SemanticSegmentation):
         init_from: checkpoint of an earlier stage; a context module that it lacks starts as the identity.
     """
 
+    starts_from = ("weights", "init_from")
+
     def __init__(
         self,
         in_channels: int = 3,
@@ -229,11 +231,12 @@ class DilatedNet(SemanticSegmentation):
         num_classes = 2 if num_classes is None else num_classes
         if freeze_front_end and context is None:
             raise UsageError("model.freeze_front_end leaves nothing to train while model.context is null")
+        if aux and (freeze_front_end or context is None):
+            raise UsageError("model.aux judges a front end that learns beneath a context module; set it to false")
         network = DilatedNetwork(
             in_channels, num_classes, backbone, width, context, border, upsampling, freeze_front_end, dropout, aux
         )
         super().__init__(network, num_classes, **kwargs)
-        self.starts_from("weights", "init_from")
         if weights == "imagenet":
             state = imagenet_weights(backbone, width, in_channels)
             for name, linear in (("fc6", "classifier.0"), ("fc7", "classifier.3")):

@@ -1,8 +1,8 @@
-"""Ensemble: several trained techniques, their probabilities multiplied."""
+"""Ensemble: several trained techniques, their probabilities multiplied (Noh, Hong, Han 2015)."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lightning_modules.segmentation.base import SemanticSegmentation
 
 
 class Ensemble(SemanticSegmentation):
-    """Checkpoints tested together: the product of their class probabilities (DeconvNet with FCN: Noh et al. 2015, 4.3).
+    """Checkpoints judged together: the product of their class probabilities, as DeconvNet's authors join it with FCN.
 
     It has nothing to train: ``darkroom test --model Ensemble --model.members '[a.ckpt, b.ckpt]' --data ...``.
 
@@ -63,8 +63,7 @@ def load_technique(path: Path) -> SemanticSegmentation:
 
 def _technique(class_path: str | None) -> type[SemanticSegmentation]:
     """The technique that a checkpoint of the command line names."""
-    module, _, name = (class_path or "").rpartition(".")
-    technique = getattr(import_module(module), name) if module else None
+    technique = locate(class_path or "")
     if not (isinstance(technique, type) and issubclass(technique, SemanticSegmentation)):
         raise UsageError(f"it names {class_path}, no segmentation technique; train it by `darkroom fit`")
     return technique

@@ -157,6 +157,8 @@ class FCN(SemanticSegmentation):
         init_from: checkpoint of a coarser FCN to start from; only the finer scores are new, and zero.
     """
 
+    starts_from = ("weights", "init_from")
+
     def __init__(
         self,
         in_channels: int = 3,
@@ -174,7 +176,6 @@ class FCN(SemanticSegmentation):
         num_classes = 2 if num_classes is None else num_classes
         network = FCNNetwork(in_channels, num_classes, backbone, stride, width, upsampling, at_once, dropout)
         super().__init__(network, num_classes, **kwargs)
-        self.starts_from("weights", "init_from")
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
         if init_from is not None:

@@ -23,8 +23,8 @@ class Inference:
     Args:
         tile: side of the tiles in pixels; None: the whole picture at once.
         overlap: part of a tile that its neighbour covers too, in [0, 1); the two are blended, each weighted by the distance
-            to its own border. A network without padding sees true surroundings and needs none (overlap-tile, Ronneberger
-            et al. 2015, figure 2): its tiles abut.
+            to its own border. A network that pads nothing, which it says by ``seamless``, sees true surroundings and needs
+            none (overlap-tile, Ronneberger et al. 2015, figure 2): its tiles abut.
         tiles_at_once: how many tiles of a picture go through the network together.
         flip: average with the picture flipped left-right.
         scales: average over the picture resized by these factors.
@@ -45,6 +45,7 @@ class Inference:
             raise UsageError(f"model.inference.overlap is {self.overlap}; it is a part of a tile, in [0, 1)")
         if self.tiles_at_once < 1:
             raise UsageError(f"model.inference.tiles_at_once is {self.tiles_at_once}; it must be at least 1")
+        self.scales = tuple(self.scales)
         if not self.scales or min(self.scales) <= 0:
             raise UsageError(f"model.inference.scales is {list(self.scales)}; it needs factors above 0, such as [1.0]")
 
@@ -76,12 +77,11 @@ class Inference:
         height, width = image.shape[-2:]
         margin = getattr(model.network, "margin", 0)
         tile = [min(self.tile, side) for side in (height, width)]
-        if margin:
+        need = [model.network.input_size(side) if margin else side for side in tile]
+        if getattr(model.network, "seamless", False):
             starts = [range(0, side, extent) for side, extent in zip((height, width), tile, strict=True)]
-            need = [model.network.input_size(extent) for extent in tile]
         else:
             starts = [_starts(side, extent, self.overlap) for side, extent in zip((height, width), tile, strict=True)]
-            need = tile
         ends = [first[-1] + extent - margin for first, extent in zip(starts, need, strict=True)]
         padded = mirror_pad(image, margin, max(0, ends[0] - height), margin, max(0, ends[1] - width))
         weight = _tent(tile[0], image.device)[:, None] * _tent(tile[1], image.device)

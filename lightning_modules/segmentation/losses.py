@@ -42,7 +42,7 @@ class _Pixelwise(nn.Module):
             )
         self.ignore_index = ignore_index
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights)
+        self.register_buffer("class_weights", weights, persistent=False)  # the hyper-parameters have them
 
     def _cross_entropy(self, logits: Tensor, mask: Tensor) -> Tensor:
         """-log of the true class's probability: float32 (B, H, W), 0 where ignored."""

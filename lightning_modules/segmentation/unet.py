@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from lightning_modules.segmentation.base import SemanticSegmentation
+from lightning_modules.segmentation.upsampling import unpool
 from lightning_modules.segmentation.weights import load_weights
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
@@ -92,8 +93,7 @@ class Up(nn.Module):
 def _unpool_like(x: Tensor, skip: Tensor) -> Tensor:
     """Puts a map where the maxima of the skip connection are (argmax unpooling, zero elsewhere)."""
     indices = F.max_pool2d(skip, 2, ceil_mode=True, return_indices=True)[1]
-    rows, columns = x.shape[-2:]
-    return F.max_unpool2d(x, indices[..., :rows, :columns], 2, output_size=skip.shape[-2:])
+    return unpool(x, indices[..., : x.shape[-2], : x.shape[-1]], skip.shape[-2:])
 
 
 class OutConv(nn.Module):
@@ -154,6 +154,7 @@ class UNetNetwork(nn.Module):
         c, half = base_channels, 1 if upsampling == "transposed" else 2
         kind = {"padding": padding, "batch_norm": batch_norm}
         self.margin = 92 if padding == "valid" else 0  # what each side loses, in pixels of the picture
+        self.seamless = padding == "valid"  # its tiles see what the whole picture shows them
         self.inc = DoubleConv(in_channels, c, **kind)
         self.down1, self.down2 = Down(c, 2 * c, **kind), Down(2 * c, 4 * c, **kind)
         self.down3, self.down4 = Down(4 * c, 8 * c, **kind), Down(8 * c, 16 * c // half, **kind)
@@ -171,10 +172,10 @@ class UNetNetwork(nn.Module):
     def _check(self, sides: tuple[int, int]) -> None:
         for side in sides if self.margin else ():
             if side < 188 or (side - 124) % 16:
-                below, above = self.input_size(max(4, side - 199)), self.input_size(max(4, side - 184))
+                fitting = sorted({self.input_size(max(4, side - lost)) for lost in (199, 184)} | {572})
                 raise UsageError(
                     f"a picture of {sides[0]} x {sides[1]} pixels does not fit U-Net's valid convolutions: sides are 16 n "
-                    f"+ 124, at least 188, such as {below}, {above} or 572"
+                    f"+ 124, at least 188, such as {', '.join(map(str, fitting))}"
                 )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,6 +213,8 @@ class UNet(SemanticSegmentation):
             checkpoint of ours) to start from.
     """
 
+    starts_from = ("pretrained",)
+
     def __init__(
         self,
         in_channels: int = 3,
@@ -231,7 +234,6 @@ class UNet(SemanticSegmentation):
             in_channels, num_classes, bilinear, base_channels, upsampling, padding, batch_norm, dropout
         )
         super().__init__(network, num_classes, **kwargs)
-        self.starts_from("pretrained")
         self.training_border = training_border
         if pretrained is not None:
             load_weights(network, Path(pretrained), "model.pretrained")
@@ -243,5 +245,11 @@ class UNet(SemanticSegmentation):
         height, width = (side - 2 * margin for side in batch["image"].shape[-2:])
         logits = self.logits_within(batch["image"], (height, width))
         within = (..., slice(margin, margin + height), slice(margin, margin + width))
-        maps = {name: value[within] for name, value in batch.items() if name in ("mask", "border")}
+        maps = {
+            name: value[within] if name != "image" and _is_map(value, batch) else value for name, value in batch.items()
+        }
         return self.log_loss(self.loss_terms(logits, maps))
+
+
+def _is_map(value: Any, batch: dict[str, Any]) -> bool:
+    return isinstance(value, Tensor) and value.shape[-2:] == batch["image"].shape[-2:]

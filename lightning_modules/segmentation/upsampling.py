@@ -1,4 +1,4 @@
-"""Up-sampling of logits, a typed choice: bilinear, transposed convolution, nearest."""
+"""Up-sampling: of logits by a fixed or learned kernel; of features to the places that a pooling remembers."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ def bilinear_kernel(size: int, stride: int) -> Tensor:
 class FixedUpsampling(nn.Module):
     """A transposed convolution, one constant kernel for all channels: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
 
-    The weights are a buffer: they never learn (Long et al. 2015, section 4.3: learning them made no difference).
+    The weights are a buffer: they never learn (so in the networks of Long et al. 2015: learning made no difference).
 
     Args:
         kernel: (k,) weights along either axis.
@@ -59,3 +59,13 @@ def map_upsampling(kind: MapUpsampling, channels: int, stride: int, size: int | 
         learned.weight.zero_()
         learned.weight[range(channels), range(channels)] = torch.outer(kernel, kernel)
     return learned
+
+
+def unpool(x: Tensor, indices: Tensor, size: torch.Size) -> Tensor:
+    """Puts a pooled map (B, C, h, w) back to where its maxima were in (B, C, *size), zero elsewhere.
+
+    ``indices`` as ``max_pool2d`` returns them. Unlike ``max_unpool2d`` it is allowed where only deterministic operations
+    are: with windows that do not overlap no two maxima share a place.
+    """
+    flat = x.new_zeros(*x.shape[:2], size[0] * size[1]).scatter(2, indices.flatten(2), x.flatten(2))
+    return flat.unflatten(2, tuple(size))

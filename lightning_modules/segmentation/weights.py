@@ -11,13 +11,13 @@ from darkroom.errors import UsageError
 
 
 def load_weights(network: nn.Module, path: Path, option: str, new: Sequence[str] = ()) -> None:
-    """Loads a network's weights; those whose names start with one of ``new`` may be missing in the file.
+    """Loads a network's weights; those whose names start with one of ``new`` may be missing, or differ in shape.
 
     Args:
         network: takes them.
         path: state dict, plain or in a Lightning checkpoint of ours. Loaded safely: a file that would run code is refused.
         option: what the user set to this file, for the message.
-        new: prefixes of parameters that the file need not have.
+        new: prefixes of parameters that need not be in the file, or not in this shape.
 
     Raises:
         UsageError: if the file cannot be read, or which keys differ.
@@ -28,20 +28,25 @@ def load_weights(network: nn.Module, path: Path, option: str, new: Sequence[str]
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UsageError(f"{option}: {path} cannot be loaded safely as weights ({error})") from error
-    if "state_dict" in state:
+    if isinstance(state, dict) and "state_dict" in state:
         state = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
-    state.pop(
-        "mask_values", None
-    )  # published checkpoints of the widely used U-Net carry the grey values of their masks
-    ours = network.state_dict()
-    missing = [name for name in ours if name not in state and not name.startswith(tuple(new))]
-    unknown = [name for name in state if name not in ours]
-    other = [
-        f"{name} ({tuple(state[name].shape)} there, {tuple(value.shape)} here)"
-        for name, value in ours.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    found = {"missing there": missing, "unknown here": unknown, "of another shape": other}
+    if not isinstance(state, dict):
+        raise UsageError(f"{option}: {path} holds a {type(state).__name__}, no state dict")
+    # Published checkpoints of the widely used U-Net carry the grey values of their masks.
+    state.pop("mask_values", None)
+    ours, new = network.state_dict(), tuple(new)
+    there = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    other = [name for name, value in ours.items() if name in there and there[name] != tuple(value.shape)]
+    state = {name: value for name, value in state.items() if not (name in other and name.startswith(new))}
+    found = {
+        "missing there": [name for name in ours if name not in there and not name.startswith(new)],
+        "unknown here": [name for name in there if name not in ours],
+        "of another shape": [
+            f"{name} ({there[name]} there, {tuple(ours[name].shape)} here)"
+            for name in other
+            if not name.startswith(new)
+        ],
+    }
     differ = [f"{len(names)} {what}: {', '.join(names[:4])}" for what, names in found.items() if names]
     if differ:
         raise UsageError(f"{option}: {path} does not fit {type(network).__name__}: {'; '.join(differ)}")
