@@ -1,27 +1,21 @@
 """Training steps of networks."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import fcn_resnet50
 
 from benchmarks.harness import Options, Result, Side, compare, entry
-from lightning_modules.segmentation import (
-    FCN,
-    ConvolutionalizedClassifier,
-    DeconvNet,
-    DilatedNet,
-    Inference,
-    SegmentationScores,
-    SemanticSegmentation,
-    UNet,
-    UNetNetwork,
-)
+from lightning_modules import segmentation
+from lightning_modules.segmentation import Inference, SegmentationScores, SemanticSegmentation, UNet, UNetNetwork
 
 BATCH, SIZE, CLASSES = 4, 128, 2
+CONFIGS = Path(__file__).parents[1] / "configs" / "segmentation"
 
 
 def _side(name: str, network: nn.Module, step: Callable[[], object], compiled: bool) -> Side:
@@ -52,17 +46,17 @@ def _plain(name: str, network: nn.Module, options: Options) -> Side:
 
 
 def _ours(name: str, model: SemanticSegmentation, options: Options) -> Side:
-    """A technique's own forward, loss and optimizer."""
-    model = options.place(model)
+    """A technique's own training step and optimizer, without a Trainer."""
+    model = options.place(model).train()
+    model.log_loss = lambda terms: terms["loss"]
     optimizer = model.configure_optimizers()
     image, mask = _batch(model.num_classes, options)
 
     def step() -> None:
         optimizer.zero_grad()
         with options.autocast():
-            outputs = model.outputs(image)
-            terms = [model.loss_terms(logits, {"mask": mask})["loss"] for logits in outputs.values()]
-        sum(terms).backward()
+            loss = model.training_step({"image": image, "mask": mask}, 0)
+        loss.backward()
         optimizer.step()
 
     return _side(name, model.network, step, options.compile)
@@ -107,30 +101,25 @@ def fcn_resnet50_step(options: Options) -> Result:
 
 
 def _techniques() -> dict[str, SemanticSegmentation]:
-    """Every technique at the width of its config on the embedded world."""
-    small = {"num_classes": CLASSES, "channels_last": True}
-    return {
-        "U-Net, width 16": UNet(base_channels=16, **small),
-        "U-Net, paper's, width 16": UNet(base_channels=16, padding="valid", batch_norm=False, **small),
-        "FCN-8s, vgg16_bn / 8": FCN(backbone="vgg16_bn", width=0.125, **small),
-        "DeconvNet / 4": DeconvNet(width=0.25, window=64, **small),
-        "DilatedNet, vgg16_bn / 8": DilatedNet(backbone="vgg16_bn", width=0.125, border="padded", **small),
-        "windows of 32, vgg11_bn / 4, one pass": ConvolutionalizedClassifier(
-            backbone="vgg11_bn", width=0.25, window=32, stitch=4, **small
-        ),
-    }
+    """Every technique as its config on the embedded world has it, for two classes."""
+    models = {}
+    for name in ("unet", "unet_paper", "fcn", "deconvnet", "dilated", "convolutionalized"):
+        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
+        own = {k: v for k, v in config["init_args"].items() if k not in ("optimizer", "lr_scheduler", "loss")}
+        models[name] = getattr(segmentation, config["class_path"])(num_classes=CLASSES, **own)
+    return models
 
 
 @entry
 def segmentation_steps(options: Options) -> Result:
-    """Every segmentation technique at its small width, training step."""
+    """Every segmentation technique as its config has it, training step."""
     sides = [_ours(name, model, options) for name, model in _techniques().items()]
     return compare(f"Training step, batch {BATCH}, {SIZE} px", sides, options)
 
 
 @entry
 def segmentation_evaluation(options: Options) -> Result:
-    """Every segmentation technique at its small width, evaluation of a batch: forward, loss, confusion matrix."""
+    """Every segmentation technique as its config has it, evaluation of a batch: forward, loss, confusion matrix."""
     sides = []
     for name, model in _techniques().items():
         model = options.place(model).eval()

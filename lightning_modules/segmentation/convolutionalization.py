@@ -72,12 +72,14 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
         for node in graph.graph.nodes
         if hasattr(node.meta.get("tensor_meta"), "shape")
     }
-    side, linears, pooled = 1, 0, None
+    side, linears, pooled = None, 0, None
     for node in list(graph.graph.nodes):
         layer = graph.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(layer, nn.Conv2d) and pooled:
             raise UsageError(f"{pooled} pools the whole window before the convolution {node.target}: no fixed window")
         if isinstance(layer, nn.Linear):
+            if side is None:
+                raise UsageError(f"{node.target}, the first Linear layer, sees no flattened map")
             graph.set_submodule(node.target, linear_to_conv(layer, side))
             side, linears = 1, linears + 1
         elif (isinstance(layer, nn.Flatten) or node.target in _FLATTENING) and _flattens(node, shape):

@@ -41,7 +41,7 @@ class FCNNetwork(nn.Module):
         backbone: which classifier; the paper's are vgg16 and alexnet.
         stride: of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
-        upsampling: constant bilinear kernels (the paper's), learned ones that start as these, or nearest.
+        upsampling: constant bilinear kernels (as in the authors' networks), learned ones that start as these, or nearest.
         at_once: scale the finer poolings' activations down, so that a fine stride can be trained without the coarser
             stages (the paper's "at-once" training).
         dropout: after the two convolutions that were fully connected layers.
@@ -150,7 +150,7 @@ class FCN(SemanticSegmentation):
         backbone: the classifier; the paper's are vgg16 and alexnet.
         stride: 32, 16 or 8: how fine the finest scores are, in pixels.
         width: factor on the channels of every layer; the geometry stays.
-        upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
+        upsampling: bilinear (constant, as in the authors' networks), transposed (learned) or nearest.
         at_once: train a fine stride without the coarser stages.
         dropout: after fc6 and fc7.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.

@@ -111,6 +111,11 @@ def test_further_scores_are_logged_beside_the_others(tmp_path: Path) -> None:
     } <= fitting.callback_metrics.keys()
 
 
+def test_two_scores_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match="two of a kind"):
+        SemanticSegmentation(TinyNetwork(6), num_classes=6, metrics=[PerImageScores(1), PerImageScores(2)])
+
+
 def test_a_loss_that_needs_what_the_data_do_not_give_says_how_to_get_it(tmp_path: Path) -> None:
     data = {"train_size": 4, "val_size": 4, "batch_size": 4, "num_workers": 0, "side": 32}
     model = SemanticSegmentation(TinyNetwork(6), num_classes=6, loss=BorderWeighted())

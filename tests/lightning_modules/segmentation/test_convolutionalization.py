@@ -84,6 +84,19 @@ def test_the_classifier_is_left_as_it_was() -> None:
     assert classifier.training
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("shufflenet_v2_x0_5", "no flattened map"), ("mobilenet_v3_small", "pools the whole window")]
+)
+def test_what_cannot_slide_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        convolutionalize(getattr(torchvision.models, name)(weights=None), window=64)
+
+
+def test_weights_are_for_the_backbone_alone() -> None:
+    with pytest.raises(UsageError, match="model.weights is for model.backbone"):
+        ConvolutionalizedClassifier(classifier=SmallClassifier(), window=9, weights="imagenet")
+
+
 def test_nothing_to_convolutionalize_is_said() -> None:
     with pytest.raises(UsageError, match="no Linear layer"):
         convolutionalize(nn.Sequential(nn.Conv2d(3, 4, 3)), window=8)

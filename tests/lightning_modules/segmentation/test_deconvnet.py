@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation import DeconvNet, DeconvNetwork
+from datamodules.loading import collate
+from lightning_modules.segmentation import DeconvNet, DeconvNetwork, Inference
 from lightning_modules.segmentation.deconvnet import grid_windows
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
@@ -85,6 +86,35 @@ def test_pixels_take_the_maximum_over_windows() -> None:
     summed.forward = model.forward
     twice = summed.infer({"image": image, "proposals": [torch.tensor([[0.0, 0, 32, 32]] * 2)]})
     torch.testing.assert_close(twice, 2 * image[:, :2])
+
+
+def test_one_window_over_the_whole_picture_says_what_the_picture_does() -> None:
+    model = DeconvNet(num_classes=2, width=0.03, window=32, proposals=1).eval()
+    model.forward = lambda image: image[:, :2]
+    image = -torch.rand(1, 3, 32, 32) - 1
+    torch.testing.assert_close(model.infer({"image": image}), image[:, :2])
+
+
+def test_proposals_come_through_the_loader_and_may_leave_the_picture() -> None:
+    samples = [{"image": torch.rand(3, 40, 48), "proposals": 100 * torch.rand(n, 4) - 20} for n in (2, 5)]
+    batch = collate(samples)
+    assert [len(boxes) for boxes in batch["proposals"]] == [2, 5]
+    model = DeconvNet(num_classes=2, width=0.03, window=32, proposals=50).eval()
+    assert model.infer(batch).shape == (2, 2, 40, 48)
+
+
+def test_proposals_exclude_tiles_and_flips() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        DeconvNet(proposals=50, width=0.03, window=32, inference=Inference(flip=True))
+
+
+def test_unpooling_is_allowed_where_only_deterministic_operations_are() -> None:
+    network = DeconvNetwork(num_classes=2, width=0.03, window=32)
+    torch.use_deterministic_algorithms(True)
+    try:
+        network(torch.randn(2, 3, 33, 47)).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_no_more_proposals_than_asked_for() -> None:

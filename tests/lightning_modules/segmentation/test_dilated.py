@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation import ContextModule, DilatedNet, DilatedNetwork
+from lightning_modules.segmentation import ContextModule, DilatedNet, DilatedNetwork, Inference
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 
@@ -104,6 +104,22 @@ def test_context_trains_alone_on_a_frozen_front_end(tmp_path: Path) -> None:
 def test_nothing_left_to_train_is_refused() -> None:
     with pytest.raises(UsageError, match="freeze_front_end"):
         DilatedNet(context=None, freeze_front_end=True)
+
+
+def test_its_tiles_are_blended_since_its_context_is_padded() -> None:
+    torch.manual_seed(0)
+    model = DilatedNet(num_classes=3, backbone="vgg11", width=0.03, inference=Inference(tile=32, overlap=0.5)).eval()
+    image = torch.randn(1, 3, 64, 40)
+    seen = []
+    model.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[0]))
+    assert model.infer({"image": image}).shape == (1, 3, 64, 40)
+    assert sum(seen) == 3 * 2
+
+
+@pytest.mark.parametrize("wrong", [{"context": None}, {"freeze_front_end": True}])
+def test_an_auxiliary_loss_needs_both_to_learn(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="model.aux"):
+        DilatedNet(aux=True, width=0.03, **wrong)
 
 
 def test_a_picture_within_the_margin_is_refused() -> None:

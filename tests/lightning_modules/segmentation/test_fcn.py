@@ -1,5 +1,6 @@
 """FCN: the geometry of the authors' networks, and the way from coarse to fine."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -11,6 +12,7 @@ from torch import nn
 
 from darkroom.errors import UsageError
 from lightning_modules.segmentation import FCN, FCNNetwork
+from tests.conftest import CONFIGS
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 
@@ -100,6 +102,36 @@ def test_finer_starts_from_coarser_with_nothing_new_to_say(tmp_path: Path) -> No
     assert (
         FCN(stride=8, init_from=str(tmp_path / "fcn16s.ckpt"), **small).network.score_pools[1].weight.abs().max() == 0
     )
+
+
+def test_learned_upsampling_starts_anew_at_every_stride(tmp_path: Path) -> None:
+    small = {"num_classes": 6, "backbone": "vgg11", "width": 0.05, "upsampling": "transposed"}
+    torch.save(FCN(stride=32, **small).network.state_dict(), tmp_path / "fcn32s.pth")
+    finer = FCN(stride=16, init_from=str(tmp_path / "fcn32s.pth"), **small)
+    assert finer.network.up.weight.shape[-1] == 32
+
+
+def test_a_trained_checkpoint_does_without_what_it_began_with(darkroom: Callable, tmp_path: Path) -> None:
+    small = ["--config", CONFIGS / "segmentation/fcn.yaml", "--model.width", "0.03", "--trainer.accelerator", "cpu"]
+    small += [
+        "--data.side",
+        32,
+        "--data.train_size",
+        4,
+        "--data.val_size",
+        4,
+        "--data.test_size",
+        4,
+        "--data.num_workers",
+        0,
+    ]
+    assert darkroom("fit", *small, "--experiment", "coarse", "--model.stride", 32).code == 0
+    coarse = Path("runs/coarse/0/checkpoints/last.ckpt")
+    fine = ["--experiment", "fine", "--model.init_from", coarse]
+    assert darkroom("fit", *small, *fine).code == 0
+    coarse.unlink()
+    assert darkroom("test", *small, *fine, "--ckpt_path", "last").code == 0
+    assert "does not exist" in darkroom("fit", *small, *fine).message
 
 
 def test_a_checkpoint_of_another_width_says_which_keys_differ(tmp_path: Path) -> None:

@@ -87,11 +87,13 @@ def test_published_weights_load(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("damage", ["missing", "other width", "no weights", "malicious"])
+@pytest.mark.parametrize("damage", ["missing", "other width", "no weights", "no state dict", "malicious"])
 def test_weights_that_cannot_be_loaded_say_why(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "weights.pth"
     if damage == "other width":
         torch.save(UNetNetwork(base_channels=8).state_dict(), path)
+    elif damage == "no state dict":
+        torch.save([torch.zeros(3)], path)
     elif damage == "no weights":
         path.write_bytes(b"not a checkpoint")
     elif damage == "malicious":

@@ -1,0 +1,16 @@
+"""The comparisons name what exists; their numbers are not for a test."""
+
+from benchmarks import ladder, networks, same_budget
+from benchmarks.harness import ENTRIES
+from tests.conftest import CONFIGS
+
+
+def test_compared_techniques_have_configs() -> None:
+    assert ladder.main
+    for config, _ in same_budget.TECHNIQUES.values():
+        assert (CONFIGS / "segmentation" / f"{config}.yaml").is_file()
+
+
+def test_every_technique_can_be_timed() -> None:
+    assert {"segmentation_steps", "segmentation_evaluation", "fcn_resnet50_step", "tiled_inference"} <= ENTRIES.keys()
+    assert all(model.num_classes == networks.CLASSES for model in networks._techniques().values())
