@@ -179,12 +179,12 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         num_classes = 2 if num_classes is None else num_classes
         if weights is not None and classifier is not None:
             raise UsageError("model.weights is for model.backbone; load those of your model.classifier yourself")
-        if getattr(kwargs.get("loss"), "needs", ()):
-            raise UsageError(f"{type(kwargs['loss']).__name__} needs maps, but this technique trains on single pixels")
         classifier = classifier or Classifier(backbone, num_classes, window, in_channels, width)
         if weights == "imagenet":
             load_all_but_the_answer(classifier, imagenet_weights(backbone, width, in_channels))
         super().__init__(SlidingClassifier(classifier, window, in_channels, stitch), num_classes, **kwargs)
+        if getattr(self.loss, "needs", ()):
+            raise UsageError(f"{type(self.loss).__name__} needs maps, but this technique trains on single pixels")
         self.windows_per_image = windows_per_image
 
     def setup(self, stage: str) -> None:
