@@ -20,8 +20,8 @@ SEGMENTATION = Path(__file__).parents[1] / "configs" / "segmentation"
 VALIDATIONS = 6
 # Name, config, and what the data ask to be different from the embedded world.
 TECHNIQUES = {
-    "U-Net": ("unet", []),
-    "U-Net, paper's": ("unet_paper", []),
+    "U-Net, width 16": ("unet", []),
+    "U-Net, valid convolutions, width 8": ("unet_paper", []),
     "FCN-8s": ("fcn", []),
     "DeconvNet": ("deconvnet", []),
     "DilatedNet": ("dilated", []),
