@@ -38,7 +38,16 @@ def test_list_names_what_there_is(darkroom: Callable) -> None:
     from darkroom.catalog import classes
 
     answer = darkroom("list").out
-    assert {"UNet", "SemanticSegmentation"} == set(classes("lightning_modules", "Technique"))
+    ladder = {
+        "ConvolutionalizedClassifier",
+        "FCN",
+        "DeconvNet",
+        "DilatedNet",
+        "UNet",
+        "Ensemble",
+        "SemanticSegmentation",
+    }
+    assert ladder == set(classes("lightning_modules", "Technique"))
     for name in ("UNet", "ShapesSegmentation", "ImageMaskFolder", "VOCSegmentation", "SegmentationMaskLogger"):
         assert f"  {name} " in answer
     for config in CONFIGS.rglob("*.yaml"):

@@ -412,9 +412,12 @@ def test_a_sum_ignores_what_its_losses_ignore() -> None:
     assert not hasattr(Sum([BCELoss()]), "ignore_index")
 
 
-def test_weights_of_classes_move_and_are_saved_with_the_sum() -> None:
-    state = Sum([CrossEntropy(class_weights=[1, 2]), Dice()]).state_dict()
-    assert list(state) == ["losses.cross_entropy.class_weights"]
+def test_weights_of_classes_move_with_the_sum_but_are_no_part_of_a_checkpoint() -> None:
+    """A technique trained with them can be tested with another loss."""
+    both = Sum([CrossEntropy(class_weights=[1, 2]), Dice()])
+    assert [name for name, _ in both.named_buffers()] == ["losses.cross_entropy.class_weights"]
+    assert both.to("meta").losses["cross_entropy"].class_weights.device.type == "meta"
+    assert not both.state_dict()
 
 
 def test_a_sum_is_built_by_a_config() -> None:
