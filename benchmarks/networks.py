@@ -11,10 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import fcn_resnet50
 
 from benchmarks.harness import Options, Result, Side, compare, entry
+from datamodules.shapes import ShapesSegmentation
 from lightning_modules import segmentation
 from lightning_modules.segmentation import Inference, SegmentationScores, SemanticSegmentation, UNet, UNetNetwork
 
 BATCH, SIZE, CLASSES = 4, 128, 2
+WORLD = len(ShapesSegmentation.class_names)
 CONFIGS = Path(__file__).parents[1] / "configs" / "segmentation"
 
 
@@ -101,12 +103,12 @@ def fcn_resnet50_step(options: Options) -> Result:
 
 
 def _techniques() -> dict[str, SemanticSegmentation]:
-    """Every technique as its config on the embedded world has it, for two classes."""
+    """Every technique as its config on the embedded world has it."""
     models = {}
     for name in ("unet", "unet_paper", "fcn", "deconvnet", "dilated", "convolutionalized"):
         config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
         own = {k: v for k, v in config["init_args"].items() if k not in ("optimizer", "lr_scheduler", "loss")}
-        models[name] = getattr(segmentation, config["class_path"])(num_classes=CLASSES, **own)
+        models[name] = getattr(segmentation, config["class_path"])(num_classes=WORLD, **own)
     return models
 
 
@@ -119,26 +121,26 @@ def segmentation_steps(options: Options) -> Result:
 
 @entry
 def segmentation_evaluation(options: Options) -> Result:
-    """Every segmentation technique as its config has it, evaluation of a batch: forward, loss, confusion matrix."""
-    sides = []
+    """Every segmentation technique as its config has it, over a whole set: loader, normalisation, network, loss, scores."""
+    scenes, sides = 64, []
+    data = ShapesSegmentation(side=SIZE, test_size=scenes, eval_batch_size=BATCH, num_workers=0)
+    data.setup("test")
     for name, model in _techniques().items():
         model = options.place(model).eval()
-        image, mask = _batch(CLASSES, options)
-        scores = SegmentationScores(CLASSES).to(options.device)
+        scores = SegmentationScores(data.num_classes).to(options.device)
 
-        def step(
-            model: SemanticSegmentation = model,
-            image: torch.Tensor = image,
-            mask: torch.Tensor = mask,
-            scores: SegmentationScores = scores,
-        ) -> None:
-            with torch.inference_mode(), options.autocast():
-                logits = model.infer({"image": image})
-                model.loss_terms(logits, {"mask": mask})
-                scores.update(logits.argmax(1), mask)
+        def step(model: SemanticSegmentation = model, scores: SegmentationScores = scores) -> None:
+            for batch in data.test_dataloader():
+                batch = data.on_after_batch_transfer({key: value.to(options.device) for key, value in batch.items()})
+                with torch.inference_mode(), options.autocast():
+                    logits = model.infer(batch)
+                    model.loss_terms(logits, batch)
+                    scores.update(logits.argmax(1), batch["mask"])
+            scores.compute()
+            scores.reset()
 
-        sides.append(Side(name, step, BATCH))
-    return compare(f"Evaluation, batch {BATCH}, {SIZE} px", sides, options)
+        sides.append(Side(name, step, scenes))
+    return compare(f"Evaluation of {scenes} scenes, {SIZE} px, batches of {BATCH}", sides, options)
 
 
 @entry
