@@ -1,7 +1,8 @@
 """Every segmentation technique on the same data for the same time: ``python -m benchmarks.same_budget --help``.
 
-A technique's step is timed first; then it trains for as many steps as fit into the budget, with the same batches,
-augmentation, optimizer and schedule as the others, is validated six times, and its best checkpoint is tested.
+A technique's step is timed first; then it trains for as many steps as fit into the budget, with the same batches and
+augmentation as the others, plain cross-entropy, and its config's optimizer (AdamW and a cosine for all; DeconvNet's rate is
+lower). It is validated six times, and its best checkpoint is tested.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Training on crops around objects: the two stages of DeconvNet (Noh et al. 2015, section 4.2)."""
+"""Training on crops around objects: the two stages of DeconvNet (Noh et al. 2015)."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -120,8 +120,8 @@ class DilatedNetwork(nn.Module):
         upsampling: from stride 8 to pixels: bilinear (constant, as the paper's), transposed (learned) or nearest.
         freeze_front_end: only the context module learns, on the scores that the front end gives in test.
         dropout: after the front end's fc6 and fc7.
-        aux: in training, also judge the front end's own scores. The context module lets no negative score through: without
-            trained scores, classes that it shuts out at the start would never be learned. The paper trains one after the
+        aux: in training, also judge the front end's own scores. The context module lets no negative score through: a class
+            that it shuts out at the start gets no gradient otherwise. The paper trains one after the
             other instead.
     """
 
@@ -203,8 +203,8 @@ class DilatedNet(SemanticSegmentation):
         upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
         freeze_front_end: train the context module alone.
         dropout: after the front end's fc6 and fc7.
-        aux: in training, also judge the front end's own scores. The context module lets no negative score through: without
-            trained scores, classes that it shuts out at the start would never be learned. The paper trains one after the
+        aux: in training, also judge the front end's own scores. The context module lets no negative score through: a class
+            that it shuts out at the start gets no gradient otherwise. The paper trains one after the
             other instead.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
         init_from: checkpoint of an earlier stage; a context module that it lacks starts as the identity.

@@ -78,7 +78,7 @@ class FCNNetwork(nn.Module):
         self.scales = _AT_ONCE[:steps] if at_once else (1.0,) * steps
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        for layer in (self.score, *self.score_pools):  # section 4.3: scoring layers start at zero
+        for layer in (self.score, *self.score_pools):  # as in the paper, scoring layers start at zero
             nn.init.zeros_(layer.weight)
         for layer in (self.fc6, self.fc7, self.score, *self.score_pools):
             nn.init.zeros_(layer.bias)
