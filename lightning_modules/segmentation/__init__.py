@@ -1,7 +1,8 @@
 """Semantic segmentation: a class for every pixel."""
 
+from lightning_modules.layers.convolutionalize import convolutionalize
 from lightning_modules.segmentation.base import SemanticSegmentation
-from lightning_modules.segmentation.convolutionalization import ConvolutionalizedClassifier, convolutionalize
+from lightning_modules.segmentation.convolutionalization import ConvolutionalizedClassifier
 from lightning_modules.segmentation.deconvnet import DeconvNet, DeconvNetwork
 from lightning_modules.segmentation.dilated import ContextModule, DilatedNet, DilatedNetwork
 from lightning_modules.segmentation.ensemble import Ensemble

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_modules.segmentation.backbones import features
+from lightning_modules.layers.backbones import features
 from lightning_modules.segmentation.geometry import coordinate_map, mirror_pad
 
 
