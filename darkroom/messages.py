@@ -14,7 +14,7 @@ from darkroom import catalog
 from darkroom.errors import UsageError, UserError
 
 # Packages that a config may name and an extra of ours installs.
-EXTRAS = {"segmentation_models_pytorch": "smp", "tensorboard": "tensorboard"}
+EXTRAS = {"segmentation_models_pytorch": "smp", "tensorboard": "tensorboard", "cv2": "proposals"}
 
 
 def debugging() -> bool:

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -45,6 +46,7 @@ class VisionDataModule(LightningDataModule):
 
     class_names: Sequence[str]
     image_shape: tuple[int, int, int]
+    lists: ClassVar[frozenset[str]] = frozenset({"proposals"})  # entries of a batch that are lists, not stacked
 
     def __init__(
         self,
@@ -89,6 +91,10 @@ class VisionDataModule(LightningDataModule):
         """Transforms for the samples of any split, after ``augment``: what must be computed from the final picture."""
         return []
 
+    def supplied(self, dataset: Dataset) -> Dataset:
+        """The data set of a split, or of photos, with what must be computed once for every picture and kept."""
+        return dataset
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
@@ -122,6 +128,7 @@ class VisionDataModule(LightningDataModule):
                 dataset, transforms = self.dataset(split), self._transforms(split)
             if len(dataset) == 0:
                 raise DataError(f"the {split} split of {type(self).__name__} is empty; it needs at least one sample")
+            dataset = self.supplied(dataset)
             self._datasets[split] = KeyedDataset(dataset, v2.Compose(transforms) if transforms else None, self.seed)
 
     def _transforms(self, split: Split) -> list[v2.Transform]:
@@ -149,7 +156,7 @@ class VisionDataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             drop_last=train and len(sampler) >= batch_size,  # a lone last sample would upset batch norm
-            collate_fn=collate,
+            collate_fn=partial(collate, lists=self.lists),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
@@ -186,16 +193,23 @@ class VisionDataModule(LightningDataModule):
         return self._on_device[device]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
-        """On the device: uint8 images to the network's float type, normalised; masks to int64."""
+        """On the device: uint8 images to the network's float type, normalised; masks to int64, those of objects to bool."""
         image = batch["image"]
-        if image.dtype == torch.uint8:
-            mean, std = self._statistics(image.device)
-            image = image.float().sub_(mean).div_(std)
-            module = self.trainer.lightning_module if self.trainer else None
-            batch["image"] = image.to(module.dtype) if module is not None else image
+        batch["image"] = [self._normalize(one) for one in image] if isinstance(image, list) else self._normalize(image)
         if "mask" in batch:
             batch["mask"] = batch["mask"].long()
+        for target in batch.get("target", ()):
+            if "masks" in target:
+                target["masks"] = target["masks"].bool()
         return batch
+
+    def _normalize(self, image: Tensor) -> Tensor:
+        if image.dtype != torch.uint8:
+            return image
+        mean, std = self._statistics(image.device)
+        image = image.float().sub_(mean).div_(std)
+        module = self.trainer.lightning_module if self.trainer else None
+        return image.to(module.dtype) if module is not None else image
 
     def denormalize(self, image: Tensor) -> Tensor:
         """Undoes the normalisation: float (..., C, H, W) as a network sees it -> float32 in [0, 1]."""

@@ -3,7 +3,7 @@ order, (seed, epoch, index) the augmentation, and the loader's position is in th
 with the very samples it would have seen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,10 +36,29 @@ class SeededSampler(DistributedSampler):
     In training every rank gets the same number of samples: what is left over is seen in another epoch. In evaluation the
     ranks share the set without repeating a sample, so that a score counts each one once. It is a DistributedSampler so
     that Lightning leaves it in place and announces epochs.
+
+    Args:
+        length: samples in the set.
+        shuffle: whether this is training.
+        seed, rank, world_size: decide the order and the share.
+        groups: a number per sample; in training, batches of ``batch_size`` hold samples of one group, on all ranks, for as
+            long as there are enough of them; the last batches of an epoch mix what is left.
+        batch_size: of one rank.
     """
 
-    def __init__(self, length: int, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        groups: Sequence[int] | None = None,
+        batch_size: int = 1,
+    ) -> None:
         super().__init__(range(length), world_size, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
+        self.groups, self.batch_size = groups, batch_size
         self.skip = 0  # samples already seen; set by the loader when a run is continued
 
     def order(self, epoch: int) -> list[int]:
@@ -47,8 +66,20 @@ class SeededSampler(DistributedSampler):
         indices = np.arange(len(self.dataset))
         if self.shuffle:
             np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch)))).shuffle(indices)
+            indices = indices if self.groups is None else self._grouped(indices)
             indices = indices[: len(indices) - len(indices) % self.num_replicas]
         return indices[self.rank :: self.num_replicas].tolist()
+
+    def _grouped(self, indices: np.ndarray) -> np.ndarray:
+        """The same indices, in batches of one group, each as early as it is full."""
+        order: list[int] = []
+        waiting: dict[int, list[int]] = {}
+        for index in indices.tolist():
+            batch = waiting.setdefault(self.groups[index], [])
+            batch.append(index)
+            if len(batch) == self.batch_size * self.num_replicas:
+                order += waiting.pop(self.groups[index])
+        return np.array(order + [index for group in sorted(waiting) for index in waiting[group]])
 
     def __iter__(self) -> Iterator[Key]:
         start, self.skip = self.skip, 0
@@ -86,30 +117,45 @@ class KeyedDataset(Dataset):
         return [self[key] for key in keys]
 
 
-def as_tv_tensors(sample: dict[str, Any]) -> dict[str, Any]:
-    """Tells transforms.v2 which tensor is the image and which are masks (``instances``: ids, beside the classes)."""
-    kinds = {"image": tv_tensors.Image, "mask": tv_tensors.Mask, "instances": tv_tensors.Mask}
-    return {key: kinds[key](value) if key in kinds else value for key, value in sample.items()}
+_KINDS = {"image": tv_tensors.Image, **dict.fromkeys(("mask", "instances", "masks"), tv_tensors.Mask)}
+_BOXES = ("boxes", "proposals")
 
 
-# Entries of which every sample has its own number.
-_LISTS = {"proposals"}
+def as_tv_tensors(sample: dict[str, Any], canvas_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Tells transforms.v2 which tensor is the image, which are masks (``instances``: ids, beside the classes) and boxes."""
+    size = canvas_size or tuple(sample["image"].shape[-2:])
+    told = {}
+    for key, value in sample.items():
+        if key == "target":
+            told[key] = as_tv_tensors(value, size)
+        elif key in _BOXES:
+            told[key] = tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=size)
+        else:
+            told[key] = _KINDS[key](value) if key in _KINDS else value
+    return told
 
 
-def collate(samples: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks samples into a batch; a data set that made a whole batch is left alone."""
+def _as_tensors(value: Any) -> Any:
+    """Takes back what ``as_tv_tensors`` said: operations on plain tensors are faster."""
+    if isinstance(value, dict):
+        return {key: _as_tensors(entry) for key, entry in value.items()}
+    return value.as_subclass(torch.Tensor) if isinstance(value, tv_tensors.TVTensor) else value
+
+
+def collate(samples: dict[str, Any] | list[dict[str, Any]], lists: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Stacks samples into a batch, but the entries in ``lists``; a data set that made a whole batch is left alone."""
     if isinstance(samples, dict):
         return samples
     shapes = {tuple(sample["image"].shape) for sample in samples}
-    if len(shapes) > 1:
+    if len(shapes) > 1 and "image" not in lists:
         names = ", ".join(str(sample.get("path", "?")) for sample in samples[:4])
         raise DataError(
             f"images of different shapes {sorted(shapes)} cannot share a batch ({names} ...): "
             "set data.eval_batch_size to 1, or use images of one size"
         )
-    lists = {key: [sample[key] for sample in samples] for key in _LISTS & samples[0].keys()}
-    rest = [{key: value for key, value in sample.items() if key not in lists} for sample in samples]
-    return default_collate(rest) | lists
+    listed = {key: [_as_tensors(sample[key]) for sample in samples] for key in lists & samples[0].keys()}
+    rest = [{key: value for key, value in sample.items() if key not in listed} for sample in samples]
+    return (default_collate(rest) if rest[0] else {}) | listed
 
 
 class ResumableLoader(DataLoader):

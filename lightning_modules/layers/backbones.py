@@ -13,6 +13,8 @@ Backbone = Literal[
     "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"
 ]  # fmt: skip
 Weights = Literal["imagenet"]
+# What torchvision's ImageNet weights expect to be subtracted from, and divided out of, pictures in [0, 1].
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -113,3 +115,12 @@ def imagenet_weights(backbone: Backbone, width: float, in_channels: int) -> dict
         raise UsageError(
             f"model.weights: {weights.url} cannot be fetched ({error}); get the file elsewhere and put it into {folder}"
         ) from error
+
+
+def load_all_but_the_answer(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Loads the weights of a classifier of other classes: all of them but those of the last layer."""
+    last = list(state)[-1].rpartition(".")[0]
+    ours = network.state_dict()
+    if any(ours.get(name, value).shape != value.shape for name, value in state.items() if not name.startswith(last)):
+        raise UsageError("model.weights imagenet needs model.window 224")
+    network.load_state_dict({name: value for name, value in state.items() if not name.startswith(last)}, strict=False)

@@ -1,4 +1,4 @@
-"""Convolutionalized classifiers: windows in training, the whole picture at once in testing (Long et al. 2015, section 3.1)."""
+"""Convolutionalized classifiers: windows to train on, whole pictures to test on (Long et al. 2015, section 3.1)."""
 
 import copy
 from typing import Any
@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.backbones import Backbone, Classifier, Weights, imagenet_weights
+from lightning_modules.layers.backbones import (
+    Backbone,
+    Classifier,
+    Weights,
+    imagenet_weights,
+    load_all_but_the_answer,
+)
 from lightning_modules.layers.convolutionalize import convolutionalize
 from lightning_modules.segmentation.base import SemanticSegmentation
 from lightning_modules.segmentation.geometry import mirror_pad
@@ -122,12 +128,3 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         picture = torch.arange(batch, device=image.device).view(-1, 1, 1, 1)
         windows = padded.permute(0, 2, 3, 1)[picture, y + steps.view(-1, 1), x + steps]  # (B, N, window, window, C)
         return windows.flatten(0, 1).permute(0, 3, 1, 2), mask[picture, y, x].flatten(0, 1)
-
-
-def load_all_but_the_answer(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads the weights of a classifier of other classes: all of them but those of the last layer."""
-    last = list(state)[-1].rpartition(".")[0]
-    ours = network.state_dict()
-    if any(ours.get(name, value).shape != value.shape for name, value in state.items() if not name.startswith(last)):
-        raise UsageError("model.weights imagenet needs model.window 224")
-    network.load_state_dict({name: value for name, value in state.items() if not name.startswith(last)}, strict=False)

@@ -91,3 +91,79 @@ class SegmentationDataContract(DataModuleContract):
                 assert batch["mask"].shape == (len(batch["image"]), *batch["image"].shape[-2:])
                 assert ((batch["mask"] < data.num_classes) | (batch["mask"] == 255)).all()
         assert data.on_after_batch_transfer(batch)["mask"].dtype == torch.int64
+
+
+class DetectionDataContract(DataModuleContract):
+    """What pictures with boxes must be; batches are lists. Inherit, and define ``build``."""
+
+    def test_states_its_facts(self, data: VisionDataModule) -> None:
+        assert data.num_classes == len(data.class_names) >= 1
+        assert data.image_shape[0] == 3
+        assert (data.mean, data.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def test_loaders_deliver_bytes(self, data: VisionDataModule) -> None:
+        for loader in self.loaders(data).values():
+            for image in next(iter(loader))["image"]:
+                assert image.dtype == torch.uint8
+                assert image.shape[0] == 3
+
+    def test_training_batches_have_the_stated_shape(self, data: VisionDataModule) -> None:
+        batch = next(iter(data.train_dataloader()))
+        assert len(batch["image"]) == len(batch["target"]) == 2
+
+    def test_normalised_once_and_back(self, data: VisionDataModule) -> None:
+        batch = next(iter(data.train_dataloader()))
+        original = [image.float() / 255 for image in batch["image"]]
+        normalised = data.on_after_batch_transfer(dict(batch))["image"]
+        for image, expected in zip(normalised, original, strict=True):
+            torch.testing.assert_close(image, expected)
+            torch.testing.assert_close(data.denormalize(image), expected)
+
+    def test_same_samples_in_every_worker_and_process(self, tmp_path: Path) -> None:
+        batches = []
+        for number, workers in enumerate((0, 2)):
+            data = self.build(tmp_path / str(number), batch_size=2, num_workers=workers)
+            data.setup("fit")
+            loader = data.train_dataloader()
+            loader.sampler.set_epoch(3)
+            torch.manual_seed(number)  # the global generator has no say
+            batches.append(
+                [
+                    (image, target["boxes"])
+                    for b in loader
+                    for image, target in zip(b["image"], b["target"], strict=True)
+                ]
+            )
+        assert len(batches[0]) == len(batches[1]) > 0
+        for (image, boxes), (same, same_boxes) in zip(*batches, strict=True):
+            assert torch.equal(image, same)
+            assert torch.equal(boxes, same_boxes)
+
+    def test_epochs_differ_and_repeat(self, data: VisionDataModule) -> None:
+        loader, seen = data.train_dataloader(), []
+        for epoch in (0, 1, 0):
+            loader.sampler.set_epoch(epoch)
+            seen.append([image for batch in loader for image in batch["image"]])
+        assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
+        assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
+
+    def test_targets_are_true_boxes(self, data: VisionDataModule) -> None:
+        for stage, loader in self.loaders(data).items():
+            for batch in loader:
+                for image, target in zip(batch["image"], batch["target"], strict=True):
+                    boxes, labels, count = target["boxes"], target["labels"], len(target["labels"])
+                    assert type(boxes) is torch.Tensor
+                    assert boxes.shape == (count, 4)
+                    assert boxes.dtype == torch.float32
+                    assert labels.dtype == torch.int64
+                    assert isinstance(target["image_id"], int)
+                    if count:
+                        assert 1 <= labels.min() <= labels.max() <= data.num_classes
+                        assert (boxes[:, 2:] > boxes[:, :2]).all()
+                        assert boxes.min() >= 0
+                        assert (boxes[:, 2:] <= torch.tensor(image.shape[:-3:-1])).all()
+                    if "masks" in target:
+                        assert target["masks"].shape == (count, *image.shape[-2:])
+                        assert target["masks"].dtype == torch.uint8
+                    if stage == "train" and "iscrowd" in target:
+                        assert not target["iscrowd"].any()

@@ -1,0 +1,182 @@
+"""What every detector owes its users. Inherit, and define ``build``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from datamodules.shapes_detection import ShapesDetection
+from lightning_modules.detection.base import ObjectDetection
+from tests.contracts.module import trainer
+
+
+class DetectionContract:
+    """Inherit as ``class TestMyTechnique(DetectionContract)``."""
+
+    steps = 150  # on one batch ...
+    by_heart = 0.5  # ... until VOC's AP50 on it is at least this
+    lr = 2e-3
+    epochs = 1  # that a whole fit takes
+
+    def build(self, **kwargs: Any) -> ObjectDetection:
+        """The technique, tiny, for the five classes of the embedded world."""
+        raise NotImplementedError
+
+    def data(self, **kwargs: Any) -> ShapesDetection:
+        sizes = {"train_size": 4, "val_size": 4, "test_size": 4, "batch_size": 4, "num_workers": 0, "side": 64}
+        return ShapesDetection(**{**sizes, **kwargs})
+
+    def fit(self, model: ObjectDetection, data: ShapesDetection, folder: Path, **kwargs: Any) -> Trainer:
+        fitting = trainer(folder, **{"log_every_n_steps": 1, "max_epochs": self.epochs, **kwargs})
+        fitting.fit(model, data)
+        return fitting
+
+    def batch(self, **kwargs: Any) -> dict[str, Any]:
+        """A batch as it reaches the module."""
+        data = self.data(**kwargs)
+        data.setup("test")
+        return data.on_after_batch_transfer(next(iter(data.test_dataloader())))
+
+    def test_learns_one_batch_by_heart(self, tmp_path: Path) -> None:
+        model = self.build(optimizer=lambda params: torch.optim.AdamW(params, lr=self.lr))
+        data = self.data(objects=(1, 2))
+        self.fit(model, data, tmp_path, limit_val_batches=0, max_epochs=self.steps)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        testing = trainer(tmp_path)
+        model.eval()
+        (scores,) = testing.test(model, DataOf(data, loader), verbose=False)
+        assert scores["test/VOC_AP50"] >= self.by_heart
+
+    def test_logs_stage_and_name(self, tmp_path: Path) -> None:
+        model, data = self.build(), self.data()
+        fitting = self.fit(model, data, tmp_path)
+        names = set(fitting.callback_metrics)
+        fitting.test(model, data, verbose=False)
+        names |= set(fitting.callback_metrics)
+        scores = {"mAP", "AP50", "AP75", "VOC_AP50", "VOC07_AP50", *(f"AP/{name}" for name in data.class_names)}
+        expected = {f"{stage}/{score}" for stage in ("val", "test") for score in scores}
+        assert names >= expected | {"train/loss", "val/loss", "test/images_per_second"}
+        assert all(name.split("/")[0] in ("train", "val", "test") for name in names)
+        terms = {name.removeprefix("train/") for name in names if name.startswith("train/")}
+        assert {f"val/{term}" for term in terms} <= names
+
+    def test_predicts_what_the_contract_says(self) -> None:
+        model, batch = self.build().eval(), self.batch()
+        with torch.inference_mode():
+            found = model.predict_step(batch, 0)
+        assert len(found) == len(batch["image"])
+        for one, image in zip(found, batch["image"], strict=True):
+            height, width = image.shape[-2:]
+            count = len(one["boxes"])
+            assert one["boxes"].shape == (count, 4)
+            assert one["boxes"].dtype == one["scores"].dtype == torch.float32
+            assert one["scores"].shape == one["labels"].shape == (count,)
+            assert one["labels"].dtype == torch.int64
+            if count:
+                assert (one["boxes"] >= 0).all()
+                assert (one["boxes"][:, 2] <= width).all()
+                assert (one["boxes"][:, 3] <= height).all()
+                assert (one["boxes"][:, 2:] > one["boxes"][:, :2]).all()
+                assert 0 <= one["scores"].min() <= one["scores"].max() <= 1
+                assert (one["scores"].diff() <= 0).all()
+                assert 1 <= one["labels"].min() <= one["labels"].max() <= model.num_classes
+            if "masks" in one:
+                assert one["masks"].shape == (count, height, width)
+                assert one["masks"].dtype == torch.bool
+
+    def test_images_of_several_sizes_share_a_batch(self) -> None:
+        model, batch = self.build(), self.batch()
+        batch["image"][1] = nn.functional.pad(batch["image"][1], (0, 20, 0, 9))
+        if "masks" in batch["target"][1]:
+            batch["target"][1]["masks"] = nn.functional.pad(batch["target"][1]["masks"], (0, 20, 0, 9))
+        loss = sum(model.loss_terms(batch).values())
+        assert loss.isfinite()
+        with torch.inference_mode():
+            assert len(model.eval().predict_step(batch, 0)) == 4
+
+    def test_images_without_objects_train(self) -> None:
+        for emptied in ([0], [0, 1, 2, 3]):
+            model, batch = self.build(), self.batch()
+            for index in emptied:
+                batch["target"][index] = {
+                    key: value[:0] if isinstance(value, Tensor) else value
+                    for key, value in batch["target"][index].items()
+                }
+            loss = sum(model.loss_terms(batch).values())
+            loss.backward()
+            assert loss.isfinite()
+            grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            assert grads
+            assert all(grad.isfinite().all() for grad in grads)
+
+    def test_validation_changes_nothing(self) -> None:
+        model, batch = self.build().eval(), self.batch()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        random = torch.get_rng_state()
+        with torch.inference_mode():
+            first, found = model.evaluate(batch)
+            again, _ = model.evaluate(batch)
+            plain = model.detect(batch)
+        assert not model.network.training
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        assert torch.equal(random, torch.get_rng_state())
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        for one, other in zip(found, plain, strict=True):
+            torch.testing.assert_close(one["boxes"], other["boxes"])
+            torch.testing.assert_close(one["scores"], other["scores"])
+
+    def test_checkpoint_restores_the_technique(self, tmp_path: Path) -> None:
+        model, data = self.build(), self.data()
+        saving = ModelCheckpoint(tmp_path, "it")
+        self.fit(model, data, tmp_path, enable_checkpointing=True, callbacks=[saving])
+        saved = torch.load(tmp_path / "it.ckpt", weights_only=True)
+        again = self.build()
+        again.load_state_dict(saved["state_dict"])
+        batch = self.batch()
+        with torch.inference_mode():
+            found, same = model.eval().detect(batch), again.eval().detect(batch)
+        assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(found, same, strict=True))
+
+    def test_bf16_mixed_trains(self, tmp_path: Path) -> None:
+        fitting = self.fit(self.build(), self.data(), tmp_path, precision="bf16-mixed")
+        assert fitting.callback_metrics["train/loss"].isfinite()
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"boxes": torch.tensor([[5.0, 5, 5, 9]])}, "has no area"),
+            ({"boxes": torch.tensor([[5.0, 5, 99, 9]])}, "reaches out"),
+            ({"boxes": torch.tensor([[5.0, 5, torch.nan, 9]])}, "not finite"),
+            ({"labels": torch.tensor([0])}, "label outside of 1 to 5"),
+            ({"labels": torch.tensor([6])}, "label outside of 1 to 5"),
+        ],
+    )
+    def test_wrong_targets_are_refused(self, tmp_path: Path, change: dict[str, Tensor], said: str) -> None:
+        model, batch = self.build(), self.batch()
+        right = {"boxes": torch.tensor([[5.0, 5, 20, 20]]), "labels": torch.tensor([1]), "image_id": 0}
+        batch["target"][2] = right | change
+        with pytest.raises(UsageError, match=f"box 0 of image 2 .*{said}"):
+            model.training_step(batch, 0)
+
+    def test_is_an_object_detection(self) -> None:
+        assert isinstance(self.build(), ObjectDetection)
+
+
+class DataOf(ShapesDetection):
+    """The training batch of other data, to be tested on."""
+
+    def __init__(self, data: ShapesDetection, loader: Any) -> None:
+        super().__init__(num_workers=0, side=data.world.side)
+        self.loader = loader
+
+    def setup(self, stage: str) -> None:
+        pass
+
+    def test_dataloader(self) -> Any:
+        return self.loader
