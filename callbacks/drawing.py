@@ -49,23 +49,36 @@ def overlay(
     return torch.where(clear, picture, mixed.round().to(torch.uint8))
 
 
+def dimmed(picture: Tensor) -> Tensor:
+    """A picture in dark grey, for something bright on it."""
+    return (picture.float().mean(0, keepdim=True) * 0.45).to(torch.uint8).expand(3, -1, -1)
+
+
 def error_map(picture: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
     """Wrong pixels red over a dimmed picture, ignored ones grey."""
     prediction, truth = prediction.cpu(), truth.cpu()
-    dimmed = (picture.float().mean(0, keepdim=True) * 0.45).to(torch.uint8).expand(3, -1, -1)
     red, grey = (torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1) for colour in ((244, 62, 62), _IGNORE_COLOUR))
-    return torch.where(truth == IGNORE, grey, torch.where(prediction != truth, red, dimmed))
+    return torch.where(truth == IGNORE, grey, torch.where(prediction != truth, red, dimmed(picture)))
+
+
+def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture at another height and width: enlarged without blur, reduced smoothly."""
+    mode = {"mode": "nearest"} if size[0] >= picture.shape[1] else {"mode": "bilinear", "antialias": True}
+    return F.interpolate(picture[None].float(), size, **mode)[0].round().to(torch.uint8)
+
+
+def fitting(picture: Tensor, height: int, width: int) -> tuple[int, int]:
+    """The largest height and width of a picture's own aspect that a tile of this height and width holds."""
+    scale = min(height / picture.shape[1], width / picture.shape[2])
+    return max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[2] * scale))
 
 
 def _tile(picture: Tensor, height: int, width: int) -> Tensor:
-    """Fits a picture into a tile, its aspect kept: small ones enlarged without blur, large ones reduced smoothly."""
-    scale = min(height / picture.shape[1], width / picture.shape[2])
-    size = [max(1, round(side * scale)) for side in picture.shape[1:]]
-    mode = {"mode": "nearest"} if scale >= 1 else {"mode": "bilinear", "antialias": True}
-    fitted = F.interpolate(picture[None].float(), size, **mode)[0].round().to(torch.uint8)
+    """Centres a picture in a tile that it is made to fit."""
+    size = fitting(picture, height, width)
     tile = torch.tensor(_PAPER, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    tile[:, top : top + size[0], left : left + size[1]] = fitted
+    tile[:, top : top + size[0], left : left + size[1]] = resize(picture, size)
     return tile
 
 
@@ -75,8 +88,7 @@ def contact_sheet(rows: dict[str, Sequence[Tensor]], legend: dict[str, int] | No
     Pictures may differ in size: each is fitted into a tile whose longer side is ``side``, of the first picture's aspect.
     """
     first = next(iter(rows.values()))[0]
-    scale = side / max(first.shape[1:])
-    height, width = (round(extent * scale) for extent in first.shape[1:])
+    height, width = fitting(first, side, side)
     count = max(map(len, rows.values()))
     font = ImageFont.load_default(13)
     label = max(round(font.getlength(name)) for name in rows) + 14

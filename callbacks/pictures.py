@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -42,3 +42,61 @@ class PictureCallback(Callback):
                 logger.log_image(what, step=step, **(wandb or {"images": [sheet.permute(1, 2, 0).numpy()]}))
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(what, sheet, step)
+
+
+class SampleLogger(PictureCallback):
+    """Base of the callbacks that draw the first samples of the validation (and test) set, which never change, so that
+    epochs can be compared. The file is ``pictures/<stage>_<what>/<step>.png``.
+
+    Args:
+        num_samples: how many samples.
+        every_n_validations: draw after every n-th validation.
+    """
+
+    what: ClassVar[str]
+
+    def __init__(self, num_samples: int = 8, every_n_validations: int = 1) -> None:
+        for name, value in {"num_samples": num_samples, "every_n_validations": every_n_validations}.items():
+            if value < 1:
+                raise UsageError(f"{type(self).__name__}.{name} is {value}; it must be at least 1")
+        self.num_samples, self.every_n_validations = num_samples, every_n_validations
+        self._validations = 0
+        self._samples: list[Any] = []
+
+    def samples(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> list[Any]:
+        """What is kept of each sample of a batch, or of its beginning, and what its step returned; on the CPU."""
+        raise NotImplementedError
+
+    def draw(self, trainer: Trainer, samples: list[Any]) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        """The sheet of what was kept, and the arguments of W&B's ``log_image``, see ``publish``."""
+        raise NotImplementedError
+
+    def _collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
+        missing = self.num_samples - len(self._samples)
+        wanted = trainer.testing or self._validations % self.every_n_validations == 0
+        if missing > 0 and wanted and trainer.is_global_zero and not trainer.sanity_checking:
+            some = {key: value[:missing] for key, value in batch.items()}
+            self._samples += self.samples(trainer, pl_module, outputs, some)
+
+    def _draw(self, trainer: Trainer, stage: str) -> None:
+        samples, self._samples = self._samples, []
+        if samples:
+            sheet, wandb = self.draw(trainer, samples)
+            self.publish(trainer, f"{stage}_{self.what}", sheet, wandb)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        self._collect(trainer, pl_module, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        self._collect(trainer, pl_module, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, "val")
+        self._validations += not trainer.sanity_checking
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, "test")

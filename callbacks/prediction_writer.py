@@ -1,8 +1,6 @@
 """PredictionWriter: what ``darkroom predict`` leaves behind for segmentation: masks, overlays, areas."""
 
 import csv
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch.nn import functional as F
 
 from callbacks.drawing import overlay, save, save_mask, to_picture
 from callbacks.pictures import PictureCallback
+from callbacks.predictions import PredictedFiles, of_all_ranks
 
 
 class PredictionWriter(PictureCallback):
@@ -23,9 +22,7 @@ class PredictionWriter(PictureCallback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[dict[str, Any]] = []
-        dataset = getattr(trainer.predict_dataloaders.dataset, "dataset", None)
-        stems = Counter(Path(path).stem for path in getattr(dataset, "paths", []))
-        self._ambiguous = {stem for stem, count in stems.items() if count > 1}
+        self._files = PredictedFiles(trainer)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *args: Any
@@ -34,7 +31,7 @@ class PredictionWriter(PictureCallback):
         background = 0 if class_names[0] == "background" else None
         images = trainer.datamodule.denormalize(batch["image"])
         for index, (mask, image) in enumerate(zip(outputs, images, strict=True)):
-            name = self._name(batch, index, trainer)
+            name = self._files.name(batch, index, len(self._rows) * trainer.world_size + trainer.global_rank)
             drawn = overlay(to_picture(image), mask, len(class_names), background=background)
             save(drawn, folder / "overlays" / f"{name}.png")
             if "size" in batch:
@@ -46,19 +43,8 @@ class PredictionWriter(PictureCallback):
             areas = dict(zip(class_names, pixels, strict=True))
             self._rows.append({"name": name, "height": height, "width": width, **areas})
 
-    def _name(self, batch: dict[str, Any], index: int, trainer: Trainer) -> str:
-        """The file's name without its ending, or with it where two would be the same; else a number."""
-        if "path" not in batch:
-            return f"{len(self._rows) * trainer.world_size + trainer.global_rank:06d}"
-        path = Path(batch["path"][index])
-        return path.name.replace(".", "_") if path.stem in self._ambiguous else path.stem
-
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rows = self._rows
-        if trainer.world_size > 1:
-            per_rank: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(per_rank, rows)
-            rows = [row for part in per_rank for row in part]
+        rows = of_all_ranks(trainer, self._rows)
         if trainer.is_global_zero and rows:
             with (self.folder / "predictions" / "areas.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]))

@@ -15,7 +15,8 @@ from datamodules.annotations import Annotation, checked
 from datamodules.base import VisionDataModule
 from datamodules.images import read_image, to_tensor
 from datamodules.loading import SeededSampler
-from datamodules.proposals import ProposalCache, Proposals, WithProposals, fill
+from datamodules.proposal_cache import ProposalCache, WithProposals, fill
+from datamodules.proposals import Proposals
 
 
 class DetectionImages(Dataset):

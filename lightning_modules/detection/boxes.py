@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
+
+from darkroom.errors import UsageError
 
 # Deviations of the offsets that Faster R-CNN's regression targets are divided by.
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -84,6 +87,13 @@ def with_context(boxes: Tensor, size: int, context: int) -> Tensor:
     centres, sizes = _centred(boxes)
     half = sizes / 2 * size / (size - 2 * context)
     return torch.cat([centres - half, centres + half], -1)
+
+
+def required_proposals(batch: Mapping[str, Any], technique: str) -> list[Tensor]:
+    """``batch["proposals"]``, a list of (P, 4); where there is none the technique says how to get some."""
+    if "proposals" not in batch:
+        raise UsageError(f"{technique} needs proposals: set data.proposals, for example to SelectiveSearch")
+    return batch["proposals"]
 
 
 def match(boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Fast R-CNN (Girshick 2015): one feature map per picture, pooled for every proposal, and one loss for class and box."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ class FastRCNNNetwork(nn.Module):
 
     def judge(self, maps: Tensor, regions: list[Tensor], width: int) -> tuple[Tensor, Tensor]:
         """The same from the maps of images that are ``width`` pixels wide (with their padding)."""
-        scale = 2.0 ** round(torch.tensor(maps.shape[-1] / width).log2().item())  # 1/16: borders make it a little less
+        scale = 2.0 ** round(math.log2(maps.shape[-1] / width))  # 1/16, and not what borders make of it
         pooled = roi_pool(maps.float(), [boxes.float() for boxes in regions], self.pooled, scale)
         hidden = self.hidden(pooled.flatten(1))
         return self.score(hidden), self.offsets(hidden).view(-1, self.num_classes, 4)
@@ -119,8 +120,8 @@ class FastRCNN(ObjectDetection):
         super().__init__(network, num_classes, **kwargs)
         if rois_per_image < 1 or not 0 < foreground <= 1:
             raise UsageError(
-                f"model.rois_per_image is {rois_per_image}, model.foreground {foreground}; they are a number of regions, at "
-                "least 1, and a part of them, in (0, 1]"
+                f"model.rois_per_image is {rois_per_image}, model.foreground {foreground}; a number of regions, at least "
+                "1, and a part of them, in (0, 1]"
             )
         if weights == "imagenet":
             classifier = Classifier(backbone, network.num_classes + 1)

@@ -68,7 +68,7 @@ class DetectionScores(Metric):
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
         """All ranks' images, dealt in turn as the sampler dealt them: the order, and so every tie, is that of one process.
 
-        torchmetrics gathers one tensor after the other, and waits for ever when ranks saw different numbers of images.
+        torchmetrics' own way, tensor by tensor, waits for ever where ranks saw different numbers of images.
         """
         group = process_group or self.process_group
         ranks: list[Any] = [None] * distributed.get_world_size(group)
@@ -87,8 +87,8 @@ class COCOScores(DetectionScores):
     """COCO's average precision and recall (Lin et al. 2014; https://cocodataset.org/#detection-eval), by faster-coco-eval.
 
     - ``mAP``: over IoU .5, .55, ..., .95 and the classes, precision at 101 recalls; ``AP50``, ``AP75``: at one IoU;
-    - ``AP_small``, ``AP_medium``, ``AP_large``: of objects of less than 32^2, of up to 96^2, of more pixels, in the image
-      as it is in the batch. The size is that of the object's mask with ``masks``, else of its box, which is larger;
+    - ``AP_small``, ``AP_medium``, ``AP_large``: of objects up to 32^2, up to 96^2 and above, in pixels of the image in the
+      batch. With ``masks`` the area is that of the object's mask, as in COCO's files; else that of its box, a larger one;
     - ``AR1``, ``AR10``, ``AR100``: recall with so many detections per image and class;
     - ``AP/<name>``: mAP of a class;
     - with ``masks`` the same by the IoU of masks: ``mask_mAP``, ..., ``mask_AP/<name>``.
@@ -128,8 +128,8 @@ class COCOScores(DetectionScores):
         return scores | {f"mask_{name}": x for name, x in self._scores("segm").items()} if self.masks else scores
 
     def _scores(self, kind: Literal["bbox", "segm"]) -> dict[str, Tensor]:
-        # Not torchmetrics' MeanAveragePrecision: it judges every class a second time for its AP, and its thresholds of
-        # recall, float32, are not quite COCO's.
+        # Not through torchmetrics' MeanAveragePrecision: it judges every class a second time for its AP, its thresholds are
+        # float32, which are not quite COCO's, and it cannot gather from ranks with different numbers of images.
         from faster_coco_eval import COCOeval_faster
 
         truths = self._index(self.truths, "iscrowd", self.truth_masks if self.masks else None)
@@ -137,7 +137,8 @@ class COCOScores(DetectionScores):
         evaluation = COCOeval_faster(truths, detections, kind)
         evaluation.evaluate()
         evaluation.accumulate()
-        # (IoU, recall, class, size, limit) and the same without recall; sizes: all, small, medium, large; limits: 1, 10, 100
+        # (IoU, recall, class, size, limit) and (IoU, class, size, limit), with sizes all, small, medium, large and limits
+        # 1, 10, 100
         precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
         over_all, iou = precision[..., 0, -1], evaluation.params.iouThrs
         scores = {"mAP": over_all, "AP50": over_all[np.isclose(iou, 0.5)], "AP75": over_all[np.isclose(iou, 0.75)]}
@@ -161,7 +162,7 @@ class COCOScores(DetectionScores):
         if masks is not None:
             runs = [run for image in masks for run in image]
             for box, run, area in zip(boxes, runs, mask_utils.area(runs), strict=True):
-                box |= {"segmentation": run, "area": float(area)}
+                box.update(segmentation=run, area=float(area))
             sizes = [dict(zip(("height", "width"), image[0]["size"], strict=True)) if image else {} for image in masks]
         coco = COCO()
         coco.dataset = {

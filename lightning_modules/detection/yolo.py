@@ -218,6 +218,7 @@ def encode(targets: Sequence[Mapping[str, Tensor]], sizes: Sequence[Sequence[int
     counts = [len(target["labels"]) for target in targets]
     labels = torch.cat([target["labels"] for target in targets])
     boxes = torch.cat([target["boxes"].float() for target in targets])
+    order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True, stable=True)
     images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(boxes.device)
     boxes = boxes / boxes.new_tensor([[width, height] * 2 for height, width in sizes])[images]
 
@@ -227,8 +228,7 @@ def encode(targets: Sequence[Mapping[str, Tensor]], sizes: Sequence[Sequence[int
     columns, rows = corners.long().unbind(1)
     cells = (images * grid + rows) * grid + columns
 
-    # By size, then the first of each cell; the row after the last one stands for no object.
-    order = sides.prod(1).argsort(descending=True, stable=True)
+    # The first in this order of each cell; the row after the last one stands for no object.
     first = torch.full((len(counts) * grid**2,), len(order), device=boxes.device)
     first = first.scatter_reduce(0, cells[order], torch.arange(len(order), device=boxes.device), "amin")
     says = torch.cat([centres - corners, sides.sqrt()], 1)

@@ -1,0 +1,254 @@
+"""Feature maps for detectors: any torchvision classifier as a body, of any width, and the pyramid on top of it."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import WeightsEnum
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from darkroom.errors import UsageError
+from lightning_modules.layers.backbones import Weights, scaled
+
+Norm = Literal["batch", "frozen"]
+
+# Colour statistics of ImageNet, which torchvision's weights expect images in [0, 1] to be normalised with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# A side at which every stride up to 32 divides and no classifier's final pooling passes for one.
+_SIDE = 256
+_EXAMPLES = "resnet18, resnet50, mobilenet_v3_large, efficientnet_b0, regnet_y_400mf, densenet121 or vgg16_bn"
+
+
+class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
+    """Batch norm whose statistics and factors stay as they are: torchvision's in one kernel, which keeps bf16 under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def freeze_norms(module: nn.Module) -> nn.Module:
+    """The module with every BatchNorm2d, itself too, replaced by a frozen one of the same values."""
+    if isinstance(module, nn.BatchNorm2d):
+        frozen = FrozenBatchNorm2d(module.num_features, module.eps).to(module.weight.device)
+        frozen.load_state_dict(module.state_dict())
+        return frozen
+    for name, child in module.named_children():
+        setattr(module, name, freeze_norms(child))
+    return module
+
+
+def narrow(module: nn.Module, width: float) -> None:
+    """Makes a classifier, or its convolutional part, ``width`` times as wide, in place, with new weights.
+
+    The images' channels and, where the last layer is Linear, its classes keep their number; grouped convolutions keep the
+    channels of a group as far as they divide. Convolutions start from He's initialisation.
+
+    Args:
+        module: of convolutions, BatchNorm2d and Linear, as torchvision's; it may lie on the meta device, and comes off it.
+        width: factor on the channels of every layer, above 0.
+
+    Raises:
+        UsageError: naming the first layer with weights that is none of these.
+    """
+    if width <= 0:
+        raise UsageError(f"model.width is {width}; it is a factor on the channels of every layer, above 0")
+    layers = [(name, layer) for name, layer in module.named_modules() if layer._parameters]
+    for name, layer in layers:
+        if not isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            raise UsageError(
+                f"model.width is {width}, but {name} is a {type(layer).__name__}, which has no narrow variant"
+            )
+    seen = 0
+    for name, layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            made, seen = _narrow_conv(layer, width, first=not seen), layer.out_channels
+        elif isinstance(layer, nn.BatchNorm2d):
+            made = nn.BatchNorm2d(scaled(layer.num_features, width), layer.eps, layer.momentum)
+        else:
+            classes = name == layers[-1][0]
+            # The first one sees a flattened map: so many pixels of each channel.
+            inputs = layer.in_features // seen * scaled(seen, width)
+            made = nn.Linear(inputs, layer.out_features if classes else scaled(layer.out_features, width))
+            seen = layer.out_features
+        module.set_submodule(name, made)
+
+
+def _narrow_conv(conv: nn.Conv2d, width: float, first: bool) -> nn.Conv2d:
+    inputs = conv.in_channels if first else scaled(conv.in_channels, width)
+    outputs = scaled(conv.out_channels, width)
+    groups = math.gcd(scaled(conv.groups, width), inputs, outputs) if conv.groups > 1 else 1
+    shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    made = nn.Conv2d(inputs, outputs, *shape, groups, conv.bias is not None, conv.padding_mode)
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
+    if made.bias is not None:
+        nn.init.zeros_(made.bias)
+    return made
+
+
+def published(weights: WeightsEnum, option: str = "model.weights") -> dict[str, Tensor]:
+    """The state dict of torchvision's weights; downloaded unless it lies in torch's hub folder already.
+
+    Raises:
+        UsageError: where to put the file, if it cannot be downloaded.
+    """
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError) as error:
+        folder = f"{torch.hub.get_dir()}/checkpoints"
+        raise UsageError(
+            f"{option}: {weights.url} cannot be fetched ({error}); get the file elsewhere and put it into {folder}"
+        ) from error
+
+
+def imagenet(name: str) -> dict[str, Tensor]:
+    """torchvision's first ImageNet weights of a classifier: of ResNet the ones its detectors start from."""
+    return published(torchvision.models.get_model_weights(name).IMAGENET1K_V1)
+
+
+def load_agreeing(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Loads those weights that the network has too, in the same shape; the others, of its own classes, stay new."""
+    ours = network.state_dict()
+    network.load_state_dict({k: v for k, v in state.items() if k in ours and ours[k].shape == v.shape}, strict=False)
+
+
+# --- the body ---------------------------------------------------------------------------------------------------------
+
+
+def backbone(
+    name: str,
+    levels: Sequence[int] = (2, 3, 4, 5),
+    width: float = 1.0,
+    weights: Weights | None = None,
+    norm: Norm = "batch",
+    frozen_stages: int = 0,
+) -> tuple[nn.Module, list[int]]:
+    """The body of a torchvision classifier: (B, 3, H, W) -> its last map of each level, by the names "0", "1", ...
+
+    Level l has stride 2^l; for a ResNet, levels 2 to 5 are what the papers call C2 to C5. Parameters keep their names.
+
+    Args:
+        name: a classifier of torchvision whose maps halve: ResNet, ResNeXt, MobileNet, EfficientNet, RegNet, DenseNet, VGG...
+        levels: ascending, of 1 to 5.
+        width: factor on the channels of every layer.
+        weights: imagenet: start from torchvision's.
+        norm: frozen: no batch norm learns or counts; for weights that were trained elsewhere and batches of few images.
+        frozen_stages: layers up to this level keep their weights; 0 to 5. torchvision's detectors freeze 2 of a ResNet.
+
+    Returns:
+        the module, and the channels of its maps.
+    """
+    if width != 1 and weights is not None:
+        raise UsageError(f"model.weights {weights} is for model.width 1, not {width}")
+    if not 0 <= frozen_stages <= 5:
+        raise UsageError(f"model.frozen_stages is {frozen_stages}; it is a level, from 0 (none) to 5 (all layers)")
+    model = _template(name)
+    blocks = _blocks(model)
+    ends = {level: block for block, level in blocks}  # the last one of each level
+    for level in (*levels, *[frozen_stages] * bool(frozen_stages)):
+        if level not in ends:
+            raise UsageError(f"model.backbone {name} has no map of stride {2**level}; take one like {_EXAMPLES}")
+    if width != 1:
+        narrow(model, width)
+    elif next(model.parameters()).is_meta:
+        model = torchvision.models.get_model(name, weights=None)
+    if weights == "imagenet":
+        model.load_state_dict(imagenet(name))
+    if frozen_stages:
+        names = [block for block, _ in blocks]
+        for block in names[: names.index(ends[frozen_stages]) + 1]:
+            model.set_submodule(block, freeze_norms(model.get_submodule(block).requires_grad_(False)))
+    if norm == "frozen":
+        freeze_norms(model)
+    body = create_feature_extractor(
+        model,
+        {ends[level]: str(index) for index, level in enumerate(levels)},
+        tracer_kwargs={"leaf_modules": [FrozenBatchNorm2d]},
+        suppress_diff_warning=True,
+    )
+    return body, _channels(body, name, width)
+
+
+def _template(name: str) -> nn.Module:
+    """The classifier on the meta device, but for those that compute while they are built."""
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise UsageError(f"model.backbone is {name}; it is a classifier of torchvision, like {_EXAMPLES}")
+    try:
+        with torch.device("meta"):
+            return torchvision.models.get_model(name, weights=None)
+    except NotImplementedError:
+        return torchvision.models.get_model(name, weights=None)
+
+
+def _blocks(model: nn.Module) -> list[tuple[str, int]]:
+    """Blocks of a classifier whose maps halve, in the order of their calls, and the level of their maps.
+
+    A block is a child of the classifier, or a child's child: never inside a residual or an inverted bottleneck.
+    """
+    model = copy.deepcopy(model).to("meta").eval()
+    found: list[tuple[str, int]] = []
+
+    def note(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4:
+            sides = output.shape[-2:]
+            level = _SIDE.bit_length() - sides[0].bit_length()
+            if sides == (_SIDE >> level, _SIDE >> level) and level <= 5:
+                found.append((name, level))
+
+    for name, module in model.named_modules():
+        if name and name.count(".") <= 1:
+            module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+    try:
+        model(torch.empty(1, 3, _SIDE, _SIDE, device="meta"))
+    except (RuntimeError, AssertionError):  # those that take images of one size only
+        return []
+    return found
+
+
+@torch.no_grad()
+def _channels(body: nn.Module, name: str, width: float) -> list[int]:
+    """Channels of the body's maps, asked of the body itself: some add up what narrowing has rounded."""
+    training = body.training
+    try:
+        maps = body.eval()(next(body.parameters()).new_zeros(1, 3, 64, 64))
+    except RuntimeError as error:
+        raise UsageError(f"model.backbone {name} does not fit together at model.width {width} ({error})") from None
+    body.train(training)
+    return [map_.shape[1] for map_ in maps.values()]
+
+
+class FeaturePyramid(nn.Module):
+    """Feature pyramid network (Lin et al. 2017): images (B, 3, H, W) -> maps of ``out_channels`` by name, finest first.
+
+    Args:
+        body: images to maps by name, see ``backbone``.
+        in_channels: channels of its maps.
+        out_channels: channels of the pyramid's; 256 is the paper's.
+        pool: one more map, "pool", of half the sides of the last.
+    """
+
+    def __init__(self, body: nn.Module, in_channels: list[int], out_channels: int = 256, pool: bool = True) -> None:
+        super().__init__()
+        self.body, self.out_channels = body, out_channels
+        self.fpn = FeaturePyramidNetwork(in_channels, out_channels, LastLevelMaxPool() if pool else None)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.fpn(self.body(x))
+
+
+class SingleMap(nn.Module):
+    """A body of one map as torchvision's detectors take it, with ``out_channels``."""
+
+    def __init__(self, body: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.body, self.out_channels = body, out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.body(x)

@@ -1,0 +1,101 @@
+"""Fast R-CNN: the paper's loss and sampling, one map for all regions."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+from datamodules.proposals import GridProposals
+from datamodules.shapes_detection import ShapesDetection
+from lightning_modules.detection import FastRCNN, FastRCNNNetwork
+from tests.contracts.detection import DetectionContract
+
+
+class TestFastRCNN(DetectionContract):
+    lr = 3e-4
+
+    def build(self, **kwargs: Any) -> FastRCNN:
+        small = {"num_classes": 5, "backbone": "vgg11_bn", "width": 0.06, "min_side": 128, "max_side": 256}
+        return FastRCNN(**{**small, **kwargs})
+
+    def data(self, **kwargs: Any) -> ShapesDetection:
+        return super().data(proposals=GridProposals(), proposals_dir="proposals", proposal_workers=0, **kwargs)
+
+    def test_missing_proposals_are_said(self) -> None:
+        model, batch = self.build(), self.batch()
+        del batch["proposals"]
+        with pytest.raises(UsageError, match="FastRCNN needs proposals.*data.proposals"):
+            model.loss_terms(batch)
+
+    def test_one_map_serves_losses_and_detections(self) -> None:
+        model, batch, calls = self.build().eval(), self.batch(), []
+        model.network.features.register_forward_hook(lambda *_: calls.append(1))
+        with torch.inference_mode():
+            model.evaluate(batch)
+        assert len(calls) == 1
+
+    def test_loss_is_that_of_equation_1(self) -> None:
+        """Of 4 x 16 regions: mean cross-entropy, smooth L1 of the true class's offsets over all regions."""
+        model, batch = self.build(rois_per_image=16).eval(), self.batch()
+        seen = {}
+        judge = model._judge
+
+        def remember(batch: Any, images: Any, maps: Any, regions: list) -> Any:
+            logits, offsets = judge(batch, images, maps, regions)
+            seen.update(logits=logits, offsets=offsets, count=sum(map(len, regions)))
+            return logits, offsets
+
+        model._judge = remember
+        terms = model.loss_terms(batch)
+        assert seen["count"] == 64
+        assert set(terms) == {"class", "box"}
+        labels = torch.zeros(64, dtype=torch.long)
+        nothing = F.cross_entropy(seen["logits"], labels)
+        assert terms["class"] != nothing  # some regions are objects
+        assert (terms["class"] - nothing).abs() < 1
+
+    def test_gradient_reaches_the_true_class_only(self) -> None:
+        model, batch = self.build().eval(), self.batch(objects=(1, 1))
+        only = int(batch["target"][0]["labels"][0])
+        batch = {key: value[:1] for key, value in batch.items()}
+        model.loss_terms(batch)["box"].backward()
+        rows = model.network.offsets.weight.grad.view(5, 4, -1).abs().sum((1, 2))
+        assert rows[only - 1] > 0
+        assert rows[torch.arange(5) != only - 1].abs().max() == 0
+
+
+def test_new_layers_begin_as_in_the_paper() -> None:
+    """Section 2.3: Gaussians of deviation .01 and .001, biases 0."""
+    network = FastRCNNNetwork(20, "vgg16", width=0.25)
+    assert network.score.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert network.offsets.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert network.score.bias.abs().max() == network.offsets.bias.abs().max() == 0
+
+
+def test_vgg16_has_a_map_of_stride_16_and_pools_7_by_7() -> None:
+    with torch.device("meta"):
+        network = FastRCNNNetwork(20, "vgg16")
+        assert network.features(torch.empty(1, 3, 608, 1008)).shape == (1, 512, 38, 63)
+    assert network.pooled == 7
+    assert sum(p.numel() for p in network.parameters()) == 138_357_544 - 4_097_000 + 4097 * 21 + 4097 * 80
+
+
+def test_regions_at_the_same_place_of_pictures_of_other_sizes() -> None:
+    """A region sees the same pixels whatever is beside the picture in the batch."""
+    torch.manual_seed(0)
+    model = FastRCNN(num_classes=2, backbone="vgg11", width=0.06, min_side=64, max_side=128, score_threshold=0.0).eval()
+    image, proposals = torch.rand(3, 64, 64), torch.tensor([[5.0, 5, 40, 40], [20, 10, 60, 60]])
+    with torch.inference_mode():
+        alone = model.detect({"image": [image], "proposals": [proposals]})[0]
+        padded = model.detect({"image": [image, torch.rand(3, 64, 120)], "proposals": [proposals, proposals]})[0]
+    torch.testing.assert_close(alone["scores"], padded["scores"], atol=0.02, rtol=0)
+
+
+def test_freezes_the_first_convolutions() -> None:
+    network = FastRCNNNetwork(5, "vgg16", width=0.03, freeze=4)
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    assert len(frozen) == 8
+    with pytest.raises(UsageError, match="vgg16 has 13 convolutions"):
+        FastRCNNNetwork(5, "vgg16", width=0.03, freeze=14)

@@ -1,0 +1,73 @@
+"""Sliding window: the dense pass is the crop-by-crop pass, and what the grid covers."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from darkroom.errors import UsageError
+from lightning_modules.detection import SlidingWindow
+from lightning_modules.detection.sliding_window import WindowClassifier
+from lightning_modules.layers.backbones import Classifier
+from tests.contracts.detection import DetectionContract
+
+
+def tiny(**kwargs: Any) -> SlidingWindow:
+    small = {"num_classes": 5, "window": 16, "channels": 8, "sides": (14.0, 20.0, 28.0), "windows_per_image": 32}
+    return SlidingWindow(**{**small, **kwargs})
+
+
+class TestSlidingWindow(DetectionContract):
+    def build(self, **kwargs: Any) -> SlidingWindow:
+        return tiny(**kwargs)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 71), (9, 30)])
+@pytest.mark.parametrize("stride", [4, 8])
+def test_the_dense_pass_equals_every_crop(size: tuple[int, int], stride: int) -> None:
+    model = tiny(stride=stride).eval()
+    image = torch.randn(3, *size)
+    with torch.inference_mode():
+        for resized, count, boxes in model.levels(*size):
+            model.mode = "dense"
+            dense = model._logits(image, resized, count)
+            model.mode = "crops"
+            crops = model._logits(image, resized, count)
+            assert dense.shape == crops.shape == (len(boxes), 6)
+            torch.testing.assert_close(dense, crops, atol=1e-4, rtol=1e-4)
+
+
+def test_windows_have_the_sides_and_ratios_that_were_asked_for() -> None:
+    model = tiny(sides=(20.0, 40.0), aspect_ratios=(0.5, 2.0))
+    sizes = []
+    for *_, boxes in model.levels(400, 300):
+        sizes.append((boxes[:, 2:] - boxes[:, :2]).mean(0))
+        assert (boxes[:, 2:] - boxes[:, :2]).std(0).max() < 1e-3
+    expected = [[20 * 2**0.5, 20 / 2**0.5], [20 / 2**0.5, 20 * 2**0.5], [56.57, 28.28], [28.28, 56.57]]
+    torch.testing.assert_close(torch.stack(sizes), torch.tensor(expected), atol=0.3, rtol=0)
+
+
+def test_windows_cover_the_picture() -> None:
+    for *_, boxes in tiny().levels(50, 83):
+        assert boxes[:, :2].min() == 0
+        assert boxes[:, 2].max() >= 83 - 1e-3
+        assert boxes[:, 3].max() >= 50 - 1e-3
+
+
+def test_dense_is_refused_where_padding_makes_it_inexact() -> None:
+    padded = Classifier("alexnet", 6, window=63, width=0.1)
+    with pytest.raises(UsageError, match="model.mode dense is exact only where nothing is padded"):
+        tiny(classifier=padded, window=63)
+    tiny(classifier=padded, window=63, mode="crops", stride=16)
+
+
+def test_strides_that_no_dense_pass_has_are_refused() -> None:
+    with pytest.raises(UsageError, match="model.stride is 6; a dense pass gives answers every 4 pixels"):
+        tiny(stride=6)
+    tiny(stride=6, mode="crops")
+
+
+def test_window_classifier_slides_by_four() -> None:
+    with pytest.raises(UsageError, match="multiple of 4"):
+        WindowClassifier(window=18)
+    assert WindowClassifier(3, 32, 8)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
