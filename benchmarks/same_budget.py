@@ -1,34 +1,53 @@
-"""Every segmentation technique on the same data for the same time: ``python -m benchmarks.same_budget --help``.
+"""Every technique of a family on the same data for the same time: ``python -m benchmarks.same_budget --help``.
 
 A technique's step is timed first; then it trains for as many steps as fit into the budget, with the same batches and
-augmentation as the others, plain cross-entropy, and its config's optimizer (AdamW and a cosine for all; DeconvNet's rate is
-lower). It is validated six times, and its best checkpoint is tested.
+augmentation as the others and its config's optimizer (AdamW and a cosine for nearly all). Validated six times, its
+best checkpoint is tested. R-CNN, whose stages are epochs, trains as long as its config says; its time is in the table.
 """
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from benchmarks.harness import Options, machine
 
-SEGMENTATION = Path(__file__).parents[1] / "configs" / "segmentation"
+CONFIGS = Path(__file__).parents[1] / "configs"
 VALIDATIONS = 6
-# Name, config, and what the data ask to be different from the embedded world.
-TECHNIQUES = {
-    "U-Net, width 16": ("unet", []),
-    "U-Net, valid convolutions, width 8": ("unet_paper", []),
-    "FCN-8s": ("fcn", []),
-    "DeconvNet": ("deconvnet", []),
-    "DilatedNet": ("dilated", []),
-    "convolutionalized classifier": ("convolutionalized", []),
-    "smp.Unet, resnet34": ("smp_unet", ["--model.network.init_args.classes", "CLASSES"]),
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One technique: its config, and what real pictures ask to be different from the embedded world.
+
+    In the arguments CLASSES is the number of classes of the data, OUTPUTS that of a detector, background included.
+    """
+
+    config: str
+    arguments: tuple[str, ...] = ()
+    staged: bool = False
+
+
+SEGMENTATION = {
+    "U-Net, width 16": Entry("unet"),
+    "U-Net, valid convolutions, width 8": Entry("unet_paper"),
+    "FCN-8s": Entry("fcn"),
+    "DeconvNet": Entry("deconvnet"),
+    "DilatedNet": Entry("dilated"),
+    "convolutionalized classifier": Entry("convolutionalized"),
+    "smp.Unet, resnet34": Entry("smp_unet", ("--model.network.init_args.classes", "CLASSES")),
 }
+DETECTION: dict[str, Entry] = {}
+FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION}
+# Losses differ between segmentation's configs; here all have the same.
+SHARED = {"segmentation": ("--model.loss", "null"), "detection": ()}
 
 
 def _darkroom(command: str, *arguments: str) -> str:
@@ -39,80 +58,93 @@ def _darkroom(command: str, *arguments: str) -> str:
     return done.stdout
 
 
+def _newest(experiment: Path) -> Path:
+    return max(experiment.iterdir(), key=lambda folder: int(folder.name))
+
+
 def _column(metrics: Path, name: str) -> list[float]:
     with metrics.open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
-def run(name: str, data: Path, root: str, minutes: float, runs: Path, extra: list[str]) -> dict[str, str]:
+def _scores(metrics: Path) -> dict[str, float]:
+    """The test scores of a run, without their stage."""
+    with metrics.open(newline="") as file:
+        names = [name for name in csv.DictReader(file).fieldnames or [] if name.startswith("test/")]
+    return {name.removeprefix("test/"): values[-1] for name in names if (values := _column(metrics, name))}
+
+
+def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
+    """The columns of a row."""
+
+    def each(prefix: str) -> str:
+        return ", ".join(
+            f"{name.removeprefix(prefix)} {value:.3f}" for name, value in scores.items() if name.startswith(prefix)
+        )
+
+    if family == "segmentation":
+        one = {"test mIoU": f"{scores['mIoU']:.3f}", "IoU": each("IoU/")}
+        return one | {"pixel accuracy": f"{scores['pixel_accuracy']:.3f}"}
+    row = {"VOC AP50": f"{scores['VOC_AP50']:.3f}", "COCO AP": f"{scores['mAP']:.3f}"}
+    if "mask_mAP" in scores:
+        row |= {"mask AP50": f"{scores['mask_AP50']:.3f}", "mask AP": f"{scores['mask_mAP']:.3f}"}
+    return row | {"VOC AP50 of the classes": each("VOC_AP50/"), "images/s": f"{scores['images_per_second']:.1f}"}
+
+
+def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str]) -> dict[str, str]:
     """One row of the table."""
     start = time.perf_counter()
-    config, own = TECHNIQUES[name]
+    entry, data = FAMILIES[family][name], arguments.data
     facts = yaml.safe_load(data.read_text())["data"]["init_args"]
-    own = [str(len(facts["class_names"])) if value == "CLASSES" else value for value in own]
-    shared = [
-        "--config",
-        str(SEGMENTATION / f"{config}.yaml"),
-        "--config",
-        str(data),
-        "--data.root",
-        root,
-        *own,
-        *extra,
-    ]
-    shared += [
-        "--runs_dir",
-        str(runs),
-        "--experiment",
-        f"{data.stem}-{config}",
-        "--trainer.enable_progress_bar",
-        "false",
-    ]
-    shared += ["--data.num_workers", "0", "--trainer.max_epochs", "-1", "--model.loss", "null"]
+    classes = len(facts.get("class_names", ["one"]))
+    own = [{"CLASSES": str(classes), "OUTPUTS": str(classes + 1)}.get(value, value) for value in entry.arguments]
+    experiment = arguments.runs_dir / f"{data.stem}-{entry.config}"
+    shared = ["--config", str(CONFIGS / family / f"{entry.config}.yaml"), "--config", str(data)]
+    shared += ["--data.root", arguments.root, *own, *SHARED[family], *extra, "--data.num_workers", "0"]
+    shared += ["--runs_dir", str(arguments.runs_dir), "--experiment", experiment.name]
+    shared += ["--trainer.enable_progress_bar", "false"]
 
-    probe = ["--trainer.max_steps", "12", "--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "3"]
-    _darkroom("fit", *shared, *probe, "--checkpoint.save_top_k", "0")
-    newest = max((runs / f"{data.stem}-{config}").iterdir(), key=lambda folder: int(folder.name))
-    rate = max(_column(newest / "metrics.csv", "train/images_per_second"))
-    every = max(1, round(60 * minutes * rate / facts["batch_size"] / VALIDATIONS))
-    steps = every * VALIDATIONS
-    length = ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
-    _darkroom("fit", *shared, *length, "--trainer.check_val_every_n_epoch", "null")
-    _darkroom("test", *shared, "--ckpt_path", "best")
-    newest = max((runs / f"{data.stem}-{config}").iterdir(), key=lambda folder: int(folder.name))
-    scores = {key: _column(newest / "metrics.csv", key)[-1] for key in _names(newest / "metrics.csv")}
-    per_class = ", ".join(f"{key[9:]} {value:.3f}" for key, value in scores.items() if key.startswith("test/IoU/"))
-    return {
-        "technique": name,
-        "steps": str(steps),
-        "test mIoU": f"{scores['test/mIoU']:.3f}",
-        "IoU": per_class,
-        "pixel accuracy": f"{scores['test/pixel_accuracy']:.3f}",
-        "best val mIoU": f"{max(_column(newest / 'metrics.csv', 'val/mIoU')):.3f}",
-        "all in all": f"{(time.perf_counter() - start) / 60:.1f} min",
-    }
-
-
-def _names(metrics: Path) -> list[str]:
-    with metrics.open(newline="") as file:
-        return [name for name in csv.DictReader(file).fieldnames or [] if name.startswith("test/")]
+    if entry.staged:
+        length = []
+    else:
+        forever = ["--trainer.max_epochs", "-1"]
+        probe = ["--trainer.max_steps", "12", "--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "3"]
+        _darkroom("fit", *shared, *forever, *probe, "--checkpoint.save_top_k", "0")
+        rate = max(_column(_newest(experiment) / "metrics.csv", "train/images_per_second"))
+        every = max(1, round(60 * arguments.minutes * rate / facts["batch_size"] / VALIDATIONS))
+        length = [*forever, "--trainer.max_steps", str(every * VALIDATIONS)]
+        length += ["--trainer.val_check_interval", str(every), "--trainer.check_val_every_n_epoch", "null"]
+    fitting = time.perf_counter()
+    _darkroom("fit", *shared, *length)
+    fitting = time.perf_counter() - fitting
+    _darkroom("test", *shared, *(length if entry.staged else length[:2]), "--ckpt_path", "best")
+    scores = _scores(_newest(experiment) / "metrics.csv")
+    (_newest(experiment) / "scores.json").write_text(json.dumps({"technique": name, **scores}, indent=1))
+    steps = "its stages" if entry.staged else str(every * VALIDATIONS)
+    clock = {"fit": f"{fitting / 60:.1f} min", "all in all": f"{(time.perf_counter() - start) / 60:.1f} min"}
+    return {"technique": name, "steps": steps, **_cells(family, scores), **clock}
 
 
 def main() -> None:
     """Prints the table, a row as soon as it is measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.same_budget", description=__doc__)
+    parser.add_argument("--family", choices=list(FAMILIES), default="segmentation")
     parser.add_argument("--data", type=Path, required=True, help="a config of configs/data")
     parser.add_argument("--root", required=True, help="the folder that holds the data set")
     parser.add_argument("--minutes", type=float, default=4.0, help="training time of each technique")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"))
-    parser.add_argument("--techniques", nargs="*", default=list(TECHNIQUES), choices=list(TECHNIQUES), metavar="NAME")
+    parser.add_argument("--techniques", nargs="*", metavar="NAME", help="some of them; default: all")
     arguments, extra = parser.parse_known_args()
+    known = FAMILIES[arguments.family]
+    names = arguments.techniques or list(known)
+    if unknown := set(names) - known.keys():
+        parser.error(f"no technique {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(
         f"`{arguments.data}`, {arguments.minutes} minutes each, {threads} threads, {machine(Options())}\n", flush=True
     )
-    for index, name in enumerate(arguments.techniques):
-        row = run(name, arguments.data, arguments.root, arguments.minutes, arguments.runs_dir, extra)
+    for index, name in enumerate(names):
+        row = run(arguments.family, name, arguments, extra)
         if not index:
             print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
         print(f"| {' | '.join(row.values())} |", flush=True)

@@ -14,15 +14,18 @@ from callbacks.pictures import SampleLogger
 from callbacks.predictions import detections
 from darkroom.errors import UsageError
 
+_CORNERS = ("minX", "minY", "maxX", "maxY")
 Sample = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # picture, truth, detections
 
 
 class DetectionLogger(SampleLogger):
-    """Draws the first samples of the validation (and test) set: the truth; what the step returned, without running the
-    network again; and its mistakes, wrong detections in red and missed objects in dashed white (IoU 0.5, as COCO counts).
+    """Draws truth, detections and mistakes in the first samples of the validation (and test) set, the same every time.
+
+    The detections are what the step returned: the network does not run again. Mistakes are wrong detections, in red, and
+    missed objects, in dashed white (at an IoU of 0.5, as COCO counts). Difficult objects and crowds, dashed, are neither.
 
     In W&B boxes and masks can be switched on and off and the boxes filtered by score; the file
-    ``pictures/<stage>_detections/<step>.png`` shows them in rows. Difficult objects and crowds are dashed.
+    ``pictures/<stage>_detections/<step>.png`` shows them in rows.
 
     Args:
         num_samples: how many samples.
@@ -99,21 +102,21 @@ def for_wandb(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str
 
 def _boxes(objects: Mapping[str, Tensor], class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Objects as W&B's boxes, in whole pixels."""
-    corners = objects["boxes"].round().int().tolist()
-    entries = [
+    corners, labels = objects["boxes"].round().int().tolist(), objects["labels"].tolist()
+    names = captions(objects, class_names)
+    boxes = [
         {
-            "position": dict(zip(("minX", "minY", "maxX", "maxY"), corner, strict=True)),
+            "position": dict(zip(_CORNERS, corner, strict=True)),
             "domain": "pixel",
             "class_id": label,
-            "box_caption": caption,
+            "box_caption": name,
         }
-        for corner, label, caption in zip(
-            corners, objects["labels"].tolist(), captions(objects, class_names), strict=True
-        )
+        for corner, label, name in zip(corners, labels, names, strict=True)
     ]
-    for entry, score in zip(entries, objects["scores"].tolist() if "scores" in objects else (), strict=False):
-        entry["scores"] = {"score": score}
-    return entries
+    if "scores" in objects:
+        scores = objects["scores"].tolist()
+        boxes = [box | {"scores": {"score": score}} for box, score in zip(boxes, scores, strict=True)]
+    return boxes
 
 
 def _classes(objects: Mapping[str, Tensor]) -> Tensor:

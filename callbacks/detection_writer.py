@@ -19,10 +19,10 @@ from darkroom.errors import UsageError
 
 
 class DetectionWriter(PictureCallback):
-    """Writes, in ``predictions/`` of the run's folder:
+    """Writes detections as overlays and as COCO's JSON, in ``predictions/`` of the run's folder.
 
-    ``overlays/<name>.png``, boxes and masks over each picture as the network saw it; ``detections.json``, a data set in
-    COCO's format, of pictures, categories and the detections as annotations with a ``score``; and ``results.json``, the
+    ``overlays/<name>.png`` shows boxes and masks over each picture as the network saw it. ``detections.json`` is a data set
+    in COCO's format: pictures, categories, and the detections as annotations with a ``score``. ``results.json`` holds the
     detections alone, the list that COCO's evaluation takes (``loadRes``).
 
     The JSONs count in pixels of the pictures' files (turned as their EXIF data says): boxes are x, y, width, height, masks

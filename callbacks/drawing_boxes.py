@@ -78,8 +78,8 @@ def draw_boxes(
 ) -> Tensor:
     """Objects in their classes' colours: box, name, score and mask, what there is of them; unsure ones are dashed.
 
-    The first objects lie on top, and where names would cover each other, later ones have none. With a single class there
-    is nothing to name.
+    The first objects lie on top; where their names would cover each other or the middle of an object, later ones have
+    none. A single class is not named.
 
     Args:
         picture: uint8 (3, H, W).
@@ -139,15 +139,7 @@ def _draw(
     dashes = [4 * line * flag for flag in unsure(objects).tolist()]
     for rectangle, colour, dash in reversed(list(zip(rectangles, colours, dashes, strict=True))):
         _rectangle(draw, rectangle, colour, line, dash)
-    middles = [((left + right) // 2, (top + bottom) // 2) for left, top, right, bottom in rectangles]
-    covered = [(x, y, x + 1, y + 1) for x, y in middles]
-    for rectangle, colour, name in zip(rectangles, colours, names, strict=True):
-        spot = (
-            _spot(rectangle, round(font.getlength(name)) + 6, round(font.size * 1.25), size, covered) if name else None
-        )
-        if spot is not None:
-            covered.append(spot)
-            _tag(draw, spot, colour, name, font)
+    _write(draw, rectangles, colours, names, font, size)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -182,25 +174,38 @@ def _rectangle(draw: ImageDraw.ImageDraw, rectangle: Rectangle, colour: Colour, 
             draw.rectangle((x, y, min(x + line - 1, right), min(y + dash - 1, bottom)), colour)
 
 
+def _write(
+    draw: ImageDraw.ImageDraw,
+    rectangles: Sequence[Rectangle],
+    colours: Sequence[Colour],
+    names: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    size: tuple[int, int],
+) -> None:
+    """Names on tags in their colours, dark on light ones and light on dark ones; none covers another, nor the middle of a
+    rectangle."""
+    middles = [((left + right) // 2, (top + bottom) // 2) for left, top, right, bottom in rectangles]
+    taken = [(x, y, x + 1, y + 1) for x, y in middles]
+    for rectangle, colour, name in zip(rectangles, colours, names, strict=True):
+        tag = _spot(rectangle, round(font.getlength(name)) + 6, round(font.size * 1.25), size, taken) if name else None
+        if tag is None:
+            continue
+        taken.append(tag)
+        left, top, right, bottom = tag
+        draw.rectangle((left, top, right - 1, bottom - 1), colour)
+        brightness = sum(part * share for part, share in zip(colour, (0.299, 0.587, 0.114), strict=True))
+        draw.text((left + 3, (top + bottom) / 2), name, _DARK if brightness > 140 else _LIGHT, font, anchor="lm")
+
+
 def _spot(
     rectangle: Rectangle, width: int, height: int, size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle | None:
-    """Where a tag fits beside its rectangle or into it, within the picture and clear of the other tags."""
+    """Where a tag fits beside its rectangle or into it, within the picture and clear of what is taken."""
     left, top, right, bottom = rectangle
     rows = (top - height, top, bottom + 1, bottom - height + 1)
     columns = (max(0, min(left, size[1] - width)), max(0, right - width + 1))
     for y, x in product(rows, columns):
-        clear = all(
-            x >= other[2] or other[0] >= x + width or y >= other[3] or other[1] >= y + height for other in taken
-        )
-        if clear and 0 <= y <= size[0] - height:
+        inside = 0 <= y <= size[0] - height
+        if inside and all(x >= b[2] or b[0] >= x + width or y >= b[3] or b[1] >= y + height for b in taken):
             return x, y, x + width, y + height
     return None
-
-
-def _tag(draw: ImageDraw.ImageDraw, spot: Rectangle, colour: Colour, name: str, font: ImageFont.FreeTypeFont) -> None:
-    """A name on its colour, dark on a light one and light on a dark one."""
-    left, top, right, bottom = spot
-    draw.rectangle((left, top, right - 1, bottom - 1), colour)
-    brightness = sum(part * share for part, share in zip(colour, (0.299, 0.587, 0.114), strict=True))
-    draw.text((left + 3, (top + bottom) / 2), name, _DARK if brightness > 140 else _LIGHT, font, anchor="lm")

@@ -1,4 +1,4 @@
-"""Predictions: whether a step has returned what a callback shows, names for the files made of it, one list from all ranks."""
+"""Predictions: what a step has returned, how the files made of it are called, one list of them from all ranks."""
 
 import os
 from collections import Counter
@@ -28,7 +28,7 @@ class PredictedFiles:
         if "path" not in batch:
             return None
         path = Path(batch["path"][index])
-        return path.relative_to(self._folder) if self._folder else Path(path.name)
+        return Path(path.name) if self._folder is None else path.relative_to(self._folder)
 
     def name(self, batch: Mapping[str, Any], index: int, number: int) -> str:
         """The file's name without its ending, or with folder and ending where two would be the same; else the number."""

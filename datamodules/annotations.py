@@ -64,16 +64,15 @@ class _Rows:
 def _faults(annotation: Annotation, num_classes: int) -> dict[str, np.ndarray]:
     """What may be wrong with boxes, and with which: bool (N,) each."""
     boxes, (height, width) = annotation.boxes, annotation.size
-    low, high = boxes[:, :2], boxes[:, 2:]
+    low, high, limits = boxes[:, :2], boxes[:, 2:], np.array([width, height])
     finite = np.isfinite(boxes).all(1)
     with np.errstate(invalid="ignore"):
-        sides = high - low
+        visible = np.clip(high, 0, limits) - np.clip(low, 0, limits)
         return {
             "is not finite": ~finite,
-            "has no area": finite & (sides == 0).any(1),
-            "ends before it begins": finite & (sides < 0).any(1),
-            "reaches out of its picture": finite
-            & ((low < -_SLACK).any(1) | (high > np.array([width, height]) + _SLACK).any(1)),
+            "ends before it begins": finite & (high < low).any(1),
+            "reaches out of its picture": finite & ((low < -_SLACK).any(1) | (high > limits + _SLACK).any(1)),
+            "has no area": finite & (visible == 0).any(1),
             f"has a label outside of 1 to {num_classes} (0 is the background)": (annotation.labels < 1)
             | (annotation.labels > num_classes),
         }

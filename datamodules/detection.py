@@ -77,7 +77,9 @@ class KeepVisible(v2.Transform):
         target = sample["target"]
         keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= self.min_side).all(1)
         if "masks" in target:
-            keep &= target["masks"].flatten(1).any(1)
+            # What a transform fills in beyond the picture is no object, whatever the value meant for the image.
+            target = {**target, "masks": (target["masks"] == 1).to(torch.uint8)}
+            keep &= target["masks"].flatten(1).any(1).bool()  # any() of bytes gives bytes
         # An operation on tv_tensors gives plain ones, which is what the batch is made of.
         rows = {name: value[keep] for name, value in target.items() if isinstance(value, Tensor)}
         if "proposals" in sample:

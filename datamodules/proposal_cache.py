@@ -2,6 +2,7 @@
 
 import os
 import time
+import traceback
 import uuid
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -30,7 +31,7 @@ def default_folder() -> Path:
 
 
 class ProposalCache:
-    """Keeps what a method proposes: a file per image, named by a hash of pixels, shape and the method's ``key``.
+    """Keeps what a method proposes: a file per image, named by a hash of the method's ``key``, of shape and pixels.
 
     A file appears whole or not at all, under its name, so any number of processes may fill a folder at once, and be killed
     at any time. One that was damaged all the same is made anew. All boxes are kept; the method's ``limit`` cuts what is
@@ -44,12 +45,13 @@ class ProposalCache:
     def __init__(self, method: "Proposals", folder: str | Path | None = None) -> None:
         self.method = method
         self.folder = default_folder() if folder is None else Path(folder).expanduser()
-        self._key = method.key.encode() if method.cached else b""
+        self._key = method.key.encode()
 
     def path(self, image: np.ndarray) -> Path:
         """The file of an image, uint8 (H, W, 3)."""
         digest = blake2b(self._key + repr(image.shape).encode(), digest_size=20)
-        digest.update(np.ascontiguousarray(image))
+        if not self.method.by_shape:
+            digest.update(np.ascontiguousarray(image))
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.npy"
 
@@ -59,8 +61,6 @@ class ProposalCache:
         Raises:
             DataError: the folder cannot be written to.
         """
-        if not self.method.cached:
-            return self.method.propose(image)[: self.method.limit]
         path = self.path(image)
         boxes = _read(path)
         if boxes is None:
@@ -178,8 +178,8 @@ def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, desc
     """
     if workers is not None and workers < 0:
         raise UsageError(f"data.proposal_workers is {workers}; it is a number of processes, 0 or more")
-    if not cache.method.cached:
-        return
+    if cache.method.by_shape:
+        return  # a few files, which are sooner made when they are wanted than all images are read
     cache.sweep()
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -194,7 +194,8 @@ def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, desc
     try:
         for _ in tqdm(loader, description, len(images), unit="image", disable=hidden):
             pass
-    except RuntimeError as error:
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # or they would keep the processes alive as long as the error lives
         if "DataLoader worker (pid" not in str(error):
             raise
         raise DataError(
@@ -222,7 +223,7 @@ def recall(
     counts: Sequence[int] = (10, 50, 100, 300, 1000, 2000),
     thresholds: Sequence[float] = (0.5, 0.7),
 ) -> list[Recall]:
-    """Recall by the number of boxes (Hosang et al. 2016, section 4), over the objects of all images together.
+    """Recall by the number of boxes (Hosang et al. 2016), over the objects of all images together.
 
     Args:
         proposals: per image (P, 4) xyxy, the best first.
@@ -232,7 +233,7 @@ def recall(
     """
     best: list[Tensor] = []  # per image (N, counts): the highest IoU so far
     for boxes, objects in zip(proposals, truths, strict=True):
-        iou = box_iou(*(torch.as_tensor(b, dtype=torch.float32).reshape(-1, 4) for b in (objects, boxes)))
+        iou = box_iou(*(torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in (objects, boxes)))
         so_far = torch.cat([iou.new_zeros(len(iou), 1), iou], 1).cummax(1).values
         best.append(so_far[:, [min(count, len(boxes)) for count in counts]])
     overlaps = torch.cat(best)

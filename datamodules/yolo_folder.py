@@ -92,8 +92,8 @@ def read_names(path: Path) -> tuple[str, ...]:
     except (KeyError, TypeError):
         raise DataError(f"{path} has no names; add them, or set data.class_names") from None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{path} has names of {sorted(names)}; they must be numbered from 0 without holes")
+        if set(names) != set(range(len(names))):
+            raise DataError(f"{path} has names of {list(names)}; they must be numbered from 0 without holes")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{path} has the names {names!r}; it needs a list of classes")

@@ -7,8 +7,9 @@ from tests.conftest import CONFIGS
 
 def test_compared_techniques_have_configs() -> None:
     assert ladder.main
-    for config, _ in same_budget.TECHNIQUES.values():
-        assert (CONFIGS / "segmentation" / f"{config}.yaml").is_file()
+    for family, techniques in same_budget.FAMILIES.items():
+        for entry in techniques.values():
+            assert (CONFIGS / family / f"{entry.config}.yaml").is_file()
 
 
 def test_every_technique_can_be_timed() -> None:

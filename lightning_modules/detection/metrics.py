@@ -225,7 +225,7 @@ class VOCScores(DetectionScores):
         """Of every detection of the set the highest IoU with an object of its class and image, and the object's row."""
         start, ious, rows = 0, [torch.zeros(0)], [torch.zeros(0, dtype=torch.long)]
         for found, true in zip(self.detections, self.truths, strict=True):
-            iou = box_iou(found[:, :4], true[:, :4]).nan_to_num()  # 0 / 0: two boxes without area
+            iou = box_iou(found[:, :4], true[:, :4])  # nan of two boxes without area, which is no claim
             same_class = found[:, 4, None] == true[:, 4]
             highest = F.pad(iou.where(same_class, 0), (0, 1)).max(1)  # the padding stands for no object
             ious.append(highest.values)
@@ -273,16 +273,17 @@ def average_precisions(right: Tensor, objects: int) -> tuple[float, float]:
 
 
 def _rows(images: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    """The columns of each image side by side, float64 on the CPU: one copy from the device for all of them."""
+    """The columns of each image side by side, float32 in CPU memory: one copy from the device for all of them."""
     tables = [torch.column_stack([column.float() for column in columns]) for columns in images]
-    return list(torch.cat(tables).cpu().double().split([len(table) for table in tables]))
+    return list(torch.cat(tables).cpu().split([len(table) for table in tables]))
 
 
 def _run_lengths(masks: Tensor) -> list[dict[str, Any]]:
-    """COCO's run-length encoding of masks bool (N, H, W), which runs down the columns: a few hundred bytes for each."""
+    """Run lengths of masks bool (N, H, W), a few hundred bytes each. COCO's run down the columns, these along the rows, as
+    the masks lie in memory: it encodes the transposed masks, whose areas and overlaps are the same."""
     from faster_coco_eval.core import mask as mask_utils
 
-    return mask_utils.encode(masks.bool().byte().transpose(1, 2).contiguous().cpu().numpy().T)
+    return mask_utils.encode(masks.bool().byte().contiguous().cpu().numpy().T)
 
 
 def _mean(values: np.ndarray) -> float:

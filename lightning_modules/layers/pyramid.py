@@ -20,15 +20,13 @@ from lightning_modules.layers.backbones import Weights, scaled
 
 Norm = Literal["batch", "frozen"]
 
-# Colour statistics of ImageNet, which torchvision's weights expect images in [0, 1] to be normalised with.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # A side at which every stride up to 32 divides and no classifier's final pooling passes for one.
 _SIDE = 256
 _EXAMPLES = "resnet18, resnet50, mobilenet_v3_large, efficientnet_b0, regnet_y_400mf, densenet121 or vgg16_bn"
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
-    """Batch norm whose statistics and factors stay as they are: torchvision's in one kernel, which keeps bf16 under autocast."""
+    """Batch norm whose statistics and factors stay as they are: torchvision's as one kernel, in bf16 under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
@@ -113,10 +111,19 @@ def imagenet(name: str) -> dict[str, Tensor]:
     return published(torchvision.models.get_model_weights(name).IMAGENET1K_V1)
 
 
-def load_agreeing(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads those weights that the network has too, in the same shape; the others, of its own classes, stay new."""
+def load_agreeing(network: nn.Module, state: dict[str, Tensor], option: str = "model.weights") -> None:
+    """Loads a detector's weights but for those of another shape, which belong to its classes: these stay new.
+
+    Raises:
+        UsageError: if others are missing.
+    """
     ours = network.state_dict()
-    network.load_state_dict({k: v for k, v in state.items() if k in ours and ours[k].shape == v.shape}, strict=False)
+    other = {name for name, value in state.items() if name in ours and ours[name].shape != value.shape}
+    # All else, since torchvision's modules know what their weights were called in old files.
+    outcome = network.load_state_dict({name: state[name] for name in state if name not in other}, strict=False)
+    missing = [name for name in outcome.missing_keys if name not in other and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise UsageError(f"{option}: the file lacks {len(missing)} weights: {', '.join(missing[:4])}")
 
 
 # --- the body ---------------------------------------------------------------------------------------------------------
@@ -135,7 +142,7 @@ def backbone(
     Level l has stride 2^l; for a ResNet, levels 2 to 5 are what the papers call C2 to C5. Parameters keep their names.
 
     Args:
-        name: a classifier of torchvision whose maps halve: ResNet, ResNeXt, MobileNet, EfficientNet, RegNet, DenseNet, VGG...
+        name: a classifier of torchvision whose maps halve: ResNet, MobileNet, EfficientNet, RegNet, DenseNet, VGG ...
         levels: ascending, of 1 to 5.
         width: factor on the channels of every layer.
         weights: imagenet: start from torchvision's.

@@ -245,7 +245,7 @@ def test_coco_is_pycocotools(seed: int) -> None:
 
 
 def test_coco_of_masks_is_pycocotools() -> None:
-    preds, target = map(with_masks, random_set(12, 4, optional="iscrowd"))
+    preds, target = map(with_masks, random_set(40, 4, optional="iscrowd"))
     values = judged(COCOScores(4, masks=True), preds, target)
     for prefix, kind in (("", "bbox"), ("mask_", "segm")):
         stats, of_classes = by_pycocotools(preds, target, 4, kind)
@@ -436,10 +436,10 @@ def ranked(rank: int, folder: str) -> None:
     torch.set_num_threads(1)  # a forked process has lost the threads of its parent
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
-    preds, target = map(with_masks, random_set(11, 4))
+    preds, target = map(with_masks, random_set(41, 4))
     collection = MetricCollection([COCOScores(4, masks=True), VOCScores(4)], compute_groups=False)
     results = []
-    for mine in (range(rank, 11, 2), range(11) if rank == 0 else ()):
+    for mine in (range(rank, 41, 2), range(41) if rank == 0 else ()):
         for index in mine:
             collection.update([preds[index]], [target[index]])
         results.append({name: value.item() for name, value in collection.compute().items()})
@@ -461,7 +461,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     for rank in ranks:
         rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    preds, target = map(with_masks, random_set(11, 4))
+    preds, target = map(with_masks, random_set(41, 4))
     alone = judged(COCOScores(4, masks=True), preds, target) | judged(VOCScores(4), preds, target)
     for rank in range(2):
         for values in torch.load(tmp_path / f"{rank}.pt"):

@@ -1,0 +1,361 @@
+"""TwoStageNetwork: torchvision's Faster and Mask R-CNN, whose one pass gives losses and detections."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import detection as published_detectors
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from darkroom.errors import UsageError
+from lightning_modules.detection.boxes import clip, repeatable
+from lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
+from lightning_modules.layers.pyramid import (
+    FeaturePyramid,
+    Norm,
+    SingleMap,
+    backbone,
+    imagenet,
+    load_agreeing,
+    published,
+)
+
+Start = Literal["imagenet", "coco"]
+Targets = Sequence[Mapping[str, Tensor]]
+
+# torchvision's names of the losses, and ours.
+_TERMS = {
+    "loss_objectness": "rpn_objectness",
+    "loss_rpn_box_reg": "rpn_box",
+    "loss_classifier": "class",
+    "loss_box_reg": "box",
+    "loss_mask": "mask",
+}
+_COCO = {
+    False: published_detectors.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+    True: published_detectors.MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
+}
+# Pasted masks of an image that are in memory as float at the same time: 128 MiB.
+_PASTED = 2**25
+
+
+# --- boxes stay in float32 whatever autocast does to the maps they come from -------------------------------------------
+
+
+class _Anchors(AnchorGenerator):
+    """torchvision's takes the maps' type, and in bf16 a corner at 800 pixels is off by up to 2."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        return super().forward(image_list, [map_[:1, :1].float() for map_ in feature_maps])
+
+
+class _RPNHead(RPNHead):
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, offsets = super().forward(x)
+        return [map_.float() for map_ in logits], [map_.float() for map_ in offsets]
+
+
+class _BoxPredictor(FastRCNNPredictor):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores, offsets = super().forward(x)
+        return scores.float(), offsets.float()
+
+
+class _MaskPredictor(MaskRCNNPredictor):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+# --- images in, boxes and masks out -------------------------------------------------------------------------------------
+
+
+class _Scaling(GeneralizedRCNNTransform):
+    """Normalises and scales images, pads them to one batch, and brings what was found back to their own size."""
+
+    def __init__(self, min_side: int, max_side: int) -> None:
+        super().__init__(min_side, max_side, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        height, width = image.shape[-2:]
+        scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
+        if scale == 1:
+            return image, target
+        size = (int(height * scale), int(width * scale))
+        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+        if target is not None:
+            target["boxes"] = _stretched(target["boxes"], (height, width), size)
+            if "masks" in target:
+                target["masks"] = F.interpolate(target["masks"][:, None].to(torch.uint8), size, mode="nearest-exact")[
+                    :, 0
+                ]
+        return image, target
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]], original_image_sizes: list[Any]
+    ) -> list[dict[str, Tensor]]:
+        for found, seen, size in zip(result, image_shapes, original_image_sizes, strict=True):
+            found["boxes"] = clip(_stretched(found["boxes"], seen, size), size)
+            if "masks" in found:
+                found["masks"] = paste(found["masks"][:, 0], found["boxes"], size)
+        return result
+
+
+def _stretched(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Boxes (N, 4) of an image of one size (height, width), as they are when it has another."""
+    (y, x) = (new / old for new, old in zip(after, before, strict=True))
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return torch.stack([x0 * x, y0 * y, x1 * x, y1 * y], 1)
+
+
+def paste(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks where their boxes are: bilinear between the centres of their cells, then cut at one half.
+
+    Args:
+        masks: probabilities float (M, S, S), each over its box.
+        boxes: (M, 4) xyxy in pixels.
+        size: height and width of the image.
+
+    Returns:
+        bool (M, height, width).
+    """
+    rows = _hats(boxes[:, 1], boxes[:, 3], size[0], masks.shape[-2])
+    columns = _hats(boxes[:, 0], boxes[:, 2], size[1], masks.shape[-1])
+    pasted = masks.new_empty(len(masks), *size, dtype=torch.bool)
+    step = max(1, _PASTED // (size[0] * size[1]))
+    with torch.autocast(masks.device.type, enabled=False):
+        for start in range(0, len(masks), step):
+            part = slice(start, start + step)
+            pasted[part] = rows[part] @ masks[part].float() @ columns[part].mT >= 0.5
+    return pasted
+
+
+def _hats(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
+    """Weights (M, pixels, cells) of cells that divide low to high (M,): 1 at a cell's centre, 0 from the next one's on."""
+    centres = torch.arange(pixels, device=low.device) + 0.5
+    places = (centres - low[:, None]) / (high - low)[:, None] * cells - 0.5
+    return (1 - (places[..., None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)
+
+
+# --- the two stages -----------------------------------------------------------------------------------------------------
+
+
+class _Seen(NamedTuple):
+    """What the proposal network makes of a batch: anchors per image, and of all of them in a row objectness and offsets."""
+
+    anchors: list[Tensor]
+    objectness: Tensor
+    offsets: Tensor
+    boxes: Tensor  # (B, anchors, 4), decoded
+    per_level: list[int]
+    sizes: list[tuple[int, int]]
+
+
+class ProposalNetwork(RegionProposalNetwork):
+    """torchvision's region proposal network, which looks once and then proposes for training, for testing, or both."""
+
+    def look(self, images: ImageList, maps: Mapping[str, Tensor]) -> _Seen:
+        """Runs the head over the maps."""
+        levels = list(maps.values())
+        logits, offsets = self.head(levels)
+        anchors = self.anchor_generator(images, levels)
+        per_level = [level[0].numel() for level in logits]
+        objectness, offsets = concat_box_prediction_layers(logits, offsets)
+        boxes = self.box_coder.decode(offsets.detach(), anchors).view(len(anchors), -1, 4)
+        return _Seen(anchors, objectness, offsets, boxes, per_level, images.image_sizes)
+
+    def propose(self, seen: _Seen) -> list[Tensor]:
+        """The best boxes (P, 4) of each image, after non-maximum suppression: as many as training or testing takes."""
+        return self.filter_proposals(seen.boxes, seen.objectness, seen.sizes, seen.per_level)[0]
+
+    def losses(self, seen: _Seen, targets: Targets) -> dict[str, Tensor]:
+        """Objectness and offsets of a sample of anchors."""
+        labels, boxes = self.assign_targets_to_anchors(seen.anchors, targets)
+        wanted = self.box_coder.encode(boxes, seen.anchors)
+        objectness, box = self.compute_loss(seen.objectness, seen.offsets, labels, wanted)
+        return {"loss_objectness": objectness, "loss_rpn_box_reg": box}
+
+
+class TwoStageNetwork(GeneralizedRCNN):
+    """Faster R-CNN, or with ``mask_channels`` Mask R-CNN, of torchvision's parts, whose names its parameters keep.
+
+    Images: list of float (3, H, W) in [0, 1]; ``num_classes`` does not count the background, but its logits do, first.
+    Gives, in training, the terms of the loss; in evaluation a list of ``boxes``, ``scores``, ``labels`` and ``masks`` bool
+    (M, H, W), and with targets both: (terms, detections). Then the body and the proposal head run once, the heads of the
+    regions twice: on the regions that are judged, and on the sample that training would take. No norm or dropout leaves
+    evaluation for it, and the sample is the same every time.
+
+    Arguments as in FasterRCNN and MaskRCNN.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone_name: str,
+        width: float,
+        weights: Start | None,
+        norm: Norm,
+        frozen_stages: int,
+        fpn: bool,
+        fpn_channels: int,
+        head_channels: int,
+        mask_channels: int | None,
+        anchor_sizes: Sequence[float],
+        aspect_ratios: Sequence[float],
+        min_side: int,
+        max_side: int,
+        rpn_samples: int,
+        roi_samples: int,
+        proposals_before_nms: Sequence[int],
+        proposals: Sequence[int],
+        rpn_nms_threshold: float,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
+        if not 0 < min_side <= max_side:
+            raise UsageError(f"model.min_side is {min_side} and max_side {max_side}; it needs 0 < min_side <= max_side")
+        levels = _levels(anchor_sizes) if fpn else [4]
+        body, channels = backbone(
+            backbone_name, levels, width, "imagenet" if weights == "imagenet" else None, norm, frozen_stages
+        )
+        maps = (
+            FeaturePyramid(body, channels, fpn_channels, len(anchor_sizes) == 5) if fpn else SingleMap(body, *channels)
+        )
+        sizes = [[size] for size in anchor_sizes] if fpn else [list(anchor_sizes)]
+        anchors = _Anchors(sizes, [list(aspect_ratios)] * len(sizes))
+        head = _RPNHead(maps.out_channels, anchors.num_anchors_per_location()[0])
+        rpn = ProposalNetwork(
+            anchors,
+            head,
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=rpn_samples,
+            positive_fraction=0.5,
+            pre_nms_top_n=dict(zip(("training", "testing"), proposals_before_nms, strict=True)),
+            post_nms_top_n=dict(zip(("training", "testing"), proposals, strict=True)),
+            nms_thresh=rpn_nms_threshold,
+        )
+        canonical = 7 * min(anchor_sizes)
+        roi_heads = RoIHeads(
+            _roi_align(levels, 7, canonical),
+            TwoMLPHead(maps.out_channels * 49, head_channels),
+            _BoxPredictor(head_channels, num_classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=roi_samples,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=max_detections,
+        )
+        if mask_channels is not None:
+            roi_heads.mask_roi_pool = _roi_align(levels, 14, canonical)
+            roi_heads.mask_head = MaskRCNNHeads(maps.out_channels, (mask_channels,) * 4, 1)
+            roi_heads.mask_predictor = _MaskPredictor(mask_channels, mask_channels, num_classes + 1)
+        super().__init__(maps, rpn, roi_heads, _Scaling(min_side, max_side))
+        if weights == "coco":
+            self._load_coco(backbone_name, width, fpn, mask_channels is not None)
+        elif weights == "imagenet" and not fpn and backbone_name.startswith("vgg"):
+            self._load_classifier(imagenet(backbone_name))
+
+    def forward(self, images: list[Tensor], targets: Targets | None = None) -> Any:
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        scaled, targets = self.transform(images, targets)
+        maps = self.backbone(scaled.tensors)
+        seen = self.rpn.look(scaled, maps)
+        if self.training and targets is not None:
+            return self._losses(maps, seen, targets)
+        found, _ = self.roi_heads(maps, self.rpn.propose(seen), seen.sizes)
+        found = self.transform.postprocess(found, seen.sizes, sizes)
+        if targets is None:
+            return found
+        with repeatable(scaled.tensors.device), _as_in_training(self.rpn, self.roi_heads):
+            return self._losses(maps, seen, targets), found
+
+    def losses(self, images: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The terms of the loss, in training or evaluation."""
+        return self(images, targets) if self.training else self(images, targets)[0]
+
+    def _losses(self, maps: dict[str, Tensor], seen: _Seen, targets: Targets) -> dict[str, Tensor]:
+        terms = self.rpn.losses(seen, targets)
+        _, of_regions = self.roi_heads(maps, self.rpn.propose(seen), seen.sizes, targets)
+        return {_TERMS[name]: term for name, term in (terms | of_regions).items()}
+
+    def _load_coco(self, backbone_name: str, width: float, fpn: bool, masks: bool) -> None:
+        if (backbone_name, width, fpn) != ("resnet50", 1, True):
+            raise UsageError(
+                f"model.weights coco are of resnet50 with a feature pyramid at width 1, not of {backbone_name}, "
+                f"{'with' if fpn else 'without'} one, at width {width}; take imagenet"
+            )
+        state = published(_COCO[masks])
+        # These were trained with norms that add nothing to the variance; ours do, and the factor makes up for it.
+        for name in [name for name in state if name.endswith("running_var")]:
+            factor = name.replace("running_var", "weight")
+            state[factor] = state[factor] * (1 + 1e-5 / state[name]).sqrt()
+        load_agreeing(self, state)
+
+    def _load_classifier(self, state: dict[str, Tensor]) -> None:
+        """VGG's two hidden layers, from which the paper's head starts, where the head is as wide."""
+        for layer, linear in (
+            (self.roi_heads.box_head.fc6, "classifier.0"),
+            (self.roi_heads.box_head.fc7, "classifier.3"),
+        ):
+            if layer.weight.shape == state[f"{linear}.weight"].shape:
+                layer.load_state_dict({part: state[f"{linear}.{part}"] for part in ("weight", "bias")})
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the body alone: the number of boxes, on which all else depends, is another for every image."""
+        self.backbone.compile(*args, **kwargs)
+
+
+def _levels(anchor_sizes: Sequence[float]) -> list[int]:
+    """Levels of the body that a pyramid with so many maps is made of; the fifth is pooled from the fourth."""
+    if not 1 <= len(anchor_sizes) <= 5:
+        raise UsageError(
+            f"model.anchor_sizes is {list(anchor_sizes)}; a pyramid has one size for each map: for strides of 4, 8, 16, 32 "
+            "and 64 pixels at most"
+        )
+    return list(range(2, 2 + min(4, len(anchor_sizes))))
+
+
+def _roi_align(levels: Sequence[int], size: int, canonical: float) -> MultiScaleRoIAlign:
+    """RoIAlign over maps of these levels; a region of ``canonical`` pixels goes to level 4 (Lin et al. 2017, equation 1).
+
+    torchvision guesses the strides from the first batch, padding included, and so wrongly where images are small.
+    """
+    pool = MultiScaleRoIAlign([str(index) for index in range(len(levels))], size, 2, canonical_scale=canonical)
+    pool.scales = [2.0**-level for level in levels]
+    pool.map_levels = initLevelMapper(levels[0], levels[-1], canonical)
+    return pool
+
+
+@contextmanager
+def _as_in_training(*modules: nn.Module) -> Iterator[None]:
+    """Within, these modules propose and sample as in training; what is inside them, norms and dropout, stays as it is."""
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = True
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.training = training
