@@ -9,9 +9,12 @@ import pytest
 import yaml
 
 from tests.conftest import CONFIGS
+from tests.fakes.boxes import DETECTION_FAKES
 from tests.fakes.pictures import FAKES
 
-BASE = CONFIGS / "segmentation/unet.yaml"
+# What overlays are laid over.
+BASES = {"segmentation": CONFIGS / "segmentation/unet.yaml", "detection": CONFIGS / "detection/yolo.yaml"}
+FAMILIES = tuple(BASES)
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 # What makes a technique small, and what a test has not: weights to download, checkpoints of an earlier stage.
 SMALL = {
@@ -21,41 +24,76 @@ SMALL = {
     "DilatedNet": {"width": 0.03},
     "ConvolutionalizedClassifier": {"width": 0.03, "window": 32, "windows_per_image": 2},
     "SemanticSegmentation": {},
+    "SlidingWindow": {"channels": 4, "sides": [20.0, 30.0]},
+    "RCNN": {"width": 0.03},
+    "FastRCNN": {"width": 0.03, "min_side": 64, "max_side": 128},
+    "FasterRCNN": {"width": 0.125, "min_side": 64, "max_side": 128, "head_channels": 16},
+    "MaskRCNN": {"width": 0.125, "min_side": 64, "max_side": 128, "head_channels": 16, "mask_channels": 8},
+    "SSD": {"width": 0.0625},
+    "YOLO": {"width": 0.03},
+    "ObjectDetection": {},
 }
 ABSENT = ("weights", "init_from")
-PAPER_DATA = {"VOCSegmentation": "voc2012_sbd", "ImageMaskFolder": "cells"}
+PAPER_DATA = {
+    "VOCSegmentation": "voc2012_sbd",
+    "ImageMaskFolder": "cells",
+    "VOCDetection": "voc0712",
+    "CocoDetection": "coco",
+}
+HEADLINE = {"segmentation": "test/mIoU", "detection": "test/mAP"}
+STAGED = ("RCNN",)  # its stages are epochs, and all of them are a fit
 
 
-def small(config: dict[str, Any], fake: Path, data_of: str) -> list[object]:
+def family_of(name: str) -> str:
+    """Which family an experiment belongs to, or an overlay is tried with."""
+    text = (CONFIGS / name).read_text()
+    if name.startswith("data/"):
+        return "detection" if Path(name).stem in DETECTION_FAKES else "segmentation"
+    return "detection" if "Detection" in text and "SegmentationMaskLogger" not in text else "segmentation"
+
+
+def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list[object]:
     """Arguments that make an experiment small enough for a test, and its data a fake."""
-    model = config["model"]
+    model, data = config["model"], config["data"]
     arguments = {f"model.{name}": value for name, value in SMALL[model["class_path"]].items()}
     arguments |= {f"model.{name}": "null" for name in ABSENT if name in model["init_args"]}
     if data_of == "shapes":
-        arguments |= {f"data.{split}_size": 4 for split in ("train", "val", "test")} | {"data.side": 32}
+        arguments |= {f"data.{split}_size": 4 for split in ("train", "val", "test")}
+        arguments |= {"data.side": 32} if family == "segmentation" else {}
     else:
-        FAKES[data_of](fake)
-        arguments |= {"data.root": fake, "data.crop": 32}
-    arguments |= {"data.batch_size": 2, "data.num_workers": 0, "trainer.accelerator": "cpu", "trainer.max_steps": 2}
+        (FAKES | DETECTION_FAKES)[data_of](fake)
+        arguments |= {"data.root": fake}
+        arguments |= {"data.crop": 32} if family == "segmentation" else {"data.max_side": 64}
+    if "proposals" in data["init_args"]:
+        arguments |= {"data.proposals_dir": "proposals", "data.proposal_workers": 0}
+    if model["class_path"] not in STAGED:
+        arguments |= {"trainer.max_steps": 2}
+    arguments |= {"data.batch_size": 2, "data.num_workers": 0, "trainer.accelerator": "cpu"}
     return [part for name, value in arguments.items() for part in (f"--{name}", value)]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_trains_two_steps_and_tests(darkroom: Callable, tmp_path: Path, name: str) -> None:
-    kind, own = name.split("/")[0], yaml.safe_load((CONFIGS / name).read_text())
-    alone = kind in ("segmentation", "paper")
-    config = own if alone else yaml.safe_load(BASE.read_text())
-    if "segmentation_models_pytorch" in (CONFIGS / name).read_text():
-        pytest.importorskip("segmentation_models_pytorch")
+    kind, family = name.split("/")[0], family_of(name)
+    text, base = (CONFIGS / name).read_text(), BASES[family]
+    alone = kind in (*FAMILIES, "paper")
+    config = yaml.safe_load(text if alone else base.read_text())
+    for package, sign in {
+        "segmentation_models_pytorch": "segmentation_models_pytorch",
+        "cv2": "SelectiveSearch",
+    }.items():
+        if sign in text:
+            pytest.importorskip(package)
     data_of = {"data": Path(name).stem, "paper": PAPER_DATA.get(config["data"]["class_path"])}.get(kind, "shapes")
-    base = ["--config", CONFIGS / name] if alone else ["--config", BASE, "--config", CONFIGS / name]
-    base += [*small(config, tmp_path / "fake", data_of), "--trainer.check_val_every_n_epoch", 1, "--experiment", "it"]
+    base = ["--config", CONFIGS / name] if alone else ["--config", base, "--config", CONFIGS / name]
+    base += [*small(config, tmp_path / "fake", family, data_of), "--trainer.check_val_every_n_epoch", 1]
+    base += ["--experiment", "it"]
     outcome = darkroom("fit", *base)
     assert outcome.code == 0, outcome.err
     assert Path("runs/it/0/checkpoints/last.ckpt").is_file()
     outcome = darkroom("test", *base, "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
-    assert "test/mIoU" in outcome.out
+    assert HEADLINE[family] in outcome.out
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -63,7 +101,7 @@ def test_opens_with_its_promise(name: str) -> None:
     first, *rest = (CONFIGS / name).read_text().split("\n")
     assert re.match(r"# \w.{20,}", first)
     head = " ".join([first, *(line for line in rest[:8] if line.startswith("#"))])
-    if name.startswith("segmentation/"):
-        assert re.search(r"mIoU 0\.\d{3} in \d min", head) or "not measured here" in head
+    if name.startswith(FAMILIES):
+        assert re.search(r"(mIoU|VOC AP50) 0\.\d{3} in \d min", head) or "not measured here" in head
     if name.startswith("paper/"):
         assert "Not run here" in head

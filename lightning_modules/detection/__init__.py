@@ -2,6 +2,25 @@
 
 from lightning_modules.detection.base import ObjectDetection
 from lightning_modules.detection.fast_rcnn import FastRCNN, FastRCNNNetwork
+from lightning_modules.detection.faster_rcnn import FasterRCNN
+from lightning_modules.detection.mask_rcnn import MaskRCNN
+from lightning_modules.detection.metrics import COCOScores, VOCScores
 from lightning_modules.detection.sliding_window import SlidingWindow, WindowClassifier
+from lightning_modules.detection.ssd import SSD, SSDNetwork
+from lightning_modules.detection.yolo import YOLO, YOLONetwork
 
-__all__ = ["FastRCNN", "FastRCNNNetwork", "ObjectDetection", "SlidingWindow", "WindowClassifier"]
+__all__ = [
+    "SSD",
+    "YOLO",
+    "COCOScores",
+    "FastRCNN",
+    "FastRCNNNetwork",
+    "FasterRCNN",
+    "MaskRCNN",
+    "ObjectDetection",
+    "SSDNetwork",
+    "SlidingWindow",
+    "VOCScores",
+    "WindowClassifier",
+    "YOLONetwork",
+]

@@ -140,11 +140,11 @@ class COCOScores(DetectionScores):
         # (IoU, recall, class, size, limit) and (IoU, class, size, limit), with sizes all, small, medium, large and limits
         # 1, 10, 100
         precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-        over_all, iou = precision[..., 0, -1], evaluation.params.iouThrs
-        scores = {"mAP": over_all, "AP50": over_all[np.isclose(iou, 0.5)], "AP75": over_all[np.isclose(iou, 0.75)]}
+        of_all = precision[..., 0, -1]
+        scores = {"mAP": of_all, "AP50": of_all[0], "AP75": of_all[5]}
         scores |= {f"AP_{size}": precision[..., i, -1] for i, size in enumerate(("small", "medium", "large"), 1)}
         scores |= {f"AR{limit}": recall[..., 0, i] for i, limit in enumerate((1, 10, 100))}
-        named = self.named("AP", [_mean(of_class) for of_class in np.moveaxis(over_all, 2, 0)])
+        named = self.named("AP", [_mean(of_class) for of_class in np.moveaxis(of_all, 2, 0)])
         return {name: self.scalar(_mean(values)) for name, values in scores.items()} | named
 
     def _index(self, images: list[Tensor], field: Literal["iscrowd", "score"], masks: list[list[dict]] | None) -> Any:
@@ -207,7 +207,7 @@ class VOCScores(DetectionScores):
         detections = torch.cat([torch.zeros(0, 6), *self.detections])
         truths = torch.cat([torch.zeros(0, 7), *self.truths])
         iou, claimed = self._claims()
-        extra = F.pad((truths[:, 5:] > 0).any(1), (0, 1))  # difficult or crowd; the padding stands for no object
+        extra = F.pad((truths[:, 5:] > 0).any(1), (0, 1))  # difficult or crowd; and one for "none"
         pairs = []
         for label in range(1, len(self.class_names) + 1):
             chosen = (detections[:, 4] == label).nonzero()[:, 0]
@@ -227,7 +227,7 @@ class VOCScores(DetectionScores):
         for found, true in zip(self.detections, self.truths, strict=True):
             iou = box_iou(found[:, :4], true[:, :4])  # nan of two boxes without area, which is no claim
             same_class = found[:, 4, None] == true[:, 4]
-            highest = F.pad(iou.where(same_class, 0), (0, 1)).max(1)  # the padding stands for no object
+            highest = F.pad(iou.where(same_class, 0), (0, 1)).max(1)  # where it has none, the added column of IoU 0
             ious.append(highest.values)
             rows.append(highest.indices + start)
             start += len(true)

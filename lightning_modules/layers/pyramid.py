@@ -2,8 +2,9 @@
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 from urllib.error import URLError
 
 import torch
@@ -11,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import WeightsEnum
-from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -129,6 +129,36 @@ def load_agreeing(network: nn.Module, state: dict[str, Tensor], option: str = "m
 # --- the body ---------------------------------------------------------------------------------------------------------
 
 
+class Body(nn.Module):
+    """Blocks of a classifier, one after another: (B, 3, H, W) -> the maps that some of them give, by name.
+
+    The parameters keep the classifier's names.
+
+    Args:
+        classifier: its children are taken over.
+        blocks: names of the blocks: of children, or of the elements of those that are Sequential.
+        ends: block to the name of its map.
+    """
+
+    def __init__(self, classifier: nn.Module, blocks: Sequence[str], ends: dict[str, str]) -> None:
+        super().__init__()
+        self.blocks, self.ends = list(blocks), ends
+        for name, child in classifier.named_children():
+            inner = sum(block.startswith(f"{name}.") for block in blocks)
+            if inner:
+                child = nn.Sequential(OrderedDict(list(child.named_children())[:inner]))
+            if inner or name in blocks:
+                self.add_module(name, child)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = {}
+        for block in self.blocks:
+            x = self.get_submodule(block)(x)
+            if block in self.ends:
+                maps[self.ends[block]] = x
+        return maps
+
+
 def backbone(
     name: str,
     levels: Sequence[int] = (2, 3, 4, 5),
@@ -136,10 +166,10 @@ def backbone(
     weights: Weights | None = None,
     norm: Norm = "batch",
     frozen_stages: int = 0,
-) -> tuple[nn.Module, list[int]]:
+) -> tuple[Body, list[int]]:
     """The body of a torchvision classifier: (B, 3, H, W) -> its last map of each level, by the names "0", "1", ...
 
-    Level l has stride 2^l; for a ResNet, levels 2 to 5 are what the papers call C2 to C5. Parameters keep their names.
+    Level l has stride 2^l; for a ResNet, levels 2 to 5 are what the papers call C2 to C5.
 
     Args:
         name: a classifier of torchvision whose maps halve: ResNet, MobileNet, EfficientNet, RegNet, DenseNet, VGG ...
@@ -150,7 +180,7 @@ def backbone(
         frozen_stages: layers up to this level keep their weights; 0 to 5. torchvision's detectors freeze 2 of a ResNet.
 
     Returns:
-        the module, and the channels of its maps.
+        the body, and the channels of its maps.
     """
     if width != 1 and weights is not None:
         raise UsageError(f"model.weights {weights} is for model.width 1, not {width}")
@@ -158,7 +188,7 @@ def backbone(
         raise UsageError(f"model.frozen_stages is {frozen_stages}; it is a level, from 0 (none) to 5 (all layers)")
     model = _template(name)
     blocks = _blocks(model)
-    ends = {level: block for block, level in blocks}  # the last one of each level
+    names, ends = list(blocks), {level: block for block, level in blocks.items()}  # the last one of each level
     for level in (*levels, *[frozen_stages] * bool(frozen_stages)):
         if level not in ends:
             raise UsageError(f"model.backbone {name} has no map of stride {2**level}; take one like {_EXAMPLES}")
@@ -168,18 +198,12 @@ def backbone(
         model = torchvision.models.get_model(name, weights=None)
     if weights == "imagenet":
         model.load_state_dict(imagenet(name))
-    if frozen_stages:
-        names = [block for block, _ in blocks]
-        for block in names[: names.index(ends[frozen_stages]) + 1]:
-            model.set_submodule(block, freeze_norms(model.get_submodule(block).requires_grad_(False)))
+    for block in names[: names.index(ends[frozen_stages]) + 1] if frozen_stages else []:
+        model.set_submodule(block, freeze_norms(model.get_submodule(block).requires_grad_(False)))
     if norm == "frozen":
         freeze_norms(model)
-    body = create_feature_extractor(
-        model,
-        {ends[level]: str(index) for index, level in enumerate(levels)},
-        tracer_kwargs={"leaf_modules": [FrozenBatchNorm2d]},
-        suppress_diff_warning=True,
-    )
+    last = names.index(ends[levels[-1]]) + 1
+    body = Body(model, names[:last], {ends[level]: str(index) for index, level in enumerate(levels)})
     return body, _channels(body, name, width)
 
 
@@ -194,29 +218,31 @@ def _template(name: str) -> nn.Module:
         return torchvision.models.get_model(name, weights=None)
 
 
-def _blocks(model: nn.Module) -> list[tuple[str, int]]:
-    """Blocks of a classifier whose maps halve, in the order of their calls, and the level of their maps.
+def _blocks(classifier: nn.Module) -> dict[str, int | None]:
+    """The blocks that a classifier runs one after another, from the image on, and the levels of their maps.
 
-    A block is a child of the classifier, or a child's child: never inside a residual or an inverted bottleneck.
+    A block is a child of it, or an element of a Sequential child: never a part of a residual, whose maps end no stage.
     """
-    model = copy.deepcopy(model).to("meta").eval()
-    found: list[tuple[str, int]] = []
+    classifier = copy.deepcopy(classifier).to("meta").eval()
+    image = torch.empty(1, 3, _SIDE, _SIDE, device="meta")
+    chain, blocks = [image], {}
 
-    def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4:
-            sides = output.shape[-2:]
-            level = _SIDE.bit_length() - sides[0].bit_length()
-            if sides == (_SIDE >> level, _SIDE >> level) and level <= 5:
-                found.append((name, level))
+    def note(name: str, given: Tensor, made: Tensor) -> None:
+        if given is chain[-1] and isinstance(made, Tensor) and made.dim() == 4:
+            chain.append(made)
+            level = _SIDE.bit_length() - made.shape[-1].bit_length()
+            blocks[name] = level if made.shape[-2:] == (_SIDE >> level, _SIDE >> level) and level <= 5 else None
 
-    for name, module in model.named_modules():
-        if name and name.count(".") <= 1:
-            module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+    for name, child in classifier.named_children():
+        elements = child.named_children() if isinstance(child, nn.Sequential) else [("", child)]
+        for element, block in elements:
+            path = f"{name}.{element}".rstrip(".")
+            block.register_forward_hook(lambda _, given, made, path=path: note(path, given[0], made))
     try:
-        model(torch.empty(1, 3, _SIDE, _SIDE, device="meta"))
+        classifier(image)
     except (RuntimeError, AssertionError):  # those that take images of one size only
-        return []
-    return found
+        return {}
+    return blocks
 
 
 @torch.no_grad()

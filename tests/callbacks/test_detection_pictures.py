@@ -288,6 +288,7 @@ def test_wandb_has_boxes_and_masks_to_switch() -> None:
     import wandb
 
     wandb.finish()
+    wandb.teardown()  # its own process may still be writing
     (folder,) = Path("wandb").glob("offline-run-*")
     _, history, _, _ = read(next(folder.glob("*.wandb")))
     assert history["val_detections.count"] == 3
