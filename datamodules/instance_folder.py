@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.ndimage import find_objects, label
 
-from darkroom.errors import DataError
+from darkroom.errors import DataError, UsageError
 from datamodules.annotations import Annotation
 from datamodules.detection import DetectionDataModule
 from datamodules.image_mask_folder import ImageMaskFolder
@@ -61,11 +61,30 @@ def parse_instances(path: Path, image: Path, image_id: int = 0) -> Annotation:
     )
 
 
-class InstanceFolder(DetectionDataModule):
+class InstanceFiles(DetectionDataModule):
+    """What the data sets of instance masks share: one class, an object for every id, its box tight around it.
+
+    Args:
+        class_name: what the objects are.
+    """
+
+    def __init__(self, class_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.class_names = (class_name,)
+
+    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+        """Files of image and mask of one split."""
+        raise UsageError(f"{type(self).__name__} does not say which files the {split} split has")
+
+    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
+        return [parse_instances(path, image, number) for number, (image, path) in enumerate(self.pairs(split))]
+
+
+class InstanceFolder(InstanceFiles):
     """Your own folders of pictures and masks of instance ids, paired by file name; all objects are of one class.
 
     Validation and test pictures come from their own folders when given, else from a seeded fraction of the training
-    folder. All folders are relative to ``root``. An object is what has one id, and its box is tight around it.
+    folder. All folders are relative to ``root``.
 
     Args:
         images_dir, masks_dir: pictures (PNG, JPEG, TIFF, BMP, WebP) and their masks (PNG, TIFF, BMP), 0 for background.
@@ -91,8 +110,7 @@ class InstanceFolder(DetectionDataModule):
         mask_suffix: str = "",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.class_names = (class_name,)
+        super().__init__(class_name=class_name, **kwargs)
         self.files = ImageMaskFolder(
             images_dir=images_dir,
             masks_dir=masks_dir,
@@ -107,6 +125,5 @@ class InstanceFolder(DetectionDataModule):
             seed=self.seed,
         )
 
-    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
-        pairs = self.files.pairs(split)
-        return [parse_instances(path, image, number) for number, (image, path) in enumerate(pairs)]
+    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+        return self.files.pairs(split)

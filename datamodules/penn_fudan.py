@@ -3,22 +3,23 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from darkroom.errors import DataError
-from datamodules.annotations import Annotation
+from darkroom.errors import DataError, UsageError
 from datamodules.download import fetch_folder
+from datamodules.image_mask_folder import pair_by_name, seeded_split
 from datamodules.images import list_images
-from datamodules.instance_folder import InstanceFolder
+from datamodules.instance_folder import InstanceFiles
 
-_URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
+URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
 
 
-def _check_complete(folder: Path) -> None:
+def check_complete(folder: Path) -> None:
+    """Looks whether all 170 pictures and masks are there."""
     for name in ("PNGImages", "PedMasks"):
         if (count := len(list_images(folder / name))) != 170:
-            raise DataError(f"the archive of {_URL} has {count} pictures in {name}, but should have 170")
+            raise DataError(f"the archive of {URL} has {count} pictures in {name}, but should have 170")
 
 
-class PennFudan(InstanceFolder):
+class PennFudan(InstanceFiles):
     """Penn-Fudan pedestrians (Wang et al. 2007): 170 photos, with masks of instance ids.
 
     ``root`` holds ``PennFudanPed/{PNGImages/NAME.png,PedMasks/NAME_mask.png}``.
@@ -26,7 +27,7 @@ class PennFudan(InstanceFolder):
     Args:
         root: the folder that holds ``PennFudanPed``.
         val_fraction, test_fraction: splits by chance, since there are no official ones.
-        download: fetch what is missing.
+        download: fetch what is missing. No checksum of the archive is published: it is verified by what it holds.
     """
 
     def __init__(
@@ -37,26 +38,23 @@ class PennFudan(InstanceFolder):
         download: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            images_dir="PNGImages",
-            masks_dir="PedMasks",
-            class_name="pedestrian",
-            root=str(Path(root) / "PennFudanPed"),
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            mask_suffix="_mask",
-            **kwargs,
-        )
+        super().__init__(class_name="pedestrian", **kwargs)
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        if min(self.fractions.values()) < 0 or sum(self.fractions.values()) >= 1:
+            raise UsageError(
+                f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on"
+            )
         self.folder, self.download = Path(root) / "PennFudanPed", download
 
     def prepare_data(self) -> None:
         if self.download:
-            fetch_folder(_URL, self.folder, inside="PennFudanPed", check=_check_complete)
+            fetch_folder(URL, self.folder, inside="PennFudanPed", check=check_complete)
 
-    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
+    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
         if not self.folder.is_dir():
             raise DataError(
-                f"folder {self.folder} does not exist; data.root must hold PennFudanPed, as unpacked from {_URL}: "
+                f"folder {self.folder} does not exist; data.root must hold PennFudanPed, as unpacked from {URL}: "
                 "--data.download true fetches it"
             )
-        return super().annotations(split)
+        pairs = pair_by_name(self.folder / "PNGImages", self.folder / "PedMasks", "_mask")
+        return seeded_split(pairs, self.fractions, self.seed)[split]

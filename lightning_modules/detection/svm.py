@@ -60,7 +60,7 @@ def _solve(x: Tensor, most: Tensor, w: Tensor, tolerance: float) -> Tensor:
         if unsolved + rounded <= tolerance * total + 1e-12:
             break
         if unsolved <= rounded / 10:
-            width /= 4
+            width /= 8
             continue
         inside = lack.abs() < width / 2
         direction = _conjugate_gradients(x[inside], most[inside] / width, -gradient)

@@ -22,6 +22,7 @@ Norm = Literal["batch", "frozen"]
 
 # A side at which every stride up to 32 divides and no classifier's final pooling passes for one.
 _SIDE = 256
+_LEVELS = {_SIDE >> level: level for level in range(6)}
 _EXAMPLES = "resnet18, resnet50, mobilenet_v3_large, efficientnet_b0, regnet_y_400mf, densenet121 or vgg16_bn"
 
 
@@ -230,8 +231,8 @@ def _blocks(classifier: nn.Module) -> dict[str, int | None]:
     def note(name: str, given: Tensor, made: Tensor) -> None:
         if given is chain[-1] and isinstance(made, Tensor) and made.dim() == 4:
             chain.append(made)
-            level = _SIDE.bit_length() - made.shape[-1].bit_length()
-            blocks[name] = level if made.shape[-2:] == (_SIDE >> level, _SIDE >> level) and level <= 5 else None
+            height, width = made.shape[-2:]
+            blocks[name] = _LEVELS.get(width) if height == width else None
 
     for name, child in classifier.named_children():
         elements = child.named_children() if isinstance(child, nn.Sequential) else [("", child)]

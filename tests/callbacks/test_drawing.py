@@ -7,7 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.drawing import colorize, contact_sheet, error_map, overlay, palette, save, save_mask, to_picture
+from callbacks.drawing import (
+    colorize,
+    contact_sheet,
+    error_map,
+    fitting,
+    overlay,
+    palette,
+    resize,
+    save,
+    save_mask,
+    to_picture,
+)
 
 
 def test_every_class_has_its_own_colour() -> None:
@@ -49,6 +60,14 @@ def test_contact_sheet_holds_pictures_of_any_size() -> None:
     enlarged = pictures[0].repeat_interleave(8, 1).repeat_interleave(8, 2)
     left = next(x for x in range(sheet.shape[2]) if torch.equal(sheet[:, 4:132, x : x + 128], enlarged))
     assert left > 0
+
+
+def test_contact_sheet_leaves_alone_what_was_made_to_fit() -> None:
+    first, second = (torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((30, 40), (90, 31)))
+    tile = fitting(first, 64, 64)
+    assert tile == (48, 64)
+    fitted = [resize(picture, fitting(picture, *tile)) for picture in (first, second)]
+    assert torch.equal(contact_sheet({"a": [first, second]}, side=64), contact_sheet({"a": fitted}, side=64))
 
 
 def test_saved_masks_hold_the_classes(tmp_path: Path) -> None:

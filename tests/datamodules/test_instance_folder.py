@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from darkroom.errors import DataError, UsageError
-from datamodules import penn_fudan as penn_fudan_module
 from datamodules.instance_folder import InstanceFolder, InstanceMasks, parse_instances
-from datamodules.penn_fudan import PennFudan
+from datamodules.penn_fudan import URL, PennFudan
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import dsb2018_instances, instance_folder, penn_fudan
 
@@ -152,7 +151,7 @@ def archive(tmp_path: Path, count: int) -> bytes:
 @pytest.mark.parametrize("count", [170, 169])
 def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     def get(url: str, folder: Path, sha256: str | None = None, md5: str | None = None) -> Path:
-        assert url == penn_fudan_module._URL
+        assert url == URL
         folder.mkdir(parents=True)
         (folder / "PennFudanPed.zip").write_bytes(archive(tmp_path, count))
         return folder / "PennFudanPed.zip"

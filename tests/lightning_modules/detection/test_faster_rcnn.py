@@ -1,0 +1,241 @@
+"""Faster R-CNN: the papers' anchors and sizes, and losses and detections from one pass that changes nothing."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import MultiScaleRoIAlign
+
+from darkroom.errors import UsageError
+from lightning_modules.detection import torchvision_rcnn
+from lightning_modules.detection.faster_rcnn import FasterRCNN
+from tests.contracts.detection import DetectionContract
+
+SMALL = {
+    "num_classes": 5,
+    "backbone": "resnet18",
+    "width": 0.25,
+    "fpn_channels": 16,
+    "head_channels": 32,
+    "anchor_sizes": [16, 32],
+    "min_side": 64,
+    "max_side": 128,
+    "rpn_samples": 64,
+    "roi_samples": 32,
+    "proposals_before_nms": (64, 32),
+    "proposals": (32, 16),
+}
+
+
+class TestFasterRCNN(DetectionContract):
+    steps = 80
+
+    def build(self, **kwargs: Any) -> FasterRCNN:
+        torch.manual_seed(0)
+        return FasterRCNN(**{**SMALL, **kwargs})
+
+    def test_one_pass_gives_losses_and_detections(self) -> None:
+        """Of a network whose norms do not count: the losses of training, the detections of evaluation."""
+        model, batch, calls = self.build(norm="frozen"), self.batch(), []
+        torch.manual_seed(0)
+        losses = model.train().loss_terms(batch)
+        network = model.eval().network
+        for name, part in (("backbone", network.backbone), ("head", network.rpn.head)):
+            part.register_forward_hook(lambda *_, name=name: calls.append(name))
+        with torch.inference_mode():
+            same, found = model.evaluate(batch)
+            assert calls == ["backbone", "head"]
+            plain = model.network(batch["image"])
+        assert same.keys() == losses.keys() == {"rpn_objectness", "rpn_box", "class", "box"}
+        assert all(torch.equal(same[name], losses[name]) for name in same)
+        for one, other in zip(found, plain, strict=True):
+            assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
+        assert not any(module.training for module in model.network.modules())
+
+    def test_single_map_as_in_the_paper(self) -> None:
+        model, batch = self.build(backbone="vgg11_bn", fpn=False, anchor_sizes=[16, 32, 64]), self.batch()
+        losses = model.loss_terms(batch)
+        sum(losses.values()).backward()
+        assert all(p.grad is not None for p in model.parameters())
+        with torch.inference_mode():
+            assert len(model.eval().detect(batch)) == 4
+
+    def test_samples_of_anchors_and_regions(self) -> None:
+        """At most half of the anchors and a quarter of the regions are objects (section 3.1.3; Girshick 2015, 2.3)."""
+        model, batch = self.build(), self.batch()
+        counts = {}
+        for name, part in (("rpn", model.network.rpn), ("roi", model.network.roi_heads)):
+            part.fg_bg_sampler = _Counting(part.fg_bg_sampler, counts.setdefault(name, []))
+        model.loss_terms(batch)
+        assert [sum(count) for count in counts["rpn"]] == [64] * 4
+        assert all(0 < objects <= 32 for objects, _ in counts["rpn"])
+        assert all(0 < objects <= 8 and objects + others <= 32 for objects, others in counts["roi"])
+
+    def test_boxes_keep_their_precision_under_bf16(self) -> None:
+        model, batch = self.build().eval(), self.batch()
+        seen = []
+        look = model.network.rpn.look
+        model.network.rpn.look = lambda *given: seen.append(look(*given)) or seen[-1]
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            terms, found = model.evaluate(batch)
+        assert {seen[0].anchors[0].dtype, seen[0].boxes.dtype, found[0]["boxes"].dtype} == {torch.float32}
+        assert {term.dtype for term in terms.values()} == {torch.float32}
+
+    def test_losses_and_detections_are_torchvisions(self) -> None:
+        """Of the same weights and random numbers, on images that are resized."""
+        ours, batch = self.build(norm="frozen", min_side=72, max_side=130), self.batch()
+        before, after = ({"train": 64, "test": 32}, {"train": 32, "test": 16})
+        kept = {f"rpn_pre_nms_top_n_{mode}": count for mode, count in before.items()}
+        kept |= {f"rpn_post_nms_top_n_{mode}": count for mode, count in after.items()}
+        theirs = TorchvisionFasterRCNN(
+            copy.deepcopy(ours.network.backbone),
+            min_size=72,
+            max_size=130,
+            rpn_anchor_generator=AnchorGenerator(((16,), (32,)), ((0.5, 1.0, 2.0),) * 2),
+            rpn_batch_size_per_image=64,
+            box_roi_pool=MultiScaleRoIAlign(
+                ["0", "1"], 7, 2, canonical_scale=112
+            ),  # the paper's 224, for these anchors
+            box_head=TwoMLPHead(16 * 49, 32),
+            box_predictor=FastRCNNPredictor(32, 6),
+            box_batch_size_per_image=32,
+            **kept,
+        )
+        theirs.load_state_dict(ours.network.state_dict())
+        theirs.transform.register_forward_hook(lambda *_: torch.default_generator.manual_seed(0) and None)
+        targets = [{key: target[key] for key in ("boxes", "labels")} for target in batch["target"]]
+        expected = theirs(batch["image"], targets)
+        torch.manual_seed(0)
+        losses = ours.loss_terms(batch)
+        pairs = {"rpn_objectness": "loss_objectness", "rpn_box": "loss_rpn_box_reg", "class": "loss_classifier"}
+        for name, term in (pairs | {"box": "loss_box_reg"}).items():
+            torch.testing.assert_close(losses[name], expected[term])
+        with torch.inference_mode():
+            found, same = ours.eval().detect(batch), theirs.eval()(batch["image"])
+        for one, other in zip(found, same, strict=True):
+            torch.testing.assert_close(one["boxes"], other["boxes"])
+            assert torch.equal(one["labels"], other["labels"])
+
+
+class _Counting:
+    """A sampler that notes how many objects, and how many others, it takes of every image."""
+
+    def __init__(self, sampler: Any, counts: list[tuple[int, int]]) -> None:
+        self.sampler, self.counts = sampler, counts
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        chosen = self.sampler(labels)
+        self.counts += [(int(objects.sum()), int(others.sum())) for objects, others in zip(*chosen, strict=True)]
+        return chosen
+
+
+def test_full_size_is_torchvisions() -> None:
+    with torch.device("meta"):
+        ours = FasterRCNN(num_classes=90).network
+        theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    assert ours.rpn._pre_nms_top_n == theirs.rpn._pre_nms_top_n
+    assert ours.rpn._post_nms_top_n == theirs.rpn._post_nms_top_n
+
+
+def test_paper_has_nine_anchors_per_location_and_a_pyramid_three() -> None:
+    """128, 256 and 512 pixels in three shapes at every 16 pixels; with a pyramid one size for each stride."""
+    with torch.device("meta"):
+        single = FasterRCNN(20, "vgg16", fpn=False, head_channels=4096).network
+        pyramid = FasterRCNN(20).network
+    assert single.rpn.head.cls_logits.out_channels == 9
+    assert single.rpn.head.bbox_pred.out_channels == 36
+    assert pyramid.rpn.head.cls_logits.out_channels == 3
+    assert single.roi_heads.box_head.fc6.weight.shape == (4096, 512 * 49)
+    image = ImageList(torch.empty(1, 3, 608, 1024), [(600, 1000)])
+    (boxes,) = single.rpn.anchor_generator(image, [torch.empty(1, 1, 38, 64)])
+    assert len(boxes) == 38 * 64 * 9
+    width, height = (boxes[:9, 2:] - boxes[:9, :2]).T
+    torch.testing.assert_close((width * height).sqrt(), torch.tensor([128.0, 256, 512] * 3), rtol=0.01, atol=0)
+    torch.testing.assert_close(height / width, torch.tensor([0.5, 1, 2]).repeat_interleave(3), rtol=0.02, atol=0)
+    assert [sizes for (sizes,) in pyramid.rpn.anchor_generator.sizes] == [32, 64, 128, 256, 512]
+
+
+def test_regions_are_pooled_at_the_strides_there_are() -> None:
+    """Whatever the first batch was: of 65 pixels, padded to 96, torchvision takes the stride of 4 for one of 2."""
+    model = FasterRCNN(**{**SMALL, "min_side": 65}).eval()
+    with torch.inference_mode():
+        model.detect({"image": [torch.rand(3, 65, 65)]})
+    pool = model.network.roi_heads.box_roi_pool
+    assert pool.scales == [1 / 4, 1 / 8]
+    side = torch.tensor([[0, 0, 55.0, 55], [0, 0, 57, 57]])
+    assert pool.map_levels([side]).tolist() == [0, 1]  # as 112 pixels part the two where anchors begin at 32
+
+
+def test_dropped_stages_are_not_built() -> None:
+    names = {name.split(".")[2] for name, _ in FasterRCNN(**SMALL).network.backbone.named_parameters("b")}
+    assert {"layer1", "layer2"} <= names
+    assert not names & {"layer3", "layer4", "fc"}
+
+
+def test_coco_weights_give_torchvisions_detections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its norms have no epsilon, which no checkpoint remembers; and the file has some names of old."""
+    torch.manual_seed(0)
+    theirs = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=6, min_size=64, max_size=64, box_score_thresh=0.0
+    ).eval()
+    frozen = [module for module in theirs.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert frozen
+    for module in frozen:
+        nn.init.uniform_(module.running_var, 1e-6, 1e-4)
+        nn.init.uniform_(module.weight, 0, 1e-4)
+    state = copy.deepcopy(theirs.state_dict())
+    for part in ("inner_blocks", "layer_blocks"):
+        for level in range(4):
+            for kind in ("weight", "bias"):
+                state[f"backbone.fpn.{part}.{level}.{kind}"] = state.pop(f"backbone.fpn.{part}.{level}.0.{kind}")
+    monkeypatch.setattr(torchvision_rcnn, "published", lambda weights: state)
+    small = {"min_side": 64, "max_side": 64, "score_threshold": 0.0}
+    ours = FasterRCNN(5, weights="coco", norm="frozen", **small).eval()
+    for module in frozen:
+        module.eps = 0.0
+    image = torch.rand(3, 64, 64)
+    with torch.inference_mode():
+        (found,), (expected,) = ours.detect({"image": [image]}), theirs([image])
+    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
+    other = FasterRCNN(2, weights="coco", norm="frozen", **small).network
+    assert other.roi_heads.box_predictor.cls_score.out_features == 3
+    assert torch.equal(other.rpn.head.cls_logits.weight, theirs.rpn.head.cls_logits.weight)
+
+
+def test_head_starts_from_vggs_hidden_layers() -> None:
+    """Section 3.2: all layers are those of the classifier but for the last."""
+    hidden = torch.zeros(4096, 512 * 49), torch.ones(4096, 4096)
+    state = {"classifier.0.weight": hidden[0], "classifier.3.weight": hidden[1]}
+    state |= {"classifier.0.bias": torch.zeros(4096), "classifier.3.bias": torch.ones(4096)}
+    with torch.device("meta"):
+        network = FasterRCNN(20, "vgg16", fpn=False, head_channels=4096).network
+    network.roi_heads.box_head.to_empty(device="cpu")
+    network._load_classifier(state)
+    assert torch.equal(network.roi_heads.box_head.fc6.weight, hidden[0])
+    assert torch.equal(network.roi_heads.box_head.fc7.weight, hidden[1])
+    assert network.roi_heads.box_head.fc7.bias.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"anchor_sizes": [8, 16, 32, 64, 128, 256]}, "model.anchor_sizes is .*one size for each map"),
+        ({"min_side": 200}, "model.min_side is 200 and max_side 128"),
+        ({"weights": "coco"}, "model.weights coco are of resnet50.*not of resnet18.*0.25"),
+        ({"weights": "imagenet"}, "model.weights imagenet is for model.width 1"),
+        ({"num_classes": None}, "model.num_classes is None"),
+    ],
+)
+def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        FasterRCNN(**{**SMALL, **arguments})
