@@ -1,7 +1,7 @@
-"""What every step of detection bought: ``python -m benchmarks.detection_ladder RUN [RUN ...] --names NAME ... --out FOLDER``.
+"""What every step of detection bought: ``python -m benchmarks.detection_ladder RUN [RUN ...] --names NAME ... --out DIR``.
 
-A RUN is the folder of a run that was tested on ``ShapesDetection``. Draws ``detection_ladder.png``, accuracy against time per
-image, from the runs' own metrics, and ``detection.png``, the same scenes through all of them.
+A RUN is the folder of a run that was tested on ``ShapesDetection``. Draws ``detection_ladder.png``, accuracy against time
+per image, from the runs' own metrics, and ``detection.png``, the same scenes through all of them.
 """
 
 import argparse

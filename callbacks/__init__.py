@@ -1,1 +1,1 @@
-"""What you see: drawing.py makes pictures of tensors, every other file a callback that shows one thing."""
+"""What you see: drawing.py and drawing_boxes.py make pictures of tensors, every other file a callback."""

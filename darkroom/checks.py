@@ -140,4 +140,7 @@ def predictions_are_written(trainer: Trainer) -> None:
     """A prediction that nobody writes would be work for nothing."""
     others = [callback for callback in trainer.callbacks if not isinstance(callback, ProgressBar)]
     if not any(is_overridden("on_predict_batch_end", callback, Callback) for callback in others):
-        raise UsageError("predict would write nothing; add a writer, for example --trainer.callbacks+=PredictionWriter")
+        raise UsageError(
+            "predict would write nothing; add a writer, --trainer.callbacks+=PredictionWriter for masks or DetectionWriter "
+            "for boxes"
+        )

@@ -187,13 +187,13 @@ class VOCDetection(DetectionDataModule):
             path.replace(goal)
         shutil.rmtree(part)
 
-    def _listed(self, year: str, name: str) -> list[tuple[Path, Path]]:
+    def _listed(self, year: str, listed: str) -> list[tuple[Path, Path]]:
         """Files of annotation and picture."""
         folder = self.devkit / f"VOC{year}"
         if not folder.is_dir():
             remedy = "--data.download true fetches it" if year in _ARCHIVES else "check data.root and data.years"
             raise DataError(f"folder {folder} does not exist; data.root must hold VOCdevkit/VOC{year}: {remedy}")
-        names = folder / "ImageSets" / "Main" / f"{name}.txt"
+        names = folder / "ImageSets" / "Main" / f"{listed}.txt"
         if not names.is_file():
             raise DataError(f"{names} does not exist; it should list a split's pictures, one name a line")
         images = {path.stem: path for path in list_images(folder / "JPEGImages")}
@@ -205,7 +205,7 @@ class VOCDetection(DetectionDataModule):
         return pairs
 
     def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
-        pairs = [pair for listed in self.lists_of[split] for pair in self._listed(*listed)]
+        pairs = [pair for year, listed in self.lists_of[split] for pair in self._listed(year, listed)]
         return [
             parse_voc(path, image, self.class_names, self.ignore_classes, self.one_based, image_id)
             for image_id, (path, image) in enumerate(pairs)

@@ -13,10 +13,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
 from darkroom.errors import UsageError
@@ -35,14 +35,6 @@ from lightning_modules.layers.pyramid import (
 Start = Literal["imagenet", "coco"]
 Targets = Sequence[Mapping[str, Tensor]]
 
-# torchvision's names of the losses, and ours.
-_TERMS = {
-    "loss_objectness": "rpn_objectness",
-    "loss_rpn_box_reg": "rpn_box",
-    "loss_classifier": "class",
-    "loss_box_reg": "box",
-    "loss_mask": "mask",
-}
 _COCO = {
     False: published_detectors.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
     True: published_detectors.MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
@@ -113,7 +105,7 @@ class _Scaling(GeneralizedRCNNTransform):
         for found, seen, size in zip(result, image_shapes, original_image_sizes, strict=True):
             found["boxes"] = clip(_stretched(found["boxes"], seen, size), size)
             if "masks" in found:
-                found["masks"] = paste(found["masks"][:, 0], found["boxes"], size)
+                found["masks"] = paste(found["masks"], found["boxes"], size)
         return result
 
 
@@ -189,7 +181,82 @@ class ProposalNetwork(RegionProposalNetwork):
         labels, boxes = self.assign_targets_to_anchors(seen.anchors, targets)
         wanted = self.box_coder.encode(boxes, seen.anchors)
         objectness, box = self.compute_loss(seen.objectness, seen.offsets, labels, wanted)
-        return {"loss_objectness": objectness, "loss_rpn_box_reg": box}
+        return {"rpn_objectness": objectness, "rpn_box": box}
+
+
+class RegionHeads(RoIHeads):
+    """torchvision's heads of the regions: in training the terms of their loss, else what they find, in the images' pixels
+    as the network sees them; ``masks`` are probabilities (M, 28, 28)."""
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Targets | None = None,
+    ) -> Any:
+        if self.training:
+            proposals, truths, labels, wanted = self.select_training_samples(proposals, targets)
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        logits, offsets = self.box_predictor(self.box_head(pooled))
+        if self.training:
+            class_, box = fastrcnn_loss(logits, offsets, labels, wanted)
+            masks = (
+                self._mask_loss(features, proposals, image_shapes, truths, labels, targets) if self.has_mask() else {}
+            )
+            return {"class": class_, "box": box, **masks}
+        found = zip(*self.postprocess_detections(logits, offsets, proposals, image_shapes), strict=True)
+        found = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in found]
+        if self.has_mask():
+            masks = self._masks(features, [one["boxes"] for one in found], image_shapes)
+            of_class = maskrcnn_inference(masks, [one["labels"] for one in found])
+            found = [one | {"masks": mask[:, 0]} for one, mask in zip(found, of_class, strict=True)]
+        return found
+
+    def _masks(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, boxes, sizes)))
+
+    def _mask_loss(
+        self,
+        maps: dict[str, Tensor],
+        boxes: list[Tensor],
+        sizes: list[tuple[int, int]],
+        truths: list[Tensor],
+        labels: list[Tensor],
+        targets: Targets,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the true class's mask, of regions that are objects."""
+        objects = [label > 0 for label in labels]
+        boxes, truths, labels = (
+            [value[some] for value, some in zip(values, objects, strict=True)] for values in (boxes, truths, labels)
+        )
+        logits, labels = self._masks(maps, boxes, sizes), torch.cat(labels)
+        wanted = [
+            mask_targets(target["masks"], box, truth, logits.shape[-1])
+            for target, box, truth in zip(targets, boxes, truths, strict=True)
+        ]
+        if not len(labels):
+            return {"mask": logits.sum() * 0}
+        chosen = logits[torch.arange(len(labels), device=labels.device), labels]
+        return {"mask": F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted))}
+
+
+def mask_targets(masks: Tensor, boxes: Tensor, truths: Tensor, cells: int) -> Tensor:
+    """What the masks of an image's regions should be: the parts of each cell that the object covers.
+
+    torchvision's are half a pixel off, which is much for small objects.
+
+    Args:
+        masks: of the objects (N, H, W).
+        boxes: the regions (R, 4).
+        truths: which object each one is, int64 (R,).
+        cells: S.
+
+    Returns:
+        float (R, S, S) in [0, 1].
+    """
+    rois = torch.cat([truths[:, None].to(boxes), boxes], 1)
+    return roi_align(masks[:, None].float(), rois, cells, aligned=True)[:, 0]
 
 
 class TwoStageNetwork(GeneralizedRCNN):
@@ -254,7 +321,7 @@ class TwoStageNetwork(GeneralizedRCNN):
             nms_thresh=rpn_nms_threshold,
         )
         canonical = 7 * min(anchor_sizes)
-        roi_heads = RoIHeads(
+        roi_heads = RegionHeads(
             _roi_align(levels, 7, canonical),
             TwoMLPHead(maps.out_channels * 49, head_channels),
             _BoxPredictor(head_channels, num_classes + 1),
@@ -284,7 +351,7 @@ class TwoStageNetwork(GeneralizedRCNN):
         seen = self.rpn.look(scaled, maps)
         if self.training and targets is not None:
             return self._losses(maps, seen, targets)
-        found, _ = self.roi_heads(maps, self.rpn.propose(seen), seen.sizes)
+        found = self.roi_heads(maps, self.rpn.propose(seen), seen.sizes)
         found = self.transform.postprocess(found, seen.sizes, sizes)
         if targets is None:
             return found
@@ -296,9 +363,7 @@ class TwoStageNetwork(GeneralizedRCNN):
         return self(images, targets) if self.training else self(images, targets)[0]
 
     def _losses(self, maps: dict[str, Tensor], seen: _Seen, targets: Targets) -> dict[str, Tensor]:
-        terms = self.rpn.losses(seen, targets)
-        _, of_regions = self.roi_heads(maps, self.rpn.propose(seen), seen.sizes, targets)
-        return {_TERMS[name]: term for name, term in (terms | of_regions).items()}
+        return self.rpn.losses(seen, targets) | self.roi_heads(maps, self.rpn.propose(seen), seen.sizes, targets)
 
     def _load_coco(self, backbone_name: str, width: float, fpn: bool, masks: bool) -> None:
         if (backbone_name, width, fpn) != ("resnet50", 1, True):

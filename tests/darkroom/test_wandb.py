@@ -11,8 +11,10 @@ from tests.conftest import CONFIGS
 
 def records(path: Path) -> Iterator[Any]:
     """Reads an offline run: a LevelDB log of blocks of 32 KiB, each record a protocol buffer."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # its process may still be writing
     data, position, parts = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
     while position + 7 <= len(data):

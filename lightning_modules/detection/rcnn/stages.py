@@ -19,8 +19,8 @@ _RETRAIN = 2000  # a class's SVM is trained again when more negatives than this 
 class Examples:
     """Features that an epoch collects: those of true boxes, the SVMs' positives, and pairs for the box regression.
 
-    Its length is the number of pairs. Kept in main memory. Of a class with more than ``max_pairs`` pairs the first ones are kept, which is a random choice,
-    since the loader shuffles.
+    Its length is the number of pairs. Kept in main memory. Of a class with more than ``max_pairs`` pairs the first ones are
+    kept, which is a random choice, since the loader shuffles.
 
     Args:
         num_classes: K.

@@ -87,7 +87,7 @@ class RCNN(ObjectDetection):
     - fine-tuning of the classifier, with softmax and background, on regions drawn from each batch;
     - an epoch that collects features, at whose end the box regression is solved: fc7 of the true boxes, which are the
       SVMs' only positives, and pool5 of regions with an IoU of at least .6 with a true box;
-    - an epoch of hard-negative mining: linear SVMs on fc7, whose negatives have an IoU below .3 with the class's true boxes.
+    - an epoch of hard-negative mining: linear SVMs on fc7; a class's negatives have an IoU below .3 with its true boxes.
 
     In the last two no weight of the network moves, and the network is in evaluation; ``train/loss`` is 0. Detections are
     judged by what there is: softmax, then the SVMs through a sigmoid; boxes as proposed, then regressed once. In training,
@@ -230,8 +230,8 @@ class RCNN(ObjectDetection):
             )
         if self.finetune_epochs is not None and epochs != self.finetune_epochs + later:
             raise UsageError(
-                f"trainer.max_epochs is {epochs}, but model.finetune_epochs {self.finetune_epochs} and {later} more for SVMs "
-                f"and box regression make {self.finetune_epochs + later}: set it to that"
+                f"trainer.max_epochs is {epochs}; model.finetune_epochs {self.finetune_epochs} and {later} for SVMs and "
+                f"box regression make {self.finetune_epochs + later}: set it to that"
             )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

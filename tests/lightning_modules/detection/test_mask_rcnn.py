@@ -1,0 +1,144 @@
+"""Mask R-CNN: the paper's branch and loss, and masks at the size of the image."""
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
+
+from darkroom.errors import UsageError
+from datamodules.shapes_detection import ShapesDetection
+from lightning_modules.detection import torchvision_rcnn
+from lightning_modules.detection.faster_rcnn import FasterRCNN
+from lightning_modules.detection.mask_rcnn import MaskRCNN
+from lightning_modules.detection.torchvision_rcnn import mask_targets, paste
+from tests.contracts.detection import DetectionContract
+
+SMALL = {
+    "num_classes": 5,
+    "backbone": "resnet18",
+    "width": 0.25,
+    "fpn_channels": 16,
+    "head_channels": 32,
+    "mask_channels": 8,
+    "anchor_sizes": [16, 32],
+    "min_side": 64,
+    "max_side": 128,
+    "rpn_samples": 64,
+    "roi_samples": 32,
+    "proposals_before_nms": (64, 32),
+    "proposals": (32, 16),
+}
+
+
+class TestMaskRCNN(DetectionContract):
+    steps = 80
+
+    def build(self, **kwargs: Any) -> MaskRCNN:
+        torch.manual_seed(0)
+        return MaskRCNN(**{**SMALL, **kwargs})
+
+    def data(self, **kwargs: Any) -> ShapesDetection:
+        return super().data(masks=True, **kwargs)
+
+    def test_one_pass_gives_losses_and_detections(self) -> None:
+        model, batch, calls = self.build(norm="frozen"), self.batch(), []
+        torch.manual_seed(0)
+        losses = model.train().loss_terms(batch)
+        model.eval().network.backbone.register_forward_hook(lambda *_: calls.append(1))
+        with torch.inference_mode():
+            same, found = model.evaluate(batch)
+            assert len(calls) == 1
+            plain = model.network(batch["image"])
+        assert same.keys() == losses.keys() == {"rpn_objectness", "rpn_box", "class", "box", "mask"}
+        assert all(torch.equal(same[name], losses[name]) for name in same)
+        for one, other in zip(found, plain, strict=True):
+            assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels", "masks"))
+
+    def test_mask_loss_is_of_the_true_class_only(self) -> None:
+        """Section 3: the other classes' masks have no say."""
+        model, batch = self.build(), self.batch(objects=(1, 1))
+        batch = {key: value[:1] for key, value in batch.items()}
+        (label,) = batch["target"][0]["labels"].tolist()
+        model.eval().loss_terms(batch)["mask"].backward()
+        rows = model.network.roi_heads.mask_predictor.mask_fcn_logits.weight.grad.flatten(1).abs().sum(1)
+        assert len(rows) == 6
+        assert rows[label] > 0
+        assert rows[torch.arange(6) != label].max() == 0
+
+    def test_masks_lie_in_their_boxes(self) -> None:
+        model, batch = self.build(score_threshold=0.0).eval(), self.batch()
+        with torch.inference_mode():
+            found = model.detect(batch)[0]
+        assert found["masks"].any()
+        for box, mask in zip(found["boxes"], found["masks"], strict=True):
+            y, x = mask.nonzero().T
+            inside = (x + 1 > box[0]) & (x < box[2]) & (y + 1 > box[1]) & (y < box[3])
+            assert inside.all()
+
+    def test_objects_without_masks_are_refused(self) -> None:
+        model, batch = self.build(), self.batch()
+        del batch["target"][1]["masks"]
+        with pytest.raises(UsageError, match="MaskRCNN needs masks.*data.masks"):
+            model.loss_terms(batch)
+
+
+def test_full_size_is_torchvisions() -> None:
+    with torch.device("meta"):
+        ours = MaskRCNN(num_classes=90).network
+        theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+def test_branch_of_the_paper() -> None:
+    """Regions of 14 x 14, four convolutions of 256, and a deconvolution to 28 x 28 (figure 4, right)."""
+    with torch.device("meta"):
+        heads = MaskRCNN(num_classes=80).network.roi_heads
+        masks = heads.mask_predictor(heads.mask_head(torch.empty(2, 256, *heads.mask_roi_pool.output_size)))
+    assert heads.mask_roi_pool.output_size == (14, 14)
+    assert heads.box_roi_pool.output_size == (7, 7)
+    assert [block[0].out_channels for block in heads.mask_head] == [256] * 4
+    assert masks.shape == (2, 81, 28, 28)
+
+
+def test_options_are_those_of_faster_rcnn() -> None:
+    ours, theirs = (inspect.signature(technique).parameters for technique in (MaskRCNN, FasterRCNN))
+    assert set(ours) - set(theirs) == {"mask_channels"}
+    assert set(theirs) - set(ours) == {"fpn"}
+    same = set(ours) & set(theirs) - {"anchor_sizes"}
+    assert all(ours[name].default == theirs[name].default for name in same)
+
+
+def test_pasting_fills_a_box_and_nothing_else() -> None:
+    boxes = torch.tensor([[3.0, 5, 20, 12], [0, 0, 30, 24], [10, 10, 11, 13]])
+    pasted = paste(torch.ones(3, 28, 28), boxes, (24, 30))
+    expected = torch.zeros(3, 24, 30, dtype=torch.bool)
+    expected[0, 5:12, 3:20] = True
+    expected[1] = True
+    expected[2, 10:13, 10:11] = True
+    assert torch.equal(pasted, expected)
+    assert paste(torch.ones(0, 28, 28), torch.zeros(0, 4), (24, 30)).shape == (0, 24, 30)
+
+
+def test_pasting_undoes_the_targets() -> None:
+    """A disc, cut out as the branch should learn it and put back, survives; torchvision's way moves and widens it."""
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(80) + 0.5, indexing="ij")
+    disc = (x - 40.3) ** 2 + (y - 30.6) ** 2 < 13.4**2
+    box, which = torch.tensor([[25.6, 15.7, 55.4, 45.2]]), torch.tensor([1])
+    masks = torch.stack([torch.zeros_like(disc), disc])
+    back = paste(mask_targets(masks, box, which, 28), box, (64, 80))[0]
+    theirs = paste_masks_in_image(project_masks_on_boxes(masks, box, which, 28)[:, None], box, (64, 80))[0, 0] >= 0.5
+    assert (back != disc).sum() < 0.01 * disc.sum()
+    assert (theirs != disc).sum() > 0.05 * disc.sum()
+
+
+def test_pasting_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, corner = torch.rand(7, 28, 28), torch.rand(7, 2) * 20
+    boxes = torch.cat([corner, corner + 1 + torch.rand(7, 2) * 20], 1)
+    whole = paste(masks, boxes, (40, 40))
+    monkeypatch.setattr(torchvision_rcnn, "_PASTED", 40 * 40 * 2)
+    assert torch.equal(paste(masks, boxes, (40, 40)), whole)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(paste(masks, boxes, (40, 40)), whole)

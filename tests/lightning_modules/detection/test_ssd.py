@@ -1,0 +1,252 @@
+"""SSD: the paper's default boxes, matches, hard negatives and layers."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import ssd300_vgg16
+from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection.ssd import SSD as TorchvisionSSD
+from torchvision.ops import box_iou
+
+from darkroom.errors import UsageError
+from lightning_modules.detection import ssd
+from lightning_modules.detection.boxes import encode
+from lightning_modules.detection.ssd import SSD, L2Norm, SSDNetwork, assign, box_sizes, hard_negatives, ssd_loss
+from tests.contracts.detection import DetectionContract
+
+SMALL = {"num_classes": 5, "image_size": 64, "backbone": "resnet18", "width": 0.25, "sizes": [10, 16, 24, 36, 50]}
+
+
+class TestSSD(DetectionContract):
+    steps = 100
+
+    def build(self, **kwargs: Any) -> SSD:
+        torch.manual_seed(0)
+        return SSD(**{**SMALL, **kwargs})
+
+    def test_one_pass_gives_losses_and_detections(self) -> None:
+        model, batch, calls = self.build(norm="frozen").eval(), self.batch(), []
+        losses, plain = model.train().loss_terms(batch), model.eval().detect(batch)
+        model.network.body.register_forward_hook(lambda *_: calls.append(1))
+        same, found = model.evaluate(batch)
+        assert len(calls) == 1
+        assert losses.keys() == same.keys() == {"box", "class"}
+        assert all(torch.equal(losses[name], same[name]) for name in same)
+        assert all(torch.equal(one["boxes"], other["boxes"]) for one, other in zip(found, plain, strict=True))
+
+
+class TestSSDOnVGG(TestSSD):
+    test_learns_one_batch_by_heart = None
+
+    def build(self, **kwargs: Any) -> SSD:
+        return super().build(**{"backbone": "vgg11_bn", "width": 0.1, "sizes": "voc", **kwargs})
+
+
+# --- default boxes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "maps", "per_cell"),
+    [
+        (300, [38, 19, 10, 5, 3, 1], [4, 6, 6, 6, 4, 4]),
+        (512, [64, 32, 16, 8, 4, 2, 1], [4, 6, 6, 6, 6, 4, 4]),
+    ],
+)
+def test_maps_and_number_of_default_boxes(side: int, maps: list[int], per_cell: list[int]) -> None:
+    with torch.device("meta"):
+        network = SSDNetwork(20, image_size=side)
+        seen = []
+        for part in (network.rescale, network.fc, *network.extra):
+            part.register_forward_hook(lambda _module, _given, made: seen.append(made.shape[-1]))
+        offsets, logits = network(torch.empty(1, 3, side, side))
+    assert sorted(seen, reverse=True) == maps
+    boxes = sum(cells * side**2 for cells, side in zip(per_cell, maps, strict=True))
+    assert boxes == len(network.default_boxes) == {300: 8732, 512: 24564}[side]
+    assert offsets.shape == (1, boxes, 4)
+    assert logits.shape == (1, boxes, 21)
+
+
+@pytest.mark.parametrize(
+    ("data", "side", "sizes"),
+    [
+        ("voc", 300, [30, 60, 111, 162, 213, 264, 315]),
+        ("coco", 300, [21, 45, 99, 153, 207, 261, 315]),
+        ("voc", 512, [35.84, 76.8, 153.6, 230.4, 307.2, 384, 460.8, 537.6]),
+        ("coco", 512, [20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72]),
+    ],
+)
+def test_sizes_are_the_authors(data: Any, side: int, sizes: list[float]) -> None:
+    assert [part * side for part in box_sizes(data, len(sizes) - 1)] == pytest.approx(sizes)
+
+
+def test_default_boxes_of_a_cell() -> None:
+    """Two squares, the larger of the geometric mean with the next size, and ratios 2 and 1/2; centres 8 pixels apart."""
+    with torch.device("meta"):
+        boxes = SSDNetwork(20).default_boxes
+    first = boxes[:4]
+    torch.testing.assert_close((first[:, :2] + first[:, 2:]) / 2, torch.full((4, 2), 4.0))
+    root = 2**0.5
+    expected = [[30, 30], [1800**0.5] * 2, [30 * root, 30 / root], [30 / root, 30 * root]]
+    torch.testing.assert_close(first[:, 2:] - first[:, :2], torch.tensor(expected))
+    torch.testing.assert_close(boxes[4, :2] - boxes[0, :2], torch.tensor([8.0, 0]))
+
+
+# --- matching and loss --------------------------------------------------------------------------------------------------
+
+
+def test_every_truth_has_a_default_box_and_others_above_one_half() -> None:
+    default_boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [30, 30, 40, 40], [50, 50, 60, 60]])
+    truth = torch.tensor([[0.0, 0, 10, 10], [38, 38, 48, 48]])
+    assert box_iou(truth[1:], default_boxes).max() < 0.1
+    assert assign(default_boxes, truth).tolist() == [0, 0, 1, -1]
+    assert assign(default_boxes, truth[:0]).tolist() == [-1] * 4
+    assert torch.equal(assign(default_boxes, truth), SSDMatcher(0.5)(box_iou(truth, default_boxes)))
+
+
+def test_two_truths_with_the_same_best_default_box_both_have_one() -> None:
+    """The better one keeps it; in torchvision the last one of them takes it, and the other has none."""
+    default_boxes = torch.tensor([[0.0, 0, 30, 30], [20, 0, 60, 30], [80, 80, 90, 90]])
+    truth = torch.tensor([[1.0, 0, 30, 30], [2, 0, 30, 26]])
+    assert box_iou(truth, default_boxes).argmax(1).tolist() == [0, 0]
+    assert assign(default_boxes, truth).tolist() == [0, 1, -1]
+    more = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30], [40, 40, 50, 50], [60, 60, 70, 70]])
+    assert sorted(assign(default_boxes, more).tolist()) != [-1, -1, -1]  # more truths than default boxes
+
+
+def test_hard_negatives_are_three_for_each_positive_of_their_image() -> None:
+    torch.manual_seed(0)
+    losses, positive = torch.rand(3, 40), torch.zeros(3, 40, dtype=torch.bool)
+    positive[0, :5] = positive[1, 7] = True
+    chosen = hard_negatives(losses, positive)
+    assert chosen.sum(1).tolist() == [15, 3, 0]
+    assert not (chosen & positive).any()
+    for row in (0, 1):
+        rest = losses[row].masked_fill(positive[row], -1)
+        assert rest[chosen[row]].min() >= rest[~chosen[row]].max()
+
+
+def test_no_positive_is_counted_twice() -> None:
+    """Where more than a quarter of the default boxes are positive, three negatives for each are not to be had."""
+    torch.manual_seed(0)
+    default_boxes = torch.tensor([[20.0 * x, 0, 20.0 * x + 10, 10] for x in range(8)])
+    target = {"boxes": default_boxes[:4] + 1, "labels": torch.tensor([1, 2, 1, 2])}
+    assert (assign(default_boxes, target["boxes"]) >= 0).sum() == 4  # half of them
+    offsets, logits = torch.randn(1, 8, 4), torch.randn(1, 8, 3)
+    terms = ssd_loss(offsets, logits, default_boxes, [target])
+    labels = torch.tensor([1, 2, 1, 2, 0, 0, 0, 0])
+    torch.testing.assert_close(terms["class"], F.cross_entropy(logits[0], labels, reduction="sum") / 4)
+    wanted = encode(target["boxes"], default_boxes[:4])
+    torch.testing.assert_close(terms["box"], F.smooth_l1_loss(offsets[0, :4], wanted, reduction="sum") / 4)
+    theirs = _torchvisions_loss(offsets, logits, default_boxes, [target])
+    assert theirs["classification"] > terms["class"] + 0.1  # it takes eight negatives of four
+
+
+def test_loss_is_torchvisions_where_positives_are_few() -> None:
+    torch.manual_seed(0)
+    default_boxes = torch.rand(60, 2) * 50
+    default_boxes = torch.cat([default_boxes, default_boxes + 8], 1)
+    targets = [
+        {"boxes": default_boxes[[3, 40]] + 1, "labels": torch.tensor([2, 1])},
+        {"boxes": default_boxes[[9]] - 1, "labels": torch.tensor([1])},
+    ]
+    offsets, logits = torch.randn(2, 60, 4), torch.randn(2, 60, 3)
+    terms = ssd_loss(offsets, logits, default_boxes, targets)
+    expected = _torchvisions_loss(offsets, logits, default_boxes, targets)
+    torch.testing.assert_close(terms["class"], expected["classification"])
+    torch.testing.assert_close(terms["box"], expected["bbox_regression"])
+
+
+def _torchvisions_loss(offsets: Tensor, logits: Tensor, boxes: Tensor, targets: list[dict]) -> dict[str, Tensor]:
+    network = TorchvisionSSD.__new__(TorchvisionSSD)
+    nn.Module.__init__(network)
+    network.box_coder, network.neg_to_pos_ratio = BoxCoder((10.0, 10.0, 5.0, 5.0)), 3.0
+    matches = [SSDMatcher(0.5)(box_iou(target["boxes"], boxes)) for target in targets]
+    outputs = {"bbox_regression": offsets, "cls_logits": logits}
+    return network.compute_loss(targets, outputs, [boxes] * len(targets), matches)
+
+
+def test_images_without_objects_alone_teach_nothing() -> None:
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    logits = torch.randn(2, 5, 3, requires_grad=True)
+    offsets = torch.randn(2, 5, 4, requires_grad=True)
+    terms = ssd_loss(offsets, logits, torch.rand(5, 4) + torch.tensor([0.0, 0, 2, 2]), [empty, empty])
+    sum(terms.values()).backward()
+    assert terms["box"] == terms["class"] == 0
+    assert logits.grad.abs().max() == offsets.grad.abs().max() == 0
+
+
+# --- layers and weights -------------------------------------------------------------------------------------------------
+
+
+def test_conv4_3_is_rescaled_to_20() -> None:
+    map_ = L2Norm(16)(torch.randn(2, 16, 3, 3) * 7)
+    torch.testing.assert_close(map_.norm(dim=1), torch.full((2, 3, 3), 20.0))
+    with torch.device("meta"):
+        network = SSDNetwork(20)
+    assert network.rescale.weight.shape == (512,)
+    assert (network.fc[1].dilation, network.fc[1].padding, network.fc[1].out_channels) == ((6, 6), (6, 6), 1024)
+
+
+def test_size_is_the_papers_and_torchvisions() -> None:
+    with torch.device("meta"):
+        paper, ours = SSDNetwork(20), SSDNetwork(90, sizes="coco")
+        theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
+    assert sum(p.numel() for p in paper.parameters()) == 26_285_486
+    state = {ssd._ours(name): value.shape for name, value in theirs.state_dict().items()}
+    assert state == {name: value.shape for name, value in ours.state_dict().items()}
+
+
+def test_torchvisions_weights_give_torchvisions_detections() -> None:
+    """They take images in [0, 255], ours in deviations."""
+    with torch.device("meta"):
+        theirs, ours = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3), SSD(2, sizes="coco")
+    theirs, mean, std = (
+        theirs.to_empty(device="cpu").eval(),
+        torch.tensor(ssd._CAFFE_MEAN),
+        torch.tensor(ssd.IMAGENET_STD),
+    )
+    boxes = ours.network.default_boxes
+    network = ours.to_empty(device="cpu").network
+    network.default_boxes.copy_(boxes), network.mean.copy_(mean.view(3, 1, 1)), network.std.copy_(std.view(3, 1, 1))
+    torch.manual_seed(0)
+    for name, value in theirs.state_dict().items():
+        value.normal_(std=(2 / value[0].numel()) ** 0.5) if value.dim() > 1 else value.fill_(
+            20.0 if "scale" in name else 0
+        )
+    network.load_caffe(theirs.state_dict())
+    image = torch.rand(3, 240, 320)
+    with torch.inference_mode():
+        (found,), (expected,) = ours.eval().detect({"image": [image]}), theirs([image])
+    assert len(found["boxes"]) == 200
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=1e-3, atol=0.1)
+
+
+def test_coco_weights_of_other_classes_leave_the_head_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
+    state = {name: torch.zeros(value.shape) for name, value in theirs.state_dict().items()}
+    monkeypatch.setattr(ssd, "published", lambda weights: state)
+    monkeypatch.setattr(nn.init, "kaiming_normal_", lambda weight, **_: weight)  # faster to build
+    network = SSD(5, sizes="coco", weights="coco").network
+    assert network.fc[1].weight.abs().max() == network.head.regression_head.module_list[0].weight.abs().max() == 0
+    assert network.head.classification_head.module_list[0].weight.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sizes": [10, 20, 30]}, "model.sizes is .* at 64 pixels it has to be 5 sizes"),
+        ({"sizes": [10, 20, 30, 50, 40]}, "model.sizes is .*ascending"),
+        ({"image_size": 32}, "model.image_size is 32"),
+        ({"weights": "coco"}, "model.weights coco are of backbone vgg16, image_size 300"),
+        ({"weights": "imagenet"}, "model.weights imagenet is for model.width 1"),
+        ({"num_classes": None}, "model.num_classes is None"),
+    ],
+)
+def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        SSD(**{**SMALL, **arguments})
