@@ -46,7 +46,7 @@ class VisionDataModule(LightningDataModule):
 
     class_names: Sequence[str]
     image_shape: tuple[int, int, int]
-    lists: ClassVar[frozenset[str]] = frozenset({"proposals"})  # entries of a batch that are lists, not stacked
+    unstacked: ClassVar[frozenset[str]] = frozenset({"proposals"})  # entries of a batch that are lists
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class VisionDataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             drop_last=train and len(sampler) >= batch_size,  # a lone last sample would upset batch norm
-            collate_fn=partial(collate, lists=self.lists),
+            collate_fn=partial(collate, unstacked=self.unstacked),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",

@@ -106,7 +106,7 @@ class DetectionDataModule(VisionDataModule):
         proposal_workers: processes that make what is missing before the fit; None: one per processor.
     """
 
-    lists: ClassVar[frozenset[str]] = frozenset({"image", "target", "proposals"})
+    unstacked: ClassVar[frozenset[str]] = frozenset({"image", "target", "proposals"})
 
     def __init__(
         self,
@@ -162,6 +162,15 @@ class DetectionDataModule(VisionDataModule):
 
     def finish(self, split: str) -> list[v2.Transform]:
         return [KeepVisible(self.min_box)] if split == "train" else []
+
+    def _transforms(self, split: str) -> list[v2.Transform]:
+        transforms = super()._transforms(split)
+        if self.proposals is not None and any(isinstance(one, v2.RandomIoUCrop) for one in transforms):
+            raise UsageError(
+                "data.augment has RandomIoUCrop, which takes all boxes of a sample for objects, but data.proposals adds "
+                "others; flips and scales go with proposals"
+            )
+        return transforms
 
     def supplied(self, dataset: Dataset) -> Dataset:
         if self.proposals is None:

@@ -142,18 +142,18 @@ def _as_tensors(value: Any) -> Any:
     return value.as_subclass(torch.Tensor) if isinstance(value, tv_tensors.TVTensor) else value
 
 
-def collate(samples: dict[str, Any] | list[dict[str, Any]], lists: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """Stacks samples into a batch, but the entries in ``lists``; a data set that made a whole batch is left alone."""
+def collate(samples: dict[str, Any] | list[dict[str, Any]], unstacked: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Stacks samples into a batch, but the entries in ``unstacked``; a data set that made a whole batch is left alone."""
     if isinstance(samples, dict):
         return samples
     shapes = {tuple(sample["image"].shape) for sample in samples}
-    if len(shapes) > 1 and "image" not in lists:
+    if len(shapes) > 1 and "image" not in unstacked:
         names = ", ".join(str(sample.get("path", "?")) for sample in samples[:4])
         raise DataError(
             f"images of different shapes {sorted(shapes)} cannot share a batch ({names} ...): "
             "set data.eval_batch_size to 1, or use images of one size"
         )
-    listed = {key: [_as_tensors(sample[key]) for sample in samples] for key in lists & samples[0].keys()}
+    listed = {key: [_as_tensors(sample[key]) for sample in samples] for key in unstacked & samples[0].keys()}
     rest = [{key: value for key, value in sample.items() if key not in listed} for sample in samples]
     return (default_collate(rest) if rest[0] else {}) | listed
 

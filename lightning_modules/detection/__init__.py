@@ -7,7 +7,7 @@ from lightning_modules.detection.mask_rcnn import MaskRCNN
 from lightning_modules.detection.metrics import COCOScores, VOCScores
 from lightning_modules.detection.sliding_window import SlidingWindow, WindowClassifier
 from lightning_modules.detection.ssd import SSD, SSDNetwork
-from lightning_modules.detection.yolo import YOLO, YOLONetwork
+from lightning_modules.detection.yolo import YOLO, YOLONetwork, yolo_loss
 
 __all__ = [
     "SSD",
@@ -23,4 +23,5 @@ __all__ = [
     "VOCScores",
     "WindowClassifier",
     "YOLONetwork",
+    "yolo_loss",
 ]

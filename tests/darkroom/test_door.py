@@ -46,6 +46,14 @@ def test_list_names_what_there_is(darkroom: Callable) -> None:
         "UNet",
         "Ensemble",
         "SemanticSegmentation",
+        "SlidingWindow",
+        "RCNN",
+        "FastRCNN",
+        "FasterRCNN",
+        "MaskRCNN",
+        "SSD",
+        "YOLO",
+        "ObjectDetection",
     }
     assert ladder == set(classes("lightning_modules", "Technique"))
     for name in ("UNet", "ShapesSegmentation", "ImageMaskFolder", "VOCSegmentation", "SegmentationMaskLogger"):

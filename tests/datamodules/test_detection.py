@@ -15,6 +15,7 @@ from darkroom.errors import DataError, UsageError
 from datamodules.coco_detection import CocoDetection
 from datamodules.detection import KeepVisible
 from datamodules.loading import as_tv_tensors
+from datamodules.proposals import GridProposals
 from datamodules.shapes_detection import ShapesDetection
 from datamodules.voc_detection import VOCDetection
 from datamodules.yolo_folder import YoloFolder
@@ -241,3 +242,8 @@ def test_masks_become_bool_and_pictures_floats_on_the_device(tmp_path: Path) -> 
 def test_min_box_is_a_side() -> None:
     with pytest.raises(UsageError, match="data.min_box is 0"):
         VOCDetection(min_box=0)
+
+
+def test_proposals_and_crops_of_objects_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="data.augment has RandomIoUCrop.*data.proposals"):
+        build(tmp_path, augment=[v2.RandomIoUCrop()], proposals=GridProposals())

@@ -117,8 +117,7 @@ class HardNegatives:
     Args:
         num_classes: K.
         cost: C of the SVMs.
-        max_negatives: vectors kept at most, over all classes. Beyond, the SVMs are trained again, and of what then is not
-            easy the hardest remain.
+        max_negatives: vectors kept at most, over all classes; of more, those with the highest scores remain.
         state: ``positives`` (N, D), scaled, and their ``labels`` (N,), from 1; or what ``state_dict`` said.
     """
 
@@ -158,7 +157,6 @@ class HardNegatives:
         elif (self.added > _RETRAIN).any():
             self.train(self.added > _RETRAIN)
         if len(self.negatives) > self.max_negatives:
-            self.train(self.added > 0)
             worst = self.scores(self.negatives).where(self.negative, float("-inf")).amax(1)
             self._keep(worst.argsort(descending=True, stable=True)[: self.max_negatives].sort().values)
 

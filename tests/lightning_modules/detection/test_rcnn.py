@@ -142,7 +142,7 @@ def test_network_of_the_paper() -> None:
 # --- hard negatives and boxes -----------------------------------------------------------------------------------------
 
 
-def mining(cost: float = 0.1, max_negatives: int = 1000) -> tuple[HardNegatives, Tensor]:
+def mining(cost: float = 0.1, max_negatives: int = 5000) -> tuple[HardNegatives, Tensor]:
     """One class at 3 on the first axis, and a first image of background around -3."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(60, 4, generator=generator) / 4

@@ -160,12 +160,18 @@ def test_loss_is_torchvisions_where_positives_are_few() -> None:
 
 
 def _torchvisions_loss(offsets: Tensor, logits: Tensor, boxes: Tensor, targets: list[dict]) -> dict[str, Tensor]:
-    network = TorchvisionSSD.__new__(TorchvisionSSD)
-    nn.Module.__init__(network)
-    network.box_coder, network.neg_to_pos_ratio = BoxCoder((10.0, 10.0, 5.0, 5.0)), 3.0
     matches = [SSDMatcher(0.5)(box_iou(target["boxes"], boxes)) for target in targets]
     outputs = {"bbox_regression": offsets, "cls_logits": logits}
-    return network.compute_loss(targets, outputs, [boxes] * len(targets), matches)
+    return _without_network().compute_loss(targets, outputs, [boxes] * len(targets), matches)
+
+
+def _without_network() -> TorchvisionSSD:
+    """torchvision's loss and postprocessing."""
+    theirs = TorchvisionSSD.__new__(TorchvisionSSD)
+    nn.Module.__init__(theirs)
+    theirs.box_coder, theirs.neg_to_pos_ratio = BoxCoder((10.0, 10.0, 5.0, 5.0)), 3.0
+    theirs.score_thresh, theirs.nms_thresh, theirs.topk_candidates, theirs.detections_per_img = 0.01, 0.45, 400, 200
+    return theirs
 
 
 def test_images_without_objects_alone_teach_nothing() -> None:
@@ -199,38 +205,54 @@ def test_size_is_the_papers_and_torchvisions() -> None:
     assert state == {name: value.shape for name, value in ours.state_dict().items()}
 
 
-def test_torchvisions_weights_give_torchvisions_detections() -> None:
-    """They take images in [0, 255], ours in deviations."""
-    with torch.device("meta"):
-        theirs, ours = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3), SSD(2, sizes="coco")
-    theirs, mean, std = (
-        theirs.to_empty(device="cpu").eval(),
-        torch.tensor(ssd._CAFFE_MEAN),
-        torch.tensor(ssd.IMAGENET_STD),
-    )
-    boxes = ours.network.default_boxes
-    network = ours.to_empty(device="cpu").network
-    network.default_boxes.copy_(boxes), network.mean.copy_(mean.view(3, 1, 1)), network.std.copy_(std.view(3, 1, 1))
+@pytest.fixture
+def without_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VGG16 is built in no time."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda weight, *_, **__: weight)
+
+
+def test_torchvisions_weights_give_torchvisions_answers(without_init: None) -> None:
+    """Though they take images in [0, 255], and ours divides by deviations."""
+    theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3).eval()
+    ours = SSD(2, sizes="coco").eval()
     torch.manual_seed(0)
     for name, value in theirs.state_dict().items():
-        value.normal_(std=(2 / value[0].numel()) ** 0.5) if value.dim() > 1 else value.fill_(
-            20.0 if "scale" in name else 0
-        )
-    network.load_caffe(theirs.state_dict())
+        value.normal_(std=(2 / value[0].numel()) ** 0.5) if value.dim() > 1 else value.fill_("scale" in name)
+    ours.network.load_caffe(theirs.state_dict())
     image = torch.rand(3, 240, 320)
     with torch.inference_mode():
-        (found,), (expected,) = ours.eval().detect({"image": [image]}), theirs([image])
+        seen, _ = theirs.transform([image])
+        maps = list(theirs.backbone(seen.tensors).values())
+        expected, boxes = theirs.head(maps), theirs.anchor_generator(seen, maps)[0]
+        offsets, logits = ours([image])
+    torch.testing.assert_close(ours.network.default_boxes, boxes)
+    torch.testing.assert_close(offsets, expected["bbox_regression"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits, expected["cls_logits"], rtol=1e-3, atol=1e-3)
+
+
+def test_detections_are_torchvisions() -> None:
+    """Of the same answers: the best 400 of a class, above .01, overlaps of .45, 200 an image."""
+    torch.manual_seed(0)
+    model = SSD(**SMALL).eval()
+    boxes = model.network.default_boxes
+    offsets, logits = torch.randn(1, len(boxes), 4) * 0.3, torch.randn(1, len(boxes), 6) * 3
+    model.forward = lambda images: (offsets, logits)
+    (found,) = model.detect({"image": [torch.rand(3, 64, 64)]})
+    theirs = _without_network()
+    outputs = {"bbox_regression": offsets, "cls_logits": logits}
+    (expected,) = theirs.postprocess_detections(outputs, [boxes], [(64, 64)])
     assert len(found["boxes"]) == 200
-    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=1e-3, atol=0.1)
+    torch.testing.assert_close(found["scores"], expected["scores"])
+    torch.testing.assert_close(found["boxes"], expected["boxes"])
+    assert torch.equal(found["labels"], expected["labels"])
 
 
-def test_coco_weights_of_other_classes_leave_the_head_new(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco_weights_of_other_classes_leave_the_head_new(monkeypatch: pytest.MonkeyPatch, without_init: None) -> None:
     with torch.device("meta"):
         theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
     state = {name: torch.zeros(value.shape) for name, value in theirs.state_dict().items()}
     monkeypatch.setattr(ssd, "published", lambda weights: state)
-    monkeypatch.setattr(nn.init, "kaiming_normal_", lambda weight, **_: weight)  # faster to build
     network = SSD(5, sizes="coco", weights="coco").network
     assert network.fc[1].weight.abs().max() == network.head.regression_head.module_list[0].weight.abs().max() == 0
     assert network.head.classification_head.module_list[0].weight.abs().max() > 0
