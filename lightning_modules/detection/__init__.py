@@ -5,11 +5,13 @@ from lightning_modules.detection.fast_rcnn import FastRCNN, FastRCNNNetwork
 from lightning_modules.detection.faster_rcnn import FasterRCNN
 from lightning_modules.detection.mask_rcnn import MaskRCNN
 from lightning_modules.detection.metrics import COCOScores, VOCScores
+from lightning_modules.detection.rcnn import RCNN
 from lightning_modules.detection.sliding_window import SlidingWindow, WindowClassifier
 from lightning_modules.detection.ssd import SSD, SSDNetwork
 from lightning_modules.detection.yolo import YOLO, YOLONetwork, yolo_loss
 
 __all__ = [
+    "RCNN",
     "SSD",
     "YOLO",
     "COCOScores",

@@ -44,14 +44,15 @@ def shapes(**kwargs: Any) -> ShapesDetection:
 
 
 class TestRCNN(DetectionContract):
-    steps, lr, epochs = 40, 1e-3, 3
+    steps, by_heart, lr, epochs = 60, 0.8, 1e-3, 3
 
     def build(self, **kwargs: Any) -> RCNN:
         network = {"backbone": "vgg11_bn", "window": 32, "width": 0.06, "regions": 64, "new_layer_factor": 1.0}
-        return small(**{**network, **kwargs})
+        few = {"cost": 0.1, "penalty": 10.0}  # the paper's are for thousands of pictures
+        return small(**{**network, **few, **kwargs})
 
     def data(self, **kwargs: Any) -> ShapesDetection:
-        grid = GridProposals(sides=(0.25, 0.4, 0.6), aspect_ratios=(1.0,), limit=200)
+        grid = GridProposals(sides=(0.2, 0.28, 0.4, 0.55), aspect_ratios=(0.75, 1.0, 1.33), limit=500)
         return super().data(proposals=grid, proposals_dir="proposals", proposal_workers=0, **kwargs)
 
     def test_logs_stage_and_name(self, tmp_path: Path) -> None:
