@@ -96,7 +96,7 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
     start = time.perf_counter()
     entry, data = FAMILIES[family][name], arguments.data
     facts = yaml.safe_load(data.read_text())["data"]["init_args"]
-    classes = len(facts.get("class_names", ["one"]))
+    classes = len(facts["class_names"]) if "class_names" in facts else 1
     own = [{"CLASSES": str(classes), "OUTPUTS": str(classes + 1)}.get(value, value) for value in entry.arguments]
     experiment = arguments.runs_dir / f"{data.stem}-{entry.config}"
     shared = ["--config", str(CONFIGS / family / f"{entry.config}.yaml"), "--config", str(data)]
@@ -117,7 +117,8 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
     fitting = time.perf_counter()
     _darkroom("fit", *shared, *length)
     fitting = time.perf_counter() - fitting
-    _darkroom("test", *shared, *(length if entry.staged else length[:2]), "--ckpt_path", "best")
+    which = "last" if entry.staged else "best"  # before its last stage it is another technique
+    _darkroom("test", *shared, *length[:2], "--ckpt_path", which)
     scores = _scores(_newest(experiment) / "metrics.csv")
     (_newest(experiment) / "scores.json").write_text(json.dumps({"technique": name, **scores}, indent=1))
     steps = "its stages" if entry.staged else str(every * VALIDATIONS)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
-from torch.nn import functional as F
 
 from callbacks.drawing import save, to_picture
 from callbacks.drawing_boxes import confident, draw_boxes
@@ -45,6 +44,10 @@ class DetectionWriter(PictureCallback):
         self._files = PredictedFiles(trainer)
         names = trainer.datamodule.class_names
         self._category_ids = list(getattr(trainer.datamodule, "category_ids", range(1, len(names) + 1)))
+        if trainer.is_global_zero:  # what an earlier predict has left
+            for path in (self.folder / "predictions" / "overlays").glob("*.png"):
+                path.unlink()
+        trainer.strategy.barrier()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -90,6 +93,28 @@ class DetectionWriter(PictureCallback):
         (folder / "results.json").write_text(json.dumps(results))
 
 
+def run_lengths(mask: np.ndarray, size: tuple[int, int]) -> list[int]:
+    """COCO's run lengths of a mask at another size: how many pixels in turn are off and on, column after column.
+
+    Every pixel takes the nearest one of the mask. The mask is not enlarged: where its rows begin is enough.
+
+    Args:
+        mask: bool (h, w).
+        size: height and width that it is meant for.
+    """
+    rows, columns = ((2 * np.arange(to) + 1) * side // (2 * to) for side, to in zip(mask.shape, size, strict=True))
+    rows, starts = np.unique(rows, return_index=True)
+    values = mask[rows].T[columns].ravel()
+    column, row = np.divmod(np.flatnonzero(np.diff(values, prepend=False)), len(rows))
+    return np.diff(column * size[0] + starts[row], prepend=0, append=size[0] * size[1]).tolist()
+
+
+def compressed(runs: list[int], size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths as COCO's JSON has them, for a picture of a height and a width."""
+    packed = coco_mask.frPyObjects({"size": list(size), "counts": runs}, *size)
+    return {"size": list(size), "counts": packed["counts"].decode()}
+
+
 def coco_annotations(
     found: Mapping[str, Tensor], seen: tuple[int, int], size: tuple[int, int], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
@@ -116,9 +141,8 @@ def coco_annotations(
             "iscrowd": 0,
         }
         if "masks" in found:
-            mask = F.interpolate(found["masks"][index][None, None].to(torch.uint8), size, mode="nearest-exact")[0, 0]
-            runs = coco_mask.encode(np.asfortranarray(mask.numpy()))
-            annotation["segmentation"] = {"size": list(size), "counts": runs["counts"].decode()}
-            annotation["area"] = int(mask.sum())
+            runs = run_lengths(found["masks"][index].bool().numpy(), size)
+            annotation["segmentation"] = compressed(runs, size)
+            annotation["area"] = sum(runs[1::2])
         annotations.append(annotation)
     return annotations

@@ -50,7 +50,7 @@ class SampleLogger(PictureCallback):
 
     Args:
         num_samples: how many samples.
-        every_n_validations: draw after every n-th validation.
+        every_n_validations: draw after every n-th validation of a fit, and in every other command.
     """
 
     what: ClassVar[str]
@@ -63,6 +63,12 @@ class SampleLogger(PictureCallback):
         self._validations = 0
         self._samples: list[Any] = []
 
+    def state_dict(self) -> dict[str, int]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._validations = state_dict["validations"]
+
     def samples(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> list[Any]:
         """What is kept of each sample of a batch, or of its beginning, and what its step returned; on the CPU."""
         raise NotImplementedError
@@ -73,7 +79,8 @@ class SampleLogger(PictureCallback):
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
         missing = self.num_samples - len(self._samples)
-        wanted = trainer.testing or self._validations % self.every_n_validations == 0
+        # Outside of a fit every set is drawn, whatever count a checkpoint has brought along.
+        wanted = trainer.state.fn != "fit" or self._validations % self.every_n_validations == 0
         if missing > 0 and wanted and trainer.is_global_zero and not trainer.sanity_checking:
             some = {key: value[:missing] for key, value in batch.items()}
             self._samples += self.samples(trainer, pl_module, outputs, some)

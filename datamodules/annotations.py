@@ -13,6 +13,7 @@ from darkroom.errors import DataError
 
 # Files round their boxes: this far beyond the border of its picture a box is cut, farther it is wrong.
 _SLACK = 1.0
+_BACKWARDS, _OUTSIDE = "ends before it begins", "reaches out of its picture"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Annotation:
         image_id: a number of its own.
         source: the file that says all this, for messages.
         difficult, iscrowd: bool (N,), all False if None.
+        unmasked: bool (N,), objects of which no mask was drawn, though masks were asked for; None: there is none.
         masks: reads them, uint8 (N, H, W) of 0 and 1; a function that worker processes can import.
     """
 
@@ -38,13 +40,14 @@ class Annotation:
     source: Path
     difficult: np.ndarray | None = None
     iscrowd: np.ndarray | None = None
+    unmasked: np.ndarray | None = None
     masks: Callable[[], np.ndarray] | None = None
 
     def only(self, keep: np.ndarray) -> "Annotation":
         """The same without some of its objects; ``keep`` is bool (N,)."""
         if keep.all():
             return self
-        flags = {name: getattr(self, name) for name in ("difficult", "iscrowd")}
+        flags = {name: getattr(self, name) for name in ("difficult", "iscrowd", "unmasked")}
         flags = {name: None if flag is None else flag[keep] for name, flag in flags.items()}
         masks = None if self.masks is None else _Rows(self.masks, keep)
         return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], masks=masks, **flags)
@@ -70,16 +73,23 @@ def _faults(annotation: Annotation, num_classes: int) -> dict[str, np.ndarray]:
         visible = np.clip(high, 0, limits) - np.clip(low, 0, limits)
         return {
             "is not finite": ~finite,
-            "ends before it begins": finite & (high < low).any(1),
-            "reaches out of its picture": finite & ((low < -_SLACK).any(1) | (high > limits + _SLACK).any(1)),
+            _BACKWARDS: finite & (high < low).any(1),
+            _OUTSIDE: finite & ((low < -_SLACK).any(1) | (high > limits + _SLACK).any(1)),
             "has no area": finite & (visible == 0).any(1),
             f"has a label outside of 1 to {num_classes} (0 is the background)": (annotation.labels < 1)
             | (annotation.labels > num_classes),
+            "has an empty segmentation": np.zeros(len(boxes), bool)
+            if annotation.unmasked is None
+            else annotation.unmasked,
         }
 
 
-def _hint(box: np.ndarray, size: tuple[int, int]) -> str:
-    """Whether a box that cannot be x0, y0, x1, y1 could be x, y, width, height."""
+def _hint(reason: str, box: np.ndarray, size: tuple[int, int]) -> str:
+    """What may have led to a fault: a box that is x, y, width, height, or labels that count otherwise."""
+    if "label" in reason:
+        return "; labels count from 1 (a YOLO file's class number + 1), and data.class_names may lack a class"
+    if reason not in (_BACKWARDS, _OUTSIDE):
+        return ""
     x, y, width, height = box
     fits = width > 0 and height > 0 and x >= 0 and y >= 0 and x + width <= size[1] and y + height <= size[0]
     return "; it looks like x, y, width, height, but should be x0, y0, x1, y1" if fits else ""
@@ -105,7 +115,7 @@ def checked(
                 if bad_boxes == "error":
                     raise DataError(
                         f"{place} {reason}: {box}, label {label}, in a picture of {annotation.size[1]} x "
-                        f"{annotation.size[0]}{_hint(annotation.boxes[index], annotation.size)}; mend it, or set "
+                        f"{annotation.size[0]}{_hint(reason, annotation.boxes[index], annotation.size)}; mend it, or set "
                         "data.bad_boxes to drop"
                     )
                 first.setdefault(reason, place)

@@ -14,6 +14,8 @@ from darkroom.errors import DataError, UsageError
 from datamodules.annotations import Annotation
 from datamodules.detection import DetectionDataModule
 
+_EMPTY: tuple[Any, ...] = ([], [[]])  # how a segmentation says that nothing was drawn
+
 
 def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
     """COCO's compressed run lengths of an object.
@@ -124,6 +126,14 @@ def _box(annotation: dict[str, Any], place: str) -> tuple[float, float, float, f
     return x, y, x + width, y + height
 
 
+def _runs(annotation: dict[str, Any], size: tuple[int, int], place: str) -> bytes:
+    """The run lengths of its segmentation, which may be empty."""
+    segmentation = _entry(annotation, "segmentation", place)
+    if segmentation in _EMPTY:
+        segmentation = {"size": size, "counts": [size[0] * size[1]]}
+    return run_lengths(segmentation, size, place)
+
+
 def parse_coco(
     path: Path, folder: Path, categories: dict[int, str] | None = None, masks: bool = False
 ) -> list[Annotation]:
@@ -133,7 +143,7 @@ def parse_coco(
         path: the JSON.
         folder: what its file names are relative to.
         categories: those that it must have.
-        masks: read the segmentations too.
+        masks: read the segmentations too; objects with an empty one become ``unmasked``.
 
     Raises:
         DataError: it cannot be parsed, lacks something, or refers to an image or a category that it does not have.
@@ -152,7 +162,7 @@ def parse_coco(
         if not file.is_file():
             raise DataError(f"{file} does not exist, but {place} is it")
         found = objects[image["id"]]
-        runs = tuple(run_lengths(_entry(o, "segmentation", where), size, where) for where, o in found if masks)
+        runs = tuple(_runs(o, size, where) for where, o in found if masks)
         annotations.append(
             Annotation(
                 path=file,
@@ -162,6 +172,7 @@ def parse_coco(
                 image_id=image["id"],
                 source=path,
                 iscrowd=np.array([bool(o.get("iscrowd", 0)) for _, o in found], bool),
+                unmasked=np.array([o["segmentation"] in _EMPTY for _, o in found], bool) if masks else None,
                 masks=RunLengthMasks(size, runs) if masks else None,
             )
         )

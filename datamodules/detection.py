@@ -1,6 +1,8 @@
 """DetectionDataModule: what every data set of pictures and boxes shares."""
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,10 +15,23 @@ from torchvision.transforms import v2
 from darkroom.errors import DataError, UsageError
 from datamodules.annotations import Annotation, checked
 from datamodules.base import VisionDataModule
-from datamodules.images import read_image, to_tensor
+from datamodules.images import list_images, read_image, to_tensor
 from datamodules.loading import SeededSampler
-from datamodules.proposal_cache import ProposalCache, WithProposals, fill
+from datamodules.proposal_cache import ProposalCache, WithProposals, fill, processors
 from datamodules.proposals import Proposals
+
+
+def pictures_by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures directly in a folder by their names without ending, in the order of names.
+
+    Raises:
+        DataError: two differ in their endings alone.
+    """
+    pictures: dict[str, Path] = {}
+    for path in list_images(folder):
+        if (other := pictures.setdefault(path.stem, path)) != path:
+            raise DataError(f"{other} and {path} have the same name; which one do the labels mean? Remove the other")
+    return pictures
 
 
 class DetectionImages(Dataset):
@@ -37,8 +52,9 @@ class DetectionImages(Dataset):
         annotation = self.annotations[index]
         picture = read_image(annotation.path)
         if (picture.height, picture.width) != annotation.size:
+            turned = " (after its EXIF turn, if any)" if picture.size == annotation.size else ""
             raise DataError(
-                f"{annotation.path} has {picture.width} x {picture.height} pixels, but {annotation.source} says "
+                f"{annotation.path} has {picture.width} x {picture.height} pixels{turned}, but {annotation.source} says "
                 f"{annotation.size[1]} x {annotation.size[0]}"
             )
         image = to_tensor(picture, self.max_side)
@@ -88,6 +104,11 @@ class KeepVisible(v2.Transform):
         return {**sample, "target": {**target, **rows}}
 
 
+def _holds(transform: Any, kind: type[v2.Transform]) -> bool:
+    """Whether a transform is of a kind, or one of those that it is made of (Compose, RandomApply, RandomChoice ...)."""
+    return isinstance(transform, kind) or any(_holds(part, kind) for part in getattr(transform, "transforms", ()))
+
+
 class DetectionDataModule(VisionDataModule):
     """Base of the data sets of boxes. A data set states ``class_names`` and returns a split's ``annotations(split)``.
 
@@ -103,7 +124,8 @@ class DetectionDataModule(VisionDataModule):
         masks: load the objects' masks too.
         proposals: method that proposes regions, for the techniques that need them: SelectiveSearch or GridProposals.
         proposals_dir: folder that keeps them; default ``~/.cache/darkroom/proposals``.
-        proposal_workers: processes that make what is missing before the fit; None: one per processor.
+        proposal_workers: processes that make what is missing before the fit; None: one per processor, shared among
+            ranks.
     """
 
     unstacked: ClassVar[frozenset[str]] = frozenset({"image", "target", "proposals"})
@@ -142,6 +164,16 @@ class DetectionDataModule(VisionDataModule):
         """The pictures of a split and what is in them."""
         raise UsageError(f"{type(self).__name__} has no {split} data")
 
+    def setup(self, stage: str) -> None:
+        names = list(self.class_names)
+        if not names or not all(names) or len(set(names)) < len(names):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            raise UsageError(
+                f"the classes of {type(self).__name__} are {names}{f', {twice} more than once' if twice else ''}; "
+                "data.class_names, or the file that names them, must hold one class or more, each with a name of its own"
+            )
+        super().setup(stage)
+
     def dataset(self, split: str) -> Dataset:
         split = "test" if split == "predict" else split
         annotations = checked(self.annotations(split), self.num_classes, self.bad_boxes, split)
@@ -165,7 +197,7 @@ class DetectionDataModule(VisionDataModule):
 
     def _transforms(self, split: str) -> list[v2.Transform]:
         transforms = super()._transforms(split)
-        if self.proposals is not None and any(isinstance(one, v2.RandomIoUCrop) for one in transforms):
+        if self.proposals is not None and any(_holds(one, v2.RandomIoUCrop) for one in transforms):
             raise UsageError(
                 "data.augment has RandomIoUCrop, which takes all boxes of a sample for objects, but data.proposals adds "
                 "others; flips and scales go with proposals"
@@ -176,7 +208,10 @@ class DetectionDataModule(VisionDataModule):
         if self.proposals is None:
             return dataset
         cache = ProposalCache(self.proposals, self.proposals_dir)
-        fill(dataset, cache, self.proposal_workers)
+        workers = self.proposal_workers
+        if workers is None and self.trainer is not None:
+            workers = max(1, processors() // self.trainer.num_devices)
+        fill(dataset, cache, workers)
         return WithProposals(dataset, cache)
 
     def _sampler(self, split: str) -> SeededSampler:

@@ -1,5 +1,6 @@
 """InstanceFolder: your own pictures, a mask of instance ids beside each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,18 @@ def parse_instances(path: Path, image: Path, image_id: int = 0) -> Annotation:
     )
 
 
+def _check_ids(annotations: Sequence[Annotation], split: str) -> None:
+    """Refuses masks that are black and white: never two ids in one, yet several of them in pieces."""
+    if any(len(annotation.boxes) > 1 for annotation in annotations):
+        return
+    torn = [one.source for one in annotations if label(read_instances(one.source), np.ones((3, 3)))[1] > 1]
+    if len(torn) > 1:
+        raise DataError(
+            f"no mask of the {split} split has two ids, but {len(torn)} have several pieces, such as {torn[0]}: they look "
+            "black and white (0 and 1); instances need ids of their own, from 1"
+        )
+
+
 class InstanceFiles(DetectionDataModule):
     """What the data sets of instance masks share: one class, an object for every id, its box tight around it.
 
@@ -77,7 +90,9 @@ class InstanceFiles(DetectionDataModule):
         raise UsageError(f"{type(self).__name__} does not say which files the {split} split has")
 
     def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
-        return [parse_instances(path, image, number) for number, (image, path) in enumerate(self.pairs(split))]
+        found = [parse_instances(path, image, number) for number, (image, path) in enumerate(self.pairs(split))]
+        _check_ids(found, split)
+        return found
 
 
 class InstanceFolder(InstanceFiles):

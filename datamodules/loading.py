@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 from torchvision import tv_tensors
 
-from darkroom.errors import DataError
+from darkroom.errors import DataError, UsageError
 
 Key = tuple[int, int]  # (epoch, index)
 
@@ -109,7 +109,13 @@ class KeyedDataset(Dataset):
         if self.augment is None:
             return self.dataset[index]
         with keyed_rng(self.seed, epoch, index):
-            return self.augment(as_tv_tensors(self.dataset[index]))
+            sample = self.augment(as_tv_tensors(self.dataset[index]))
+        if (dtype := getattr(sample["image"], "dtype", type(sample["image"]).__name__)) != torch.uint8:
+            raise UsageError(
+                f"data.augment makes images {dtype} instead of torch.uint8; leave dtype and normalisation to the "
+                "datamodule: take out ToDtype, Normalize and their like"
+            )
+        return sample
 
     def __getitems__(self, keys: list[Key | int]) -> dict[str, Any] | list[dict[str, Any]]:
         if self.augment is None and hasattr(self.dataset, "__getitems__"):

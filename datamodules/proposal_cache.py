@@ -5,6 +5,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,6 +68,22 @@ class ProposalCache:
             boxes = self.method.propose(image)
             _write(path, boxes)
         return boxes[: self.method.limit]
+
+    def marker(self, images: Dataset, index: int) -> Path | None:
+        """An empty file that is there once an image is done: it stands for the picture's file, which need not be read.
+
+        Args:
+            images: a data set; where its pictures have files, ``paths`` are these.
+            index: of the image.
+        """
+        try:
+            path = Path(images.paths[index]).absolute()
+            stat = path.stat()
+        except (AttributeError, OSError):  # no files; or whoever reads it will say what is wrong
+            return None
+        made = type(images).__qualname__, getattr(images, "max_side", None), str(path), stat.st_mtime_ns, stat.st_size
+        name = blake2b(self._key + repr(made).encode(), digest_size=20).hexdigest()
+        return self.folder / name[:2] / f"{name[2:]}.done"
 
     def sweep(self) -> None:
         """Removes temporary files that killed processes have left behind."""
@@ -157,15 +174,26 @@ class _Filling(Dataset):
         self.images, self.cache = images, cache
 
     def __getitem__(self, index: int) -> int:
+        marker = self.cache.marker(self.images, index)
         self.cache.get(_pixels(self.images[index]["image"]))
+        if marker is not None:
+            with suppress(OSError):  # a full cache need not be writable
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                marker.touch()
         return index
+
+
+def processors() -> int:
+    """Processors at hand."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, description: str = "proposals") -> None:
     """Makes what the cache lacks for a data set, in worker processes, with a progress bar.
 
     Every process goes through the set in an order of its own: those that fill at once, as the ranks of a machine do, so
-    share the work without knowing of each other. Interrupted, it keeps what it has made.
+    share the work without knowing of each other. Interrupted, it keeps what it has made. Pictures that are done are not read
+    again, unless their files have changed.
 
     Args:
         images: samples with ``image``, uint8 (3, H, W); as for loaders, picklable where processes are spawned.
@@ -181,18 +209,21 @@ def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, desc
     if cache.method.by_shape:
         return  # a few files, which are sooner made when they are wanted than all images are read
     cache.sweep()
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    markers = [cache.marker(images, index) for index in range(len(images))]
+    missing = [index for index, marker in enumerate(markers) if marker is None or not marker.exists()]
+    if not missing:
+        return
+    workers = processors() if workers is None else workers
     loader = DataLoader(
         _Filling(images, cache),
         batch_size=None,
-        sampler=np.random.default_rng().permutation(len(images)).tolist(),
-        num_workers=min(workers, len(images)),
+        sampler=np.random.default_rng().permutation(missing).tolist(),
+        num_workers=min(workers, len(missing)),
         generator=torch.Generator(),  # leaves the global one where it is
     )
     hidden = None if rank_zero_only.rank == 0 else True  # None: hidden unless there is a terminal
     try:
-        for _ in tqdm(loader, description, len(images), unit="image", disable=hidden):
+        for _ in tqdm(loader, description, len(missing), unit="image", disable=hidden):
             pass
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # or they would keep the processes alive as long as the error lives

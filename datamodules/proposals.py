@@ -72,7 +72,9 @@ class Proposals:
     def key(self) -> str:
         """Everything that ``propose`` depends on besides the image; ``limit`` is not in it, because it only cuts."""
         parameters = {name: value for name, value in sorted(vars(self).items()) if name != "limit"}
-        return f"{type(self).__name__} {parameters} order {_ORDER}"
+        kind = type(self)
+        name = kind.__name__ if kind.__module__ == __name__ else f"{kind.__module__}.{kind.__qualname__}"
+        return f"{name} {parameters} order {_ORDER}"
 
     def propose(self, image: np.ndarray) -> np.ndarray:
         """All boxes for an image uint8 (H, W, 3), RGB: float32 (P, 4) xyxy in pixels, see ``in_order``.

@@ -12,10 +12,9 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from darkroom.errors import DataError, UsageError
 from datamodules.annotations import Annotation
-from datamodules.detection import DetectionDataModule
+from datamodules.detection import DetectionDataModule, pictures_by_stem
 from datamodules.download import fetch_folder
 from datamodules.headers import image_size
-from datamodules.images import list_images
 from datamodules.voc_segmentation import VOC_CLASSES
 
 _ARCHIVES = {year: archive for year, archive in DATASET_YEAR_DICT.items() if year.isdigit()}
@@ -196,7 +195,7 @@ class VOCDetection(DetectionDataModule):
         names = folder / "ImageSets" / "Main" / f"{listed}.txt"
         if not names.is_file():
             raise DataError(f"{names} does not exist; it should list a split's pictures, one name a line")
-        images = {path.stem: path for path in list_images(folder / "JPEGImages")}
+        images = pictures_by_stem(folder / "JPEGImages")
         pairs = []
         for name in (line.split()[0] for line in names.read_text().splitlines() if line.strip()):
             if name not in images:

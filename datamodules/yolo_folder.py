@@ -11,7 +11,7 @@ import yaml
 from darkroom.errors import DataError, UsageError
 from datamodules.annotations import Annotation
 from datamodules.coco_detection import RunLengthMasks, run_lengths
-from datamodules.detection import DetectionDataModule
+from datamodules.detection import DetectionDataModule, pictures_by_stem
 from datamodules.headers import image_size
 from datamodules.image_mask_folder import seeded_split
 from datamodules.images import list_images
@@ -155,6 +155,13 @@ class YoloFolder(DetectionDataModule):
                 return read_names(path)
         raise DataError(f"{self.root} has no {' or '.join(_NAMES)} that names the classes; set data.class_names")
 
+    def _flat(self) -> str:
+        """What to do if the pictures lie in no folders of splits."""
+        folder = self.root / "images"
+        if not folder.is_dir() or not list_images(folder):
+            return ""
+        return f"; {folder} itself holds pictures: --data.images_dir images --data.labels_dir labels splits by chance"
+
     def _pairs(self, split: str) -> list[tuple[Path, Path]]:
         """Files of picture and labels."""
         name = self.split_names[split]
@@ -163,9 +170,9 @@ class YoloFolder(DetectionDataModule):
             if not missing.is_dir():
                 raise DataError(
                     f"folder {missing} does not exist; it should hold the {what} of the {split} split: check data.root, "
-                    f"data.{what}_dir and data.{split}, which may be the name of another split"
+                    f"data.{what}_dir and data.{split}, which may be the name of another split{self._flat()}"
                 )
-        images = {path.stem: path for path in list_images(folder)}
+        images = pictures_by_stem(folder)
         labelled = {path.stem for path in labels.glob("*.txt")} - {"classes"}  # LabelImg's list of the classes
         if lonely := sorted(labelled - images.keys()):
             raise DataError(f"{labels / lonely[0]}.txt has no picture in {folder}, nor have {len(lonely) - 1} others")

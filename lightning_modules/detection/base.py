@@ -26,7 +26,8 @@ class ObjectDetection(Technique):
     ``labels`` (N,) from 1, perhaps ``masks``, ``difficult``, ``iscrowd``; perhaps ``proposals``, list of (P, 4). Logs
     ``train/loss`` and its terms, the same of ``val``, and for val and test COCO's ``mAP`` and VOC's ``VOC_AP50`` with all
     that belongs to them (``COCOScores``, ``VOCScores``). ``test/images_per_second`` is the time from images on the device
-    to boxes, without loader and scores, the first batch left out if there are others.
+    to boxes on one device, without loader and scores, the first batch left out if there are others. Crowds and difficult
+    objects have no part in ``val/loss``, as they have none in training.
 
     Args:
         network: as torchvision's detectors: in training (images, targets) -> dict of losses, else images -> list of dicts
@@ -53,6 +54,8 @@ class ObjectDetection(Technique):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage == "predict":
+            return
         names = getattr(self.trainer.datamodule, "class_names", None)
         scores = MetricCollection(
             [COCOScores(self.num_classes, names, self.masks), VOCScores(self.num_classes, names)], compute_groups=False
@@ -85,7 +88,7 @@ class ObjectDetection(Technique):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Detections:
         check_batch(batch, self.num_classes)
-        terms, found = self.evaluate(batch)
+        terms, found = self.evaluate({**batch, "target": [_learnable(target) for target in batch["target"]]})
         self.val_scores.update(found, batch["target"])
         losses = {f"val/{name}": term for name, term in terms.items()}
         losses["val/loss"] = torch.stack(list(terms.values())).sum()
@@ -129,6 +132,14 @@ class ObjectDetection(Technique):
             torch.cuda.synchronize(self.device)
 
 
+def _learnable(target: Mapping[str, Any]) -> dict[str, Any]:
+    """A target without crowds and difficult objects."""
+    keep = torch.ones_like(target["labels"], dtype=torch.bool)
+    for flag in ("iscrowd", "difficult"):
+        keep &= ~target[flag] if flag in target else True
+    return {name: value[keep] if isinstance(value, Tensor) else value for name, value in target.items()}
+
+
 @contextmanager
 def _losses_only(network: nn.Module) -> Iterator[None]:
     """Within, a network in evaluation gives its losses as in training, but nothing is dropped or remembered: dropout and
@@ -159,7 +170,7 @@ def _binary(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
-    """Refuses targets that a detector would learn nonsense from, and images that were not scaled to [0, 1].
+    """Refuses targets that a detector would learn nonsense from, and images of bytes.
 
     Raises:
         UsageError: names the image of the batch and its first wrong box.
@@ -178,6 +189,11 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
             raise UsageError(
                 f"image {index} of the batch has boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}; they should "
                 "be (N, 4), xyxy, and (N,)"
+            )
+        if "masks" in target and target["masks"].shape != (len(boxes), *image.shape[-2:]):
+            raise UsageError(
+                f"image {index} of the batch is {tuple(image.shape[-2:])} with {len(boxes)} boxes, but its masks are "
+                f"{tuple(target['masks'].shape)}"
             )
     # One look at all boxes of the batch: every further one would wait for the device.
     boxes = torch.cat([target["boxes"] for target in targets])

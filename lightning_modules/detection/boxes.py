@@ -113,8 +113,8 @@ def sample_rois(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Regions of one image to train on (Girshick 2015, section 2.3): objects, filled up with background.
 
-    The true boxes are among the proposals. Where too few proposals lie in the background's range, all those below the
-    foreground's are background, so that every image has something to learn from.
+    The true boxes are among the proposals. Where too few proposals lie in the background's range, others below it fill up
+    the number, so that every image has something to learn from; the paper goes without.
 
     Args:
         proposals: (P, 4).
@@ -130,11 +130,9 @@ def sample_rois(
     regions = torch.cat([target["boxes"], proposals.to(target["boxes"])])
     iou, truth = match(regions, target["boxes"])
     objects = _some(iou >= foreground_iou, round(count * foreground))
-    background = (iou >= background_iou[0]) & (iou < background_iou[1])
-    if background.sum() < count - len(objects):
-        background = iou < background_iou[1]
-    nothing = _some(background, count - len(objects))
-    chosen = torch.cat([objects, nothing])
+    near = _some((iou >= background_iou[0]) & (iou < background_iou[1]), count - len(objects))
+    far = _some(iou < background_iou[0], count - len(objects) - len(near))
+    chosen = torch.cat([objects, near, far])
     labels = torch.zeros(len(chosen), dtype=torch.long, device=regions.device)
     true_boxes = regions[chosen].clone()
     if len(objects):
@@ -146,8 +144,12 @@ def sample_rois(
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """Within, random choices are the same every time; afterwards the generators are where they were before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would reach devices that nobody restores
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         yield
 
 

@@ -1,6 +1,5 @@
 """Fast R-CNN (Girshick 2015): one feature map per picture, pooled for every proposal, and one loss for class and box."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,12 +65,15 @@ class FastRCNNNetwork(nn.Module):
     def forward(self, images: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), normalised, and a list of B regions (R_i, 4) in their pixels -> class logits (R, K + 1),
         background first, and offsets (R, K, 4), R being all regions one after another."""
-        return self.judge(self.features(images), regions, images.shape[-1])
+        return self.judge(self.features(images), regions)
 
-    def judge(self, maps: Tensor, regions: list[Tensor], width: int) -> tuple[Tensor, Tensor]:
-        """The same from the maps of images that are ``width`` pixels wide (with their padding)."""
-        scale = 2.0 ** round(math.log2(maps.shape[-1] / width))  # 1/16, and not what borders make of it
-        pooled = roi_pool(maps.float(), [boxes.float() for boxes in regions], self.pooled, scale)
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the convolutions; how many regions there are changes with every picture."""
+        self.features.compile(*args, **kwargs)
+
+    def judge(self, maps: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same from the images' maps, which all of the backbones make with a stride of 16."""
+        pooled = roi_pool(maps.float(), [boxes.float() for boxes in regions], self.pooled, 1 / 16)
         hidden = self.hidden(pooled.flatten(1))
         return self.score(hidden), self.offsets(hidden).view(-1, self.num_classes, 4)
 
@@ -147,7 +149,7 @@ class FastRCNN(ObjectDetection):
             * boxes.new_tensor([new / old for new, old in zip(size, image.shape[-2:], strict=True)]).flip(0).repeat(2)
             for boxes, size, image in zip(regions, images.image_sizes, batch["image"], strict=True)
         ]
-        logits, offsets = self.network.judge(maps, scaled, images.tensors.shape[-1])
+        logits, offsets = self.network.judge(maps, scaled)
         return logits.float(), offsets.float()
 
     def _losses(self, batch: Mapping[str, Any], images: ImageList, maps: Tensor) -> dict[str, Tensor]:

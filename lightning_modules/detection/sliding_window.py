@@ -95,11 +95,11 @@ class SlidingWindow(ObjectDetection):
         super().__init__(network, num_classes, **kwargs)
         if not sides or not aspect_ratios or min(*sides, *aspect_ratios, stride) <= 0:
             raise UsageError("model.sides, model.aspect_ratios and model.stride need values above 0")
-        padding = [name for name, layer in network.named_modules() if _pads(layer)]
-        own = _stride(network, window)
-        if mode == "dense" and padding:
+        own = _stride(network, window, self.num_classes + 1)
+        if mode == "dense" and not _slides(network, window, own):
             raise UsageError(
-                f"model.mode dense is exact only where nothing is padded, but {padding[0]} pads; set it to crops"
+                "model.mode dense is exact only where nothing is padded, but this classifier answers otherwise crop by "
+                "crop; set it to crops"
             )
         if mode == "dense" and stride % own:
             raise UsageError(
@@ -177,16 +177,28 @@ class SlidingWindow(ObjectDetection):
         return losses, self.detect(batch)
 
 
-def _pads(layer: nn.Module) -> bool:
-    padding = getattr(layer, "padding", 0)
-    return padding == "same" or (padding != "valid" and max(padding if isinstance(padding, tuple) else (padding,)) > 0)
+def _stride(network: nn.Module, window: int, outputs: int) -> int:
+    """Pixels between two answers of a convolutionalized classifier, which has so many outputs."""
+    answers = _asked(network, torch.zeros(1, 3, window + 256, window))
+    if answers.shape[1] != outputs:
+        raise UsageError(
+            f"model.classifier has {answers.shape[1]} outputs; it needs {outputs}, one for each class and the background"
+        )
+    return 256 // (answers.shape[-2] - 1)
 
 
-def _stride(network: nn.Module, window: int) -> int:
-    """Pixels between two answers of a convolutionalized classifier."""
-    parameter = next(network.parameters())
+def _slides(network: nn.Module, window: int, stride: int) -> bool:
+    """Whether a dense pass gives what the crops give, on noise."""
+    image = torch.randn(1, 3, window + 2 * stride, window + stride, generator=torch.Generator().manual_seed(0))
+    crops = image.unfold(2, window, stride).unfold(3, window, stride)[0].permute(1, 2, 0, 3, 4)
+    one_by_one = _asked(network, crops.flatten(0, 1))[..., 0, 0]
+    dense = _asked(network, image)[0].flatten(1).T
+    return dense.shape == one_by_one.shape and torch.allclose(dense, one_by_one, atol=1e-3 * dense.abs().max().item())
+
+
+def _asked(network: nn.Module, image: Tensor) -> Tensor:
     training = network.training
     with torch.no_grad():
-        rows = network.eval()(parameter.new_zeros(1, 3, window + 256, window)).shape[-2]
+        answers = network.eval()(image)
     network.train(training)
-    return 256 // (rows - 1)
+    return answers

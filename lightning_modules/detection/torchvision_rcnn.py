@@ -89,14 +89,13 @@ class _Scaling(GeneralizedRCNNTransform):
         scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
         if scale == 1:
             return image, target
-        size = (int(height * scale), int(width * scale))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
         if target is not None:
             target["boxes"] = _stretched(target["boxes"], (height, width), size)
             if "masks" in target:
-                target["masks"] = F.interpolate(target["masks"][:, None].to(torch.uint8), size, mode="nearest-exact")[
-                    :, 0
-                ]
+                masks = target["masks"][:, None].to(torch.uint8)
+                target["masks"] = F.interpolate(masks, size, mode="nearest-exact")[:, 0]
         return image, target
 
     def postprocess(
@@ -200,11 +199,10 @@ class RegionHeads(RoIHeads):
         pooled = self.box_roi_pool(features, proposals, image_shapes)
         logits, offsets = self.box_predictor(self.box_head(pooled))
         if self.training:
-            class_, box = fastrcnn_loss(logits, offsets, labels, wanted)
-            masks = (
-                self._mask_loss(features, proposals, image_shapes, truths, labels, targets) if self.has_mask() else {}
-            )
-            return {"class": class_, "box": box, **masks}
+            terms = dict(zip(("class", "box"), fastrcnn_loss(logits, offsets, labels, wanted), strict=True))
+            if self.has_mask():
+                terms["mask"] = self._mask_loss(features, proposals, image_shapes, truths, labels, targets)
+            return terms
         found = zip(*self.postprocess_detections(logits, offsets, proposals, image_shapes), strict=True)
         found = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in found]
         if self.has_mask():
@@ -224,7 +222,7 @@ class RegionHeads(RoIHeads):
         truths: list[Tensor],
         labels: list[Tensor],
         targets: Targets,
-    ) -> dict[str, Tensor]:
+    ) -> Tensor:
         """Cross-entropy of the true class's mask, of regions that are objects."""
         objects = [label > 0 for label in labels]
         boxes, truths, labels = (
@@ -236,9 +234,9 @@ class RegionHeads(RoIHeads):
             for target, box, truth in zip(targets, boxes, truths, strict=True)
         ]
         if not len(labels):
-            return {"mask": logits.sum() * 0}
+            return logits.sum() * 0
         chosen = logits[torch.arange(len(labels), device=labels.device), labels]
-        return {"mask": F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted))}
+        return F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted))
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, truths: Tensor, cells: int) -> Tensor:
@@ -300,12 +298,12 @@ class TwoStageNetwork(GeneralizedRCNN):
         if not 0 < min_side <= max_side:
             raise UsageError(f"model.min_side is {min_side} and max_side {max_side}; it needs 0 < min_side <= max_side")
         levels = _levels(anchor_sizes) if fpn else [4]
-        body, channels = backbone(
-            backbone_name, levels, width, "imagenet" if weights == "imagenet" else None, norm, frozen_stages
-        )
-        maps = (
-            FeaturePyramid(body, channels, fpn_channels, len(anchor_sizes) == 5) if fpn else SingleMap(body, *channels)
-        )
+        start = "imagenet" if weights == "imagenet" else None
+        body, channels = backbone(backbone_name, levels, width, start, norm, frozen_stages)
+        if fpn:
+            maps = FeaturePyramid(body, channels, fpn_channels, pool=len(anchor_sizes) == 5)
+        else:
+            maps = SingleMap(body, *channels)
         sizes = [[size] for size in anchor_sizes] if fpn else [list(anchor_sizes)]
         anchors = _Anchors(sizes, [list(aspect_ratios)] * len(sizes))
         head = _RPNHead(maps.out_channels, anchors.num_anchors_per_location()[0])

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval.core import mask as coco_mask
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from callbacks.detection_logger import DetectionLogger, for_wandb
-from callbacks.detection_writer import DetectionWriter, coco_annotations
+from callbacks.detection_writer import DetectionWriter, coco_annotations, compressed, run_lengths
 from callbacks.drawing import palette
 from callbacks.drawing_boxes import captions, class_index, confident, draw_boxes, draw_mistakes, mistakes
 from callbacks.predictions import of_all_ranks
@@ -253,6 +255,16 @@ def test_every_nth_validation_and_the_test_set() -> None:
     assert Path("pictures/test_detections/0000000.png").is_file()
 
 
+def test_a_continued_run_keeps_to_every_nth_validation() -> None:
+    module, data, before, after = Detector(truth), shapes(), DetectionLogger(2, 2), DetectionLogger(2, 2)
+    fit = trainer(before, max_epochs=1)
+    fit.fit(module, data)
+    fit.save_checkpoint("last.ckpt")
+    trainer(after, max_epochs=3).fit(module, data, ckpt_path="last.ckpt")
+    assert [path.name for path in sorted(Path("pictures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
+    trainer(DetectionLogger(2, 2)).validate(module, data, ckpt_path="last.ckpt", verbose=False)
+
+
 def test_low_scores_and_many_boxes_are_not_drawn() -> None:
     def unsure(image: Tensor, target: dict[str, Any]) -> dict[str, Tensor]:
         return objects(*[(4 * i, 0, 4 * i + 4, 9) for i in range(16)], scores=[0.29] * 16)
@@ -418,6 +430,22 @@ def test_a_mask_keeps_its_place_at_another_size() -> None:
     found["masks"][0, 1, 2:4] = True
     (annotation,) = coco_annotations(found, (3, 6), (30, 60), [17])
     assert (annotation["bbox"], annotation["area"], annotation["category_id"]) == ([20, 10, 20, 10], 200, 17)
+
+
+@pytest.mark.parametrize("size", [(13, 29), (5, 7), (3, 4), (40, 7)])
+@pytest.mark.parametrize("share", [0, 0.4, 1])
+def test_run_lengths_are_those_of_the_enlarged_mask(size: tuple[int, int], share: float) -> None:
+    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) < share
+    runs = run_lengths(mask.numpy(), size)
+    enlarged = F.interpolate(mask[None, None].to(torch.uint8), size, mode="nearest-exact")[0, 0].numpy()
+    assert compressed(runs, size)["counts"] == coco_mask.encode(np.asfortranarray(enlarged))["counts"].decode()
+    assert sum(runs[1::2]) == enlarged.sum()
+
+
+def test_overlays_of_an_earlier_predict_are_gone() -> None:
+    predict(one_box, shapes())
+    predict(one_box, shapes(predict_dir=photos(dog_png=(20, 12))))
+    assert [path.name for path in Path("predictions/overlays").iterdir()] == ["dog.png"]
 
 
 def test_ranks_put_their_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,8 +53,11 @@ def test_only_what_could_be_so_is_called_width_and_height() -> None:
 
 @pytest.mark.parametrize("label", [0, -1, 3])
 def test_a_label_outside_the_classes_is_named(label: int) -> None:
-    with pytest.raises(DataError, match=r"box 1 of photo.jpg has a label outside of 1 to 2 .*background"):
+    with pytest.raises(DataError, match=r"box 1 of photo.jpg has a label outside of 1 to 2 .*background") as caught:
         checked([annotation([GOOD, GOOD], [1, label])], 2, "error", "train")
+    assert "looks like" not in str(caught.value)
+    assert "class number + 1" in str(caught.value)
+    assert "data.class_names may lack a class" in str(caught.value)
 
 
 def test_dropped_boxes_are_counted_and_take_along_what_is_said_of_them() -> None:

@@ -225,3 +225,17 @@ def test_bad_boxes_are_named_or_dropped(path: Path, box: list[float], message: s
         dataset = CocoDetection(root=root, bad_boxes="drop", masks=True).dataset("val")
     assert dataset[0]["target"]["iscrowd"].tolist() == [True, False]
     assert len(dataset[0]["target"]["masks"]) == 2
+
+
+@pytest.mark.parametrize("empty", [[], [[]]], ids=str)
+def test_objects_without_a_mask_are_named_or_dropped(path: Path, empty: list) -> None:
+    broken(path, "annotations", 2, "segmentation", value=empty)
+    root = str(path.parents[1])
+    with pytest.raises(
+        DataError, match=r"box 2 of 000000007000\.jpg has an empty segmentation.*data.bad_boxes to drop"
+    ):
+        CocoDetection(root=root, masks=True).dataset("val")
+    with pytest.warns(UserWarning, match="dropped 1 of .*: 1 has an empty segmentation"):
+        target = CocoDetection(root=root, masks=True, bad_boxes="drop").dataset("val")[0]["target"]
+    assert (len(target["boxes"]), target["masks"].flatten(1).any(1).tolist()) == (2, [True, True])
+    assert len(CocoDetection(root=root).dataset("val")[0]["target"]["boxes"]) == 3  # boxes alone need none

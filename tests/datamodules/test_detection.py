@@ -173,7 +173,10 @@ def test_a_file_that_speaks_of_the_photo_before_it_is_turned(tmp_path: Path) -> 
     exif = photo.getexif()
     exif[0x0112] = 6
     photo.save(folder / "2007_val00.jpg", exif=exif)
-    with pytest.raises(DataError, match=r"2007_val00\.jpg has 48 x 64 pixels, but .*2007_val00\.xml says 64 x 48"):
+    with pytest.raises(
+        DataError,
+        match=r"2007_val00\.jpg has 48 x 64 pixels \(after its EXIF turn, if any\), but .*2007_val00\.xml says 64 x 48",
+    ):
         VOCDetection(root=str(tmp_path)).dataset("val")[0]
 
 
@@ -244,6 +247,24 @@ def test_min_box_is_a_side() -> None:
         VOCDetection(min_box=0)
 
 
-def test_proposals_and_crops_of_objects_exclude_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.RandomIoUCrop(),
+        v2.RandomApply([v2.RandomIoUCrop()]),
+        v2.Compose([v2.RandomChoice([v2.Identity(), v2.RandomOrder([v2.RandomIoUCrop()])])]),
+    ],
+    ids=["itself", "sometimes", "deep within"],
+)
+def test_proposals_and_crops_of_objects_exclude_each_other(tmp_path: Path, transform: v2.Transform) -> None:
     with pytest.raises(UsageError, match="data.augment has RandomIoUCrop.*data.proposals"):
-        build(tmp_path, augment=[v2.RandomIoUCrop()], proposals=GridProposals())
+        build(tmp_path, augment=[transform], proposals=GridProposals())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [([], r"are \[\]; data.class_names"), (["a", ""], "each with a name"), (["a", "b", "a"], r"\['a'\]")],
+)
+def test_classes_have_names_of_their_own(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        YoloFolder(root=str(yolo_folder(tmp_path)), class_names=names).setup("fit")

@@ -107,6 +107,23 @@ def test_black_and_white_is_no_mask_of_ids(tmp_path: Path) -> None:
         parse(tmp_path, Image.fromarray(mask))
 
 
+def test_black_and_white_masks_of_ones_are_no_masks_of_ids(tmp_path: Path) -> None:
+    paths = sorted((instance_folder(tmp_path) / "masks").iterdir())
+    data = InstanceFolder(root=str(tmp_path), val_fraction=0, test_fraction=0)
+    for number, path in enumerate(paths):
+        mask = np.zeros(Image.open(path).size[::-1], np.uint8)
+        mask[:3, :3] = 1
+        mask[5:8, 5:8] = number == 0  # one object behind a pole
+        Image.fromarray(mask).save(path)
+    assert len(data.annotations("train")) == len(paths)
+    mask[5:8, 5:8] = 1
+    Image.fromarray(mask).save(paths[-1])
+    with pytest.raises(
+        DataError, match=r"but 2 have several pieces, such as .*picture00\.png: they look black and white"
+    ):
+        data.annotations("train")
+
+
 def test_a_picture_of_another_size_than_its_mask(tmp_path: Path) -> None:
     path = instance_folder(tmp_path) / "masks/picture00.png"
     Image.new("L", (5, 6)).save(path)

@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.errors import UsageError
 from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, keyed_rng
 
 
@@ -50,6 +51,14 @@ def test_image_and_mask_move_together() -> None:
         sample = data[0, index]
         assert torch.equal(sample["image"][0], sample["mask"])
         assert torch.equal(sample["instances"], sample["mask"].int())
+
+
+@pytest.mark.parametrize("transform", [v2.ToDtype(torch.float32, scale=True), v2.ToPILImage()])
+def test_pictures_stay_bytes(transform: v2.Transform) -> None:
+    with pytest.raises(
+        UsageError, match="data.augment makes images .* leave dtype and normalisation to the datamodule"
+    ):
+        KeyedDataset(Pixels(), transform)[0, 1]
 
 
 def test_the_global_generator_is_left_alone() -> None:

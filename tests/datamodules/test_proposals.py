@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from darkroom.errors import DataError, UsageError
-from datamodules import proposal_cache
+from datamodules import detection, proposal_cache
 from datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, default_folder, fill, recall
 from datamodules.proposals import GridProposals, Proposals, SelectiveSearch, in_order, main
 from datamodules.shapes import World
@@ -346,6 +346,42 @@ def test_a_fill_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert contents(folder) == contents(tmp_path / "whole")
 
 
+class Files(Dataset):
+    """Pictures that tell how often one was read."""
+
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        self.paths, self.max_side, self.reads = [folder / "a.png", folder / "b.png"], max_side, 0
+        for path in self.paths:
+            path.write_text("pixels")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.reads += 1
+        return scenes()[index]
+
+
+def test_files_that_are_done_are_not_read_again(tmp_path: Path) -> None:
+    def reads(max_side: int | None = None, pause: float = 0.0) -> int:
+        files.reads, files.max_side = 0, max_side
+        fill(files, ProposalCache(Quarters(pause=pause), tmp_path / "cache"), 0)
+        return files.reads
+
+    files = Files(tmp_path)
+    assert [reads(), reads()] == [2, 0]
+    assert [reads(max_side=40), reads(pause=1e-3), reads()] == [2, 2, 0]
+    files.paths[0].write_text("other pixels")
+    assert [reads(), reads()] == [1, 0]
+
+
+def test_classes_of_one_name_do_not_share_files(tmp_path: Path) -> None:
+    assert SelectiveSearch.__name__ not in Quarters().key
+    assert GridProposals().key.startswith("GridProposals ")
+    other = type("Quarters", (Quarters,), {"__module__": "elsewhere", "__qualname__": "Quarters"})
+    assert ProposalCache(other(), tmp_path).path(picture()) != ProposalCache(Quarters(), tmp_path).path(picture())
+
+
 def test_failure_in_a_worker_ends_with_its_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"picture.png cannot be read"):
         fill(Unreadable(), ProposalCache(Quarters(), tmp_path), 2)
@@ -398,6 +434,18 @@ def test_datamodule_delivers_proposals(tmp_path: Path) -> None:
     for loader in (data.train_dataloader(), data.val_dataloader()):
         batch = next(iter(loader))
         assert [tuple(boxes.shape) for boxes in batch["proposals"]] == [(4, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 6), (4, 1), (8, 1)])
+def test_ranks_share_the_processors(monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int) -> None:
+    asked = []
+    monkeypatch.setattr(detection, "processors", lambda: 6)
+    monkeypatch.setattr(detection, "fill", lambda dataset, cache, workers: asked.append(workers))
+    for proposal_workers in (None, 5):
+        data = ShapesDetection(proposals=GridProposals(), proposal_workers=proposal_workers)
+        data.trainer = SimpleNamespace(num_devices=ranks)
+        data.supplied(scenes())
+    assert asked == [workers, 5]
 
 
 # --- recall -----------------------------------------------------------------------------------------------------------

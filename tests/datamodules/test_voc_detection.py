@@ -56,6 +56,13 @@ class TestTwoYears(DetectionDataContract):
         assert sorted(ids) == list(range(8))
 
 
+def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+    folder = fakes.voc_detection(tmp_path) / "VOCdevkit/VOC2007/JPEGImages"
+    Image.new("RGB", (9, 9)).save(folder / "2007_train00.png")
+    with pytest.raises(DataError, match=r"2007_train00\.jpg and .*2007_train00\.png have the same name"):
+        VOCDetection(root=str(tmp_path)).dataset("train")
+
+
 def test_bad_boxes_of_real_data_are_named_or_dropped(tmp_path: Path) -> None:
     names = ["RBC", "WBC", "Platelets"]
     data = VOCDetection(root=str(fakes.bccd(tmp_path)), class_names=names)

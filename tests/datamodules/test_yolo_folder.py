@@ -114,6 +114,21 @@ def test_labels_that_are_all_missing_are_no_empty_pictures(tmp_path: Path) -> No
         YoloFolder(root=str(tmp_path)).dataset("train")
 
 
+def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+    folder = yolo_folder(tmp_path) / "images/train"
+    Image.new("RGB", (9, 9)).save(folder / "000.bmp")
+    with pytest.raises(DataError, match=r"000\.bmp and .*000\.png have the same name"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+
+
+def test_pictures_without_folders_of_splits_are_led_to_chance(tmp_path: Path) -> None:
+    yolo_folder(tmp_path / "parts")
+    for kind in ("images", "labels"):
+        (tmp_path / "parts" / kind / "train").rename(tmp_path / kind)
+    with pytest.raises(DataError, match="--data.images_dir images --data.labels_dir labels splits by chance"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,8 @@ _RETRAIN = 2000  # a class's SVM is trained again when more negatives than this 
 class Examples:
     """Features that an epoch collects: those of true boxes, the SVMs' positives, and pairs for the box regression.
 
-    Its length is the number of pairs. Kept in main memory. Of a class with more than ``max_pairs`` pairs the first ones are
-    kept, which is a random choice, since the loader shuffles.
+    Its length is the number of pairs; a copy stays as it is. Kept in main memory. Of a class with more than ``max_pairs``
+    pairs the first ones are kept, which is a random choice, since the loader shuffles.
 
     Args:
         num_classes: K.
@@ -48,11 +48,10 @@ class Examples:
         one_hot = F.one_hot(parts["pair_labels"], self.num_classes + 1)
         number = ((self.counts + one_hot.cumsum(0)) * one_hot).sum(1)
         kept = number <= self.max_pairs
-        self.counts += one_hot[kept].sum(0)
+        self.counts = self.counts + one_hot[kept].sum(0)
         for name in ("pool5", "offsets", "pair_labels"):
             parts[name] = parts[name][kept]
-        for name, part in parts.items():
-            self.parts[name].append(part)
+        self.parts = {name: [*self.parts[name], part] for name, part in parts.items()}
 
     def measured(self, proposals: Tensor) -> Tensor:
         """The regions of the next image on which the mean norm is measured: evenly spread over the first images'."""
@@ -72,8 +71,7 @@ class Examples:
 
     def forget_pairs(self) -> None:
         """Drops what the box regression was solved from."""
-        for name in ("pool5", "offsets", "pair_labels"):
-            self.parts[name] = []
+        self.parts = {**self.parts, "pool5": [], "offsets": [], "pair_labels": []}
 
     def state_dict(self) -> dict[str, Any]:
         return {"images": self.images, **{name: self.whole(name) for name in self.names if self.parts[name]}}
@@ -112,7 +110,7 @@ class HardNegatives:
     As the authors do it: all negatives of the first image; then, image by image, those that score above -1.0001. The SVM of
     a class is trained again whenever more than 2000 were added to it, whereupon those below -1.2 are dropped. One pass.
 
-    Its length is the number of negatives. All on one device.
+    Its length is the number of negatives; a copy stays as it is. All on one device.
 
     Args:
         num_classes: K.
@@ -151,7 +149,7 @@ class HardNegatives:
     def add(self, features: Tensor, hard: Tensor) -> None:
         """Adds features (P, D) as negatives of the classes that ``hard`` (P, K) marks; trains again where it is time."""
         self.negatives, self.negative = torch.cat([self.negatives, features]), torch.cat([self.negative, hard])
-        self.added += hard.sum(0)
+        self.added = self.added + hard.sum(0)
         if not self.trained and len(features):
             self.train(torch.ones_like(self.added, dtype=torch.bool))
         elif (self.added > _RETRAIN).any():
@@ -165,8 +163,9 @@ class HardNegatives:
         k = classes.nonzero().flatten()
         features = torch.cat([self.positives, self.negatives])
         targets = torch.cat([self.positive[:, k].float(), -self.negative[:, k].float()])
-        self.weights[k] = linear_svm(features, targets, self.cost, start=self.weights[k])
-        self.added[k], self.trained = 0, True
+        solved = linear_svm(features, targets, self.cost, start=self.weights[k])
+        self.weights = self.weights.index_copy(0, k, solved)
+        self.added, self.trained = self.added * ~classes, True
         self.negative = self.negative & ~(classes & (self.scores(self.negatives) < _EASY))
         self._keep(self.negative.any(1).nonzero().flatten())
 

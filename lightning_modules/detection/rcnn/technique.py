@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -89,9 +91,10 @@ class RCNN(ObjectDetection):
       SVMs' only positives, and pool5 of regions with an IoU of at least .6 with a true box;
     - an epoch of hard-negative mining: linear SVMs on fc7; a class's negatives have an IoU below .3 with its true boxes.
 
-    In the last two no weight of the network moves, and the network is in evaluation; ``train/loss`` is 0. Detections are
-    judged by what there is: softmax, then the SVMs through a sigmoid; boxes as proposed, then regressed once. In training,
-    true boxes are among the regions, as in the authors' code.
+    In the last two no weight of the network moves, and the network is in evaluation; ``train/loss`` is 0, and
+    ``train/box_pairs`` and ``train/svm_negatives`` say how many there are. Detections are judged by what there is: softmax,
+    then the SVMs through a sigmoid; boxes as proposed, then regressed once. In training, true boxes are among the regions,
+    as in the authors' code.
 
     Args:
         num_classes: classes of objects, without the background.
@@ -105,7 +108,8 @@ class RCNN(ObjectDetection):
         regions: that a training step is made of, over all images of the batch; the paper takes 128, a quarter objects.
         new_layer_factor: of the last layer's learning rate.
         svm: without it, the paper's ablation, the softmax's scores remain and there is no mining.
-        cost: C of the SVMs; features are scaled to a mean norm of 20.
+        cost: C of the SVMs; features are scaled to a mean norm of 20. The paper's, and its ``penalty``, suit thousands of
+            pictures; where a class has few objects, try a hundred times as much, and a hundredth of the penalty.
         max_negatives: that mining keeps at most, see ``HardNegatives``.
         box_regression: without it boxes stay as proposed.
         penalty: lambda of the ridge regression; features are scaled to a mean norm of 20.
@@ -241,10 +245,15 @@ class RCNN(ObjectDetection):
             self._begin(stage)
         if stage == "fine-tuning":
             return super().training_step(batch, batch_idx)
-        with torch.no_grad(), _evaluating(self.network):
-            seen = (self._collect if stage == "examples" else self._mine)(batch)
-            if self.trainer.is_last_batch:
-                self._solve(stage)
+        before = copy(self.examples), copy(self.negatives)
+        try:
+            with torch.no_grad(), _evaluating(self.network):
+                seen = self._collect(batch) if stage == "examples" else self._mine(batch)
+                if self.trainer.is_last_batch:
+                    self._solve(stage)
+        except BaseException:  # a batch whose step was interrupted is seen again
+            self.examples, self.negatives = before
+            raise
         # A loss that knows no weight of the network: nothing to be reduced over ranks, and nothing moves.
         return self.log_loss({**seen, "loss": torch.zeros((), device=self.device, requires_grad=True)})
 
@@ -255,6 +264,11 @@ class RCNN(ObjectDetection):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         elif optimizer_closure is not None:
             optimizer_closure()  # not even momentum and weight decay move what the features come from
+
+    def on_train_end(self) -> None:
+        wanted = [self.svm, self.box_regression]
+        if self.network.ready.tolist() != wanted and not self.trainer.fast_dev_run:
+            rank_zero_warn("the fit ended before SVMs and box regression were solved: detections do without")
 
     def _begin(self, stage: Stage) -> None:
         if stage == "fine-tuning":  # after the others too, when a fit is continued for more epochs

@@ -175,6 +175,13 @@ def test_regions_are_pooled_at_the_strides_there_are() -> None:
     assert pool.map_levels([side]).tolist() == [0, 1]  # as 112 pixels part the two where anchors begin at 32
 
 
+def test_images_of_any_shape() -> None:
+    model = FasterRCNN(**SMALL).eval()
+    with torch.inference_mode():
+        found = model.detect({"image": [torch.rand(3, 1, 500), torch.rand(3, 33, 20)]})
+    assert found[0]["boxes"].numel() == 0 or found[0]["boxes"][:, 3].max() <= 1
+
+
 def test_dropped_stages_are_not_built() -> None:
     names = {name.split(".")[2] for name, _ in FasterRCNN(**SMALL).network.backbone.named_parameters("b")}
     assert {"layer1", "layer2"} <= names

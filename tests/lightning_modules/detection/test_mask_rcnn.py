@@ -78,6 +78,12 @@ class TestMaskRCNN(DetectionContract):
             inside = (x + 1 > box[0]) & (x < box[2]) & (y + 1 > box[1]) & (y < box[3])
             assert inside.all()
 
+    def test_no_mask_to_resize(self) -> None:
+        model, batch = self.build(min_side=72), self.batch()
+        target = batch["target"][0]
+        batch["target"][0] = {key: target[key][:0] for key in ("boxes", "labels", "masks")}
+        assert model.loss_terms(batch)["mask"] > 0
+
     def test_objects_without_masks_are_refused(self) -> None:
         model, batch = self.build(), self.batch()
         del batch["target"][1]["masks"]

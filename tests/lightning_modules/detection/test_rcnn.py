@@ -16,7 +16,7 @@ from darkroom.errors import UsageError
 from datamodules.proposals import GridProposals
 from datamodules.shapes_detection import ShapesDetection
 from lightning_modules.base import WarmupCosine
-from lightning_modules.detection.boxes import match
+from lightning_modules.detection.boxes import decode, match
 from lightning_modules.detection.rcnn import (
     RCNN,
     Examples,
@@ -24,7 +24,7 @@ from lightning_modules.detection.rcnn import (
     RCNNNetwork,
     fit_boxes,
     sample_windows,
-    stages,
+    technique,
 )
 from lightning_modules.detection.svm import linear_svm
 from lightning_modules.optimizers import CaffeSGD
@@ -322,41 +322,66 @@ def test_svms_learn_from_true_boxes_and_what_overlaps_them_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Positives: the true boxes alone. Negatives: IoU below .3 with the class's true boxes. Pairs: IoU of .6 and more."""
-    regions, added, mined = [], [], []
+    regions, added, mined, targets = [], [], [], []
 
     def hidden(self: RCNN, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        regions.append(boxes)  # features that tell where they come from
-        return boxes + len(regions) * 1000, boxes + len(regions) * 1000
+        regions.append(boxes)
+        return boxes, boxes
 
     def remember(kept: list, method: Callable) -> Callable:
         return lambda self, *args, **kwargs: (kept.append(kwargs or args), method(self, *args, **kwargs))[1]
 
+    class Targets(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: RCNN, batch: Any, batch_idx: int) -> None:
+            targets.extend(batch["target"])
+
     monkeypatch.setattr(RCNN, "_hidden", hidden)
+    monkeypatch.setattr(RCNN, "_solve", lambda self, stage: None)
     monkeypatch.setattr(Examples, "add", remember(added, Examples.add))
     monkeypatch.setattr(HardNegatives, "hard", remember(mined, HardNegatives.hard))
-    data, model = shapes(), small()
-    model.network.hidden = lambda crops: (crops[:, 0, 0, :4], crops[:, 0, 0, :4])
-    model._begin = lambda stage: (RCNN._begin(model, stage), None)[1]
-    targets = []
-    watch = type(
-        "Targets", (Callback,), {"on_train_batch_start": lambda self, t, m, batch, i: targets.extend(batch["target"])}
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RCNN, "_solve", lambda self, stage: None)
-        patch.setattr(stages, "linear_svm", lambda features, targets, cost, start: start)
-        fit(model, tmp_path, epochs=2, callbacks=(watch(),), data=data, limit_val_batches=0)
+    fit(small(), tmp_path, epochs=2, callbacks=(Targets(),), limit_val_batches=0)
     assert len(added) == len(mined) == 8
     for target, boxes, found in zip(targets[:8], regions[:8], added, strict=True):
         assert torch.equal(found["labels"], target["labels"])
-        assert torch.equal(boxes[: len(target["labels"])], target["boxes"])
-        iou, truth = match(boxes[: len(found["pair_labels"])], target["boxes"])
+        assert torch.equal(found["fc7"], target["boxes"])
+        pairs = found["pool5"]
+        iou, truth = match(pairs, target["boxes"])
         assert iou.min() >= 0.6
         assert torch.equal(found["pair_labels"], target["labels"][truth])
+        torch.testing.assert_close(decode(found["offsets"], pairs, (1.0,) * 4), target["boxes"][truth])
         assert len(found["norms"]) == 40
+        assert len(boxes) == len(pairs) + 40
     for target, boxes, (_, candidates) in zip(targets[8:], regions[8:], mined, strict=True):
+        assert torch.equal(boxes[: len(target["boxes"])], target["boxes"])  # negatives of other classes
         for label in range(1, 6):
             iou, _ = match(boxes, target["boxes"][target["labels"] == label])
             assert torch.equal(candidates[:, label - 1], iou < 0.3)
+
+
+def test_what_was_solved_for_scaled_features_is_kept_for_plain_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved, fits = [], []
+    solve = RCNN._solve
+
+    def remember(self: RCNN, stage: str) -> None:
+        scales, negatives = self.examples.scales(), self.negatives
+        solve(self, stage)
+        solved.append((scales, negatives))
+
+    monkeypatch.setattr(RCNN, "_solve", remember)
+    monkeypatch.setattr(technique, "fit_boxes", lambda *args: fits.append((fit_boxes(*args), args)) or fits[-1][0])
+    model = small()
+    fit(model, tmp_path)
+    assert [penalty for _, (_, _, penalty) in fits] == [1000.0] * 5
+    network, crops = model.network.eval(), torch.rand(6, 3, 64, 64)
+    pool5, fc7 = network.hidden(crops)
+    scores, offsets = network.judge(crops)
+    (pool5_scale, fc7_scale), negatives = solved[1]
+    assert negatives.cost == 1e-3
+    torch.testing.assert_close(scores, negatives.scores(fc7 * fc7_scale).sigmoid())
+    for k, (weights, _) in enumerate(fits):
+        torch.testing.assert_close(offsets[:, k], pool5 * pool5_scale @ weights[:, :-1].T + weights[:, -1])
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +412,28 @@ def test_a_fit_that_was_stopped_in_any_stage_continues_as_if_it_had_not(
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("part", "call"), [(Examples, 6), (HardNegatives, 6)])
+def test_a_batch_whose_step_failed_is_seen_again(
+    whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, call: int
+) -> None:
+    """The second image of the stage's second batch: what the first one gave must not count twice."""
+    add, calls = part.add, []
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyError("on purpose")
+        add(self, *args, **kwargs)
+
+    monkeypatch.setattr(part, "add", fail)
+    saving = ModelCheckpoint(tmp_path, "last", every_n_epochs=10, save_on_exception=True)
+    with pytest.raises(KeyError, match="on purpose"):
+        fit(small(), tmp_path, callbacks=(saving, ExactResume()))
+    model = small()
+    fit(model, tmp_path, callbacks=(ExactResume(),), ckpt_path=tmp_path / "last.ckpt")
+    assert all(torch.equal(value, whole[0][key]) for key, value in model.state_dict().items())
+
+
 def test_continued_for_more_epochs_it_is_fine_tuned_further(whole: tuple, tmp_path: Path) -> None:
     watch, model = Watch(), small()
     fit(model, tmp_path, epochs=6, callbacks=(watch,), ckpt_path=whole[1] / "end-step=6.ckpt")
@@ -415,6 +462,11 @@ class Skip(Callback):
 def test_epochs_that_do_not_suffice_are_refused(tmp_path: Path, options: dict, epochs: int, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         fit(small(**options), tmp_path, epochs=epochs)
+
+
+def test_a_fit_that_ends_too_early_says_so(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="ended before SVMs and box regression were solved"):
+        fit(small(), tmp_path, max_steps=3)
 
 
 def test_fast_dev_run_needs_one_epoch(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from darkroom.errors import UsageError
 from lightning_modules.detection import SlidingWindow
@@ -65,6 +66,17 @@ def test_strides_that_no_dense_pass_has_are_refused() -> None:
     with pytest.raises(UsageError, match="model.stride is 6; a dense pass gives answers every 4 pixels"):
         tiny(stride=6)
     tiny(stride=6, mode="crops")
+
+
+def test_a_classifier_of_other_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match="model.classifier has 4 outputs; it needs 6"):
+        tiny(classifier=WindowClassifier(3, 16, 4))
+
+
+def test_dense_is_refused_where_a_pooling_rounds_up() -> None:
+    rounding = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(4, ceil_mode=True), nn.Flatten(), nn.Linear(4 * 16, 6))
+    with pytest.raises(UsageError, match="model.mode dense is exact only"):
+        tiny(classifier=rounding)
 
 
 def test_window_classifier_slides_by_four() -> None:
