@@ -192,8 +192,8 @@ def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, desc
     """Makes what the cache lacks for a data set, in worker processes, with a progress bar.
 
     Every process goes through the set in an order of its own: those that fill at once, as the ranks of a machine do, so
-    share the work without knowing of each other. Interrupted, it keeps what it has made. Pictures that are done are not read
-    again, unless their files have changed.
+    share the work without knowing of each other. Interrupted, it keeps what it has made. Pictures that are done are not
+    read again, unless their files have changed.
 
     Args:
         images: samples with ``image``, uint8 (3, H, W); as for loaders, picklable where processes are spawned.

@@ -16,11 +16,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from darkroom.errors import UsageError
 from lightning_modules.detection.boxes import clip, repeatable
+from lightning_modules.detection.masks import mask_targets, paste
 from lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
 from lightning_modules.layers.pyramid import (
     FeaturePyramid,
@@ -39,8 +40,6 @@ _COCO = {
     False: published_detectors.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
     True: published_detectors.MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
 }
-# Pasted masks of an image that are in memory as float at the same time: 128 MiB.
-_PASTED = 2**25
 
 
 # --- boxes stay in float32 whatever autocast does to the maps they come from -------------------------------------------
@@ -113,35 +112,6 @@ def _stretched(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Te
     (y, x) = (new / old for new, old in zip(after, before, strict=True))
     x0, y0, x1, y1 = boxes.unbind(1)
     return torch.stack([x0 * x, y0 * y, x1 * x, y1 * y], 1)
-
-
-def paste(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks where their boxes are: bilinear between the centres of their cells, then cut at one half.
-
-    Args:
-        masks: probabilities float (M, S, S), each over its box.
-        boxes: (M, 4) xyxy in pixels.
-        size: height and width of the image.
-
-    Returns:
-        bool (M, height, width).
-    """
-    rows = _hats(boxes[:, 1], boxes[:, 3], size[0], masks.shape[-2])
-    columns = _hats(boxes[:, 0], boxes[:, 2], size[1], masks.shape[-1])
-    pasted = masks.new_empty(len(masks), *size, dtype=torch.bool)
-    step = max(1, _PASTED // (size[0] * size[1]))
-    with torch.autocast(masks.device.type, enabled=False):
-        for start in range(0, len(masks), step):
-            part = slice(start, start + step)
-            pasted[part] = rows[part] @ masks[part].float() @ columns[part].mT >= 0.5
-    return pasted
-
-
-def _hats(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
-    """Weights (M, pixels, cells) of cells that divide low to high (M,): 1 at a cell's centre, 0 from the next one's on."""
-    centres = torch.arange(pixels, device=low.device) + 0.5
-    places = (centres - low[:, None]) / (high - low)[:, None] * cells - 0.5
-    return (1 - (places[..., None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)
 
 
 # --- the two stages -----------------------------------------------------------------------------------------------------
@@ -237,24 +207,6 @@ class RegionHeads(RoIHeads):
             return logits.sum() * 0
         chosen = logits[torch.arange(len(labels), device=labels.device), labels]
         return F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted))
-
-
-def mask_targets(masks: Tensor, boxes: Tensor, truths: Tensor, cells: int) -> Tensor:
-    """What the masks of an image's regions should be: the parts of each cell that the object covers.
-
-    torchvision's are half a pixel off, which is much for small objects.
-
-    Args:
-        masks: of the objects (N, H, W).
-        boxes: the regions (R, 4).
-        truths: which object each one is, int64 (R,).
-        cells: S.
-
-    Returns:
-        float (R, S, S) in [0, 1].
-    """
-    rois = torch.cat([truths[:, None].to(boxes), boxes], 1)
-    return roi_align(masks[:, None].float(), rois, cells, aligned=True)[:, 0]
 
 
 class TwoStageNetwork(GeneralizedRCNN):

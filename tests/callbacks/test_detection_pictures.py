@@ -262,7 +262,9 @@ def test_a_continued_run_keeps_to_every_nth_validation() -> None:
     fit.save_checkpoint("last.ckpt")
     trainer(after, max_epochs=3).fit(module, data, ckpt_path="last.ckpt")
     assert [path.name for path in sorted(Path("pictures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
+    Path("pictures/val_detections/0000000.png").unlink()
     trainer(DetectionLogger(2, 2)).validate(module, data, ckpt_path="last.ckpt", verbose=False)
+    assert Path("pictures/val_detections/0000000.png").is_file()
 
 
 def test_low_scores_and_many_boxes_are_not_drawn() -> None:

@@ -1,4 +1,4 @@
-"""What R-CNN learns after its network: examples for SVMs and box regression, hard negatives, whitened ridge regression."""
+"""What R-CNN learns after its network: examples, box regression, SVMs with hard negatives."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -80,8 +80,8 @@ class Examples:
 def fit_boxes(pool5: Tensor, offsets: Tensor, penalty: float) -> Tensor:
     """Ridge regression from the features of regions to their true boxes (Girshick et al. 2014, appendix C).
 
-    Offsets are centred and whitened first, by the inverse root of their covariance plus .001, as the authors do it; then
-    all four are equally hard. The constant is a feature as others are, and regularised too.
+    Offsets are centred first. The constant is a feature as others are, and regularised too. The authors also whiten the
+    offsets and undo that afterwards; with one lambda for all four this changes nothing, and is left out.
 
     Args:
         pool5: (M, D), scaled.
@@ -94,12 +94,8 @@ def fit_boxes(pool5: Tensor, offsets: Tensor, penalty: float) -> Tensor:
     if not len(pool5):
         return pool5.new_zeros(4, pool5.shape[1] + 1)
     mean = offsets.double().mean(0)
-    centred = offsets.double() - mean
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
-    deviations = (variances.clamp(min=0) + 1e-3).sqrt()
-    whitened = centred @ (axes / deviations @ axes.T)
-    constant = pool5.new_ones(len(pool5), 1)
-    weights = ridge(torch.cat([pool5, constant], 1).double(), whitened, penalty) @ (axes * deviations @ axes.T)
+    with_constant = torch.cat([pool5, pool5.new_ones(len(pool5), 1)], 1)
+    weights = ridge(with_constant.double(), offsets.double() - mean, penalty)
     weights[-1] += mean
     return weights.T.to(pool5.dtype)
 

@@ -40,7 +40,7 @@ from lightning_modules.layers.backbones import (
 from lightning_modules.layers.weights import load_weights
 
 Stage = Literal["fine-tuning", "examples", "mining"]
-_UNSCALED = (1.0, 1.0, 1.0, 1.0)  # the box regression whitens its targets itself
+_UNSCALED = (1.0, 1.0, 1.0, 1.0)  # offsets are regressed as they are
 
 
 def sample_windows(

@@ -10,10 +10,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image, project
 
 from darkroom.errors import UsageError
 from datamodules.shapes_detection import ShapesDetection
-from lightning_modules.detection import torchvision_rcnn
+from lightning_modules.detection import masks as masks_module
 from lightning_modules.detection.faster_rcnn import FasterRCNN
 from lightning_modules.detection.mask_rcnn import MaskRCNN
-from lightning_modules.detection.torchvision_rcnn import mask_targets, paste
+from lightning_modules.detection.masks import mask_targets, paste
 from tests.contracts.detection import DetectionContract
 
 SMALL = {
@@ -144,7 +144,7 @@ def test_pasting_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     masks, corner = torch.rand(7, 28, 28), torch.rand(7, 2) * 20
     boxes = torch.cat([corner, corner + 1 + torch.rand(7, 2) * 20], 1)
     whole = paste(masks, boxes, (40, 40))
-    monkeypatch.setattr(torchvision_rcnn, "_PASTED", 40 * 40 * 2)
+    monkeypatch.setattr(masks_module, "_PASTED", 40 * 40 * 2)
     assert torch.equal(paste(masks, boxes, (40, 40)), whole)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(paste(masks, boxes, (40, 40)), whole)

@@ -221,6 +221,7 @@ def test_mean_norm_of_features_is_20() -> None:
 
 def test_pairs_are_limited_per_class() -> None:
     examples, labels = Examples(2, 3), torch.tensor([1, 2, 1, 1, 2])
+    examples.measured(torch.rand(9, 4))
     for start in (0, 5):
         numbers = torch.arange(5.0)[:, None] + start
         pairs = {"pool5": numbers, "offsets": numbers.expand(5, 4), "pair_labels": labels}
@@ -230,11 +231,12 @@ def test_pairs_are_limited_per_class() -> None:
     assert len(examples.whole("fc7")) == 10
     again = Examples(2, 3, examples.state_dict())
     assert len(again) == len(examples) == 6
+    assert again.images == examples.images == 1
     assert torch.equal(again.counts, examples.counts)
 
 
-def test_boxes_are_regressed_on_whitened_targets() -> None:
-    """(A'A + lambda) b = A'y for every whitened y, as the authors' code says it, and undone afterwards."""
+def test_box_regression_is_the_authors_whose_whitening_cancels() -> None:
+    """(A'A + lambda) b = A'y for every whitened y, as their code says it, and undone afterwards."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 6, generator=generator).double()
     y = (torch.randn(40, 4, generator=generator) @ torch.randn(4, 4, generator=generator)).double() / 9 + 0.3
