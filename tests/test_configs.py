@@ -27,7 +27,7 @@ SMALL = {
     "SlidingWindow": {"channels": 4, "sides": [20.0, 30.0]},
     "RCNN": {"width": 0.03},
     "FastRCNN": {"width": 0.03, "min_side": 64, "max_side": 128},
-    "FasterRCNN": {"width": 0.125, "min_side": 64, "max_side": 128, "head_channels": 16},
+    "FasterRCNN": {"width": 0.125, "norm": "batch", "min_side": 64, "max_side": 128, "head_channels": 16},
     "MaskRCNN": {
         "width": 0.125,
         "norm": "batch",
@@ -36,7 +36,7 @@ SMALL = {
         "head_channels": 16,
         "mask_channels": 8,
     },
-    "SSD": {"width": 0.0625},
+    "SSD": {"width": 0.0625, "norm": "batch"},
     "YOLO": {"width": 0.03},
     "ObjectDetection": {},
 }
@@ -73,8 +73,7 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
         arguments |= {"data.crop": 32} if family == "segmentation" else {"data.max_side": 64}
     if "proposals" in data["init_args"]:
         arguments |= {"data.proposals_dir": "proposals", "data.proposal_workers": 0}
-    if model["class_path"] not in STAGED:
-        arguments |= {"trainer.max_steps": 2}
+    arguments |= {"trainer.max_epochs": 3} if model["class_path"] in STAGED else {"trainer.max_steps": 2}
     arguments |= {"data.batch_size": 2, "data.num_workers": 0, "trainer.accelerator": "cpu"}
     return [part for name, value in arguments.items() for part in (f"--{name}", value)]
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from darkroom.errors import UsageError
 from lightning_modules.detection.svm import linear_svm, ridge
 
 # The authors' settings, from their code.
@@ -54,8 +55,9 @@ class Examples:
         self.parts = {name: [*self.parts[name], part] for name, part in parts.items()}
 
     def measured(self, proposals: Tensor) -> Tensor:
-        """The regions of the next image on which the mean norm is measured: evenly spread over the first images'."""
-        self.images += 1
+        """The regions of the next image on which the mean norm is measured: evenly spread over the first images' that have
+        any."""
+        self.images += len(proposals) > 0
         count = min(len(proposals), _NORM_BOXES) if self.images <= _NORM_IMAGES else 0
         places = torch.linspace(0, max(0, len(proposals) - 1), count, device=proposals.device)
         return proposals[places.round().long()]
@@ -67,7 +69,10 @@ class Examples:
 
     def scales(self) -> list[float]:
         """Factors for pool5 and fc7 that bring their mean norm to 20."""
-        return (_MEAN_NORM / self.whole("norms").double().mean(0).clamp(min=1e-12)).tolist()
+        norms = self.whole("norms").double()
+        if not len(norms):
+            raise UsageError("RCNN found no proposal in any training picture; see data.proposals (min_side, limit)")
+        return (_MEAN_NORM / norms.mean(0).clamp(min=1e-12)).tolist()
 
     def forget_pairs(self) -> None:
         """Drops what the box regression was solved from."""

@@ -227,10 +227,10 @@ class RCNN(ObjectDetection):
         later, epochs = len(self._later), self.trainer.max_epochs
         if stage != "fit" or not later or self.trainer.fast_dev_run:
             return
-        if self.finetune_epochs is None and epochs < later:
+        if self.finetune_epochs is None and epochs <= later:
             raise UsageError(
                 f"trainer.max_epochs is {epochs}; RCNN takes the last {later} for its SVMs and box regression: set it to "
-                f"more than {later}"
+                f"more than {later}, or model.finetune_epochs to 0"
             )
         if self.finetune_epochs is not None and epochs != self.finetune_epochs + later:
             raise UsageError(
