@@ -44,7 +44,30 @@ SEGMENTATION = {
     "convolutionalized classifier": Entry("convolutionalized"),
     "smp.Unet, resnet34": Entry("smp_unet", ("--model.network.init_args.classes", "CLASSES")),
 }
-DETECTION: dict[str, Entry] = {}
+# For pictures of some 320 x 240 pixels with objects of 15 to 120; the configs are made for scenes of 128.
+_AS_THEY_ARE = ("--model.min_side", "240", "--model.max_side", "320")
+DETECTION = {
+    "sliding window": Entry(
+        "sliding_window",
+        ("--model.sides", "[18, 32, 50, 100]", "--model.aspect_ratios", "[1.0]", "--model.stride", "8"),
+    ),
+    "R-CNN": Entry("rcnn", staged=True),
+    "Fast R-CNN": Entry("fast_rcnn", _AS_THEY_ARE),
+    "Faster R-CNN": Entry("faster_rcnn", (*_AS_THEY_ARE, "--model.anchor_sizes", "[20, 50, 110]")),
+    "SSD": Entry("ssd", ("--model.image_size", "320", "--model.sizes", "coco")),
+    "YOLO": Entry("yolo", ("--model.image_size", "256", "--model.grid", "8")),
+    "torchvision's Faster R-CNN, MobileNetV3": Entry(
+        "torchvision_faster_rcnn",
+        (
+            *("--model.network.init_args.num_classes", "OUTPUTS"),
+            *("--model.network.init_args.min_size", "240", "--model.network.init_args.max_size", "320"),
+        ),
+    ),
+    "torchvision's SSDlite, MobileNetV3": Entry(
+        "torchvision_ssd", ("--model.network.init_args.num_classes", "OUTPUTS")
+    ),
+    "Mask R-CNN": Entry("mask_rcnn", (*_AS_THEY_ARE, "--model.anchor_sizes", "[12, 24, 48]")),
+}
 FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION}
 # Losses differ between segmentation's configs; here all have the same.
 SHARED = {"segmentation": ("--model.loss", "null"), "detection": ()}

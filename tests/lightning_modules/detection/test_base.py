@@ -1,0 +1,96 @@
+"""ObjectDetection: any network of torchvision's interface, and what the base does for every technique."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+from darkroom.errors import UsageError
+from lightning_modules.detection import YOLO, ObjectDetection
+from tests.contracts.detection import DetectionContract
+from tests.contracts.module import trainer
+
+
+def torchvision_network() -> FasterRCNN:
+    """torchvision's own, with a body of three convolutions and batch norm."""
+    channels = [3, 16, 32, 32]
+    layers = [[nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()] for a, b in pairwise(channels)]
+    body = nn.Sequential(*[layer for block in layers for layer in block])
+    body.out_channels = 32
+    return FasterRCNN(
+        body,
+        min_size=64,
+        max_size=128,
+        rpn_anchor_generator=AnchorGenerator(((12, 20, 32),), ((0.5, 1.0, 2.0),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 5, 2),
+        box_head=nn.Sequential(nn.Flatten(), nn.Linear(32 * 25, 64), nn.ReLU()),
+        box_predictor=_Predictor(),
+    )
+
+
+class _Predictor(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.offsets = nn.Linear(64, 6), nn.Linear(64, 24)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.score(x), self.offsets(x)
+
+
+class TestAnyNetwork(DetectionContract):
+    lr = 3e-3
+
+    def build(self, **kwargs: Any) -> ObjectDetection:
+        network = torchvision_network()
+        return ObjectDetection(network, num_classes=5, **kwargs)
+
+
+def tiny() -> YOLO:
+    return YOLO(num_classes=5, preset="tiny", width=0.1, image_size=128, grid=3)
+
+
+def test_crowds_and_difficult_objects_have_no_part_in_the_validation_loss(tmp_path: Any) -> None:
+    contract = TestAnyNetwork()
+    batch, model = contract.batch(), tiny()
+    fitting = trainer(tmp_path, limit_train_batches=0)
+    model.trainer = fitting
+    fitting.strategy.connect(model)
+    model.setup("fit")
+    model.eval()
+    logged: list[dict] = []
+    model.log_dict = lambda values, **kwargs: logged.append(values)
+    with torch.no_grad():
+        model.validation_step(batch, 0)
+        for flag in ("iscrowd", "difficult"):
+            more = [dict(target) for target in batch["target"]]
+            for target in more:
+                count = len(target["labels"])
+                target["boxes"] = torch.cat([target["boxes"], torch.tensor([[1.0, 1, 50, 60]])])
+                target["labels"] = torch.cat([target["labels"], torch.tensor([2])])
+                target[flag] = torch.arange(count + 1) == count
+            model.validation_step({**batch, "target": more}, 0)
+    assert logged[0] == logged[1] == logged[2]
+
+
+def test_masks_of_another_size_are_refused() -> None:
+    batch = TestAnyNetwork().batch(masks=True)
+    batch["target"][1]["masks"] = batch["target"][1]["masks"][..., :10]
+    with pytest.raises(UsageError, match="image 1 of the batch is .64, 64. .* its masks are"):
+        tiny().training_step(batch, 0)
+
+
+def test_bytes_are_refused() -> None:
+    batch = TestAnyNetwork().batch()
+    batch["image"] = [(255 * image).byte() for image in batch["image"]]
+    with pytest.raises(UsageError, match="uint8 images reached the network"):
+        tiny().training_step(batch, 0)
+
+
+def test_no_classes_is_an_error() -> None:
+    with pytest.raises(UsageError, match="model.num_classes is None"):
+        ObjectDetection(torchvision_network())
