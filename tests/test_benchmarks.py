@@ -15,3 +15,13 @@ def test_compared_techniques_have_configs() -> None:
 def test_every_technique_can_be_timed() -> None:
     assert {"segmentation_steps", "segmentation_evaluation", "fcn_resnet50_step", "tiled_inference"} <= ENTRIES.keys()
     assert all(model.num_classes == networks.WORLD for model in networks._techniques().values())
+
+
+def test_every_detector_can_be_timed() -> None:
+    from benchmarks import detection
+
+    assert {"detection_steps", "detection_inference", "selective_search", "detection_scores"} <= ENTRIES.keys()
+    assert all(model.num_classes == 5 for model in detection._techniques().values())
+    assert set(detection.LADDER) == {
+        path.stem for path in (CONFIGS / "detection").glob("*.yaml") if "torch" not in path.stem
+    }

@@ -115,7 +115,8 @@ class ObjectDetection(Technique):
     def on_test_epoch_end(self) -> None:
         self._log_scores(self.test_scores)
         warm = self._seconds[1:] or self._seconds
-        rate = sum(images for images, _ in warm) / sum(seconds for _, seconds in warm)
+        # A rank without a batch has no rate, but must log as the others do.
+        rate = sum(images for images, _ in warm) / max(1e-9, sum(seconds for _, seconds in warm))
         self.log("test/images_per_second", rate, sync_dist=self.trainer.world_size > 1)
         self._seconds = []
 
