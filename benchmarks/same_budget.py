@@ -66,7 +66,15 @@ DETECTION = {
     "torchvision's SSDlite, MobileNetV3": Entry(
         "torchvision_ssd", ("--model.network.init_args.num_classes", "OUTPUTS")
     ),
-    "Mask R-CNN": Entry("mask_rcnn", (*_AS_THEY_ARE, "--model.anchor_sizes", "[12, 24, 48]")),
+    "Mask R-CNN": Entry(
+        "mask_rcnn",
+        (
+            *(*_AS_THEY_ARE, "--model.anchor_sizes", "[12, 24, 48]", "--model.roi_samples", "128"),
+            # Nuclei come by the hundred.
+            *("--model.proposals_before_nms", "[600, 600]", "--model.proposals", "[300, 300]"),
+            *("--model.max_detections", "300"),
+        ),
+    ),
 }
 FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION}
 # Losses differ between segmentation's configs; here all have the same.

@@ -341,7 +341,7 @@ def test_svms_learn_from_true_boxes_and_what_overlaps_them_little(
     monkeypatch.setattr(RCNN, "_solve", lambda self, stage: None)
     monkeypatch.setattr(Examples, "add", remember(added, Examples.add))
     monkeypatch.setattr(HardNegatives, "hard", remember(mined, HardNegatives.hard))
-    fit(small(), tmp_path, epochs=2, callbacks=(Targets(),), limit_val_batches=0)
+    fit(small(finetune_epochs=0), tmp_path, epochs=2, callbacks=(Targets(),), limit_val_batches=0)
     assert len(added) == len(mined) == 8
     for target, boxes, found in zip(targets[:8], regions[:8], added, strict=True):
         assert torch.equal(found["labels"], target["labels"])
