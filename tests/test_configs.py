@@ -36,7 +36,7 @@ SMALL = {
         "head_channels": 16,
         "mask_channels": 8,
     },
-    "SSD": {"width": 0.0625, "norm": "batch"},
+    "SSD": {"width": 0.25, "norm": "batch"},
     "YOLO": {"width": 0.03},
     "ObjectDetection": {},
 }
