@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import yaml
+from lightning import LightningModule
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from callbacks.drawing_boxes import class_index, confident, draw_boxes
 from darkroom.catalog import import_all
 from datamodules.proposals import Proposals, SelectiveSearch
 from datamodules.shapes_detection import ShapesDetection
-from lightning_modules.segmentation.ensemble import load_technique
 
 _COLOUR = {"VOC_AP50": "#d8453e", "mAP": "#3f6fd8"}
 _NAMES = {"VOC_AP50": "VOC AP50", "mAP": "COCO AP"}
@@ -42,7 +42,7 @@ def chart(names: list[str], runs: list[Path], extra: list[float], out: Path) -> 
     for name, time, run in zip(names, times, runs, strict=True):
         both = [score(run, key) for key in ("VOC_AP50", "mAP")]
         axes.plot([time, time], both, color="#b8b8b8", linewidth=1, zorder=0)
-        axes.annotate(name, (time, max(both)), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+        axes.annotate(name, (time, max(both)), (-2, 9), textcoords="offset points", rotation=30, fontsize=9)
     _style(axes)
     figure.tight_layout()
     figure.savefig(out)
@@ -50,29 +50,33 @@ def chart(names: list[str], runs: list[Path], extra: list[float], out: Path) -> 
 
 def _style(axes: Axes) -> None:
     axes.set_xscale("log")
-    axes.set_ylim(0, 1.08)
+    axes.set_xticks((2, 5, 10, 20, 50, 100), ("2", "5", "10", "20", "50", "100"))
+    axes.set_xticks((), minor=True)
+    axes.set_ylim(0, 1.2)
     axes.margins(x=0.12)
     axes.set_xlabel("milliseconds per image, proposals included")
     axes.set_ylabel("average precision")
     axes.grid(color="#e6e6e6")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="lower center")
 
 
 def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Proposals, out: Path) -> None:
     """The same scenes through all techniques."""
     rows: dict[str, list[Tensor]] = {}
     for name, run in zip(names, runs, strict=True):
-        config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
-        side = config.get("side", 128)
-        data = ShapesDetection(side=side, num_workers=0)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        own = {name: config["data"]["init_args"][name] for name in ("side", "seed", "objects", "occlusion")}
+        data = ShapesDetection(**own, num_workers=0)
         samples = [data.dataset("test")[index] for index in indices]
         batch = {"image": [sample["image"] for sample in samples], "target": [sample["target"] for sample in samples]}
         arrays = [image.permute(1, 2, 0).numpy() for image in batch["image"]]
         batch["proposals"] = [torch.from_numpy(proposals(array)) for array in arrays]
         batch = data.on_after_batch_transfer(batch)
-        technique = load_technique(run / "checkpoints" / "best.ckpt").eval()
+        # R-CNN's last stages are its last epochs; its best epoch may be one before them.
+        which = "last" if config["model"]["class_path"].endswith(".RCNN") else "best"
+        technique = LightningModule.load_from_checkpoint(run / "checkpoints" / f"{which}.ckpt").cpu().eval()
         with torch.inference_mode():
             found = technique.predict_step(batch)
         pictures = [to_picture(image) for image in batch["image"]]
@@ -90,7 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection_ladder", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--names", nargs="+", required=True)
-    parser.add_argument("--proposals", nargs="+", type=float, help="milliseconds per image that proposals take, or 0")
+    parser.add_argument(
+        "--proposals", nargs="+", type=float, required=True, help="of each: milliseconds per image for proposals, or 0"
+    )
     parser.add_argument("--scenes", nargs="+", type=int, default=list(range(8)))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -98,10 +104,10 @@ def main() -> None:
     chart(
         arguments.names,
         arguments.runs,
-        arguments.proposals or [0.0] * len(arguments.runs),
+        arguments.proposals,
         arguments.out / "detection_ladder.png",
     )
-    method = SelectiveSearch(min_side=8)
+    method = SelectiveSearch(min_side=6)
     scenes(arguments.names, arguments.runs, arguments.scenes, method, arguments.out / "detection.png")
 
 
