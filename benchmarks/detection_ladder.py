@@ -42,7 +42,7 @@ def chart(names: list[str], runs: list[Path], extra: list[float], out: Path) -> 
     for name, time, run in zip(names, times, runs, strict=True):
         both = [score(run, key) for key in ("VOC_AP50", "mAP")]
         axes.plot([time, time], both, color="#b8b8b8", linewidth=1, zorder=0)
-        axes.annotate(name, (time, max(both)), (-2, 9), textcoords="offset points", rotation=30, fontsize=9)
+        axes.annotate(name, (time, max(both)), (-2, 9), textcoords="offset points", rotation=50, fontsize=9)
     _style(axes)
     figure.tight_layout()
     figure.savefig(out)
@@ -52,7 +52,7 @@ def _style(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_xticks((2, 5, 10, 20, 50, 100), ("2", "5", "10", "20", "50", "100"))
     axes.set_xticks((), minor=True)
-    axes.set_ylim(0, 1.2)
+    axes.set_ylim(0, 1.35)
     axes.margins(x=0.12)
     axes.set_xlabel("milliseconds per image, proposals included")
     axes.set_ylabel("average precision")

@@ -148,7 +148,9 @@ def _as_tensors(value: Any) -> Any:
     return value.as_subclass(torch.Tensor) if isinstance(value, tv_tensors.TVTensor) else value
 
 
-def collate(samples: dict[str, Any] | list[dict[str, Any]], unstacked: frozenset[str] = frozenset()) -> dict[str, Any]:
+def collate(
+    samples: dict[str, Any] | list[dict[str, Any]], unstacked: frozenset[str] = frozenset({"proposals"})
+) -> dict[str, Any]:
     """Stacks samples into a batch, but the entries in ``unstacked``; a data set that made a whole batch is left alone."""
     if isinstance(samples, dict):
         return samples
