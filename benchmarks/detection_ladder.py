@@ -13,6 +13,7 @@ import torch
 import yaml
 from lightning import LightningModule
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 
 from callbacks.drawing import contact_sheet, save, to_picture
@@ -53,6 +54,7 @@ def _style(axes: Axes) -> None:
     axes.set_xticks((2, 5, 10, 20, 50, 100), ("2", "5", "10", "20", "50", "100"))
     axes.set_xticks((), minor=True)
     axes.set_ylim(0, 1.35)
+    axes.set_yticks((0, 0.2, 0.4, 0.6, 0.8, 1.0))
     axes.margins(x=0.12)
     axes.set_xlabel("milliseconds per image, proposals included")
     axes.set_ylabel("average precision")
@@ -87,6 +89,7 @@ def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Pr
         ]
     legend = {name: class_index(label) for label, name in enumerate(ShapesDetection.class_names, 1)}
     save(contact_sheet(rows, legend, 144), out)
+    Image.open(out).quantize(256).save(out, optimize=True)  # a third of the bytes, and nobody sees the difference
 
 
 def main() -> None:
