@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from callbacks.drawing import contact_sheet, fitting, to_picture
 from callbacks.drawing_boxes import captions, class_index, confident, draw_boxes, draw_mistakes
-from callbacks.pictures import SampleLogger
+from callbacks.pictures import FirstSamplesLogger
 from callbacks.predictions import detections
 from darkroom.errors import UsageError
 
@@ -18,7 +18,7 @@ _CORNERS = ("minX", "minY", "maxX", "maxY")
 Sample = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # picture, truth, detections
 
 
-class DetectionLogger(SampleLogger):
+class DetectionLogger(FirstSamplesLogger):
     """Draws truth, detections and mistakes in the first samples of the validation (and test) set, the same every time.
 
     The detections are what the step returned: the network does not run again. Mistakes are wrong detections, in red, and

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 IGNORE = 255
 _IGNORE_COLOUR = (190, 190, 190)
 _FIRST_COLOURS = [(24, 24, 28), (230, 75, 70), (78, 186, 105), (72, 118, 232), (245, 196, 66), (198, 92, 214)]
-_PAPER, _INK, _GAP = (255, 255, 255), (40, 40, 44), 4
+PAPER, INK, _GAP = (255, 255, 255), (40, 40, 44), 4
 
 
 @cache
@@ -73,10 +73,10 @@ def fitting(picture: Tensor, height: int, width: int) -> tuple[int, int]:
     return max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[2] * scale))
 
 
-def _tile(picture: Tensor, height: int, width: int) -> Tensor:
+def tiled(picture: Tensor, height: int, width: int) -> Tensor:
     """Centres a picture in a tile that it is made to fit."""
     size = fitting(picture, height, width)
-    tile = torch.tensor(_PAPER, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
+    tile = torch.tensor(PAPER, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     tile[:, top : top + size[0], left : left + size[1]] = resize(picture, size)
     return tile
@@ -101,26 +101,27 @@ def contact_sheet(rows: dict[str, Sequence[Tensor]], legend: dict[str, int] | No
         entries.append((name, index, x, line))
         x += extent
     bottom = len(rows) * (height + _GAP) + _GAP
-    sheet = Image.new("RGB", (total_width, bottom + (24 * (line + 1) if entries else 0)), _PAPER)
+    sheet = Image.new("RGB", (total_width, bottom + (24 * (line + 1) if entries else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for r, (name, pictures) in enumerate(rows.items()):
         y = _GAP + r * (height + _GAP)
-        draw.text((label - 8, y + height // 2), name, _INK, font, anchor="rm")
+        draw.text((label - 8, y + height // 2), name, INK, font, anchor="rm")
         for c, picture in enumerate(pictures):
-            tile = _tile(picture, height, width).permute(1, 2, 0).numpy()
+            tile = tiled(picture, height, width).permute(1, 2, 0).numpy()
             sheet.paste(Image.fromarray(np.ascontiguousarray(tile)), (label + c * (width + _GAP), y))
     colours = palette(max([0, *(legend or {}).values()]) + 1)
     for name, index, x, line in entries:
         y = bottom + 12 + 24 * line
         draw.rounded_rectangle((x, y - 7, x + 14, y + 7), 3, tuple(colours[index].tolist()), (150, 150, 150))
-        draw.text((x + 20, y), name, _INK, font, anchor="lm")
+        draw.text((x + 20, y), name, INK, font, anchor="lm")
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """Writes a picture as PNG, making its folder."""
+    """Writes a picture, or a grey one uint8 (1, H, W), as PNG, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy())).save(path)
+    array = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(path)
 
 
 def save_mask(mask: Tensor, path: Path, num_classes: int) -> None:

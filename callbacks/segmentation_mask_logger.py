@@ -8,12 +8,12 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.drawing import IGNORE, colorize, contact_sheet, error_map, to_picture
-from callbacks.pictures import SampleLogger
+from callbacks.pictures import FirstSamplesLogger
 
 Sample = tuple[Tensor, Tensor, Tensor]  # picture, truth, prediction
 
 
-class SegmentationMaskLogger(SampleLogger):
+class SegmentationMaskLogger(FirstSamplesLogger):
     """Draws the first samples of the validation (and test) set, which never change, so that epochs can be compared.
 
     In W&B the masks are overlays that can be switched on and off; the file ``pictures/<stage>_masks/<step>.png`` shows

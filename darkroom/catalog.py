@@ -17,7 +17,10 @@ def import_all() -> None:
 
 
 def classes(room: str, base: str) -> dict[str, str]:
-    """Name and first line of docstring of every class in a room that derives from ``base``, sorted by file."""
+    """Name and first line of docstring of every class in a room that derives from ``base``, sorted by file.
+
+    A class whose docstring calls it a base is not for use by itself, and left out.
+    """
     spec = importlib.util.find_spec(room)
     known, found = {base}, {}
     nodes = [
@@ -32,15 +35,7 @@ def classes(room: str, base: str) -> dict[str, str]:
             break
         known |= {node.name for node in new}
         found |= {node.name: (ast.get_docstring(node) or "").split("\n")[0] for node in new}
-    parents = {getattr(base, "id", "") for node in nodes for base in node.bases}
-    usable = [node.name for node in nodes if node.name not in parents or _takes_a_network(node)]
-    return {name: found[name] for name in usable if name in found}
-
-
-def _takes_a_network(node: ast.ClassDef) -> bool:
-    """Whether a family's base is a technique itself, for networks that are not ours."""
-    inits = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
-    return any(argument.arg == "network" for init in inits for argument in init.args.args)
+    return {n.name: found[n.name] for n in nodes if n.name in found and not found[n.name].startswith("Base of")}
 
 
 def configs(folder: Path) -> dict[str, str]:

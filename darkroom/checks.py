@@ -93,10 +93,11 @@ def require_checkpoint(path: str | Path | None, given: str, experiment: Path) ->
 
 def link(data: Any, model: Namespace) -> None:
     """Fills what the model's config leaves open from the data, and refuses what contradicts it."""
-    known = {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": data.image_shape[0]}
+    channels = None if data.image_shape is None else data.image_shape[0]
+    known = {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": channels}
     arguments = model.get("init_args") or Namespace()
     for name, value in known.items():
-        if name not in arguments:
+        if name not in arguments or value is None:  # Prompts knows nothing of this, the checkpoint's config does
             continue
         if arguments[name] is None:
             arguments[name] = value
@@ -125,7 +126,7 @@ def checkpoint_fits(path: Path, model: nn.Module, arguments: Namespace, resuming
                 f"ckpt_path {path} does not fit the model: {name} is {there} there and {here} here; use the config.yaml of "
                 "the run it came from"
             )
-    for name in ("optimizer", "lr_scheduler"):
+    for name in ("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler"):
         here = arguments.get(name)
         here = here.as_dict() if isinstance(here, Namespace) else here
         here, there = (json.dumps(value, sort_keys=True, default=str) for value in (here, remembered.get(name)))
@@ -141,6 +142,6 @@ def predictions_are_written(trainer: Trainer) -> None:
     others = [callback for callback in trainer.callbacks if not isinstance(callback, ProgressBar)]
     if not any(is_overridden("on_predict_batch_end", callback, Callback) for callback in others):
         raise UsageError(
-            "predict would write nothing; add a writer, --trainer.callbacks+=PredictionWriter for masks or DetectionWriter "
-            "for boxes"
+            "predict would write nothing; add a writer, --trainer.callbacks+=PredictionWriter for masks, DetectionWriter "
+            "for boxes or SampleWriter for what is drawn"
         )

@@ -14,7 +14,12 @@ from darkroom import catalog
 from darkroom.errors import UsageError, UserError
 
 # Packages that a config may name and an extra of ours installs.
-EXTRAS = {"segmentation_models_pytorch": "smp", "tensorboard": "tensorboard", "cv2": "proposals"}
+EXTRAS = {
+    "segmentation_models_pytorch": "smp",
+    "tensorboard": "tensorboard",
+    "cv2": "proposals",
+    "torch_fidelity": "fid",
+}
 
 
 def debugging() -> bool:
@@ -75,5 +80,7 @@ def quieten() -> None:
         "ignore", message=".*does not have many workers.*"
     )  # data.num_workers follows the processors
     warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module` and is already saved.*")
+    # An average of weights never trains.
+    warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
         logging.getLogger(name).addFilter(lambda record: "Tip:" not in str(record.msg) and "TPU" not in str(record.msg))

@@ -107,6 +107,12 @@ class VisionDataModule(LightningDataModule):
     def std(self) -> tuple[float, ...]:
         return (self._mean_std or _MEAN_STD[self.image_shape[0]])[1]
 
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """What the normalisation makes of 0 and of 1: the least and the greatest value that a network can see."""
+        scales = list(zip(self.mean, self.std, strict=True))
+        return min((0 - mean) / std for mean, std in scales), max((1 - mean) / std for mean, std in scales)
+
     # --- splits and loaders -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:

@@ -61,7 +61,7 @@ def seeded_split(pairs: list[tuple[Path, Path]], fractions: dict[str, float], se
 
 
 class SegmentationFiles(VisionDataModule):
-    """What every segmentation data set of files shares: crops for training, whole pictures for evaluation.
+    """Base of all segmentation data sets of files: crops for training, whole pictures for evaluation.
 
     Training cuts a ``crop`` x ``crop`` window (beyond the picture the image is padded with its mean colour, the mask with
     255, which is ignored) and flips it left-right. Validation and test see whole pictures, one at a time by default since

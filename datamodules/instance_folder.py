@@ -75,7 +75,7 @@ def _check_ids(annotations: Sequence[Annotation], split: str) -> None:
 
 
 class InstanceFiles(DetectionDataModule):
-    """What the data sets of instance masks share: one class, an object for every id, its box tight around it.
+    """Base of the data sets of instance masks: one class, an object for every id, its box tight around it.
 
     Args:
         class_name: what the objects are.

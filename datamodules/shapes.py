@@ -20,6 +20,7 @@ from darkroom.errors import UsageError
 from datamodules.base import VisionDataModule
 from datamodules.borders import BorderMap
 from datamodules.crops import CROPS
+from datamodules.draws import uniform
 
 KINDS = ("circle", "square", "triangle", "star", "cross")
 SIZES = ("small", "medium", "large")
@@ -36,27 +37,11 @@ COLOURS = {
 SPLITS = ("train", "val", "test")
 FACTORS = ("kind", "colour", "x", "y", "radius", "angle")
 
+_PLAIN = (24, 26, 34)  # RGB of the plain background
 _RADII = np.array([[0.09, 0.12], [0.13, 0.165], [0.18, 0.22]])  # small, medium, large; as parts of the image side
 _CANDIDATES = 12  # positions tried for an object before it is left out
 _APART = {True: 0.55, False: 1.05}  # centre distance over the sum of radii, at least: with and without occlusion
 _MIN_VISIBLE = 4  # pixels; an object with fewer has no box
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014, Figure 14): uint64 in, well-mixed uint64 out."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _uniform(keys: Sequence[int | np.ndarray], count: int) -> np.ndarray:
-    """Numbers in [0, 1) that depend on the keys alone. Keys broadcast to (B,); returns float64 (B, count)."""
-    state = np.zeros(1, np.uint64)
-    for key in keys:
-        state = _mix(state + _GOLDEN + np.atleast_1d(np.asarray(key)).astype(np.uint64))
-    bits = _mix(state[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
-    return (bits >> np.uint64(11)) * 2.0**-53
 
 
 # --- signed distances -------------------------------------------------------------------------------------------------
@@ -107,7 +92,7 @@ def _textures(side: int) -> np.ndarray:
     y, x = np.mgrid[:side, :side].astype(np.float32)
     layers = []
     for layer, cell in enumerate((24, 12, 5)):
-        lattice = _uniform([layer, np.arange(side // cell + 2)], side // cell + 2).astype(np.float32) * 2 - 1
+        lattice = uniform([layer, np.arange(side // cell + 2)], side // cell + 2).astype(np.float32) * 2 - 1
         iy, ix = (y // cell).astype(int), (x // cell).astype(int)
         fy, fx = y / cell - iy, x / cell - ix
         fy, fx = fy * fy * (3 - 2 * fy), fx * fx * (3 - 2 * fx)
@@ -116,7 +101,7 @@ def _textures(side: int) -> np.ndarray:
         layers.append(top * (1 - fy) + bottom * fy)
     layers.append(np.abs((x + 2 * y) % 16 - 8) / 4 - 1)
     layers.append(np.where((x // 8 + y // 8) % 2 == 0, np.float32(0.7), np.float32(-0.7)))
-    layers.append(_uniform([99, np.arange(side)], side) * 2 - 1)
+    layers.append(uniform([99, np.arange(side)], side) * 2 - 1)
     return np.stack(layers).astype(np.float32)
 
 
@@ -126,7 +111,8 @@ class Scenes:
 
     ``kind``, ``colour``, ``size`` are indices into KINDS, COLOURS, SIZES, all (B, K); ``x``, ``y``, ``radius`` in pixels
     (continuous, the first pixel's centre is at .5); ``angle`` in radians; ``present`` False where a slot is empty (slot 0
-    never is); ``tint`` (B, K, 3) colour jitter; ``ground`` (B, 12) numbers that decide the background.
+    never is); ``tint`` (B, K, 3) colour jitter; ``ground`` (B, 12) numbers that decide the background, unless that is
+    ``plain``: one flat dark colour, the same in all scenes.
     """
 
     side: int
@@ -140,6 +126,7 @@ class Scenes:
     present: np.ndarray
     tint: np.ndarray
     ground: np.ndarray
+    plain: bool = False
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -151,8 +138,9 @@ class Scenes:
             scene = np.flatnonzero(self.present[:, slot])
             if len(scene):
                 self._paint(canvas, owner, scene, slot)
-        grain = self._cut(np.full(len(self), 5), self.ground[:, 10:12])
-        canvas += 5 * grain[..., None]
+        if not self.plain:
+            grain = self._cut(np.full(len(self), 5), self.ground[:, 10:12])
+            canvas += 5 * grain[..., None]
         return (np.clip(canvas, 0, 255) + np.float32(0.5)).astype(np.uint8).transpose(0, 3, 1, 2), owner
 
     @property
@@ -215,7 +203,9 @@ class Scenes:
         return np.stack(windows)
 
     def _background(self) -> np.ndarray:
-        """float32 (B, side, side, 3): a texture between two muted colours."""
+        """float32 (B, side, side, 3): a texture between two muted colours, or the plain one."""
+        if self.plain:
+            return np.tile(np.float32(_PLAIN), (self.side, self.side, 1))[None].repeat(len(self), 0)
         ground = self.ground.astype(np.float32)
         texture = self._cut((self.ground[:, 0] * 5).astype(int), self.ground[:, 1:3])
         middle = 50 + 150 * (0.6 * ground[:, 3:4] + 0.4 * ground[:, 4:7])
@@ -223,9 +213,9 @@ class Scenes:
         return middle[:, None, None] + texture[..., None] * contrast[:, None, None]
 
     def _paint(self, canvas: np.ndarray, owner: np.ndarray, scene: np.ndarray, slot: int) -> None:
-        """Draws one slot's object into each of the given scenes, in windows that hold the largest object."""
+        """Draws one slot's object into each of the given scenes, in windows that hold the largest of them."""
         x, y, radius, angle = (a[scene, slot] for a in (self.x, self.y, self.radius, self.angle))
-        window = min(self.side, 2 * int(np.ceil(_RADII.max() * self.side)) + 2)
+        window = min(self.side, 2 * int(np.ceil(radius.max())) + 2)
         left, top = (np.clip(np.floor(c).astype(int) - window // 2, 0, self.side - window) for c in (x, y))
         columns = left[:, None] + np.arange(window)
         rows = top[:, None] + np.arange(window)
@@ -252,22 +242,29 @@ class Scenes:
 
 @dataclass(frozen=True)
 class World:
-    """All scenes of a seed. ``side`` in pixels; ``objects``: fewest and most; ``occlusion``: may objects overlap?"""
+    """All scenes of a seed.
+
+    ``side`` in pixels; ``objects``: fewest and most; ``occlusion``: may objects overlap? ``plain``: is the background one
+    flat dark colour? ``upright``: are objects not turned? ``zoom``: how much larger than usual they are, at most 2.
+    """
 
     seed: int = 0
     side: int = 64
     objects: tuple[int, int] = (1, 5)
     occlusion: bool = True
+    plain: bool = False
+    upright: bool = False
+    zoom: float = 1.0
 
     def describe(self, split: Literal["train", "val", "test"], indices: Sequence[int]) -> Scenes:
         """The scenes with these indices of a split; the splits share none."""
         keys = [self.seed, SPLITS.index(split), np.asarray(indices, np.int64)]
         slots, side = self.objects[1], self.side
-        draws = _uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))
+        draws = uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))
         ground, draws = draws[:, :13], draws[:, 13:].reshape(len(draws), slots, -1)
         size = (draws[..., 2] * len(SIZES)).astype(np.int64)
         low, high = _RADII[size].transpose(2, 0, 1)
-        radius = (low + (high - low) * draws[..., 3]) * side
+        radius = (low + (high - low) * draws[..., 3]) * side * self.zoom
         count = self.objects[0] + (ground[:, 12] * (slots - self.objects[0] + 1)).astype(int)
         room = radius[..., None, None] + (side - 2 * radius[..., None, None]) * draws[..., 9:].reshape(
             len(draws), slots, 2, -1
@@ -281,10 +278,11 @@ class World:
             x=x,
             y=y,
             radius=radius,
-            angle=draws[..., 4] * 2 * np.pi,
+            angle=draws[..., 4] * 2 * np.pi * (not self.upright),
             present=fits & (np.arange(slots) < count[:, None]),
             tint=(draws[..., 5:8] - 0.5) * 40,
             ground=ground[:, :12],
+            plain=self.plain,
         )
 
     def _place(self, room: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

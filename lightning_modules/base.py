@@ -17,7 +17,21 @@ from darkroom.errors import TrainingError, UsageError
 
 # What a checkpoint remembers must be plain data. Built by the command line these arguments are (class_path and init_args);
 # built in Python they are objects, which stay out: pass them to load_from_checkpoint again.
-_OBJECTS = ["network", "classifier", "loss", "metrics", "inference", "optimizer", "lr_scheduler"]
+_OBJECTS = [
+    *(
+        "network",
+        "encoder",
+        "decoder",
+        "classifier",
+        "loss",
+        "likelihood",
+        "kl_schedule",
+        "metrics",
+        "scores",
+        "inference",
+    ),
+    *("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler"),
+]
 
 
 class WarmupCosine(LRScheduler):
@@ -51,8 +65,8 @@ class WarmupCosine(LRScheduler):
 
 
 class Technique(LightningModule):
-    """Base of all techniques. A subclass keeps its network as ``self.network`` and ends ``training_step`` with
-    ``return self.log_loss(terms)``.
+    """Base of all techniques. A subclass keeps its network as ``self.network``, or names several in ``networks``, and ends
+    ``training_step`` with ``return self.log_loss(terms)``.
 
     Args:
         optimizer: builds the optimizer from parameters; default AdamW, lr 1e-3, fused.
@@ -103,10 +117,15 @@ class Technique(LightningModule):
         monitor = {"monitor": getattr(scheduler, "monitor", "val/loss")}  # only ReduceLROnPlateau looks at it
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **monitor}}
 
+    def networks(self) -> list[nn.Module]:
+        """What is laid out in memory, and compiled, as a whole."""
+        return [self.network]
+
     def setup(self, stage: str) -> None:
-        self.network.to(memory_format=self.memory_format)
-        if self.compile_network:
-            self.network.compile()
+        for network in self.networks():
+            network.to(memory_format=self.memory_format)
+            if self.compile_network:
+                network.compile()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes here which hook it calls, dozens of times a step; nn.Module's way takes 3 us each.
@@ -117,8 +136,9 @@ class Technique(LightningModule):
 
     # --- the loss: kept on the device, logged seldom, watched always --------------------------------------------------
 
-    def log_loss(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Keeps a training batch's scalar loss terms on the device and returns ``terms["loss"]``, with its graph.
+    def log_loss(self, terms: Mapping[str, Tensor]) -> Tensor | None:
+        """Keeps a training batch's scalar loss terms on the device and returns ``terms["loss"]``, with its graph, or
+        None where there is no one loss (two networks that play against each other).
 
         Their means are logged as ``train/<term>`` every ``log_every_n_steps`` steps and at the end of the epoch; nothing
         waits for the device in between. A loss that is not finite stops the training at the next of these moments, and
@@ -137,7 +157,7 @@ class Technique(LightningModule):
             self._log_means(on_step=True)
         elif len(self._pending) == 1000:
             self._fold()
-        return terms["loss"]
+        return terms.get("loss")
 
     def on_train_epoch_end(self) -> None:
         self._log_means(on_step=False)
@@ -158,9 +178,12 @@ class Technique(LightningModule):
         means = {name: total / self._count for name, total in zip(self._terms, self._sums, strict=True)}
         self._sums, self._count = [0.0] * len(self._terms), 0
         when = {"on_step": on_step, "on_epoch": not on_step, "sync_dist": self.trainer.world_size > 1}
-        self.log("train/loss", means.pop("loss"), prog_bar=True, **when)
-        if means:
-            self.log_dict({f"train/{name}": mean for name, mean in means.items()}, **when)
+        # The bar has room for the loss; without one, for what there is.
+        shown = {"loss"} & means.keys() or {name for name in means if name.endswith("_loss")}
+        for wanted, names in ((True, shown), (False, means.keys() - shown)):
+            values = {f"train/{name}": mean for name, mean in means.items() if name in names}
+            if values:
+                self.log_dict(values, prog_bar=wanted, **when)
 
     def _fold(self) -> None:
         """Adds what is pending to the sums, waiting for the device once, and stops if it is not finite, on all ranks."""

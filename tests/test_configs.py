@@ -1,5 +1,6 @@
 """Every YAML trains: found by glob, two steps on a fake of the real layout."""
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,16 @@ import yaml
 
 from tests.conftest import CONFIGS
 from tests.fakes.boxes import DETECTION_FAKES
+from tests.fakes.labelled import LABELLED_FAKES
 from tests.fakes.pictures import FAKES
 
 # What overlays are laid over.
-BASES = {"segmentation": CONFIGS / "segmentation/unet.yaml", "detection": CONFIGS / "detection/yolo.yaml"}
+BASES = {
+    "segmentation": CONFIGS / "segmentation/unet.yaml",
+    "detection": CONFIGS / "detection/yolo.yaml",
+    "autoencoding": CONFIGS / "autoencoding/vae.yaml",
+    "adversarial": CONFIGS / "adversarial/dcgan.yaml",
+}
 FAMILIES = tuple(BASES)
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 # What makes a technique small, and what a test has not: weights to download, checkpoints of an earlier stage.
@@ -39,6 +46,10 @@ SMALL = {
     "SSD": {"width": 0.25, "norm": "batch"},
     "YOLO": {"width": 0.03},
     "ObjectDetection": {},
+    "AutoEncoder": {"channels": [4, 8]},
+    "VAE": {"channels": [4, 8]},
+    "ConditionalVAE": {"channels": [4, 8]},
+    "DCGAN": {"base_channels": 4},
 }
 ABSENT = ("weights", "init_from")
 PAPER_DATA = {
@@ -46,17 +57,34 @@ PAPER_DATA = {
     "ImageMaskFolder": "cells",
     "VOCDetection": "voc0712",
     "CocoDetection": "coco",
+    "MNIST": "mnist",
+    "CelebA": "celeba",
+    "CIFAR10": "cifar10",
 }
-HEADLINE = {"segmentation": "test/mIoU", "detection": "test/mAP"}
+HEADLINE = {
+    "segmentation": "test/mIoU",
+    "detection": "test/mAP",
+    "autoencoding": "test/loss",
+    "adversarial": "test/cnn_fid",
+}
+SMALL_DATA = {
+    "segmentation": {"data.crop": 32},
+    "detection": {"data.max_side": 64},
+    "autoencoding": {},
+    "adversarial": {},
+}
 STAGED = ("RCNN",)  # its stages are epochs, and all of them are a fit
 
 
 def family_of(name: str) -> str:
     """Which family an experiment belongs to, or an overlay is tried with."""
-    text = (CONFIGS / name).read_text()
-    if name.startswith("data/"):
-        return "detection" if Path(name).stem in DETECTION_FAKES else "segmentation"
-    return "detection" if "Detection" in text and "SegmentationMaskLogger" not in text else "segmentation"
+    kind, stem = Path(name).parent.name, Path(name).stem
+    if kind == "data":
+        return "detection" if stem in DETECTION_FAKES else "autoencoding" if stem in LABELLED_FAKES else "segmentation"
+    if kind == "paper":
+        technique = yaml.safe_load((CONFIGS / name).read_text())["model"]["class_path"]
+        return next(f for f in FAMILIES if hasattr(importlib.import_module(f"lightning_modules.{f}"), technique))
+    return kind if kind in FAMILIES else "segmentation"
 
 
 def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list[object]:
@@ -66,11 +94,10 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
     arguments |= {f"model.{name}": "null" for name in ABSENT if name in model["init_args"]}
     if data_of == "shapes":
         arguments |= {f"data.{split}_size": 4 for split in ("train", "val", "test")}
-        arguments |= {"data.side": 32} if family == "segmentation" else {}
+        arguments |= {"data.side": 32} if family != "detection" else {}
     else:
-        (FAKES | DETECTION_FAKES)[data_of](fake)
-        arguments |= {"data.root": fake}
-        arguments |= {"data.crop": 32} if family == "segmentation" else {"data.max_side": 64}
+        (FAKES | DETECTION_FAKES | LABELLED_FAKES)[data_of](fake)
+        arguments |= {"data.root": fake, **SMALL_DATA[family]}
     if "proposals" in data["init_args"]:
         arguments |= {"data.proposals_dir": "proposals", "data.proposal_workers": 0}
     arguments |= {"trainer.max_epochs": 3} if model["class_path"] in STAGED else {"trainer.max_steps": 2}
@@ -108,6 +135,7 @@ def test_opens_with_its_promise(name: str) -> None:
     assert re.match(r"# \w.{20,}", first)
     head = " ".join([first, *(line for line in rest[:8] if line.startswith("#"))])
     if name.startswith(FAMILIES):
-        assert re.search(r"(mIoU|VOC AP50) 0\.\d{3} in \d min", head) or "not measured here" in head
+        score = r"(mIoU 0\.\d{3}|VOC AP50 0\.\d{3}|ELBO -\d+\.\d nats|squared error \d+\.\d|cnn_fid \d+\.\d) in \d min"
+        assert re.search(score, head) or "not measured here" in head
     if name.startswith("paper/"):
         assert "Not run here" in head

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from datamodules.base import VisionDataModule
+from datamodules.loading import collate
 
 
 class DataModuleContract:
@@ -167,3 +168,39 @@ class DetectionDataContract(DataModuleContract):
                         assert target["masks"].dtype == torch.uint8
                     if stage == "train" and "iscrowd" in target:
                         assert not target["iscrowd"].any()
+
+
+class LabelledDataContract(DataModuleContract):
+    """Adds what whole pictures with a class must be."""
+
+    def test_the_network_sees_minus_one_to_one(self, data: VisionDataModule) -> None:
+        assert data.value_range == (-1.0, 1.0)
+        batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())))
+        assert -1 <= batch["image"].min() < batch["image"].max() <= 1
+
+    def test_pictures_are_of_one_size_in_every_split(self, data: VisionDataModule) -> None:
+        for split in ("train", "val", "test", "predict"):
+            assert data._datasets[split].dataset[0]["image"].shape == data.image_shape
+
+    def test_labels_are_classes(self, data: VisionDataModule) -> None:
+        seen = set()
+        for loader in self.loaders(data).values():
+            for batch in loader:
+                assert batch["label"].dtype == torch.int64
+                assert batch["label"].shape == (len(batch["image"]),)
+                seen |= set(batch["label"].tolist())
+        assert seen <= set(range(data.num_classes))
+        assert len(seen) > 1
+
+    def test_a_sample_does_not_depend_on_its_batch(self, data: VisionDataModule) -> None:
+        dataset = data._datasets["train"]
+        batch = collate(dataset.__getitems__([(2, 0), (2, 1)]))
+        for index in (0, 1):
+            sample = dataset[2, index]
+            assert torch.equal(sample["image"], batch["image"][index])
+            assert sample["label"] == batch["label"][index]
+
+    def test_the_user_may_choose_another_range(self, tmp_path: Path) -> None:
+        channels = self.build(tmp_path / "one").image_shape[0]
+        data = self.build(tmp_path / "another", mean=[0.0] * channels, std=[1.0] * channels)
+        assert data.value_range == (0.0, 1.0)

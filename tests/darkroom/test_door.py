@@ -56,6 +56,10 @@ def test_list_names_what_there_is(darkroom: Callable) -> None:
         "SSD",
         "YOLO",
         "ObjectDetection",
+        "AutoEncoder",
+        "VAE",
+        "ConditionalVAE",
+        "DCGAN",
     }
     assert ladder == set(classes("lightning_modules", "Technique"))
     for name in ("UNet", "ShapesSegmentation", "ImageMaskFolder", "VOCSegmentation", "SegmentationMaskLogger"):

@@ -15,7 +15,7 @@ USAGE = {
     "wrong type": (["--model.base_channels", "four"], "base_channels: 'four' is not right; it takes int"),
     "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is not right; it takes"),
     "impossible value": (["--model.base_channels", "0"], "model.base_channels is 0; it must be at least 1"),
-    "unknown technique": (["--model", "UNett"], "there is no class UNett (ObjectDetection, "),
+    "unknown technique": (["--model", "UNett"], "there is no class UNett (DCGAN, "),
     "unknown data": (
         ["--data", "Shapes"],
         "there is no class Shapes (CamVid, ",

@@ -1,0 +1,46 @@
+"""Picture files as an animation, one after the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from callbacks.drawing import INK, PAPER
+
+_STRIP, _HELD = 26, 2500  # pixels below a picture for its caption; milliseconds that the last one stays
+
+
+def animate(
+    frames: Sequence[Path], captions: Sequence[str], path: Path, most_frames: int = 50, most_side: int = 640
+) -> None:
+    """Writes a GIF that never ends, of some seconds whatever the number of frames, and stays on the last one for a while.
+
+    Args:
+        frames: picture files, in order; those of another size than the last are left out.
+        captions: what is written below each.
+        path: of the GIF.
+        most_frames: of more, so many are taken evenly, the first and the last among them.
+        most_side: larger pictures are reduced to this longer side in pixels.
+    """
+    size = Image.open(frames[-1]).size
+    shown = [(frame, text) for frame, text in zip(frames, captions, strict=True) if Image.open(frame).size == size]
+    chosen = torch.linspace(0, len(shown) - 1, min(len(shown), most_frames)).round().long().tolist()
+    pictures = [_frame(*shown[index], most_side) for index in chosen]
+    pause = min(500, max(80, 6000 // len(pictures)))
+    first, *rest = pictures
+    times = [pause] * len(rest) + [_HELD]
+    first.save(path, save_all=True, append_images=rest, duration=times, loop=0, disposal=1)
+
+
+def _frame(path: Path, caption: str, most_side: int) -> Image.Image:
+    """A picture with its caption, in the 256 colours that suit it best."""
+    picture = Image.open(path).convert("RGB")
+    picture.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
+    width, height = picture.size
+    frame = Image.new("RGB", (width, height + _STRIP), PAPER)
+    frame.paste(picture)
+    ImageDraw.Draw(frame).text(
+        (width / 2, height + _STRIP / 2 - 4), caption, INK, ImageFont.load_default(13), anchor="mm"
+    )
+    return frame.quantize(256, dither=Image.Dither.NONE)

@@ -1,0 +1,69 @@
+"""Pictures in a grid, with names at its rows and heads over its columns. Pure functions, as in drawing.py."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from callbacks.drawing import INK, PAPER, fitting, tiled
+
+_MARGIN, _PALE = 10, (110, 110, 116)
+_WIDEST = 1280  # pixels of a row of pictures, to fit on a screen
+
+
+def as_pictures(images: Tensor) -> Tensor:
+    """Images uint8 (B, C, H, W) of one or three channels -> pictures (B, 3, H, W) on the CPU."""
+    return images.cpu().expand(-1, 3, -1, -1)
+
+
+def tile_size(height: int, width: int, columns: int, smallest: int = 48) -> tuple[int, int]:
+    """The height and width at which ``columns`` pictures are shown in a row: small ones times a whole number, which leaves
+    their pixels square, until the longer side has ``smallest`` pixels; large ones reduced until the row fits a screen."""
+    times = -(-smallest // max(height, width))
+    scale = min(times, _WIDEST / (columns * width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def near_square(count: int) -> int:
+    """How many of so many pictures stand in a row, for about as many rows; 16 at most."""
+    return min(16, math.ceil(math.sqrt(count)))
+
+
+def picture_grid(
+    rows: Sequence[Sequence[Tensor]],
+    names: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    title: str = "",
+    gap: int = 2,
+) -> Tensor:
+    """Pictures in rows, on white paper.
+
+    Args:
+        rows: pictures uint8 (3, H, W), shown at the first one's aspect; rows may differ in length.
+        names: one for each row, left of it; () for none.
+        heads: one for each column, above it; () for none.
+        title: above all.
+        gap: pixels between pictures.
+    """
+    columns = max(map(len, rows))
+    height, width = tile_size(*rows[0][0].shape[1:], columns)
+    font, large = ImageFont.load_default(12), ImageFont.load_default(14)
+    left = _MARGIN + (max(round(font.getlength(name)) for name in names) + 8 if names else 0)
+    top = _MARGIN + 24 * bool(title) + 18 * bool(heads)
+    across = max(left + columns * (width + gap) - gap, _MARGIN + round(large.getlength(title))) + _MARGIN
+    sheet = Image.new("RGB", (across, top + len(rows) * (height + gap) - gap + _MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN if names else left, _MARGIN + 6), title, INK, large, anchor="lm")
+    for c, head in enumerate(heads):
+        draw.text((left + c * (width + gap) + width / 2, top - 9), head, _PALE, font, anchor="mm")
+    for r, pictures in enumerate(rows):
+        y = top + r * (height + gap)
+        if names:
+            draw.text((left - 8, y + height / 2), names[r], INK, font, anchor="rm")
+        for c, picture in enumerate(pictures):
+            tile = tiled(picture, *fitting(picture, height, width)).permute(1, 2, 0).numpy()
+            sheet.paste(Image.fromarray(np.ascontiguousarray(tile)), (left + c * (width + gap), y))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)

@@ -1,0 +1,90 @@
+"""CelebA: 202,599 faces of 178 x 218 pixels, with 40 attributes."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+from torchvision import datasets
+
+from darkroom.errors import DataError, UsageError
+from datamodules.labelled_images import FileImages, LabelledImages
+
+ADDRESS = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+PARTITION = {"train": "0", "val": "1", "test": "2"}
+
+
+class CelebA(LabelledImages):
+    """CelebA (Liu et al. 2015), aligned: 162,770 faces to train, 19,867 to validate and 19,962 to test on.
+
+    ``root`` holds ``celeba/img_align_celeba/*.jpg``, ``celeba/list_eval_partition.txt`` and, for labels,
+    ``celeba/list_attr_celeba.txt``, as torchvision lays them out.
+
+    Args:
+        root: the folder that holds ``celeba``.
+        attribute: one of the 40, such as Smiling; a face that has it is of class 1, another of class 0. None: no labels.
+        size: side of the pictures in pixels; the middle 178 x 178 are scaled to it.
+        download: fetch what is missing from Google Drive; needs the package gdown.
+        flip, limit, mean, std: see ``LabelledImages``.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        attribute: str | None = None,
+        size: int = 64,
+        download: bool = False,
+        flip: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(size=size, flip=flip, **kwargs)
+        self.folder, self.attribute, self.download = Path(root) / "celeba", attribute, download
+        self.class_names = () if attribute is None else (f"not {attribute}", attribute)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3, self.size, self.size
+
+    def prepare_data(self) -> None:
+        if not self.download or (self.folder / "img_align_celeba").is_dir():
+            return
+        try:
+            datasets.CelebA(self.folder.parent, download=True)
+        except Exception as error:  # gdown raises its own, requests' and RuntimeError
+            raise DataError(
+                f"CelebA cannot be downloaded ({' '.join(str(error).split())}); Google Drive limits downloads per day: "
+                "install gdown (pip install gdown) and try again later, or get img_align_celeba.zip, "
+                "list_eval_partition.txt and list_attr_celeba.txt with a browser from "
+                f"{ADDRESS}, and unpack them in {self.folder}"
+            ) from error
+
+    def lines(self, name: str) -> list[list[str]]:
+        """The words of every line of a list."""
+        path = self.folder / name
+        if not path.is_file():
+            raise DataError(
+                f"{path} does not exist; data.root must hold celeba with {name} and the folder img_align_celeba, from "
+                f"{ADDRESS} (with a browser), or fetched by --data.download true (needs gdown)"
+            )
+        return [line.split() for line in path.read_text().splitlines() if line.strip()]
+
+    def labels(self) -> dict[str, int]:
+        """Whether a face has the attribute, by the name of its file."""
+        _, names, *rows = self.lines("list_attr_celeba.txt")
+        if self.attribute not in names:
+            raise UsageError(
+                f"data.attribute is {self.attribute}, which CelebA does not have; it has {', '.join(names)}"
+            )
+        column = names.index(self.attribute) + 1
+        return {row[0]: int(row[column] == "1") for row in rows}
+
+    def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
+        split = "test" if split == "predict" else split
+        names = [name for name, part in self.lines("list_eval_partition.txt") if part == PARTITION[split]]
+        names = self.limited(names) if split == "train" else names
+        paths = [self.folder / "img_align_celeba" / name for name in names]
+        if not paths[0].parent.is_dir():
+            raise DataError(f"folder {paths[0].parent} does not exist; unpack img_align_celeba.zip of {ADDRESS} there")
+        if self.attribute is None:
+            return FileImages(paths, None, self.size)
+        labels = self.labels()
+        return FileImages(paths, [labels[name] for name in names], self.size)

@@ -1,0 +1,128 @@
+"""MNIST and FashionMNIST: 70,000 grey pictures of 28 x 28 pixels, ten classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+
+from darkroom.errors import DataError, UsageError
+from datamodules.draws import uniform
+from datamodules.labelled_images import ArrayImages, LabelledImages, scaled
+from datamodules.loading import Key, KeyedDataset, collate
+from datamodules.shapes import SPLITS
+
+
+def bernoulli(images: Tensor, keys: Sequence[int | np.ndarray]) -> Tensor:
+    """White (255) with a pixel's intensity for probability, else black (0), drawn by the keys (ints, or one per picture).
+
+    uint8 (B, ...) -> uint8 of the same shape.
+    """
+    drawn = uniform(keys, images[0].numel()) * 255 < images.flatten(1).numpy()
+    return torch.from_numpy(drawn * np.uint8(255)).view_as(images)
+
+
+class DrawnAnew(Dataset):
+    """Grey pictures made black and white by a draw that every epoch makes anew: a function of (seed, epoch, index)."""
+
+    def __init__(self, dataset: KeyedDataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: list[Key | int]) -> dict[str, Any]:
+        """A whole batch at once: many times faster than one by one."""
+        batch = collate(self.dataset.__getitems__(keys))
+        epoch, index = np.array([key if isinstance(key, tuple) else (0, key) for key in keys]).T
+        return batch | {"image": bernoulli(batch["image"], (self.seed, epoch, index))}
+
+    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+
+class MNIST(LabelledImages):
+    """Handwritten digits (LeCun et al. 1998): 60,000 to train and validate on, 10,000 to test, 1 x 28 x 28.
+
+    ``root`` holds ``MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``, as torchvision lays it out.
+
+    Args:
+        root: the folder that holds ``MNIST``.
+        binarize: makes every pixel 0 or 255. "dynamic": white with its intensity for probability, drawn anew in every
+            epoch of training and once for validation and test (Salakhutdinov and Murray 2008, Burda et al. 2016);
+            "fixed": drawn once everywhere; "threshold": white from half the intensity on. None: grey.
+        val_fraction: share of the 60,000 to validate on, drawn by ``seed``.
+        download: fetch what is missing; torchvision knows addresses and checksums.
+        size, flip, limit, mean, std: see ``LabelledImages``; flip is off, because digits have a left and a right.
+    """
+
+    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    source: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+
+    def __init__(
+        self,
+        root: str = "data",
+        binarize: Literal["dynamic", "fixed", "threshold"] | None = None,
+        val_fraction: float = 0.1,
+        download: bool = False,
+        flip: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(flip=flip, **kwargs)
+        if not 0 < val_fraction < 1:
+            raise UsageError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")
+        self.root, self.binarize, self.val_fraction, self.download = Path(root), binarize, val_fraction, download
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 1, self.size or 28, self.size or 28
+
+    def prepare_data(self) -> None:
+        if self.download:
+            self.read(train=False)
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """One of the two files: uint8 (N, 1, 28, 28) and int64 (N,)."""
+        name = self.source.__name__
+        try:
+            files = self.source(self.root, train=train, download=self.download)
+        except Exception as error:  # RuntimeError, URLError, AssertionError, ValueError, depending on what is wrong
+            raise DataError(
+                f"folder {self.root / name / 'raw'} does not hold {name} ({' '.join(str(error).split())}); data.root must "
+                f"hold {name}/raw with the four files of {self.source.mirrors[0]}, unpacked: --data.download true fetches "
+                "them"
+            ) from error
+        return files.data[:, None], files.targets
+
+    def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
+        split = "test" if split == "predict" else split
+        images, labels = self.read(train=split != "test")
+        if split != "test":
+            drawn = torch.from_numpy(self.drawn(len(images), self.val_fraction, split))
+            images, labels = images[drawn], labels[drawn]
+        images = scaled(images, self.size)
+        if self.binarize == "threshold":
+            images = (images >= 128).to(torch.uint8) * 255
+        elif self.binarize == "fixed" or (self.binarize == "dynamic" and split != "train"):
+            indices = np.array_split(np.arange(len(images)), max(1, len(images) // 1024))  # few at a time, for memory
+            images = torch.cat([bernoulli(images[i], (self.seed, SPLITS.index(split), i)) for i in indices])
+        return ArrayImages(images, labels)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.binarize == "dynamic" and stage == "fit":
+            self._datasets["train"] = DrawnAnew(self._datasets["train"], self.seed)
+
+
+class FashionMNIST(MNIST):
+    """Garments (Xiao et al. 2017): as many pictures as MNIST, of its size and in its layout.
+
+    ``root`` holds ``FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``. Args: see ``MNIST``.
+    """
+
+    class_names = tuple(datasets.FashionMNIST.classes)
+    source = datasets.FashionMNIST

@@ -1,0 +1,95 @@
+"""Prompts: which pictures a trained model should draw."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from darkroom.errors import UsageError
+from datamodules.base import VisionDataModule
+from datamodules.loading import KeyedDataset
+
+
+class PromptList(Dataset):
+    """What each picture should be drawn from: ``{"seed": int64, "index": int64[, "label": int64][, "caption": str]}``.
+
+    Labels and captions are taken in turn, from the start again when they are used up.
+    """
+
+    def __init__(self, count: int, labels: Sequence[int] | None, captions: Sequence[str] | None, seed: int) -> None:
+        self.count, self.labels, self.captions, self.seed = count, labels, captions, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A whole batch."""
+        states = [np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0] for index in indices]
+        batch = {"seed": torch.tensor([int(state >> 1) for state in states]), "index": torch.tensor(indices)}
+        if self.labels is not None:
+            batch["label"] = torch.tensor([self.labels[index % len(self.labels)] for index in indices])
+        if self.captions is not None:
+            batch["caption"] = [self.captions[index % len(self.captions)] for index in indices]
+        return batch
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.count:
+            raise IndexError(index)  # ends a for loop over the data set
+        return {key: value[0] for key, value in self.__getitems__([index]).items()}
+
+
+class Prompts(VisionDataModule):
+    """Asks a trained model for pictures, in ``darkroom predict``: how many, of which classes, by which captions.
+
+    ``darkroom predict --config runs/vae/0/config.yaml --data Prompts --data.count 16 --ckpt_path best``
+
+    Every picture has a seed of its own, a function of (seed, index), so that the same settings draw the same pictures
+    whatever the batch size and the number of ranks, and more of them draw the same ones first. There are no images in
+    these batches; classes and shape are what the model was trained with.
+
+    Args:
+        count: how many pictures; None: one for each label or caption (of the longer list), or 16 where there are none.
+        labels: classes to draw, from 0, one picture after another, and again from the start until ``count``.
+        captions: texts to draw, likewise.
+        seed: decides the pictures.
+        batch_size: pictures drawn at a time, per rank.
+    """
+
+    image_shape = None
+    num_classes = None
+
+    def __init__(
+        self,
+        count: int | None = None,
+        labels: list[int] | None = None,
+        captions: list[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=0, seed=seed, mean=(0.5,), std=(0.5,))
+        if seed < 0:
+            raise UsageError(f"data.seed is {seed}; it must not be negative")
+        for name, given in {"labels": labels, "captions": captions}.items():
+            if given is not None and not given:
+                raise UsageError(f"data.{name} is empty; give one at least, or leave it out")
+        if labels and min(labels) < 0:
+            raise UsageError(f"data.labels has {min(labels)}; classes are counted from 0")
+        if count is None:
+            count = max(len(labels or ()), len(captions or ())) or 16
+        if count < 1:
+            raise UsageError(f"data.count is {count}; it must be at least 1")
+        self.prompts = PromptList(count, labels, captions, seed)
+
+    def setup(self, stage: str) -> None:
+        if stage != "predict":
+            raise UsageError(
+                f"Prompts is for predict, not for {getattr(stage, 'value', stage)}: it asks for pictures and holds none to "
+                "learn from; set data to a data set"
+            )
+        self._datasets["predict"] = KeyedDataset(self.prompts, seed=self.seed)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
+        """Leaves the batch as it is: there is no image to normalise."""
+        return batch

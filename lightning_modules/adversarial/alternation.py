@@ -1,0 +1,132 @@
+"""Alternation: two optimizers that take turns, right under Lightning's manual optimization."""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from darkroom.errors import UsageError
+from lightning_modules.base import WarmupCosine
+
+
+class Alternation(LightningModule):
+    """Mixed into a technique whose networks have an optimizer each: what Lightning leaves to manual optimization.
+
+    Gradients of ``accumulate_grad_batches`` batches are averaged into one step; what is left at the end of an epoch makes a
+    step of fewer. They are clipped after the loss's scale (16-mixed) is taken off. Under DDP a step averages the gradients
+    over the ranks, once; so the plain strategy ``ddp`` serves, although a backward pass reaches one network only. Learning
+    rates move at every step (WarmupCosine) or at the end of an epoch.
+    """
+
+    gradient_clip_val: float | None
+    accumulate_grad_batches: int
+
+    def configure_callbacks(self) -> list[Any]:
+        """None; but this comes before Lightning refuses the Trainer's settings without saying what to use instead."""
+        trainer = self.trainer
+        if trainer.accumulate_grad_batches == self.accumulate_grad_batches:
+            trainer.accumulate_grad_batches = 1  # told by an earlier setup; the next one tells it again
+        for name, neutral in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
+            value = getattr(trainer, name)
+            if value != neutral:
+                raise UsageError(
+                    f"trainer.{name} is {value}, but {type(self).__name__} has two optimizers, which the Trainer does not "
+                    f"step; use model.{name} instead"
+                )
+        return []
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy) and not isinstance(strategy, DDPStrategy):
+            raise UsageError(
+                f"trainer.strategy is {type(strategy).__name__}, but {type(self).__name__} has two networks that step in "
+                "turn; use ddp"
+            )
+        # Lightning counts steps, logs and keeps gradients over a validation by this.
+        self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
+
+    def completes_step(self, batch_idx: int) -> bool:
+        """Whether the gradients of this batch are the last that a step waits for."""
+        return (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Adds a loss's gradients to those that wait for the next step."""
+        strategy = self.trainer.strategy
+        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
+            self.manual_backward(loss)
+
+    def step(self, optimizer: Any, network: nn.Module, batches: int, counted: bool) -> None:
+        """Steps with the mean of what was accumulated.
+
+        Args:
+            optimizer: one of ``self.optimizers()``.
+            network: whose parameters it has.
+            batches: how many losses were accumulated.
+            counted: whether ``trainer.global_step`` counts it. One optimizer's are, so that max_steps, checkpoints
+                and schedules mean the same as everywhere.
+        """
+        self._average(network, batches)
+        if counted:
+            optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None, model=self)
+        optimizer.zero_grad()
+
+    def _average(self, network: nn.Module, batches: int) -> None:
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        if batches > 1:
+            torch._foreach_div_(gradients, batches)
+        self._average_over_ranks(gradients)
+
+    def average_statistics(self) -> None:
+        """Makes the running statistics of all networks the same on all ranks; no graph may still need them."""
+        buffers = [buffer for network in self.networks() for buffer in network.buffers()]
+        self._average_over_ranks([buffer for buffer in buffers if buffer.is_floating_point()])
+
+    @torch.no_grad()
+    def _average_over_ranks(self, tensors: list[Tensor]) -> None:
+        if self.trainer.world_size == 1 or not tensors:
+            return
+        flat = self.trainer.strategy.reduce(torch.cat([t.flatten() for t in tensors]), reduce_op="mean")
+        for mine, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            mine.copy_(mean.view_as(mine))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.gradient_clip_val is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=self.gradient_clip_val, gradient_clip_algorithm="norm")
+
+    def schedule(self, optimizers: list[Optimizer], build: LRSchedulerCallable | None) -> list[dict[str, Any]]:
+        """A scheduler for each optimizer, as ``configure_optimizers`` returns them."""
+        schedulers = [] if build is None else [build(optimizer) for optimizer in optimizers]
+        for scheduler in schedulers:
+            if isinstance(scheduler, WarmupCosine):
+                total_steps = self.trainer.estimated_stepping_batches
+                if math.isinf(total_steps):
+                    raise UsageError(
+                        "WarmupCosine needs to know how long the fit is: set trainer.max_epochs or max_steps"
+                    )
+                scheduler.spread(int(total_steps))
+        return [{"scheduler": s, "interval": "step" if isinstance(s, WarmupCosine) else "epoch"} for s in schedulers]
+
+    def step_schedulers(self, per_step: bool) -> None:
+        """Moves the learning rates of the schedulers that move at every step, or of the others."""
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if isinstance(scheduler, WarmupCosine) is not per_step:
+                continue
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(self.trainer.callback_metrics[getattr(scheduler, "monitor", "val/loss")])
+            else:
+                scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.step_schedulers(per_step=False)

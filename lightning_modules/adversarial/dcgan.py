@@ -1,0 +1,351 @@
+"""DCGAN (Radford, Metz, Chintala 2016): convolutions from a latent to a picture, and to a verdict on it."""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from darkroom.errors import UsageError
+from lightning_modules.adversarial.alternation import Alternation
+from lightning_modules.adversarial.losses import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty
+from lightning_modules.generative import Generative
+from lightning_modules.layers.ema import EMA
+from lightning_modules.metrics.sample_scores import SampleScores
+
+DiscriminatorNorm = Literal["batch", "spectral", "none"]
+
+
+def _widths(image_shape: tuple[int, int, int], base_channels: int) -> list[int]:
+    """Channels of the maps from half the picture's side down to 4 x 4: doubled at each, up to 8 times the first."""
+    side = image_shape[1]
+    if side != image_shape[2] or side < 8 or side & (side - 1):
+        raise UsageError(
+            f"model.image_shape is {tuple(image_shape)}; DCGAN doubles maps of 4 x 4, so pictures are square, 8, 16, 32, "
+            "64, 128, ... pixels a side; have the data make them so (data.size, or data.side of the embedded world)"
+        )
+    return [base_channels * min(2**level, 8) for level in range(side.bit_length() - 3)]
+
+
+def _draw_weights(network: nn.Module) -> None:
+    """All weights from N(0, 0.02) (section 4); batch norm's scale from N(1, 0.02), as the authors' code has it."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, mean=1.0, std=0.02)
+            nn.init.zeros_(module.bias)
+
+
+class DCGANGenerator(nn.Module):
+    """Latents (B, latent_dim), labels int64 (B,) if conditional -> pictures (B, C, S, S) in [-1, 1].
+
+    Transposed convolutions of 4 x 4 with batch norm and ReLU, none after the last but tanh. 3,576,704 parameters for
+    (3, 64, 64).
+
+    Args:
+        image_shape: (C, S, S), S a power of two from 8 up.
+        latent_dim: size of a latent.
+        base_channels: channels of the last hidden map; doubled at each smaller one, up to 8 times.
+        num_classes: if conditional; an embedding of the label, as long as the latent, is concatenated to it.
+
+    Raises:
+        UsageError: pictures of another size.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (3, 64, 64),
+        latent_dim: int = 100,
+        base_channels: int = 64,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        widths = _widths(image_shape, base_channels)[::-1]
+        self.embedding = None if num_classes is None else nn.Embedding(num_classes, latent_dim)
+        channels = latent_dim if num_classes is None else 2 * latent_dim
+        layers: list[nn.Module] = []
+        for level, out in enumerate(widths):
+            stride, padding = (2, 1) if level else (1, 0)  # the first makes 1 x 1 into 4 x 4
+            layers += [
+                nn.ConvTranspose2d(channels, out, 4, stride, padding, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(inplace=True),
+            ]
+            channels = out
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels, image_shape[0], 4, 2, 1, bias=False))
+        _draw_weights(self)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.embedding is not None:
+            z = torch.cat([z, self.embedding(labels)], 1)
+        return self.layers(z[:, :, None, None]).float().tanh()
+
+
+class DCGANDiscriminator(nn.Module):
+    """Pictures (B, C, S, S) in [-1, 1], labels int64 (B,) if conditional -> logits (B,), high for pictures from the data.
+
+    Strided convolutions of 4 x 4 with batch norm, none after the first, and LeakyReLU 0.2. 2,765,568 parameters for
+    (3, 64, 64).
+
+    Args:
+        image_shape: (C, S, S), S a power of two from 8 up.
+        base_channels: channels of the first map; doubled at each smaller one, up to 8 times.
+        num_classes: if conditional; the inner product of the label's embedding with the last map's sum is added to the
+            logit (projection; Miyato & Koyama 2018, equation 3).
+        norm: batch; or in its place spectral norm of all weights (Miyato et al. 2018), or none, both with biases.
+
+    Raises:
+        UsageError: pictures of another size.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (3, 64, 64),
+        base_channels: int = 64,
+        num_classes: int | None = None,
+        norm: DiscriminatorNorm = "batch",
+    ) -> None:
+        super().__init__()
+        channels, bias = image_shape[0], norm != "batch"
+        layers: list[nn.Module] = []
+        for level, out in enumerate(_widths(image_shape, base_channels)):
+            layers.append(nn.Conv2d(channels, out, 4, 2, 1, bias=bias))
+            if norm == "batch" and level:
+                layers.append(nn.BatchNorm2d(out))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+            channels = out
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Conv2d(channels, 1, 4, bias=bias)
+        self.embedding = None if num_classes is None else nn.Embedding(num_classes, channels)
+        _draw_weights(self)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=0.02)
+        if norm == "spectral":
+            for module in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Embedding)]:
+                spectral_norm(module)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.layers(images)
+        logits = self.head(features).flatten()
+        if self.embedding is not None:
+            logits = logits + (self.embedding(labels) * features.sum((2, 3))).sum(1)
+        return logits.float()
+
+
+class DCGAN(Alternation, Generative):
+    """DCGAN: a deep convolutional generator and its opponent (Radford, Metz, Chintala 2016).
+
+    The defaults are the paper's but for the average of the generator's weights, which draws the pictures. A step is one
+    of the discriminator: ``trainer.global_step``, ``max_steps`` and checkpoints count these. It sees pictures from the data
+    and as many drawn ones; after every ``discriminator_steps``-th of its steps the generator makes one against it, with the
+    same drawn pictures. With ``accumulate_grad_batches`` all but the last batch's are drawn again for that, from the same
+    latents, so that nothing is kept but these.
+
+    Logs ``train/d_loss`` (R1 included) and ``train/g_loss``; ``d_real`` and ``d_fake``, the means of sigmoid(logit) over
+    pictures from the data and drawn ones. None of these says how good the pictures are: keep the checkpoint that is best by
+    a score (``scores``), since training can collapse.
+
+    Args:
+        image_shape: (C, S, S), S a power of two from 8 up; the command line takes it from the data.
+        num_classes: of the data; the command line takes it from there. Used only if ``conditional``.
+        conditional: learn pictures given their class.
+        latent_dim: size of a latent.
+        prior: of the latents: uniform in [-1, 1] (the paper's), or normal.
+        base_channels: width of both networks; 64 as in the authors' code (figure 1 has 128).
+        loss: non_saturating, hinge or least_squares; see ``losses``.
+        discriminator_norm: batch; in its place spectral norm, or none.
+        r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on pictures from the data (Mescheder et al. 2018, equation 9).
+            It asks for each picture's own gradient, so not for batch norm in the discriminator.
+        ema_decay: of the average of the generator's weights (in [0, 1)); None draws with the weights as they are.
+        discriminator_steps: the discriminator's steps to one of the generator's.
+        gradient_clip_val: the largest norm of a network's gradients; in place of the Trainer's.
+        accumulate_grad_batches: batches to a step; in place of the Trainer's.
+        inversion_steps: of gradient descent, to find a picture's latent (``encode``).
+        generator_optimizer, discriminator_optimizer: default Adam, lr 2e-4, beta1 0.5, fused.
+        lr_scheduler: builds a scheduler for each of the two; see Technique.
+        scores, channels_last, compile_network: see Generative.
+
+    Raises:
+        UsageError: pictures of another size, or options that exclude each other.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
+        conditional: bool = False,
+        latent_dim: int = 100,
+        prior: Literal["uniform", "normal"] = "uniform",
+        base_channels: int = 64,
+        loss: AdversarialLoss = "non_saturating",
+        discriminator_norm: DiscriminatorNorm = "batch",
+        r1: float = 0.0,
+        ema_decay: float | None = 0.999,
+        discriminator_steps: int = 1,
+        gradient_clip_val: float | None = None,
+        accumulate_grad_batches: int = 1,
+        inversion_steps: int = 200,
+        generator_optimizer: OptimizerCallable | None = None,
+        discriminator_optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        scores: SampleScores | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+    ) -> None:
+        if conditional and num_classes is None:
+            raise UsageError(
+                "model.conditional is true, but nothing says how many classes there are: model.num_classes"
+            )
+        classes = num_classes if conditional else None
+        super().__init__(
+            image_shape,
+            classes,
+            scores,
+            lr_scheduler=lr_scheduler,
+            channels_last=channels_last,
+            compile_network=compile_network,
+        )
+        if min(discriminator_steps, accumulate_grad_batches, latent_dim, base_channels) < 1 or inversion_steps < 0:
+            raise UsageError(
+                f"model.discriminator_steps is {discriminator_steps}, accumulate_grad_batches {accumulate_grad_batches}, "
+                f"latent_dim {latent_dim}, base_channels {base_channels}: each is at least 1; inversion_steps is "
+                f"{inversion_steps}: at least 0"
+            )
+        if r1 < 0 or (r1 and discriminator_norm == "batch"):
+            raise UsageError(
+                f"model.r1 is {r1} with model.discriminator_norm {discriminator_norm}; R1 is at least 0, and above 0 it "
+                "asks for every picture's own gradient, which batch norm mixes with the others': set discriminator_norm "
+                "spectral or none"
+            )
+        self.automatic_optimization = False
+        self.latent_dim, self.prior, self.loss, self.r1 = latent_dim, prior, loss, r1
+        self.discriminator_steps, self.accumulate_grad_batches = discriminator_steps, accumulate_grad_batches
+        self.gradient_clip_val, self.inversion_steps = gradient_clip_val, inversion_steps
+        self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, classes)
+        self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, classes, discriminator_norm)
+        self.ema = None if ema_decay is None else EMA(self.generator, ema_decay)
+        adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
+        self._optimizers = discriminator_optimizer or adam, generator_optimizer or adam
+        # Latents and labels of the batches that wait for a step, and the pictures drawn from them if these have a graph.
+        self._waiting: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+
+    def networks(self) -> list[nn.Module]:
+        """Generator and discriminator, and the generator that draws."""
+        return [self.generator, self.discriminator] + ([] if self.ema is None else [self.ema.module])
+
+    def configure_optimizers(self) -> Any:
+        networks = self.discriminator, self.generator
+        optimizers = [build(network.parameters()) for build, network in zip(self._optimizers, networks, strict=True)]
+        return optimizers, self.schedule(optimizers, self._lr_scheduler)
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        self._waiting.clear()  # what an interrupted fit has left
+        self.zero_grad()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        real, labels = self.images_of(batch), self.labels_of(batch)
+        steps = self.completes_step(batch_idx)
+        generator_too = steps and (self.trainer.global_step + 1) % self.discriminator_steps == 0
+        z = self.draw_latents(len(real))
+        with torch.set_grad_enabled(generator_too):
+            fake = self.generator(z, labels)
+        self._waiting.append((z, labels, fake if generator_too else None))
+
+        terms = self.judge(real, fake.detach(), labels)
+        self.accumulate(terms["d_loss"])
+        if steps:
+            discriminator, generator = self.optimizers()
+            self.step(discriminator, self.discriminator, len(self._waiting), counted=True)
+            if generator_too:
+                terms["g_loss"] = self.generator_step(generator)
+            self._waiting.clear()
+            self.average_statistics()
+            self.step_schedulers(per_step=True)
+        return self.log_loss({name: term.detach() for name, term in terms.items()})
+
+    def judge(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """The discriminator's loss on real and drawn pictures, (B, C, H, W) each, and what it thinks of them."""
+        penalty = 0.0
+        if self.r1 and torch.is_grad_enabled():
+            real = real.detach().requires_grad_()
+            with torch.autocast(real.device.type, enabled=False):  # a gradient's gradient in float32
+                real_logits = self.discriminator(real, labels)
+                penalty = self.r1 / 2 * gradient_penalty(real_logits, real)
+        else:
+            real_logits = self.discriminator(real, labels)
+        fake_logits = self.discriminator(fake, labels)
+        return {
+            "d_loss": discriminator_loss(self.loss, real_logits, fake_logits) + penalty,
+            "g_loss": generator_loss(self.loss, fake_logits.detach()),
+            "d_real": real_logits.detach().sigmoid().mean(),
+            "d_fake": fake_logits.detach().sigmoid().mean(),
+        }
+
+    def generator_step(self, optimizer: Any) -> Tensor:
+        """Steps the generator against the discriminator as it is now, and its average; returns the loss, a scalar."""
+        losses = []
+        self.discriminator.requires_grad_(False)
+        for z, labels, fake in self._waiting:
+            fake = self.generator(z, labels) if fake is None else fake
+            losses.append(generator_loss(self.loss, self.discriminator(fake, labels)))
+            self.accumulate(losses[-1])
+        self.discriminator.requires_grad_(True)
+        self.step(optimizer, self.generator, len(losses), counted=False)
+        if self.ema is not None:
+            self.ema.update(self.generator)
+        return torch.stack([loss.detach() for loss in losses]).mean()
+
+    # --- pictures -----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        """The two losses against each other on held-out pictures. They do not judge the pictures drawn: a discriminator
+        that wins has a low loss. ``scores`` do.
+        """
+        real, labels = self.images_of(batch), self.labels_of(batch)
+        z = self.draw_latents(len(real), torch.Generator().manual_seed(0))  # training's random numbers stay as they are
+        terms = self.judge(real, self.generator(z, labels), labels)
+        return {"loss": terms.pop("d_loss"), **terms}
+
+    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Latents from the prior: float32 (n, latent_dim) on the module's device; ``generator`` alone decides them."""
+        where = {"device": self.device if generator is None else generator.device, "generator": generator}
+        if self.prior == "uniform":
+            return (2 * torch.rand(n, self.latent_dim, **where) - 1).to(self.device)
+        return torch.randn(n, self.latent_dim, **where).to(self.device)
+
+    def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Latents (B, latent_dim) -> pictures (B, C, H, W) in [-1, 1], by the average of the generator's weights."""
+        return (self.generator if self.ema is None else self.ema.module)(z, labels)
+
+    def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Latents (B, latent_dim) whose pictures come nearest to pictures (B, C, H, W): a GAN has no encoder.
+
+        Adam descends on z (Lipton & Tripathi 2017), from the same point for all, within the prior's range; not
+        differentiable. Each picture's latent depends on that picture alone.
+        """
+        training = self.generator.training
+        self.generator.eval()
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                x, labels = x.clone(), None if labels is None else labels.clone()
+                start = self.draw_latents(
+                    1, torch.Generator().manual_seed(0)
+                )  # not 0, where ReLUs may have no gradient
+                z = start.repeat(len(x), 1).requires_grad_()
+                adam = torch.optim.Adam([z], lr=0.05)
+                for _ in range(self.inversion_steps):
+                    error = (self.decode(z, labels=labels) - x).square().sum()
+                    (z.grad,) = torch.autograd.grad(error, z)
+                    adam.step()
+                    if self.prior == "uniform":
+                        z.data.clamp_(-1, 1)
+                return z.detach()
+        finally:
+            self.generator.train(training)

@@ -1,0 +1,144 @@
+"""AutoEncoder (Hinton & Salakhutdinov 2006), denoising by option, with a Gaussian fitted to its codes to sample from."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
+from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
+from lightning_modules.generative import Generative
+from lightning_modules.metrics.sample_scores import SampleScores
+
+
+class CodeDistribution(nn.Module):
+    """A running normal distribution of codes: the mean of all batches at first, of about the last hundred later on.
+
+    Buffers, so that it is in every checkpoint; under DDP those of the first rank count, as with batch norm.
+
+    Args:
+        latent_dim: D.
+        memory: batches that count.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    batches: Tensor
+
+    def __init__(self, latent_dim: int, memory: int = 100) -> None:
+        super().__init__()
+        self.memory = memory
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("covariance", torch.eye(latent_dim))
+        self.register_buffer("batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, codes: Tensor) -> None:
+        """Takes in a batch of codes, float (B, D)."""
+        with torch.autocast(codes.device.type, enabled=False):
+            codes = codes.float()
+            weight = 1 / (self.batches.float() + 1).clamp(max=self.memory)
+            mean, shift = codes.mean(0), codes.mean(0) - self.mean
+            spread = (codes - mean).T @ (codes - mean) / len(codes)
+            # Of a mixture of two: the mean of the covariances, and what their means lie apart.
+            apart = weight * (1 - weight) * torch.outer(shift, shift)
+            self.covariance.copy_(torch.lerp(self.covariance.float(), spread, weight) + apart)
+            self.mean.copy_(torch.lerp(self.mean.float(), mean, weight))
+            self.batches += 1
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws n codes, float32 (n, D), from noise drawn where the generator is."""
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(n, len(self.mean), generator=generator, device=device).to(self.mean.device)
+        covariance = self.covariance.float()
+        with torch.autocast(covariance.device.type, enabled=False):
+            # Codes that never vary, or always together, leave it singular.
+            slack = 1e-5 * covariance.diagonal().mean().clamp(min=1e-6) * torch.eye(len(covariance)).to(covariance)
+            return self.mean.float() + noise @ torch.linalg.cholesky(covariance + slack).T
+
+
+class AutoEncoder(Generative):
+    """Learns to give a picture back through a narrow code, which is a plain vector: nothing says how codes lie.
+
+    To sample all the same, a normal distribution is fitted to the codes of the training pictures and drawn from (ex-post
+    density estimation: Ghosh et al. 2020, section 4). Logs ``train/loss`` and ``{val,test}/loss``, the error of a picture
+    summed over its values, in [-1, 1] for squares.
+
+    Args:
+        image_shape: (C, H, W); the command line takes it from the data.
+        latent_dim: numbers in a code.
+        architecture: "conv" or "mlp", of the encoder and decoder that are not given.
+        channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
+        hidden: units of the MLP's hidden layers.
+        encoder: maps (B, C, H, W) to (B, latent_dim).
+        decoder: maps (B, latent_dim) to (B, C, H, W), unbounded: the picture, cut off at [-1, 1], for squared_error; the
+            logits of white for cross_entropy.
+        reconstruction: what is minimised: squared_error or binary cross_entropy (of pictures as values in [0, 1]).
+        noise: part of a training picture's values, in [0, 1), that are blacked out before the encoder sees them, for a
+            denoising autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each by chance).
+        scores, optimizer, lr_scheduler, channels_last, compile_network: see Generative.
+
+    Raises:
+        UsageError: for a network whose output does not fit, and for values outside of these ranges.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        latent_dim: int = 20,
+        architecture: Architecture = "conv",
+        channels: Sequence[int] = (32, 64, 128, 256),
+        hidden: Sequence[int] = (500,),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        reconstruction: Literal["squared_error", "cross_entropy"] = "squared_error",
+        noise: float = 0.0,
+        scores: SampleScores | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+    ) -> None:
+        super().__init__(image_shape, None, scores, optimizer, lr_scheduler, channels_last, compile_network)
+        if not 0 <= noise < 1:
+            raise UsageError(f"model.noise is {noise}; it is a part of a picture's values, in [0, 1)")
+        self.latent_dim, self.noise = latent_dim, noise
+        self.encoder, self.decoder = encoder_and_decoder(
+            self.image_shape, latent_dim, latent_dim, architecture, channels, hidden, None, encoder, decoder
+        )
+        self.likelihood = Gaussian(sigma=0.5**0.5) if reconstruction == "squared_error" else Bernoulli()
+        self.squares = reconstruction == "squared_error"
+        self.codes = CodeDistribution(latent_dim)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.encoder, self.decoder]
+
+    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.codes.sample(n, generator)
+
+    def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        return apply(self.encoder, x.to(self.dtype), labels).float()
+
+    def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        return self.likelihood.mean(apply(self.decoder, z.to(self.dtype), labels))
+
+    def error(self, x: Tensor, z: Tensor) -> Tensor:
+        """The batch's mean of the error of pictures x (B, C, H, W), summed over the values of each, given codes z."""
+        output = self.decoder(z.to(self.dtype))
+        if self.squares:
+            return (output.float() - x.float()).square().flatten(1).sum(1).mean()
+        return -self.likelihood.log_prob(output, x).mean()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        x = self.images_of(batch)
+        seen = x.where(torch.rand_like(x) >= self.noise, -1) if self.noise else x
+        z = self.encode(seen)
+        self.codes.update(z.detach())
+        return self.log_loss({"loss": self.error(x, z)})
+
+    def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        x = self.images_of(batch)
+        return {"loss": self.error(x, self.encode(x))}

@@ -1,0 +1,100 @@
+"""Schedules of beta, the weight of a VAE's KL term: pure functions of how much of the fit is done."""
+
+from math import floor
+from typing import ClassVar
+
+from darkroom.errors import UsageError
+
+
+class KLSchedule:
+    """Base of the schedules: beta as a function of the fit's progress, in [0, 1], and of the values in a picture."""
+
+    needs_progress: ClassVar[bool] = True
+
+    def __call__(self, progress: float, values: int) -> float:
+        """Beta when ``progress`` of the fit is done, for pictures of ``values`` = C H W numbers."""
+        raise NotImplementedError
+
+
+class Constant(KLSchedule):
+    """The same beta throughout: 1 is the evidence lower bound, more a beta-VAE (Higgins et al. 2017, equation 4).
+
+    Args:
+        beta: at least 0.
+    """
+
+    needs_progress = False
+
+    def __init__(self, beta: float = 1.0) -> None:
+        self.beta = _weight(self, "beta", beta)
+
+    def __call__(self, progress: float, values: int) -> float:
+        return self.beta
+
+
+class WarmUp(KLSchedule):
+    """From 0 up to beta in a line, then beta (Bowman et al. 2016, section 3.1; Sønderby et al. 2016, section 2.3).
+
+    Args:
+        beta: at the end of the warm-up, at least 0.
+        fraction: part of the fit that warms up, in (0, 1].
+    """
+
+    def __init__(self, beta: float = 1.0, fraction: float = 0.1) -> None:
+        self.beta, self.fraction = _weight(self, "beta", beta), _part(self, "fraction", fraction)
+
+    def __call__(self, progress: float, values: int) -> float:
+        return self.beta * min(1.0, progress / self.fraction)
+
+
+class Cyclical(KLSchedule):
+    """Several warm-ups, one after another (Fu et al. 2019, equations 6 and 7, where ``ramp`` is R and ``cycles`` M).
+
+    Args:
+        beta: at the end of each cycle, at least 0.
+        cycles: how many, at least 1.
+        ramp: part of each cycle that warms up, in (0, 1].
+    """
+
+    def __init__(self, beta: float = 1.0, cycles: int = 4, ramp: float = 0.5) -> None:
+        if cycles < 1:
+            raise UsageError(f"Cyclical.cycles is {cycles}; it must be at least 1")
+        self.beta, self.cycles, self.ramp = _weight(self, "beta", beta), cycles, _part(self, "ramp", ramp)
+
+    def __call__(self, progress: float, values: int) -> float:
+        if progress >= 1:
+            return self.beta  # the end of the last cycle, not the start of one that never comes
+        through = progress * self.cycles - floor(progress * self.cycles)
+        return self.beta * min(1.0, through / self.ramp)
+
+
+class PixelMeanWeight(KLSchedule):
+    """The beta that a loss of "mean squared error over pixels + kl_weight KL" amounts to, beside Gaussian(sigma=1).
+
+    With N values in a picture, -log p(x|z) + beta KL is N / 2 (mean squared error + 2 beta / N KL) and a constant: the
+    same minimum for beta = kl_weight N / 2, and gradients N / 2 as large. The weight looks small and is not: .00025 at
+    3 x 64 x 64 is a beta of 1.5; and it means another beta at any other image size.
+
+    Args:
+        kl_weight: at least 0; called M_N where this parameterisation is used.
+    """
+
+    needs_progress = False
+
+    def __init__(self, kl_weight: float = 0.00025) -> None:
+        self.kl_weight = _weight(self, "kl_weight", kl_weight)
+
+    def __call__(self, progress: float, values: int) -> float:
+        return self.kl_weight * values / 2
+
+
+def _weight(schedule: KLSchedule, name: str, value: float) -> float:
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{type(schedule).__name__}.{name} is {value}; it must be a number from 0 on")
+    return value
+
+
+def _part(schedule: KLSchedule, name: str, value: float) -> float:
+    if not 0 < value <= 1:
+        raise UsageError(f"{type(schedule).__name__}.{name} is {value}; it is a part, in (0, 1]")
+    return value

@@ -1,0 +1,172 @@
+"""Likelihoods: what a decoder's output says about the picture.
+
+Pictures are float (B, C, H, W) in [-1, 1], a decoder's output ``parameters`` is unbounded and of the same shape. All
+compute in float32, whatever they are given.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+
+
+class Likelihood(nn.Module):
+    """Base of the likelihoods p(x|z). ``discrete``: log_prob is that of 8-bit or binary values, so bits/dim are defined."""
+
+    discrete: bool = False
+
+    def check(self, x: Tensor) -> None:
+        """Refuses, with a UsageError, pictures that log_prob cannot judge; may wait for the device."""
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over all values of each picture: float32 (B,)."""
+        raise NotImplementedError
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The mean of p(x|z) as pictures: float32 (B, C, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pictures drawn from p(x|z): float32 (B, C, H, W) in [-1, 1]; ``generator``, if given, alone decides."""
+        raise NotImplementedError
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Numbers from [0, 1), drawn where the generator is."""
+    device = like.device if generator is None else generator.device
+    return torch.rand(like.shape, generator=generator, device=device).to(like.device)
+
+
+class Bernoulli(Likelihood):
+    """Every value is white with the probability sigmoid(parameters) (Kingma & Welling 2014, appendix C.1).
+
+    Of values between black and white (0 and 1 here, -1 and 1 outside) log_prob is the mean over pictures whose values are
+    drawn with these probabilities: exact for dynamic binarisation, though no density of grey values.
+
+    Args:
+        binary: the data are black and white alone; only then bits/dim are defined, and are logged.
+    """
+
+    def __init__(self, binary: bool = False) -> None:
+        super().__init__()
+        self.discrete = binary
+
+    def check(self, x: Tensor) -> None:
+        if self.discrete and not (x.abs() == 1).all():
+            raise UsageError(
+                "model.likelihood is Bernoulli with binary true, but the pictures have values between black and white; "
+                "binarize the data (data.binarize), or set binary to false"
+            )
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        white = (x.float() + 1) / 2
+        return -F.binary_cross_entropy_with_logits(parameters.float(), white, reduction="none").flatten(1).sum(1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return 2 * parameters.float().sigmoid() - 1
+
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        white = parameters.float().sigmoid()
+        return 2 * (_uniform(white, generator) < white).float() - 1
+
+
+class Gaussian(Likelihood):
+    """Every value is normal around ``parameters``, with one sigma for all: a density over the coordinates of x, [-1, 1].
+
+    The mean is not squashed: pictures are full of values at the ends of the range, which a tanh reaches only at infinity,
+    and so a linear decoder is probabilistic PCA. What lies beyond the range is cut off in pictures, not in log_prob.
+
+    Args:
+        sigma: the standard deviation, in [-1, 1]'s units; or "learned": one number for all values, learned with the
+            networks (Rybkin et al. 2021, section 3.1), which balances reconstruction and KL by itself.
+    """
+
+    lowest = -6.0  # log sigma: a third of an 8-bit level, below which there is nothing to learn
+
+    def __init__(self, sigma: float | Literal["learned"] = "learned") -> None:
+        super().__init__()
+        if sigma != "learned" and not 0 < sigma < math.inf:
+            raise UsageError(f"Gaussian.sigma is {sigma}; it is a standard deviation above 0, or 'learned'")
+        learned = sigma == "learned"
+        # Begins about as wide as pictures are.
+        start = torch.tensor(-1.0 if learned else math.log(sigma))
+        self.learned = learned
+        if learned:
+            self.log_sigma = nn.Parameter(start)
+        else:
+            self.register_buffer("log_sigma", start, persistent=False)
+
+    def scale(self) -> Tensor:
+        """log sigma, float32 scalar."""
+        return _at_least(self.log_sigma.float(), self.lowest) if self.learned else self.log_sigma.float()
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        log_sigma = self.scale()
+        distance = (x.float() - parameters.float()).square().flatten(1).sum(1)
+        normaliser = x[0].numel() * (log_sigma + math.log(2 * math.pi) / 2)
+        return -distance / 2 * torch.exp(-2 * log_sigma) - normaliser
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return parameters.float().clamp(-1, 1)
+
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        device = parameters.device if generator is None else generator.device
+        noise = torch.randn(parameters.shape, generator=generator, device=device).to(parameters.device)
+        return (parameters.float() + self.scale().exp() * noise).clamp(-1, 1)
+
+
+class DiscretizedLogistic(Likelihood):
+    """Every value is one of 256 levels; a logistic distribution around ``parameters`` gives each its share.
+
+    A level's probability is the logistic's between its edges, half a level away; the outermost levels reach to infinity
+    (Salimans et al. 2017, equation 2, with one logistic). The scale is learned, one for each channel. A probability, not a
+    density: bits/dim are defined.
+
+    Args:
+        channels: C of the pictures.
+    """
+
+    discrete = True
+    lowest = -7.0  # of the log scale
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        if channels < 1:
+            raise UsageError(f"DiscretizedLogistic.channels is {channels}; it must be at least 1")
+        self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -2.0))  # begins about as wide as pictures are
+
+    def scale(self) -> Tensor:
+        """The scale, float32 (C, 1, 1)."""
+        return _at_least(self.log_scale.float(), self.lowest).exp()
+
+    def check(self, x: Tensor) -> None:
+        if x.shape[1] != len(self.log_scale):
+            raise UsageError(
+                f"DiscretizedLogistic.channels is {len(self.log_scale)}, but pictures have {x.shape[1]}; set "
+                f"model.likelihood.init_args.channels to {x.shape[1]}"
+            )
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        level = ((x.float() + 1) * 127.5).round()
+        centred, scale = level / 127.5 - 1 - parameters.float(), self.scale()
+        above, below = (centred + 1 / 255) / scale, (centred - 1 / 255) / scale
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no difference of nearly equal numbers
+        inside = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(-2 / 255 / scale))
+        log_prob = torch.where(level < 0.5, F.logsigmoid(above), inside)
+        return torch.where(level > 254.5, F.logsigmoid(-below), log_prob).flatten(1).sum(1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return parameters.float().clamp(-1, 1)  # the median: the outermost levels' share moves the mean a little
+
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        drawn = parameters.float() + self.scale() * _uniform(parameters, generator).logit(1e-6)
+        return (drawn.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+def _at_least(value: Tensor, lowest: float) -> Tensor:
+    """A soft lower bound, through which a gradient always comes."""
+    return lowest + F.softplus(value - lowest)

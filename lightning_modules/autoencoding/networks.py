@@ -1,0 +1,231 @@
+"""Encoders and decoders: convolutional and MLP, for any image size and channel count."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+
+Architecture = Literal["conv", "mlp"]
+
+
+def one_hot(labels: Tensor | None, num_classes: int | None, like: Tensor) -> Tensor:
+    """Labels int64 (B,) -> (B, num_classes) in ``like``'s type; (B, 0) where nothing is conditioned on."""
+    if num_classes is None:
+        return like.new_zeros(len(like), 0)
+    if labels is None:
+        raise UsageError(f"labels are missing; a network of {num_classes} classes is given int64 (B,) beside its input")
+    return F.one_hot(labels, num_classes).to(like.dtype)
+
+
+def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
+    """(H, W) before and after each of ``times`` convolutions of stride 2, which round up."""
+    sizes = [size]
+    for _ in range(times):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
+
+
+def _stage(conv: nn.Module, channels: int) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.LeakyReLU(inplace=True))
+
+
+class ConvEncoder(nn.Module):
+    """Per stage a 3x3 convolution of stride 2, batch norm and LeakyReLU; then a linear layer.
+
+    (B, C, H, W)[, labels int64 (B,)] -> (B, outputs). With channels (32, 64, 128, 256, 512) at 64x64 the widely used
+    PyTorch version of the VAE, its two linear layers side by side in one.
+
+    Args:
+        image_shape: (C, H, W), any size.
+        outputs: numbers per image: latent_dim, or mean and log variance, twice as many.
+        channels: of each stage.
+        num_classes: with it, the label comes as one further plane per class, constant 1 or 0.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        outputs: int,
+        channels: Sequence[int] = (32, 64, 128, 256),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        widths = [image_shape[0] + (num_classes or 0), *channels]
+        self.stages = nn.Sequential(*(_stage(nn.Conv2d(a, b, 3, 2, 1), b) for a, b in pairwise(widths)))
+        self.head = nn.Linear(widths[-1] * prod(halvings(image_shape[1:], len(channels))[-1]), outputs)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.num_classes is not None:
+            planes = one_hot(labels, self.num_classes, x)[..., None, None].expand(-1, -1, *x.shape[-2:])
+            x = torch.cat([x, planes], 1)
+        return self.head(self.stages(x).flatten(1))
+
+
+class ConvDecoder(nn.Module):
+    """ConvEncoder backwards: a linear layer, transposed 3x3 convolutions of stride 2, and a 3x3 convolution to the image.
+
+    (B, latent_dim)[, labels int64 (B,)] -> (B, C, H, W), unbounded: a likelihood says what it means.
+
+    Args:
+        image_shape: (C, H, W), any size: each stage gives the size that the encoder's had before it.
+        latent_dim: numbers per image.
+        channels: of the encoder's stages.
+        num_classes: with it, the label is put beside the code, as a one-hot vector.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        channels: Sequence[int] = (32, 64, 128, 256),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        sizes = halvings(image_shape[1:], len(channels))[::-1]
+        self.top = (channels[-1], *sizes[0])
+        self.stem = nn.Linear(latent_dim + (num_classes or 0), prod(self.top))
+        widths = [*channels[::-1], channels[0]]
+        self.stages = nn.Sequential()
+        for (before, after), (small, large) in zip(pairwise(widths), pairwise(sizes), strict=True):
+            # 2 n - 1 pixels without it: halving rounded up, so an even side lacks one.
+            missing = tuple(b - (2 * a - 1) for a, b in zip(small, large, strict=True))
+            self.stages.append(_stage(nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=missing), after))
+        self.head = nn.Conv2d(channels[0], image_shape[0], 3, padding=1)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        z = torch.cat([z, one_hot(labels, self.num_classes, z)], 1)
+        return self.head(self.stages(self.stem(z).unflatten(1, self.top)))
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+class MLPEncoder(nn.Module):
+    """Hidden layers with tanh, then a linear layer (Kingma & Welling 2014, appendix C.2; Burda et al. 2016: 200, 200).
+
+    (B, C, H, W)[, labels int64 (B,)] -> (B, outputs).
+
+    Args:
+        image_shape: (C, H, W).
+        outputs: numbers per image: latent_dim, or mean and log variance, twice as many.
+        hidden: units of each hidden layer.
+        num_classes: with it, the label is put beside the pixels, as a one-hot vector.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        outputs: int,
+        hidden: Sequence[int] = (500,),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.layers = _mlp([prod(image_shape) + (num_classes or 0), *hidden, outputs])
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.layers(torch.cat([x.flatten(1), one_hot(labels, self.num_classes, x)], 1))
+
+
+class MLPDecoder(nn.Module):
+    """MLPEncoder backwards.
+
+    (B, latent_dim)[, labels int64 (B,)] -> (B, C, H, W), unbounded: a likelihood says what it means.
+
+    Args:
+        image_shape: (C, H, W).
+        latent_dim: numbers per image.
+        hidden: units of the encoder's hidden layers.
+        num_classes: with it, the label is put beside the code, as a one-hot vector.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        hidden: Sequence[int] = (500,),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_shape, self.num_classes = tuple(image_shape), num_classes
+        self.layers = _mlp([latent_dim + (num_classes or 0), *hidden[::-1], prod(image_shape)])
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.layers(torch.cat([z, one_hot(labels, self.num_classes, z)], 1)).unflatten(1, self.image_shape)
+
+
+def encoder_and_decoder(
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    outputs: int,
+    architecture: Architecture,
+    channels: Sequence[int],
+    hidden: Sequence[int],
+    num_classes: int | None,
+    encoder: nn.Module | None,
+    decoder: nn.Module | None,
+) -> tuple[nn.Module, nn.Module]:
+    """What maps images to ``outputs`` numbers, and what maps ``latent_dim`` numbers back: the user's, or the defaults.
+
+    Raises:
+        UsageError: for sizes that cannot be built, and for a user's network that does not fit.
+    """
+    for name, value in {"latent_dim": [latent_dim], "channels": channels, "hidden": hidden}.items():
+        if min(value, default=0) < 1:
+            raise UsageError(
+                f"model.{name} is {list(value) if len(value) != 1 else value[0]}; it takes numbers from 1 on"
+            )
+    if architecture == "conv":
+        first, second, widths = ConvEncoder, ConvDecoder, channels
+    else:
+        first, second, widths = MLPEncoder, MLPDecoder, hidden
+    labels = None if num_classes is None else torch.zeros(2, dtype=torch.int64)
+    if encoder is None:
+        encoder = first(image_shape, outputs, widths, num_classes)
+    else:
+        check_network("model.encoder", encoder, torch.zeros(2, *image_shape), labels, (outputs,))
+    if decoder is None:
+        decoder = second(image_shape, latent_dim, widths, num_classes)
+    else:
+        check_network("model.decoder", decoder, torch.zeros(2, latent_dim), labels, tuple(image_shape))
+    return encoder, decoder
+
+
+@torch.no_grad()
+def check_network(key: str, network: nn.Module, x: Tensor, labels: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Tries a network on a batch of two; a UsageError names ``key`` if it does not give (2, *shape)."""
+    device = next((p.device for p in network.parameters()), x.device)
+    modes = {module: module.training for module in network.modules()}
+    inputs = " and labels int64 (2,)" if labels is not None else ""
+    try:
+        network.eval()
+        found = tuple(apply(network, x.to(device), labels if labels is None else labels.to(device)).shape)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UsageError(
+            f"{key} ({type(network).__name__}) fails on {tuple(x.shape)}{inputs}: {error}; it must take that, and give "
+            f"{(2, *shape)}"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if found != (2, *shape):
+        raise UsageError(
+            f"{key} ({type(network).__name__}) maps {tuple(x.shape)}{inputs} to {found}; it must give {(2, *shape)}"
+        )
+
+
+def apply(network: Callable[..., Tensor], x: Tensor, labels: Tensor | None) -> Tensor:
+    """``network(x)``, or ``network(x, labels)`` where there are labels."""
+    return network(x) if labels is None else network(x, labels)

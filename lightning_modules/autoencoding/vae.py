@@ -1,0 +1,244 @@
+"""VAE (Kingma & Welling 2014; Rezende et al. 2014): the evidence lower bound, and how tight and how used it is."""
+
+import math
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.autoencoding.active_units import ActiveUnits
+from lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule
+from lightning_modules.autoencoding.likelihoods import Bernoulli, Likelihood
+from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
+from lightning_modules.generative import Generative
+from lightning_modules.metrics.disentanglement import MutualInformationGap
+from lightning_modules.metrics.sample_scores import SampleScores
+
+_DECODED_AT_ONCE = 512  # pictures that the importance-weighted bound decodes in one go, at least a batch
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each number, in nats (Kingma & Welling 2014, appendix B)."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance) / 2
+
+
+def normal_log_prob(z: Tensor, mean: Tensor | float, log_variance: Tensor | float) -> Tensor:
+    """log N(z; mean, exp(log_variance)), summed over the last dimension."""
+    log_variance = torch.as_tensor(log_variance).to(z)
+    squares = (z - mean).square() * torch.exp(-log_variance)
+    return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
+
+
+class VAE(Generative):
+    """Autoencoder whose codes are distributed: q(z|x) is normal with a diagonal covariance, kept near the prior N(0, 1).
+
+    The loss is -log p(x|z) + beta KL(q(z|x) || p(z)), with one z for each picture, summed over the values of a picture and
+    of a code and averaged over the batch, in nats; beta is the same in validation.
+
+    Logs, in training and as ``{val,test}/``: ``loss``; ``reconstruction``, which is -log p(x|z); ``kl``; ``elbo``, which is
+    -(reconstruction + kl) whatever beta. In training also ``beta``; in validation and test ``active_units``, the dimensions
+    that the codes use, and ``bits_per_dim`` where the likelihood is a probability; in test ``iwae`` by option, and ``MIG``,
+    also for each factor, on data that know their true factors.
+
+    Args:
+        image_shape: (C, H, W); the command line takes it from the data.
+        latent_dim: D, numbers in a code.
+        architecture: "conv" or "mlp", of the encoder and decoder that are not given.
+        channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
+        hidden: units of the MLP's hidden layers.
+        encoder: maps (B, C, H, W) to (B, 2 D): the posterior's mean, then its log variance.
+        decoder: maps (B, D) to the likelihood's parameters (B, C, H, W), unbounded.
+        likelihood: p(x|z); default Bernoulli.
+        kl_schedule: beta over the fit; default Constant(1). Outside of a fit it is beta at its end.
+        free_bits: lambda, nats of each latent dimension that cost nothing: the KL in the loss is at least this, dimension
+            by dimension, of the batch's mean (Kingma et al. 2016, equation 15).
+        iwae_samples: k of the importance-weighted bound ``test/iwae`` (Burda et al. 2016, equation 8); 0: none. The ELBO of
+            the test is then that of the same k samples, which ``iwae`` is never below.
+        scores, optimizer, lr_scheduler, channels_last, compile_network: see Generative.
+
+    Raises:
+        UsageError: for a network whose output does not fit, and for values outside of these ranges.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        latent_dim: int = 20,
+        architecture: Architecture = "conv",
+        channels: Sequence[int] = (32, 64, 128, 256),
+        hidden: Sequence[int] = (500,),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+        kl_schedule: KLSchedule | None = None,
+        free_bits: float = 0.0,
+        iwae_samples: int = 0,
+        scores: SampleScores | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+        _num_classes: int | None = None,  # ConditionalVAE's; the command line does not see it
+    ) -> None:
+        super().__init__(image_shape, _num_classes, scores, optimizer, lr_scheduler, channels_last, compile_network)
+        if not 0 <= free_bits < math.inf:
+            raise UsageError(f"model.free_bits is {free_bits}; it is nats per latent dimension, from 0 on")
+        if iwae_samples < 0:
+            raise UsageError(f"model.iwae_samples is {iwae_samples}; it counts samples, and 0 leaves the bound out")
+        self.latent_dim, self.free_bits, self.iwae_samples = latent_dim, free_bits, iwae_samples
+        self.encoder, self.decoder = encoder_and_decoder(
+            self.image_shape, latent_dim, 2 * latent_dim, architecture, channels, hidden, _num_classes, encoder, decoder
+        )
+        self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
+        self.likelihood.check(-torch.ones(1, *self.image_shape))
+        self._fit_steps: float | None = None
+        self._evaluation_noise: torch.Generator | None = None
+
+    # --- the model ----------------------------------------------------------------------------------------------------
+
+    def networks(self) -> list[nn.Module]:
+        return [self.encoder, self.decoder]
+
+    def posterior(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z|x), float32 (B, D) each."""
+        mean, log_variance = apply(self.encoder, x.to(self.dtype), labels).float().chunk(2, dim=1)
+        return mean, log_variance
+
+    def likelihood_parameters(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the decoder says of p(x|z): (B, C, H, W), unbounded."""
+        return apply(self.decoder, z.to(self.dtype), labels)
+
+    def reparameterize(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """z = mean + sigma epsilon (section 2.4): a sample of q(z|x) through which gradients come."""
+        # In evaluation the noise is the same every time: scores differ by the model alone, and training's random numbers
+        # do not depend on how often it was evaluated.
+        epsilon = torch.empty_like(mean).normal_(generator=None if self.training else self._evaluation_noise)
+        return mean + torch.exp(log_variance / 2) * epsilon
+
+    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        device = self.device if generator is None else generator.device
+        return torch.randn(n, self.latent_dim, generator=generator, device=device).to(self.device)
+
+    def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        return self.posterior(x, labels)[0]
+
+    def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        return self.likelihood.mean(self.likelihood_parameters(z, labels))
+
+    # --- the loss -----------------------------------------------------------------------------------------------------
+
+    def beta(self) -> float:
+        """The KL's weight now; outside of a fit that at its end."""
+        trainer, progress = self._trainer, 1.0
+        if self.kl_schedule.needs_progress and trainer is not None and trainer.state.fn == "fit":
+            if self._fit_steps is None:
+                self._fit_steps = trainer.estimated_stepping_batches
+                if math.isinf(self._fit_steps):
+                    raise UsageError(
+                        f"{type(self.kl_schedule).__name__} needs to know how long the fit is: set trainer.max_epochs or "
+                        "max_steps"
+                    )
+            progress = min(1.0, trainer.global_step / self._fit_steps)
+        return self.kl_schedule(progress, prod(self.image_shape))
+
+    def loss_terms(self, reconstruction: Tensor, kl: Tensor) -> dict[str, Tensor]:
+        """Means over the batch of -log p(x|z), (B,), and of the KL, (B, D); and the loss that they make."""
+        reconstruction, kl = reconstruction.mean(), kl.mean(0)
+        paid = kl.clamp(min=self.free_bits) if self.free_bits else kl
+        loss = reconstruction + self.beta() * paid.sum()
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(), "elbo": -(reconstruction + kl.sum())}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        x, labels = self.images_of(batch), self.labels_of(batch)
+        mean, log_variance = self.posterior(x, labels)
+        z = self.reparameterize(mean, log_variance)
+        reconstruction = -self.likelihood.log_prob(self.likelihood_parameters(z, labels), x)
+        terms = self.loss_terms(reconstruction, kl_divergence(mean, log_variance))
+        return self.log_loss(terms | {"beta": torch.full_like(terms["kl"], self.beta())})
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._fit_steps = None
+        self.active_units = ActiveUnits(self.latent_dim)
+        self._factor_names = getattr(self.trainer.datamodule, "factor_names", ())
+        self.mutual_information_gap = MutualInformationGap() if self._factor_names and self.latent_dim > 1 else None
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.beta()  # refuses a schedule that cannot know where it is
+
+    def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        x, labels = self.images_of(batch), self.labels_of(batch)
+        self.likelihood.check(x)
+        mean, log_variance = self.posterior(x, labels)
+        kl = kl_divergence(mean, log_variance)
+        if stage == "test" and self.iwae_samples:
+            log_likelihood, log_weights = self.log_weights(x, self.iwae_samples, labels)
+            terms = self.loss_terms(-log_likelihood.mean(0), kl) | importance_weighted(log_weights)
+        else:
+            z = self.reparameterize(mean, log_variance)
+            terms = self.loss_terms(-self.likelihood.log_prob(self.likelihood_parameters(z, labels), x), kl)
+        if self.likelihood.discrete:
+            terms["bits_per_dim"] = -terms["elbo"] / (prod(self.image_shape) * math.log(2))
+        self._observe(batch, mean, stage)
+        return terms
+
+    def log_weights(self, x: Tensor, samples: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and log p(x, z) - log q(z|x) of k samples z of q(z|x) for every picture: float32 (k, B) each."""
+        mean, log_variance = self.posterior(x, labels)
+        likelihoods, weights = [], []
+        at_once = max(1, _DECODED_AT_ONCE // len(x))
+        for done in range(0, samples, at_once):
+            k = min(at_once, samples - done)
+            z = self.reparameterize(mean.expand(k, *mean.shape), log_variance)
+            parameters = self.likelihood_parameters(z.flatten(0, 1), None if labels is None else labels.repeat(k))
+            log_p = self.likelihood.log_prob(parameters, x.repeat(k, 1, 1, 1)).unflatten(0, (k, len(x)))
+            likelihoods.append(log_p)
+            weights.append(log_p + normal_log_prob(z, 0.0, 0.0) - normal_log_prob(z, mean, log_variance))
+        return torch.cat(likelihoods), torch.cat(weights)
+
+    def _observe(self, batch: dict[str, Any], codes: Tensor, stage: str) -> None:
+        """Takes in posterior means for what is a number of the whole set."""
+        if self._trainer is None:
+            return
+        self.active_units.update(codes)
+        if stage == "test" and self.mutual_information_gap is not None and "factors" in batch:
+            self.mutual_information_gap.update(codes, batch["factors"])
+
+    def _log_observed(self, stage: str) -> None:
+        self._evaluation_noise = None
+        values = {"active_units": self.active_units.compute()}
+        self.active_units.reset()
+        gap = self.mutual_information_gap
+        if stage == "test" and gap is not None and gap.update_called:
+            values["MIG"], of_factors = gap.compute()
+            values |= {f"MIG/{name}": value for name, value in zip(self._factor_names, of_factors, strict=True)}
+            gap.reset()
+        logged = {f"{stage}/{name}": value for name, value in values.items()}
+        self.log_dict(logged, sync_dist=self.trainer.world_size > 1)
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluation_noise = torch.Generator(self.device).manual_seed(self.global_rank)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_observed("val")
+        super().on_validation_epoch_end()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_observed("test")
+        super().on_test_epoch_end()
+
+
+def importance_weighted(log_weights: Tensor) -> dict[str, Tensor]:
+    """Both bounds of log p(x) from the same log weights (k, B), as means over pictures: ``elbo`` and ``iwae``."""
+    k = len(log_weights)
+    bound = torch.logsumexp(log_weights, 0) - math.log(k)  # Burda et al. 2016, equation 8
+    return {"elbo": log_weights.mean(), "iwae": bound.mean()}

@@ -1,0 +1,1 @@
+"""Scores that several families share: of drawn pictures, and of latent codes."""

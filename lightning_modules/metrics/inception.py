@@ -1,0 +1,68 @@
+"""Inception: the network whose features give FID, KID and Inception score their names and published values."""
+
+import pickle
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+
+_ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+
+
+class Inception(nn.Module):
+    """Inception v3 with the weights of 2015-12-05, by torch-fidelity, as in Heusel et al. 2017: features of the last
+    pooling, pictures scaled to 299 x 299 without antialias.
+
+    Args:
+        weights: file with the published weights; None: torch-fidelity downloads them (91 MB) once.
+
+    Raises:
+        UsageError: torch-fidelity or the weights are missing.
+    """
+
+    num_features = 2048
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__()
+        if find_spec("torch_fidelity") is None:
+            raise UsageError(
+                "model.scores.features is inception, which needs the package torch-fidelity: pip install 'darkroom[fid]' "
+                "(or choose features cnn, whose scores have names of their own)"
+            )
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        remedy = f"download {_ADDRESS} and set model.scores.inception_weights to the file"
+        if weights is not None:
+            _check(Path(weights).expanduser(), remedy)
+            weights = str(Path(weights).expanduser())
+        try:
+            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=False)
+        except OSError as error:
+            raise UsageError(f"Inception's weights cannot be downloaded ({error}); {remedy}") from error
+        except RuntimeError as error:
+            raise UsageError(
+                f"model.scores.inception_weights: {weights} does not hold Inception's weights ({error}); {remedy}"
+            ) from error
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures, uint8 (B, 3 or 1, H, W) -> float32 (B, 2048). Grey ones become colour by repetition."""
+        return self.network(images.expand(-1, 3, -1, -1))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, 2048) -> logits (B, 1008), without bias as in the published Inception scores."""
+        return features @ self.network.fc.weight.T
+
+
+def _check(path: Path, remedy: str) -> None:
+    """Refuses a file that is missing, or would run code when torch-fidelity loads it."""
+    if not path.is_file():
+        raise UsageError(f"model.scores.inception_weights: {path} does not exist; {remedy}")
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UsageError(
+            f"model.scores.inception_weights: {path} cannot be loaded safely ({error}); {remedy}"
+        ) from error

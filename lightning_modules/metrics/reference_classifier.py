@@ -1,0 +1,213 @@
+"""ReferenceClassifier: a small network, trained on the data set itself, whose features judge drawn pictures offline."""
+
+import os
+import pickle
+import uuid
+from contextlib import suppress
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from darkroom.errors import UsageError
+
+_RECIPE = 1  # changes whenever network or training do: files of another recipe are not found
+_WIDTHS = (16, 32, 32, 48)
+_SIDE = 64  # pixels; a longer side is scaled down to it
+_SAMPLES, _HELD_OUT = 20_000, 2_000  # pictures to learn from, and to be judged on
+_SEEN, _EPOCHS, _BATCH = 80_000, 60, 100  # pictures seen in training, in so many epochs at most
+
+
+class ReferenceClassifier(nn.Module):
+    """A convolutional classifier, and a feature space in which sets of pictures are compared.
+
+    Its features are the channels of all four stages, averaged over the picture and standardised over the data set. The deep
+    ones know classes; the shallow ones know colour, contrast and noise, to which a classifier's last layer grows blind.
+    With unit variance no stage outweighs the others, and the scale of a distance does not depend on that of the weights.
+
+    Args:
+        channels: of the pictures, which may have any size; those with a side over 64 pixels are scaled down to it.
+        num_classes: K.
+    """
+
+    num_features = sum(_WIDTHS)
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        widths = (channels, *_WIDTHS)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride=1 if index == 0 else 2, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            )
+            for index, (before, after) in enumerate(pairwise(widths))
+        )
+        # A channel that hardly varies over the data set is not blown up to unit variance: hence the large eps.
+        self.standardise = nn.BatchNorm1d(self.num_features, affine=False, eps=1e-3)
+        self.classify = nn.Linear(self.num_features, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures, uint8 (B, C, H, W) -> float32 (B, num_features)."""
+        x = reduced(images).float() / 127.5 - 1
+        means = []
+        for stage in self.stages:
+            x = stage(x)
+            means.append(x.mean((2, 3)))
+        return self.standardise(torch.cat(means, 1))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, num_features) -> logits (B, K)."""
+        return self.classify(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures, uint8 (B, C, H, W) -> logits (B, K)."""
+        return self.logits(self.features(images))
+
+
+def reduced(images: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) uint8, scaled down until no side is longer than 64 pixels."""
+    factor = _SIDE / max(images.shape[-2:])
+    if factor >= 1:
+        return images
+    size = [max(1, round(side * factor)) for side in images.shape[-2:]]
+    small = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8)
+
+
+def default_folder() -> Path:
+    """``darkroom/classifiers`` in the user's cache folder: ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "classifiers"
+
+
+def trained_classifier(
+    datamodule: Any, cache_dir: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[ReferenceClassifier, float]:
+    """The classifier of a data set and its accuracy on training pictures it was not trained on, in [0, 1].
+
+    Trained once, within a minute, and kept in a file. The result is a function of the data alone; the caller's random
+    numbers are left alone. Of several ranks the first one trains, and hands the weights to the others.
+
+    Args:
+        datamodule: has ``dataset("train")``, a map-style data set of dicts with ``image`` uint8 (C, H, W), all of one size,
+            and ``label``; ``image_shape`` and ``num_classes``.
+        cache_dir: folder of the file; None: ``default_folder()``.
+        device: where it is trained; the result is in CPU memory.
+
+    Raises:
+        UsageError: the data have no labels, or the folder cannot be written.
+    """
+    dataset = datamodule.dataset("train")
+    if "label" not in dataset[0] or datamodule.num_classes < 2:
+        raise UsageError(
+            f"model.scores with features cnn trains a classifier, but {type(datamodule).__name__} has no labels of two or "
+            "more classes; set model.scores.features to inception, or model.scores to null"
+        )
+    channels, classes = datamodule.image_shape[0], datamodule.num_classes
+    ranks = distributed.is_available() and distributed.is_initialized()
+    kept: list[Any] = [None]
+    if not ranks or distributed.get_rank() == 0:
+        kept = [_load_or_train(dataset, channels, classes, cache_dir, torch.device(device))]
+    if ranks:
+        distributed.broadcast_object_list(kept)  # not read from the file: another machine may have another disk
+    classifier = _new(channels, classes)
+    classifier.load_state_dict(kept[0]["state_dict"])
+    return classifier.eval().requires_grad_(False), kept[0]["accuracy"]
+
+
+def _new(channels: int, classes: int) -> ReferenceClassifier:
+    """A classifier with the same initial weights every time, without touching the caller's random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed every GPU as well
+        return ReferenceClassifier(channels, classes)
+
+
+def _load_or_train(
+    dataset: Dataset, channels: int, classes: int, cache_dir: str | Path | None, device: torch.device
+) -> dict[str, Any]:
+    """What the file holds: ``state_dict`` and ``accuracy``."""
+    folder = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
+    path = folder / f"{_fingerprint(dataset, classes)}.pt"
+    with suppress(OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError):
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        _new(channels, classes).load_state_dict(kept["state_dict"])
+        return {"state_dict": kept["state_dict"], "accuracy": float(kept["accuracy"])}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"model.scores.cache_dir: {folder} cannot be made ({error}); give another folder") from error
+    rank_zero_info("Training a classifier on the data, to judge drawn pictures with; once, up to a minute")
+    kept = _train(dataset, channels, classes, device)
+    rank_zero_info(f"It knows {kept['accuracy']:.1%} of pictures it has not seen; kept in {path}")
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    torch.save(kept, temporary)
+    temporary.replace(path)  # whole or not at all
+    return kept
+
+
+def _fingerprint(dataset: Dataset, classes: int) -> str:
+    """Names recipe and data, of which 256 pictures speak for all."""
+    count = len(dataset)
+    images, labels = _pictures(dataset, np.unique(np.linspace(0, count - 1, 256).astype(int)))
+    digest = blake2b(repr((_RECIPE, tuple(dataset[0]["image"].shape), classes, count)).encode(), digest_size=16)
+    for values in (images, labels):
+        digest.update(values.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _pictures(dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Pictures, uint8 (N, C, H, W) with no side over 64 pixels, and labels, int64 (N,)."""
+    batches = []
+    for start in range(0, len(indices), 256):
+        chunk = indices[start : start + 256].tolist()
+        many = getattr(dataset, "__getitems__", None)
+        samples = many(chunk) if many else [dataset[index] for index in chunk]
+        if not isinstance(samples, dict):
+            samples = {
+                "image": torch.stack([sample["image"].as_subclass(Tensor) for sample in samples]),
+                "label": torch.tensor([int(sample["label"]) for sample in samples]),
+            }
+        batches.append((reduced(samples["image"]), torch.as_tensor(samples["label"]).long()))
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _train(dataset: Dataset, channels: int, classes: int, device: torch.device) -> dict[str, Any]:
+    """Trains with AdamW and one cycle of the learning rate; judges on every tenth picture, 2000 at most."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(dataset), generator=generator)[: _SAMPLES + _HELD_OUT].numpy()
+    held_out = min(_HELD_OUT, len(chosen) // 10)
+    images, labels = (values.to(device) for values in _pictures(dataset, chosen))
+    test, train = slice(0, held_out), slice(held_out, None)
+    classifier = _new(channels, classes).to(device, memory_format=torch.channels_last)
+    count = len(labels) - held_out
+    batches = max(1, count // _BATCH)
+    epochs = min(_EPOCHS, max(1, round(_SEEN / count)))
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=epochs * batches)
+    x, y = images[train], labels[train]
+    with torch.autocast(device.type, enabled=False):
+        for _ in range(epochs):
+            order = torch.randperm(count, generator=generator).to(device)
+            for batch in order.tensor_split(batches):
+                optimizer.zero_grad()
+                F.cross_entropy(classifier(x[batch]), y[batch]).backward()
+                optimizer.step()
+                schedule.step()
+        accuracy = _accuracy(classifier.eval(), images[test], labels[test])
+    state = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}
+    return {"state_dict": state, "accuracy": accuracy}
+
+
+@torch.no_grad()
+def _accuracy(classifier: ReferenceClassifier, images: Tensor, labels: Tensor) -> float:
+    """Part of the pictures whose class is found; nan for none."""
+    hits = [classifier(x).argmax(1) == y for x, y in zip(images.split(500), labels.split(500), strict=True)]
+    return torch.cat(hits).float().mean().item()

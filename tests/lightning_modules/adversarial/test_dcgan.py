@@ -1,0 +1,401 @@
+"""DCGAN: the paper's networks, and two optimizers that take turns as the Trainer counts."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.exact_resume import ExactResume
+from darkroom.errors import UsageError
+from datamodules.shapes_images import ShapesImages
+from lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
+from lightning_modules.adversarial.losses import discriminator_loss, generator_loss
+from lightning_modules.base import WarmupCosine
+from tests.contracts.generation import GenerationContract
+from tests.contracts.module import trainer
+
+SHAPE = (3, 16, 16)
+sgd = partial(torch.optim.SGD, lr=0.1)
+
+
+def build(**kwargs: Any) -> DCGAN:
+    torch.manual_seed(0)
+    return DCGAN(**{"image_shape": SHAPE, "latent_dim": 5, "base_channels": 4, "inversion_steps": 5, **kwargs})
+
+
+def batches(n: int, size: int = 4, classes: int = 3) -> DataLoader:
+    """Batches of noise with labels, the same every time."""
+    random = torch.Generator().manual_seed(1)
+    images = torch.rand(n * size, *SHAPE, generator=random) * 2 - 1
+    data = [{"image": image, "label": index % classes} for index, image in enumerate(images)]
+    return DataLoader(data, batch_size=size)
+
+
+def fit(model: DCGAN, folder: Path, n: int = 4, **kwargs: Any) -> Any:
+    fitting = trainer(folder, **{"limit_val_batches": 0, "max_epochs": 1, "log_every_n_steps": 1, **kwargs})
+    torch.manual_seed(2)
+    fitting.fit(model, batches(n))
+    return fitting
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestDCGAN(GenerationContract):
+    def build(self, **kwargs: Any) -> DCGAN:
+        return build(**kwargs)
+
+
+class TestConditionalDCGAN(GenerationContract):
+    num_classes = 5
+
+    def build(self, **kwargs: Any) -> DCGAN:
+        return build(num_classes=5, conditional=True, discriminator_norm="spectral", r1=0.1, loss="hinge", **kwargs)
+
+
+# --- the networks -----------------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_the_paper() -> None:
+    with torch.device("meta"):
+        generator, discriminator = DCGANGenerator((3, 64, 64)), DCGANDiscriminator((3, 64, 64))
+        assert generator(torch.empty(2, 100)).shape == (2, 3, 64, 64)
+        assert discriminator(torch.empty(2, 3, 64, 64)).shape == (2,)
+    assert sum(p.numel() for p in generator.parameters()) == 3_576_704
+    assert sum(p.numel() for p in discriminator.parameters()) == 2_765_568
+
+
+def test_weights_are_drawn_as_in_the_paper() -> None:
+    torch.manual_seed(0)
+    for network in (DCGANGenerator(base_channels=32), DCGANDiscriminator(base_channels=32)):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() > 10_000:
+                assert module.weight.mean().item() == pytest.approx(0, abs=1e-3)
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.03)
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.weight.mean().item() == pytest.approx(1, abs=0.02)
+                assert 0.01 < module.weight.std() < 0.03
+                assert not module.bias.any()
+
+
+def test_no_batch_norm_at_the_pictures() -> None:
+    """None on the generator's output and on the discriminator's input (section 3)."""
+    generator, discriminator = DCGANGenerator((3, 16, 16)), DCGANDiscriminator((3, 16, 16))
+    assert isinstance(generator.layers[-1], nn.ConvTranspose2d)
+    assert isinstance(discriminator.layers[1], nn.LeakyReLU)
+    assert discriminator.layers[1].negative_slope == 0.2
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules()) == 1
+    assert all(m.bias is None for m in generator.modules() if isinstance(m, nn.ConvTranspose2d))
+
+
+@pytest.mark.parametrize("side", [8, 16, 128, 256])
+def test_powers_of_two_from_8_up(side: int) -> None:
+    with torch.device("meta"):
+        shape = (1, side, side)
+        assert DCGANGenerator(shape)(torch.empty(3, 100)).shape == (3, *shape)
+        assert DCGANDiscriminator(shape)(torch.empty(3, *shape)).shape == (3,)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 28, 28), (3, 48, 48), (3, 64, 32)])
+def test_other_sizes_are_refused_with_those_that_work(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match=r"8, 16, 32.*data.size"):
+        DCGAN(image_shape=shape)
+
+
+def test_the_generator_draws_what_it_is_asked_for() -> None:
+    generator = DCGANGenerator(SHAPE, 5, 4, num_classes=3).eval()
+    z = torch.randn(1, 5).expand(3, 5)
+    pictures = generator(z, torch.arange(3))
+    assert pictures.shape == (3, *SHAPE)
+    assert not torch.allclose(pictures[0], pictures[1])
+
+
+def test_projection_is_linear_in_the_embedding() -> None:
+    """D(x, y) = f(x) + <embedding of y, phi(x)> (Miyato & Koyama 2018, equation 3)."""
+    discriminator = DCGANDiscriminator(SHAPE, 4, num_classes=2).eval()
+    images, labels = torch.randn(4, *SHAPE), torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        phi = discriminator.layers(images).sum((2, 3))
+        logits = discriminator(images, labels)
+        discriminator.embedding.weight.zero_()
+        plain = discriminator(images, labels)
+        discriminator.embedding.weight.fill_(1)
+        torch.testing.assert_close(discriminator(images, labels), plain + phi.sum(1))
+    assert not torch.equal(plain, logits)
+
+
+def test_spectral_norm_is_one() -> None:
+    torch.manual_seed(0)
+    discriminator = DCGANDiscriminator((3, 32, 32), 8, num_classes=4, norm="spectral")
+    images, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 3])
+    with torch.no_grad():
+        for _ in range(200):  # power iterations, one for every forward pass in training
+            discriminator(images, labels)
+    discriminator.eval()
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Embedding)]
+    assert len(layers) == 5
+    for layer in layers:
+        largest = torch.linalg.svdvals(layer.weight.flatten(1))[0]
+        assert largest.item() == pytest.approx(1, abs=1e-3)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules())
+
+
+# --- the game ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_discriminators_step_leaves_the_generator_untouched(tmp_path: Path) -> None:
+    model = build(discriminator_steps=3)
+    before = weights(model.generator), weights(model.discriminator), weights(model.ema)
+    fit(model, tmp_path, max_steps=2)
+    parameters = dict(model.generator.named_parameters())
+    assert all(torch.equal(value, before[0][name]) for name, value in parameters.items())
+    assert all(p.grad is None for p in model.generator.parameters())
+    assert same(before[2], weights(model.ema))
+    assert not same(before[1], weights(model.discriminator))
+
+
+def test_the_generators_step_leaves_the_discriminator_untouched(tmp_path: Path) -> None:
+    """A discriminator that does not learn stays as it is, and holds no gradients of the generator's loss."""
+    model = build(discriminator_optimizer=partial(torch.optim.SGD, lr=0.0))
+    before, generator = weights(model.discriminator), weights(model.generator)
+    fit(model, tmp_path)
+    parameters = dict(model.discriminator.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in parameters.items())
+    assert all(p.grad is None and p.requires_grad for p in parameters.values())
+    assert not same(generator, weights(model.generator))
+
+
+def test_one_batch_is_a_step_of_each_against_the_other(tmp_path: Path) -> None:
+    """The same step by hand: the discriminator's first, on detached pictures, then the generator's with these."""
+    model, by_hand = (build(generator_optimizer=sgd, discriminator_optimizer=sgd) for _ in range(2))
+    fitting = fit(model, tmp_path, n=1)
+    (batch,) = batches(1)
+    generator, discriminator = by_hand.generator, by_hand.discriminator
+    optimizers = sgd(discriminator.parameters()), sgd(generator.parameters())
+    torch.manual_seed(2)
+    torch.empty((), dtype=torch.int64).random_()  # the loader's seed
+    fake = generator(by_hand.draw_latents(4))
+    d_loss = discriminator_loss("non_saturating", discriminator(batch["image"]), discriminator(fake.detach()))
+    d_loss.backward()
+    optimizers[0].step()
+    g_loss = generator_loss("non_saturating", discriminator(fake))
+    g_loss.backward()
+    optimizers[1].step()
+    for name in ("generator", "discriminator"):
+        for key, value in weights(getattr(by_hand, name)).items():
+            torch.testing.assert_close(weights(getattr(model, name))[key], value, msg=f"{name}.{key}")
+    assert fitting.callback_metrics["train/d_loss"].item() == pytest.approx(d_loss.item(), rel=1e-5)
+    assert fitting.callback_metrics["train/g_loss"].item() == pytest.approx(g_loss.item(), rel=1e-5)
+    assert {"train/d_real", "train/d_fake"} <= set(fitting.callback_metrics)
+
+
+def test_the_generator_steps_after_every_so_many(tmp_path: Path) -> None:
+    model = build(discriminator_steps=2)
+    fitting = fit(model, tmp_path, n=5, max_epochs=2)
+    assert fitting.global_step == 10
+    assert model.ema.updates == 5
+
+
+def test_max_steps_and_checkpoints_count_batches(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+    fitting = fit(build(), tmp_path, 8, max_epochs=-1, max_steps=7, enable_checkpointing=True, callbacks=[saving])
+    assert fitting.global_step == 7
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=3.ckpt", "step=6.ckpt"]
+
+
+class Watched(DCGAN):
+    """Keeps the norms of the gradients that the optimizers step with."""
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        self.norms = [*getattr(self, "norms", []), torch.nn.utils.get_total_norm(gradients).item()]
+
+
+def test_the_gradients_of_both_are_clipped(tmp_path: Path) -> None:
+    norms = {}
+    for clip in (None, 1e-3):
+        model = Watched(SHAPE, latent_dim=5, base_channels=4, gradient_clip_val=clip)
+        fit(model, tmp_path, n=2)
+        norms[clip] = model.norms
+    assert len(norms[None]) == len(norms[1e-3]) == 4  # two steps of each
+    assert min(norms[None]) > 1e-3
+    assert norms[1e-3] == pytest.approx([1e-3] * 4, rel=1e-2)
+
+
+class Repeats(DCGAN):
+    """Draws the same four latents for every batch."""
+
+    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.linspace(-1, 1, n * self.latent_dim).view(n, -1)
+
+
+@pytest.mark.parametrize("n", [6, 5])  # five batches: the last step of an epoch has one
+def test_accumulated_batches_are_one_large_one(tmp_path: Path, n: int) -> None:
+    """Of equal batches, since batch norm sees each on its own: the mean of the gradients is the gradient of one."""
+    (batch,) = batches(1)
+    parts = [{"image": image} for image in batch["image"]]
+    options = {"image_shape": SHAPE, "latent_dim": 5, "base_channels": 4, "r1": 0.1, "discriminator_norm": "none"}
+    options |= {"generator_optimizer": sgd, "discriminator_optimizer": sgd, "discriminator_steps": 1}
+    models = []
+    for k, data in ((2, parts * n), (1, parts * 3)):
+        torch.manual_seed(0)
+        model = Repeats(**options, accumulate_grad_batches=k)
+        fitting = trainer(tmp_path, limit_val_batches=0, log_every_n_steps=1)
+        fitting.fit(model, DataLoader(data, batch_size=4))
+        assert fitting.global_step == 3
+        assert model.ema.updates == 3
+        models.append(model)
+    for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_accumulation_of_unequal_batches_is_the_gradient_of_all(tmp_path: Path) -> None:
+    """The discriminator without batch norm: two batches of 4 with one step are a batch of 8."""
+    options = {"discriminator_norm": "none", "discriminator_optimizer": sgd, "prior": "normal"}
+    small, large = build(**options, accumulate_grad_batches=2), build(**options)
+    zero = nn.Module()
+    zero.forward = lambda z, labels=None: torch.zeros(len(z), *SHAPE)
+    data = [{"image": image} for batch in batches(2) for image in batch["image"]]
+    for model, size in ((small, 4), (large, 8)):
+        model.generator, model.discriminator_steps = zero, 1000  # it never steps
+        model._optimizers = (sgd, lambda parameters: sgd([nn.Parameter(torch.zeros(1))]))
+        trainer(tmp_path, limit_val_batches=0).fit(model, DataLoader(data, batch_size=size))
+    for a, b in zip(small.discriminator.parameters(), large.discriminator.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_learning_rates_move_per_step_or_per_epoch(tmp_path: Path) -> None:
+    model = build(lr_scheduler=WarmupCosine, accumulate_grad_batches=2, generator_optimizer=sgd)
+    fitting = fit(model, tmp_path, n=5, max_epochs=2)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in fitting.optimizers]
+    cosine = fitting.lr_scheduler_configs[0].scheduler
+    assert cosine.total_steps == cosine.last_epoch == fitting.global_step == 6
+    assert 0 <= max(rates) < 1e-6 + 0.1 * 0.2
+    model = build(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1))
+    fitting = fit(model, tmp_path, n=3, max_epochs=2)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in fitting.optimizers] == pytest.approx([2e-6, 2e-6])
+
+
+@pytest.mark.parametrize("options", [{}, {"discriminator_steps": 2, "discriminator_norm": "spectral", "r1": 1.0}])
+def test_resumed_in_an_epoch_equals_uninterrupted(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Both optimizers, both schedules, the average, and the batches of an epoch left in the middle."""
+
+    def run(name: str, steps: int, path: Path | None = None) -> dict[str, Any]:
+        saving = ModelCheckpoint(tmp_path, name, every_n_train_steps=steps)
+        data = ShapesImages(train_size=12, val_size=4, batch_size=4, num_workers=0, side=16)
+        model = build(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5), **options)
+        torch.manual_seed(0)
+        kwargs = {"max_epochs": -1, "max_steps": steps, "enable_checkpointing": True, "limit_val_batches": 0}
+        trainer(tmp_path, callbacks=[saving, ExactResume()], **kwargs).fit(
+            model, data, ckpt_path=path, weights_only=True
+        )
+        return torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+
+    whole = run("whole", 4)
+    run("half", 2)
+    continued = run("continued", 4, tmp_path / "half.ckpt")
+    assert same(whole["state_dict"], continued["state_dict"])
+    assert str(whole["optimizer_states"]) == str(continued["optimizer_states"])
+    assert str(whole["lr_schedulers"]) == str(continued["lr_schedulers"])
+    assert len(whole["optimizer_states"]) == len(whole["lr_schedulers"]) == 2
+    assert continued["global_step"] == 4
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "hinge", "least_squares"])
+def test_every_loss_trains_in_bf16(tmp_path: Path, loss: Any) -> None:
+    model = build(loss=loss, discriminator_norm="spectral", r1=1.0, channels_last=True)
+    fitting = fit(model, tmp_path, precision="bf16-mixed")
+    assert fitting.callback_metrics["train/d_loss"].isfinite()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_trainers_own_settings_are_refused_with_ours(tmp_path: Path) -> None:
+    for name, value in (("gradient_clip_val", 1.0), ("accumulate_grad_batches", 2)):
+        with pytest.raises(UsageError, match=f"use model.{name}"):
+            fit(build(), tmp_path, **{name: value})
+
+
+def test_a_trainer_fits_twice(tmp_path: Path) -> None:
+    model = build(accumulate_grad_batches=2)
+    fitting = fit(model, tmp_path)
+    fitting.fit_loop.max_epochs = 2
+    fitting.fit(model, batches(4))
+    fitting.validate(model, batches(2), verbose=False)
+    assert fitting.global_step == 4
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_average_draws_the_pictures(tmp_path: Path) -> None:
+    model = build()
+    fit(model, tmp_path)
+    model.eval()
+    z = model.draw_latents(2)
+    assert torch.equal(model.decode(z), model.ema.module(z))
+    assert not torch.allclose(model.decode(z), model.generator(z))
+    plain = build(ema_decay=None).eval()
+    assert torch.equal(plain.decode(z), plain.generator(z))
+
+
+@pytest.mark.parametrize("prior", ["uniform", "normal"])
+def test_priors(prior: Any) -> None:
+    z = build(prior=prior, latent_dim=50).draw_latents(400, torch.Generator().manual_seed(0))
+    deviation = 1 / 3**0.5 if prior == "uniform" else 1.0
+    assert z.mean().item() == pytest.approx(0, abs=0.02)
+    assert z.std().item() == pytest.approx(deviation, rel=0.02)
+    assert (z.abs().max() <= 1) == (prior == "uniform")
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_encode_finds_the_latent_of_a_drawn_picture(inference: bool) -> None:
+    model = build(ema_decay=None, inversion_steps=150, latent_dim=3, base_channels=8).eval()
+    with torch.no_grad():
+        for p in model.generator.parameters():  # as drawn, a generator hardly moves
+            p.mul_(1 if p.dim() == 1 else 6)
+    z = model.draw_latents(4, torch.Generator().manual_seed(0))
+    with torch.inference_mode(inference):
+        x = model.decode(z)
+        found = model.encode(x)
+        again = model.reconstruct(x)
+    assert (found - z).abs().max() < 0.1
+    assert (again - x).square().mean() < 1e-3 * (x - x.mean(0)).square().mean()
+    torch.testing.assert_close(model.encode(x[:1].clone()), found[:1].clone(), atol=1e-2, rtol=0)
+
+
+def test_num_classes_alone_makes_nothing_conditional(tmp_path: Path) -> None:
+    model = build(num_classes=3)
+    assert model.num_classes is None
+    assert model.hparams.num_classes == 3
+    fit(model, tmp_path)
+
+
+def test_conditional_needs_classes_and_labels(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="model.num_classes"):
+        build(conditional=True)
+    model = build(conditional=True, num_classes=3)
+    with pytest.raises(UsageError, match="no 'label'"):
+        trainer(tmp_path).fit(model, DataLoader([{"image": torch.zeros(SHAPE)}] * 4, batch_size=4))
+
+
+def test_options_that_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="discriminator_norm spectral"):
+        build(r1=1.0)
+    with pytest.raises(UsageError, match="at least 1"):
+        build(discriminator_steps=0)
+
+
+def test_is_a_lightning_module() -> None:
+    assert isinstance(build(), LightningModule)

@@ -1,0 +1,95 @@
+"""AutoEncoder: its errors in closed form, and the distribution of its codes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+from lightning_modules.autoencoding import AutoEncoder
+from lightning_modules.autoencoding.autoencoder import CodeDistribution
+from tests.contracts.generation import GenerationContract
+from tests.contracts.module import trainer
+
+
+class TestAutoEncoder(GenerationContract):
+    by_heart = ("loss", 8.0)
+
+    def build(self, **kwargs: Any) -> AutoEncoder:
+        torch.manual_seed(0)
+        return AutoEncoder(self.image_shape, latent_dim=4, channels=(8, 16), **kwargs)
+
+
+class TestDenoisingAutoEncoder(GenerationContract):
+    test_learns_one_batch_by_heart = None  # it does not see all of it
+
+    def build(self, **kwargs: Any) -> AutoEncoder:
+        torch.manual_seed(0)
+        options = {"architecture": "mlp", "hidden": (16,), "reconstruction": "cross_entropy", "noise": 0.3}
+        return AutoEncoder(self.image_shape, latent_dim=4, **options, **kwargs)
+
+
+def test_errors_are_sums_over_values_and_means_over_pictures() -> None:
+    x = torch.rand(3, 1, 4, 4) * 2 - 1
+    squares = AutoEncoder((1, 4, 4), 2, "mlp", hidden=(3,)).eval()
+    output = squares.decoder(squares.encoder(x))
+    expected = (output - x).square().sum() / 3
+    torch.testing.assert_close(squares.evaluate({"image": x}, "val")["loss"], expected)
+    cross = AutoEncoder((1, 4, 4), 2, "mlp", hidden=(3,), reconstruction="cross_entropy").eval()
+    output = cross.decoder(cross.encoder(x))
+    expected = F.binary_cross_entropy_with_logits(output, (x + 1) / 2, reduction="sum") / 3
+    torch.testing.assert_close(cross.evaluate({"image": x}, "val")["loss"], expected)
+
+
+def test_noise_blackens_its_part_of_training_pictures_only(tmp_path: Any) -> None:
+    model, seen = TestAutoEncoder().build(noise=0.3), []
+    encode = model.encode
+    model.encode = lambda x, **kwargs: seen.append((x == -1).float().mean().item()) or encode(x, **kwargs)
+    data = TestAutoEncoder().data(batch_size=8, train_size=8)
+    trainer(tmp_path, num_sanity_val_steps=0).fit(model, data)
+    assert seen[0] == pytest.approx(0.3, abs=0.03)
+    assert seen[-1] < 0.01
+    with pytest.raises(UsageError, match="model.noise is 1"):
+        AutoEncoder((1, 4, 4), noise=1.0)
+
+
+def test_codes_of_few_batches_have_their_exact_moments() -> None:
+    codes, distribution = torch.randn(40, 3) @ torch.randn(3, 3) + 5, CodeDistribution(3)
+    for batch in codes.chunk(4):
+        distribution.update(batch)
+    torch.testing.assert_close(distribution.mean, codes.mean(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(distribution.covariance, codes.T.cov(correction=0), atol=1e-4, rtol=1e-4)
+
+
+def test_codes_of_many_batches_forget_the_first() -> None:
+    distribution = CodeDistribution(2, memory=10)
+    distribution.update(1000 + torch.randn(50, 2))
+    for _ in range(300):
+        distribution.update(torch.randn(50, 2))
+    assert distribution.mean.abs().max() < 0.3
+    assert (distribution.covariance - torch.eye(2)).abs().max() < 0.4
+
+
+def test_drawn_codes_follow_the_distribution_even_a_singular_one() -> None:
+    distribution = CodeDistribution(3)
+    direction = torch.tensor([1.0, -2.0, 0.0])
+    distribution.update(torch.randn(4000, 1) * direction + 7)
+    drawn = distribution.sample(20_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(0), torch.full((3,), 7.0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), torch.outer(direction, direction), atol=0.2, rtol=0)
+
+
+def test_codes_are_measured_in_float32_under_autocast() -> None:
+    codes, distribution = 100 + torch.randn(64, 4), CodeDistribution(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        distribution.update(codes)
+    torch.testing.assert_close(distribution.covariance, codes.T.cov(correction=0), atol=1e-3, rtol=1e-3)
+
+
+def test_the_checkpoint_has_the_codes_distribution() -> None:
+    first, second = (TestAutoEncoder().build() for _ in range(2))
+    first.codes.update(3 + torch.randn(10, 4))
+    second.load_state_dict(first.state_dict())
+    drawn = [model.sample(2, generator=torch.Generator().manual_seed(0)) for model in (first, second)]
+    assert torch.equal(*drawn)

@@ -1,0 +1,51 @@
+"""ConditionalVAE: the label reaches both networks, and is asked for."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from darkroom.errors import UsageError
+from lightning_modules.autoencoding import ConditionalVAE
+from tests.contracts.generation import GenerationContract
+
+
+class TestConditionalVAE(GenerationContract):
+    num_classes = 5
+    by_heart = ("reconstruction", 450.0)
+
+    def build(self, **kwargs: Any) -> ConditionalVAE:
+        torch.manual_seed(0)
+        return ConditionalVAE(self.image_shape, self.num_classes, latent_dim=4, channels=(8, 16), **kwargs)
+
+
+class TestConditionalVAEOfMLPs(TestConditionalVAE):
+    test_learns_one_batch_by_heart = None  # trains as TestConditionalVAE does
+
+    def build(self, **kwargs: Any) -> ConditionalVAE:
+        torch.manual_seed(0)
+        return ConditionalVAE(self.image_shape, 5, 4, "mlp", hidden=(16,), iwae_samples=3, **kwargs)
+
+
+def test_one_code_gives_a_picture_of_each_class() -> None:
+    model = TestConditionalVAE().build().eval()
+    z = model.draw_latents(1).expand(5, -1)
+    drawn = model.decode(z, labels=torch.arange(5))
+    assert len(drawn.flatten(1).unique(dim=0)) == 5
+
+
+def test_samples_of_the_bound_keep_their_labels() -> None:
+    model, x, labels = TestConditionalVAE().build().eval(), TestConditionalVAE().pictures(5), torch.arange(5)
+    mean = model.encode(x, labels=labels)
+    model.reparameterize = lambda mean, log_variance: mean.clone()  # no noise: all samples the same
+    likelihoods, _ = model.log_weights(x, 4, labels)
+    expected = model.likelihood.log_prob(model.likelihood_parameters(mean, labels), x)
+    torch.testing.assert_close(likelihoods, expected.expand(4, 5), rtol=1e-4, atol=1e-2)
+
+
+def test_labels_are_needed() -> None:
+    model = TestConditionalVAE().build().eval()
+    with pytest.raises(UsageError, match="no 'label'"):
+        model.evaluate({"image": torch.zeros(2, 3, 16, 16)}, "val")
+    with pytest.raises(UsageError, match="model.num_classes is missing"):
+        ConditionalVAE((3, 16, 16))

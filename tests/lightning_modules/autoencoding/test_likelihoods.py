@@ -1,0 +1,140 @@
+"""Likelihoods: they are probabilities, and safe where numbers end."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from darkroom.errors import UsageError
+from lightning_modules.autoencoding import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
+
+EVERY = [Bernoulli(), Gaussian(0.3), Gaussian(), DiscretizedLogistic(2)]
+
+
+def one_value(values: Tensor, parameter: float) -> tuple[Tensor, Tensor]:
+    """Pictures of one value each, and the same decoder's output for all."""
+    x = values.view(-1, 1, 1, 1)
+    return torch.full_like(x, parameter), x
+
+
+@pytest.mark.parametrize("parameter", [-30.0, -1.0, 0.3, 2.0])
+def test_bernoulli_sums_to_one(parameter: float) -> None:
+    log_prob = Bernoulli().log_prob(*one_value(torch.tensor([-1.0, 1.0]), parameter))
+    torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0))
+    torch.testing.assert_close(log_prob[1].exp(), torch.tensor(parameter).sigmoid())
+
+
+def test_bernoulli_of_grey_is_the_mean_over_binarisations() -> None:
+    likelihood, logits = Bernoulli(), torch.tensor(0.7)
+    grey, black, white = likelihood.log_prob(*one_value(torch.tensor([0.5, -1.0, 1.0]), logits.item()))
+    torch.testing.assert_close(grey, 0.25 * black + 0.75 * white)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, "learned"])
+def test_gaussian_integrates_to_one_over_its_coordinates(sigma: float | str) -> None:
+    likelihood = Gaussian(sigma)
+    values = torch.linspace(-12, 12, 48001)
+    density = likelihood.log_prob(*one_value(values, 0.2)).exp().detach()
+    torch.testing.assert_close(torch.trapezoid(density, values), torch.tensor(1.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(density, Normal(0.2, likelihood.scale().exp().detach()).log_prob(values).exp())
+
+
+def test_gaussian_learns_the_sigma_that_is_there() -> None:
+    likelihood, x = Gaussian(), 0.2 * torch.randn(64, 1, 8, 8)
+    optimizer = torch.optim.LBFGS(likelihood.parameters(), max_iter=50)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = -likelihood.log_prob(torch.zeros_like(x), x).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(likelihood.scale().exp().detach(), x.square().mean().sqrt(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("parameter", [-3.0, -0.99, 0.1, 1.5])
+@pytest.mark.parametrize("log_scale", [-8.0, -4.0, 0.0])
+def test_discretized_logistic_sums_to_one(parameter: float, log_scale: float) -> None:
+    likelihood = DiscretizedLogistic(1)
+    torch.nn.init.constant_(likelihood.log_scale, log_scale)
+    levels = torch.arange(256) / 127.5 - 1
+    probabilities = likelihood.log_prob(*one_value(levels, parameter)).exp().detach()
+    torch.testing.assert_close(probabilities.sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
+
+
+def test_discretized_logistic_is_the_difference_of_its_distribution_at_the_edges() -> None:
+    likelihood = DiscretizedLogistic(1).double()
+    levels = torch.arange(256) / 127.5 - 1
+    scale = likelihood.scale().detach().squeeze()
+    uniform = torch.sigmoid((torch.arange(1, 256) / 127.5 - 1 - 1 / 255 - 0.1) / scale)  # inner edges
+    expected = torch.cat([uniform, torch.ones(1)]) - torch.cat([torch.zeros(1), uniform])
+    found = likelihood.log_prob(*one_value(levels, 0.1)).exp().detach()
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", EVERY, ids=lambda it: type(it).__name__)
+def test_finite_with_a_gradient_however_wrong_the_decoder_is(likelihood: Likelihood) -> None:
+    parameters = torch.tensor([-1e4, -1.0, 1.0, 1e4]).view(1, 2, 1, 2).requires_grad_()
+    for x in (-torch.ones(1, 2, 1, 2), torch.zeros(1, 2, 1, 2), torch.ones(1, 2, 1, 2)):
+        log_prob = likelihood.log_prob(parameters, x)
+        (gradient,) = torch.autograd.grad(log_prob.sum(), parameters)
+        assert log_prob.isfinite().all()
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("likelihood", EVERY, ids=lambda it: type(it).__name__)
+def test_float32_per_picture_whatever_comes_in(likelihood: Likelihood) -> None:
+    parameters, x = torch.randn(3, 2, 4, 4), torch.rand(3, 2, 4, 4) * 2 - 1
+    log_prob = likelihood.log_prob(parameters.bfloat16(), x)
+    assert log_prob.shape == (3,)
+    assert log_prob.dtype == torch.float32
+    alone = torch.cat([likelihood.log_prob(parameters[i : i + 1], x[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(likelihood.log_prob(parameters, x), alone)
+
+
+@pytest.mark.parametrize("likelihood", EVERY, ids=lambda it: type(it).__name__)
+def test_means_and_samples_are_pictures(likelihood: Likelihood) -> None:
+    parameters = 3 * torch.randn(2, 2, 8, 8)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+    drawn = [likelihood.sample(parameters, generator) for generator in generators]
+    for pictures in (likelihood.mean(parameters), *drawn):
+        assert pictures.shape == parameters.shape
+        assert -1 <= pictures.min() <= pictures.max() <= 1
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("likelihood", EVERY, ids=lambda it: type(it).__name__)
+def test_samples_have_the_stated_mean(likelihood: Likelihood) -> None:
+    parameters = torch.full((1, 2, 100, 100), 0.1)
+    drawn = likelihood.sample(parameters, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(), likelihood.mean(parameters).mean(), atol=0.04, rtol=0)
+
+
+def test_logistic_samples_lie_on_levels_and_follow_the_distribution() -> None:
+    likelihood, parameters = DiscretizedLogistic(1), torch.full((1, 1, 200, 200), 0.1)
+    drawn = likelihood.sample(parameters, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn * 127.5 + 127.5, (drawn * 127.5 + 127.5).round(), atol=1e-4, rtol=0)
+    expected = logistic(0.0, 0.1, likelihood.scale().item())
+    assert abs((drawn < 0).float().mean().item() - expected) < 0.01
+
+
+def logistic(value: float, mean: float, scale: float) -> float:
+    return 1 / (1 + math.exp(-(value - mean) / scale))
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(UsageError, match="binarize"):
+        Bernoulli(binary=True).check(torch.zeros(1, 1, 2, 2))
+    Bernoulli(binary=True).check(torch.tensor([-1.0, 1.0]))
+    with pytest.raises(UsageError, match="channels to 3"):
+        DiscretizedLogistic(1).check(torch.zeros(1, 3, 2, 2))
+    with pytest.raises(UsageError, match="Gaussian.sigma is 0"):
+        Gaussian(0)
+    assert [it.discrete for it in (Bernoulli(), Bernoulli(True), Gaussian(), DiscretizedLogistic())] == [
+        *(False, True, False, True)
+    ]

@@ -1,0 +1,262 @@
+"""VAE: the bound and its parts against what theory says of them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import kl_divergence as reference
+
+from darkroom.errors import UsageError
+from lightning_modules.autoencoding import (
+    VAE,
+    Bernoulli,
+    Constant,
+    Cyclical,
+    DiscretizedLogistic,
+    Gaussian,
+    PixelMeanWeight,
+    WarmUp,
+    kl_divergence,
+)
+from lightning_modules.autoencoding.active_units import ActiveUnits
+from tests.contracts.generation import GenerationContract
+from tests.contracts.module import trainer
+
+
+class TestVAE(GenerationContract):
+    by_heart = ("reconstruction", 450.0)
+
+    def build(self, **kwargs: Any) -> VAE:
+        torch.manual_seed(0)
+        return VAE(self.image_shape, latent_dim=4, channels=(8, 16), **kwargs)
+
+
+class TestVAEOfLevels(GenerationContract):
+    test_learns_one_batch_by_heart = None  # trains as TestVAE does
+
+    def build(self, **kwargs: Any) -> VAE:
+        torch.manual_seed(0)
+        options = {"likelihood": DiscretizedLogistic(3), "kl_schedule": WarmUp(), "iwae_samples": 3, "free_bits": 0.1}
+        return VAE(self.image_shape, 4, "mlp", hidden=(16,), **options, **kwargs)
+
+
+def tiny(**kwargs: Any) -> VAE:
+    return VAE((1, 4, 4), 3, "mlp", hidden=(8,), **kwargs).eval()
+
+
+def pictures(n: int, shape: tuple[int, int, int] = (1, 4, 4)) -> Tensor:
+    return torch.rand(n, *shape) * 2 - 1
+
+
+def test_kl_is_that_of_the_distributions() -> None:
+    mean, log_variance = torch.randn(6, 5), torch.randn(6, 5)
+    expected = reference(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(kl_divergence(mean, log_variance), expected)
+    assert kl_divergence(torch.zeros(3), torch.zeros(3)).abs().max() == 0
+
+
+class PrincipalComponents(nn.Module):
+    """Probabilistic PCA (Tipping & Bishop 1999): x = W z + m + sigma epsilon, and its exact posterior.
+
+    A posterior with a diagonal covariance is exact where the columns of W are orthogonal.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        basis = torch.linalg.qr(torch.randn(16, 3))[0]
+        self.w, self.m, self.sigma = basis * torch.tensor([2.0, 1.0, 0.5]), torch.randn(16) / 4, sigma
+        self.precision = self.w.square().sum(0) / sigma**2 + 1
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        covariance = self.w @ self.w.T + self.sigma**2 * torch.eye(16)
+        return MultivariateNormal(self.m, covariance).log_prob(x.flatten(1))
+
+    def encode(self, x: Tensor) -> Tensor:
+        mean = (x.flatten(1) - self.m) @ self.w / self.sigma**2 / self.precision
+        return torch.cat([mean, -self.precision.log().expand_as(mean)], 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (z @ self.w.T + self.m).view(-1, 1, 4, 4)
+
+
+class Calling(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def linear(encode: Any = None, **kwargs: Any) -> tuple[PrincipalComponents, VAE]:
+    pca = PrincipalComponents(sigma=0.4)
+    networks = {"encoder": Calling(encode or pca.encode), "decoder": Calling(pca.decode)}
+    return pca, VAE((1, 4, 4), 3, **networks, likelihood=Gaussian(0.4), **kwargs).eval()
+
+
+def test_with_the_exact_posterior_the_bound_is_the_evidence() -> None:
+    pca, model = linear()
+    x = pictures(5)
+    # p(x, z) / q(z|x) is p(x), whatever z
+    log_weights = model.log_weights(x, 7)[1]
+    torch.testing.assert_close(log_weights, pca.log_evidence(x).expand(7, 5), atol=1e-3, rtol=1e-4)
+    # and with the KL in closed form in expectation
+    elbo = model.evaluate({"image": x.repeat(4000, 1, 1, 1)}, "val")["elbo"]
+    torch.testing.assert_close(elbo, pca.log_evidence(x).mean(), atol=0.05, rtol=0)
+
+
+def test_the_importance_weighted_bound_lies_between_elbo_and_evidence() -> None:
+    pca, _ = linear()
+    wide = [0.0]
+
+    def encode(x: Tensor) -> Tensor:
+        mean, log_variance = pca.encode(x).chunk(2, 1)
+        return torch.cat([mean + 0.2, log_variance + wide[0]], 1)
+
+    model = VAE((1, 4, 4), 3, encoder=Calling(encode), decoder=Calling(pca.decode), likelihood=Gaussian(0.4)).eval()
+    x, wide[0] = pictures(40), 0.7
+    evidence, bounds = pca.log_evidence(x).mean(), []
+    for k in (1, 10, 2000):
+        model.iwae_samples = k
+        terms = model.evaluate({"image": x}, "test")
+        bounds.append(terms["iwae"].item())
+        assert terms["iwae"] >= terms["elbo"] - 1e-4  # on the same samples: Jensen's inequality, not luck
+    assert bounds[0] < bounds[1] < bounds[2]
+    assert bounds[2] == pytest.approx(evidence.item(), abs=0.05)
+
+
+def test_samples_in_several_decodings_are_as_many_as_asked_for() -> None:
+    model = tiny()
+    likelihoods, weights = model.log_weights(pictures(300), 5)
+    assert likelihoods.shape == weights.shape == (5, 300)
+    assert weights.std(0).min() > 0  # each its own noise
+
+
+def test_beta_weighs_the_kl_and_leaves_the_elbo() -> None:
+    x = pictures(8)
+    found = {}
+    for beta in (0.0, 1.0, 4.0):
+        torch.manual_seed(0)
+        model = tiny(kl_schedule=Constant(beta))
+        found[beta] = {name: value.item() for name, value in model.evaluate({"image": x}, "val").items()}
+    for beta, terms in found.items():
+        assert terms["loss"] == pytest.approx(terms["reconstruction"] + beta * terms["kl"], rel=1e-5)
+        assert terms["elbo"] == pytest.approx(-(terms["reconstruction"] + terms["kl"]), rel=1e-5)
+        assert terms["kl"] > 0
+        assert terms["elbo"] == found[1.0]["elbo"]
+    assert found[1.0]["loss"] == pytest.approx(-found[1.0]["elbo"])
+    assert found[0.0]["loss"] == found[0.0]["reconstruction"]
+
+
+def test_terms_are_sums_over_values_and_means_over_pictures() -> None:
+    model, x = tiny(), pictures(6)
+    terms = model.evaluate({"image": x}, "val")
+    mean, log_variance = model.posterior(x)
+    expected = reference(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum() / 6
+    torch.testing.assert_close(terms["kl"], expected)
+
+
+def test_free_bits_are_a_floor_for_each_dimension_of_the_batch() -> None:
+    model = tiny(free_bits=0.5)
+    kl = torch.tensor([[0.0, 2.0, 0.6], [0.2, 4.0, 0.6]])
+    terms = model.loss_terms(torch.tensor([10.0, 20.0]), kl)
+    assert terms["loss"].item() == pytest.approx(15 + 0.5 + 3 + 0.6)
+    assert terms["kl"].item() == pytest.approx(0.1 + 3 + 0.6)
+    kl.requires_grad_()
+    model.loss_terms(torch.zeros(2), kl).get("loss").backward()
+    assert kl.grad.tolist() == [[0, 0.5, 0.5]] * 2
+
+
+def test_bits_per_dim_only_of_probabilities() -> None:
+    x = torch.where(torch.rand(4, 1, 4, 4) < 0.5, -1.0, 1.0)
+    for likelihood, there in ((Bernoulli(), False), (Gaussian(), False), (Bernoulli(True), True)):
+        assert ("bits_per_dim" in tiny(likelihood=likelihood).evaluate({"image": x}, "val")) is there
+    terms = tiny(likelihood=DiscretizedLogistic(1)).evaluate({"image": x}, "val")
+    assert terms["bits_per_dim"].item() == pytest.approx(-terms["elbo"].item() / 16 / math.log(2), rel=1e-5)
+    with pytest.raises(UsageError, match="binarize"):
+        tiny(likelihood=Bernoulli(True)).evaluate({"image": x / 2}, "val")
+
+
+def test_active_units() -> None:
+    units, codes = ActiveUnits(4), torch.randn(1000, 4) * torch.tensor([1.0, 0.12, 0.08, 0.0]) + 3
+    for batch in codes.split(170):
+        units.update(batch)
+    assert units.compute() == 2  # variances 1, .0144, .0064, 0 against .01
+
+
+def test_a_collapsed_posterior_has_no_active_units(tmp_path: Path) -> None:
+    model = TestVAE().build()
+    nn.init.zeros_(model.encoder.head.weight)
+    nn.init.zeros_(model.encoder.head.bias)
+    running = trainer(tmp_path)
+    running.validate(model, TestVAE().data(), verbose=False)
+    assert running.callback_metrics["val/active_units"] == 0
+    assert running.callback_metrics["val/kl"] == 0
+
+
+def test_logs_every_term(tmp_path: Path) -> None:
+    model, data, fitting = TestVAE().build(iwae_samples=2), TestVAE().data(), trainer(tmp_path, log_every_n_steps=1)
+    fitting.fit(model, data)
+    terms = {"loss", "reconstruction", "kl", "elbo"}
+    names = {f"{stage}/{term}" for stage in ("train", "val") for term in terms} | {"train/beta", "val/active_units"}
+    assert names <= set(fitting.callback_metrics)
+    fitting.test(model, data, verbose=False)
+    assert {"test/iwae", "test/active_units", "test/MIG"} <= set(fitting.callback_metrics)
+
+
+def test_beta_follows_the_fit_also_in_validation(tmp_path: Path) -> None:
+    model, seen = TestVAE().build(kl_schedule=WarmUp(2.0, 1.0)), []
+    beta = model.beta
+    model.beta = lambda: seen.append((model.training, beta())) or seen[-1][1]
+    fitting = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=1)
+    fitting.fit(model, TestVAE().data())  # two batches of training, two of validation, an epoch
+    assert sorted({b for training, b in seen if training}) == [0.0, 0.5, 1.0, 1.5]
+    assert sorted({b for training, b in seen if not training}) == [0.0, 1.0, 2.0]
+    fitting.test(model, TestVAE().data(), verbose=False)
+    assert seen[-1][1] == 2.0
+
+
+def test_a_fit_of_unknown_length_bears_constants_only(tmp_path: Path) -> None:
+    def fit(schedule: Any) -> None:
+        endless = trainer(tmp_path, max_epochs=-1, max_time={"seconds": 0}, limit_val_batches=0)
+        endless.fit(TestVAE().build(kl_schedule=schedule), TestVAE().data())
+
+    for schedule in (Constant(), PixelMeanWeight()):
+        fit(schedule)
+    with pytest.raises(UsageError, match="Cyclical needs to know how long the fit is"):
+        fit(Cyclical())
+
+
+def test_evaluations_repeat_and_leave_the_random_numbers_alone(tmp_path: Path) -> None:
+    model, data, found = TestVAE().build(), TestVAE().data(), []
+    for _ in range(2):
+        running, before = trainer(tmp_path), torch.get_rng_state()
+        running.validate(model, data, verbose=False)
+        found.append(running.callback_metrics["val/elbo"])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0] == found[1]
+
+
+def test_any_networks_that_fit() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 6))
+    decoder = nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4)))
+    model = VAE((1, 4, 4), 3, encoder=encoder, decoder=decoder)
+    assert model.sample(2).shape == (2, 1, 4, 4)
+    assert "encoder" not in model.hparams
+    with pytest.raises(UsageError, match=r"model.encoder .*\(2, 8\)"):
+        VAE((1, 4, 4), 4, encoder=encoder)
+
+
+def test_the_command_lines_arguments_are_the_documented_ones() -> None:
+    for wrong, said in (
+        ({"free_bits": -1}, "model.free_bits is -1"),
+        ({"iwae_samples": -1}, "model.iwae_samples is -1"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            tiny(**wrong)

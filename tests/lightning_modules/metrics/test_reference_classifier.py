@@ -1,0 +1,147 @@
+"""The classifier behind cnn_fid: it learns, is kept, is the same every time, and leaves the caller alone."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from darkroom.errors import UsageError
+from lightning_modules.metrics import reference_classifier
+from lightning_modules.metrics.reference_classifier import ReferenceClassifier, reduced, trained_classifier
+
+
+class Stripes(Dataset):
+    """Noisy pictures with stripes across (0) or along (1)."""
+
+    def __init__(
+        self, count: int = 120, side: int = 12, labels: bool = True, whole: bool = True, seed: int = 0
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.label = torch.randint(0, 2, (count,), generator=generator) if labels else None
+        line = (torch.arange(side) // 2 % 2 * 200.0).expand(3, side, side)
+        turned = torch.randint(0, 2, (count,), generator=generator) if self.label is None else self.label
+        images = torch.stack([line.mT if turn else line for turn in turned])
+        self.image = (images + 40 * torch.rand(images.shape, generator=generator)).round().to(torch.uint8)
+        if whole:
+            self.__getitems__ = self.__getitem__
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int | list[int]) -> dict[str, Tensor]:
+        sample = {"image": self.image[index]}
+        return sample if self.label is None else sample | {"label": self.label[index]}
+
+
+class Data:
+    """What is asked of a datamodule."""
+
+    image_shape, num_classes = (3, 12, 12), 2
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.train = Stripes(**kwargs)
+
+    def dataset(self, split: str) -> Stripes:
+        return {"train": self.train}[split]
+
+
+def same(a: ReferenceClassifier, b: ReferenceClassifier) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every training."""
+    count: list[int] = []
+    train = reference_classifier._train
+    monkeypatch.setattr(reference_classifier, "_train", lambda *args: (count.append(1), train(*args))[1])
+    return count
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 13, 40), (3, 100, 150)])
+def test_any_size(shape: tuple[int, int, int]) -> None:
+    network = ReferenceClassifier(shape[0], 5).eval()
+    images = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
+    assert network.features(images).shape == (2, network.num_features) == (2, 128)
+    assert network(images).shape == (2, 5)
+    assert max(reduced(images).shape[-2:]) <= 64
+
+
+def test_learns_and_is_kept_and_disturbs_nobody(tmp_path: Path, trainings: list[int]) -> None:
+    before = torch.get_rng_state()
+    network, accuracy = trained_classifier(Data(), tmp_path / "a")
+    again, kept = trained_classifier(Data(), tmp_path / "a")
+    anew, _ = trained_classifier(Data(whole=False), tmp_path / "b")
+    assert torch.equal(before, torch.get_rng_state())
+    assert accuracy == kept == 1
+    assert len(trainings) == 2
+    assert same(network, again)
+    assert same(network, anew)  # whole batches or single samples, this folder or that
+    assert not network.training
+    assert not any(weight.requires_grad for weight in network.parameters())
+    fresh = Stripes(seed=1)
+    assert (network(fresh.image).argmax(1) == fresh.label).float().mean() > 0.95
+    features = network.features(Data().train.image)
+    assert features.mean() == pytest.approx(0, abs=0.2)
+    assert features.std(0).median() == pytest.approx(1, abs=0.3)
+
+
+def test_other_data_have_another_file_and_a_damaged_one_is_made_anew(tmp_path: Path, trainings: list[int]) -> None:
+    network, _ = trained_classifier(Data(), tmp_path)
+    trained_classifier(Data(seed=1), tmp_path)
+    trained_classifier(Data(count=119), tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == len(trainings) == 3
+    for file in files:
+        file.write_bytes(file.read_bytes()[:1000])
+    again, _ = trained_classifier(Data(), tmp_path)
+    assert len(trainings) == 4
+    assert same(network, again)
+    assert sorted(tmp_path.iterdir()) == files
+
+
+def ranked(rank: int, folder: str) -> None:
+    """One of two processes, each with a disk of its own."""
+    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
+    network, accuracy = trained_classifier(Data(), f"{folder}/disk{rank}")
+    torch.save({"state_dict": network.state_dict(), "accuracy": accuracy}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
+)
+def test_the_first_rank_trains_for_all(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one["accuracy"] == two["accuracy"] == 1
+    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+    assert (tmp_path / "disk0").exists()
+    assert not (tmp_path / "disk1").exists()
+
+
+def test_default_folder_is_the_users_cache(tmp_path: Path) -> None:
+    assert reference_classifier.default_folder() == tmp_path / "home/.cache/darkroom/classifiers"
+
+
+def test_data_without_labels_say_what_else_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no labels.*model.scores.features to inception, or model.scores to null"):
+        trained_classifier(Data(labels=False), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="model.scores.cache_dir"):
+        trained_classifier(Data(), tmp_path / "file" / "below")
