@@ -14,8 +14,8 @@ from darkroom.messages import quieten
 from lightning_modules.adversarial import DCGAN
 from lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
 from lightning_modules.autoencoding import VAE, Gaussian, PixelMeanWeight
+from lightning_modules.metrics import SampleScores
 from lightning_modules.metrics.reference_classifier import ReferenceClassifier
-from lightning_modules.metrics.sample_scores import SampleScores
 
 BATCH, SIZE = 64, 64
 CHANNELS, LATENT, KL_WEIGHT = (32, 64, 128, 256, 512), 128, 0.00025

@@ -55,9 +55,9 @@ class ShapesImages(LabelledImages):
         label: what the class is: the object's kind (5), its colour (8), or both (40, such as "red circle").
         background: "plain": one flat dark colour, the same in all; "textured": the grounds of the other embedded worlds.
         upright: objects are not turned; False: any angle.
-        zoom: how many times larger objects are than in the other embedded worlds, from 1 to 2, where the largest nearly fill
-            the picture.
-        mean, std: see ``LabelledImages``. Pictures do not repeat, so nothing augments them; flips would make factors false.
+        zoom: how many times larger objects are than in the other embedded worlds, from 1 to 2 (the largest nearly fill the
+            picture).
+        mean, std: see ``LabelledImages``. Pictures do not repeat, so nothing augments them; a flip would make x false.
     """
 
     factor_names = tuple(name for name in FACTORS if name != "angle")

@@ -127,6 +127,11 @@ class Technique(LightningModule):
             if self.compile_network:
                 network.compile()
 
+    def on_fit_start(self) -> None:
+        # All ranks were given the same seed, for the same first weights; the noise they draw from now on must differ.
+        if self.trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes here which hook it calls, dozens of times a step; nn.Module's way takes 3 us each.
         if name == "_current_fx_name":

@@ -83,6 +83,7 @@ class DCGANGenerator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], 1)
+        z = z.to(next(self.parameters()).dtype)
         return self.layers(z[:, :, None, None]).float().tanh()
 
 
@@ -130,7 +131,7 @@ class DCGANDiscriminator(nn.Module):
                 spectral_norm(module)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = self.layers(images)
+        features = self.layers(images.to(next(self.parameters()).dtype))
         logits = self.head(features).flatten()
         if self.embedding is not None:
             logits = logits + (self.embedding(labels) * features.sum((2, 3))).sum(1)

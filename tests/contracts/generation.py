@@ -156,8 +156,9 @@ class GenerationContract:
         again = self.build()
         again.load_state_dict(whole["state_dict"])
 
-    def test_bf16_mixed_trains(self, tmp_path: Path) -> None:
-        fitting = trainer(tmp_path, precision="bf16-mixed", log_every_n_steps=1)
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+    def test_trains_in_half_precision(self, tmp_path: Path, precision: str) -> None:
+        fitting = trainer(tmp_path, precision=precision, log_every_n_steps=1)
         fitting.fit(self.build(), self.data())
         assert fitting.callback_metrics["val/loss"].isfinite()
 

@@ -14,7 +14,7 @@ from tests.contracts.module import trainer
 
 
 class TestAutoEncoder(GenerationContract):
-    by_heart = ("loss", 8.0)
+    by_heart = ("loss", 25.0)  # of 115 around the mean value
 
     def build(self, **kwargs: Any) -> AutoEncoder:
         torch.manual_seed(0)
