@@ -70,7 +70,7 @@ def vae_step(options: Options) -> Result:
     """VAE training step, 64 x 64, batch 64: the same layers here, and as PyTorch-VAE has them in a plain loop."""
     ours = VAE(
         (3, SIZE, SIZE),
-        LATENT,
+        latent_dim=LATENT,
         channels=CHANNELS,
         likelihood=Gaussian(sigma=1.0),
         kl_schedule=PixelMeanWeight(KL_WEIGHT),

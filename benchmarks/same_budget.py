@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ VALIDATIONS = 6
 
 @dataclass(frozen=True)
 class Entry:
-    """One technique: its config, and what real pictures ask to be different from the embedded world.
+    """One technique: its config in ``configs``, and what real pictures ask to be different from the embedded world.
 
     In the arguments CLASSES is the number of classes of the data, OUTPUTS that of a detector, background included.
     """
@@ -36,38 +37,38 @@ class Entry:
 
 
 SEGMENTATION = {
-    "U-Net, width 16": Entry("unet"),
-    "U-Net, valid convolutions, width 8": Entry("unet_paper"),
-    "FCN-8s": Entry("fcn"),
-    "DeconvNet": Entry("deconvnet"),
-    "DilatedNet": Entry("dilated"),
-    "convolutionalized classifier": Entry("convolutionalized"),
-    "smp.Unet, resnet34": Entry("smp_unet", ("--model.network.init_args.classes", "CLASSES")),
+    "U-Net, width 16": Entry("segmentation/unet"),
+    "U-Net, valid convolutions, width 8": Entry("segmentation/unet_paper"),
+    "FCN-8s": Entry("segmentation/fcn"),
+    "DeconvNet": Entry("segmentation/deconvnet"),
+    "DilatedNet": Entry("segmentation/dilated"),
+    "convolutionalized classifier": Entry("segmentation/convolutionalized"),
+    "smp.Unet, resnet34": Entry("segmentation/smp_unet", ("--model.network.init_args.classes", "CLASSES")),
 }
 # For pictures of some 320 x 240 pixels with objects of 15 to 120; the configs are made for scenes of 128.
 _AS_THEY_ARE = ("--model.min_side", "240", "--model.max_side", "320")
 DETECTION = {
     "sliding window": Entry(
-        "sliding_window",
+        "detection/sliding_window",
         ("--model.sides", "[18, 32, 50, 100]", "--model.aspect_ratios", "[1.0]", "--model.stride", "8"),
     ),
-    "R-CNN": Entry("rcnn", staged=True),
-    "Fast R-CNN": Entry("fast_rcnn", _AS_THEY_ARE),
-    "Faster R-CNN": Entry("faster_rcnn", (*_AS_THEY_ARE, "--model.anchor_sizes", "[20, 50, 110]")),
-    "SSD": Entry("ssd", ("--model.image_size", "320", "--model.sizes", "coco")),
-    "YOLO": Entry("yolo", ("--model.image_size", "256", "--model.grid", "8")),
+    "R-CNN": Entry("detection/rcnn", staged=True),
+    "Fast R-CNN": Entry("detection/fast_rcnn", _AS_THEY_ARE),
+    "Faster R-CNN": Entry("detection/faster_rcnn", (*_AS_THEY_ARE, "--model.anchor_sizes", "[20, 50, 110]")),
+    "SSD": Entry("detection/ssd", ("--model.image_size", "320", "--model.sizes", "coco")),
+    "YOLO": Entry("detection/yolo", ("--model.image_size", "256", "--model.grid", "8")),
     "torchvision's Faster R-CNN, MobileNetV3": Entry(
-        "torchvision_faster_rcnn",
+        "detection/torchvision_faster_rcnn",
         (
             *("--model.network.init_args.num_classes", "OUTPUTS"),
             *("--model.network.init_args.min_size", "240", "--model.network.init_args.max_size", "320"),
         ),
     ),
     "torchvision's SSDlite, MobileNetV3": Entry(
-        "torchvision_ssd", ("--model.network.init_args.num_classes", "OUTPUTS")
+        "detection/torchvision_ssd", ("--model.network.init_args.num_classes", "OUTPUTS")
     ),
     "Mask R-CNN": Entry(
-        "mask_rcnn",
+        "detection/mask_rcnn",
         (
             *(*_AS_THEY_ARE, "--model.anchor_sizes", "[12, 24, 48]", "--model.roi_samples", "128"),
             # Nuclei come by the hundred.
@@ -76,9 +77,37 @@ DETECTION = {
         ),
     ),
 }
-FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION}
+_DRAWING = ("--data.size", "32", "--data.batch_size", "64")
+_PUBLIC_VAE = (
+    *("--model.likelihood.sigma", "1.0"),
+    *(
+        "--model.kl_schedule",
+        "lightning_modules.autoencoding.PixelMeanWeight",
+        "--model.kl_schedule.kl_weight",
+        "0.00025",
+    ),
+)
+_PUBLIC_ADAM = ("lr=0.0002", "betas=[0.5, 0.999]")
+_PUBLIC_DCGAN = (
+    *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema_decay", "null"),
+    *(
+        word
+        for network in ("generator", "discriminator")
+        for setting in _PUBLIC_ADAM
+        for word in (f"--model.{network}_optimizer.init_args.{setting}",)
+    ),
+)
+GENERATION = {
+    "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
+    "VAE": Entry("autoencoding/vae", _DRAWING),
+    "the same with PyTorch-VAE's loss, M_N .00025": Entry("autoencoding/vae", (*_DRAWING, *_PUBLIC_VAE)),
+    "conditional VAE": Entry("autoencoding/conditional_vae", _DRAWING),
+    "DCGAN": Entry("adversarial/dcgan", _DRAWING),
+    "the same by the recipe of PyTorch's example": Entry("adversarial/dcgan", (*_DRAWING, *_PUBLIC_DCGAN)),
+}
+FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}
 # Losses differ between segmentation's configs; here all have the same.
-SHARED = {"segmentation": ("--model.loss", "null"), "detection": ()}
+SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
 
 
 def _darkroom(command: str, *arguments: str) -> str:
@@ -116,6 +145,10 @@ def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
     if family == "segmentation":
         one = {"test mIoU": f"{scores['mIoU']:.3f}", "IoU": each("IoU/")}
         return one | {"pixel accuracy": f"{scores['pixel_accuracy']:.3f}"}
+    if family == "generation":
+        elbo = f"{scores['elbo']:.0f} nats" if "elbo" in scores else ""
+        obeyed = f"{scores['label_accuracy']:.3f}" if "label_accuracy" in scores else ""
+        return {"cnn_fid": f"{scores['cnn_fid']:.1f}", "ELBO": elbo, "label accuracy": obeyed}
     row = {"VOC AP50": f"{scores['VOC_AP50']:.3f}", "COCO AP": f"{scores['mAP']:.3f}"}
     if "mask_mAP" in scores:
         row |= {"mask AP50": f"{scores['mask_AP50']:.3f}", "mask AP": f"{scores['mask_mAP']:.3f}"}
@@ -129,8 +162,9 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
     facts = yaml.safe_load(data.read_text())["data"]["init_args"]
     classes = len(facts["class_names"]) if "class_names" in facts else 1
     own = [{"CLASSES": str(classes), "OUTPUTS": str(classes + 1)}.get(value, value) for value in entry.arguments]
-    experiment = arguments.runs_dir / f"{data.stem}-{entry.config}"
-    shared = ["--config", str(CONFIGS / family / f"{entry.config}.yaml"), "--config", str(data)]
+    batch_size = int(own[own.index("--data.batch_size") + 1]) if "--data.batch_size" in own else facts["batch_size"]
+    experiment = arguments.runs_dir / f"{data.stem}-{re.sub('[^a-z0-9]+', '_', name.lower())}"
+    shared = ["--config", str(CONFIGS / f"{entry.config}.yaml"), "--config", str(data)]
     shared += ["--data.root", arguments.root, *own, *SHARED[family], *extra, "--data.num_workers", "0"]
     shared += ["--runs_dir", str(arguments.runs_dir), "--experiment", experiment.name]
     shared += ["--trainer.enable_progress_bar", "false"]
@@ -142,7 +176,7 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
         probe = ["--trainer.max_steps", "12", "--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "3"]
         _darkroom("fit", *shared, *forever, *probe, "--checkpoint.save_top_k", "0")
         rate = max(_column(_newest(experiment) / "metrics.csv", "train/images_per_second"))
-        every = max(1, round(60 * arguments.minutes * rate / facts["batch_size"] / VALIDATIONS))
+        every = max(1, round(60 * arguments.minutes * rate / batch_size / VALIDATIONS))
         length = [*forever, "--trainer.max_steps", str(every * VALIDATIONS)]
         length += ["--trainer.val_check_interval", str(every), "--trainer.check_val_every_n_epoch", "null"]
     fitting = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -96,6 +97,8 @@ def link(data: Any, model: Namespace) -> None:
     channels = None if data.image_shape is None else data.image_shape[0]
     known = {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": channels}
     arguments = model.get("init_args") or Namespace()
+    if not arguments.get("conditional", getattr(locate(model.class_path), "conditional", True)):
+        del known["num_classes"]  # pictures drawn without a class: any number of them will do
     for name, value in known.items():
         if name not in arguments or value is None:  # Prompts knows nothing of this, the checkpoint's config does
             continue

@@ -1,37 +1,81 @@
 """Technique: what every technique shares: optimizer, scheduler, names of metrics, and a loss that must stay finite."""
 
 import math
+from collections import ChainMap
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from inspect import currentframe
+from typing import Any, ClassVar, get_args
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from darkroom.errors import TrainingError, UsageError
 
-# What a checkpoint remembers must be plain data. Built by the command line these arguments are (class_path and init_args);
-# built in Python they are objects, which stay out: pass them to load_from_checkpoint again.
-_OBJECTS = [
-    *(
-        "network",
-        "encoder",
-        "decoder",
-        "classifier",
-        "loss",
-        "likelihood",
-        "kl_schedule",
-        "metrics",
-        "scores",
-        "inference",
-    ),
-    *("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler"),
-]
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is None, a number, a string, or a tuple, list or dict of such: what a checkpoint remembers.
+
+    Built by the command line every argument is (class_path and init_args). Built in Python some are objects, which stay
+    out: pass them to load_from_checkpoint again.
+    """
+    if isinstance(value, dict):
+        return all(is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
+
+
+def one_of(key: str, value: str, choices: Any) -> str:
+    """The value, if it is one of a Literal's choices, which only the command line checks by itself.
+
+    Raises:
+        UsageError: it is not; names the key, such as ``model.loss``.
+    """
+    if value not in get_args(choices):
+        raise UsageError(f"{key} is {value!r}; choose one of {', '.join(get_args(choices))}")
+    return value
+
+
+def steps_of_fit(trainer: Trainer, needed_by: str) -> int:
+    """How many optimizer steps the whole fit has.
+
+    Raises:
+        UsageError: it has no end; names what needs to know it.
+    """
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        raise UsageError(f"{needed_by} needs to know how long the fit is: set trainer.max_epochs or max_steps")
+    return int(steps)
+
+
+def clip_gradients(module: LightningModule, optimizer: Optimizer, value: float | None, algorithm: str = "norm") -> None:
+    """Clips the gradients of an optimizer's parameters, fused optimizers' too, once the loss's scale is taken off.
+
+    Args:
+        module: whose Trainer's precision says whether there is a scale (16-mixed).
+        optimizer: about to step.
+        value: largest norm of all gradients together, or largest value of each; None or 0: nothing is clipped.
+        algorithm: norm or value.
+    """
+    if not value:
+        return
+    precision = module.trainer.precision_plugin
+    clip = precision.clip_gradients
+    if isinstance(precision, MixedPrecision):
+        # Lightning refuses optimizers that take off the scale themselves, whether there is one or not.
+        clip = super(MixedPrecision, precision).clip_gradients
+        if precision.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            precision.scaler.unscale_(optimizer)
+    clip(optimizer, value, GradClipAlgorithmType(algorithm))
 
 
 class WarmupCosine(LRScheduler):
@@ -88,7 +132,9 @@ class Technique(LightningModule):
         compile_network: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=None if _given_hyperparameters.get() else _OBJECTS)
+        arguments = collect_init_args(currentframe(), [], classes=(LightningModule,))  # of all classes, outermost last
+        objects = [name for name, value in ChainMap(*arguments[::-1]).items() if not is_plain(value)]
+        self.save_hyperparameters(ignore=None if _given_hyperparameters.get() else objects)
         for name in self.starts_from:
             self.hparams.pop(name, None)
         self._optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, fused=True)
@@ -109,13 +155,18 @@ class Technique(LightningModule):
             return optimizer
         scheduler = self._lr_scheduler(optimizer)
         if isinstance(scheduler, WarmupCosine):
-            total_steps = self.trainer.estimated_stepping_batches
-            if math.isinf(total_steps):
-                raise UsageError("WarmupCosine needs to know how long the fit is: set trainer.max_epochs or max_steps")
-            scheduler.spread(int(total_steps))
+            scheduler.spread(steps_of_fit(self.trainer, "WarmupCosine"))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         monitor = {"monitor": getattr(scheduler, "monitor", "val/loss")}  # only ReduceLROnPlateau looks at it
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **monitor}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm or "norm")
 
     def networks(self) -> list[nn.Module]:
         """What is laid out in memory, and compiled, as a whole."""

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, distributed
 
 from darkroom.errors import UsageError
 from lightning_modules.base import Technique
+from lightning_modules.layers.modes import evaluating
 from lightning_modules.metrics.sample_scores import SampleScores
+
+Generators = torch.Generator | Sequence[torch.Generator] | None  # several: one for each row; None: torch's global one
 
 
 class Generative(Technique):
@@ -41,7 +45,7 @@ class Generative(Technique):
         compile_network: bool = False,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, channels_last, compile_network)
-        if image_shape is None or min(image_shape) < 1:
+        if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
             raise UsageError(
                 f"model.image_shape is {image_shape}; give channels, height and width of the pictures, such as (3, 64, 64)"
             )
@@ -54,8 +58,8 @@ class Generative(Technique):
 
     # --- what a technique adds ----------------------------------------------------------------------------------------
 
-    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Latents from the prior: float32 (n, latent_dim) on the module's device; ``generator`` alone decides them."""
+    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        """Latents from the prior: float32 (n, latent_dim) on the module's device, made of ``noise`` alone."""
         raise NotImplementedError
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
@@ -75,13 +79,22 @@ class Generative(Technique):
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Within, the module is in eval mode and computes no gradients."""
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
+        with evaluating(self), torch.no_grad():
+            yield
+
+    def noise(self, *shape: int, generator: Generators = None, uniform: bool = False) -> Tensor:
+        """Normal noise, or uniform in [0, 1): float32 on the module's device, drawn where the generator is.
+
+        Args:
+            shape: of the noise.
+            generator: decides it; of several, each its own row; None: torch's global one.
+            uniform: not normal.
+        """
+        draw = partial(torch.rand if uniform else torch.randn, dtype=torch.float32)
+        if isinstance(generator, Sequence):
+            return torch.stack([draw(shape[1:], generator=g, device=g.device) for g in generator]).to(self.device)
+        where = self.device if generator is None else generator.device
+        return draw(shape, generator=generator, device=where).to(self.device)
 
     def reconstruct(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Pictures (B, C, H, W) as they come back from the latent space."""
@@ -92,19 +105,36 @@ class Generative(Technique):
     def sample(
         self, n: int, *, labels: Tensor | Sequence[int] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draws n pictures: (n, C, H, W) in [-1, 1], on the module's device.
+        """Draws n pictures: (n, C, H, W) in [-1, 1], on the module's device; without noise of their own, where the
+        technique has a p(x|z), of which they are the mean.
 
         Args:
-            n: how many.
+            n: how many, at least 1.
             labels: int (n,), the class of each; needed by a conditional technique, refused by another.
             generator: if given, it alone decides the result; None: torch's global one.
         """
+        if n < 1:
+            raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
         with self.drawing():
             labels = self.check_labels(labels, n)
             return self.decode(self.draw_latents(n, generator), labels=labels)
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int, *, labels: Tensor | None = None) -> Tensor:
-        """The straight way through the latent space from pictures a to b, each (B, C, H, W): (B, steps, C, H, W)."""
+        """The straight way through the latent space from pictures a to b.
+
+        Args:
+            a, b: (B, C, H, W) each.
+            steps: pictures on the way, both ends included, at least 2.
+            labels: int (B,), if conditional: the class of a, of b, and of all between.
+
+        Returns:
+            (B, steps, C, H, W).
+        """
+        if len(a) != len(b) or steps < 2:
+            raise UsageError(
+                f"interpolate goes from {len(a)} pictures to {len(b)} in {steps} steps; give as many of both, and at least "
+                "2 steps"
+            )
         with self.drawing():
             labels = self.check_labels(labels, len(a))
             start, end = (self.encode(x, labels=labels)[:, None] for x in (a, b))
@@ -122,7 +152,8 @@ class Generative(Technique):
         """The labels as int64 (n,) on the module's device.
 
         Raises:
-            UsageError: labels are missing, too many, too few, no classes, or given to an unconditional technique.
+            UsageError: labels are missing, too many, too few, no whole numbers, no classes, or given to an unconditional
+                technique.
         """
         if self.num_classes is None:
             if labels is not None:
@@ -133,13 +164,15 @@ class Generative(Technique):
                 f"this {type(self).__name__} is conditional: it needs labels, one of 0 to {self.num_classes - 1} for every "
                 "picture (to predict: --data.labels '[0, 1, ...]')"
             )
-        labels = torch.as_tensor(labels, dtype=torch.long)
+        labels = torch.as_tensor(labels)
         if labels.shape != (n,):
             raise UsageError(f"labels have the shape {tuple(labels.shape)} for {n} pictures; it should be ({n},)")
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise UsageError(f"labels are {labels.dtype}; they are whole numbers, 0 to {self.num_classes - 1}")
         outside = labels[(labels < 0) | (labels >= self.num_classes)].tolist()
         if outside:
             raise UsageError(f"there is no class {outside[0]}; the {self.num_classes} classes are counted from 0")
-        return labels.to(self.device)
+        return labels.to(self.device, torch.long)
 
     def labels_of(self, batch: dict[str, Any]) -> Tensor | None:
         """A batch's labels if the technique is conditional; unchecked, since looking at them waits for the device."""
@@ -162,7 +195,7 @@ class Generative(Technique):
             raise UsageError(
                 f"model.image_shape is {self.image_shape}, but the data have {tuple(shape)}; make them agree"
             )
-        if shape is not None and declared is not None and tuple(declared) != self.value_range:
+        if declared is not None and tuple(declared) != self.value_range:
             middle = [0.5] * self.image_shape[0]
             raise UsageError(
                 f"{type(self).__name__} takes and draws pictures in {list(self.value_range)}, but {type(data).__name__} "
@@ -197,13 +230,27 @@ class Generative(Technique):
     def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.evaluate(batch, stage).items()}
         self.log_dict(values, on_epoch=True, batch_size=len(batch["image"]), sync_dist=self.trainer.world_size > 1)
-        if self.scores is not None and not self.trainer.sanity_checking:
+        if self.scores is not None and not self.trainer.sanity_checking and self.scores.wants(stage):
             self.scores.update(stage, self.to_uint8(batch["image"]), batch.get("label"))
 
     def _log_scores(self, stage: str) -> None:
         if self.scores is not None and not self.trainer.sanity_checking:
             values = self.scores.compute(stage, self)  # the same on all ranks, empty where it is not their turn
             self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=True)
+
+    def _share_statistics(self) -> None:
+        """Makes running statistics, which each rank has of its own pictures, the first rank's on all, as checkpoints have
+        them: so all draw the same.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                if buffer.is_floating_point():
+                    distributed.broadcast(buffer, 0)
+
+    def on_validation_epoch_start(self) -> None:
+        self._share_statistics()
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -224,6 +271,5 @@ class Generative(Technique):
             return self.reconstruct(self.images_of(batch), labels=labels)
         with self.drawing():
             labels = self.check_labels(labels, len(batch["seed"]))
-            seeds = batch["seed"].tolist()
-            latents = [self.draw_latents(1, torch.Generator().manual_seed(seed)) for seed in seeds]
-            return self.decode(torch.cat(latents), labels=labels)
+            generators = [torch.Generator().manual_seed(seed) for seed in batch["seed"].tolist()]
+            return self.decode(self.draw_latents(len(generators), generators), labels=labels)

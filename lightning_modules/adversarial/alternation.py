@@ -1,6 +1,6 @@
 """Alternation: two optimizers that take turns, right under Lightning's manual optimization."""
 
-import math
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from darkroom.errors import UsageError
-from lightning_modules.base import WarmupCosine
+from lightning_modules.base import WarmupCosine, clip_gradients, steps_of_fit
 
 
 class Alternation(LightningModule):
@@ -22,7 +22,8 @@ class Alternation(LightningModule):
     Gradients of ``accumulate_grad_batches`` batches are averaged into one step; what is left at the end of an epoch makes a
     step of fewer. They are clipped after the loss's scale (16-mixed) is taken off. Under DDP a step averages the gradients
     over the ranks, once; so the plain strategy ``ddp`` serves, although a backward pass reaches one network only. Learning
-    rates move at every step (WarmupCosine) or at the end of an epoch.
+    rates move with every step of their optimizer (WarmupCosine), at the end of an epoch, or, from the first validation on,
+    by what they monitor (ReduceLROnPlateau).
     """
 
     gradient_clip_val: float | None
@@ -32,7 +33,7 @@ class Alternation(LightningModule):
         """None; but this comes before Lightning refuses the Trainer's settings without saying what to use instead."""
         trainer = self.trainer
         if trainer.accumulate_grad_batches == self.accumulate_grad_batches:
-            trainer.accumulate_grad_batches = 1  # told by an earlier setup; the next one tells it again
+            trainer.accumulate_grad_batches = 1  # left there by a fit that was interrupted
         for name, neutral in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
             value = getattr(trainer, name)
             if value != neutral:
@@ -53,6 +54,10 @@ class Alternation(LightningModule):
         # Lightning counts steps, logs and keeps gradients over a validation by this.
         self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
 
+    def teardown(self, stage: str) -> None:
+        self.trainer.accumulate_grad_batches = 1
+        super().teardown(stage)
+
     def completes_step(self, batch_idx: int) -> bool:
         """Whether the gradients of this batch are the last that a step waits for."""
         return (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
@@ -64,7 +69,7 @@ class Alternation(LightningModule):
             self.manual_backward(loss)
 
     def step(self, optimizer: Any, network: nn.Module, batches: int, counted: bool) -> None:
-        """Steps with the mean of what was accumulated.
+        """Steps with the mean of what was accumulated, and moves the learning rate if it moves with the steps.
 
         Args:
             optimizer: one of ``self.optimizers()``.
@@ -79,6 +84,9 @@ class Alternation(LightningModule):
         else:
             self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None, model=self)
         optimizer.zero_grad()
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step" and config.scheduler.optimizer is optimizer.optimizer:
+                config.scheduler.step()
 
     def _average(self, network: nn.Module, batches: int) -> None:
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -100,33 +108,40 @@ class Alternation(LightningModule):
             mine.copy_(mean.view_as(mine))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.gradient_clip_val is not None:
-            self.clip_gradients(optimizer, gradient_clip_val=self.gradient_clip_val, gradient_clip_algorithm="norm")
+        clip_gradients(self, optimizer, self.gradient_clip_val)
 
-    def schedule(self, optimizers: list[Optimizer], build: LRSchedulerCallable | None) -> list[dict[str, Any]]:
-        """A scheduler for each optimizer, as ``configure_optimizers`` returns them."""
-        schedulers = [] if build is None else [build(optimizer) for optimizer in optimizers]
-        for scheduler in schedulers:
+    def schedule(
+        self, optimizers: list[Optimizer], build: LRSchedulerCallable | None, every: tuple[int, ...]
+    ) -> list[dict[str, Any]]:
+        """A scheduler for each optimizer, as ``configure_optimizers`` returns them; ``every`` says how many steps of the
+        fit each optimizer makes one of.
+        """
+        if build is None:
+            return []
+        schedulers = [build(optimizer) for optimizer in optimizers]
+        for scheduler, steps in zip(schedulers, every, strict=True):
             if isinstance(scheduler, WarmupCosine):
-                total_steps = self.trainer.estimated_stepping_batches
-                if math.isinf(total_steps):
-                    raise UsageError(
-                        "WarmupCosine needs to know how long the fit is: set trainer.max_epochs or max_steps"
-                    )
-                scheduler.spread(int(total_steps))
+                scheduler.spread(steps_of_fit(self.trainer, "WarmupCosine") // steps)
         return [{"scheduler": s, "interval": "step" if isinstance(s, WarmupCosine) else "epoch"} for s in schedulers]
-
-    def step_schedulers(self, per_step: bool) -> None:
-        """Moves the learning rates of the schedulers that move at every step, or of the others."""
-        for config in self.trainer.lr_scheduler_configs:
-            scheduler = config.scheduler
-            if isinstance(scheduler, WarmupCosine) is not per_step:
-                continue
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(self.trainer.callback_metrics[getattr(scheduler, "monitor", "val/loss")])
-            else:
-                scheduler.step()
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        self.step_schedulers(per_step=False)
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                self._step_on_plateau(config.scheduler)
+            elif config.interval == "epoch":
+                # An epoch, or what a resumed run finds left of it, may have no step of one of the optimizers.
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                    config.scheduler.step()
+
+    def _step_on_plateau(self, scheduler: ReduceLROnPlateau) -> None:
+        """Tells the scheduler the metric that it monitors, once there was a validation."""
+        monitor, known = getattr(scheduler, "monitor", "val/loss"), self.trainer.callback_metrics
+        if monitor in known:
+            scheduler.step(known[monitor])
+        elif any(name.startswith("val/") for name in known):
+            raise UsageError(
+                f"model.lr_scheduler monitors {monitor}, which the validation has not logged; set its monitor to one of "
+                f"{', '.join(known)}"
+            )

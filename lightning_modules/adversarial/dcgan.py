@@ -11,11 +11,20 @@ from torch.nn.utils.parametrizations import spectral_norm
 from darkroom.errors import UsageError
 from lightning_modules.adversarial.alternation import Alternation
 from lightning_modules.adversarial.losses import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty
+from lightning_modules.base import one_of
 from lightning_modules.generative import Generative
 from lightning_modules.layers.ema import EMA
+from lightning_modules.layers.modes import evaluating
 from lightning_modules.metrics.sample_scores import SampleScores
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
+Prior = Literal["uniform", "normal"]
+
+
+def _at_least(low: int, **values: float) -> None:
+    for name, value in values.items():
+        if value < low:
+            raise UsageError(f"model.{name} is {value}; it must be at least {low}")
 
 
 def _widths(image_shape: tuple[int, int, int], base_channels: int) -> list[int]:
@@ -39,6 +48,19 @@ def _draw_weights(network: nn.Module) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
             nn.init.zeros_(module.bias)
+
+
+class LabelEmbedding(nn.Embedding):
+    """A vector for each class: labels int64 (B,) -> (B, embedding_dim).
+
+    Raises:
+        UsageError: there are no labels.
+    """
+
+    def forward(self, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise UsageError(f"this network is conditional: it needs labels, of 0 to {self.num_embeddings - 1}")
+        return super().forward(labels)
 
 
 class DCGANGenerator(nn.Module):
@@ -66,7 +88,7 @@ class DCGANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         widths = _widths(image_shape, base_channels)[::-1]
-        self.embedding = None if num_classes is None else nn.Embedding(num_classes, latent_dim)
+        self.embedding = None if num_classes is None else LabelEmbedding(num_classes, latent_dim)
         channels = latent_dim if num_classes is None else 2 * latent_dim
         layers: list[nn.Module] = []
         for level, out in enumerate(widths):
@@ -122,7 +144,7 @@ class DCGANDiscriminator(nn.Module):
             channels = out
         self.layers = nn.Sequential(*layers)
         self.head = nn.Conv2d(channels, 1, 4, bias=bias)
-        self.embedding = None if num_classes is None else nn.Embedding(num_classes, channels)
+        self.embedding = None if num_classes is None else LabelEmbedding(num_classes, channels)
         _draw_weights(self)
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=0.02)
@@ -145,11 +167,13 @@ class DCGAN(Alternation, Generative):
     of the discriminator: ``trainer.global_step``, ``max_steps`` and checkpoints count these. It sees pictures from the data
     and as many drawn ones; after every ``discriminator_steps``-th of its steps the generator makes one against it, with the
     same drawn pictures. With ``accumulate_grad_batches`` all but the last batch's are drawn again for that, from the same
-    latents, so that nothing is kept but these.
+    latents, so that nothing is kept but these. Batch norm's running statistics follow every batch that passes a network,
+    the generator's also at the discriminator's steps.
 
-    Logs ``train/d_loss`` (R1 included) and ``train/g_loss``; ``d_real`` and ``d_fake``, the means of sigmoid(logit) over
-    pictures from the data and drawn ones. None of these says how good the pictures are: keep the checkpoint that is best by
-    a score (``scores``), since training can collapse.
+    Logs what the discriminator makes of every batch, before it steps on it: its loss (``train/d_loss``, R1 included;
+    ``val/loss`` has none), ``g_loss``, the generator's against it, and ``d_real`` and ``d_fake``, the means of
+    sigmoid(logit) over pictures from the data and drawn ones. None of these says how good the pictures are: keep the
+    checkpoint that is best by a score (``scores``), since training can collapse.
 
     Args:
         image_shape: (C, S, S), S a power of two from 8 up; the command line takes it from the data.
@@ -161,18 +185,20 @@ class DCGAN(Alternation, Generative):
         loss: non_saturating, hinge or least_squares; see ``losses``.
         discriminator_norm: batch; in its place spectral norm, or none.
         r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on pictures from the data (Mescheder et al. 2018, equation 9).
-            It asks for each picture's own gradient, so not for batch norm in the discriminator.
+            It asks for each picture's own gradient, so not for batch norm in the discriminator, and for a gradient's
+            gradient, which a compiled network has not.
         ema_decay: of the average of the generator's weights (in [0, 1)); None draws with the weights as they are.
         discriminator_steps: the discriminator's steps to one of the generator's.
-        gradient_clip_val: the largest norm of a network's gradients; in place of the Trainer's.
+        gradient_clip_val: the largest norm of a network's gradients; in place of the Trainer's. None: any.
         accumulate_grad_batches: batches to a step; in place of the Trainer's.
         inversion_steps: of gradient descent, to find a picture's latent (``encode``).
         generator_optimizer, discriminator_optimizer: default Adam, lr 2e-4, beta1 0.5, fused.
-        lr_scheduler: builds a scheduler for each of the two; see Technique.
+        lr_scheduler: builds a scheduler for each of the two; see Technique. A ReduceLROnPlateau should monitor a score,
+            such as val/cnn_fid; what it monitors by default, val/loss, is the discriminator's.
         scores, channels_last, compile_network: see Generative.
 
     Raises:
-        UsageError: pictures of another size, or options that exclude each other.
+        UsageError: pictures of another size, a value out of its range, or options that exclude each other.
     """
 
     def __init__(
@@ -181,7 +207,7 @@ class DCGAN(Alternation, Generative):
         num_classes: int | None = None,
         conditional: bool = False,
         latent_dim: int = 100,
-        prior: Literal["uniform", "normal"] = "uniform",
+        prior: Prior = "uniform",
         base_channels: int = 64,
         loss: AdversarialLoss = "non_saturating",
         discriminator_norm: DiscriminatorNorm = "batch",
@@ -211,24 +237,31 @@ class DCGAN(Alternation, Generative):
             channels_last=channels_last,
             compile_network=compile_network,
         )
-        if min(discriminator_steps, accumulate_grad_batches, latent_dim, base_channels) < 1 or inversion_steps < 0:
+        _at_least(1, latent_dim=latent_dim, base_channels=base_channels)
+        _at_least(1, discriminator_steps=discriminator_steps, accumulate_grad_batches=accumulate_grad_batches)
+        _at_least(0, r1=r1, inversion_steps=inversion_steps)
+        if gradient_clip_val is not None and gradient_clip_val <= 0:
+            raise UsageError(f"model.gradient_clip_val is {gradient_clip_val}; it is above 0, or null to clip nothing")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise UsageError(f"model.ema_decay is {ema_decay}; it is in [0, 1), such as 0.999, or null for no average")
+        if r1 and discriminator_norm == "batch":
             raise UsageError(
-                f"model.discriminator_steps is {discriminator_steps}, accumulate_grad_batches {accumulate_grad_batches}, "
-                f"latent_dim {latent_dim}, base_channels {base_channels}: each is at least 1; inversion_steps is "
-                f"{inversion_steps}: at least 0"
+                f"model.r1 is {r1} with model.discriminator_norm batch; R1 asks for every picture's own gradient, which "
+                "batch norm mixes with the others': set discriminator_norm spectral or none"
             )
-        if r1 < 0 or (r1 and discriminator_norm == "batch"):
+        if r1 and compile_network:
             raise UsageError(
-                f"model.r1 is {r1} with model.discriminator_norm {discriminator_norm}; R1 is at least 0, and above 0 it "
-                "asks for every picture's own gradient, which batch norm mixes with the others': set discriminator_norm "
-                "spectral or none"
+                f"model.r1 is {r1} with model.compile_network; R1 asks for a gradient's gradient, which a compiled network "
+                "has not: set r1 to 0 or compile_network to false"
             )
         self.automatic_optimization = False
-        self.latent_dim, self.prior, self.loss, self.r1 = latent_dim, prior, loss, r1
+        self.latent_dim, self.prior = latent_dim, one_of("model.prior", prior, Prior)
+        self.loss, self.r1 = one_of("model.loss", loss, AdversarialLoss), r1
         self.discriminator_steps, self.accumulate_grad_batches = discriminator_steps, accumulate_grad_batches
         self.gradient_clip_val, self.inversion_steps = gradient_clip_val, inversion_steps
         self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, classes)
-        self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, classes, discriminator_norm)
+        norm = one_of("model.discriminator_norm", discriminator_norm, DiscriminatorNorm)
+        self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, classes, norm)
         self.ema = None if ema_decay is None else EMA(self.generator, ema_decay)
         adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
         self._optimizers = discriminator_optimizer or adam, generator_optimizer or adam
@@ -242,7 +275,7 @@ class DCGAN(Alternation, Generative):
     def configure_optimizers(self) -> Any:
         networks = self.discriminator, self.generator
         optimizers = [build(network.parameters()) for build, network in zip(self._optimizers, networks, strict=True)]
-        return optimizers, self.schedule(optimizers, self._lr_scheduler)
+        return optimizers, self.schedule(optimizers, self._lr_scheduler, (1, self.discriminator_steps))
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -265,10 +298,9 @@ class DCGAN(Alternation, Generative):
             discriminator, generator = self.optimizers()
             self.step(discriminator, self.discriminator, len(self._waiting), counted=True)
             if generator_too:
-                terms["g_loss"] = self.generator_step(generator)
+                self.generator_step(generator)
             self._waiting.clear()
             self.average_statistics()
-            self.step_schedulers(per_step=True)
         return self.log_loss({name: term.detach() for name, term in terms.items()})
 
     def judge(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
@@ -289,19 +321,18 @@ class DCGAN(Alternation, Generative):
             "d_fake": fake_logits.detach().sigmoid().mean(),
         }
 
-    def generator_step(self, optimizer: Any) -> Tensor:
-        """Steps the generator against the discriminator as it is now, and its average; returns the loss, a scalar."""
-        losses = []
+    def generator_step(self, optimizer: Any) -> None:
+        """Steps the generator against the discriminator as it is now, and its average."""
         self.discriminator.requires_grad_(False)
-        for z, labels, fake in self._waiting:
-            fake = self.generator(z, labels) if fake is None else fake
-            losses.append(generator_loss(self.loss, self.discriminator(fake, labels)))
-            self.accumulate(losses[-1])
-        self.discriminator.requires_grad_(True)
-        self.step(optimizer, self.generator, len(losses), counted=False)
+        try:
+            for z, labels, fake in self._waiting:
+                fake = self.generator(z, labels) if fake is None else fake
+                self.accumulate(generator_loss(self.loss, self.discriminator(fake, labels)))
+        finally:
+            self.discriminator.requires_grad_(True)
+        self.step(optimizer, self.generator, len(self._waiting), counted=False)
         if self.ema is not None:
             self.ema.update(self.generator)
-        return torch.stack([loss.detach() for loss in losses]).mean()
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
@@ -316,10 +347,9 @@ class DCGAN(Alternation, Generative):
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Latents from the prior: float32 (n, latent_dim) on the module's device; ``generator`` alone decides them."""
-        where = {"device": self.device if generator is None else generator.device, "generator": generator}
-        if self.prior == "uniform":
-            return (2 * torch.rand(n, self.latent_dim, **where) - 1).to(self.device)
-        return torch.randn(n, self.latent_dim, **where).to(self.device)
+        uniform = self.prior == "uniform"
+        noise = self.noise(n, self.latent_dim, generator=generator, uniform=uniform)
+        return 2 * noise - 1 if uniform else noise
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Latents (B, latent_dim) -> pictures (B, C, H, W) in [-1, 1], by the average of the generator's weights."""
@@ -331,22 +361,15 @@ class DCGAN(Alternation, Generative):
         Adam descends on z (Lipton & Tripathi 2017), from the same point for all, within the prior's range; not
         differentiable. Each picture's latent depends on that picture alone.
         """
-        training = self.generator.training
-        self.generator.eval()
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                x, labels = x.clone(), None if labels is None else labels.clone()
-                start = self.draw_latents(
-                    1, torch.Generator().manual_seed(0)
-                )  # not 0, where ReLUs may have no gradient
-                z = start.repeat(len(x), 1).requires_grad_()
-                adam = torch.optim.Adam([z], lr=0.05)
-                for _ in range(self.inversion_steps):
-                    error = (self.decode(z, labels=labels) - x).square().sum()
-                    (z.grad,) = torch.autograd.grad(error, z)
-                    adam.step()
-                    if self.prior == "uniform":
-                        z.data.clamp_(-1, 1)
-                return z.detach()
-        finally:
-            self.generator.train(training)
+        with evaluating(self.generator), torch.inference_mode(False), torch.enable_grad():
+            x, labels = x.clone(), None if labels is None else labels.clone()
+            start = self.draw_latents(1, torch.Generator().manual_seed(0))  # not 0, where ReLUs may have no gradient
+            z = start.repeat(len(x), 1).requires_grad_()
+            adam = torch.optim.Adam([z], lr=0.05)
+            for _ in range(self.inversion_steps):
+                error = (self.decode(z, labels=labels) - x).square().sum()
+                (z.grad,) = torch.autograd.grad(error, z)
+                adam.step()
+                if self.prior == "uniform":
+                    z.data.clamp_(-1, 1)
+            return z.detach()

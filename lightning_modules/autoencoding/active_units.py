@@ -8,30 +8,38 @@ from torchmetrics import Metric
 class ActiveUnits(Metric):
     """Latent dimensions whose posterior mean varies over the data: Var_x E[z|x] > 0.01 (Burda et al. 2016, section 5.2).
 
+    Kept are means and sums of squares around them, merged as in Chan et al. 1983, equation 2.1: a variance far smaller than
+    the squared mean is found in float32 too.
+
     Args:
         latent_dim: D.
         threshold: of the variance.
     """
 
     full_state_update = False
-    sums: Tensor
+    mean: Tensor
     squares: Tensor
     count: Tensor
 
     def __init__(self, latent_dim: int, threshold: float = 0.01) -> None:
         super().__init__()
         self.threshold = threshold
-        self.add_state("sums", torch.zeros(latent_dim), dist_reduce_fx="sum")
-        self.add_state("squares", torch.zeros(latent_dim), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+        # Of several ranks they come stacked: (ranks, ...).
+        self.add_state("mean", torch.zeros(latent_dim), dist_reduce_fx=None)
+        self.add_state("squares", torch.zeros(latent_dim), dist_reduce_fx=None)
+        self.add_state("count", torch.zeros(1), dist_reduce_fx=None)
 
     def update(self, codes: Tensor) -> None:
         """``codes`` float (B, D): posterior means."""
         codes = codes.float()
-        self.sums += codes.sum(0)
-        self.squares += codes.square().sum(0)
+        mean = codes.mean(0)
+        apart, weight = mean - self.mean, len(codes) / (self.count + len(codes))
+        self.squares += (codes - mean).square().sum(0) + apart.square() * self.count * weight
+        self.mean += apart * weight
         self.count += len(codes)
 
     def compute(self) -> Tensor:
-        variance = self.squares / self.count - (self.sums / self.count).square()
+        mean, squares, count = (state.view(-1, state.shape[-1]) for state in (self.mean, self.squares, self.count))
+        whole = (mean * count).sum(0) / count.sum()
+        variance = (squares + (mean - whole).square() * count).sum(0) / count.sum()
         return (variance > self.threshold).sum().float()

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
 from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
-from lightning_modules.generative import Generative
+from lightning_modules.base import one_of
+from lightning_modules.generative import Generative, Generators
+from lightning_modules.layers.precision import KeepFloat32, with_float64
 from lightning_modules.metrics.sample_scores import SampleScores
 
+Reconstruction = Literal["squared_error", "cross_entropy"]
 
-class CodeDistribution(nn.Module):
+
+class CodeDistribution(KeepFloat32):
     """A running normal distribution of codes: the mean of all batches at first, of about the last hundred later on.
 
     Buffers, so that it is in every checkpoint; under DDP those of the first rank count, as with batch norm.
@@ -31,33 +35,31 @@ class CodeDistribution(nn.Module):
     def __init__(self, latent_dim: int, memory: int = 100) -> None:
         super().__init__()
         self.memory = memory
-        self.register_buffer("mean", torch.zeros(latent_dim))
-        self.register_buffer("covariance", torch.eye(latent_dim))
-        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(latent_dim, dtype=torch.float32))
+        self.register_buffer("covariance", torch.eye(latent_dim, dtype=torch.float32))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
     @torch.no_grad()
     def update(self, codes: Tensor) -> None:
         """Takes in a batch of codes, float (B, D)."""
         with torch.autocast(codes.device.type, enabled=False):
             codes = codes.float()
-            weight = 1 / (self.batches.float() + 1).clamp(max=self.memory)
+            weight = 1 / (self.batches + 1).clamp(max=self.memory)
             mean, shift = codes.mean(0), codes.mean(0) - self.mean
             spread = (codes - mean).T @ (codes - mean) / len(codes)
             # Of a mixture of two: the mean of the covariances, and what their means lie apart.
             apart = weight * (1 - weight) * torch.outer(shift, shift)
-            self.covariance.copy_(torch.lerp(self.covariance.float(), spread, weight) + apart)
-            self.mean.copy_(torch.lerp(self.mean.float(), mean, weight))
+            self.covariance.copy_(torch.lerp(self.covariance, spread, weight) + apart)
+            self.mean.copy_(torch.lerp(self.mean, mean, weight))
             self.batches += 1
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws n codes, float32 (n, D), from noise drawn where the generator is."""
-        device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(n, len(self.mean), generator=generator, device=device).to(self.mean.device)
-        covariance = self.covariance.float()
-        with torch.autocast(covariance.device.type, enabled=False):
-            # Codes that never vary, or always together, leave it singular.
-            slack = 1e-5 * covariance.diagonal().mean().clamp(min=1e-6) * torch.eye(len(covariance)).to(covariance)
-            return self.mean.float() + noise @ torch.linalg.cholesky(covariance + slack).T
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Codes, float32 (n, D), of standard normal noise (n, D)."""
+        # The symmetric root, which is the only one of its kind and exists where codes never vary, or always together.
+        with torch.autocast(noise.device.type, enabled=False):
+            values, vectors = torch.linalg.eigh(self.covariance.to(with_float64(noise.device), torch.float64))
+            root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+            return self.mean + noise @ root.to(noise)
 
 
 class AutoEncoder(Generative):
@@ -94,7 +96,7 @@ class AutoEncoder(Generative):
         hidden: Sequence[int] = (500,),
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
-        reconstruction: Literal["squared_error", "cross_entropy"] = "squared_error",
+        reconstruction: Reconstruction = "squared_error",
         noise: float = 0.0,
         scores: SampleScores | None = None,
         optimizer: OptimizerCallable | None = None,
@@ -105,19 +107,19 @@ class AutoEncoder(Generative):
         super().__init__(image_shape, None, scores, optimizer, lr_scheduler, channels_last, compile_network)
         if not 0 <= noise < 1:
             raise UsageError(f"model.noise is {noise}; it is a part of a picture's values, in [0, 1)")
-        self.latent_dim, self.noise = latent_dim, noise
+        self.latent_dim, self.blackened = latent_dim, noise
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape, latent_dim, latent_dim, architecture, channels, hidden, None, encoder, decoder
         )
-        self.likelihood = Gaussian(sigma=0.5**0.5) if reconstruction == "squared_error" else Bernoulli()
-        self.squares = reconstruction == "squared_error"
+        self.squares = one_of("model.reconstruction", reconstruction, Reconstruction) == "squared_error"
+        self.likelihood = Gaussian(sigma=0.5**0.5) if self.squares else Bernoulli()
         self.codes = CodeDistribution(latent_dim)
 
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.decoder]
 
-    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        return self.codes.sample(n, generator)
+    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        return self.codes.from_noise(self.noise(n, self.latent_dim, generator=generator))
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         return apply(self.encoder, x.to(self.dtype), labels).float()
@@ -134,7 +136,7 @@ class AutoEncoder(Generative):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = self.images_of(batch)
-        seen = x.where(torch.rand_like(x) >= self.noise, -1) if self.noise else x
+        seen = x.where(torch.rand_like(x) >= self.blackened, -1) if self.blackened else x
         z = self.encode(seen)
         self.codes.update(z.detach())
         return self.log_loss({"loss": self.error(x, z)})

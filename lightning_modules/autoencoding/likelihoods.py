@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.precision import KeepFloat32
 
 
-class Likelihood(nn.Module):
-    """Base of the likelihoods p(x|z). ``discrete``: log_prob is that of 8-bit or binary values, so bits/dim are defined."""
+class Likelihood(KeepFloat32):
+    """Base of the likelihoods p(x|z), whose scales stay float32. ``discrete``: log_prob is that of 8-bit or binary values,
+    so bits/dim are defined.
+    """
 
     discrete: bool = False
 
@@ -29,16 +32,6 @@ class Likelihood(nn.Module):
     def mean(self, parameters: Tensor) -> Tensor:
         """The mean of p(x|z) as pictures: float32 (B, C, H, W) in [-1, 1]."""
         raise NotImplementedError
-
-    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pictures drawn from p(x|z): float32 (B, C, H, W) in [-1, 1]; ``generator``, if given, alone decides."""
-        raise NotImplementedError
-
-
-def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Numbers from [0, 1), drawn where the generator is."""
-    device = like.device if generator is None else generator.device
-    return torch.rand(like.shape, generator=generator, device=device).to(like.device)
 
 
 class Bernoulli(Likelihood):
@@ -69,10 +62,6 @@ class Bernoulli(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         return 2 * parameters.float().sigmoid() - 1
 
-    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        white = parameters.float().sigmoid()
-        return 2 * (_uniform(white, generator) < white).float() - 1
-
 
 class Gaussian(Likelihood):
     """Every value is normal around ``parameters``, with one sigma for all: a density over the coordinates of x, [-1, 1].
@@ -93,16 +82,16 @@ class Gaussian(Likelihood):
             raise UsageError(f"Gaussian.sigma is {sigma}; it is a standard deviation above 0, or 'learned'")
         learned = sigma == "learned"
         # Begins about as wide as pictures are.
-        start = torch.tensor(-1.0 if learned else math.log(sigma))
-        self.learned = learned
+        start = torch.tensor(-1.0 if learned else math.log(sigma), dtype=torch.float32)
+        self.sigma, self.learned = sigma, learned
         if learned:
             self.log_sigma = nn.Parameter(start)
         else:
-            self.register_buffer("log_sigma", start, persistent=False)
+            self.register_buffer("log_sigma", start)
 
     def scale(self) -> Tensor:
         """log sigma, float32 scalar."""
-        return _at_least(self.log_sigma.float(), self.lowest) if self.learned else self.log_sigma.float()
+        return _at_least(self.log_sigma, self.lowest) if self.learned else self.log_sigma
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         log_sigma = self.scale()
@@ -112,11 +101,6 @@ class Gaussian(Likelihood):
 
     def mean(self, parameters: Tensor) -> Tensor:
         return parameters.float().clamp(-1, 1)
-
-    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        device = parameters.device if generator is None else generator.device
-        noise = torch.randn(parameters.shape, generator=generator, device=device).to(parameters.device)
-        return (parameters.float() + self.scale().exp() * noise).clamp(-1, 1)
 
 
 class DiscretizedLogistic(Likelihood):
@@ -137,11 +121,12 @@ class DiscretizedLogistic(Likelihood):
         super().__init__()
         if channels < 1:
             raise UsageError(f"DiscretizedLogistic.channels is {channels}; it must be at least 1")
-        self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -2.0))  # begins about as wide as pictures are
+        # Begins about as wide as pictures are.
+        self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -2.0, dtype=torch.float32))
 
     def scale(self) -> Tensor:
         """The scale, float32 (C, 1, 1)."""
-        return _at_least(self.log_scale.float(), self.lowest).exp()
+        return _at_least(self.log_scale, self.lowest).exp()
 
     def check(self, x: Tensor) -> None:
         if x.shape[1] != len(self.log_scale):
@@ -161,10 +146,6 @@ class DiscretizedLogistic(Likelihood):
 
     def mean(self, parameters: Tensor) -> Tensor:
         return parameters.float().clamp(-1, 1)  # the median: the outermost levels' share moves the mean a little
-
-    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        drawn = parameters.float() + self.scale() * _uniform(parameters, generator).logit(1e-6)
-        return (drawn.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
 
 
 def _at_least(value: Tensor, lowest: float) -> Tensor:

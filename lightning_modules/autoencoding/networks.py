@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
+from lightning_modules.base import one_of
+from lightning_modules.layers.modes import evaluating
 
 Architecture = Literal["conv", "mlp"]
 
@@ -187,7 +189,7 @@ def encoder_and_decoder(
             raise UsageError(
                 f"model.{name} is {list(value) if len(value) != 1 else value[0]}; it takes numbers from 1 on"
             )
-    if architecture == "conv":
+    if one_of("model.architecture", architecture, Architecture) == "conv":
         first, second, widths = ConvEncoder, ConvDecoder, channels
     else:
         first, second, widths = MLPEncoder, MLPDecoder, hidden
@@ -199,30 +201,46 @@ def encoder_and_decoder(
     if decoder is None:
         decoder = second(image_shape, latent_dim, widths, num_classes)
     else:
-        check_network("model.decoder", decoder, torch.zeros(2, latent_dim), labels, tuple(image_shape))
+        check_network("model.decoder", decoder, torch.zeros(2, latent_dim), labels, tuple(image_shape), unbounded=True)
     return encoder, decoder
 
 
 @torch.no_grad()
-def check_network(key: str, network: nn.Module, x: Tensor, labels: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Tries a network on a batch of two; a UsageError names ``key`` if it does not give (2, *shape)."""
+def check_network(
+    key: str, network: nn.Module, x: Tensor, labels: Tensor | None, shape: tuple[int, ...], unbounded: bool = False
+) -> None:
+    """Tries a network on a batch of two; a UsageError names ``key`` if it does not give (2, *shape), or ``unbounded`` is
+    asked for and the output comes from a sigmoid or tanh.
+    """
     device = next((p.device for p in network.parameters()), x.device)
-    modes = {module: module.training for module in network.modules()}
     inputs = " and labels int64 (2,)" if labels is not None else ""
+    squashed: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda module, args, output: squashed.append(output))
+        for module in network.modules()
+        if isinstance(module, nn.Sigmoid | nn.Tanh)
+    ]
     try:
-        network.eval()
-        found = tuple(apply(network, x.to(device), labels if labels is None else labels.to(device)).shape)
+        with evaluating(network):
+            output = apply(network, x.to(device), labels if labels is None else labels.to(device))
+        found = tuple(output.shape)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UsageError(
             f"{key} ({type(network).__name__}) fails on {tuple(x.shape)}{inputs}: {error}; it must take that, and give "
             f"{(2, *shape)}"
         ) from error
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for hook in hooks:
+            hook.remove()
     if found != (2, *shape):
         raise UsageError(
             f"{key} ({type(network).__name__}) maps {tuple(x.shape)}{inputs} to {found}; it must give {(2, *shape)}"
+        )
+    # The same memory: a view, such as Unflatten's, is still the squashed output.
+    if unbounded and any(output.untyped_storage().data_ptr() == s.untyped_storage().data_ptr() for s in squashed):
+        raise UsageError(
+            f"{key} ({type(network).__name__}) ends in a sigmoid or tanh; take it off: what maps the output to pictures is "
+            "the likelihood"
         )
 
 

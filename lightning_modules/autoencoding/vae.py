@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from lightning_modules.autoencoding.active_units import ActiveUnits
-from lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule
-from lightning_modules.autoencoding.likelihoods import Bernoulli, Likelihood
+from lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, PixelMeanWeight
+from lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
 from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
-from lightning_modules.generative import Generative
+from lightning_modules.base import steps_of_fit
+from lightning_modules.generative import Generative, Generators
 from lightning_modules.metrics.disentanglement import MutualInformationGap
 from lightning_modules.metrics.sample_scores import SampleScores
 
@@ -26,9 +27,8 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return (mean.square() + log_variance.exp() - 1 - log_variance) / 2
 
 
-def normal_log_prob(z: Tensor, mean: Tensor | float, log_variance: Tensor | float) -> Tensor:
+def normal_log_prob(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log N(z; mean, exp(log_variance)), summed over the last dimension."""
-    log_variance = torch.as_tensor(log_variance).to(z)
     squares = (z - mean).square() * torch.exp(-log_variance)
     return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
@@ -42,10 +42,11 @@ class VAE(Generative):
     Logs, in training and as ``{val,test}/``: ``loss``; ``reconstruction``, which is -log p(x|z); ``kl``; ``elbo``, which is
     -(reconstruction + kl) whatever beta. In training also ``beta``; in validation and test ``active_units``, the dimensions
     that the codes use, and ``bits_per_dim`` where the likelihood is a probability; in test ``iwae`` by option, and ``MIG``,
-    also for each factor, on data that know their true factors.
+    also for each factor, on data that know their true factors. Pictures drawn or given back are the mean of p(x|z).
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
+        num_classes: of the data; the command line takes it from there. Used by ConditionalVAE alone.
         latent_dim: D, numbers in a code.
         architecture: "conv" or "mlp", of the encoder and decoder that are not given.
         channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
@@ -64,9 +65,12 @@ class VAE(Generative):
         UsageError: for a network whose output does not fit, and for values outside of these ranges.
     """
 
+    conditional: ClassVar[bool] = False
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
         latent_dim: int = 20,
         architecture: Architecture = "conv",
         channels: Sequence[int] = (32, 64, 128, 256),
@@ -82,20 +86,30 @@ class VAE(Generative):
         lr_scheduler: LRSchedulerCallable | None = None,
         channels_last: bool = False,
         compile_network: bool = False,
-        _num_classes: int | None = None,  # ConditionalVAE's; the command line does not see it
     ) -> None:
-        super().__init__(image_shape, _num_classes, scores, optimizer, lr_scheduler, channels_last, compile_network)
+        if self.conditional and num_classes is None:
+            raise UsageError("model.num_classes is missing; a conditional VAE needs the number of labels, such as 10")
+        classes = num_classes if self.conditional else None
+        super().__init__(image_shape, classes, scores, optimizer, lr_scheduler, channels_last, compile_network)
         if not 0 <= free_bits < math.inf:
             raise UsageError(f"model.free_bits is {free_bits}; it is nats per latent dimension, from 0 on")
         if iwae_samples < 0:
             raise UsageError(f"model.iwae_samples is {iwae_samples}; it counts samples, and 0 leaves the bound out")
         self.latent_dim, self.free_bits, self.iwae_samples = latent_dim, free_bits, iwae_samples
         self.encoder, self.decoder = encoder_and_decoder(
-            self.image_shape, latent_dim, 2 * latent_dim, architecture, channels, hidden, _num_classes, encoder, decoder
+            self.image_shape, latent_dim, 2 * latent_dim, architecture, channels, hidden, classes, encoder, decoder
         )
         self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
         self.likelihood.check(-torch.ones(1, *self.image_shape))
-        self._fit_steps: float | None = None
+        unit = isinstance(self.likelihood, Gaussian) and self.likelihood.sigma == 1
+        if isinstance(self.kl_schedule, PixelMeanWeight) and not unit:
+            raise UsageError(
+                "model.kl_schedule is PixelMeanWeight, a weight beside squared errors, but model.likelihood is "
+                f"{type(self.likelihood).__name__}; set it to lightning_modules.autoencoding.Gaussian with sigma 1"
+            )
+        self.active_units, self.mutual_information_gap = ActiveUnits(latent_dim), MutualInformationGap()
+        self._factor_names: tuple[str, ...] = ()  # of the data; none if their gap is not asked for
+        self._fit_steps: int | None = None
         self._evaluation_noise: torch.Generator | None = None
 
     # --- the model ----------------------------------------------------------------------------------------------------
@@ -119,9 +133,8 @@ class VAE(Generative):
         epsilon = torch.empty_like(mean).normal_(generator=None if self.training else self._evaluation_noise)
         return mean + torch.exp(log_variance / 2) * epsilon
 
-    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        device = self.device if generator is None else generator.device
-        return torch.randn(n, self.latent_dim, generator=generator, device=device).to(self.device)
+    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        return self.noise(n, self.latent_dim, generator=generator)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         return self.posterior(x, labels)[0]
@@ -136,20 +149,15 @@ class VAE(Generative):
         trainer, progress = self._trainer, 1.0
         if self.kl_schedule.needs_progress and trainer is not None and trainer.state.fn == "fit":
             if self._fit_steps is None:
-                self._fit_steps = trainer.estimated_stepping_batches
-                if math.isinf(self._fit_steps):
-                    raise UsageError(
-                        f"{type(self.kl_schedule).__name__} needs to know how long the fit is: set trainer.max_epochs or "
-                        "max_steps"
-                    )
+                self._fit_steps = steps_of_fit(trainer, type(self.kl_schedule).__name__)
             progress = min(1.0, trainer.global_step / self._fit_steps)
         return self.kl_schedule(progress, prod(self.image_shape))
 
-    def loss_terms(self, reconstruction: Tensor, kl: Tensor) -> dict[str, Tensor]:
+    def loss_terms(self, reconstruction: Tensor, kl: Tensor, beta: float) -> dict[str, Tensor]:
         """Means over the batch of -log p(x|z), (B,), and of the KL, (B, D); and the loss that they make."""
         reconstruction, kl = reconstruction.mean(), kl.mean(0)
         paid = kl.clamp(min=self.free_bits) if self.free_bits else kl
-        loss = reconstruction + self.beta() * paid.sum()
+        loss = reconstruction + beta * paid.sum()
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(), "elbo": -(reconstruction + kl.sum())}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -157,17 +165,18 @@ class VAE(Generative):
         mean, log_variance = self.posterior(x, labels)
         z = self.reparameterize(mean, log_variance)
         reconstruction = -self.likelihood.log_prob(self.likelihood_parameters(z, labels), x)
-        terms = self.loss_terms(reconstruction, kl_divergence(mean, log_variance))
-        return self.log_loss(terms | {"beta": torch.full_like(terms["kl"], self.beta())})
+        beta = self.beta()
+        terms = self.loss_terms(reconstruction, kl_divergence(mean, log_variance), beta)
+        return self.log_loss(terms | {"beta": torch.full_like(terms["kl"], beta)})
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._fit_steps = None
-        self.active_units = ActiveUnits(self.latent_dim)
-        self._factor_names = getattr(self.trainer.datamodule, "factor_names", ())
-        self.mutual_information_gap = MutualInformationGap() if self._factor_names and self.latent_dim > 1 else None
+        self.active_units.reset()  # of an evaluation that was interrupted
+        self.mutual_information_gap.reset()
+        self._factor_names = getattr(self.trainer.datamodule, "factor_names", ()) if self.latent_dim > 1 else ()
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -177,21 +186,30 @@ class VAE(Generative):
         x, labels = self.images_of(batch), self.labels_of(batch)
         self.likelihood.check(x)
         mean, log_variance = self.posterior(x, labels)
-        kl = kl_divergence(mean, log_variance)
+        kl, beta = kl_divergence(mean, log_variance), self.beta()
         if stage == "test" and self.iwae_samples:
-            log_likelihood, log_weights = self.log_weights(x, self.iwae_samples, labels)
-            terms = self.loss_terms(-log_likelihood.mean(0), kl) | importance_weighted(log_weights)
+            log_likelihood, log_weights = self.log_weights(x, mean, log_variance, self.iwae_samples, labels)
+            terms = self.loss_terms(-log_likelihood.mean(0), kl, beta) | importance_weighted(log_weights)
         else:
             z = self.reparameterize(mean, log_variance)
-            terms = self.loss_terms(-self.likelihood.log_prob(self.likelihood_parameters(z, labels), x), kl)
+            terms = self.loss_terms(-self.likelihood.log_prob(self.likelihood_parameters(z, labels), x), kl, beta)
         if self.likelihood.discrete:
             terms["bits_per_dim"] = -terms["elbo"] / (prod(self.image_shape) * math.log(2))
         self._observe(batch, mean, stage)
         return terms
 
-    def log_weights(self, x: Tensor, samples: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and log p(x, z) - log q(z|x) of k samples z of q(z|x) for every picture: float32 (k, B) each."""
-        mean, log_variance = self.posterior(x, labels)
+    def log_weights(
+        self, x: Tensor, mean: Tensor, log_variance: Tensor, samples: int, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and log p(x, z) - log q(z|x) of k samples z for every picture: float32 (k, B) each.
+
+        Args:
+            x: pictures (B, C, H, W).
+            mean, log_variance: of q(z|x), (B, D) each.
+            samples: k.
+            labels: int64 (B,), if conditional.
+        """
+        origin = torch.zeros_like(mean)
         likelihoods, weights = [], []
         at_once = max(1, _DECODED_AT_ONCE // len(x))
         for done in range(0, samples, at_once):
@@ -200,7 +218,7 @@ class VAE(Generative):
             parameters = self.likelihood_parameters(z.flatten(0, 1), None if labels is None else labels.repeat(k))
             log_p = self.likelihood.log_prob(parameters, x.repeat(k, 1, 1, 1)).unflatten(0, (k, len(x)))
             likelihoods.append(log_p)
-            weights.append(log_p + normal_log_prob(z, 0.0, 0.0) - normal_log_prob(z, mean, log_variance))
+            weights.append(log_p + normal_log_prob(z, origin, origin) - normal_log_prob(z, mean, log_variance))
         return torch.cat(likelihoods), torch.cat(weights)
 
     def _observe(self, batch: dict[str, Any], codes: Tensor, stage: str) -> None:
@@ -208,7 +226,7 @@ class VAE(Generative):
         if self._trainer is None:
             return
         self.active_units.update(codes)
-        if stage == "test" and self.mutual_information_gap is not None and "factors" in batch:
+        if stage == "test" and self._factor_names and "factors" in batch:
             self.mutual_information_gap.update(codes, batch["factors"])
 
     def _log_observed(self, stage: str) -> None:
@@ -216,7 +234,7 @@ class VAE(Generative):
         values = {"active_units": self.active_units.compute()}
         self.active_units.reset()
         gap = self.mutual_information_gap
-        if stage == "test" and gap is not None and gap.update_called:
+        if gap.update_called:
             values["MIG"], of_factors = gap.compute()
             values |= {f"MIG/{name}": value for name, value in zip(self._factor_names, of_factors, strict=True)}
             gap.reset()
@@ -224,6 +242,7 @@ class VAE(Generative):
         self.log_dict(logged, sync_dist=self.trainer.world_size > 1)
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self._evaluation_noise = torch.Generator(self.device).manual_seed(self.global_rank)
 
     on_test_epoch_start = on_validation_epoch_start

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.precision import KeepFloat32
 
 
-class EMA(nn.Module):
+class EMA(KeepFloat32):
     """The exponential moving average of a network's weights, kept beside it and in its checkpoints.
 
     Update n moves every weight by ``1 - decay_n`` of the way to where it is now; ``decay_n = min(decay, (1 + n)/(10 + n))``
     with warm-up, so that the random start is soon forgotten. Buffers of floats (statistics of batch norm) are averaged as
-    well, others are copied.
+    well, others are copied. The average is float32 whatever the network is: a step of a thousandth is lost in bfloat16.
 
     Args:
         module: what to average; it is copied, not kept.
@@ -32,7 +33,7 @@ class EMA(nn.Module):
         if not 0 <= decay < 1:
             raise UsageError(f"the decay of an exponential moving average is {decay}; it is in [0, 1), such as 0.999")
         self.decay, self.warmup = decay, warmup
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> "EMA":
@@ -46,17 +47,15 @@ class EMA(nn.Module):
         for mine, its in zip(_tensors(self.module), _tensors(module), strict=True):
             if mine.is_floating_point():
                 averaged.append(mine)
-                current.append(its)
+                current.append(its.float())
             else:
                 mine.copy_(its)
+        n = self.updates.float()
+        decay = ((1 + n) / (10 + n)).clamp(max=self.decay) if self.warmup else self.decay
         difference = torch._foreach_sub(current, averaged)
-        torch._foreach_mul_(difference, 1 - self._decay())
+        torch._foreach_mul_(difference, 1 - decay)
         torch._foreach_add_(averaged, difference)
         self.updates += 1
-
-    def _decay(self) -> Tensor:
-        n = self.updates.float()
-        return ((1 + n) / (10 + n)).clamp(max=self.decay) if self.warmup else torch.full_like(n, self.decay)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -3,7 +3,8 @@
 import os
 import pickle
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
 
-_RECIPE = 1  # changes whenever network or training do: files of another recipe are not found
+_RECIPE = 2  # changes whenever network or training do: files of another recipe are not found
 _WIDTHS = (16, 32, 32, 48)
 _SIDE = 64  # pixels; a longer side is scaled down to it
 _SAMPLES, _HELD_OUT = 20_000, 2_000  # pictures to learn from, and to be judged on
@@ -87,19 +88,17 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "classifiers"
 
 
-def trained_classifier(
-    datamodule: Any, cache_dir: str | Path | None = None, device: torch.device | str = "cpu"
-) -> tuple[ReferenceClassifier, float]:
+def trained_classifier(datamodule: Any, cache_dir: str | Path | None = None) -> tuple[ReferenceClassifier, float]:
     """The classifier of a data set and its accuracy on training pictures it was not trained on, in [0, 1].
 
-    Trained once, within a minute, and kept in a file. The result is a function of the data alone; the caller's random
+    Trained once, within minutes, and kept in a file. On one thread of the CPU whatever else there is, so that the result is
+    a function of the data; only another kind of processor, or release of torch, may round otherwise. The caller's random
     numbers are left alone. Of several ranks the first one trains, and hands the weights to the others.
 
     Args:
         datamodule: has ``dataset("train")``, a map-style data set of dicts with ``image`` uint8 (C, H, W), all of one size,
             and ``label``; ``image_shape`` and ``num_classes``.
         cache_dir: folder of the file; None: ``default_folder()``.
-        device: where it is trained; the result is in CPU memory.
 
     Raises:
         UsageError: the data have no labels, or the folder cannot be written.
@@ -114,7 +113,7 @@ def trained_classifier(
     ranks = distributed.is_available() and distributed.is_initialized()
     kept: list[Any] = [None]
     if not ranks or distributed.get_rank() == 0:
-        kept = [_load_or_train(dataset, channels, classes, cache_dir, torch.device(device))]
+        kept = [_load_or_train(dataset, channels, classes, cache_dir)]
     if ranks:
         distributed.broadcast_object_list(kept)  # not read from the file: another machine may have another disk
     classifier = _new(channels, classes)
@@ -129,9 +128,7 @@ def _new(channels: int, classes: int) -> ReferenceClassifier:
         return ReferenceClassifier(channels, classes)
 
 
-def _load_or_train(
-    dataset: Dataset, channels: int, classes: int, cache_dir: str | Path | None, device: torch.device
-) -> dict[str, Any]:
+def _load_or_train(dataset: Dataset, channels: int, classes: int, cache_dir: str | Path | None) -> dict[str, Any]:
     """What the file holds: ``state_dict`` and ``accuracy``."""
     folder = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
     path = folder / f"{_fingerprint(dataset, classes)}.pt"
@@ -143,8 +140,9 @@ def _load_or_train(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"model.scores.cache_dir: {folder} cannot be made ({error}); give another folder") from error
-    rank_zero_info("Training a classifier on the data, to judge drawn pictures with; once, up to a minute")
-    kept = _train(dataset, channels, classes, device)
+    rank_zero_info("Training a classifier on the data, to judge drawn pictures with; once, some minutes")
+    with _one_thread():
+        kept = _train(dataset, channels, classes)
     rank_zero_info(f"It knows {kept['accuracy']:.1%} of pictures it has not seen; kept in {path}")
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     torch.save(kept, temporary)
@@ -152,13 +150,26 @@ def _load_or_train(
     return kept
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within, torch adds numbers up in the same order everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _fingerprint(dataset: Dataset, classes: int) -> str:
-    """Names recipe and data, of which 256 pictures speak for all."""
+    """Names recipe and data: 256 pictures speak for all; labels and names of files count all, where they lie ready."""
     count = len(dataset)
     images, labels = _pictures(dataset, np.unique(np.linspace(0, count - 1, 256).astype(int)))
     digest = blake2b(repr((_RECIPE, tuple(dataset[0]["image"].shape), classes, count)).encode(), digest_size=16)
-    for values in (images, labels):
+    every = getattr(dataset, "labels", getattr(dataset, "targets", labels))
+    for values in (images, torch.as_tensor(every).long()):
         digest.update(values.contiguous().numpy())
+    digest.update(repr([Path(path).name for path in getattr(dataset, "paths", ())]).encode())
     return digest.hexdigest()
 
 
@@ -179,30 +190,30 @@ def _pictures(dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def _train(dataset: Dataset, channels: int, classes: int, device: torch.device) -> dict[str, Any]:
+def _train(dataset: Dataset, channels: int, classes: int) -> dict[str, Any]:
     """Trains with AdamW and one cycle of the learning rate; judges on every tenth picture, 2000 at most."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(dataset), generator=generator)[: _SAMPLES + _HELD_OUT].numpy()
     held_out = min(_HELD_OUT, len(chosen) // 10)
-    images, labels = (values.to(device) for values in _pictures(dataset, chosen))
+    images, labels = _pictures(dataset, chosen)
     test, train = slice(0, held_out), slice(held_out, None)
-    classifier = _new(channels, classes).to(device, memory_format=torch.channels_last)
+    classifier = _new(channels, classes).to(memory_format=torch.channels_last)
     count = len(labels) - held_out
     batches = max(1, count // _BATCH)
     epochs = min(_EPOCHS, max(1, round(_SEEN / count)))
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=epochs * batches)
     x, y = images[train], labels[train]
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast("cpu", enabled=False):
         for _ in range(epochs):
-            order = torch.randperm(count, generator=generator).to(device)
+            order = torch.randperm(count, generator=generator)
             for batch in order.tensor_split(batches):
                 optimizer.zero_grad()
                 F.cross_entropy(classifier(x[batch]), y[batch]).backward()
                 optimizer.step()
                 schedule.step()
         accuracy = _accuracy(classifier.eval(), images[test], labels[test])
-    state = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}
+    state = {name: value.contiguous() for name, value in classifier.state_dict().items()}
     return {"state_dict": state, "accuracy": accuracy}
 
 

@@ -17,6 +17,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.precision import with_float64
 from lightning_modules.metrics.inception import Inception
 from lightning_modules.metrics.reference_classifier import ReferenceClassifier, trained_classifier
 
@@ -44,7 +45,7 @@ class SampleScores:
         fid, kid, inception_score: which are computed.
         num_samples: pictures drawn, over all ranks, and real ones compared with: the first of the set, or all it has.
         batch_size: pictures drawn at once on each rank.
-        every_n_validations: compute only after every n-th validation; always in test.
+        every_n_validations: compute only after the first validation and every n-th from there on; always in test.
         seed: decides the latents.
         inception_weights: file of Inception's weights; None: downloaded.
         cache_dir: folder of the trained classifiers; None: ``~/.cache/darkroom/classifiers``.
@@ -94,7 +95,11 @@ class SampleScores:
                 "model.scores with features cnn trains a classifier on the data, so pass a datamodule to the Trainer; or "
                 "set model.scores.features to inception"
             )
-        self._network, _ = trained_classifier(trainer.datamodule, self.cache_dir, trainer.strategy.root_device)
+        self._network, _ = trained_classifier(trainer.datamodule, self.cache_dir)
+
+    def wants(self, stage: str) -> bool:
+        """Whether ``update`` still takes real pictures of a stage, or is given them for nothing."""
+        return self._room(stage) > 0
 
     def update(self, stage: str, images: Tensor, labels: Tensor | None) -> None:
         """Adds real pictures until there are enough; later ones, and those of later epochs, cost nothing.
@@ -104,9 +109,9 @@ class SampleScores:
             images: uint8 (B, C, H, W).
             labels: int64 (B,), or None.
         """
-        judge = self._judge(stage, images.device)
-        room = 0 if judge.complete else _share(self.num_samples, self._rank, self._world_size) - judge.real_here
+        room = self._room(stage)
         if room > 0:
+            judge = self._judge(stage, images.device)
             judge.look(images[:room], None if labels is None else labels[:room], real=True)
 
     def compute(self, stage: str, module: LightningModule) -> dict[str, float]:
@@ -123,7 +128,7 @@ class SampleScores:
         judge.complete = True
         if stage == "val":
             self.validations += 1
-            if self.validations % self.every_n_validations:
+            if (self.validations - 1) % self.every_n_validations:
                 return {}
         judge.require(2, stage)
         # Ranks take chunks in turn, so the pictures are the same for any number of them.
@@ -139,6 +144,11 @@ class SampleScores:
             return values
         scores = {f"cnn_{name}": value for name, value in values.items()}
         return scores if module.num_classes is None else scores | judge.accuracies()
+
+    def _room(self, stage: str) -> int:
+        """How many real pictures of a stage this rank still takes."""
+        judge, share = self._judges.get(stage), _share(self.num_samples, self._rank, self._world_size)
+        return share if judge is None else 0 if judge.complete else share - judge.real_here
 
     def _judge(self, stage: str, device: torch.device) -> "_Judge":
         """What is known of a stage's pictures, on this device."""
@@ -164,8 +174,7 @@ class _Judge:
 
     def __init__(self, network: ReferenceClassifier | Inception, wanted: dict[str, bool], device: torch.device) -> None:
         self.network, self.wanted, self.device = network, wanted, device
-        # MPS has no float64, and no other ranks that would need the sums on the device.
-        self.home = torch.device("cpu") if device.type == "mps" else device
+        self.home = with_float64(device)  # there are no other ranks where it is not the device
         self.complete = False  # whether the real pictures are all seen
         self.real_here = 0  # on this rank
         with torch.inference_mode():

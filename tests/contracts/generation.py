@@ -23,6 +23,9 @@ class CountingScores:
     def prepare(self, module: LightningModule) -> None:
         self.seen, self.labels = 0, 0
 
+    def wants(self, stage: str) -> bool:
+        return True
+
     def update(self, stage: str, images: torch.Tensor, labels: torch.Tensor | None) -> None:
         assert images.dtype == torch.uint8
         self.seen += len(images)
@@ -45,6 +48,10 @@ class GenerationContract:
     def build(self, **kwargs: Any) -> Generative:
         """The technique, tiny, for ``image_shape`` and ``num_classes``."""
         raise NotImplementedError
+
+    def objects(self) -> dict[str, Any]:
+        """What ``build`` passes that is no plain data, and so must be passed again to ``load_from_checkpoint``."""
+        return {}
 
     def data(self, **kwargs: Any) -> ShapesImages:
         sizes = {"train_size": 8, "val_size": 8, "test_size": 8, "batch_size": 4, "num_workers": 0, "side": 16}
@@ -105,6 +112,23 @@ class GenerationContract:
             torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(together[0], together[1])
 
+    def test_drawing_leaves_every_part_in_its_mode(self) -> None:
+        model = self.build()
+        frozen = model.networks()[0]
+        frozen.eval()
+        before = [module.training for module in model.modules()]
+        model.sample(2, labels=self.labels(2))
+        assert [module.training for module in model.modules()] == before
+
+    def test_what_cannot_be_drawn_is_refused(self) -> None:
+        model, x = self.build(), self.pictures(2)
+        for n in (0, -1):
+            with pytest.raises(UsageError, match=f"{n} pictures"):
+                model.sample(n, labels=self.labels(2))
+        for a, b, steps in ((x, x, 1), (x[:1], x, 3), (x, x[:1], 3)):
+            with pytest.raises(UsageError, match="interpolate"):
+                model.interpolate(a, b, steps, labels=self.labels(len(a)))
+
     def test_labels_are_asked_for_where_they_are_needed(self) -> None:
         model = self.build()
         if self.num_classes is None:
@@ -117,6 +141,8 @@ class GenerationContract:
             model.sample(2, labels=[0, self.num_classes])
         with pytest.raises(UsageError, match="2 pictures"):
             model.sample(2, labels=[0])
+        with pytest.raises(UsageError, match="whole numbers"):
+            model.sample(2, labels=torch.tensor([0.9, 1.0]))
         with pytest.raises(UsageError, match="no 'label'"):
             model.predict_step({"seed": torch.tensor([1])})
 
@@ -132,6 +158,16 @@ class GenerationContract:
         assert fitting.callback_metrics["test/seen"] == 8
         names |= set(fitting.callback_metrics)
         assert all(name.split("/")[0] in ("train", "val", "test") for name in names)
+
+    def test_comes_back_from_its_checkpoint(self, tmp_path: Path) -> None:
+        saving = ModelCheckpoint(tmp_path, "it", save_on_train_epoch_end=True)
+        model = self.build()
+        trainer(tmp_path, enable_checkpointing=True, callbacks=[saving], limit_val_batches=0).fit(model, self.data())
+        again = type(model).load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True, **self.objects())
+        drawn = [
+            it.sample(2, labels=self.labels(2), generator=torch.Generator().manual_seed(0)) for it in (model, again)
+        ]
+        assert torch.equal(*drawn)
 
     def test_global_step_counts_batches(self, tmp_path: Path) -> None:
         fitting = trainer(tmp_path, max_epochs=-1, max_steps=3, limit_val_batches=0)
@@ -178,6 +214,8 @@ class GenerationContract:
         ):
             with pytest.raises(UsageError, match=said):
                 trainer(tmp_path).fit(self.build(), self.data(**wrong))
+        with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
+            type(self.build())((16, 16), **({} if self.num_classes is None else {"num_classes": self.num_classes}))
 
     def test_a_loss_that_is_not_finite_stops(self, tmp_path: Path) -> None:
         model = self.build()

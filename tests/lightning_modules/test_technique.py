@@ -3,15 +3,17 @@
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from darkroom.errors import TrainingError, UsageError
 from datamodules.shapes import ShapesSegmentation
-from lightning_modules.base import WarmupCosine
+from lightning_modules.base import Technique, WarmupCosine, clip_gradients
 from lightning_modules.segmentation import SemanticSegmentation
 from tests.contracts.module import trainer
 from tests.fakes.parts import NanAt, TinyNetwork
@@ -81,6 +83,54 @@ def test_warmup_cosine_spans_the_fit(tmp_path: Path) -> None:
 def test_warmup_cosine_needs_an_end(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_epochs or max_steps"):
         trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01").fit(model(lr_scheduler=WarmupCosine), data())
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("bf16-mixed", False)])
+@pytest.mark.parametrize(("algorithm", "order"), [("norm", 2), ("value", torch.inf)])
+def test_gradients_are_clipped(tmp_path: Path, precision: str, fused: bool, algorithm: str, order: float) -> None:
+    norms: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            gradients = torch.cat([p.grad.flatten() for p in pl_module.parameters() if p.grad is not None])
+            norms.append(torch.linalg.vector_norm(gradients, order).item())
+
+    clip = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+    fitting = trainer(tmp_path, precision=precision, callbacks=[Watch()], limit_val_batches=0, **clip)
+    fitting.fit(model(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=fused)), data())
+    assert len(norms) == 6
+    assert all(norm == pytest.approx(1e-3, rel=1e-2) for norm in norms)
+
+
+class Scaler(torch.amp.GradScaler):
+    """On the CPU too."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", init_scale=2.0**10)
+
+
+def test_the_losss_scale_is_taken_off_before_gradients_are_clipped() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer, scaler = torch.optim.SGD([weight], lr=1.0, fused=True), Scaler()
+    module = SimpleNamespace(trainer=SimpleNamespace(precision_plugin=MixedPrecision("16-mixed", "cpu", scaler)))
+    scaler.scale((weight * torch.tensor([3.0, 4.0])).sum()).backward()
+    clip_gradients(module, optimizer, 1.0)
+    scaler.step(optimizer)
+    torch.testing.assert_close(weight.data, torch.tensor([-0.6, -0.8]))
+
+
+class Remembering(Technique):
+    """A technique with arguments of every kind."""
+
+    def __init__(self, loss: Any = "mse", widths: Any = (1, 2), network: Any = None, metrics: Any = None) -> None:
+        super().__init__()
+
+
+def test_hparams_are_the_plain_data() -> None:
+    plain = {"loss": "hinge", "widths": (4, [5, None]), "metrics": {"a": 0.5}}
+    assert plain.items() <= Remembering(**plain).hparams.items()
+    objects = {"loss": torch.nn.MSELoss(), "widths": (torch.ones(1),), "metrics": {"a": print}}
+    assert not objects.keys() & Remembering(**objects).hparams.keys()
 
 
 @pytest.mark.parametrize("every", [1, 50])

@@ -1,5 +1,7 @@
 """DCGAN: the paper's networks, and two optimizers that take turns as the Trainer counts."""
 
+import multiprocessing
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,15 @@ import pytest
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from callbacks.exact_resume import ExactResume
 from darkroom.errors import UsageError
 from datamodules.shapes_images import ShapesImages
 from lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
-from lightning_modules.adversarial.losses import discriminator_loss, generator_loss
 from lightning_modules.base import WarmupCosine
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
@@ -40,8 +43,16 @@ def batches(n: int, size: int = 4, classes: int = 3) -> DataLoader:
 def fit(model: DCGAN, folder: Path, n: int = 4, **kwargs: Any) -> Any:
     fitting = trainer(folder, **{"limit_val_batches": 0, "max_epochs": 1, "log_every_n_steps": 1, **kwargs})
     torch.manual_seed(2)
-    fitting.fit(model, batches(n))
+    fitting.fit(model, batches(n), batches(1))
     return fitting
+
+
+def loud(model: DCGAN) -> DCGAN:
+    """With larger weights: as drawn, a network hardly sees its input."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1 if p.dim() == 1 else 6)
+    return model
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -155,30 +166,57 @@ def test_spectral_norm_is_one() -> None:
 
 
 def test_the_discriminators_step_leaves_the_generator_untouched(tmp_path: Path) -> None:
+    """But for batch norm's statistics, which follow the pictures it draws; its average waits for its own step."""
     model = build(discriminator_steps=3)
     before = weights(model.generator), weights(model.discriminator), weights(model.ema)
     fit(model, tmp_path, max_steps=2)
     parameters = dict(model.generator.named_parameters())
     assert all(torch.equal(value, before[0][name]) for name, value in parameters.items())
     assert all(p.grad is None for p in model.generator.parameters())
+    assert model.generator.layers[1].num_batches_tracked == 2
+    assert not torch.equal(model.generator.layers[1].running_mean, before[0]["layers.1.running_mean"])
     assert same(before[2], weights(model.ema))
     assert not same(before[1], weights(model.discriminator))
 
 
 def test_the_generators_step_leaves_the_discriminator_untouched(tmp_path: Path) -> None:
-    """A discriminator that does not learn stays as it is, and holds no gradients of the generator's loss."""
+    """A discriminator that does not learn stays as it is, and holds no gradients of the generator's loss; its batch norm
+    follows the pictures of both steps.
+    """
     model = build(discriminator_optimizer=partial(torch.optim.SGD, lr=0.0))
     before, generator = weights(model.discriminator), weights(model.generator)
-    fit(model, tmp_path)
+    fit(model, tmp_path, n=4)
     parameters = dict(model.discriminator.named_parameters())
     assert all(torch.equal(value, before[name]) for name, value in parameters.items())
     assert all(p.grad is None and p.requires_grad for p in parameters.values())
+    assert model.discriminator.layers[3].num_batches_tracked == 4 * 3  # real and drawn, and drawn again judged
     assert not same(generator, weights(model.generator))
 
 
-def test_one_batch_is_a_step_of_each_against_the_other(tmp_path: Path) -> None:
+class Interrupted(DCGAN):
+    """Stops in the generator's step."""
+
+    def accumulate(self, loss: Tensor) -> None:
+        if not all(p.requires_grad for p in self.discriminator.parameters()):
+            raise InterruptedError
+        super().accumulate(loss)
+
+
+def test_the_discriminator_learns_on_after_an_interruption(tmp_path: Path) -> None:
+    model = Interrupted(SHAPE, latent_dim=5, base_channels=4, accumulate_grad_batches=2)
+    fitting = trainer(tmp_path)
+    with pytest.raises(InterruptedError):
+        fitting.fit(model, batches(2))
+    assert all(p.requires_grad for p in model.discriminator.parameters())
+    with pytest.raises(InterruptedError):
+        fitting.fit(model, batches(2))
+
+
+@pytest.mark.parametrize("options", [{}, {"discriminator_norm": "none", "r1": 3.0}])
+def test_one_batch_is_a_step_of_each_against_the_other(tmp_path: Path, options: dict[str, Any]) -> None:
     """The same step by hand: the discriminator's first, on detached pictures, then the generator's with these."""
-    model, by_hand = (build(generator_optimizer=sgd, discriminator_optimizer=sgd) for _ in range(2))
+    options = options | {"generator_optimizer": sgd, "discriminator_optimizer": sgd}
+    model, by_hand = loud(build(**options)), loud(build(**options))
     fitting = fit(model, tmp_path, n=1)
     (batch,) = batches(1)
     generator, discriminator = by_hand.generator, by_hand.discriminator
@@ -186,18 +224,22 @@ def test_one_batch_is_a_step_of_each_against_the_other(tmp_path: Path) -> None:
     torch.manual_seed(2)
     torch.empty((), dtype=torch.int64).random_()  # the loader's seed
     fake = generator(by_hand.draw_latents(4))
-    d_loss = discriminator_loss("non_saturating", discriminator(batch["image"]), discriminator(fake.detach()))
+    real = batch["image"].requires_grad_()
+    real_logits, fake_logits = discriminator(real), discriminator(fake.detach())
+    (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+    d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    d_loss = d_loss + by_hand.r1 / 2 * slope.flatten(1).norm(dim=1).square().mean()
     d_loss.backward()
     optimizers[0].step()
-    g_loss = generator_loss("non_saturating", discriminator(fake))
-    g_loss.backward()
+    F.softplus(-discriminator(fake)).mean().backward()
     optimizers[1].step()
     for name in ("generator", "discriminator"):
         for key, value in weights(getattr(by_hand, name)).items():
             torch.testing.assert_close(weights(getattr(model, name))[key], value, msg=f"{name}.{key}")
-    assert fitting.callback_metrics["train/d_loss"].item() == pytest.approx(d_loss.item(), rel=1e-5)
-    assert fitting.callback_metrics["train/g_loss"].item() == pytest.approx(g_loss.item(), rel=1e-5)
-    assert {"train/d_real", "train/d_fake"} <= set(fitting.callback_metrics)
+    expected = {"d_loss": d_loss, "g_loss": F.softplus(-fake_logits).mean()}
+    expected |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
+    logged = {name: fitting.callback_metrics[f"train/{name}"].item() for name in expected}
+    assert logged == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-4)
 
 
 def test_the_generator_steps_after_every_so_many(tmp_path: Path) -> None:
@@ -223,11 +265,12 @@ class Watched(DCGAN):
         self.norms = [*getattr(self, "norms", []), torch.nn.utils.get_total_norm(gradients).item()]
 
 
-def test_the_gradients_of_both_are_clipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_the_gradients_of_both_are_clipped(tmp_path: Path, precision: Any) -> None:
     norms = {}
     for clip in (None, 1e-3):
         model = Watched(SHAPE, latent_dim=5, base_channels=4, gradient_clip_val=clip)
-        fit(model, tmp_path, n=2)
+        fit(model, tmp_path, n=2, precision=precision)
         norms[clip] = model.norms
     assert len(norms[None]) == len(norms[1e-3]) == 4  # two steps of each
     assert min(norms[None]) > 1e-3
@@ -235,57 +278,138 @@ def test_the_gradients_of_both_are_clipped(tmp_path: Path) -> None:
 
 
 class Repeats(DCGAN):
-    """Draws the same four latents for every batch."""
+    """Draws the same two latents over and over: batch norm makes the same of them in any batch of an even size."""
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        return torch.linspace(-1, 1, n * self.latent_dim).view(n, -1)
+        return torch.linspace(-1, 1, 2 * self.latent_dim).view(2, -1).repeat(n // 2, 1)
+
+
+def play(folder: Path, n: int, size: int, accumulate: int = 1, part: slice = slice(None), **kwargs: Any) -> DCGAN:
+    """Fits a part of n batches of 4, in batches of this size, without batch norm where their pictures would meet."""
+    torch.manual_seed(0)
+    options = {"discriminator_norm": "none", "r1": 0.1, "generator_optimizer": sgd, "discriminator_optimizer": sgd}
+    model = loud(Repeats(SHAPE, latent_dim=5, base_channels=4, accumulate_grad_batches=accumulate, **options))
+    data = [{"image": image} for batch in batches(n) for image in batch["image"]]
+    trainer(folder, limit_val_batches=0, **kwargs).fit(model, DataLoader(data[part], batch_size=size))
+    return model
+
+
+def alike(a: nn.Module, b: nn.Module) -> None:
+    for (name, one), other in zip(a.named_parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("n", [6, 5])  # five batches: the last step of an epoch has one
 def test_accumulated_batches_are_one_large_one(tmp_path: Path, n: int) -> None:
-    """Of equal batches, since batch norm sees each on its own: the mean of the gradients is the gradient of one."""
-    (batch,) = batches(1)
-    parts = [{"image": image} for image in batch["image"]]
-    options = {"image_shape": SHAPE, "latent_dim": 5, "base_channels": 4, "r1": 0.1, "discriminator_norm": "none"}
-    options |= {"generator_optimizer": sgd, "discriminator_optimizer": sgd, "discriminator_steps": 1}
-    models = []
-    for k, data in ((2, parts * n), (1, parts * 3)):
-        torch.manual_seed(0)
-        model = Repeats(**options, accumulate_grad_batches=k)
-        fitting = trainer(tmp_path, limit_val_batches=0, log_every_n_steps=1)
-        fitting.fit(model, DataLoader(data, batch_size=4))
-        assert fitting.global_step == 3
-        assert model.ema.updates == 3
-        models.append(model)
-    for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4, msg=name)
+    small, large = play(tmp_path, n, 4, accumulate=2), play(tmp_path, n, 8)
+    assert small.trainer.global_step == small.ema.updates == large.ema.updates == 3
+    alike(small, large)
 
 
-def test_accumulation_of_unequal_batches_is_the_gradient_of_all(tmp_path: Path) -> None:
-    """The discriminator without batch norm: two batches of 4 with one step are a batch of 8."""
-    options = {"discriminator_norm": "none", "discriminator_optimizer": sgd, "prior": "normal"}
-    small, large = build(**options, accumulate_grad_batches=2), build(**options)
-    zero = nn.Module()
-    zero.forward = lambda z, labels=None: torch.zeros(len(z), *SHAPE)
-    data = [{"image": image} for batch in batches(2) for image in batch["image"]]
-    for model, size in ((small, 4), (large, 8)):
-        model.generator, model.discriminator_steps = zero, 1000  # it never steps
-        model._optimizers = (sgd, lambda parameters: sgd([nn.Parameter(torch.zeros(1))]))
-        trainer(tmp_path, limit_val_batches=0).fit(model, DataLoader(data, batch_size=size))
-    for a, b in zip(small.discriminator.parameters(), large.discriminator.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
+def ranked(rank: int, folder: str) -> None:
+    """One of two processes, which has every other picture, in batches of 4."""
+    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    settings = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+    model = play(Path(folder), 6, 4, part=slice(rank, None, 2), **settings)
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
 
 
-def test_learning_rates_move_per_step_or_per_epoch(tmp_path: Path) -> None:
-    model = build(lr_scheduler=WarmupCosine, accumulate_grad_batches=2, generator_optimizer=sgd)
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
+)
+def test_two_processes_are_one_with_batches_twice_as_large(tmp_path: Path) -> None:
+    """Batch norm apart, which normalises each process's batch; its statistics are the mean of both."""
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert same(*states)
+    both = build(discriminator_norm="none")
+    both.load_state_dict(states[0])
+    alike(both, play(tmp_path, 6, 8))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_learning_rates_move_with_steps(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
+    """Each with those of its optimizer; both end at nothing."""
+    model = build(lr_scheduler=WarmupCosine, accumulate_grad_batches=2, discriminator_steps=every)
     fitting = fit(model, tmp_path, n=5, max_epochs=2)
-    rates = [optimizer.param_groups[0]["lr"] for optimizer in fitting.optimizers]
-    cosine = fitting.lr_scheduler_configs[0].scheduler
-    assert cosine.total_steps == cosine.last_epoch == fitting.global_step == 6
-    assert 0 <= max(rates) < 1e-6 + 0.1 * 0.2
-    model = build(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1))
+    assert fitting.global_step == 6
+    for config, steps in zip(fitting.lr_scheduler_configs, (6, 6 // every), strict=True):
+        assert config.scheduler.total_steps == config.scheduler.last_epoch == steps
+        assert config.scheduler.get_last_lr() == pytest.approx([0], abs=1e-9)
+    assert not [warning for warning in recwarn if "lr_scheduler" in str(warning.message)]
+
+
+@pytest.mark.parametrize("every", [1, 4])  # the generator's first step is in the second epoch
+def test_learning_rates_move_with_epochs(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
+    model = build(
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1), discriminator_steps=every
+    )
     fitting = fit(model, tmp_path, n=3, max_epochs=2)
     assert [optimizer.param_groups[0]["lr"] for optimizer in fitting.optimizers] == pytest.approx([2e-6, 2e-6])
+    assert not [warning for warning in recwarn if "lr_scheduler" in str(warning.message)]
+
+
+class FallsAndRises:
+    """A score of 1, 0, 1, 2, ..."""
+
+    validations = 0
+
+    def prepare(self, module: LightningModule) -> None:
+        pass
+
+    def wants(self, stage: str) -> bool:
+        return False
+
+    def compute(self, stage: str, module: DCGAN) -> dict[str, float]:
+        self.validations += 1
+        return {"cnn_fid": abs(self.validations - 2.0)}
+
+
+def test_learning_rates_fall_where_a_score_no_longer_does(tmp_path: Path) -> None:
+    def build_for(monitor: str) -> DCGAN:
+        plateau = partial(ReduceLROnPlateau, monitor=monitor, patience=0, factor=0.1)
+        return build(lr_scheduler=plateau, scores=FallsAndRises())
+
+    settings = {"limit_val_batches": 1, "max_epochs": 7, "check_val_every_n_epoch": 2}
+    fitting = fit(build_for("val/cnn_fid"), tmp_path, n=1, **settings)
+    # after epochs (from 1): none, 1, 1, 0, 0, 1, 1: worse or equal at the 3rd, 5th, 6th and 7th
+    assert [optimizer.param_groups[0]["lr"] for optimizer in fitting.optimizers] == pytest.approx([2e-8, 2e-8])
+    with pytest.raises(UsageError, match=r"monitors val/fid, .*val/cnn_fid"):
+        fit(build_for("val/fid"), tmp_path, n=1, **settings)
+
+
+def test_the_best_by_a_score_is_kept(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path, "{epoch}", monitor="val/cnn_fid", mode="min")
+    kwargs = {"limit_val_batches": 1, "max_epochs": 4, "enable_checkpointing": True, "callbacks": [saving]}
+    model = build(scores=FallsAndRises())
+    fit(model, tmp_path, n=2, **kwargs)
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["epoch=1.ckpt"]
+    best = DCGAN.load_from_checkpoint(saving.best_model_path, weights_only=True)
+    assert best.ema.updates == 4
+    assert model.ema.updates == 8
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_learns_to_draw_the_only_picture(tmp_path: Path, norm: Any) -> None:
+    """Of two halves, one light, one dark."""
+    picture = torch.full(SHAPE, -0.8)
+    picture[:, :8] = 0.8
+    adam = partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.99))
+    options = {"generator_optimizer": adam, "discriminator_optimizer": adam, "discriminator_norm": norm}
+    model = build(**options, ema_decay=0.8, base_channels=8)
+    assert (model.sample(16) - picture).square().mean() > 0.6
+    trainer(tmp_path, max_epochs=1).fit(model, DataLoader([{"image": picture}] * 800, batch_size=8))
+    drawn = model.sample(16, generator=torch.Generator().manual_seed(0))
+    assert (drawn - picture).square().mean() < 0.15
 
 
 @pytest.mark.parametrize("options", [{}, {"discriminator_steps": 2, "discriminator_norm": "spectral", "r1": 1.0}])
@@ -330,6 +454,7 @@ def test_the_trainers_own_settings_are_refused_with_ours(tmp_path: Path) -> None
 def test_a_trainer_fits_twice(tmp_path: Path) -> None:
     model = build(accumulate_grad_batches=2)
     fitting = fit(model, tmp_path)
+    assert fitting.accumulate_grad_batches == 1  # another model's own
     fitting.fit_loop.max_epochs = 2
     fitting.fit(model, batches(4))
     fitting.validate(model, batches(2), verbose=False)
@@ -361,10 +486,7 @@ def test_priors(prior: Any) -> None:
 
 @pytest.mark.parametrize("inference", [False, True])
 def test_encode_finds_the_latent_of_a_drawn_picture(inference: bool) -> None:
-    model = build(ema_decay=None, inversion_steps=150, latent_dim=3, base_channels=8).eval()
-    with torch.no_grad():
-        for p in model.generator.parameters():  # as drawn, a generator hardly moves
-            p.mul_(1 if p.dim() == 1 else 6)
+    model = loud(build(ema_decay=None, inversion_steps=150, latent_dim=3, base_channels=8)).eval()
     z = model.draw_latents(4, torch.Generator().manual_seed(0))
     with torch.inference_mode(inference):
         x = model.decode(z)
@@ -373,6 +495,14 @@ def test_encode_finds_the_latent_of_a_drawn_picture(inference: bool) -> None:
     assert (found - z).abs().max() < 0.1
     assert (again - x).square().mean() < 1e-3 * (x - x.mean(0)).square().mean()
     torch.testing.assert_close(model.encode(x[:1].clone()), found[:1].clone(), atol=1e-2, rtol=0)
+
+
+def test_encode_leaves_every_part_in_its_mode() -> None:
+    model = build(ema_decay=None)
+    model.generator.layers[1].eval()
+    before = [part.training for part in model.modules()]
+    model.encode(torch.zeros(2, *SHAPE))
+    assert before == [part.training for part in model.modules()]
 
 
 def test_num_classes_alone_makes_nothing_conditional(tmp_path: Path) -> None:
@@ -390,11 +520,38 @@ def test_conditional_needs_classes_and_labels(tmp_path: Path) -> None:
         trainer(tmp_path).fit(model, DataLoader([{"image": torch.zeros(SHAPE)}] * 4, batch_size=4))
 
 
-def test_options_that_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="discriminator_norm spectral"):
-        build(r1=1.0)
-    with pytest.raises(UsageError, match="at least 1"):
-        build(discriminator_steps=0)
+def test_conditional_networks_ask_for_labels() -> None:
+    model = build(conditional=True, num_classes=3)
+    for call in (model.decode, model.generator):
+        with pytest.raises(UsageError, match="labels, of 0 to 2"):
+            call(torch.zeros(2, 5))
+    for call in (model.encode, model.discriminator):
+        with pytest.raises(UsageError, match="labels, of 0 to 2"):
+            call(torch.zeros(2, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        *(({name: 0}, rf"model.{name} is 0; .*at least 1") for name in ("latent_dim", "base_channels")),
+        *(({name: 0}, rf"model.{name} is 0;") for name in ("discriminator_steps", "accumulate_grad_batches")),
+        ({"inversion_steps": -1}, "model.inversion_steps is -1; .*at least 0"),
+        ({"gradient_clip_val": 0.0}, "model.gradient_clip_val is 0.0; .*null"),
+        ({"ema_decay": 1.0}, "model.ema_decay is 1.0; .*0.999"),
+        ({"loss": "wgan"}, "model.loss is 'wgan'.*hinge"),
+        ({"prior": "gauss"}, "model.prior is 'gauss'.*normal"),
+        ({"discriminator_norm": "x"}, "model.discriminator_norm is 'x'.*spectral"),
+        ({"r1": -1.0}, "model.r1 is -1.0; .*at least 0"),
+        ({"r1": 1.0}, "model.r1 is 1.0 .*discriminator_norm spectral"),
+        (
+            {"r1": 1.0, "discriminator_norm": "none", "compile_network": True},
+            r"model.r1 is 1.0 .*model.compile_network",
+        ),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        build(**options)
 
 
 def test_is_a_lightning_module() -> None:

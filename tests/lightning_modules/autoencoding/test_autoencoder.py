@@ -1,5 +1,8 @@
 """AutoEncoder: its errors in closed form, and the distribution of its codes."""
 
+import multiprocessing
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +45,14 @@ def test_errors_are_sums_over_values_and_means_over_pictures() -> None:
     torch.testing.assert_close(cross.evaluate({"image": x}, "val")["loss"], expected)
 
 
-def test_noise_blackens_its_part_of_training_pictures_only(tmp_path: Any) -> None:
+def test_an_unknown_choice_is_refused() -> None:
+    with pytest.raises(UsageError, match="model.reconstruction is 'mse'.*squared_error, cross_entropy"):
+        AutoEncoder((1, 4, 4), reconstruction="mse")
+    with pytest.raises(UsageError, match="model.architecture is 'cnn'.*conv, mlp"):
+        AutoEncoder((1, 4, 4), architecture="cnn")
+
+
+def test_noise_blackens_its_part_of_training_pictures_only(tmp_path: Path) -> None:
     model, seen = TestAutoEncoder().build(noise=0.3), []
     encode = model.encode
     model.encode = lambda x, **kwargs: seen.append((x == -1).float().mean().item()) or encode(x, **kwargs)
@@ -75,9 +85,38 @@ def test_drawn_codes_follow_the_distribution_even_a_singular_one() -> None:
     distribution = CodeDistribution(3)
     direction = torch.tensor([1.0, -2.0, 0.0])
     distribution.update(torch.randn(4000, 1) * direction + 7)
-    drawn = distribution.sample(20_000, torch.Generator().manual_seed(0))
+    drawn = distribution.from_noise(torch.randn(20_000, 3))
     torch.testing.assert_close(drawn.mean(0), torch.full((3,), 7.0), atol=0.1, rtol=0)
     torch.testing.assert_close(drawn.T.cov(), torch.outer(direction, direction), atol=0.2, rtol=0)
+    assert drawn[:, 2].std() < 1e-4  # a code that never varies
+
+
+@pytest.mark.parametrize("dimensions", [20, 256])
+def test_codes_of_rank_one_are_drawn_in_any_number_of_dimensions(dimensions: int) -> None:
+    distribution, direction = CodeDistribution(dimensions), torch.randn(1, dimensions)
+    for _ in range(30):
+        distribution.update(torch.randn(64, 1) @ direction)
+    drawn = distribution.from_noise(torch.randn(100, dimensions)) - distribution.mean
+    along = drawn @ direction.T @ direction / direction.square().sum()
+    torch.testing.assert_close(drawn, along, atol=1e-2, rtol=0)
+
+
+def test_a_cast_of_the_network_leaves_the_moments_in_float32() -> None:
+    codes, distributions = torch.randn(300, 64, 2) / 10 + 1, []
+    for dtype in (torch.float32, torch.bfloat16):
+        distribution = CodeDistribution(2).to(dtype)
+        for batch in codes:
+            distribution.update(batch)
+        distributions.append(distribution.state_dict())
+    for name, value in distributions[0].items():
+        assert torch.equal(value, distributions[1][name])
+
+
+def test_samples_after_a_fit_in_bfloat16(tmp_path: Path) -> None:
+    model = AutoEncoder((3, 16, 16), latent_dim=20, channels=(8,))
+    trainer(tmp_path, precision="bf16-true").fit(model, TestAutoEncoder().data())
+    assert model.encoder.head.weight.dtype == torch.bfloat16
+    assert model.sample(3).isfinite().all()
 
 
 def test_codes_are_measured_in_float32_under_autocast() -> None:
@@ -93,3 +132,35 @@ def test_the_checkpoint_has_the_codes_distribution() -> None:
     second.load_state_dict(first.state_dict())
     drawn = [model.sample(2, generator=torch.Generator().manual_seed(0)) for model in (first, second)]
     assert torch.equal(*drawn)
+
+
+def ranked(rank: int, folder: str) -> None:
+    """One of two processes, whose codes and batch norm have seen other pictures."""
+    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
+    model = TestAutoEncoder().build()
+    model.trainer = SimpleNamespace(world_size=2)
+    model.codes.update(model.encode(torch.full((4, 3, 16, 16), float(rank))).detach())
+    alone = model.sample(2, generator=torch.Generator().manual_seed(0))
+    model.on_validation_epoch_start()
+    together = model.sample(2, generator=torch.Generator().manual_seed(0))
+    torch.save([alone, together], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
+)
+def test_all_ranks_are_judged_by_the_first_ones_statistics(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    (first, one), (second, two) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(one, two)
+    assert torch.equal(one, first)
+    assert not torch.equal(two, second)

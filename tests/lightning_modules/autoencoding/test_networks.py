@@ -77,6 +77,15 @@ def test_networks_that_do_not_fit_are_refused_by_key() -> None:
         encoder_and_decoder((3, 8, 8), 0, 0, *build[3:], None, None)
 
 
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.Tanh()], ids=str)
+def test_a_decoder_that_squashes_is_refused(last: nn.Module) -> None:
+    build = [(1, 2, 2), 3, 3, "conv", (4,), (4,), None, None]
+    layers = [nn.Linear(3, 4), last, nn.Unflatten(1, (1, 2, 2))]
+    with pytest.raises(UsageError, match="model.decoder.*ends in a sigmoid or tanh.*likelihood"):
+        encoder_and_decoder(*build, nn.Sequential(*layers))
+    encoder_and_decoder(*build, nn.Sequential(layers[0], last, nn.Linear(4, 4), layers[2]))  # inside it may
+
+
 def test_trying_a_network_leaves_it_as_it_was() -> None:
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Dropout(), nn.Linear(12, 4))
     network[1].eval()

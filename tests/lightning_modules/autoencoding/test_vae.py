@@ -40,12 +40,15 @@ class TestVAEOfLevels(GenerationContract):
 
     def build(self, **kwargs: Any) -> VAE:
         torch.manual_seed(0)
-        options = {"likelihood": DiscretizedLogistic(3), "kl_schedule": WarmUp(), "iwae_samples": 3, "free_bits": 0.1}
-        return VAE(self.image_shape, 4, "mlp", hidden=(16,), **options, **kwargs)
+        options = {"iwae_samples": 3, "free_bits": 0.1, **self.objects()}
+        return VAE(self.image_shape, None, 4, "mlp", hidden=(16,), **options, **kwargs)
+
+    def objects(self) -> dict[str, Any]:
+        return {"likelihood": DiscretizedLogistic(3), "kl_schedule": WarmUp()}
 
 
 def tiny(**kwargs: Any) -> VAE:
-    return VAE((1, 4, 4), 3, "mlp", hidden=(8,), **kwargs).eval()
+    return VAE((1, 4, 4), None, 3, "mlp", hidden=(8,), **kwargs).eval()
 
 
 def pictures(n: int, shape: tuple[int, int, int] = (1, 4, 4)) -> Tensor:
@@ -94,17 +97,18 @@ class Calling(nn.Module):
         return self.function(x)
 
 
-def linear(encode: Any = None, **kwargs: Any) -> tuple[PrincipalComponents, VAE]:
+def linear(off: Tensor | float = 0.0) -> tuple[PrincipalComponents, VAE]:
+    """Probabilistic PCA, and the VAE that is it, but for a posterior whose mean and log variance are that much off."""
     pca = PrincipalComponents(sigma=0.4)
-    networks = {"encoder": Calling(encode or pca.encode), "decoder": Calling(pca.decode)}
-    return pca, VAE((1, 4, 4), 3, **networks, likelihood=Gaussian(0.4), **kwargs).eval()
+    networks = {"encoder": Calling(lambda x: pca.encode(x) + off), "decoder": Calling(pca.decode)}
+    return pca, VAE((1, 4, 4), None, 3, **networks, likelihood=Gaussian(0.4)).eval()
 
 
 def test_with_the_exact_posterior_the_bound_is_the_evidence() -> None:
     pca, model = linear()
     x = pictures(5)
     # p(x, z) / q(z|x) is p(x), whatever z
-    log_weights = model.log_weights(x, 7)[1]
+    log_weights = model.log_weights(x, *model.posterior(x), 7)[1]
     torch.testing.assert_close(log_weights, pca.log_evidence(x).expand(7, 5), atol=1e-3, rtol=1e-4)
     # and with the KL in closed form in expectation
     elbo = model.evaluate({"image": x.repeat(4000, 1, 1, 1)}, "val")["elbo"]
@@ -112,15 +116,9 @@ def test_with_the_exact_posterior_the_bound_is_the_evidence() -> None:
 
 
 def test_the_importance_weighted_bound_lies_between_elbo_and_evidence() -> None:
-    pca, _ = linear()
-    wide = [0.0]
-
-    def encode(x: Tensor) -> Tensor:
-        mean, log_variance = pca.encode(x).chunk(2, 1)
-        return torch.cat([mean + 0.2, log_variance + wide[0]], 1)
-
-    model = VAE((1, 4, 4), 3, encoder=Calling(encode), decoder=Calling(pca.decode), likelihood=Gaussian(0.4)).eval()
-    x, wide[0] = pictures(40), 0.7
+    off = torch.tensor([0.2] * 3 + [0.7] * 3)  # another mean, and too wide
+    pca, model = linear(off)
+    x = pictures(40)
     evidence, bounds = pca.log_evidence(x).mean(), []
     for k in (1, 10, 2000):
         model.iwae_samples = k
@@ -132,8 +130,8 @@ def test_the_importance_weighted_bound_lies_between_elbo_and_evidence() -> None:
 
 
 def test_samples_in_several_decodings_are_as_many_as_asked_for() -> None:
-    model = tiny()
-    likelihoods, weights = model.log_weights(pictures(300), 5)
+    model, x = tiny(), pictures(300)
+    likelihoods, weights = model.log_weights(x, *model.posterior(x), 5)
     assert likelihoods.shape == weights.shape == (5, 300)
     assert weights.std(0).min() > 0  # each its own noise
 
@@ -162,14 +160,24 @@ def test_terms_are_sums_over_values_and_means_over_pictures() -> None:
     torch.testing.assert_close(terms["kl"], expected)
 
 
+def test_reconstruction_is_the_expected_log_probability_of_the_pictures() -> None:
+    pca, model = linear()
+    x = pictures(5)
+    found = model.evaluate({"image": x.repeat(4000, 1, 1, 1)}, "val")["reconstruction"]
+    mean, log_variance = model.posterior(x)
+    z = Normal(mean, (log_variance / 2).exp()).sample((4000,))
+    expected = -Normal(pca.decode(z.flatten(0, 1)), 0.4).log_prob(x.repeat(4000, 1, 1, 1)).sum() / (5 * 4000)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
 def test_free_bits_are_a_floor_for_each_dimension_of_the_batch() -> None:
     model = tiny(free_bits=0.5)
     kl = torch.tensor([[0.0, 2.0, 0.6], [0.2, 4.0, 0.6]])
-    terms = model.loss_terms(torch.tensor([10.0, 20.0]), kl)
+    terms = model.loss_terms(torch.tensor([10.0, 20.0]), kl, 1.0)
     assert terms["loss"].item() == pytest.approx(15 + 0.5 + 3 + 0.6)
     assert terms["kl"].item() == pytest.approx(0.1 + 3 + 0.6)
     kl.requires_grad_()
-    model.loss_terms(torch.zeros(2), kl).get("loss").backward()
+    model.loss_terms(torch.zeros(2), kl, 1.0).get("loss").backward()
     assert kl.grad.tolist() == [[0, 0.5, 0.5]] * 2
 
 
@@ -188,6 +196,26 @@ def test_active_units() -> None:
     for batch in codes.split(170):
         units.update(batch)
     assert units.compute() == 2  # variances 1, .0144, .0064, 0 against .01
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0, 100.0])
+def test_active_units_far_from_zero(mean: float) -> None:
+    units = ActiveUnits(2)
+    for batch in (torch.randn(20_000, 2) * torch.tensor([0.12, 0.08]) + mean).split(250):
+        units.update(batch)
+    assert units.compute() == 1
+
+
+def test_active_units_of_ranks_are_merged() -> None:
+    ranks, codes = [ActiveUnits(3) for _ in range(2)], torch.tensor([[0.0, 1.0, 0.0], [0.1, 1.0, 0.5], [2.0, 1.0, 0.0]])
+    for units, part in zip(ranks, (codes[:1], codes[1:]), strict=True):
+        units.update(part)
+    for state in ("mean", "squares", "count"):  # as torchmetrics gathers them
+        setattr(ranks[0], state, torch.stack([getattr(units, state) for units in ranks]))
+    ranks[0].threshold = 0.06  # variances of all three: .87, 0 and .056
+    assert ranks[0].compute() == 1
+    ranks[0].threshold, ranks[0]._computed = 0.05, None
+    assert ranks[0].compute() == 2
 
 
 def test_a_collapsed_posterior_has_no_active_units(tmp_path: Path) -> None:
@@ -227,10 +255,16 @@ def test_a_fit_of_unknown_length_bears_constants_only(tmp_path: Path) -> None:
         endless = trainer(tmp_path, max_epochs=-1, max_time={"seconds": 0}, limit_val_batches=0)
         endless.fit(TestVAE().build(kl_schedule=schedule), TestVAE().data())
 
-    for schedule in (Constant(), PixelMeanWeight()):
-        fit(schedule)
+    fit(Constant())
     with pytest.raises(UsageError, match="Cyclical needs to know how long the fit is"):
         fit(Cyclical())
+
+
+def test_a_weight_beside_squared_errors_asks_for_squared_errors() -> None:
+    for likelihood in (None, Gaussian(), Gaussian(0.5)):
+        with pytest.raises(UsageError, match="PixelMeanWeight.*Gaussian with sigma 1"):
+            tiny(kl_schedule=PixelMeanWeight(), likelihood=likelihood)
+    assert tiny(kl_schedule=PixelMeanWeight(0.1), likelihood=Gaussian(1)).beta() == pytest.approx(0.8)
 
 
 def test_evaluations_repeat_and_leave_the_random_numbers_alone(tmp_path: Path) -> None:
@@ -246,11 +280,11 @@ def test_evaluations_repeat_and_leave_the_random_numbers_alone(tmp_path: Path) -
 def test_any_networks_that_fit() -> None:
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 6))
     decoder = nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4)))
-    model = VAE((1, 4, 4), 3, encoder=encoder, decoder=decoder)
+    model = VAE((1, 4, 4), latent_dim=3, encoder=encoder, decoder=decoder)
     assert model.sample(2).shape == (2, 1, 4, 4)
     assert "encoder" not in model.hparams
     with pytest.raises(UsageError, match=r"model.encoder .*\(2, 8\)"):
-        VAE((1, 4, 4), 4, encoder=encoder)
+        VAE((1, 4, 4), latent_dim=4, encoder=encoder)
 
 
 def test_the_command_lines_arguments_are_the_documented_ones() -> None:

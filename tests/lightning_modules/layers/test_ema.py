@@ -37,8 +37,28 @@ def test_warm_up_forgets_the_start() -> None:
     ema, _ = follow([1.0, 3.0], decay=0.999)
     first = 0.1 * 0 + 0.9 * 1  # (1 + 0) / (10 + 0)
     assert ema.module.weight.item() == pytest.approx(2 / 11 * first + 9 / 11 * 3)
-    ema.updates.fill_(10**6)
-    assert ema._decay().item() == pytest.approx(0.999)
+
+
+def test_after_the_warm_up_the_decay_is_as_given() -> None:
+    ema, module = follow([1.0] * 50, decay=0.5)
+    nn.init.zeros_(module.weight)
+    ema.update(module)
+    assert ema.module.weight.item() == pytest.approx(0.5)
+
+
+def test_the_average_of_a_network_in_bfloat16_is_as_exact() -> None:
+    """Its steps of a thousandth are smaller than what a bfloat16 can move by."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    late = EMA(module.bfloat16(), warmup=False)
+    nested = nn.ModuleDict({"module": module, "ema": EMA(module.float(), warmup=False)}).bfloat16()
+    nn.init.ones_(module.weight)
+    for ema in (late, nested["ema"]):
+        for _ in range(1000):
+            ema.update(module)
+        assert module.weight.dtype == torch.bfloat16
+        assert ema.module.weight.dtype == torch.float32
+        assert ema.module.weight.item() == pytest.approx(1 - 0.999**1000, rel=1e-4)
 
 
 def test_floats_are_averaged_and_counters_copied() -> None:

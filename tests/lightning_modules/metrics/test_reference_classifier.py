@@ -104,6 +104,36 @@ def test_other_data_have_another_file_and_a_damaged_one_is_made_anew(tmp_path: P
     assert sorted(tmp_path.iterdir()) == files
 
 
+def test_threads_have_no_say(tmp_path: Path) -> None:
+    networks, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            networks.append(trained_classifier(Data(), tmp_path / str(threads))[0])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert same(*networks)
+
+
+def test_one_label_or_file_that_differs_makes_other_data() -> None:
+    def fingerprint(labels: dict[int, int], **kwargs: Any) -> str:
+        stripes = Stripes(count=600)
+        stripes.labels = stripes.label.clone()
+        for index, label in labels.items():
+            stripes.labels[index] = label
+        vars(stripes).update(kwargs)
+        return reference_classifier._fingerprint(stripes, 2)
+
+    whole = fingerprint({})
+    other = 1 - int(Stripes(count=600).label[1])
+    assert fingerprint({}) == whole
+    assert fingerprint({1: other}) != whole  # not one of the 256 pictures
+    files = [[Path(f"{folder}/{index}.png") for index in range(600)] for folder in "ab"]
+    assert fingerprint({}, paths=files[0]) == fingerprint({}, paths=files[1]) != whole  # moved
+    assert fingerprint({}, paths=files[0][::-1]) != fingerprint({}, paths=files[0])
+
+
 def ranked(rank: int, folder: str) -> None:
     """One of two processes, each with a disk of its own."""
     torch.set_num_threads(1)  # a forked process has lost the threads of its parent

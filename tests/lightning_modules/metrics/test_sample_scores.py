@@ -178,13 +178,26 @@ def test_conditional_modules_are_judged_by_label(monkeypatch: pytest.MonkeyPatch
     assert set(unlabelled.compute("val", artist)) == {"cnn_fid", "label_accuracy"}
 
 
+def test_real_pictures_are_wanted_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    artist = Artist()
+    scores = scores_of(Table(torch.randn(400, 4), torch.randn(400, 4)), monkeypatch, artist, num_samples=20)
+    assert scores.wants("val")
+    scores.update("val", numbered(REAL, torch.arange(12)), None)
+    assert scores.wants("val")
+    scores.update("val", numbered(REAL, torch.arange(12)), None)
+    assert not scores.wants("val")
+    scores.update("test", numbered(REAL, torch.arange(5)), None)
+    scores.compute("test", artist)  # a set of five
+    assert not scores.wants("test")
+
+
 def test_every_n_validations_and_always_in_test(monkeypatch: pytest.MonkeyPatch) -> None:
     artist = Artist()
     network = Table(torch.randn(400, 4), torch.randn(400, 4))
     scores = scores_of(network, monkeypatch, artist, num_samples=20, every_n_validations=3)
     for stage in ("val", "test"):
         show(scores, torch.arange(40), stage)
-    assert [bool(scores.compute("val", artist)) for _ in range(6)] == [False, False, True] * 2
+    assert [bool(scores.compute("val", artist)) for _ in range(6)] == [True, False, False] * 2
     assert artist.drawn == 40  # nothing is drawn for nothing
     assert scores.compute("test", artist)
     assert scores.compute("test", artist)
