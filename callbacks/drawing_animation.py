@@ -8,11 +8,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from callbacks.drawing import INK, PAPER
 
+_COLOURS = 128
 _STRIP, _HELD = 26, 2500  # pixels below a picture for its caption; milliseconds that the last one stays
 
 
 def animate(
-    frames: Sequence[Path], captions: Sequence[str], path: Path, most_frames: int = 50, most_side: int = 640
+    frames: Sequence[Path],
+    captions: Sequence[str],
+    path: Path,
+    most_frames: int = 50,
+    most_side: int = 400,
+    skip: int = 0,
 ) -> None:
     """Writes a GIF that never ends, of some seconds whatever the number of frames, and stays on the last one for a while.
 
@@ -22,20 +28,22 @@ def animate(
         path: of the GIF.
         most_frames: of more, so many are taken evenly, the first and the last among them.
         most_side: larger pictures are reduced to this longer side in pixels.
+        skip: pixels at a picture's top that are left out: a title that the caption repeats.
     """
     size = Image.open(frames[-1]).size
     shown = [(frame, text) for frame, text in zip(frames, captions, strict=True) if Image.open(frame).size == size]
     chosen = torch.linspace(0, len(shown) - 1, min(len(shown), most_frames)).round().long().tolist()
-    pictures = [_frame(*shown[index], most_side) for index in chosen]
+    pictures = _shared_palette([_frame(*shown[index], most_side, skip) for index in chosen])
     pause = min(500, max(80, 6000 // len(pictures)))
     first, *rest = pictures
     times = [pause] * len(rest) + [_HELD]
     first.save(path, save_all=True, append_images=rest, duration=times, loop=0, disposal=1)
 
 
-def _frame(path: Path, caption: str, most_side: int) -> Image.Image:
-    """A picture with its caption, in the 256 colours that suit it best."""
+def _frame(path: Path, caption: str, most_side: int, skip: int) -> Image.Image:
+    """A picture with its caption."""
     picture = Image.open(path).convert("RGB")
+    picture = picture.crop((0, skip, *picture.size))
     picture.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
     width, height = picture.size
     frame = Image.new("RGB", (width, height + _STRIP), PAPER)
@@ -43,4 +51,15 @@ def _frame(path: Path, caption: str, most_side: int) -> Image.Image:
     ImageDraw.Draw(frame).text(
         (width / 2, height + _STRIP / 2 - 4), caption, INK, ImageFont.load_default(13), anchor="mm"
     )
-    return frame.quantize(256, dither=Image.Dither.NONE)
+    return frame
+
+
+def _shared_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """The frames in the colours that suit a few of them best: a GIF then keeps only what changes from one to the next."""
+    few = [frames[index] for index in torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long().tolist()]
+    width, height = frames[0].size
+    together = Image.new("RGB", (width, height * len(few)))
+    for index, frame in enumerate(few):
+        together.paste(frame, (0, height * index))
+    palette = together.quantize(_COLOURS)
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

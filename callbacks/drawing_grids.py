@@ -1,4 +1,4 @@
-"""Pictures in a grid, with names at its rows and heads over its columns. Pure functions, as in drawing.py."""
+"""Pictures in a grid, with names at its rows, heads over its columns and captions. Pure functions, as in drawing.py."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from callbacks.drawing import INK, PAPER, fitting, tiled
 
-_MARGIN, _PALE = 10, (110, 110, 116)
+TITLE = 24  # pixels that a title adds to the top of a grid
+_MARGIN, _HEADS, _CAPTIONS, _PALE = 10, 18, 18, (110, 110, 116)
 _WIDEST = 1280  # pixels of a row of pictures, to fit on a screen
 
 
@@ -32,12 +33,22 @@ def near_square(count: int) -> int:
     return min(16, math.ceil(math.sqrt(count)))
 
 
+def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """A text, or as much of its beginning as fits into so many pixels, with dots for the rest."""
+    if font.getlength(text) <= width:
+        return text
+    return next(
+        (f"{text[:n].rstrip()}…" for n in range(len(text), 0, -1) if font.getlength(text[:n] + "…") <= width), ""
+    )
+
+
 def picture_grid(
     rows: Sequence[Sequence[Tensor]],
     names: Sequence[str] = (),
     heads: Sequence[str] = (),
     title: str = "",
     gap: int = 2,
+    captions: Sequence[Sequence[str]] = (),
 ) -> Tensor:
     """Pictures in rows, on white paper.
 
@@ -47,23 +58,28 @@ def picture_grid(
         heads: one for each column, above it; () for none.
         title: above all.
         gap: pixels between pictures.
+        captions: one for each picture of each row, below it, shortened to its width; () for a row without.
     """
     columns = max(map(len, rows))
     height, width = tile_size(*rows[0][0].shape[1:], columns)
     font, large = ImageFont.load_default(12), ImageFont.load_default(14)
     left = _MARGIN + (max(round(font.getlength(name)) for name in names) + 8 if names else 0)
-    top = _MARGIN + 24 * bool(title) + 18 * bool(heads)
+    top = _MARGIN + TITLE * bool(title) + _HEADS * bool(heads)
+    captions = captions or [()] * len(rows)
+    tops = [top + r * (height + gap) + _CAPTIONS * sum(map(bool, captions[:r])) for r in range(len(rows) + 1)]
     across = max(left + columns * (width + gap) - gap, _MARGIN + round(large.getlength(title))) + _MARGIN
-    sheet = Image.new("RGB", (across, top + len(rows) * (height + gap) - gap + _MARGIN), PAPER)
+    sheet = Image.new("RGB", (across, tops[-1] - gap + _MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN if names else left, _MARGIN + 6), title, INK, large, anchor="lm")
     for c, head in enumerate(heads):
         draw.text((left + c * (width + gap) + width / 2, top - 9), head, _PALE, font, anchor="mm")
-    for r, pictures in enumerate(rows):
-        y = top + r * (height + gap)
+    for r, (y, pictures) in enumerate(zip(tops, rows, strict=False)):
         if names:
             draw.text((left - 8, y + height / 2), names[r], INK, font, anchor="rm")
         for c, picture in enumerate(pictures):
             tile = tiled(picture, *fitting(picture, height, width)).permute(1, 2, 0).numpy()
             sheet.paste(Image.fromarray(np.ascontiguousarray(tile)), (left + c * (width + gap), y))
+        for c, caption in enumerate(captions[r]):
+            at = left + c * (width + gap) + width / 2, y + height + _CAPTIONS / 2 - 1
+            draw.text(at, shortened(caption, width, font), _PALE, font, anchor="mm")
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)

@@ -13,6 +13,19 @@ from callbacks.drawing import INK, PAPER, palette
 _SIDE, _MARGIN, _SMOOTH = 520, 14, 3  # pixels of the plot, around it; how much larger it is drawn
 _LINE, _AXIS, _PALE, _PLAIN = (234, 234, 238), (190, 190, 196), (110, 110, 116), (72, 118, 232)
 _MOST_NAMES = 24
+# Ten hues that are told apart at a point's size.
+_HUES = (
+    (31, 119, 200),
+    (255, 127, 14),
+    (44, 160, 44),
+    (214, 39, 40),
+    (148, 103, 189),
+    (140, 86, 75),
+    (236, 100, 190),
+    (120, 120, 120),
+    (178, 180, 20),
+    (23, 190, 207),
+)
 
 
 def scatter(
@@ -43,7 +56,14 @@ def scatter(
         [_SIDE * (0.5 + (t - middle) / (2 * reach)) for t in at] for at, middle in zip(ticks, centre, strict=True)
     ]
     at = (points.double() - torch.tensor(centre)) / (2 * reach) + 0.5
-    sheet.paste(_dots(at, labels, places), (left, top))
+    count = max([len(names), *(label + 1 for label in present)])
+    colours = {label: class_colour(label, count) for label in present}
+    sheet.paste(_dots(at, labels, places, colours), (left, top))
+    if count <= len(_HUES):
+        for label, name in entries:
+            x, y = at[labels == label].median(0).values.tolist()
+            where = left + _SIDE * x, top + _SIDE * (1 - y)
+            draw.text(where, name, INK, large, anchor="mm", stroke_width=3, stroke_fill=PAPER)
 
     draw.text((_MARGIN, _MARGIN + 6), title, INK, large, anchor="lm")
     for value, place in zip(ticks[0], places[0], strict=True):
@@ -54,14 +74,14 @@ def scatter(
     draw.text((_MARGIN, top - 12), axes[1], INK, font, anchor="lm")
     for row, (label, name) in enumerate(entries):
         x, y = left + _SIDE + 16, top + 10 + 20 * row
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), _colour(label))
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), colours[label])
         draw.text((x + 12, y), name, INK, font, anchor="lm")
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
 
-def _colour(label: int) -> tuple[int, int, int]:
-    """A class's colour; the palette's first one, near black, is kept for backgrounds."""
-    return tuple(palette(255)[1 + label % 254].tolist())
+def class_colour(label: int, count: int) -> tuple[int, int, int]:
+    """A class's colour among so many; the palette's first one, near black, is kept for backgrounds."""
+    return _HUES[label] if count <= len(_HUES) else tuple(palette(255)[1 + label % 254].tolist())
 
 
 def _extent(points: Tensor) -> tuple[list[float], float]:
@@ -79,7 +99,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(index * step, 12) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _dots(at: Tensor, labels: Tensor | None, places: Sequence[Sequence[float]]) -> Image.Image:
+def _dots(
+    at: Tensor, labels: Tensor | None, places: Sequence[Sequence[float]], colours: dict[int, tuple[int, int, int]]
+) -> Image.Image:
     """The plot itself: points at (x, y) in [0, 1], y upward, over lines at the ticks; drawn large and reduced."""
     side = _SIDE * _SMOOTH
     plot = Image.new("RGB", (side, side), PAPER)
@@ -88,11 +110,11 @@ def _dots(at: Tensor, labels: Tensor | None, places: Sequence[Sequence[float]]) 
         draw.line((x * _SMOOTH, 0, x * _SMOOTH, side), _LINE, _SMOOTH)
     for y in places[1]:
         draw.line((0, side - y * _SMOOTH, side, side - y * _SMOOTH), _LINE, _SMOOTH)
-    radius = _SMOOTH * min(4.0, max(1.8, 80 / math.sqrt(len(at))))
+    radius = _SMOOTH * min(4.0, max(2.6, 80 / math.sqrt(len(at))))
     # Shuffled: no class lies on top because it came last.
     for index in torch.randperm(len(at), generator=torch.Generator().manual_seed(0)).tolist():
         x, y = at[index, 0].item() * side, (1 - at[index, 1].item()) * side
-        colour = _PLAIN if labels is None else _colour(int(labels[index]))
+        colour = _PLAIN if labels is None else colours[int(labels[index])]
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), (*colour, 190))
     draw.rectangle((0, 0, side - 1, side - 1), outline=_AXIS, width=_SMOOTH)
     return plot.resize((_SIDE, _SIDE), Image.Resampling.BOX)

@@ -23,7 +23,9 @@ Sample = tuple[Tensor, Tensor | None]  # image as the network sees it, label
 
 
 class LatentSpaceLogger(PeriodicPictures):
-    """Draws four views of a latent space. A fit leaves them as ``pictures/<view>/<step>.png``, ``validate`` and ``test`` as
+    """Draws four views of a latent space: manifold, traversals, interpolations and where pictures lie.
+
+    A fit leaves them as ``pictures/<view>/<step>.png``, ``validate`` and ``test`` as
     ``pictures/<stage>_<view>/<step>.png``.
 
     ``manifold``: what two dimensions decode to at evenly spaced quantiles of the prior (Kingma and Welling 2014, appendix
@@ -45,8 +47,8 @@ class LatentSpaceLogger(PeriodicPictures):
         grid: pictures on each side of the manifold.
         num_dimensions: at most so many are traversed.
         num_pairs: at most so many interpolations.
-        scatter: draw ``latents``. False for techniques whose ``encode`` is a search, such as DCGAN: then no more pictures
-            are encoded than the other views need.
+        scatter: draw ``latents``. False: no more pictures are encoded than the other views need. None: unless the
+            technique ``encodes_by_search``, one picture taking as long as an epoch of them elsewhere.
     """
 
     methods = ("encode", "decode", "interpolate", "draw_latents", "labels_of", "to_uint8")
@@ -58,7 +60,7 @@ class LatentSpaceLogger(PeriodicPictures):
         grid: int = 16,
         num_dimensions: int = 10,
         num_pairs: int = 5,
-        scatter: bool = True,
+        scatter: bool | None = None,
     ) -> None:
         super().__init__(every_n_validations)
         self._at_least_1(num_points=num_points, grid=grid, num_dimensions=num_dimensions, num_pairs=num_pairs)
@@ -68,13 +70,16 @@ class LatentSpaceLogger(PeriodicPictures):
         self._labels: list[Tensor] = []
         self._samples: list[Sample] = []
 
+    def _scatters(self, module: LightningModule) -> bool:
+        return not getattr(module, "encodes_by_search", False) if self.scatter is None else self.scatter
+
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
         batches = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
         images, labels = batch["image"], pl_module.labels_of(batch)
         some = min(math.ceil(_CANDIDATES / batches), _CANDIDATES - len(self._samples))
         kept = [None] * len(images) if labels is None else labels.cpu()
         self._samples += zip(images[:some].cpu(), kept[:some], strict=True)
-        if self.scatter:
+        if self._scatters(pl_module):
             share = math.ceil(self.num_points / batches)  # of every batch: data may be sorted by class
             self._codes.append(self._encode(trainer, images[:share], None if labels is None else labels[:share]))
             self._labels += [batch["label"][:share].cpu()] if "label" in batch else []
@@ -99,12 +104,13 @@ class LatentSpaceLogger(PeriodicPictures):
             shown = names[: min(pl_module.num_classes, _MOST_CLASSES)]
             views = {"manifold": manifold_of_classes(decode, prior, starts[0], order[0], self.grid, shown)}
         moved = order[: self.num_dimensions]
-        views["traversals"] = traversals(decode, prior, starts[0], samples[0][1], moved, active)
+        picture = as_pictures(pl_module.to_uint8(samples[0][0][None]))[0]
+        views["traversals"] = traversals(decode, prior, starts[0], samples[0][1], moved, active, picture)
         pairs = _pairs(samples)[: self.num_pairs]
         if pairs:
-            views["interpolations"] = self._interpolations(trainer, pairs)
+            views["interpolations"] = self._interpolations(trainer, pairs, names)
         sound = codes.isfinite().all(1)
-        if self.scatter and sound.any():
+        if self._scatters(pl_module) and sound.any():
             views["latents"] = encodings(codes[sound], torch.cat(labels)[sound] if labels else None, names)
         for view, sheet in views.items():
             self.publish(trainer, view if trainer.state.fn == "fit" else f"{stage}_{view}", sheet)
@@ -126,7 +132,9 @@ class LatentSpaceLogger(PeriodicPictures):
                 pictures.append(as_pictures(module.to_uint8(module.decode(codes[some].to(module.device), labels=of))))
         return torch.cat(pictures)
 
-    def _interpolations(self, trainer: Trainer, pairs: list[tuple[Sample, Sample]]) -> Tensor:
+    def _interpolations(
+        self, trainer: Trainer, pairs: list[tuple[Sample, Sample]], class_names: Sequence[str]
+    ) -> Tensor:
         """A row for each pair: the first picture, the way between their encodings, the second picture."""
         module = trainer.lightning_module
         (a, labels), (b, _) = (_stacked(samples) for samples in zip(*pairs, strict=True))
@@ -135,8 +143,9 @@ class LatentSpaceLogger(PeriodicPictures):
             ways = module.interpolate(a, b, _STEPS, labels=None if labels is None else labels.to(module.device))
         rows = torch.cat([a[:, None], ways.to(a), b[:, None]], 1)
         pictures = as_pictures(module.to_uint8(rows.flatten(0, 1))).split(_STEPS + 2)
-        heads = ["picture", *[""] * _STEPS, "picture"]
-        return picture_grid(pictures, heads=heads, title="straight through the latent space, from picture to picture")
+        names = () if labels is None else [class_names[label] for label in labels.tolist()]
+        heads = ["from", *[""] * _STEPS, "to"]
+        return picture_grid(pictures, names, heads, "straight through the latent space, from picture to picture")
 
 
 def _stacked(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:

@@ -31,9 +31,12 @@ def manifold(decode: Decode, prior: Tensor, code: Tensor, dimensions: Sequence[i
     axes = _quantiles(prior, dimensions, size)
     points = torch.cartesian_prod(*axes.flip(0).unbind()).view(-1, len(axes)).flip(1)  # the first one varies fastest
     rows = decode(_placed(code, dimensions, points), None).split(size)
-    ways = zip(dimensions, ("to the right", "up"), strict=False)
-    names = ", ".join(f"z{dimension} {way}" for dimension, way in ways)
-    return picture_grid(rows[::-1], title=f"{names}, at quantiles of the prior", gap=0)
+    ways = " and ".join(
+        f"z{dimension} {way}" for dimension, way in zip(dimensions, ("to the right", "up"), strict=False)
+    )
+    across, *up = (_edges(values) for values in axes)
+    names = up[0][::-1] if up else ()
+    return picture_grid(rows[::-1], names, across, f"{ways}, {_elsewhere(code, dimensions)}", gap=0)
 
 
 def manifold_of_classes(
@@ -43,14 +46,22 @@ def manifold_of_classes(
 
     Args: as of ``manifold``; ``names`` are those of the first classes, one for each row.
     """
-    codes = _placed(code, [dimension], _quantiles(prior, [dimension], size).T)
+    axis = _quantiles(prior, [dimension], size)
+    codes = _placed(code, [dimension], axis.T)
     labels = torch.arange(len(names)).repeat_interleave(size)
     rows = decode(codes.repeat(len(names), 1), labels).split(size)
-    return picture_grid(rows, names, title=f"z{dimension} to the right, at quantiles of the prior", gap=0)
+    title = f"z{dimension} to the right, {_elsewhere(code, [dimension])}"
+    return picture_grid(rows, names, _edges(axis[0]), title, gap=0)
 
 
 def traversals(
-    decode: Decode, prior: Tensor, code: Tensor, label: Tensor | None, dimensions: Sequence[int], active: Tensor
+    decode: Decode,
+    prior: Tensor,
+    code: Tensor,
+    label: Tensor | None,
+    dimensions: Sequence[int],
+    active: Tensor,
+    picture: Tensor,
 ) -> Tensor:
     """One picture's code with one dimension in each row moved from -3 to 3 standard deviations of the prior.
 
@@ -61,6 +72,7 @@ def traversals(
         label: its class, int64 (), for conditional techniques.
         dimensions: those that are moved.
         active: (D,), see ``activity``.
+        picture: uint8 (3, H, W), whose code it is; shown at the left.
     """
     deviations = torch.arange(-3, 3.5, 0.5)
     std, mean = torch.std_mean(prior, 0)
@@ -71,9 +83,9 @@ def traversals(
     codes = codes.flatten(0, 1)
     rows = decode(codes, None if label is None else label.expand(len(codes))).split(len(at))
     names = [f"z{dimension} ({active[dimension]:.2f})" for dimension in dimensions]
-    heads = [f"{deviation:+g}" if deviation else "0" for deviation in deviations.tolist()]
-    title = "one picture's code, a dimension (variance of its encodings) at a time, in deviations of the prior"
-    return picture_grid(rows, names, heads, title)
+    heads = ["picture", *(f"{deviation:+g}" if deviation else "0" for deviation in deviations.tolist())]
+    title = "each row moves one dimension of one picture's code; in brackets the variance of its encodings"
+    return picture_grid([[picture, *row] for row in rows], names, heads, title)
 
 
 def encodings(codes: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> Tensor:
@@ -109,6 +121,18 @@ def principal_components(codes: Tensor) -> tuple[Tensor, float]:
 def _quantiles(prior: Tensor, dimensions: Sequence[int], size: int) -> Tensor:
     """The middles of ``size`` equally probable parts of each dimension: (dimensions, size)."""
     return torch.quantile(prior[:, list(dimensions)], (torch.arange(size) + 0.5) / size, dim=0).T
+
+
+def _edges(values: Tensor) -> list[str]:
+    """The first, the middle and the last of an axis' values as text, nothing at the others."""
+    shown = {0, len(values) // 2, len(values) - 1}
+    return [f"{value:+.1f}" if index in shown else "" for index, value in enumerate(values.tolist())]
+
+
+def _elsewhere(code: Tensor, dimensions: Sequence[int]) -> str:
+    """What a manifold shows, and where the dimensions are that it leaves alone."""
+    others = len(code) - len(dimensions)
+    return "at quantiles of the prior" + (f"; the other {others} as in one picture's code" if others else "")
 
 
 def _placed(code: Tensor, dimensions: Sequence[int], points: Tensor) -> Tensor:

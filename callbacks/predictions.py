@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,20 @@ from darkroom.errors import UsageError
 
 
 class PredictedFiles:
-    """The files of the pictures that are predicted on, and names for what is written of each."""
+    """The files of the pictures that are predicted on, and names for what is written of each.
 
-    def __init__(self, trainer: Trainer) -> None:
+    Args:
+        trainer: that predicts.
+        reserved: names, without endings, that no picture may have.
+    """
+
+    def __init__(self, trainer: Trainer, reserved: Collection[str] = ()) -> None:
         dataset = getattr(trainer.predict_dataloaders.dataset, "dataset", None)
         paths = [Path(path) for path in getattr(dataset, "paths", ())]
-        self._folder = os.path.commonpath([path.parent for path in paths]) if paths else None
-        self._ambiguous = {stem for stem, count in Counter(path.stem for path in paths).items() if count > 1}
+        self.folders = {path.parent for path in paths}
+        self._folder = os.path.commonpath(self.folders) if paths else None
+        counts = Counter(path.stem for path in paths)
+        self._ambiguous = {stem for stem, count in counts.items() if count > 1} | set(reserved)
 
     def path(self, batch: Mapping[str, Any], index: int) -> Path | None:
         """A picture's file, relative to the folder that holds all of them; None: it has none."""
@@ -31,7 +38,7 @@ class PredictedFiles:
         return Path(path.name) if self._folder is None else path.relative_to(self._folder)
 
     def name(self, batch: Mapping[str, Any], index: int, number: int) -> str:
-        """The file's name without its ending, or with folder and ending where two would be the same; else the number."""
+        """The file's name without its ending, with folder and ending where that is taken; else the number."""
         path = self.path(batch, index)
         if path is None:
             return f"{number:06d}"

@@ -14,8 +14,9 @@ Sample = tuple[Tensor, Tensor | None]  # image as the network sees it, label
 
 
 class ReconstructionLogger(FirstSamplesLogger):
-    """Draws the first samples of the validation (and test) set over their reconstructions, and how much they differ:
-    black where they agree. The file is ``pictures/<stage>_reconstructions/<step>.png``.
+    """Draws the first samples of the validation (and test) set over their reconstructions, and how much they differ.
+
+    The difference is black where they agree. The file is ``pictures/<stage>_reconstructions/<step>.png``.
 
     Args:
         num_samples: how many samples; for a DCGAN, which must search for each one's latent, a few.

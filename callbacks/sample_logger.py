@@ -8,15 +8,16 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from callbacks.drawing_animation import animate
-from callbacks.drawing_grids import as_pictures, near_square, picture_grid
+from callbacks.drawing_grids import TITLE, as_pictures, near_square, picture_grid
 from callbacks.pictures import PeriodicPictures, steps_taken
 
 _MOST_CLASSES = _MOST_COLUMNS = 16
 
 
 class SampleLogger(PeriodicPictures):
-    """Draws samples from the same noise after every validation, so that progress shows; of a conditional technique a row
-    per class, of the first 16 classes at most. It leaves torch's random numbers alone.
+    """Draws samples from the same noise after every validation, so that progress shows.
+
+    Of a conditional technique a row per class, of the first 16 classes at most. It leaves torch's random numbers alone.
 
     A fit leaves ``pictures/samples/<step>.png`` and, when it ends, ``pictures/samples/progress.gif`` of all steps that the
     run's folder holds, before and after it was continued; ``validate`` and ``test`` draw into ``pictures/<stage>_samples``.
@@ -53,7 +54,7 @@ class SampleLogger(PeriodicPictures):
         noise = torch.Generator().manual_seed(self.seed)
         with trainer.precision_plugin.forward_context():
             pictures = as_pictures(module.to_uint8(module.sample(count, labels=labels, generator=noise)))
-        return picture_grid(pictures.split(columns), names)
+        return picture_grid(pictures.split(columns), names, title=f"step {steps_taken(trainer)}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.animation or not trainer.is_global_zero:
@@ -62,7 +63,7 @@ class SampleLogger(PeriodicPictures):
         frames = [path for path in sorted(folder.glob("[0-9]*.png")) if int(path.stem) <= step]
         if len(frames) < 2:
             return
-        animate(frames, [f"step {int(path.stem)}" for path in frames], folder / "progress.gif")
+        animate(frames, [f"step {int(path.stem)}" for path in frames], folder / "progress.gif", skip=TITLE)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video("samples_progress", [str(folder / "progress.gif")], step)

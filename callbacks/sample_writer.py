@@ -1,6 +1,7 @@
 """SampleWriter: what ``darkroom predict`` leaves behind for generative techniques: pictures, a grid, a table."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from callbacks.predictions import PredictedFiles, of_all_ranks
 from darkroom.errors import UsageError
 
 _COLUMNS = ("index", "seed", "label", "caption", "file")
+_GRID, _TABLE = "grid.png", "samples.csv"
 
 
 class SampleWriter(Callback):
-    """Writes, in ``predictions/`` of the run's folder, what a technique draws from ``Prompts`` or makes of images:
+    """Writes what a technique draws from ``Prompts``, or makes of images, in ``predictions/`` of the run's folder.
 
     ``<index>.png`` for each picture, with its label ``<index>_<label>.png``, or under the name of the image's file;
-    ``grid.png`` with the first of them; and ``samples.csv``: index, seed, label and caption, as far as there are any, and
-    file of each.
+    ``grid.png`` with the first of them, images over what was made of them; and ``samples.csv``: index, seed, label and
+    caption, as far as there are any, and file of each. These take the place of what an earlier predict has left, as soon
+    as there is a first picture.
 
     Args:
         grid: at most so many pictures in ``grid.png``; 0: no grid.
@@ -42,11 +45,12 @@ class SampleWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._files = PredictedFiles(trainer)
-        if trainer.is_global_zero:  # what an earlier predict has left
-            for path in self.folder.glob("*.png"):
-                path.unlink()
-        trainer.strategy.barrier()
+        self._files = PredictedFiles(trainer, reserved={Path(_GRID).stem})
+        if self.folder.resolve() in {folder.resolve() for folder in self._files.folders}:
+            key = "data.root" if getattr(trainer.datamodule, "predict_dir", None) is None else "data.predict_dir"
+            raise UsageError(
+                f"{key} is the folder that predictions are written to ({self.folder}); copy them elsewhere first"
+            )
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -56,6 +60,10 @@ class SampleWriter(Callback):
                 f"SampleWriter writes pictures (B, C, H, W), but the predict_step of {type(pl_module).__name__} returns "
                 "something else; it is for generative techniques"
             )
+        if batch_idx == 0:
+            if trainer.is_global_zero:
+                self._remove_earlier()
+            trainer.strategy.barrier()  # nobody's new picture is taken for an old one
         for position, picture in enumerate(pl_module.to_uint8(outputs).cpu()):
             row = {key: _plain(batch[key][position]) for key in ("index", "seed", "label", "caption") if key in batch}
             row.setdefault("index", len(self._rows) * trainer.world_size + trainer.global_rank)
@@ -63,6 +71,8 @@ class SampleWriter(Callback):
             if "path" not in batch and "label" in row:
                 name += f"_{row['label']}"
             save(picture, self.folder / f"{name}.png")
+            if "image" in batch and row["index"] < self.grid:
+                row["image"] = pl_module.to_uint8(batch["image"][position]).cpu()
             self._rows.append({**row, "file": f"{name}.png"})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,19 +81,48 @@ class SampleWriter(Callback):
         rows = sorted(unique.values(), key=lambda row: row["index"])
         if not trainer.is_global_zero or not rows:
             return
-        with (self.folder / "samples.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [name for name in _COLUMNS if any(name in row for row in rows)])
+        with (self.folder / _TABLE).open("w", newline="") as file:
+            columns = [name for name in _COLUMNS if any(name in row for row in rows)]
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
         if self.grid:
-            self._write_grid(rows[: self.grid])
+            self._write_grid(rows[: self.grid], getattr(trainer.datamodule, "class_names", ()))
 
-    def _write_grid(self, rows: list[dict[str, Any]]) -> None:
-        """The pictures as they lie in their files, in order."""
-        arrays = [np.array(Image.open(self.folder / row["file"]).convert("RGB")) for row in rows]
-        pictures = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
-        columns = near_square(len(pictures))
-        save(picture_grid([pictures[i : i + columns] for i in range(0, len(rows), columns)]), self.folder / "grid.png")
+    def _remove_earlier(self) -> None:
+        """Removes what an earlier predict has listed, and nothing else: pictures of one's own may lie beside."""
+        table = self.folder / _TABLE
+        if not table.is_file():
+            return
+        with table.open(newline="") as file:
+            names = [Path(row.get("file") or "").name for row in csv.DictReader(file)]
+        for name in (*filter(None, names), _GRID, _TABLE):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _write_grid(self, rows: list[dict[str, Any]], class_names: Sequence[str]) -> None:
+        """The pictures as they lie in their files, in order, over their captions and under the images they are made of."""
+        pictures = [torch.from_numpy(np.array(Image.open(self.folder / row["file"]).convert("RGB"))) for row in rows]
+        captions = [_caption(row, class_names) for row in rows]
+        images = [row["image"].expand(3, -1, -1) for row in rows if "image" in row]
+        lines, below, columns = [], [], near_square(len(rows) + len(images))
+        for start in range(0, len(rows), columns):
+            some = slice(start, start + columns)
+            if images:
+                lines.append(images[some])
+                below.append(())
+            lines.append([picture.permute(2, 0, 1) for picture in pictures[some]])
+            below.append(captions[some] if images or any(captions) else ())
+        names = ["image", "made of it"] * (len(lines) // 2) if images else ()
+        save(picture_grid(lines, names, captions=below), self.folder / _GRID)
+
+
+def _caption(row: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    """What stands below a picture: its caption, its class, or the file of the image that it was made of."""
+    if "caption" in row:
+        return row["caption"]
+    if "label" in row:
+        return class_names[row["label"]] if row["label"] < len(class_names) else f"class {row['label']}"
+    return Path(row["file"]).stem if "image" in row else ""
 
 
 def _plain(value: Any) -> Any:

@@ -71,9 +71,9 @@ def refuse_replaced_callbacks(config: Namespace) -> None:
 
 def refuse_stale_last(config: Namespace) -> None:
     """``save_last`` of a checkpoint that monitors a score is renewed only when the score is among the best."""
-    groups = [config[group] for group in ("checkpoint", "last_checkpoint")]
-    groups += [cb.init_args for cb in listed(config.trainer.callbacks) if cb.class_path.endswith("ModelCheckpoint")]
-    if any(group.get("save_last") and group.get("monitor") for group in groups):
+    groups = [cb.init_args for cb in listed(config.trainer.callbacks) if cb.class_path.endswith("ModelCheckpoint")]
+    stale = any(group.get("save_last") and group.get("monitor") for group in [config.last_checkpoint, *groups])
+    if stale or config.checkpoint.get("save_last"):  # that one always monitors something
         raise UsageError(
             "save_last with a monitor goes stale while the score gets worse; last.ckpt is kept by last_checkpoint already: "
             "remove save_last"
@@ -89,6 +89,15 @@ def require_checkpoint(path: str | Path | None, given: str, experiment: Path) ->
     if not Path(path).is_file():
         raise UsageError(
             f"ckpt_path {given} does not exist; give a file, or last or best of the newest run in {experiment}"
+        )
+
+
+def prompted_model_is_trained(data: Any, command: str, ckpt_path: Path | str | None) -> None:
+    """Data without pictures say nothing about the model: what they ask for only a trained one can draw."""
+    if data.image_shape is None and (command != "predict" or ckpt_path is None):
+        raise UsageError(
+            f"{type(data).__name__} asks a trained model for pictures: darkroom predict --ckpt_path runs/.../best.ckpt "
+            f"--data {type(data).__name__}"
         )
 
 

@@ -33,7 +33,7 @@ class DarkroomCLI(LightningCLI):
         # Groups of their own, so that no callback list of a config can drop them; two of them, since save_last of one that
         # monitors a score is not renewed while the score gets worse.
         shared = {"save_top_k": 1, "enable_version_counter": False}
-        best = {"filename": "best", "monitor": "val/loss"}
+        best = {"filename": "best"}  # by what the technique says
         last = {"filename": "last", "every_n_epochs": 1, "save_on_train_epoch_end": True, "save_on_exception": True}
         for group, defaults in {"checkpoint": best | shared, "last_checkpoint": last | shared}.items():
             parser.add_lightning_class_args(SteadyCheckpoint, group)
@@ -69,7 +69,10 @@ class DarkroomCLI(LightningCLI):
         config = self.config[self.subcommand]
         # The data first: what it knows fills the gaps in the model's config, and so is written down with it.
         self.datamodule = self._parser(self.subcommand).instantiate_classes(Namespace(data=config.data)).data
+        checks.prompted_model_is_trained(self.datamodule, self.subcommand, config.ckpt_path)
         checks.link(self.datamodule, config.model)
+        if config.checkpoint.monitor is None:
+            config.checkpoint.monitor, config.checkpoint.mode = locate(config.model.class_path).monitor
         del self.config_dump  # made without the links; made again, it becomes the checkpoint's hyper-parameters
         building = self.config.clone()
         building[self.subcommand].data = self.datamodule

@@ -80,6 +80,8 @@ def quieten() -> None:
         "ignore", message=".*does not have many workers.*"
     )  # data.num_workers follows the processors
     warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module` and is already saved.*")
+    # A technique with two optimizers counts its steps itself.
+    warnings.filterwarnings("ignore", message=".*ModelCheckpoint with manual optimization.*")
     # An average of weights never trains.
     warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):

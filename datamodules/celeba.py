@@ -11,6 +11,7 @@ from datamodules.labelled_images import FileImages, LabelledImages
 
 ADDRESS = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 PARTITION = {"train": "0", "val": "1", "test": "2"}
+SPLITS, ATTRIBUTES = "list_eval_partition.txt", "list_attr_celeba.txt"
 
 
 class CelebA(LabelledImages):
@@ -57,34 +58,61 @@ class CelebA(LabelledImages):
                 f"{ADDRESS}, and unpack them in {self.folder}"
             ) from error
 
-    def lines(self, name: str) -> list[list[str]]:
-        """The words of every line of a list."""
+    def lines(self, name: str) -> list[tuple[int, list[str]]]:
+        """Number and words of every line of a list; empty lines are left out."""
         path = self.folder / name
         if not path.is_file():
             raise DataError(
                 f"{path} does not exist; data.root must hold celeba with {name} and the folder img_align_celeba, from "
                 f"{ADDRESS} (with a browser), or fetched by --data.download true (needs gdown)"
             )
-        return [line.split() for line in path.read_text().splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+
+    def damaged(self, name: str, number: int, wanted: str) -> DataError:
+        """What to say of a line of a list."""
+        return DataError(
+            f"{self.folder / name}, line {number}, is damaged: it should be {wanted}; get the list anew from {ADDRESS}"
+        )
+
+    def names(self, split: Literal["train", "val", "test"]) -> list[str]:
+        """The files of a split."""
+        lines = self.lines(SPLITS)
+        for number, words in lines or [(1, [])]:
+            if len(words) != 2 or words[1] not in PARTITION.values():
+                raise self.damaged(SPLITS, number, "a file's name and 0 (train), 1 (val) or 2 (test)")
+        return [name for _, (name, part) in lines if part == PARTITION[split]]
 
     def labels(self) -> dict[str, int]:
         """Whether a face has the attribute, by the name of its file."""
-        _, names, *rows = self.lines("list_attr_celeba.txt")
+        lines = self.lines(ATTRIBUTES)
+        if len(lines) < 2 or len(lines[0][1]) != 1:
+            raise self.damaged(ATTRIBUTES, 1, "the number of pictures, and line 2 the names of the attributes")
+        _, (_, names), *rows = lines
         if self.attribute not in names:
             raise UsageError(
                 f"data.attribute is {self.attribute}, which CelebA does not have; it has {', '.join(names)}"
             )
         column = names.index(self.attribute) + 1
-        return {row[0]: int(row[column] == "1") for row in rows}
+        for number, row in rows:
+            if len(row) != len(names) + 1 or row[column] not in ("1", "-1"):
+                raise self.damaged(ATTRIBUTES, number, f"a file's name and {len(names)} times 1 or -1")
+        return {row[0]: int(row[column] == "1") for _, row in rows}
 
     def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
         split = "test" if split == "predict" else split
-        names = [name for name, part in self.lines("list_eval_partition.txt") if part == PARTITION[split]]
+        names, faces = self.names(split), self.folder / "img_align_celeba"
         names = self.limited(names) if split == "train" else names
-        paths = [self.folder / "img_align_celeba" / name for name in names]
-        if not paths[0].parent.is_dir():
-            raise DataError(f"folder {paths[0].parent} does not exist; unpack img_align_celeba.zip of {ADDRESS} there")
-        if self.attribute is None:
-            return FileImages(paths, None, self.size)
-        labels = self.labels()
-        return FileImages(paths, [labels[name] for name in names], self.size)
+        if not faces.is_dir():
+            raise DataError(f"folder {faces} does not exist; unpack img_align_celeba.zip of {ADDRESS} there")
+        labels = None
+        if self.attribute is not None:
+            known = self.labels()
+            missing = next((name for name in names if name not in known), None)
+            if missing is not None:
+                raise DataError(
+                    f"{self.folder / ATTRIBUTES} has no line for {missing}, which {SPLITS} lists; get both anew from "
+                    f"{ADDRESS}"
+                )
+            labels = [known[name] for name in names]
+        return FileImages([faces / name for name in names], labels, self.size)

@@ -31,15 +31,15 @@ class _Arrays(pickle.Unpickler):
 
 def read_batch(path: Path) -> tuple[np.ndarray, list[int]]:
     """A file of pictures, rows of 3,072 bytes (red, green, blue planes): uint8 (N, 3, 32, 32), and their classes."""
+    wanted = f"data.root must hold {FOLDER}, as unpacked from {datasets.CIFAR10.url}: --data.download true fetches it"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; {wanted}")
     try:
         with path.open("rb") as file:
             batch = _Arrays(file, encoding="latin1").load()
         return batch["data"].reshape(-1, 3, 32, 32), batch["labels"]
     except Exception as error:  # anything may come out of a broken pickle
-        raise DataError(
-            f"{path} cannot be read as a batch of CIFAR-10 ({error}); data.root must hold {FOLDER}, as unpacked from "
-            f"{datasets.CIFAR10.url}: --data.download true fetches it"
-        ) from error
+        raise DataError(f"{path} cannot be read as a batch of CIFAR-10 ({error}); {wanted}") from error
 
 
 class CIFAR10(LabelledImages):

@@ -63,6 +63,11 @@ class ImageFolder(LabelledImages):
     @cached_property
     def folders(self) -> dict[str, Path]:
         """The folders of the splits that have one; training always has."""
+        if not self.root.is_dir():
+            raise DataError(
+                f"data.root is {self.root}, which does not exist; give the folder that holds the pictures "
+                f"({', '.join(EXTENSIONS)}), or a folder of them for every class"
+            )
         found = {split: self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()}
         if found and "train" not in found:
             raise DataError(
@@ -91,13 +96,31 @@ class ImageFolder(LabelledImages):
             files += [(path, self.class_names.index(inside.name)) for path in pictures]
         return files
 
+    def share(self, split: Literal["train", "val", "test"], files: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
+        """What chance leaves for a split of the pictures to train on."""
+        by_chance = {name: fraction for name, fraction in self.fractions.items() if name not in self.folders}
+        found = seeded_split(files, by_chance, self.seed)[split]
+        if files and not found:
+            blamed = by_chance if split == "train" else [split]
+            settings = " and ".join(f"data.{name}_fraction {by_chance[name]}" for name in blamed)
+            raise UsageError(
+                f"{settings} leaves none of {len(files)} pictures for {split}; change it, or give every split a folder "
+                f"({self.root / 'train'}, {self.root / 'val'}, {self.root / 'test'})"
+            )
+        return found
+
     def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
         split = "test" if split == "predict" else split
-        if split != "train" and split in self.folders:
-            files = self.files(self.folders[split])
-        else:
-            by_chance = {name: fraction for name, fraction in self.fractions.items() if name not in self.folders}
-            files = seeded_split(self.files(self.folders["train"]), by_chance, self.seed)[split]
+        own = split != "train" and split in self.folders
+        folder = self.folders[split if own else "train"]
+        files = self.files(folder)
+        if not files:
+            wanted = "folders of pictures, as train does," if own and self.class_names else "pictures"
+            raise DataError(
+                f"{folder} holds no {wanted} ({', '.join(EXTENSIONS)}); data.root is {self.root}: give the folder that "
+                "holds your pictures"
+            )
+        files = files if own else self.share(split, files)
         files = self.limited(files) if split == "train" else files
         labels = [label for _, label in files] if self.class_names else None
         return FileImages([path for path, _ in files], labels, self.size, self.channels)

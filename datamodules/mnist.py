@@ -1,6 +1,6 @@
 """MNIST and FashionMNIST: 70,000 grey pictures of 28 x 28 pixels, ten classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from darkroom.errors import DataError, UsageError
 from datamodules.draws import uniform
@@ -81,22 +82,49 @@ class MNIST(LabelledImages):
     def image_shape(self) -> tuple[int, int, int]:
         return 1, self.size or 28, self.size or 28
 
-    def prepare_data(self) -> None:
-        if self.download:
-            self.read(train=False)
+    @property
+    def folder(self) -> Path:
+        """Where the four files lie."""
+        return self.root / self.source.__name__ / "raw"
 
-    def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """One of the two files: uint8 (N, 1, 28, 28) and int64 (N,)."""
-        name = self.source.__name__
+    def prepare_data(self) -> None:
+        if not self.download or all(
+            (self.folder / name.removesuffix(".gz")).is_file() for name, _ in self.source.resources
+        ):
+            return
         try:
-            files = self.source(self.root, train=train, download=self.download)
+            self.source(self.root, download=True)
         except Exception as error:  # RuntimeError, URLError, AssertionError, ValueError, depending on what is wrong
             raise DataError(
-                f"folder {self.root / name / 'raw'} does not hold {name} ({' '.join(str(error).split())}); data.root must "
-                f"hold {name}/raw with the four files of {self.source.mirrors[0]}, unpacked: --data.download true fetches "
-                "them"
+                f"{self.source.__name__} cannot be downloaded to {self.folder} ({' '.join(str(error).split())}); try again "
+                f"later, or get the four files of {self.source.mirrors[0]} with a browser and unpack them there"
             ) from error
-        return files.data[:, None], files.targets
+
+    def read_file(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
+        """What one of the four files holds."""
+        path = self.folder / name
+        wanted = (
+            f"data.root must hold {self.source.__name__}/raw with the four files of {self.source.mirrors[0]}, unpacked: "
+            "--data.download true fetches what is missing"
+        )
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; {wanted}")
+        try:
+            return read(str(path))
+        except Exception as error:  # AssertionError, RuntimeError, ValueError, depending on where it ends
+            raise DataError(f"{path} is cut short or damaged; remove it: {wanted}") from error
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """The files to train on, or to test on: uint8 (N, 1, 28, 28) and int64 (N,)."""
+        split = "train" if train else "t10k"
+        images = self.read_file(f"{split}-images-idx3-ubyte", read_image_file)
+        labels = self.read_file(f"{split}-labels-idx1-ubyte", read_label_file)
+        if len(images) != len(labels):
+            raise DataError(
+                f"{self.folder} holds {len(images)} pictures in {split}-images-idx3-ubyte, but {len(labels)} labels in "
+                f"{split}-labels-idx1-ubyte; remove both and get them anew"
+            )
+        return images[:, None], labels
 
     def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
         split = "test" if split == "predict" else split

@@ -123,6 +123,8 @@ class Technique(LightningModule):
     network: nn.Module
     # Arguments that say where the first weights came from. A checkpoint of ours does without them, and forgets them.
     starts_from: ClassVar[tuple[str, ...]] = ()
+    # What best.ckpt is the best by, and whether least or most is, unless the config's checkpoint.monitor says so.
+    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
 
     def __init__(
         self,
@@ -261,7 +263,8 @@ class Technique(LightningModule):
             epoch, batch_idx = self._first_bad
             describe = getattr(self.trainer.datamodule, "describe_batch", None)
             samples = f": {describe(epoch, batch_idx)}" if describe else ""
+            clip = "trainer" if self.automatic_optimization else "model"
             raise TrainingError(
                 f"the loss is not finite since batch {batch_idx} of epoch {epoch}{samples}. Look at these samples; if they "
-                "are sound, lower the learning rate or set trainer.gradient_clip_val"
+                f"are sound, lower the learning rate or set {clip}.gradient_clip_val"
             )

@@ -33,6 +33,7 @@ class Generative(Technique):
     """
 
     value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    encodes_by_search: ClassVar[bool] = False  # whether encode takes many passes
 
     def __init__(
         self,
@@ -52,9 +53,12 @@ class Generative(Technique):
         if num_classes is not None and num_classes < 1:
             raise UsageError(
                 f"model.num_classes is {num_classes}; {type(self).__name__} draws pictures by their class, so the data "
-                "must have labels"
+                "must have labels (CelebA: data.attribute; ImageFolder: a folder for every class)"
             )
         self.image_shape, self.num_classes, self.scores = tuple(image_shape), num_classes, scores
+        # In evaluation noise is the same every time: scores differ by the model alone, and training's random numbers do not
+        # depend on how often it was evaluated.
+        self.evaluation_noise: torch.Generator | None = None
 
     # --- what a technique adds ----------------------------------------------------------------------------------------
 
@@ -249,6 +253,7 @@ class Generative(Technique):
 
     def on_validation_epoch_start(self) -> None:
         self._share_statistics()
+        self.evaluation_noise = torch.Generator(self.device).manual_seed(self.global_rank)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -266,10 +271,11 @@ class Generative(Technique):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1]: drawn, each from its own seed, or the batch's images reconstructed."""
-        labels = self.labels_of(batch)
         if "image" in batch:
-            return self.reconstruct(self.images_of(batch), labels=labels)
+            return self.reconstruct(self.images_of(batch), labels=self.labels_of(batch))
+        if "caption" in batch:
+            raise UsageError(f"{type(self).__name__} draws from no captions; leave data.captions out")
         with self.drawing():
-            labels = self.check_labels(labels, len(batch["seed"]))
+            labels = self.check_labels(batch.get("label"), len(batch["seed"]))
             generators = [torch.Generator().manual_seed(seed) for seed in batch["seed"].tolist()]
             return self.decode(self.draw_latents(len(generators), generators), labels=labels)

@@ -1,7 +1,7 @@
 """DCGAN (Radford, Metz, Chintala 2016): convolutions from a latent to a picture, and to a verdict on it."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -33,7 +33,7 @@ def _widths(image_shape: tuple[int, int, int], base_channels: int) -> list[int]:
     if side != image_shape[2] or side < 8 or side & (side - 1):
         raise UsageError(
             f"model.image_shape is {tuple(image_shape)}; DCGAN doubles maps of 4 x 4, so pictures are square, 8, 16, 32, "
-            "64, 128, ... pixels a side; have the data make them so (data.size, or data.side of the embedded world)"
+            "64, 128, ... pixels a side; have the data make them so (data.size 32, or data.side of the embedded world)"
         )
     return [base_channels * min(2**level, 8) for level in range(side.bit_length() - 3)]
 
@@ -171,9 +171,10 @@ class DCGAN(Alternation, Generative):
     the generator's also at the discriminator's steps.
 
     Logs what the discriminator makes of every batch, before it steps on it: its loss (``train/d_loss``, R1 included;
-    ``val/loss`` has none), ``g_loss``, the generator's against it, and ``d_real`` and ``d_fake``, the means of
+    ``val/d_loss`` has none), ``g_loss``, the generator's against it, and ``d_real`` and ``d_fake``, the means of
     sigmoid(logit) over pictures from the data and drawn ones. None of these says how good the pictures are: keep the
-    checkpoint that is best by a score (``scores``), since training can collapse.
+    checkpoint that is best by a score (``scores``, and ``checkpoint.monitor`` val/cnn_fid), since training can collapse.
+    Without one best.ckpt is the newest.
 
     Args:
         image_shape: (C, S, S), S a power of two from 8 up; the command line takes it from the data.
@@ -200,6 +201,9 @@ class DCGAN(Alternation, Generative):
     Raises:
         UsageError: pictures of another size, a value out of its range, or options that exclude each other.
     """
+
+    monitor: ClassVar[tuple[str, str]] = ("step", "max")  # no loss says how good pictures are: the newest
+    encodes_by_search: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -341,9 +345,8 @@ class DCGAN(Alternation, Generative):
         that wins has a low loss. ``scores`` do.
         """
         real, labels = self.images_of(batch), self.labels_of(batch)
-        z = self.draw_latents(len(real), torch.Generator().manual_seed(0))  # training's random numbers stay as they are
-        terms = self.judge(real, self.generator(z, labels), labels)
-        return {"loss": terms.pop("d_loss"), **terms}
+        z = self.draw_latents(len(real), self.evaluation_noise)
+        return self.judge(real, self.generator(z, labels), labels)
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Latents from the prior: float32 (n, latent_dim) on the module's device; ``generator`` alone decides them."""

@@ -57,8 +57,8 @@ class VAE(Generative):
         kl_schedule: beta over the fit; default Constant(1). Outside of a fit it is beta at its end.
         free_bits: lambda, nats of each latent dimension that cost nothing: the KL in the loss is at least this, dimension
             by dimension, of the batch's mean (Kingma et al. 2016, equation 15).
-        iwae_samples: k of the importance-weighted bound ``test/iwae`` (Burda et al. 2016, equation 8); 0: none. The ELBO of
-            the test is then that of the same k samples, which ``iwae`` is never below.
+        iwae_samples: k of the importance-weighted bound ``test/iwae`` (Burda et al. 2016, equation 8); None: none. The ELBO
+            of the test is then that of the same k samples, which ``iwae`` is never below.
         scores, optimizer, lr_scheduler, channels_last, compile_network: see Generative.
 
     Raises:
@@ -80,7 +80,7 @@ class VAE(Generative):
         likelihood: Likelihood | None = None,
         kl_schedule: KLSchedule | None = None,
         free_bits: float = 0.0,
-        iwae_samples: int = 0,
+        iwae_samples: int | None = None,
         scores: SampleScores | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -93,8 +93,8 @@ class VAE(Generative):
         super().__init__(image_shape, classes, scores, optimizer, lr_scheduler, channels_last, compile_network)
         if not 0 <= free_bits < math.inf:
             raise UsageError(f"model.free_bits is {free_bits}; it is nats per latent dimension, from 0 on")
-        if iwae_samples < 0:
-            raise UsageError(f"model.iwae_samples is {iwae_samples}; it counts samples, and 0 leaves the bound out")
+        if iwae_samples is not None and iwae_samples < 1:
+            raise UsageError(f"model.iwae_samples is {iwae_samples}; it counts samples, and null leaves the bound out")
         self.latent_dim, self.free_bits, self.iwae_samples = latent_dim, free_bits, iwae_samples
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape, latent_dim, 2 * latent_dim, architecture, channels, hidden, classes, encoder, decoder
@@ -110,7 +110,6 @@ class VAE(Generative):
         self.active_units, self.mutual_information_gap = ActiveUnits(latent_dim), MutualInformationGap()
         self._factor_names: tuple[str, ...] = ()  # of the data; none if their gap is not asked for
         self._fit_steps: int | None = None
-        self._evaluation_noise: torch.Generator | None = None
 
     # --- the model ----------------------------------------------------------------------------------------------------
 
@@ -128,9 +127,7 @@ class VAE(Generative):
 
     def reparameterize(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """z = mean + sigma epsilon (section 2.4): a sample of q(z|x) through which gradients come."""
-        # In evaluation the noise is the same every time: scores differ by the model alone, and training's random numbers
-        # do not depend on how often it was evaluated.
-        epsilon = torch.empty_like(mean).normal_(generator=None if self.training else self._evaluation_noise)
+        epsilon = torch.empty_like(mean).normal_(generator=None if self.training else self.evaluation_noise)
         return mean + torch.exp(log_variance / 2) * epsilon
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
@@ -230,7 +227,6 @@ class VAE(Generative):
             self.mutual_information_gap.update(codes, batch["factors"])
 
     def _log_observed(self, stage: str) -> None:
-        self._evaluation_noise = None
         values = {"active_units": self.active_units.compute()}
         self.active_units.reset()
         gap = self.mutual_information_gap
@@ -240,12 +236,6 @@ class VAE(Generative):
             gap.reset()
         logged = {f"{stage}/{name}": value for name, value in values.items()}
         self.log_dict(logged, sync_dist=self.trainer.world_size > 1)
-
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._evaluation_noise = torch.Generator(self.device).manual_seed(self.global_rank)
-
-    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         self._log_observed("val")

@@ -61,6 +61,35 @@ def test_what_is_missing_says_how_to_get_it(tmp_path: Path, missing: str) -> Non
         CelebA(root=str(tmp_path), attribute="Smiling").setup("fit")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("eval_partition", "", "line 1, is damaged: it should be a file's name and 0 .train., 1 .val. or 2 .test."),
+        ("eval_partition", "000001.jpg 0\n\n000002.jpg\n", "line 3, is damaged"),
+        ("eval_partition", "000001.jpg 0 1\n", "line 1, is damaged"),
+        ("eval_partition", "000001.jpg train\n", "line 1, is damaged"),
+        ("attr_celeba", "", "line 1, is damaged: it should be the number of pictures, and line 2 the names"),
+        ("attr_celeba", "Bald Smiling Young\n000001.jpg 1 1 1\n", "line 1, is damaged"),
+        (
+            "attr_celeba",
+            "2\nBald Smiling\n000001.jpg 1 1\n000002.jpg 1\n",
+            "line 4, .* a file's name and 2 times 1 or -1",
+        ),
+        ("attr_celeba", "1\nBald Smiling\n000001.jpg 1 ?\n", "line 3, is damaged"),
+        (
+            "attr_celeba",
+            "1\nBald Smiling\n000001.jpg 1 1\n",
+            "has no line for 000002.jpg, which list_eval_partition.txt",
+        ),
+    ],
+)
+def test_damaged_lists_are_refused_by_file_and_line(tmp_path: Path, name: str, content: str, said: str) -> None:
+    path = celeba(tmp_path) / f"celeba/list_{name}.txt"
+    path.write_text(content)
+    with pytest.raises(DataError, match=rf"{path.name}.*{said}"):
+        CelebA(root=str(tmp_path), attribute="Smiling").setup("fit")
+
+
 def test_a_face_that_is_missing_is_named(tmp_path: Path) -> None:
     (celeba(tmp_path) / "celeba/img_align_celeba/000010.jpg").unlink()
     with pytest.raises(DataError, match="000010.jpg does not exist"):

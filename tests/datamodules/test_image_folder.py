@@ -84,7 +84,7 @@ def test_limit_draws_from_all_classes(tmp_path: Path) -> None:
 
 
 def test_layouts_that_mean_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere does not exist"):
+    with pytest.raises(DataError, match=r"data.root is nowhere, which does not exist; .*\.png.*every class"):
         ImageFolder(root="nowhere").setup("fit")
     mixed = image_folder(tmp_path / "mixed")
     Image.new("RGB", (8, 8)).save(mixed / "stray.png")
@@ -102,7 +102,7 @@ def test_layouts_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="birds holds no pictures"):
         ImageFolder(root=str(empty)).setup("fit")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match="the train split of ImageFolder is empty"):
+    with pytest.raises(DataError, match=r"nothing holds no pictures \(\.png.*data.root is .*nothing"):
         ImageFolder(root=str(tmp_path / "nothing")).setup("fit")
 
 
@@ -113,6 +113,18 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
         list(ImageFolder(root=str(folder), val_fraction=0, test_fraction=0).dataset("train"))
 
 
-def test_shares_must_leave_something() -> None:
+def test_shares_must_leave_something(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="data.*_fraction"):
         ImageFolder(val_fraction=0.5, test_fraction=0.5)
+    root = str(image_folder(tmp_path))
+    with pytest.raises(UsageError, match=r"data.val_fraction 0 leaves none of 20 pictures for val; .*/val"):
+        ImageFolder(root=root, val_fraction=0).setup("fit")
+    with pytest.raises(UsageError, match=r"data.test_fraction 0.01 leaves none of 20 pictures for test"):
+        ImageFolder(root=root, test_fraction=0.01).setup("predict")
+
+
+def test_a_split_must_have_the_classes_of_training(tmp_path: Path) -> None:
+    root = split_image_folder(tmp_path, ("train",))
+    flat_folder(root / "val")
+    with pytest.raises(DataError, match=r"val holds no folders of pictures, as train does, \(\.png"):
+        ImageFolder(root=str(root)).setup("fit")

@@ -106,11 +106,26 @@ def test_photos_to_predict_on_are_brought_to_size(tmp_path: Path) -> None:
 
 
 def test_missing_files_say_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data/MNIST/raw does not hold MNIST.*https://.*--data.download true"):
+    said = r"raw/train-images-idx3-ubyte does not exist; data.root must hold MNIST/raw.*https://.*--data.download true"
+    with pytest.raises(DataError, match=said):
         MNIST(root="data").setup("fit")
-    path = mnist(tmp_path) / "MNIST/raw/train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="MNIST/raw does not hold MNIST"):
+    (mnist(tmp_path) / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match="raw/t10k-labels-idx1-ubyte does not exist"):
+        MNIST(root=str(tmp_path)).setup("test")
+
+
+@pytest.mark.parametrize(("name", "kept"), [("images-idx3", -100), ("images-idx3", 0), ("labels-idx1", -3)])
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path, name: str, kept: int) -> None:
+    path = mnist(tmp_path) / f"MNIST/raw/train-{name}-ubyte"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=f"train-{name}-ubyte is cut short or damaged; remove it"):
+        MNIST(root=str(tmp_path)).setup("fit")
+
+
+def test_pictures_need_as_many_labels(tmp_path: Path) -> None:
+    folder = mnist(tmp_path) / "MNIST/raw"
+    (folder / "t10k-labels-idx1-ubyte").rename(folder / "train-labels-idx1-ubyte")
+    with pytest.raises(DataError, match="40 pictures in train-images-idx3-ubyte, but 10 labels"):
         MNIST(root=str(tmp_path)).setup("fit")
 
 

@@ -64,11 +64,14 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 class TestDCGAN(GenerationContract):
+    loss = "d_loss"
+
     def build(self, **kwargs: Any) -> DCGAN:
         return build(**kwargs)
 
 
 class TestConditionalDCGAN(GenerationContract):
+    loss = "d_loss"
     num_classes = 5
 
     def build(self, **kwargs: Any) -> DCGAN:

@@ -140,7 +140,7 @@ def ranked(rank: int, folder: str) -> None:
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
     model = TestAutoEncoder().build()
-    model.trainer = SimpleNamespace(world_size=2)
+    model.trainer = SimpleNamespace(world_size=2, global_rank=rank)
     model.codes.update(model.encode(torch.full((4, 3, 16, 16), float(rank))).detach())
     alone = model.sample(2, generator=torch.Generator().manual_seed(0))
     model.on_validation_epoch_start()
