@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import yaml
 from lightning import LightningModule
-from PIL import Image
 from torch import Tensor
 
 from callbacks.drawing import contact_sheet, save, to_picture
@@ -64,7 +63,6 @@ def main() -> None:
             rows[f"{name}, given back"] = drawn(technique.reconstruct(x, labels=own))
         samples[f"{name}, drawn"] = drawn(technique.sample(len(x), labels=asked, generator=generator))
     save(contact_sheet(rows | samples, side=arguments.side), arguments.out)
-    Image.open(arguments.out).quantize(256).save(arguments.out, optimize=True)  # a third of the bytes
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from callbacks.drawing import INK, PAPER
 
-_COLOURS = 128
+_COLOURS, _MOST_BYTES = 64, 3_000_000
 _STRIP, _HELD = 26, 2500  # pixels below a picture for its caption; milliseconds that the last one stays
 
 
@@ -21,6 +21,7 @@ def animate(
     skip: int = 0,
 ) -> None:
     """Writes a GIF that never ends, of some seconds whatever the number of frames, and stays on the last one for a while.
+    Pictures that would make it larger than 3 MB are reduced further.
 
     Args:
         frames: picture files, in order; those of another size than the last are left out.
@@ -38,6 +39,9 @@ def animate(
     first, *rest = pictures
     times = [pause] * len(rest) + [_HELD]
     first.save(path, save_all=True, append_images=rest, duration=times, loop=0, disposal=1)
+    excess = path.stat().st_size / _MOST_BYTES
+    if excess > 1 and most_side > 100:
+        animate(frames, captions, path, most_frames, int(most_side * 0.95 / excess**0.5), skip)
 
 
 def _frame(path: Path, caption: str, most_side: int, skip: int) -> Image.Image:

@@ -49,6 +49,7 @@ def picture_grid(
     title: str = "",
     gap: int = 2,
     captions: Sequence[Sequence[str]] = (),
+    smallest: int = 48,
 ) -> Tensor:
     """Pictures in rows, on white paper.
 
@@ -59,9 +60,10 @@ def picture_grid(
         title: above all.
         gap: pixels between pictures.
         captions: one for each picture of each row, below it, shortened to its width; () for a row without.
+        smallest: see ``tile_size``.
     """
     columns = max(map(len, rows))
-    height, width = tile_size(*rows[0][0].shape[1:], columns)
+    height, width = tile_size(*rows[0][0].shape[1:], columns, smallest)
     font, large = ImageFont.load_default(12), ImageFont.load_default(14)
     left = _MARGIN + (max(round(font.getlength(name)) for name in names) + 8 if names else 0)
     top = _MARGIN + TITLE * bool(title) + _HEADS * bool(heads)

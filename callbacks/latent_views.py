@@ -126,7 +126,8 @@ def _quantiles(prior: Tensor, dimensions: Sequence[int], size: int) -> Tensor:
 def _edges(values: Tensor) -> list[str]:
     """The first, the middle and the last of an axis' values as text, nothing at the others."""
     shown = {0, len(values) // 2, len(values) - 1}
-    return [f"{value:+.1f}" if index in shown else "" for index, value in enumerate(values.tolist())]
+    rounded = [round(value, 1) for value in values.tolist()]
+    return [(f"{value:+g}" if value else "0") if index in shown else "" for index, value in enumerate(rounded)]
 
 
 def _elsewhere(code: Tensor, dimensions: Sequence[int]) -> str:

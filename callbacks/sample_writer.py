@@ -112,8 +112,9 @@ class SampleWriter(Callback):
                 below.append(())
             lines.append([picture.permute(2, 0, 1) for picture in pictures[some]])
             below.append(captions[some] if images or any(captions) else ())
-        names = ["image", "made of it"] * (len(lines) // 2) if images else ()
-        save(picture_grid(lines, names, captions=below), self.folder / _GRID)
+        names = ["input", "reconstruction"] * (len(lines) // 2) if images else ()
+        smallest = 80 if any(below) else 48  # room for words
+        save(picture_grid(lines, names, captions=below, smallest=smallest), self.folder / _GRID)
 
 
 def _caption(row: Mapping[str, Any], class_names: Sequence[str]) -> str:

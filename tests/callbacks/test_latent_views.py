@@ -8,6 +8,7 @@ from callbacks.latent_views import activity, encodings, manifold, manifold_of_cl
 
 PRIOR = torch.randn(10_000, 4, generator=torch.Generator().manual_seed(0))
 CODE = torch.tensor([0.1, 0.2, 0.3, 0.4])
+PICTURE = torch.full((3, 48, 48), 7, dtype=torch.uint8)
 
 
 class Recorder:
@@ -28,7 +29,9 @@ def test_the_manifold_lies_at_quantiles_of_the_prior_first_to_the_right_second_u
     assert codes[:, 0, 0].tolist() == pytest.approx(quantiles.tolist(), abs=0.05)
     assert (codes[..., 1] == CODE[1]).all()  # the others are the picture's
     assert (codes[..., 3] == CODE[3]).all()
-    shown = sheet[0, 58:-10:48, 34:-10:48][:, :5]  # the middles of the tiles
+    shown = sheet[0, -34 - 4 * 48 :: 48][:5].flip(0)  # the rows' middles, below all text
+    left = next(x for x in range(sheet.shape[2]) if (sheet[0, -40, x : x + 48] == 0).all())
+    shown = shown[:, left + 24 :: 48][:, :5].flip(0)
     assert torch.equal(shown, torch.arange(25).view(5, 5).flip(0).to(torch.uint8))
 
 
@@ -53,7 +56,7 @@ def test_classes_have_a_row_each_of_the_same_codes() -> None:
 
 def test_traversals_move_one_dimension_from_minus_three_to_three_deviations() -> None:
     decode = Recorder()
-    traversals(decode, 2 * PRIOR + 1, CODE, torch.tensor(3), [3, 1], torch.ones(4))
+    traversals(decode, 2 * PRIOR + 1, CODE, torch.tensor(3), [3, 1], torch.ones(4), PICTURE)
     codes = decode.codes.view(2, 13, 4)
     assert codes[0, :, 3].tolist() == pytest.approx((1 + 2 * torch.arange(-3, 3.5, 0.5)).tolist(), abs=0.1)
     assert torch.equal(codes[0, :, :3], CODE[:3].expand(13, 3))
@@ -63,7 +66,7 @@ def test_traversals_move_one_dimension_from_minus_three_to_three_deviations() ->
 
 def test_traversals_stay_within_a_bounded_prior() -> None:
     decode = Recorder()
-    traversals(decode, 2 * torch.rand(1000, 4) - 1, CODE, None, [0], torch.ones(4))
+    traversals(decode, 2 * torch.rand(1000, 4) - 1, CODE, None, [0], torch.ones(4), PICTURE)
     assert decode.codes.abs().max() <= 1
 
 
