@@ -34,7 +34,8 @@ def near_square(count: int) -> int:
 
 
 def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """A text, or as much of its beginning as fits into so many pixels, with dots for the rest."""
+    """A text in one line, or as much of its beginning as fits into so many pixels, with dots for the rest."""
+    text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
     return next(

@@ -14,10 +14,11 @@ from callbacks.predictions import PredictedFiles, of_all_ranks
 
 
 class PredictionWriter(PictureCallback):
-    """Writes, in ``predictions/`` of the run's folder, for each picture:
+    """Writes masks, overlays and a table of areas in ``predictions/`` of the run's folder.
 
-    ``masks/<name>.png``, an index mask (palette PNG) at the size of the picture's file; ``overlays/<name>.png``, the
-    classes' colours over the picture as the network saw it; and a row of ``areas.csv``: pixels of each class.
+    For each picture ``masks/<name>.png``, an index mask (palette PNG) at the size of the picture's file;
+    ``overlays/<name>.png``, the classes' colours over the picture as the network saw it; and a row of ``areas.csv``: pixels
+    of each class.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -87,7 +87,8 @@ class SampleWriter(Callback):
             writer.writeheader()
             writer.writerows(rows)
         if self.grid:
-            self._write_grid(rows[: self.grid], getattr(trainer.datamodule, "class_names", ()))
+            first = [row for row in rows if row["index"] < self.grid]
+            self._write_grid(first, getattr(trainer.datamodule, "class_names", ()))
 
     def _remove_earlier(self) -> None:
         """Removes what an earlier predict has listed, and nothing else: pictures of one's own may lie beside."""

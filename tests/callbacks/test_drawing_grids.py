@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from callbacks.drawing import save
 from callbacks.drawing_animation import animate
-from callbacks.drawing_grids import as_pictures, near_square, picture_grid, tile_size
+from callbacks.drawing_grids import as_pictures, near_square, picture_grid, shortened, tile_size
 from callbacks.drawing_scatter import class_colour, scatter
 
 
@@ -44,6 +44,19 @@ def test_names_heads_and_title_make_room_and_pictures_stay_whole() -> None:
     left = next(x for x in range(full.shape[2]) if torch.equal(full[:, 52:100, x : x + 48], pictures[0]))
     assert torch.equal(full[:, 52:150, left : left + 98], plain[:, 10:108, 10:108])
     assert full.shape[2] > 500  # as wide as the title
+
+
+def test_captions_stand_below_their_pictures_and_rows_without_take_no_room() -> None:
+    pictures = noise(4, 3, 50, 60)
+    sheet = picture_grid([pictures[:2], pictures[2:]], captions=[(), ("cat", "a very long caption of a dog")])
+    assert sheet.shape[1] == 20 + 2 * 50 + 2 + 18
+    assert torch.equal(sheet[:, 62:112, 72:132], pictures[3])
+    assert (sheet[:, 112:130, 72:132] < 200).any()
+    font = ImageFont.load_default(12)
+    assert shortened("cat", 60, font) == "cat"
+    assert shortened("a very long caption", 60, font).endswith("…")
+    assert font.getlength(shortened("a very long caption", 60, font)) <= 60
+    assert shortened("cat", 2, font) == ""
 
 
 def test_grids_are_about_as_wide_as_high() -> None:
@@ -94,6 +107,20 @@ def test_an_animation_is_bounded_holds_its_end_and_skips_other_sizes(tmp_path: P
     assert (reds[0], reds[-1]) == pytest.approx((0, 200), abs=3)  # first and last are among them
     assert reds == sorted(reds)
     assert times[-1] > 4 * times[0]
+
+
+def test_an_animation_leaves_out_titles_and_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [tmp_path / f"{step}.png" for step in range(6)]
+    for frame in frames:
+        save(noise(3, 324, 300), frame)
+    animate(frames, ["x"] * 6, tmp_path / "a.gif", skip=24)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.size == (300, 300 + 26)
+    monkeypatch.setattr("callbacks.drawing_animation._MOST_BYTES", 100_000)
+    animate(frames, ["x"] * 6, tmp_path / "a.gif", skip=24)
+    assert (tmp_path / "a.gif").stat().st_size <= 100_000
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 6
 
 
 def test_grey_pictures_are_saved_grey(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from callbacks.drawing_grids import TITLE
 from callbacks.latent_space_logger import LatentSpaceLogger
 from callbacks.reconstruction_logger import ReconstructionLogger
 from callbacks.sample_logger import SampleLogger
@@ -74,7 +75,7 @@ def test_samples_come_from_the_same_noise_every_time_and_leave_random_numbers_al
     (sheet,) = drawn("val_samples")
     z = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
     for index, picture in enumerate(model.to_uint8(blobs(z, (3, 32, 32)))):
-        y, x = 10 + 66 * (index // 3), 10 + 66 * (index % 3)
+        y, x = 10 + TITLE + 66 * (index // 3), 10 + 66 * (index % 3)
         assert torch.equal(sheet[:, y : y + 64 : 2, x : x + 64 : 2], picture)
 
 
@@ -92,7 +93,7 @@ def test_classes_have_a_row_each() -> None:
     (labels,) = model.drawn
     assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     (sheet,) = drawn("val_samples")
-    assert sheet.shape[1] == 2 * 10 + 3 * 40 + 2 * 2  # three rows
+    assert sheet.shape[1] == 2 * 10 + TITLE + 3 * 40 + 2 * 2  # three rows
 
 
 def test_a_fit_leaves_its_progress_also_of_what_went_before() -> None:
@@ -160,7 +161,8 @@ def test_a_fit_leaves_four_views_of_a_latent_space(
 def test_the_manifold_of_two_dimensions_goes_to_the_right_and_up() -> None:
     trainer(LatentSpaceLogger(grid=3)).validate(BlobModel((1, 49, 49)), BlobData((1, 49, 49)), verbose=False)
     (sheet,) = drawn("val_manifold")
-    grid = sheet[0, 34:-10, 10 : 10 + 3 * 49]
+    left = int((sheet[0, -11] < 255).nonzero()[0])  # right of the axis' values
+    grid = sheet[0, -10 - 3 * 49 : -10, left : left + 3 * 49]
     where = [[divmod(int(tile.flatten().argmax()), 49) for tile in row.split(49, 1)] for row in grid.split(49)]
     far = round(48 * 0.967 / 8)  # the quantile of 5 in 6, in pixels
     for row, y in enumerate((24 - far, 24, 24 + far)):
@@ -179,6 +181,18 @@ def test_without_scatter_few_pictures_are_encoded() -> None:
     trainer(LatentSpaceLogger(scatter=False, num_pairs=3)).validate(model, BlobData(), verbose=False)
     assert model.encoded == 12
     assert folders() == ["val_interpolations", "val_manifold", "val_traversals"]
+
+
+def test_a_technique_whose_encode_is_a_search_is_not_asked_for_a_scatter() -> None:
+    class Searching(BlobModel):
+        encodes_by_search = True
+
+    model = Searching()
+    trainer(LatentSpaceLogger(num_pairs=2, grid=3)).validate(model, BlobData(), verbose=False)
+    assert model.encoded == 8
+    assert "val_latents" not in folders()
+    trainer(LatentSpaceLogger(num_pairs=2, grid=3, scatter=True)).validate(model, BlobData(), verbose=False)
+    assert "val_latents" in folders()
 
 
 def test_pictures_of_one_class_are_interpolated_where_the_class_is_told() -> None:
@@ -224,7 +238,7 @@ def test_prompts_become_pictures_under_their_number_and_class() -> None:
         expected = BlobModel().to_uint8(blobs(z, (1, 20, 28), torch.tensor([0])))[0, 0]
         assert np.array_equal(np.array(image), expected.numpy())
     with Image.open("predictions/grid.png") as grid:
-        assert grid.size == (20 + 3 * 56 + 4, 20 + 2 * 40 + 2)
+        assert grid.size == (20 + 3 * 84 + 4, 20 + 2 * (60 + 18) + 2)  # captions below
 
 
 def test_pictures_do_not_depend_on_the_batch_size_and_nothing_old_is_left() -> None:
@@ -237,13 +251,63 @@ def test_pictures_do_not_depend_on_the_batch_size_and_nothing_old_is_left() -> N
     assert all(map(np.array_equal, before, after))
 
 
+def photos(*names: str, folder: str = "photos") -> str:
+    Path(folder).mkdir(exist_ok=True)
+    for name in names:
+        Image.effect_noise((28, 20), 80).save(f"{folder}/{name}.png")
+    return folder
+
+
 def test_images_are_reconstructed_under_the_names_of_their_files() -> None:
-    Path("photos").mkdir()
-    for name in ("cat", "dog"):
-        Image.effect_noise((28, 20), 80).save(f"photos/{name}.png")
-    rows = predict(BlobModel(), BlobData(predict_dir="photos"))
+    rows = predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
     assert [row["file"] for row in rows] == ["cat.png", "dog.png"]
     assert len(predict(BlobModel(), BlobData())) == 5  # of the data set, which has no files
+
+
+def test_the_grid_shows_images_over_what_was_made_of_them() -> None:
+    predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
+    grid = torch.from_numpy(np.array(Image.open("predictions/grid.png"))).permute(2, 0, 1)
+    assert grid.shape[1] == 20 + 2 * 60 + 2 + 18
+    for column, name in enumerate(("cat", "dog")):
+        left = grid.shape[2] - 10 - (2 - column) * 86 + 2
+        for top, folder in ((10, "photos"), (72, "predictions")):
+            shown = grid[0, top : top + 60 : 3, left : left + 84 : 3]
+            assert np.array_equal(shown.numpy(), np.array(Image.open(f"{folder}/{name}.png")))
+
+
+def test_a_photo_may_have_the_name_of_the_grid() -> None:
+    rows = predict(BlobModel(), BlobData(predict_dir=photos("grid", "cat")))
+    assert [row["file"] for row in rows] == ["cat.png", "grid_png.png"]
+    assert Image.open("predictions/grid_png.png").size == (28, 20)
+
+
+def test_predictions_are_not_written_over_their_own_images() -> None:
+    folder = photos("cat", folder="predictions")
+    before = Path("predictions/cat.png").read_bytes()
+    with pytest.raises(UsageError, match="data.predict_dir is the folder that predictions are written to"):
+        predict(BlobModel(), BlobData(predict_dir=folder))
+    assert Path("predictions/cat.png").read_bytes() == before
+
+
+def test_a_predict_that_fails_leaves_the_earlier_result() -> None:
+    class Failing(BlobModel):
+        def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            raise RuntimeError("no memory")
+
+    predict(BlobModel(), Prompts(count=3))
+    photos("mine", folder="predictions")
+    before = {path.name: path.read_bytes() for path in Path("predictions").iterdir()}
+    with pytest.raises(RuntimeError, match="no memory"):
+        predict(Failing(), Prompts(count=2))
+    assert {path.name: path.read_bytes() for path in Path("predictions").iterdir()} == before
+    predict(BlobModel(), Prompts(count=1))
+    left = sorted(path.name for path in Path("predictions").iterdir())
+    assert left == ["000000.png", "grid.png", "mine.png", "samples.csv"]
+
+
+def test_a_caption_of_several_lines_is_drawn_in_one() -> None:
+    (row,) = predict(BlobModel(), Prompts(captions=["a red circle\nover a green square " * 5]))
+    assert row["caption"].count("\n") == 5
 
 
 def test_a_picture_that_two_ranks_wrote_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:

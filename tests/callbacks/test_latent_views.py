@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.latent_views import activity, encodings, manifold, manifold_of_classes, principal_components, traversals
+from callbacks.latent_views import (
+    _edges,
+    activity,
+    encodings,
+    manifold,
+    manifold_of_classes,
+    principal_components,
+    traversals,
+)
 
 PRIOR = torch.randn(10_000, 4, generator=torch.Generator().manual_seed(0))
 CODE = torch.tensor([0.1, 0.2, 0.3, 0.4])
@@ -29,10 +37,14 @@ def test_the_manifold_lies_at_quantiles_of_the_prior_first_to_the_right_second_u
     assert codes[:, 0, 0].tolist() == pytest.approx(quantiles.tolist(), abs=0.05)
     assert (codes[..., 1] == CODE[1]).all()  # the others are the picture's
     assert (codes[..., 3] == CODE[3]).all()
-    shown = sheet[0, -34 - 4 * 48 :: 48][:5].flip(0)  # the rows' middles, below all text
-    left = next(x for x in range(sheet.shape[2]) if (sheet[0, -40, x : x + 48] == 0).all())
-    shown = shown[:, left + 24 :: 48][:, :5].flip(0)
+    left = int((sheet[0, -11] < 255).nonzero()[0])  # right of the axis' values
+    shown = sheet[0, -10 - 5 * 48 : -10 : 48, left : left + 5 * 48 : 48]
     assert torch.equal(shown, torch.arange(25).view(5, 5).flip(0).to(torch.uint8))
+
+
+def test_axes_tell_their_first_middle_and_last_value() -> None:
+    assert _edges(torch.tensor([-1.86, -0.7, -0.04, 0.7, 1.86])) == ["-1.9", "", "0", "", "+1.9"]
+    assert _edges(torch.tensor([0.02])) == ["0"]
 
 
 def test_one_dimension_is_a_row() -> None:
