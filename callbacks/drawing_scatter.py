@@ -60,10 +60,12 @@ def scatter(
     colours = {label: class_colour(label, count) for label in present}
     sheet.paste(_dots(at, labels, places, colours), (left, top))
     if count <= len(_HUES):
-        for label, name in entries:
-            x, y = at[labels == label].median(0).values.tolist()
-            where = left + _SIDE * x, top + _SIDE * (1 - y)
-            draw.text(where, name, INK, large, anchor="mm", stroke_width=3, stroke_fill=PAPER)
+        medians = [at[labels == label].median(0).values * _SIDE for label, _ in entries]
+        near = [sum(bool(((a - b).abs() < torch.tensor([50, 16])).all()) for b in medians) > 1 for a in medians]
+        for (_, name), (x, y), crowded in zip(entries, medians, near, strict=True):
+            if not crowded:  # names over names say nothing
+                where = left + x.item(), top + _SIDE - y.item()
+                draw.text(where, name, INK, large, anchor="mm", stroke_width=3, stroke_fill=PAPER)
 
     draw.text((_MARGIN, _MARGIN + 6), title, INK, large, anchor="lm")
     for value, place in zip(ticks[0], places[0], strict=True):
