@@ -87,6 +87,7 @@ _PUBLIC_VAE = (
         "0.00025",
     ),
 )
+_BERNOULLI = ("--model.likelihood", "lightning_modules.autoencoding.Bernoulli", "--model.kl_schedule.beta", "1")
 _PUBLIC_ADAM = ("lr=0.0002", "betas=[0.5, 0.999]")
 _PUBLIC_DCGAN = (
     *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema_decay", "null"),
@@ -101,6 +102,7 @@ GENERATION = {
     "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
     "VAE": Entry("autoencoding/vae", _DRAWING),
     "the same with PyTorch-VAE's loss, M_N .00025": Entry("autoencoding/vae", (*_DRAWING, *_PUBLIC_VAE)),
+    "the same with a Bernoulli likelihood, beta 1": Entry("autoencoding/vae", (*_DRAWING, *_BERNOULLI)),
     "conditional VAE": Entry("autoencoding/conditional_vae", _DRAWING),
     "DCGAN": Entry("adversarial/dcgan", _DRAWING),
     "the same by the recipe of PyTorch's example": Entry("adversarial/dcgan", (*_DRAWING, *_PUBLIC_DCGAN)),
