@@ -140,7 +140,9 @@ def dcgan_step(options: Options) -> Result:
         _side("darkroom DCGAN, a Trainer's fit", [ours.generator, ours.discriminator], fit, steps * BATCH, options),
         _side("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options),
     ]
-    notes = [f"Times of {steps} steps.", "Ours also averages the generator's weights and logs."]
+    notes = [
+        f"Times of {steps} steps. Ours also averages the generator's weights, and makes its optimizers in every fit."
+    ]
     return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", sides, options, notes)
 
 

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--drawn-only", action="store_true", help="leave out the data's own pictures")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     import_all()
@@ -59,10 +60,10 @@ def main() -> None:
             return [to_picture(data.denormalize(picture)) for picture in pictures]
 
         rows.setdefault("test pictures", drawn(x))
-        if "GAN" not in type(technique).__name__:  # whose way back is an optimisation, shown by ReconstructionLogger
+        if not technique.encodes_by_search:
             rows[f"{name}, given back"] = drawn(technique.reconstruct(x, labels=own))
         samples[f"{name}, drawn"] = drawn(technique.sample(len(x), labels=asked, generator=generator))
-    save(contact_sheet(rows | samples, side=arguments.side), arguments.out)
+    save(contact_sheet(samples if arguments.drawn_only else rows | samples, side=arguments.side), arguments.out)
 
 
 if __name__ == "__main__":
