@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import platform
 import stat
 import tarfile
 import zipfile
@@ -104,6 +105,10 @@ def fetch(url: str, folder: Path, sha256: str | None = None, md5: str | None = N
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpacks a zip or tar; one that names a place outside of ``folder`` is refused."""
     if tarfile.is_tarfile(archive):
+        if not hasattr(tarfile, "data_filter"):
+            raise DataError(
+                f"Python {platform.python_version()} cannot unpack {archive} safely; take 3.10.12, 3.11.4 or later"
+            )
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         return
@@ -126,7 +131,7 @@ def extract(archive: Path, folder: Path, inside: str = ".", check: Callable[[Pat
         unpacked = Path(temporary, "unpacked")
         try:
             _unpack(archive, unpacked)
-        except tarfile.FilterError as error:
+        except getattr(tarfile, "FilterError", ()) as error:
             raise DataError(f"{archive} reaches outside of its folder ({error}); do not trust it") from error
         except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
             reason = str(error).split("\n")[0]
