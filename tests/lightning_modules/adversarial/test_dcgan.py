@@ -1,6 +1,5 @@
 """DCGAN: the paper's networks, and two optimizers that take turns as the Trainer counts."""
 
-import multiprocessing
 import os
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenera
 from lightning_modules.base import WarmupCosine
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
+from tests.fakes.ranks import on_two_ranks
 
 SHAPE = (3, 16, 16)
 sgd = partial(torch.optim.SGD, lr=0.1)
@@ -309,30 +309,17 @@ def test_accumulated_batches_are_one_large_one(tmp_path: Path, n: int) -> None:
     alike(small, large)
 
 
-def ranked(rank: int, folder: str) -> None:
+def ranked(rank: int, folder: Path) -> dict[str, Tensor]:
     """One of two processes, which has every other picture, in batches of 4."""
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     settings = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
-    model = play(Path(folder), 6, 4, part=slice(rank, None, 2), **settings)
-    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    model = play(folder, 6, 4, part=slice(rank, None, 2), **settings)
+    return model.state_dict()
 
 
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
-)
 def test_two_processes_are_one_with_batches_twice_as_large(tmp_path: Path) -> None:
     """Batch norm apart, which normalises each process's batch; its statistics are the mean of both."""
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    states = on_two_ranks(ranked, tmp_path)
     assert same(*states)
     both = build(discriminator_norm="none")
     both.load_state_dict(states[0])

@@ -1,6 +1,5 @@
 """AutoEncoder: its errors in closed form, and the distribution of its codes."""
 
-import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from lightning_modules.autoencoding import AutoEncoder
 from lightning_modules.autoencoding.autoencoder import CodeDistribution
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
+from tests.fakes.ranks import on_two_ranks
 
 
 class TestAutoEncoder(GenerationContract):
@@ -134,33 +134,19 @@ def test_the_checkpoint_has_the_codes_distribution() -> None:
     assert torch.equal(*drawn)
 
 
-def ranked(rank: int, folder: str) -> None:
+def ranked(rank: int, folder: Path) -> list[torch.Tensor]:
     """One of two processes, whose codes and batch norm have seen other pictures."""
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
     model = TestAutoEncoder().build()
     model.trainer = SimpleNamespace(world_size=2, global_rank=rank)
     model.codes.update(model.encode(torch.full((4, 3, 16, 16), float(rank))).detach())
     alone = model.sample(2, generator=torch.Generator().manual_seed(0))
     model.on_validation_epoch_start()
     together = model.sample(2, generator=torch.Generator().manual_seed(0))
-    torch.save([alone, together], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return [alone, together]
 
 
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
-)
 def test_all_ranks_are_judged_by_the_first_ones_statistics(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    (first, one), (second, two) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (first, one), (second, two) = on_two_ranks(ranked, tmp_path)
     assert torch.equal(one, two)
     assert torch.equal(one, first)
     assert not torch.equal(two, second)

@@ -1,7 +1,6 @@
 """COCOScores against pycocotools and torchmetrics, VOCScores against the definition; both by hand and over ranks."""
 
 import importlib
-import multiprocessing
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torchmetrics import MetricCollection
 
 from darkroom.errors import UsageError
 from lightning_modules.detection.metrics import COCOScores, DetectionScores, VOCScores
+from tests.fakes.ranks import on_two_ranks
 
 Images = list[dict[str, Tensor]]
 
@@ -431,11 +431,8 @@ def test_merged_states_are_the_set() -> None:
     )
 
 
-def ranked(rank: int, folder: str) -> None:
+def ranked(rank: int, folder: Path) -> list[dict[str, float]]:
     """One of two processes: what the sampler deals it, image by image; then everything for the first, nothing for it."""
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
     preds, target = map(with_masks, random_set(41, 4))
     collection = MetricCollection([COCOScores(4, masks=True), VOCScores(4)], compute_groups=False)
     results = []
@@ -444,25 +441,14 @@ def ranked(rank: int, folder: str) -> None:
             collection.update([preds[index]], [target[index]])
         results.append({name: value.item() for name, value in collection.compute().items()})
         collection.reset()
-    torch.save(results, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results
 
 
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
-)
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """With a real gather: uneven ranks, images without objects or detections, a rank without images."""
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
     preds, target = map(with_masks, random_set(41, 4))
     alone = judged(COCOScores(4, masks=True), preds, target) | judged(VOCScores(4), preds, target)
-    for rank in range(2):
-        for values in torch.load(tmp_path / f"{rank}.pt"):
+    for results in on_two_ranks(ranked, tmp_path):
+        for values in results:
             np.testing.assert_equal(values, alone)

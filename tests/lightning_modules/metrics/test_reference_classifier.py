@@ -1,6 +1,5 @@
 """The classifier behind cnn_fid: it learns, is kept, is the same every time, and leaves the caller alone."""
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 from darkroom.errors import UsageError
 from lightning_modules.metrics import reference_classifier
 from lightning_modules.metrics.reference_classifier import ReferenceClassifier, reduced, trained_classifier
+from tests.fakes.ranks import on_two_ranks
 
 
 class Stripes(Dataset):
@@ -134,28 +134,14 @@ def test_one_label_or_file_that_differs_makes_other_data() -> None:
     assert fingerprint({}, paths=files[0][::-1]) != fingerprint({}, paths=files[0])
 
 
-def ranked(rank: int, folder: str) -> None:
+def ranked(rank: int, folder: Path) -> dict[str, Any]:
     """One of two processes, each with a disk of its own."""
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
     network, accuracy = trained_classifier(Data(), f"{folder}/disk{rank}")
-    torch.save({"state_dict": network.state_dict(), "accuracy": accuracy}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return {"state_dict": network.state_dict(), "accuracy": accuracy}
 
 
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
-)
 def test_the_first_rank_trains_for_all(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    one, two = on_two_ranks(ranked, tmp_path)
     assert one["accuracy"] == two["accuracy"] == 1
     assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
     assert (tmp_path / "disk0").exists()

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from darkroom.errors import UsageError
 from lightning_modules.metrics import inception, sample_scores
 from lightning_modules.metrics.reference_classifier import ReferenceClassifier
 from lightning_modules.metrics.sample_scores import SampleScores
+from tests.fakes.ranks import on_two_ranks
 
 REAL, DRAWN = 0, 128  # the first byte of a picture says which table its features are in
 
@@ -218,13 +218,9 @@ def test_inference_mode_and_autocast_change_nothing(monkeypatch: pytest.MonkeyPa
     assert values[0] == values[1]
 
 
-def ranked(rank: int, folder: str) -> None:
+def ranked(rank: int, folder: Path) -> list[dict[str, float]]:
     """One of two processes, with what the sampler deals it; 401 pictures and 5 chunks are uneven shares."""
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
-    torch.save(everything(rank, 2), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return everything(rank, 2)
 
 
 def everything(rank: int, world_size: int) -> list[dict[str, float]]:
@@ -243,19 +239,9 @@ def everything(rank: int, world_size: int) -> list[dict[str, float]]:
     return results
 
 
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="two processes without starting Python"
-)
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """With a real gather: the same pictures are drawn, and each counts once."""
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=ranked, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    alone, one, two = everything(0, 1), *(torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    alone, one, two = everything(0, 1), *on_two_ranks(ranked, tmp_path)
     assert one == two
     for mine, theirs in zip(alone, one, strict=True):
         split = mine.pop("cnn_is"), theirs.pop("cnn_is")  # in ten parts, of another order

@@ -1,0 +1,32 @@
+"""Two processes that work together, as under DDP."""
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+
+def _work(work: Callable[[int, Path], Any], rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
+    torch.save(work(rank, folder), folder / f"{rank}.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def on_two_ranks(work: Callable[[int, Path], Any], folder: Path) -> list[Any]:
+    """What ``work(rank, folder)`` returns in each of two forked processes that a gloo group joins."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("two processes without starting Python anew")
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_work, args=(work, rank, folder), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
