@@ -28,9 +28,10 @@ def test_every_detector_can_be_timed() -> None:
 
 
 def test_every_drawing_technique_can_be_timed() -> None:
-    from benchmarks import generation, generation_ladder
+    from benchmarks import generation, generation_ladder, score_floor
 
     assert {"vae_step", "dcgan_step", "score_cost"} <= ENTRIES.keys()
     assert generation_ladder.main
+    assert score_floor.main
     public = sum(p.numel() for p in generation.PublicVAE().parameters())
     assert public == 3_937_635  # the same layers as a VAE with these channels: the work is equal
