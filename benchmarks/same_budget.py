@@ -26,7 +26,7 @@ VALIDATIONS = 6
 
 @dataclass(frozen=True)
 class Entry:
-    """One technique: its config in ``configs``, and what real pictures ask to be different from the embedded world.
+    """One technique: its config, seen from ``configs``, and what real pictures ask to be different from the embedded world.
 
     In the arguments CLASSES is the number of classes of the data, OUTPUTS that of a detector, background included.
     """
@@ -98,6 +98,10 @@ _PUBLIC_DCGAN = (
         for word in (f"--model.{network}_optimizer.init_args.{setting}",)
     ),
 )
+# Pictures take many passes here: they are drawn after the first validation and in test, and val/loss says what is best.
+_DIFFUSING = (*_DRAWING, "--model.steps", "50", "--model.scores.every_n_validations", str(VALIDATIONS))
+_OURS = (*_DIFFUSING, "--model.sampler", "ddim", "--model.bpd_samples", "0")
+_PUBLIC_DDPM = "../benchmarks/public_diffusion"
 GENERATION = {
     "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
     "VAE": Entry("autoencoding/vae", _DRAWING),
@@ -106,6 +110,10 @@ GENERATION = {
     "conditional VAE": Entry("autoencoding/conditional_vae", _DRAWING),
     "DCGAN": Entry("adversarial/dcgan", _DRAWING),
     "the same by the recipe of PyTorch's example": Entry("adversarial/dcgan", (*_DRAWING, *_PUBLIC_DCGAN)),
+    "DDPM": Entry("diffusion/ddpm", _OURS),
+    "class-conditional DDPM": Entry("diffusion/ddpm_conditional", _OURS),
+    "denoising-diffusion-pytorch, Adam 8e-5": Entry(_PUBLIC_DDPM, _DIFFUSING),
+    "the same with Adam 1e-3": Entry(_PUBLIC_DDPM, (*_DIFFUSING, "--model.optimizer.init_args.lr", "1e-3")),
 }
 FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}
 # Losses differ between segmentation's configs; here all have the same.

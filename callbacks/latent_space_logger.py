@@ -12,6 +12,7 @@ from torch import Tensor
 from callbacks.drawing_grids import as_pictures, picture_grid
 from callbacks.latent_views import activity, encodings, manifold, manifold_of_classes, traversals
 from callbacks.pictures import PeriodicPictures
+from darkroom.errors import UsageError
 
 _DRAWS = 10_000  # of the prior: what its quantiles are read from
 _CHUNK = 128  # pictures decoded at once
@@ -69,6 +70,15 @@ class LatentSpaceLogger(PeriodicPictures):
         self._codes: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._samples: list[Sample] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        shape = pl_module.draw_latents(1, torch.Generator()).shape[1:]
+        if len(shape) != 1:
+            raise UsageError(
+                f"LatentSpaceLogger draws latents that are vectors; those of {type(pl_module).__name__} have the shape "
+                f"{tuple(shape)}: leave it out"
+            )
 
     def _scatters(self, module: LightningModule) -> bool:
         return not getattr(module, "encodes_by_search", False) if self.scatter is None else self.scatter

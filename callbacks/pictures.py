@@ -28,7 +28,7 @@ def needs_methods(callback: Callback, module: LightningModule, *names: str) -> N
     if missing:
         raise UsageError(
             f"{type(callback).__name__} calls {', '.join(missing)}, which {type(module).__name__} has not; it is for "
-            "generative techniques: AutoEncoder, VAE, ConditionalVAE, DCGAN"
+            f"generative techniques: {getattr(callback, 'techniques', 'AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM')}"
         )
 
 

@@ -117,6 +117,18 @@ def link(data: Any, model: Namespace) -> None:
             raise UsageError(
                 f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; set model.{name} to {value}"
             )
+    _tell_network(arguments)
+
+
+def _tell_network(arguments: Namespace) -> None:
+    """What a network of ours leaves open (None) of what it is ``told``, it takes from the model that it belongs to."""
+    network = arguments.get("network")
+    if not isinstance(network, Namespace) or "class_path" not in network:
+        return
+    told = network.get("init_args") or Namespace()
+    for name in getattr(locate(network.class_path), "told", ()):
+        if told.get(name) is None and arguments.get(name) is not None:
+            told[name] = arguments[name]
 
 
 def checkpoint_fits(path: Path, model: nn.Module, arguments: Namespace, resuming: bool) -> None:

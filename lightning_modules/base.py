@@ -86,6 +86,8 @@ class WarmupCosine(LRScheduler):
         warmup: part of the fit that warms up, in [0, 1).
     """
 
+    interval: ClassVar[str] = "step"
+
     def __init__(self, optimizer: Optimizer, warmup: float = 0.05) -> None:
         if not 0 <= warmup < 1:
             raise UsageError(f"WarmupCosine.warmup is {warmup}; it is a part of the fit, in [0, 1)")
@@ -114,8 +116,8 @@ class Technique(LightningModule):
 
     Args:
         optimizer: builds the optimizer from parameters; default AdamW, lr 1e-3, fused.
-        lr_scheduler: builds a scheduler from the optimizer; ``WarmupCosine`` steps every batch, all others every epoch.
-            None keeps the rate constant.
+        lr_scheduler: builds a scheduler from the optimizer; ours that count steps (``WarmupCosine``, ``WarmupConstant``)
+            step every batch, all others every epoch. None keeps the rate constant.
         channels_last: keep the network's weights and images in NHWC order: a gain for most convolutional networks.
         compile_network: ``torch.compile`` the network; pays on a GPU with fixed sizes, not on a CPU.
     """
@@ -158,9 +160,9 @@ class Technique(LightningModule):
         scheduler = self._lr_scheduler(optimizer)
         if isinstance(scheduler, WarmupCosine):
             scheduler.spread(steps_of_fit(self.trainer, "WarmupCosine"))
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        monitor = {"monitor": getattr(scheduler, "monitor", "val/loss")}  # only ReduceLROnPlateau looks at it
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **monitor}}
+        monitor = getattr(scheduler, "monitor", "val/loss")  # only ReduceLROnPlateau looks at it
+        rhythm = {"interval": getattr(scheduler, "interval", "epoch"), "monitor": monitor}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **rhythm}}
 
     def configure_gradient_clipping(
         self,

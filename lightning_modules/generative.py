@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor, distributed
 from darkroom.errors import UsageError
 from lightning_modules.base import Technique
 from lightning_modules.layers.modes import evaluating
+from lightning_modules.layers.noise import Generators, draw_noise
 from lightning_modules.metrics.sample_scores import SampleScores
-
-Generators = torch.Generator | Sequence[torch.Generator] | None  # several: one for each row; None: torch's global one
 
 
 class Generative(Technique):
@@ -74,6 +72,14 @@ class Generative(Technique):
         """Latents (B, latent_dim) -> pictures (B, C, H, W) in [-1, 1]."""
         raise NotImplementedError
 
+    def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """n pictures (n, C, H, W) in [-1, 1] from checked labels; called in eval mode, without gradients."""
+        return self.decode(self.draw_latents(n, generator), labels=labels)
+
+    def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+        """Latents at parts ``way`` of the way from a to b, which broadcast with them: here straight."""
+        return torch.lerp(a, b, way)
+
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         """Scalar means over a batch, by name, with ``loss`` among them; called in eval mode, without gradients."""
         raise NotImplementedError
@@ -87,18 +93,8 @@ class Generative(Technique):
             yield
 
     def noise(self, *shape: int, generator: Generators = None, uniform: bool = False) -> Tensor:
-        """Normal noise, or uniform in [0, 1): float32 on the module's device, drawn where the generator is.
-
-        Args:
-            shape: of the noise.
-            generator: decides it; of several, each its own row; None: torch's global one.
-            uniform: not normal.
-        """
-        draw = partial(torch.rand if uniform else torch.randn, dtype=torch.float32)
-        if isinstance(generator, Sequence):
-            return torch.stack([draw(shape[1:], generator=g, device=g.device) for g in generator]).to(self.device)
-        where = self.device if generator is None else generator.device
-        return draw(shape, generator=generator, device=where).to(self.device)
+        """Normal noise, or uniform in [0, 1): float32 on the module's device; see ``draw_noise``."""
+        return draw_noise(shape, self.device, generator, uniform)
 
     def reconstruct(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Pictures (B, C, H, W) as they come back from the latent space."""
@@ -120,8 +116,7 @@ class Generative(Technique):
         if n < 1:
             raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
         with self.drawing():
-            labels = self.check_labels(labels, n)
-            return self.decode(self.draw_latents(n, generator), labels=labels)
+            return self.draw(n, self.check_labels(labels, n), generator)
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int, *, labels: Tensor | None = None) -> Tensor:
         """The straight way through the latent space from pictures a to b.
@@ -143,7 +138,7 @@ class Generative(Technique):
             labels = self.check_labels(labels, len(a))
             start, end = (self.encode(x, labels=labels)[:, None] for x in (a, b))
             way = torch.linspace(0, 1, steps, device=start.device).view(1, steps, *[1] * (start.dim() - 2))
-            z = torch.lerp(start, end, way).flatten(0, 1)
+            z = self.between(start, end, way).flatten(0, 1)
             labels = None if labels is None else labels.repeat_interleave(steps)
             return self.decode(z, labels=labels).unflatten(0, (len(a), steps))
 
@@ -278,4 +273,4 @@ class Generative(Technique):
         with self.drawing():
             labels = self.check_labels(batch.get("label"), len(batch["seed"]))
             generators = [torch.Generator().manual_seed(seed) for seed in batch["seed"].tolist()]
-            return self.decode(self.draw_latents(len(generators), generators), labels=labels)
+            return self.draw(len(generators), labels, generators)

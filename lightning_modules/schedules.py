@@ -1,6 +1,7 @@
 """Schedules of the learning rate that the papers' recipes need and torch lacks in one piece."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -48,3 +49,28 @@ class WarmupSteps(LRScheduler):
         part = self.start + (1 - self.start) * epoch / self.warmup if epoch < self.warmup else 1.0
         part *= self.factor ** sum(epoch >= milestone for milestone in self.milestones)
         return [lr * part for lr in self.base_lrs]
+
+
+class WarmupConstant(LRScheduler):
+    """Linear warm-up to the optimizer's rate, which then stays; stepped every batch.
+
+    DDPM's (Ho et al. 2020, appendix B, 5,000 steps).
+
+    Args:
+        optimizer: its learning rate is the peak.
+        steps: of the warm-up; 0 for none.
+
+    Raises:
+        UsageError: fewer than 0 steps.
+    """
+
+    interval: ClassVar[str] = "step"
+
+    def __init__(self, optimizer: Optimizer, steps: int = 5000) -> None:
+        if steps < 0:
+            raise UsageError(f"WarmupConstant.steps is {steps}; it is at least 0")
+        self.steps = steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [lr * min(1.0, (self.last_epoch + 1) / max(1, self.steps)) for lr in self.base_lrs]

@@ -1,5 +1,10 @@
 """The comparisons name what exists; their numbers are not for a test."""
 
+import argparse
+
+import pytest
+import torch
+
 from benchmarks import ladder, networks, same_budget
 from benchmarks.harness import ENTRIES
 from tests.conftest import CONFIGS
@@ -35,3 +40,23 @@ def test_every_drawing_technique_can_be_timed() -> None:
     assert score_floor.main
     public = sum(p.numel() for p in generation.PublicVAE().parameters())
     assert public == 3_937_635  # the same layers as a VAE with these channels: the work is equal
+
+
+def test_diffusion_can_be_timed_beside_the_same_network_of_diffusers() -> None:
+    from benchmarks import diffusion
+
+    assert {"ddpm_step", "ddim_20", "guidance_pass", "checkpointing"} <= ENTRIES.keys()
+    with torch.device("meta"):
+        ours = diffusion.Denoiser(diffusion.SHAPE)
+        theirs = pytest.importorskip("diffusers").UNet2DModel(**diffusion.HO)
+    assert [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)] == [35_746_307] * 2
+
+
+def test_samplers_bring_their_settings() -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks.sampler_table import parsed
+
+    assert parsed("ddim,spacing=quadratic,guidance=2") == ("ddim", {"spacing": "quadratic", "guidance": 2})
+    for wrong in ("dddim", "ddim,space=quadratic"):
+        with pytest.raises(argparse.ArgumentTypeError, match="there is no"):
+            parsed(wrong)

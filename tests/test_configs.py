@@ -20,6 +20,7 @@ BASES = {
     "detection": CONFIGS / "detection/yolo.yaml",
     "autoencoding": CONFIGS / "autoencoding/vae.yaml",
     "adversarial": CONFIGS / "adversarial/dcgan.yaml",
+    "diffusion": CONFIGS / "diffusion/ddpm.yaml",
 }
 FAMILIES = tuple(BASES)
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -50,6 +51,7 @@ SMALL = {
     "VAE": {"channels": [4, 8]},
     "ConditionalVAE": {"channels": [4, 8]},
     "DCGAN": {"base_channels": 4},
+    "DDPM": {"network.base_channels": 4, "network.multipliers": [1, 2], "network.attention": [], "bpd_samples": 0, "steps": 2},
 }
 ABSENT = ("weights", "init_from")
 PAPER_DATA = {
@@ -66,12 +68,14 @@ HEADLINE = {
     "detection": "test/mAP",
     "autoencoding": "test/loss",
     "adversarial": "test/cnn_fid",
+    "diffusion": "test/loss",
 }
 SMALL_DATA = {
     "segmentation": {"data.crop": 32},
     "detection": {"data.max_side": 64},
     "autoencoding": {},
     "adversarial": {},
+    "diffusion": {},
 }
 STAGED = ("RCNN",)  # its stages are epochs, and all of them are a fit
 

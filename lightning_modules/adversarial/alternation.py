@@ -122,7 +122,7 @@ class Alternation(LightningModule):
         for scheduler, steps in zip(schedulers, every, strict=True):
             if isinstance(scheduler, WarmupCosine):
                 scheduler.spread(steps_of_fit(self.trainer, "WarmupCosine") // steps)
-        return [{"scheduler": s, "interval": "step" if isinstance(s, WarmupCosine) else "epoch"} for s in schedulers]
+        return [{"scheduler": s, "interval": getattr(s, "interval", "epoch")} for s in schedulers]
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

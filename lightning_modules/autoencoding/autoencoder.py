@@ -11,7 +11,8 @@ from darkroom.errors import UsageError
 from lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
 from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from lightning_modules.base import one_of
-from lightning_modules.generative import Generative, Generators
+from lightning_modules.generative import Generative
+from lightning_modules.layers.noise import Generators
 from lightning_modules.layers.precision import KeepFloat32, with_float64
 from lightning_modules.metrics.sample_scores import SampleScores
 

@@ -15,7 +15,8 @@ from lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, Pi
 from lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
 from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from lightning_modules.base import steps_of_fit
-from lightning_modules.generative import Generative, Generators
+from lightning_modules.generative import Generative
+from lightning_modules.layers.noise import Generators
 from lightning_modules.metrics.disentanglement import MutualInformationGap
 from lightning_modules.metrics.sample_scores import SampleScores
 

@@ -60,6 +60,7 @@ def test_list_names_what_there_is(darkroom: Callable) -> None:
         "VAE",
         "ConditionalVAE",
         "DCGAN",
+        "DDPM",
     }
     assert ladder == set(classes("lightning_modules", "Technique"))
     for name in ("UNet", "ShapesSegmentation", "ImageMaskFolder", "VOCSegmentation", "SegmentationMaskLogger"):

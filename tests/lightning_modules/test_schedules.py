@@ -1,4 +1,4 @@
-"""WarmupSteps: YOLO's schedule, from a config, and what it refuses."""
+"""Schedules of the rate: YOLO's and DDPM's, from a config, and what they refuse."""
 
 from typing import Any
 
@@ -7,16 +7,17 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from darkroom.errors import UsageError
-from lightning_modules.schedules import WarmupSteps
+from lightning_modules.schedules import WarmupConstant, WarmupSteps
 
 
 def optimizer(*rates: float) -> torch.optim.Optimizer:
     return torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in rates or (0.01,)])
 
 
-def rates(schedule: WarmupSteps, epochs: int) -> list[float]:
+def rates(schedule: LRScheduler, epochs: int) -> list[float]:
     """The first group's rate in each epoch."""
     seen = []
     for _ in range(epochs):
@@ -83,3 +84,12 @@ def test_it_is_built_by_a_config() -> None:
     schedule = build(optimizer())
     assert isinstance(schedule, WarmupSteps)
     assert (schedule.milestones, schedule.warmup) == ([75, 105], 3)
+
+
+def test_warm_up_in_steps_then_constant() -> None:
+    schedule = WarmupConstant(optimizer(), steps=4)
+    assert schedule.interval == "step"
+    assert rates(schedule, 6) == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+    assert rates(WarmupConstant(optimizer(), steps=0), 2) == pytest.approx([0.01, 0.01])
+    with pytest.raises(UsageError, match="WarmupConstant.steps is -1"):
+        WarmupConstant(optimizer(), steps=-1)

@@ -1,0 +1,469 @@
+"""DDPM (Ho, Jain, Abbeel 2020): a network that takes noise away, step by step, until a picture is left."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+from darkroom.errors import UsageError
+from lightning_modules.base import one_of
+from lightning_modules.diffusion.denoiser import Denoiser
+from lightning_modules.diffusion.denoising import Denoising, Threshold, ask
+from lightning_modules.diffusion.guidance import Guided
+from lightning_modules.diffusion.inpainting import repaint
+from lightning_modules.diffusion.likelihood import FixedVariance, code_length, learned_log_variance, vlb_term
+from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, loss_of, to_eps, to_x0
+from lightning_modules.diffusion.samplers import (
+    OnStep,
+    Pairs,
+    Spacing,
+    ancestral,
+    ddim,
+    ddim_invert,
+    dpm_solver_pp,
+    heun,
+    time_pairs,
+)
+from lightning_modules.diffusion.schedules import LinearSchedule, NoiseSchedule
+from lightning_modules.generative import Generative
+from lightning_modules.layers.ema import EMA
+from lightning_modules.layers.noise import Generators
+from lightning_modules.metrics.sample_scores import SampleScores
+
+SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
+
+
+def _within(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UsageError(f"model.{name} is {value}; it is in [0, 1)")
+
+
+def _at_least_0(**values: float) -> None:
+    for name, value in values.items():
+        if value < 0:
+            raise UsageError(f"model.{name} is {value}; it must be at least 0")
+
+
+class DDPM(Generative):
+    """DDPM: denoising diffusion (Ho et al. 2020), with what was found to help it since.
+
+    The defaults are the paper's, but for the sampler: its U-Net, 1,000 steps of a linear schedule, the noise predicted with
+    a plain squared error, Adam. Training alone uses the weights as they are; validation, samples and scores use their
+    moving average. ``val/loss`` is of the same noise in every validation, and of evenly spread times. In test
+    ``bits_per_dim`` is the bound on the code length of 8-bit pictures (equation 5), over all T steps.
+
+    Latents are x_T: ``encode`` runs DDIM backwards (Song et al. 2021, section 4.3), ``decode`` forwards without noise, both
+    in ``steps`` steps and without guidance; how far they are from inverting each other ``reconstruct`` shows.
+
+    Args:
+        image_shape: (C, H, W); the command line takes it from the data.
+        num_classes: of the data; the command line takes it from there. Used only if ``conditional``.
+        network: predicts, called as ``network(x, t, label=, x0=)``, the last two only where this model is conditional or
+            conditions itself; see ``Denoiser`` for shapes. None: the paper's, for this image_shape.
+        conditional: learn pictures given their class.
+        label_dropout: part of the pictures, in [0, 1), that are learned without their class, for guidance.
+        schedule: of the noise; None: ``LinearSchedule`` of 1,000 steps.
+        prediction: what the network predicts: eps, the noise; x0, the picture; v (Salimans & Ho 2022).
+        loss_weight: of the error at each time; None: ``Simple``, equation 14.
+        learned_variance: the network also predicts the variance of a step, by the hybrid loss (Nichol & Dhariwal 2021,
+            equation 16).
+        vlb_weight: of the variational bound in it.
+        self_conditioning: the network is also given its last prediction (Chen et al. 2022).
+        ema_decay: of the average of the network's weights, in [0, 1), with warm-up; None: no average.
+        sampler: draws: ancestral (Algorithm 2), ddim, dpm_solver++ or heun (EDM); see ``samplers``.
+        steps: of the sampler, 1 to T.
+        spacing: of the times: uniform, quadratic, log_snr or karras; None: log_snr for dpm_solver++, karras for heun,
+            uniform for the others.
+        eta: of ddim: 0 draws no noise, 1 as much as the posterior has.
+        order: of dpm_solver++: 1, 2 or 3.
+        variance: of ancestral steps, and of bits/dim, where it is not learned: small is the posterior's, large that of the
+            forward step.
+        guidance: weight w of the condition: 1 is the conditional model itself, 0 the unconditional one (equation 6 of Ho &
+            Salimans 2022, whose w is ours minus 1).
+        guidance_interval: part of the time, of [0, 1] with 1 all noise, in which guidance is at work (Kynkäänniemi et al.
+            2024); None: always.
+        threshold: of the picture predicted at every step: static clips it to [-1, 1]; dynamic (Saharia et al. 2022, section
+            2.3); none leaves it.
+        percentile: of dynamic thresholding, in (0, 1].
+        bpd_samples: pictures, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
+        scores, channels_last, compile_network: see Generative.
+        optimizer: default Adam, lr 2e-4, fused.
+        lr_scheduler: see Technique.
+
+    Raises:
+        UsageError: a value out of its range, a network built for another model, or guidance without an unconditional
+            branch.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
+        network: nn.Module | None = None,
+        conditional: bool = False,
+        label_dropout: float = 0.1,
+        schedule: NoiseSchedule | None = None,
+        prediction: Prediction = "eps",
+        loss_weight: LossWeight | None = None,
+        learned_variance: bool = False,
+        vlb_weight: float = 0.001,
+        self_conditioning: bool = False,
+        ema_decay: float | None = 0.9999,
+        sampler: SamplerName = "ddim",
+        steps: int = 50,
+        spacing: Spacing | None = None,
+        eta: float = 0.0,
+        order: int = 2,
+        variance: FixedVariance = "large",
+        guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        threshold: Threshold = "static",
+        percentile: float = 0.995,
+        bpd_samples: int = 64,
+        scores: SampleScores | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+    ) -> None:
+        if conditional and num_classes is None:
+            raise UsageError(
+                "model.conditional is true, but nothing says how many classes there are: model.num_classes"
+            )
+        super().__init__(
+            image_shape,
+            num_classes if conditional else None,
+            scores,
+            optimizer or partial(torch.optim.Adam, lr=2e-4, fused=True),
+            lr_scheduler,
+            channels_last,
+            compile_network,
+        )
+        _within(label_dropout=label_dropout, ema_decay=ema_decay or 0.0)
+        _at_least_0(vlb_weight=vlb_weight, eta=eta, bpd_samples=bpd_samples)
+        if order not in (1, 2, 3):
+            raise UsageError(f"model.order is {order}; dpm_solver++ is of order 1, 2 or 3")
+        self.schedule = schedule or LinearSchedule()
+        self.prediction, self.loss_weight = one_of("model.prediction", prediction, Prediction), loss_weight or Simple()
+        self.learned_variance, self.vlb_weight = learned_variance, vlb_weight
+        self.self_conditioning, self.label_dropout = self_conditioning, label_dropout
+        self.network = network or Denoiser(
+            self.image_shape, self.num_classes, learned_variance=learned_variance, self_conditioning=self_conditioning
+        )
+        self._check_network()
+        self.ema = None if ema_decay is None else EMA(self.network, ema_decay)
+        self.sampler, self.steps = one_of("model.sampler", sampler, SamplerName), steps
+        self.spacing = None if spacing is None else one_of("model.spacing", spacing, Spacing)
+        self.eta, self.order, self.variance = eta, order, one_of("model.variance", variance, FixedVariance)
+        self.guidance, self.guidance_interval = self._check_guidance(guidance), guidance_interval
+        self.threshold, self.percentile = one_of("model.threshold", threshold, Threshold), percentile
+        self.bpd_samples = bpd_samples
+        self.bits, self._measured = MeanMetric(), 0  # bits/dim, and of how many pictures on this rank
+        self.on_step: OnStep | None = None  # watches predict_step
+        self.pairs()  # refuses a number of steps that the schedule has not
+        self.denoising(guidance=guidance)  # refuses a percentile or an interval that is none
+
+    def _check_network(self) -> None:
+        """Refuses a network that says of itself that it was built for something else."""
+        for name in ("image_shape", "num_classes", "learned_variance", "self_conditioning"):
+            ours, its = getattr(self, name), getattr(self.network, name, None)
+            its = tuple(its) if isinstance(its, list) else its
+            if hasattr(self.network, name) and its != ours:
+                raise UsageError(
+                    f"model.network.{name} is {its}, but model.{name} is {ours}; "
+                    "make them agree, or leave the network's out"
+                )
+
+    def _check_guidance(self, weight: float) -> float:
+        if weight != 1 and (self.num_classes is None or self.label_dropout == 0):
+            lacks = "model.conditional is false" if self.num_classes is None else "model.label_dropout is 0"
+            raise UsageError(
+                f"guidance is {weight}, but {lacks}: guidance goes from what is learned without a class to what is learned "
+                "with it; set it to 1, or train with model.conditional true and a model.label_dropout such as 0.1"
+            )
+        return weight
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network that draws: the average, if there is one."""
+        return self.network if self.ema is None else self.ema.module
+
+    def networks(self) -> list[nn.Module]:
+        """The network that learns, and the one that draws."""
+        return [self.network] if self.ema is None else [self.network, self.ema.module]
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        x = self.images_of(batch).float()
+        t = torch.randint(self.schedule.num_steps, (len(x),), device=x.device)  # Algorithm 1, line 3
+        labels = self._dropped(self.labels_of(batch))
+        terms = self.losses(self.network, x, t, self.noise(*x.shape), labels)
+        return self.log_loss({name: value.mean() for name, value in terms.items()})
+
+    def _dropped(self, labels: Tensor | None) -> Tensor | None:
+        """The labels, some of them replaced by that of no class (Ho & Salimans 2022, Algorithm 1)."""
+        if labels is None or not self.label_dropout:
+            return labels
+        drop = torch.rand(len(labels), device=labels.device) < self.label_dropout
+        return labels.masked_fill(drop, self.num_classes)
+
+    def losses(
+        self, network: nn.Module, x: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The terms of the loss for every picture, float32 (B,) each.
+
+        Args:
+            network: what predicts.
+            x: pictures (B, C, H, W) in [-1, 1].
+            t: times int64 (B,).
+            noise: (B, C, H, W).
+            labels: int64 (B,) if conditional; num_classes: no class.
+        """
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        x_t = alpha * x + sigma * noise  # equation 4
+        output, variance = self.predict(network, x_t, t, labels)
+        simple = loss_of(self.prediction, self.loss_weight, output, x, noise, self.schedule, t)
+        if variance is None:
+            return {"loss": simple}
+        x0 = to_x0(self.prediction, output.detach(), x_t, alpha, sigma)  # the bound teaches the variance alone
+        vlb = vlb_term(x, x_t, t, x0, learned_log_variance(variance, self.schedule, t), self.schedule)
+        return {"loss": simple + self.vlb_weight * self.schedule.num_steps * vlb, "simple": simple, "vlb": vlb}
+
+    def predict(
+        self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a network predicts, float32 (B, C, H, W), and v of the variance, where it is learned.
+
+        One that conditions itself is given what it predicts without: in half of the training steps, and in evaluation.
+        """
+        condition = {} if labels is None else {"label": labels}
+        if self.self_conditioning and not (network.training and torch.rand(()) < 0.5):
+            with torch.no_grad():
+                guess, _ = ask(network, x_t, t, condition, self.learned_variance)
+                condition["x0"] = to_x0(self.prediction, guess, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1)
+        return ask(network, x_t, t, condition, self.learned_variance)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.network)
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def denoising(
+        self, labels: Tensor | None = None, guidance: float = 1.0, threshold: Threshold | None = None
+    ) -> Denoising:
+        """The averaged network as samplers ask it, for pictures of these classes.
+
+        Args:
+            labels: int64 (B,) if conditional.
+            guidance: weight of the class.
+            threshold: None: the model's own.
+        """
+        network = self.averaged
+        if self._check_guidance(guidance) != 1:
+            network = Guided(network, guidance, self.num_classes, self.guidance_interval, self.schedule.num_steps)
+        return Denoising(
+            network,
+            self.schedule,
+            self.prediction,
+            {} if labels is None else {"label": labels},
+            self.learned_variance,
+            self.self_conditioning,
+            threshold or self.threshold,
+            self.percentile,
+        )
+
+    def pairs(self, sampler: SamplerName | None = None, steps: int | None = None) -> Pairs:
+        """The times (t, t_prev) that a sampler goes through; None: the model's own."""
+        sampler = sampler or self.sampler
+        spacing = self.spacing or {"dpm_solver++": "log_snr", "heun": "karras"}.get(sampler, "uniform")
+        return time_pairs(self.schedule, self.steps if steps is None else steps, spacing)
+
+    def _sample_from(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        guidance: float | None = None,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        generator: Generators = None,
+        callback: OnStep | None = None,
+    ) -> Tensor:
+        """From noise x_T to pictures; None: the model's own settings."""
+        sampler = one_of("sampler", sampler or self.sampler, SamplerName)
+        run = {
+            "ancestral": partial(ancestral, variance="learned" if self.learned_variance else self.variance),
+            "ddim": partial(ddim, eta=self.eta),
+            "dpm_solver++": partial(dpm_solver_pp, order=self.order),
+            "heun": heun,
+        }[sampler]
+        denoising = self.denoising(labels, self.guidance if guidance is None else guidance)
+        pairs = self.pairs(sampler, steps)
+        return run(denoising, x, pairs, self.schedule, generator=generator, on_step=callback).clamp(-1, 1)
+
+    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        return self.noise(n, *self.image_shape, generator=generator)
+
+    def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        return self._sample_from(self.draw_latents(n, generator), labels, generator=generator, callback=self.on_step)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | Sequence[int] | None = None,
+        guidance: float | None = None,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        generator: Generators = None,
+        callback: OnStep | None = None,
+    ) -> Tensor:
+        """Draws n pictures: (n, C, H, W) in [-1, 1], on the module's device.
+
+        Args:
+            n: how many, at least 1.
+            labels: int (n,), the class of each; needed by a conditional model, refused by another.
+            guidance: weight of the class; 1 is the conditional model itself, 0 the unconditional one.
+            sampler: ancestral, ddim, dpm_solver++ or heun.
+            steps: of the sampler, 1 to T.
+            generator: if given, it alone decides the result; of several, each its own picture; None: torch's global one.
+            callback: is told of every step; see ``samplers.Step``.
+
+        The model's own settings, of its constructor, stand for what is None.
+        """
+        if n < 1:
+            raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
+        with self.drawing():
+            labels, x = self.check_labels(labels, n), self.draw_latents(n, generator)
+            return self._sample_from(x, labels, guidance, sampler, steps, generator, callback)
+
+    def invert(self, x: Tensor, *, labels: Tensor | None = None, steps: int | None = None) -> Tensor:
+        """Noise x_T from which DDIM without noise draws about these pictures (Song et al. 2021, section 4.3).
+
+        Args:
+            x: (B, C, H, W) in [-1, 1].
+            labels: int (B,) if conditional.
+            steps: of DDIM; None: the model's own. More invert better.
+        """
+        with self.drawing():
+            denoising = self.denoising(self.check_labels(labels, len(x)), threshold="none")
+            return ddim_invert(denoising, x.float(), self.pairs("ddim", steps), self.schedule)
+
+    def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        return self.invert(x, labels=labels)
+
+    def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        with self.drawing():
+            return ddim(self.denoising(labels), z.float(), self.pairs("ddim"), self.schedule).clamp(-1, 1)
+
+    def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+        """Along the great circle (Song et al. 2021, appendix D.5): noise half-way of the straight line is too small."""
+        cosine = F.cosine_similarity(a.flatten(2), b.flatten(2), 2).clamp(-1 + 1e-6, 1 - 1e-6)
+        angle = cosine.arccos().view(-1, 1, *[1] * (a.dim() - 2))
+        return (((1 - way) * angle).sin() * a + (way * angle).sin() * b) / angle.sin()
+
+    def inpaint(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        labels: Tensor | Sequence[int] | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        jump_length: int = 10,
+        resamples: int = 10,
+        generator: Generators = None,
+        callback: OnStep | None = None,
+    ) -> Tensor:
+        """Draws what is missing of pictures, so that it fits to what is there (RePaint; Lugmayr et al. 2022).
+
+        Args:
+            x: (B, C, H, W) in [-1, 1]; what is missing may have any value.
+            mask: bool or float, broadcasts with x; 1 where the picture is known, 0 where it is missing.
+            labels: int (B,) if conditional.
+            guidance, steps, generator, callback: see ``sample``.
+            jump_length, resamples: see ``repaint``; resamples times as many steps are taken, about.
+
+        Returns:
+            (B, C, H, W), equal to x where it is known.
+        """
+        with self.drawing():
+            labels = self.check_labels(labels, len(x))
+            denoising = self.denoising(labels, self.guidance if guidance is None else guidance)
+            noise, pairs = self.noise(*x.shape, generator=generator), self.pairs("ancestral", steps)
+            jumps = {"jump_length": jump_length, "resamples": resamples}
+            x, mask = x.to(noise), mask.to(noise)
+            return repaint(
+                denoising, noise, x, mask, pairs, self.schedule, **jumps, generator=generator, on_step=callback
+            )
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def errors_at(self, x: Tensor, t: Tensor, *, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """Mean squared error of the noise that the averaged network sees in pictures at times t: float32 (B,).
+
+        Args:
+            x: pictures (B, C, H, W) in [-1, 1].
+            t: int64 (B,).
+            labels: int64 (B,) if conditional.
+            generator: decides the noise.
+        """
+        with self.drawing():
+            noise = self.noise(*x.shape, generator=generator)
+            alpha, sigma = self.schedule.alpha_sigma(t)
+            x_t = alpha * x.float() + sigma * noise
+            output, _ = self.predict(self.averaged, x_t, t, labels)
+            return (to_eps(self.prediction, output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
+
+    def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        x, labels = self.images_of(batch).float(), self.labels_of(batch)
+        # Evenly spread over the times, each picture at a random place of its part: a mean of less variance.
+        place = self.noise(len(x), generator=self.evaluation_noise, uniform=True)
+        t = (torch.arange(len(x), device=x.device) + place) / len(x) * self.schedule.num_steps
+        noise = self.noise(*x.shape, generator=self.evaluation_noise)
+        terms = self.losses(self.averaged, x, t.long().clamp(max=self.schedule.num_steps - 1), noise, labels)
+        room = self._bpd_room() if stage == "test" else 0
+        if room > 0:
+            some = x[:room], None if labels is None else labels[:room]
+            self.bits.update(self.bits_per_dim(some[0], labels=some[1], generator=self.evaluation_noise))
+            self._measured += len(some[0])
+        return {name: value.mean() for name, value in terms.items()}
+
+    def _bpd_room(self) -> int:
+        """How many more pictures this rank computes bits/dim of."""
+        ranks, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
+        return self.bpd_samples // ranks + (rank < self.bpd_samples % ranks) - self._measured
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._measured = 0
+        self.bits.reset()
+
+    def on_test_epoch_end(self) -> None:
+        if self.bpd_samples:
+            self.log("test/bits_per_dim", self.bits)
+        super().on_test_epoch_end()
+
+    def bits_per_dim(self, x: Tensor, *, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """The variational bound on -log2 p(x) / (C H W) of 8-bit pictures, by the averaged network: float32 (B,).
+
+        Args:
+            x: pictures (B, C, H, W) in [-1, 1], of 256 levels.
+            labels: int64 (B,) if conditional.
+            generator: decides the noise.
+        """
+
+        def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            output, v = self.predict(self.averaged, x_t, t, labels)
+            return to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
+
+        with self.drawing():
+            return code_length(predict, x.float(), self.schedule, self.variance, generator)

@@ -1,0 +1,87 @@
+"""Guidance: pictures more like their condition than the model would draw them, and kept within their range."""
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+
+
+class Guided(nn.Module):
+    """Classifier-free guidance (Ho & Salimans 2022, equation 6) around a network; called as the network is.
+
+    The prediction is unconditional + weight (conditional - unconditional), of both in one pass of 2 B rows, whether the
+    network predicts eps, x0 or v. Weight 1 is the conditional model itself and 0 the unconditional one, each in one pass
+    of B rows; the paper's w is ours minus 1. Channels beyond those of the picture, a learned variance, are the
+    conditional model's wherever it is asked.
+
+    Args:
+        network: called as ``network(x, t, label=label, ...)``; learned also without a class.
+        weight: of the condition.
+        null_label: the label that says no class.
+        interval: part of the time, of [0, 1] with 1 all noise, in which guidance is at work: low <= t / T < high
+            (Kynkäänniemi et al. 2024); elsewhere the conditional model alone is asked. None: always.
+        num_steps: T, needed by an interval.
+
+    Raises:
+        UsageError: an interval that is none, or whose T is not known.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weight: float,
+        null_label: int,
+        interval: tuple[float, float] | None = None,
+        num_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        if interval is not None and (num_steps is None or not 0 <= interval[0] < interval[1] <= 1):
+            raise UsageError(
+                f"model.guidance_interval is {interval} of {num_steps} steps; give its start and end, two rising parts of "
+                "the time in [0, 1], such as [0.2, 0.8], and the number of steps"
+            )
+        self.network, self.weight, self.null_label = network, weight, null_label
+        self.interval = None if interval is None else tuple(part * num_steps for part in interval)
+
+    def forward(self, x: Tensor, t: Tensor, *, label: Tensor, **condition: Tensor | None) -> Tensor:
+        """The guided prediction, (B, C, H, W) as the network's, float32 where two were mixed.
+
+        Args:
+            x: noisy pictures (B, C, H, W).
+            t: times (B,).
+            label: int64 (B,), the class of each.
+            condition: what else the network is given; it is the same with and without a class.
+        """
+        weight: float | Tensor = self.weight
+        if self.interval is not None and weight != 1:
+            inside = (t >= self.interval[0]) & (t < self.interval[1])
+            # Waits for the device, which costs less than a second pass for nothing.
+            weight = torch.where(inside, weight, 1.0).view(-1, 1, 1, 1) if inside.any() else 1
+        null = torch.full_like(label, self.null_label)
+        if isinstance(weight, (int, float)) and weight in (0, 1):
+            return self.network(x, t, label=label if weight == 1 else null, **condition)
+        twice = {name: None if value is None else torch.cat([value, value]) for name, value in condition.items()}
+        output = self.network(torch.cat([x, x]), torch.cat([t, t]), label=torch.cat([label, null]), **twice)
+        conditional, unconditional = output.float().chunk(2)
+        channels = x.shape[1]
+        difference = conditional[:, :channels] - unconditional[:, :channels]
+        guided = unconditional[:, :channels] + weight * difference
+        return torch.cat([guided, conditional[:, channels:]], 1)
+
+
+def static_threshold(x0: Tensor) -> Tensor:
+    """A predicted picture (B, C, H, W), clipped to [-1, 1]."""
+    return x0.clamp(-1, 1)
+
+
+def dynamic_threshold(x0: Tensor, percentile: float = 0.995) -> Tensor:
+    """A predicted picture, clipped where its values become rare and scaled back into [-1, 1] (Saharia et al. 2022, section
+    2.3): guidance does not saturate it. What lies within [-1, 1] stays as it is.
+
+    Args:
+        x0: (B, C, H, W), computed in float32.
+        percentile: in (0, 1]: the part of a picture's values that is not clipped, if they exceed 1.
+    """
+    x0 = x0.float()
+    scale = torch.quantile(x0.abs().flatten(1), percentile, dim=1).clamp(min=1).view(-1, 1, 1, 1)
+    return x0.clamp(-scale, scale) / scale

@@ -1,0 +1,240 @@
+"""DDPM: what training, drawing and evaluation owe to the equations."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR
+from lightning_modules.diffusion.samplers import Step
+from tests.contracts.generation import CountingScores, GenerationContract
+from tests.contracts.module import trainer
+from tests.fakes.ranks import on_two_ranks
+
+
+def network(**kwargs: Any) -> Denoiser:
+    small = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "dropout": 0.0}
+    return Denoiser((3, 16, 16), **{**small, **kwargs})
+
+
+class TestDDPM(GenerationContract):
+    by_heart = ("loss", 0.35)
+
+    def build(self, **kwargs: Any) -> DDPM:
+        torch.manual_seed(0)
+        return DDPM(self.image_shape, steps=3, bpd_samples=0, ema_decay=0.9, **self.objects(), **kwargs)
+
+    def objects(self) -> dict[str, Any]:
+        return {"network": network(), "schedule": LinearSchedule(50)}
+
+
+class TestConditionalDDPM(GenerationContract):
+    """With everything that was found since: v, cosine, learned variance, self-conditioning, guidance."""
+
+    num_classes = 5
+    test_learns_one_batch_by_heart = None  # trains as TestDDPM does
+
+    def build(self, **kwargs: Any) -> DDPM:
+        torch.manual_seed(0)
+        options = {"conditional": True, "guidance": 2.0, "learned_variance": True, "self_conditioning": True}
+        settings = {"prediction": "v", "sampler": "ancestral", "steps": 3, "bpd_samples": 0, "threshold": "dynamic"}
+        return DDPM(self.image_shape, 5, **options, **settings, **self.objects(), **kwargs)
+
+    def objects(self) -> dict[str, Any]:
+        built = network(num_classes=5, learned_variance=True, self_conditioning=True)
+        return {"network": built, "schedule": CosineSchedule(20), "loss_weight": MinSNR()}
+
+
+class Knowing(nn.Module):
+    """Predicts the noise in pictures that it knows."""
+
+    def __init__(self, x: Tensor, schedule: LinearSchedule) -> None:
+        super().__init__()
+        self.x, self.schedule = x, schedule
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.schedule.alpha_sigma(t.long())
+        return self.scale * (x - alpha * self.x) / sigma
+
+
+def knowing(**kwargs: Any) -> tuple[DDPM, Tensor]:
+    x, schedule = torch.rand(2, 3, 16, 16) * 2 - 1, LinearSchedule(100)
+    model = DDPM((3, 16, 16), None, Knowing(x, schedule), schedule=schedule, steps=20, ema_decay=None, **kwargs)
+    return model.eval(), x
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++", "heun"])
+def test_a_network_that_knows_the_picture_draws_it(sampler: str) -> None:
+    model, x = knowing(sampler=sampler)
+    torch.testing.assert_close(model.sample(2), x, atol=2e-3, rtol=0)
+    steps: list[Step] = []
+    model.sample(2, sampler=sampler, steps=7, callback=steps.append)
+    assert len(steps) == 7
+    assert steps[-1].t_prev == -1
+
+
+def test_errors_and_losses_of_a_network_that_knows() -> None:
+    model, x = knowing()
+    assert model.errors_at(x, torch.tensor([0, 99])).max() < 1e-6
+    assert model.evaluate({"image": x}, "val")["loss"] < 1e-6
+    # Of the bound only the prior is left, and with the variance of the posterior's second step the code length of levels.
+    model, x = knowing(variance="small")
+    levels = (x * 127.5).round() / 127.5
+    model.network.x = levels
+    assert model.bits_per_dim(levels).max() < 3.5
+
+
+def test_inpainting_keeps_what_is_known() -> None:
+    model, x = knowing()
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    other = -x
+    drawn = model.inpaint(other, mask, steps=10, jump_length=2, resamples=2)
+    assert torch.equal(drawn[..., :8], other[..., :8])
+    torch.testing.assert_close(drawn[..., 8:], x[..., 8:], atol=2e-2, rtol=0)
+
+
+def test_inverting_and_drawing_again_gives_the_picture_back() -> None:
+    class Blurring(nn.Module):  # a smooth denoiser: E[x0] of N(0, 0.25)
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            alpha, sigma = schedule.alpha_sigma(t.long())
+            return x * sigma / (alpha**2 / 4 + sigma**2)
+
+    schedule = LinearSchedule(200)
+    model = DDPM((1, 4, 4), None, Blurring(), schedule=schedule, steps=200, ema_decay=None)
+    x = torch.rand(3, 1, 4, 4) - 0.5
+    torch.testing.assert_close(model.reconstruct(x), x, atol=0.02, rtol=0)
+    assert model.encode(x).std() == pytest.approx(2 * x.std().item(), rel=0.1)
+
+
+def test_half_of_the_way_between_two_noises_is_noise() -> None:
+    model = DDPM((3, 16, 16), None, network(), steps=2)
+    a, b = torch.randn(2, 1, 3, 16, 16), torch.randn(2, 1, 3, 16, 16)
+    way = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1, 1)
+    z = model.between(a, b, way)
+    assert z.shape == (2, 3, 3, 16, 16)
+    torch.testing.assert_close(z[:, 0], a[:, 0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(z[:, 2], b[:, 0], atol=1e-3, rtol=0)
+    assert z[:, 1].std() == pytest.approx(1, abs=0.1)
+
+
+def test_validation_is_the_average_s_and_the_same_every_time(tmp_path: Path) -> None:
+    contract = TestDDPM()
+    model, data, fitting = contract.build(), contract.data(), trainer(tmp_path, max_epochs=2)
+    fitting.fit(model, data)
+    averaged, learning = model.ema.module.state_dict(), model.network.state_dict()
+    assert any(not torch.equal(averaged[name], learning[name]) for name in learning)
+    loss = fitting.callback_metrics["val/loss"]
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.fill_(torch.nan)  # nobody looks at these
+    fitting.validate(model, data, verbose=False)
+    assert fitting.callback_metrics["val/loss"] == loss
+    assert model.sample(1).isfinite().all()
+
+
+def test_bits_per_dim_of_a_few_pictures_in_test(tmp_path: Path) -> None:
+    contract = TestConditionalDDPM()
+    model, testing = contract.build(), trainer(tmp_path)
+    model.bpd_samples = 3
+    testing.test(model, contract.data(), verbose=False)
+    bits = testing.callback_metrics["test/bits_per_dim"]
+    assert 8 < bits < 60  # an untrained network
+    assert model._measured == 3
+
+
+def test_labels_are_dropped_as_often_as_asked() -> None:
+    model = DDPM((3, 16, 16), 5, network(num_classes=5), conditional=True, label_dropout=0.25)
+    labels = model._dropped(torch.zeros(4000, dtype=torch.long))
+    assert set(labels.unique().tolist()) == {0, 5}
+    assert (labels == 5).float().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_hybrid_loss_teaches_the_variance_by_the_bound_alone() -> None:
+    contract = TestConditionalDDPM()
+    contract.build()
+    model = DDPM((3, 16, 16), None, network(learned_variance=True), learned_variance=True, schedule=LinearSchedule(50))
+    x = contract.pictures(4)
+    last = model.network.head[-1].weight
+    nn.init.normal_(last)
+    terms = model.losses(model.network, x, torch.tensor([0, 1, 20, 49]), torch.randn_like(x), None)
+    torch.testing.assert_close(terms["loss"], terms["simple"] + 0.001 * 50 * terms["vlb"])
+    (gradient,) = torch.autograd.grad(terms["vlb"].sum(), last)
+    assert gradient[:3].abs().max() == 0  # of the mean's channels
+    assert gradient[3:].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"guidance": 2.0}, "model.conditional is false"),
+        ({"conditional": True, "num_classes": 5, "label_dropout": 0.0, "guidance": 2.0}, "model.label_dropout is 0"),
+        ({"conditional": True}, "model.num_classes"),
+        ({"steps": 1001}, "model.steps"),
+        ({"steps": 0}, "model.steps"),
+        ({"percentile": 0.0}, "model.percentile"),
+        ({"threshold": "soft"}, "static, dynamic, none"),
+        ({"sampler": "euler"}, "ancestral, ddim"),
+        ({"learned_variance": True, "network": network()}, "model.network.learned_variance is False"),
+        ({"network": Denoiser((1, 16, 16), base_channels=8, attention=())}, "model.network.image_shape"),
+        ({"ema_decay": 1.0}, "model.ema_decay"),
+        ({"order": 4}, "model.order"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None:
+    arguments = {"network": None, **arguments}
+    if arguments["network"] is None:
+        classes = 5 if arguments.get("num_classes") else None
+        arguments["network"] = network(num_classes=classes)
+    with pytest.raises(UsageError, match=said):
+        DDPM((3, 16, 16), **arguments)
+
+
+def test_a_network_of_another_number_of_channels_is_refused() -> None:
+    class Doubling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.cat([x, x], 1)
+
+    with pytest.raises(UsageError, match="6 channels.*learned_variance false it should be 3"):
+        DDPM((3, 16, 16), None, Doubling()).sample(1)
+
+
+def ranked(rank: int, folder: Path) -> dict[str, Any]:
+    """One of two processes that train and test."""
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    contract = TestConditionalDDPM()
+    model = contract.build(scores=CountingScores())
+    model.bpd_samples = 3
+    training = trainer(folder, strategy="ddp", devices=2)
+    training.fit(model, contract.data())
+    training.test(model, contract.data(), verbose=False)
+    return {"state": model.state_dict(), "scores": dict(training.callback_metrics), "measured": model._measured}
+
+
+def test_two_processes_learn_and_measure_the_same(tmp_path: Path) -> None:
+    one, two = on_two_ranks(ranked, tmp_path)
+    for name, value in one["state"].items():
+        assert torch.equal(value, two["state"][name]), name
+    assert one["scores"]["test/bits_per_dim"] == two["scores"]["test/bits_per_dim"]
+    assert one["scores"]["test/loss"] == two["scores"]["test/loss"]
+    assert (one["measured"], two["measured"]) == (2, 1)
+
+
+def test_accumulated_batches_move_the_average_once(tmp_path: Path) -> None:
+    contract = TestDDPM()
+    model = contract.build()
+    trainer(tmp_path, accumulate_grad_batches=2, limit_val_batches=0).fit(model, contract.data())
+    assert model.ema.updates == 1
