@@ -378,7 +378,7 @@ class DDPM(Generative):
         labels: Tensor | Sequence[int] | None = None,
         guidance: float | None = None,
         steps: int | None = None,
-        jump_length: int = 10,
+        jump_length: int | None = None,
         resamples: int = 10,
         generator: Generators = None,
         callback: OnStep | None = None,
@@ -390,7 +390,8 @@ class DDPM(Generative):
             mask: bool or float, broadcasts with x; 1 where the picture is known, 0 where it is missing.
             labels: int (B,) if conditional.
             guidance, steps, generator, callback: see ``sample``.
-            jump_length, resamples: see ``repaint``; resamples times as many steps are taken, about.
+            jump_length: see ``repaint``; None: a 25th of the steps, as 10 of the paper's 250.
+            resamples: likewise; about so many times as many steps are taken.
 
         Returns:
             (B, C, H, W), equal to x where it is known.
@@ -399,10 +400,14 @@ class DDPM(Generative):
             labels = self.check_labels(labels, len(x))
             denoising = self.denoising(labels, self.guidance if guidance is None else guidance)
             noise, pairs = self.noise(*x.shape, generator=generator), self.pairs("ancestral", steps)
-            jumps = {"jump_length": jump_length, "resamples": resamples}
-            x, mask = x.to(noise), mask.to(noise)
+            settings = {
+                "jump_length": jump_length or max(1, len(pairs) // 25),
+                "resamples": resamples,
+                "variance": "learned" if self.learned_variance else self.variance,
+            }
+            known, mask = x.to(noise), mask.to(noise)
             return repaint(
-                denoising, noise, x, mask, pairs, self.schedule, **jumps, generator=generator, on_step=callback
+                denoising, noise, known, mask, pairs, self.schedule, **settings, generator=generator, on_step=callback
             )
 
     # --- evaluation ---------------------------------------------------------------------------------------------------

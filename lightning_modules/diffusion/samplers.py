@@ -74,12 +74,11 @@ def time_pairs(schedule: NoiseSchedule, steps: int, spacing: Spacing = "uniform"
     Raises:
         UsageError: fewer steps than 1, or more than the schedule has.
     """
-    most = schedule.num_steps if spacing in ("uniform", "quadratic") else math.inf
-    if not 1 <= steps <= most:
-        raise UsageError(
-            f"model.steps is {steps}; with {spacing} spacing it must be at least 1 and at most {most}, the schedule's own"
-        )
-    times = _whole_times(schedule, steps, spacing) if most < math.inf else _fractional_times(schedule, steps, spacing)
+    whole = spacing in ("uniform", "quadratic")
+    if steps < 1 or (whole and steps > schedule.num_steps):
+        most = f" and at most the schedule's {schedule.num_steps}" if whole else ""
+        raise UsageError(f"model.steps is {steps}; with {spacing} spacing it must be at least 1{most}")
+    times = (_whole_times if whole else _fractional_times)(schedule, steps, spacing)
     return list(zip(times, [*times[1:], -1], strict=True))
 
 

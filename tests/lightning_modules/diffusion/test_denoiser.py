@@ -59,7 +59,7 @@ class TestDenoiserOfADM(TestDenoiser):
 
 
 @pytest.mark.parametrize(
-    ("millions", "image_shape", "options"),
+    ("parameters", "image_shape", "options"),
     [
         pytest.param(35_746_307, (3, 32, 32), {}, id="ho-cifar"),
         pytest.param(113_673_219, (3, 256, 256), {"multipliers": (1, 1, 2, 2, 4, 4)}, id="ho-lsun"),
@@ -81,10 +81,10 @@ class TestDenoiserOfADM(TestDenoiser):
     ],
 )
 def test_as_many_parameters_as_the_authors_networks(
-    millions: int, image_shape: tuple[int, int, int], options: dict[str, Any]
+    parameters: int, image_shape: tuple[int, int, int], options: dict[str, Any]
 ) -> None:
     with torch.device("meta"):
-        assert sum(p.numel() for p in Denoiser(image_shape, **options).parameters()) == millions
+        assert sum(p.numel() for p in Denoiser(image_shape, **options).parameters()) == parameters
 
 
 def test_the_default_is_laid_out_as_the_paper_says() -> None:
@@ -96,7 +96,7 @@ def test_the_default_is_laid_out_as_the_paper_says() -> None:
     for way, each in ((down, 2), (up, 3)):
         looks = [isinstance(block.attention, SelfAttention) for block in way]
         assert sum(looks) == each  # at 16x16 alone
-    assert isinstance(network.middle[0].attention, SelfAttention) and len(network.middle) == 2
+    assert [isinstance(block.attention, SelfAttention) for block in network.middle] == [True, False]
     assert all(m.num_groups == 32 for m in network.modules() if isinstance(m, nn.GroupNorm))
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.1}
 
@@ -105,10 +105,8 @@ def test_it_begins_as_zero_and_its_blocks_as_shortcuts() -> None:
     x, t = noisy()
     network = Denoiser((3, 16, 16), base_channels=8, multipliers=(1, 2), attention=(8,))
     assert network(x, t).abs().max() == 0
-    block, h = Block(8, 8, attention=True), torch.randn(2, 8, 4, 4)
-    assert not torch.equal(block(h, torch.randn(2, 8)), h)
-    same = network.down[0]
-    assert torch.equal(same(h, torch.randn(2, 8)), h)
+    h = torch.randn(2, 8, 4, 4)
+    assert torch.equal(network.down[0](h, torch.randn(2, 8)), h)
     # Glorot's bound, of each part of what stands side by side
     for part in network.middle[0].attention.query_key_value.weight.chunk(3):
         assert 0.9 * (6 / 32) ** 0.5 < part.abs().max() <= (6 / 32) ** 0.5
@@ -186,8 +184,10 @@ def test_random_frequencies_are_kept_with_the_weights() -> None:
 def test_time_and_class_matter_and_no_label_is_the_label_of_none(variant: str) -> None:
     network, (x, _) = tiny(num_classes=3, **VARIANTS[variant]).eval(), noisy(1)
     at = [network(x, torch.tensor([t])) for t in (10, 11, 10.5)]
-    assert not torch.equal(at[0], at[1]) and not torch.equal(at[0], at[2])
-    t, every = torch.tensor([10]), [network(x, torch.tensor([10]), label=torch.tensor([k])) for k in range(4)]
+    assert not torch.equal(at[0], at[1])
+    assert not torch.equal(at[0], at[2])
+    t = torch.tensor([10])
+    every = [network(x, t, label=torch.tensor([k])) for k in range(4)]
     assert all(not torch.equal(every[k], every[j]) for k in range(4) for j in range(k))
     torch.testing.assert_close(network(x, t), every[network.null_label])
 
@@ -251,7 +251,7 @@ def test_channels_last_learns_the_same(variant: str) -> None:
 
 
 def test_it_is_one_graph() -> None:
-    network, (x, t) = tiny(num_classes=2, self_conditioning=True, **VARIANTS["adm"]).eval(), noisy()
+    network, (x, t) = tiny(num_classes=2, self_conditioning=True, attention=()).eval(), noisy()
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, t, label=t % 3, x0=x), network(x, t, label=t % 3, x0=x))
 
@@ -270,7 +270,7 @@ def test_grey_pictures_of_28_pixels_go_through_14_and_7() -> None:
     [
         ({"image_shape": None}, "image_shape is None"),
         ({"image_shape": (3, 28, 28)}, "24 x 24 or 32 x 32 .* with 3 multipliers at most"),
-        ({"image_shape": (3, 4, 40)}, "; 8 x 40 or 8 x 40|; 8 x 40 pixels"),
+        ({"image_shape": (3, 4, 40)}, "3 times; 8 x 40 pixels can"),
         ({"image_shape": (3, 33, 32)}, "32 x 32 or 40 x 32 .* with 1 multipliers at most"),
         ({"attention": (16, 5)}, "side of 5, but the maps have 32, 16, 8, 4"),
         ({"head_channels": 48}, "head_channels is 48"),

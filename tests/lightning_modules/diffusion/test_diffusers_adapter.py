@@ -84,7 +84,7 @@ def test_it_works_in_its_own_precision_and_with_an_earlier_prediction() -> None:
     network = FromDiffusers(narrow(in_channels=6, out_channels=6), (3, 8, 8), None, True, True).bfloat16()
     x, t = noisy()
     output = network(x, t + 0.5, x0=x)
-    assert output.shape == (2, 6, 8, 8) and output.dtype == torch.bfloat16
+    assert (output.shape, output.dtype) == ((2, 6, 8, 8), torch.bfloat16)
     assert torch.equal(network(x, t), network(x, t, x0=torch.zeros_like(x)))
 
 

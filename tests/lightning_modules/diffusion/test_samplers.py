@@ -297,6 +297,7 @@ def test_diffuse_is_the_forward_process() -> None:
     assert later.mean().item() == pytest.approx(0.8 * alpha, abs=4 * sigma / 300)
     assert later.std().item() == pytest.approx(sigma, rel=0.01)
     assert diffuse(x, SHORT, 12, 12) is x
+    assert diffuse(x, SHORT, -1, 30, scale=0.5).std().item() == pytest.approx(sigma / 2, rel=0.01)
 
 
 # --- the probability flow ODE -----------------------------------------------------------------------------------------
