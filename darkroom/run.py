@@ -45,7 +45,9 @@ def describe(run: Path) -> None:
     """Prints where a run lies and its newest picture of each kind."""
     print(f"run folder: {run}")
     for what in sorted(run.glob("pictures/*")):
-        print(f"  {what.name}: {max(what.glob('*.png'))}")
+        newest = max(what.glob("*.png"), default=None) or max(what.glob("*.gif"), default=None)
+        if newest:
+            print(f"  {what.name}: {newest}")
     if (run / "predictions").is_dir():
         print(f"  predictions: {run / 'predictions'}")
 

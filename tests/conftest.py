@@ -8,6 +8,7 @@ from typing import NamedTuple
 import lightning  # noqa: F401 (before any test captures the console that its log handlers write to)
 import pytest
 import torch
+from torch import distributed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -45,6 +46,8 @@ def darkroom(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
         monkeypatch.setattr(sys, "argv", ["darkroom"])
         capfd.readouterr()
         code = main([str(arg) for arg in argv])
+        if distributed.is_initialized():
+            distributed.destroy_process_group()  # DDP's, of one process; Lightning leaves it to the process's end
         return Outcome(code, *capfd.readouterr())
 
     return call

@@ -51,7 +51,16 @@ SMALL = {
     "VAE": {"channels": [4, 8]},
     "ConditionalVAE": {"channels": [4, 8]},
     "DCGAN": {"base_channels": 4},
-    "DDPM": {"network.base_channels": 4, "network.multipliers": [1, 2], "network.attention": [], "bpd_samples": 0, "steps": 2},
+    "DDPM": {
+        "network.base_channels": 4,
+        "network.multipliers": [1, 2],
+        "network.blocks": 1,
+        "network.attention": [],
+        "network.head_channels": 4,
+        "schedule.num_steps": 50,
+        "bpd_samples": 2,
+        "steps": 2,
+    },
 }
 ABSENT = ("weights", "init_from")
 PAPER_DATA = {
@@ -62,6 +71,7 @@ PAPER_DATA = {
     "MNIST": "mnist",
     "CelebA": "celeba",
     "CIFAR10": "cifar10",
+    "ImageFolder": "image_folder",
 }
 HEADLINE = {
     "segmentation": "test/mIoU",
@@ -96,12 +106,16 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
     model, data = config["model"], config["data"]
     arguments = {f"model.{name}": value for name, value in SMALL[model["class_path"]].items()}
     arguments |= {f"model.{name}": "null" for name in ABSENT if name in model["init_args"]}
+    if family == "diffusion" and "scores" in model["init_args"]:
+        arguments["model.scores.num_samples"] = 4
     if data_of == "shapes":
         arguments |= {f"data.{split}_size": 4 for split in ("train", "val", "test")}
         arguments |= {"data.side": 32} if family != "detection" else {}
     else:
         (FAKES | DETECTION_FAKES | LABELLED_FAKES)[data_of](fake)
         arguments |= {"data.root": fake, **SMALL_DATA[family]}
+    if data["class_path"] == "ImageFolder":  # a fake one is small, and a hundredth of it nothing
+        arguments |= {"data.val_fraction": 0.2, "data.test_fraction": 0.2, "data.size": 32}
     if "proposals" in data["init_args"]:
         arguments |= {"data.proposals_dir": "proposals", "data.proposal_workers": 0}
     arguments |= {"trainer.max_epochs": 3} if model["class_path"] in STAGED else {"trainer.max_steps": 2}
