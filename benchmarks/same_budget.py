@@ -100,7 +100,13 @@ _PUBLIC_DCGAN = (
 )
 # Pictures take many passes here: they are drawn after the first validation and in test, and val/loss says what is best.
 _DIFFUSING = (*_DRAWING, "--model.steps", "50", "--model.scores.every_n_validations", str(VALIDATIONS))
-_OURS = (*_DIFFUSING, "--model.sampler", "ddim", "--model.bpd_samples", "0")
+_NARROW = ("--model.network.base_channels", "16", "--model.network.multipliers", "[1, 2, 4]")
+_OURS = (
+    *_DIFFUSING,
+    *_NARROW,
+    *("--model.network.attention", "[8]", "--model.sampler", "ddim", "--model.guidance", "1", "--model.bpd_samples", "0"),
+)
+_UNCONDITIONAL = (*_OURS, "--model.conditional", "false")
 _PUBLIC_DDPM = "../benchmarks/public_diffusion"
 GENERATION = {
     "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
@@ -111,9 +117,12 @@ GENERATION = {
     "DCGAN": Entry("adversarial/dcgan", _DRAWING),
     "the same by the recipe of PyTorch's example": Entry("adversarial/dcgan", (*_DRAWING, *_PUBLIC_DCGAN)),
     "DDPM": Entry("diffusion/ddpm", _OURS),
-    "class-conditional DDPM": Entry("diffusion/ddpm_conditional", _OURS),
+    "the same with v, cosine and min-SNR": Entry("diffusion/ddpm_conditional", _UNCONDITIONAL),
+    "the same by class": Entry("diffusion/ddpm_conditional", _OURS),
     "denoising-diffusion-pytorch, Adam 8e-5": Entry(_PUBLIC_DDPM, _DIFFUSING),
-    "the same with Adam 1e-3": Entry(_PUBLIC_DDPM, (*_DIFFUSING, "--model.optimizer.init_args.lr", "1e-3")),
+    "denoising-diffusion-pytorch, Adam 1e-3": Entry(
+        _PUBLIC_DDPM, (*_DIFFUSING, "--model.optimizer.init_args.lr", "1e-3")
+    ),
 }
 FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}
 # Losses differ between segmentation's configs; here all have the same.

@@ -2,6 +2,7 @@
 
 from lightning_modules.diffusion.ddpm import DDPM
 from lightning_modules.diffusion.denoiser import Denoiser
+from lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from lightning_modules.diffusion.parameterization import P2, VLB, LossWeight, MinSNR, Simple, Unweighted
 from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SigmoidSchedule
 
@@ -11,6 +12,7 @@ __all__ = [
     "VLB",
     "CosineSchedule",
     "Denoiser",
+    "FromDiffusers",
     "LinearSchedule",
     "LossWeight",
     "MinSNR",

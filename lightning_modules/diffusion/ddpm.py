@@ -14,6 +14,7 @@ from darkroom.errors import UsageError
 from lightning_modules.base import one_of
 from lightning_modules.diffusion.denoiser import Denoiser
 from lightning_modules.diffusion.denoising import Denoising, Threshold, ask
+from lightning_modules.diffusion.diffusers_adapter import FromDiffusers, called_as_diffusers
 from lightning_modules.diffusion.guidance import Guided
 from lightning_modules.diffusion.inpainting import repaint
 from lightning_modules.diffusion.likelihood import FixedVariance, code_length, learned_log_variance, vlb_term
@@ -65,7 +66,8 @@ class DDPM(Generative):
         image_shape: (C, H, W); the command line takes it from the data.
         num_classes: of the data; the command line takes it from there. Used only if ``conditional``.
         network: predicts, called as ``network(x, t, label=, x0=)``, the last two only where this model is conditional or
-            conditions itself; see ``Denoiser`` for shapes. None: the paper's, for this image_shape.
+            conditions itself; see ``Denoiser`` for shapes. One that is called as diffusers' ``UNet2DModel`` will do as well
+            (``FromDiffusers`` says how it should be built). None: the paper's, for this image_shape.
         conditional: learn pictures given their class.
         label_dropout: part of the pictures, in [0, 1), that are learned without their class, for guidance.
         schedule: of the noise; None: ``LinearSchedule`` of 1,000 steps.
@@ -153,9 +155,12 @@ class DDPM(Generative):
         self.prediction, self.loss_weight = one_of("model.prediction", prediction, Prediction), loss_weight or Simple()
         self.learned_variance, self.vlb_weight = learned_variance, vlb_weight
         self.self_conditioning, self.label_dropout = self_conditioning, label_dropout
-        self.network = network or Denoiser(
-            self.image_shape, self.num_classes, learned_variance=learned_variance, self_conditioning=self_conditioning
-        )
+        told = {"learned_variance": learned_variance, "self_conditioning": self_conditioning}
+        if network is None:
+            network = Denoiser(self.image_shape, self.num_classes, **told)
+        elif called_as_diffusers(network):
+            network = FromDiffusers(network, self.image_shape, self.num_classes, **told)
+        self.network = network
         self._check_network()
         self.ema = None if ema_decay is None else EMA(self.network, ema_decay)
         self.sampler, self.steps = one_of("model.sampler", sampler, SamplerName), steps

@@ -1,6 +1,7 @@
 """diffusers' networks as denoisers: FromDiffusers."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,11 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from lightning_modules.diffusion.denoiser import beside
+
+
+def called_as_diffusers(network: nn.Module) -> bool:
+    """Whether a network takes its classes as diffusers' do."""
+    return "class_labels" in signature(network.forward).parameters
 
 
 class FromDiffusers(nn.Module):
@@ -76,5 +82,5 @@ class FromDiffusers(nn.Module):
             if name in config and config[name] != right:
                 raise UsageError(
                     f"{type(self.network).__name__} was built with {name} {config[name]}; this model needs "
-                    f"{'null' if right is None else right} ({why}): set model.network.network.{name}"
+                    f"{'null' if right is None else right} ({why})"
                 )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from lightning_modules.diffusion import DDPM
 from lightning_modules.diffusion.denoiser import Block, Denoiser, SelfAttention
 from lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 
@@ -112,3 +113,11 @@ def test_what_it_was_not_built_for_is_refused() -> None:
         network(x, t, label=t)
     with pytest.raises(UsageError, match="self_conditioning"):
         network(x, t, x0=x)
+
+
+def test_a_model_takes_theirs_as_it_is() -> None:
+    model = DDPM((3, 8, 8), 3, narrow(num_class_embeds=4), conditional=True, steps=2, guidance=2.0)
+    assert isinstance(model.network, FromDiffusers)
+    assert model.sample(2, labels=[0, 2]).shape == (2, 3, 8, 8)
+    with pytest.raises(UsageError, match="num_class_embeds None; this model needs 4"):
+        DDPM((3, 8, 8), 3, narrow(), conditional=True)
