@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.generation import _side
-from benchmarks.harness import Options, Result, Side, compare, entry
+from benchmarks.harness import Options, Result, Side, compare, entry, side_of
 from lightning_modules.diffusion.ddpm import DDPM
 from lightning_modules.diffusion.denoiser import Denoiser
 from lightning_modules.diffusion.guidance import Guided
@@ -158,10 +157,10 @@ def ddpm_step(options: Options) -> Result:
     batch, notes = _batch(options, 16, 128), []
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     ours = _ours(options)
-    sides = [_side("darkroom DDPM", [ours.network], _our_step(ours, image, options), batch, options)]
+    sides = [side_of("darkroom DDPM", [ours.network], _our_step(ours, image, options), batch, options)]
     for peer in peers(options, notes):
         step = _train(peer.network, lambda peer=peer: peer.loss(image), peer.optimizer, peer.average, options)
-        sides.append(_side(peer.name, [peer.network], step, batch, options))
+        sides.append(side_of(peer.name, [peer.network], step, batch, options))
     notes.append(
         "Loss, backward, clipping, Adam and the average of the weights, each library's own: denoising-diffusion-pytorch "
         "averages after every tenth step, the others after each."
@@ -176,11 +175,11 @@ def ddim_20(options: Options) -> Result:
     ours = _ours(options).eval()
 
     draw = _drawn(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
-    sides = [_side("darkroom DDPM", [ours.averaged], draw, batch, options)]
+    sides = [side_of("darkroom DDPM", [ours.averaged], draw, batch, options)]
     for peer in peers(options, notes):
         peer.network.eval()
         draw = _drawn(lambda peer=peer: peer.draw(batch), options)
-        sides.append(_side(peer.name, [peer.network], draw, batch, options))
+        sides.append(side_of(peer.name, [peer.network], draw, batch, options))
     return compare(f"DDIM, {STEPS} steps, {batch} pictures at once, 32 px", sides, options, notes)
 
 
@@ -201,7 +200,7 @@ def guidance_pass(options: Options) -> Result:
         return torch.lerp(without.float(), network(x, t, label=label).float(), 2.0)
 
     sides = [
-        _side(f"{name} of {rows}", [network], _drawn(step, options), batch, options)
+        side_of(f"{name} of {rows}", [network], _drawn(step, options), batch, options)
         for name, rows, step in (("one pass", 2 * batch, one), ("two passes", batch, two))
     ]
     return compare(f"Guidance of {batch} pictures, one time step, 32 px", sides, options)
@@ -215,5 +214,5 @@ def checkpointing(options: Options) -> Result:
     sides: list[Side] = []
     for name, wanted in {"everything kept": False, "gradient checkpointing": True}.items():
         ours = _ours(options, Denoiser(SHAPE, gradient_checkpointing=wanted))
-        sides.append(_side(name, [ours.network], _our_step(ours, image, options), batch, options))
+        sides.append(side_of(name, [ours.network], _our_step(ours, image, options), batch, options))
     return compare(f"DDPM training step, batch {batch}, 32 px", sides, options)

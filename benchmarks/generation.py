@@ -7,9 +7,8 @@ from lightning import Trainer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Options, Result, Side, compare, entry, one_thread
+from benchmarks.harness import Options, Result, Side, compare, entry, one_thread, side_of
 from darkroom.messages import quieten
 from lightning_modules.adversarial import DCGAN
 from lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
@@ -46,16 +45,6 @@ class PublicVAE(nn.Module):
         return F.mse_loss(self.decoder(z), image) + KL_WEIGHT * kl
 
 
-def _side(name: str, networks: list[nn.Module], step: Callable[[], object], images: int, options: Options) -> Side:
-    with FlopCounterMode(display=False) as counter:
-        step()
-    if options.compile:  # only now: what is compiled cannot be counted
-        for network in networks:
-            network.compile()
-    parameters = sum(p.numel() for network in networks for p in network.parameters())
-    return Side(name, step, images, parameters, counter.get_total_flops())
-
-
 def _descend(network: nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> Callable:
     def step() -> None:
         optimizer.zero_grad()
@@ -90,8 +79,8 @@ def vae_step(options: Options) -> Result:
 
     adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
     sides = [
-        _side("darkroom VAE", ours.networks(), _descend(ours, our_loss, ours.configure_optimizers()), BATCH, options),
-        _side(
+        side_of("darkroom VAE", ours.networks(), _descend(ours, our_loss, ours.configure_optimizers()), BATCH, options),
+        side_of(
             "PyTorch-VAE's layers and loss, plain loop", [theirs], _descend(theirs, their_loss, adam), BATCH, options
         ),
     ]
@@ -137,8 +126,8 @@ def dcgan_step(options: Options) -> Result:
             g_adam.step()
 
     sides = [
-        _side("darkroom DCGAN, a Trainer's fit", [ours.generator, ours.discriminator], fit, steps * BATCH, options),
-        _side("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options),
+        side_of("darkroom DCGAN, a Trainer's fit", [ours.generator, ours.discriminator], fit, steps * BATCH, options),
+        side_of("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options),
     ]
     notes = [
         f"Times of {steps} steps. Ours also averages the generator's weights, and makes its optimizers in every fit."

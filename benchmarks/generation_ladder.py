@@ -18,13 +18,13 @@ from datamodules.base import VisionDataModule
 from lightning_modules.generative import Generative
 
 
-def opened(run: Path) -> tuple[VisionDataModule, Generative]:
-    """The data of a run, set up for the test, and its technique at the best checkpoint."""
+def opened(run: Path, checkpoint: str = "best") -> tuple[VisionDataModule, Generative]:
+    """The data of a run, set up for the test, and its technique at the best or the last checkpoint."""
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     kinds = {kind.__name__: kind for kind in _below(VisionDataModule)}
     data = kinds[config["class_path"].rsplit(".", 1)[-1]](**{**config["init_args"], "num_workers": 0})
     data.setup("test")
-    return data, LightningModule.load_from_checkpoint(run / "checkpoints" / "best.ckpt").cpu().eval()
+    return data, LightningModule.load_from_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt").cpu().eval()
 
 
 def _below(kind: type) -> list[type]:

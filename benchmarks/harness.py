@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,19 @@ class Result:
     title: str
     rows: list[tuple[str, float, float, float, float | None, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def side_of(
+    name: str, networks: list[torch.nn.Module], step: Callable[[], object], images: int, options: Options
+) -> Side:
+    """A side whose parameters and operations are counted, and whose networks are compiled if they should be."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    if options.compile:  # only now: what is compiled cannot be counted
+        for network in networks:
+            network.compile()
+    parameters = sum(p.numel() for network in networks for p in network.parameters())
+    return Side(name, step, images, parameters, counter.get_total_flops())
 
 
 ENTRIES: dict[str, Callable[[Options], Result]] = {}

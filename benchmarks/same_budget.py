@@ -104,7 +104,14 @@ _NARROW = ("--model.network.base_channels", "16", "--model.network.multipliers",
 _OURS = (
     *_DIFFUSING,
     *_NARROW,
-    *("--model.network.attention", "[8]", "--model.sampler", "ddim", "--model.guidance", "1", "--model.bpd_samples", "0"),
+    *(
+        "--model.sampler",
+        "ddim",
+        "--model.guidance",
+        "1",
+        "--model.bpd_samples",
+        "0",
+    ),
 )
 _UNCONDITIONAL = (*_OURS, "--model.conditional", "false")
 _PUBLIC_DDPM = "../benchmarks/public_diffusion"

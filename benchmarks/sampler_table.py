@@ -7,21 +7,22 @@ they are spacing, guidance, eta, order, variance, threshold and percentile.
 
 import argparse
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import matplotlib.pyplot as plt
 import torch
 import yaml
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from benchmarks.generation_ladder import opened
 from benchmarks.harness import Options, Side, machine, timed
-from benchmarks.score_curves import _COLOURS
+from benchmarks.score_curves import COLOURS
 from darkroom.catalog import import_all
 from datamodules.base import VisionDataModule
-from lightning_modules.diffusion.ddpm import DDPM, SamplerName
+from lightning_modules.diffusion.ddpm import DDPM
+from lightning_modules.diffusion.sampling import SamplerName, Sampling
 from lightning_modules.metrics import SampleScores
 from lightning_modules.metrics.reference_classifier import trained_classifier
 
@@ -55,8 +56,10 @@ class Watched:
     """
 
     def __init__(self, model: DDPM, sampler: str, steps: int, settings: dict[str, Any]) -> None:
-        self.model, self.sampler, self.steps = copy.copy(model), sampler, steps  # the same weights, its own settings
-        vars(self.model).update(settings)
+        self.model = copy.copy(model)  # the same weights, its own settings
+        of_sampler = {name: value for name, value in settings.items() if hasattr(Sampling, name)}
+        self.model.sampling = replace(model.sampling, sampler=sampler, steps=steps, **({"spacing": None} | of_sampler))
+        vars(self.model).update({name: value for name, value in settings.items() if name not in of_sampler})
         self.num_classes, self.device, self.to_uint8 = model.num_classes, model.device, model.to_uint8
         self.seconds, self.evaluations = 0.0, 0
 
@@ -69,9 +72,7 @@ class Watched:
         options, drawn = Options(device=self.device.type), []
 
         def draw() -> None:
-            drawn.append(
-                self.model.sample(n, labels=labels, sampler=self.sampler, steps=self.steps, generator=generator)
-            )
+            drawn.append(self.model.sample(n, labels=labels, generator=generator))
 
         with self.model.averaged.register_forward_pre_hook(count):
             self.seconds += timed(Side("", draw, n), options)
@@ -95,9 +96,9 @@ def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
     """cnn_fid over network evaluations, a line for each sampler."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=120)
     for index, (name, points) in enumerate(curves.items()):
-        style = "o-" if index < len(_COLOURS) else "o--"
+        style = "o-" if index < len(COLOURS) else "o--"
         axes.plot(
-            *zip(*sorted(points), strict=True), style, color=_COLOURS[index % len(_COLOURS)], label=name, markersize=4
+            *zip(*sorted(points), strict=True), style, color=COLOURS[index % len(COLOURS)], label=name, markersize=4
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -124,10 +125,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     import_all()
-    data, model = opened(arguments.run)
-    if arguments.checkpoint != "best":
-        checkpoint = arguments.run / "checkpoints" / f"{arguments.checkpoint}.ckpt"
-        model = LightningModule.load_from_checkpoint(checkpoint).eval()
+    data, model = opened(arguments.run, arguments.checkpoint)
     model = model.to(arguments.device)
     if max(arguments.steps) > model.schedule.num_steps:
         parser.error(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-_COLOURS = ("#3f6fd8", "#d8453e", "#4b9e5f", "#c78a1b")
+COLOURS = ("#3f6fd8", "#d8453e", "#4b9e5f", "#c78a1b")
 
 
 def curve(run: Path, score: str) -> tuple[list[int], list[float]]:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=120)
-    for name, run, colour in zip(arguments.names, arguments.runs, _COLOURS, strict=False):
+    for name, run, colour in zip(arguments.names, arguments.runs, COLOURS, strict=False):
         steps, values = curve(run, arguments.score)
         axes.plot(steps, values, "o-", color=colour, label=name, markersize=4)
         print(name, *(f"{step}: {value:.1f}" for step, value in zip(steps, values, strict=True)), sep="; ")

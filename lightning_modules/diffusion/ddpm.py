@@ -1,8 +1,12 @@
 """DDPM (Ho, Jain, Abbeel 2020): a network that takes noise away, step by step, until a picture is left."""
 
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from inspect import signature
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,30 +17,19 @@ from torchmetrics import MeanMetric
 from darkroom.errors import UsageError
 from lightning_modules.base import one_of
 from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.denoising import Denoising, Threshold, ask
+from lightning_modules.diffusion.denoising import Denoising, Threshold, ask, guess_of
 from lightning_modules.diffusion.diffusers_adapter import FromDiffusers, called_as_diffusers
-from lightning_modules.diffusion.guidance import Guided
+from lightning_modules.diffusion.guidance import Guided, check_interval
 from lightning_modules.diffusion.inpainting import repaint
 from lightning_modules.diffusion.likelihood import FixedVariance, code_length, learned_log_variance, vlb_term
 from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, loss_of, to_eps, to_x0
-from lightning_modules.diffusion.samplers import (
-    OnStep,
-    Pairs,
-    Spacing,
-    ancestral,
-    ddim,
-    ddim_invert,
-    dpm_solver_pp,
-    heun,
-    time_pairs,
-)
+from lightning_modules.diffusion.samplers import OnStep, Spacing, ddim_invert
+from lightning_modules.diffusion.sampling import SamplerName, Sampling
 from lightning_modules.diffusion.schedules import LinearSchedule, NoiseSchedule
 from lightning_modules.generative import Generative
 from lightning_modules.layers.ema import EMA
 from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.sample_scores import SampleScores
-
-SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
+from lightning_modules.metrics.sample_scores import SampleScores, share_of_rank
 
 
 def _within(**values: float) -> None:
@@ -47,7 +40,7 @@ def _within(**values: float) -> None:
 
 def _at_least_0(**values: float) -> None:
     for name, value in values.items():
-        if value < 0:
+        if not value >= 0:
             raise UsageError(f"model.{name} is {value}; it must be at least 0")
 
 
@@ -148,9 +141,7 @@ class DDPM(Generative):
             compile_network,
         )
         _within(label_dropout=label_dropout, ema_decay=ema_decay or 0.0)
-        _at_least_0(vlb_weight=vlb_weight, eta=eta, bpd_samples=bpd_samples)
-        if order not in (1, 2, 3):
-            raise UsageError(f"model.order is {order}; dpm_solver++ is of order 1, 2 or 3")
+        _at_least_0(vlb_weight=vlb_weight, bpd_samples=bpd_samples)
         self.schedule = schedule or LinearSchedule()
         self.prediction, self.loss_weight = one_of("model.prediction", prediction, Prediction), loss_weight or Simple()
         self.learned_variance, self.vlb_weight = learned_variance, vlb_weight
@@ -163,34 +154,43 @@ class DDPM(Generative):
         self.network = network
         self._check_network()
         self.ema = None if ema_decay is None else EMA(self.network, ema_decay)
-        self.sampler, self.steps = one_of("model.sampler", sampler, SamplerName), steps
-        self.spacing = None if spacing is None else one_of("model.spacing", spacing, Spacing)
-        self.eta, self.order, self.variance = eta, order, one_of("model.variance", variance, FixedVariance)
-        self.guidance, self.guidance_interval = self._check_guidance(guidance), guidance_interval
+        one_of("model.variance", variance, FixedVariance)
+        self.sampling = Sampling(sampler, steps, spacing, eta, order, "learned" if learned_variance else variance)
+        self.sampling.pairs(self.schedule)  # refuses more steps than the schedule has
+        self.guidance, self.guidance_interval = self._check_guidance(guidance), check_interval(guidance_interval)
         self.threshold, self.percentile = one_of("model.threshold", threshold, Threshold), percentile
-        self.bpd_samples = bpd_samples
+        self.variance, self.bpd_samples = variance, bpd_samples
         self.bits, self._measured = MeanMetric(), 0  # bits/dim, and of how many pictures on this rank
         self.on_step: OnStep | None = None  # watches predict_step
-        self.pairs()  # refuses a number of steps that the schedule has not
-        self.denoising(guidance=guidance)  # refuses a percentile or an interval that is none
+        self.denoising()  # refuses a percentile that is none
 
     def _check_network(self) -> None:
-        """Refuses a network that says of itself that it was built for something else."""
-        for name in ("image_shape", "num_classes", "learned_variance", "self_conditioning"):
+        """Refuses a network that says of itself that it was built for something else, or does not take what it is given."""
+        takes = signature(self.network.forward).parameters
+        anything = any(parameter.kind == parameter.VAR_KEYWORD for parameter in takes.values())
+        given = {"label": self.num_classes is not None, "x0": self.self_conditioning}
+        for name, why in {"label": "conditional", "x0": "self_conditioning"}.items():
+            if given[name] and name not in takes and not anything:
+                raise UsageError(
+                    f"model.{why} is true, but the forward of model.network, {type(self.network).__name__}, takes no "
+                    f"{name}; it is called as network(x, t, {name}={name})"
+                )
+        for name in getattr(self.network, "told", ()):
             ours, its = getattr(self, name), getattr(self.network, name, None)
-            its = tuple(its) if isinstance(its, list) else its
             if hasattr(self.network, name) and its != ours:
                 raise UsageError(
-                    f"model.network.{name} is {its}, but model.{name} is {ours}; "
-                    "make them agree, or leave the network's out"
+                    f"model.network.{name} is {its}, but model.{name} is {ours}; make them agree, or leave the "
+                    "network's out"
                 )
 
     def _check_guidance(self, weight: float) -> float:
+        if not math.isfinite(weight):
+            raise UsageError(f"model.guidance is {weight}; it is a number, 1 for the conditional model itself")
         if weight != 1 and (self.num_classes is None or self.label_dropout == 0):
             lacks = "model.conditional is false" if self.num_classes is None else "model.label_dropout is 0"
             raise UsageError(
-                f"guidance is {weight}, but {lacks}: guidance goes from what is learned without a class to what is learned "
-                "with it; set it to 1, or train with model.conditional true and a model.label_dropout such as 0.1"
+                f"model.guidance is {weight}, but {lacks}: guidance goes from what is learned without a class to what is "
+                "learned with it; set it to 1, or train with model.conditional true and a model.label_dropout such as 0.1"
             )
         return weight
 
@@ -208,7 +208,10 @@ class DDPM(Generative):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = self.images_of(batch).float()
         t = torch.randint(self.schedule.num_steps, (len(x),), device=x.device)  # Algorithm 1, line 3
-        labels = self._dropped(self.labels_of(batch))
+        labels = self.labels_of(batch)
+        if batch_idx == 0 and labels is not None:
+            self.check_labels(labels, len(x))  # waits for the device, so once an epoch
+        labels = self._dropped(labels)
         terms = self.losses(self.network, x, t, self.noise(*x.shape), labels)
         return self.log_loss({name: value.mean() for name, value in terms.items()})
 
@@ -216,7 +219,7 @@ class DDPM(Generative):
         """The labels, some of them replaced by that of no class (Ho & Salimans 2022, Algorithm 1)."""
         if labels is None or not self.label_dropout:
             return labels
-        drop = torch.rand(len(labels), device=labels.device) < self.label_dropout
+        drop = torch.rand(len(labels), dtype=torch.float32, device=labels.device) < self.label_dropout
         return labels.masked_fill(drop, self.num_classes)
 
     def losses(
@@ -231,13 +234,14 @@ class DDPM(Generative):
             noise: (B, C, H, W).
             labels: int64 (B,) if conditional; num_classes: no class.
         """
-        alpha, sigma = self.schedule.alpha_sigma(t)
-        x_t = alpha * x + sigma * noise  # equation 4
+        x_t = self.schedule.add_noise(x, noise, t)
         output, variance = self.predict(network, x_t, t, labels)
         simple = loss_of(self.prediction, self.loss_weight, output, x, noise, self.schedule, t)
         if variance is None:
             return {"loss": simple}
-        x0 = to_x0(self.prediction, output.detach(), x_t, alpha, sigma)  # the bound teaches the variance alone
+        x0 = to_x0(
+            self.prediction, output.detach(), x_t, *self.schedule.alpha_sigma(t)
+        )  # the bound teaches the variance alone
         vlb = vlb_term(x, x_t, t, x0, learned_log_variance(variance, self.schedule, t), self.schedule)
         return {"loss": simple + self.vlb_weight * self.schedule.num_steps * vlb, "simple": simple, "vlb": vlb}
 
@@ -249,10 +253,12 @@ class DDPM(Generative):
         One that conditions itself is given what it predicts without: in half of the training steps, and in evaluation.
         """
         condition = {} if labels is None else {"label": labels}
-        if self.self_conditioning and not (network.training and torch.rand(()) < 0.5):
-            with torch.no_grad():
-                guess, _ = ask(network, x_t, t, condition, self.learned_variance)
-                condition["x0"] = to_x0(self.prediction, guess, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1)
+        if self.self_conditioning:
+            condition["x0"] = torch.zeros_like(x_t)
+            if not network.training or torch.rand(()) < 0.5:
+                with torch.no_grad():
+                    output, _ = ask(network, x_t, t, condition, self.learned_variance)
+                    condition["x0"] = guess_of(to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)))
         return ask(network, x_t, t, condition, self.learned_variance)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -286,39 +292,34 @@ class DDPM(Generative):
             self.percentile,
         )
 
-    def pairs(self, sampler: SamplerName | None = None, steps: int | None = None) -> Pairs:
-        """The times (t, t_prev) that a sampler goes through; None: the model's own."""
-        sampler = sampler or self.sampler
-        spacing = self.spacing or {"dpm_solver++": "log_snr", "heun": "karras"}.get(sampler, "uniform")
-        return time_pairs(self.schedule, self.steps if steps is None else steps, spacing)
-
-    def _sample_from(
+    def _drawn_from(
         self,
         x: Tensor,
         labels: Tensor | None,
-        guidance: float | None = None,
-        sampler: SamplerName | None = None,
-        steps: int | None = None,
+        sampling: Sampling,
+        guidance: float = 1.0,
         generator: Generators = None,
         callback: OnStep | None = None,
     ) -> Tensor:
-        """From noise x_T to pictures; None: the model's own settings."""
-        sampler = one_of("sampler", sampler or self.sampler, SamplerName)
-        run = {
-            "ancestral": partial(ancestral, variance="learned" if self.learned_variance else self.variance),
-            "ddim": partial(ddim, eta=self.eta),
-            "dpm_solver++": partial(dpm_solver_pp, order=self.order),
-            "heun": heun,
-        }[sampler]
-        denoising = self.denoising(labels, self.guidance if guidance is None else guidance)
-        pairs = self.pairs(sampler, steps)
-        return run(denoising, x, pairs, self.schedule, generator=generator, on_step=callback).clamp(-1, 1)
+        """From noise x_T to pictures in [-1, 1]."""
+        with self._precision():
+            denoising = self.denoising(labels, guidance)
+            return sampling.run(denoising, x.float(), self.schedule, generator, callback).clamp(-1, 1)
+
+    def _precision(self) -> AbstractContextManager:
+        """The Trainer's, also where it has none of its own: when an epoch has ended, and scores are computed."""
+        return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+
+    def _ddim(self, steps: int | None = None) -> Sampling:
+        """DDIM without noise, which can be run backwards."""
+        return replace(self.sampling, sampler="ddim", eta=0.0, steps=steps or self.sampling.steps)
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
         return self.noise(n, *self.image_shape, generator=generator)
 
     def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
-        return self._sample_from(self.draw_latents(n, generator), labels, generator=generator, callback=self.on_step)
+        x = self.draw_latents(n, generator)
+        return self._drawn_from(x, labels, self.sampling, self.guidance, generator, self.on_step)
 
     def sample(
         self,
@@ -348,7 +349,9 @@ class DDPM(Generative):
             raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
         with self.drawing():
             labels, x = self.check_labels(labels, n), self.draw_latents(n, generator)
-            return self._sample_from(x, labels, guidance, sampler, steps, generator, callback)
+            given = {name: value for name, value in {"sampler": sampler, "steps": steps}.items() if value is not None}
+            guidance = self.guidance if guidance is None else guidance
+            return self._drawn_from(x, labels, replace(self.sampling, **given), guidance, generator, callback)
 
     def invert(self, x: Tensor, *, labels: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Noise x_T from which DDIM without noise draws about these pictures (Song et al. 2021, section 4.3).
@@ -358,16 +361,17 @@ class DDPM(Generative):
             labels: int (B,) if conditional.
             steps: of DDIM; None: the model's own. More invert better.
         """
-        with self.drawing():
+        self._check_pictures(x)
+        with self.drawing(), self._precision():
             denoising = self.denoising(self.check_labels(labels, len(x)), threshold="none")
-            return ddim_invert(denoising, x.float(), self.pairs("ddim", steps), self.schedule)
+            return ddim_invert(denoising, x.float(), self._ddim(steps).pairs(self.schedule), self.schedule)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        return self.invert(x, labels=labels)
+        return self.invert(x, labels=labels)  # in eval mode, without gradients: they would be of all steps
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
         with self.drawing():
-            return ddim(self.denoising(labels), z.float(), self.pairs("ddim"), self.schedule).clamp(-1, 1)
+            return self._drawn_from(z, self.check_labels(labels, len(z)), self._ddim())
 
     def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
         """Along the great circle (Song et al. 2021, appendix D.5): noise half-way of the straight line is too small."""
@@ -401,19 +405,29 @@ class DDPM(Generative):
         Returns:
             (B, C, H, W), equal to x where it is known.
         """
-        with self.drawing():
-            labels = self.check_labels(labels, len(x))
-            denoising = self.denoising(labels, self.guidance if guidance is None else guidance)
-            noise, pairs = self.noise(*x.shape, generator=generator), self.pairs("ancestral", steps)
-            settings = {
-                "jump_length": jump_length or max(1, len(pairs) // 25),
-                "resamples": resamples,
-                "variance": "learned" if self.learned_variance else self.variance,
-            }
-            known, mask = x.to(noise), mask.to(noise)
-            return repaint(
-                denoising, noise, known, mask, pairs, self.schedule, **settings, generator=generator, on_step=callback
+        self._check_pictures(x)
+        with self.drawing(), self._precision():
+            denoising = self.denoising(
+                self.check_labels(labels, len(x)), self.guidance if guidance is None else guidance
             )
+            ancestral = replace(self.sampling, sampler="ancestral", steps=steps or self.sampling.steps)
+            noise, pairs = self.noise(*x.shape, generator=generator), ancestral.pairs(self.schedule)
+            if any(a not in (1, b) for a, b in zip(mask.shape[::-1], x.shape[::-1], strict=False)) or mask.dim() > 4:
+                raise UsageError(
+                    f"the mask's shape {tuple(mask.shape)} does not broadcast with pictures' {tuple(x.shape)}"
+                )
+            mask = mask.to(noise).broadcast_to(noise.shape)
+            known = torch.where(mask > 0, x.to(noise), 0.0)
+            jump_length = max(1, len(pairs) // 25) if jump_length is None else jump_length
+            jumps = {"jump_length": jump_length, "resamples": resamples, "variance": self.sampling.variance}
+            drawn = repaint(
+                denoising, noise, known, mask, pairs, self.schedule, **jumps, generator=generator, on_step=callback
+            )
+            return drawn.clamp(-1, 1)
+
+    def _check_pictures(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.image_shape[0]:
+            raise UsageError(f"pictures have the shape {tuple(x.shape)}; it should be (B, {self.image_shape[0]}, H, W)")
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -426,10 +440,12 @@ class DDPM(Generative):
             labels: int64 (B,) if conditional.
             generator: decides the noise.
         """
+        if t.min() < 0 or t.max() >= self.schedule.num_steps:
+            raise UsageError(f"times are {t.min()} to {t.max()}; they are 0 to {self.schedule.num_steps - 1}")
         with self.drawing():
-            noise = self.noise(*x.shape, generator=generator)
+            labels, noise = self.check_labels(labels, len(x)), self.noise(*x.shape, generator=generator)
             alpha, sigma = self.schedule.alpha_sigma(t)
-            x_t = alpha * x.float() + sigma * noise
+            x_t = self.schedule.add_noise(x.float(), noise, t)
             output, _ = self.predict(self.averaged, x_t, t, labels)
             return (to_eps(self.prediction, output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
 
@@ -440,17 +456,18 @@ class DDPM(Generative):
         t = (torch.arange(len(x), device=x.device) + place) / len(x) * self.schedule.num_steps
         noise = self.noise(*x.shape, generator=self.evaluation_noise)
         terms = self.losses(self.averaged, x, t.long().clamp(max=self.schedule.num_steps - 1), noise, labels)
-        room = self._bpd_room() if stage == "test" else 0
-        if room > 0:
-            some = x[:room], None if labels is None else labels[:room]
-            self.bits.update(self.bits_per_dim(some[0], labels=some[1], generator=self.evaluation_noise))
-            self._measured += len(some[0])
+        if stage == "test":
+            self._measure_bits(x, labels)
         return {name: value.mean() for name, value in terms.items()}
 
-    def _bpd_room(self) -> int:
-        """How many more pictures this rank computes bits/dim of."""
+    def _measure_bits(self, x: Tensor, labels: Tensor | None) -> None:
+        """Takes in bits/dim of a batch's pictures, until this rank has its share."""
         ranks, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
-        return self.bpd_samples // ranks + (rank < self.bpd_samples % ranks) - self._measured
+        room = share_of_rank(self.bpd_samples, rank, ranks) - self._measured
+        if room > 0:
+            labels = None if labels is None else labels[:room]
+            self.bits.update(self.bits_per_dim(x[:room], labels=labels, generator=self.evaluation_noise))
+            self._measured += len(x[:room])
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
@@ -475,5 +492,6 @@ class DDPM(Generative):
             output, v = self.predict(self.averaged, x_t, t, labels)
             return to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
 
+        labels = self.check_labels(labels, len(x))
         with self.drawing():
             return code_length(predict, x.float(), self.schedule, self.variance, generator)

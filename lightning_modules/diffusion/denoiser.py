@@ -186,7 +186,8 @@ class Denoiser(nn.Module):
         base_channels: of the first map; even, from 4 up.
         multipliers: of base_channels, for the maps, each half the side of the one before.
         blocks: residual blocks for each map on the way down; one more on the way up.
-        attention: the sides of maps, the larger one, that have attention after every block. The middle always has.
+        attention: the sides of maps, the larger one, that have attention after every block; or one number: every map up to
+            this side. The middle always has.
         head_channels: of each attention head; None: one head of all channels.
         time_embedding: sinusoidal, or fourier: random frequencies.
         modulation: how blocks are told the time: add or adaptive; see Block.
@@ -213,7 +214,7 @@ class Denoiser(nn.Module):
         base_channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks: int = 2,
-        attention: Sequence[int] = (16,),
+        attention: Sequence[int] | int = (16,),
         head_channels: int | None = None,
         time_embedding: TimeEmbedding = "sinusoidal",
         modulation: Modulation = "add",
@@ -226,6 +227,8 @@ class Denoiser(nn.Module):
         super().__init__()
         _check_numbers(base_channels, multipliers, blocks, head_channels, dropout)
         sides = _sides(image_shape, len(multipliers))
+        if isinstance(attention, int):
+            attention = [side for side in sides if side <= attention]
         _check_attention(attention, sides)
         one_of("model.network.modulation", modulation, Modulation)
         self.image_shape, self.num_classes, self.null_label = tuple(image_shape), num_classes, num_classes

@@ -40,6 +40,11 @@ def ask(
     return (output, None) if not learned_variance else (output[:, :channels], output[:, channels:])
 
 
+def guess_of(x0: Tensor) -> Tensor:
+    """What a network that conditions itself is given of a predicted picture (B, C, H, W): values that pictures have."""
+    return x0.clamp(-1, 1)
+
+
 class Denoising:
     """A network as a ``Denoise``: ``denoising(x_t, t)`` is the picture predicted, thresholded, and v of the variance.
 
@@ -78,13 +83,16 @@ class Denoising:
         self._last: Tensor | None = None
 
     def __call__(self, x: Tensor, t: float) -> Denoised:
-        guess = {"x0": self._last} if self.self_conditioning else {}
-        times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        output, variance = ask(self.network, x, times, self.condition | guess, self.learned_variance)
+        condition = self.condition
+        if self.self_conditioning:
+            condition = condition | {"x0": torch.zeros_like(x) if self._last is None else self._last}
+        dtype = torch.long if isinstance(t, int) else torch.float32
+        times = torch.full((len(x),), t, dtype=dtype, device=x.device)
+        output, variance = ask(self.network, x, times, condition, self.learned_variance)
         x0 = to_x0(self.prediction, output, x, *self.schedule.at(t))
         if self.threshold == "static":
             x0 = static_threshold(x0)
         elif self.threshold == "dynamic":
             x0 = dynamic_threshold(x0, self.percentile)
-        self._last = x0
+        self._last = guess_of(x0)
         return Denoised(x0, variance)

@@ -6,6 +6,20 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 
 
+def check_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The part of the time in which guidance is at work.
+
+    Raises:
+        UsageError: it does not rise within [0, 1].
+    """
+    if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
+        raise UsageError(
+            f"model.guidance_interval is {interval}; give its start and end, two rising parts of the time in [0, 1], such "
+            "as [0.2, 0.8]"
+        )
+    return interval
+
+
 class Guided(nn.Module):
     """Classifier-free guidance (Ho & Salimans 2022, equation 6) around a network; called as the network is.
 
@@ -35,11 +49,8 @@ class Guided(nn.Module):
         num_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if interval is not None and (num_steps is None or not 0 <= interval[0] < interval[1] <= 1):
-            raise UsageError(
-                f"model.guidance_interval is {interval} of {num_steps} steps; give its start and end, two rising parts of "
-                "the time in [0, 1], such as [0.2, 0.8], and the number of steps"
-            )
+        if check_interval(interval) is not None and num_steps is None:
+            raise UsageError(f"model.guidance_interval is {interval}, parts of the time: give Guided its num_steps, T")
         self.network, self.weight, self.null_label = network, weight, null_label
         self.interval = None if interval is None else tuple(part * num_steps for part in interval)
 
@@ -56,7 +67,11 @@ class Guided(nn.Module):
         if self.interval is not None and weight != 1:
             inside = (t >= self.interval[0]) & (t < self.interval[1])
             # Waits for the device, which costs less than a second pass for nothing.
-            weight = torch.where(inside, weight, 1.0).view(-1, 1, 1, 1) if inside.any() else 1
+            weight = (
+                torch.where(inside, torch.tensor(weight, dtype=torch.float32), 1.0).view(-1, 1, 1, 1)
+                if inside.any()
+                else 1
+            )
         null = torch.full_like(label, self.null_label)
         if isinstance(weight, (int, float)) and weight in (0, 1):
             return self.network(x, t, label=label if weight == 1 else null, **condition)

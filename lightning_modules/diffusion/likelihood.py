@@ -105,8 +105,10 @@ def vlb_term(
     mean, true_log_variance = posterior(x, x_t, schedule, t)
     model_mean, _ = posterior(x0_hat, x_t, schedule, t)
     kl = gaussian_kl(mean, true_log_variance, model_mean, log_variance)
-    code_length = -discretized_gaussian_log_likelihood(x, model_mean, log_variance / 2)
-    return _bits_per_dim(torch.where(_is_first(t), code_length, kl))
+    first = _is_first(t)  # elsewhere the code length is of x itself, so that no gradient of it is infinite
+    mean, log_scale = torch.where(first, model_mean, x.float()), torch.where(first, log_variance / 2, 0.0)
+    code_length = -discretized_gaussian_log_likelihood(x, mean, log_scale)
+    return _bits_per_dim(torch.where(first, code_length, kl))
 
 
 def prior_bits(x: Tensor, schedule: NoiseSchedule) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from darkroom.errors import UsageError
+from lightning_modules.base import one_of
 from lightning_modules.diffusion.schedules import NoiseSchedule
 from lightning_modules.layers.noise import Generators, draw_noise
 
@@ -67,14 +68,15 @@ def time_pairs(schedule: NoiseSchedule, steps: int, spacing: Spacing = "uniform"
         steps: how many pairs, at least 1.
         spacing: uniform and quadratic (Song et al. 2021, appendix D.2; denser towards the picture) are whole numbers from
             T - 1 on, all different, so at most T; with T of them every step is taken. log_snr is even in log SNR (Lu et al.
-            2022b), karras in (sigma / alpha)^(1 / 7) (Karras et al. 2022, equation 5); their times are fractions, the last
-            pair is (0, -1), and the first begins where sigma / alpha is 80, as in EDM, if T - 1 is noisier: noise is as
-            good there, and a cosine schedule would spend its steps, and Heun's method its precision, on nothing.
+            2022b), karras in (sigma / alpha)^(1 / 7) (Karras et al. 2022, equation 5). Their times are fractions; of two
+            pairs or more the last is (0, -1), and the first begins where sigma / alpha is 80, as in EDM, if T - 1 is
+            noisier: noise is as good there, and a cosine schedule would spend its steps, and Heun's method its precision,
+            on nothing.
 
     Raises:
         UsageError: fewer steps than 1, or more than the schedule has.
     """
-    whole = spacing in ("uniform", "quadratic")
+    whole = one_of("model.spacing", spacing, Spacing) in ("uniform", "quadratic")
     if steps < 1 or (whole and steps > schedule.num_steps):
         most = f" and at most the schedule's {schedule.num_steps}" if whole else ""
         raise UsageError(f"model.steps is {steps}; with {spacing} spacing it must be at least 1{most}")

@@ -99,7 +99,11 @@ class LinearSchedule(NoiseSchedule):
                 f"model.schedule.end is {end}; it is the last beta of 1000 steps, at least start ({start})"
             )
         smallest = max(2, math.floor(1000 * end) + 1)  # of which the last beta is below 1
-        _check_steps(num_steps, smallest)
+        if num_steps < smallest:
+            raise UsageError(
+                f"model.schedule.num_steps is {num_steps}; this schedule needs at least {smallest}, or a beta would reach "
+                f"1: lower model.schedule.end ({end}), or take CosineSchedule"
+            )
         super().__init__(_line(start, end, num_steps) * (1000 / num_steps))
 
 
@@ -156,9 +160,9 @@ class SigmoidSchedule(NoiseSchedule):
         super().__init__(betas)
 
 
-def _check_steps(num_steps: int, smallest: int = 2) -> None:
-    if num_steps < smallest:
-        raise UsageError(f"model.schedule.num_steps is {num_steps}; this schedule needs at least {smallest} steps")
+def _check_steps(num_steps: int) -> None:
+    if num_steps < 2:
+        raise UsageError(f"model.schedule.num_steps is {num_steps}; a schedule needs at least 2 steps")
 
 
 def _line(start: float, end: float, count: int) -> Tensor:

@@ -45,7 +45,8 @@ class SampleScores:
         fid, kid, inception_score: which are computed.
         num_samples: pictures drawn, over all ranks, and real ones compared with: the first of the set, or all it has.
         batch_size: pictures drawn at once on each rank.
-        every_n_validations: compute only after the first validation and every n-th from there on; always in test.
+        every_n_validations: compute only after a fit's first validation and every n-th from there on; always in the other
+            commands.
         seed: decides the latents.
         inception_weights: file of Inception's weights; None: downloaded.
         cache_dir: folder of the trained classifiers; None: ``~/.cache/darkroom/classifiers``.
@@ -80,13 +81,14 @@ class SampleScores:
         self.every_n_validations, self.validations = every_n_validations, 0
         self.inception_weights, self.cache_dir = inception_weights, cache_dir
         self._network: ReferenceClassifier | Inception | None = None
-        self._rank, self._world_size = 0, 1
+        self._rank, self._world_size, self._fitting = 0, 1, True
         self._judges: dict[str, _Judge] = {}
 
     def prepare(self, module: LightningModule) -> None:
         """Makes the feature network ready, on all ranks; forgets real pictures seen before. Called in ``setup``."""
         trainer = module.trainer
         self._rank, self._world_size, self._judges = trainer.global_rank, trainer.world_size, {}
+        self._fitting = trainer.state.fn in (None, "fit")
         if self.features == "inception":
             self._network = self._network or Inception(self.inception_weights)
             return
@@ -126,7 +128,7 @@ class SampleScores:
         """
         judge = self._judge(stage, module.device)
         judge.complete = True
-        if stage == "val":
+        if stage == "val" and self._fitting:
             self.validations += 1
             if (self.validations - 1) % self.every_n_validations:
                 return {}
@@ -147,7 +149,7 @@ class SampleScores:
 
     def _room(self, stage: str) -> int:
         """How many real pictures of a stage this rank still takes."""
-        judge, share = self._judges.get(stage), _share(self.num_samples, self._rank, self._world_size)
+        judge, share = self._judges.get(stage), share_of_rank(self.num_samples, self._rank, self._world_size)
         return share if judge is None else 0 if judge.complete else share - judge.real_here
 
     def _judge(self, stage: str, device: torch.device) -> "_Judge":
@@ -160,7 +162,7 @@ class SampleScores:
         return self._judges[stage]
 
 
-def _share(count: int, rank: int, world_size: int) -> int:
+def share_of_rank(count: int, rank: int, world_size: int) -> int:
     """How many of ``count`` things are a rank's when they are dealt in turn."""
     return count // world_size + (rank < count % world_size)
 
