@@ -55,13 +55,13 @@ class Watched:
         evaluations: rows that the network was given, over all pictures: two of them where guidance is at work.
     """
 
-    def __init__(self, model: DDPM, sampler: str, steps: int, settings: dict[str, Any]) -> None:
+    def __init__(self, model: DDPM, sampler: str, steps: int, settings: dict[str, Any], options: Options) -> None:
         self.model = copy.copy(model)  # the same weights, its own settings
         of_sampler = {name: value for name, value in settings.items() if hasattr(Sampling, name)}
         self.model.sampling = replace(model.sampling, sampler=sampler, steps=steps, **({"spacing": None} | of_sampler))
         vars(self.model).update({name: value for name, value in settings.items() if name not in of_sampler})
         self.num_classes, self.device, self.to_uint8 = model.num_classes, model.device, model.to_uint8
-        self.seconds, self.evaluations = 0.0, 0
+        self.options, self.seconds, self.evaluations = options, 0.0, 0
 
     def sample(self, n: int, *, labels: Tensor | None, generator: torch.Generator) -> Tensor:
         """Draws, and adds to the sums."""
@@ -69,13 +69,14 @@ class Watched:
         def count(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.evaluations += len(inputs[0])
 
-        options, drawn = Options(device=self.device.type), []
+        drawn = []
 
         def draw() -> None:
-            drawn.append(self.model.sample(n, labels=labels, generator=generator))
+            with self.options.autocast():
+                drawn.append(self.model.sample(n, labels=labels, generator=generator))
 
         with self.model.averaged.register_forward_pre_hook(count):
-            self.seconds += timed(Side("", draw, n), options)
+            self.seconds += timed(Side("", draw, n), self.options)
         return drawn[0]
 
 
@@ -117,11 +118,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler_table", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
-    parser.add_argument("--steps", nargs="+", type=int, default=[10, 20, 50, 100, 1000])
+    parser.add_argument("--steps", nargs="+", type=int, default=[10, 20, 50, 100])
+    parser.add_argument("--full", nargs="*", choices=SAMPLERS, default=["ancestral"], help="also in all T steps")
     parser.add_argument("--samplers", nargs="+", type=parsed, default=[(name, {}) for name in SAMPLERS])
     parser.add_argument("--num_samples", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=100)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     import_all()
@@ -131,13 +134,14 @@ def main() -> None:
         parser.error(
             f"--steps {max(arguments.steps)}: the model has {model.schedule.num_steps} times, so as many at most"
         )
-    print(f"`{arguments.run}`, {arguments.num_samples} pictures, {machine(Options(device=arguments.device))}")
+    options = Options(device=arguments.device, dtype=arguments.dtype)
+    print(f"`{arguments.run}`, {arguments.num_samples} pictures, {machine(options)}")
     scores = judge(data, arguments.num_samples, arguments.batch_size, model.device)
     curves: dict[str, list[tuple[float, float]]] = {}
     for sampler, settings in arguments.samplers:
         name = " ".join([sampler, *(f"{key} {value}" for key, value in settings.items())])
-        for steps in arguments.steps:
-            watched = Watched(model, sampler, steps, settings)
+        for steps in [*arguments.steps, *([model.schedule.num_steps] if sampler in arguments.full else [])]:
+            watched = Watched(model, sampler, steps, settings, options)
             values = scores.compute("test", watched)
             evaluations = watched.evaluations / arguments.num_samples
             row = {"sampler": name, "steps": str(steps), "network evaluations": f"{evaluations:.0f}"}

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from callbacks.drawing_animation import animate
-from callbacks.drawing_grids import as_pictures, picture_grid
+from callbacks.drawing_grids import as_pictures, picture_grid, spread
 from callbacks.pictures import PeriodicPictures, steps_taken
 
 _COLUMNS, _FRAMES = 10, 40  # moments shown of a trajectory, in the strip and in the animation
@@ -100,7 +100,10 @@ class DenoisingLogger(PeriodicPictures):
         ]
 
     def _labels(self, module: LightningModule, count: int) -> Tensor | None:
-        return None if module.num_classes is None else torch.arange(count) % module.num_classes
+        if module.num_classes is None:
+            return None
+        classes = torch.tensor(spread(module.num_classes, count))
+        return classes[torch.arange(count) % len(classes)]
 
     def _forward_process(self, module: LightningModule, images: Tensor) -> Tensor:
         """A row for each picture (N, C, H, W): itself, then itself at growing times; below, what is left of it."""

@@ -8,19 +8,19 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.drawing import resize
-from callbacks.drawing_grids import as_pictures, near_square, picture_grid, tile_size
+from callbacks.drawing_grids import as_pictures, near_square, picture_grid, spread, tile_size
 from callbacks.pictures import steps_taken
 from callbacks.sample_logger import SampleLogger
 from darkroom.errors import UsageError
 
-_MOST_CLASSES = _MOST_COLUMNS = 16
+_MOST_CLASSES, _MOST_COLUMNS = 10, 16
 _CHUNK = 64  # pictures drawn at once
 
 
 class DiffusionSampleLogger(SampleLogger):
     """Draws samples from the same noise after every validation, so that progress shows.
 
-    Of a conditional model a row per class, of the first 16 classes at most, and a group of columns per weight of guidance.
+    Of a conditional model a row per class, of 10 classes at most, and a group of columns per weight of guidance.
     A column starts from one noise in all rows and groups: only class and weight differ. Otherwise as ``SampleLogger``.
 
     Args:
@@ -66,9 +66,10 @@ class DiffusionSampleLogger(SampleLogger):
             pictures = self._sample(trainer, module, self._seeds(self.num_samples))
             return picture_grid(pictures.split(near_square(self.num_samples)), title=title)
         weights = len(self.guidance)
-        rows = min(module.num_classes, _MOST_CLASSES, max(1, self.num_samples // weights))
+        classes = spread(module.num_classes, min(_MOST_CLASSES, max(1, self.num_samples // weights)))
+        rows = len(classes)
         columns = max(1, min(_MOST_COLUMNS, self.num_samples // rows) // weights)
-        seeds, labels = self._seeds(columns) * rows, torch.arange(rows).repeat_interleave(columns)
+        seeds, labels = self._seeds(columns) * rows, torch.tensor(classes).repeat_interleave(columns)
         groups = []
         for weight in self.guidance:
             pictures = self._sample(trainer, module, seeds, labels, weight)
@@ -77,7 +78,9 @@ class DiffusionSampleLogger(SampleLogger):
             grid = torch.stack([resize(picture, size) for picture in pictures]).split(columns)
             first = not groups
             heads = ["" if column != (columns - 1) // 2 else f"guidance {weight:g}" for column in range(columns)]
-            groups.append(picture_grid(grid, class_names[:rows] if first else (), heads, title if first else " "))
+            groups.append(
+                picture_grid(grid, [class_names[k] for k in classes] if first else (), heads, title if first else " ")
+            )
         return torch.cat(groups, 2)
 
     def _seeds(self, count: int) -> list[int]:

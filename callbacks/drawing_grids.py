@@ -33,6 +33,11 @@ def near_square(count: int) -> int:
     return min(16, math.ceil(math.sqrt(count)))
 
 
+def spread(total: int, most: int) -> list[int]:
+    """The numbers from 0 to total - 1; of more than ``most`` so many, evenly, with both ends."""
+    return torch.linspace(0, total - 1, min(total, most)).round().long().tolist()
+
+
 def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     """A text in one line, or as much of its beginning as fits into so many pixels, with dots for the rest."""
     text = " ".join(text.split())

@@ -88,7 +88,7 @@ class SampleWriter(Callback):
             writer.writerows(rows)
         if self.grid:
             first = [row for row in rows if row["index"] < self.grid]
-            self._write_grid(first, getattr(trainer.datamodule, "class_names", ()))
+            self._write_grid(first, getattr(pl_module, "class_names", ()))
 
     def _remove_earlier(self) -> None:
         """Removes what an earlier predict has listed, and nothing else: pictures of one's own may lie beside."""

@@ -101,10 +101,18 @@ def prompted_model_is_trained(data: Any, command: str, ckpt_path: Path | str | N
         )
 
 
-def link(data: Any, model: Namespace) -> None:
-    """Fills what the model's config leaves open from the data, and refuses what contradicts it."""
+def link(data: Any, model: Namespace, checkpoint: str | Path | None = None) -> None:
+    """Fills what the model's config leaves open from the data, and refuses what contradicts it.
+
+    Data without pictures know nothing of them: what the checkpoint's model was told stands for it.
+    """
     channels = None if data.image_shape is None else data.image_shape[0]
     known = {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": channels}
+    if data.image_shape is None and checkpoint is not None:
+        remembered = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get(
+            "hyper_parameters", {}
+        )
+        known = {name: remembered.get(name) for name in known}
     arguments = model.get("init_args") or Namespace()
     if not arguments.get("conditional", getattr(locate(model.class_path), "conditional", True)):
         del known["num_classes"]  # pictures drawn without a class: any number of them will do

@@ -54,6 +54,7 @@ class Generative(Technique):
                 "must have labels (CelebA: data.attribute; ImageFolder: a folder for every class)"
             )
         self.image_shape, self.num_classes, self.scores = tuple(image_shape), num_classes, scores
+        self.class_names: list[str] = []  # of the data it was trained on
         # In evaluation noise is the same every time: scores differ by the model alone, and training's random numbers do not
         # depend on how often it was evaluated.
         self.evaluation_noise: torch.Generator | None = None
@@ -189,6 +190,7 @@ class Generative(Technique):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.trainer.datamodule
+        self.class_names = list(getattr(data, "class_names", ()))
         shape, declared = getattr(data, "image_shape", None), getattr(data, "value_range", None)
         if shape is not None and tuple(shape) != self.image_shape:
             raise UsageError(
@@ -205,11 +207,13 @@ class Generative(Technique):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        checkpoint["class_names"] = self.class_names
         if self.scores is not None:
             checkpoint["validations"] = self.scores.validations
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.class_names = self.class_names or checkpoint.get("class_names", [])
         if self.scores is not None:
             self.scores.validations = checkpoint.get("validations", 0)
 

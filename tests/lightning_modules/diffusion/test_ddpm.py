@@ -1,6 +1,7 @@
 """DDPM: what training, drawing and evaluation owe to the equations."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR
-from lightning_modules.diffusion.samplers import Step
+from lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR, sampling
+from lightning_modules.diffusion.denoising import Denoising
+from lightning_modules.diffusion.samplers import Pairs, Step
+from lightning_modules.diffusion.schedules import NoiseSchedule
+from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks
@@ -173,6 +177,161 @@ def test_the_hybrid_loss_teaches_the_variance_by_the_bound_alone() -> None:
     assert gradient[3:].abs().max() > 0
 
 
+class OfTimes(nn.Module):
+    """A network that looks its times up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_time, self.conv = nn.Embedding(50, 3), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.conv(x) + self.of_time(t)[:, :, None, None]
+
+
+def test_any_network_of_pictures_and_times_will_do(tmp_path: Path) -> None:
+    model = DDPM((3, 16, 16), None, OfTimes(), schedule=LinearSchedule(50), steps=4, bpd_samples=2)
+    fitting = trainer(tmp_path)
+    fitting.fit(model, TestDDPM().data())
+    fitting.test(model, TestDDPM().data(), verbose=False)
+    assert model.sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name", "options"),
+    [
+        ("ancestral", "ancestral", {"variance": "small"}),
+        ("ddim", "ddim", {"eta": 0.5}),
+        ("dpm_solver++", "dpm_solver_pp", {"order": 3}),
+        ("heun", "heun", {}),
+    ],
+)
+def test_every_option_reaches_its_sampler(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, name: str, options: dict[str, Any]
+) -> None:
+    asked = {}
+
+    def watched(denoise: Denoising, x: Tensor, pairs: Pairs, schedule: NoiseSchedule, **kwargs: Any) -> Tensor:
+        asked.update(kwargs, denoise=denoise, pairs=pairs)
+        return x
+
+    monkeypatch.setattr(sampling, name, watched)
+    settings = {"guidance": 3.0, "guidance_interval": (0.2, 0.7), "threshold": "dynamic", "percentile": 0.9}
+    model = DDPM((3, 16, 16), 5, network(num_classes=5), True, sampler=sampler, steps=6, **settings, **options)
+    watch, generator = print, torch.Generator()
+    model.sample(1, labels=[2], generator=generator, callback=watch)
+    assert {key: asked[key] for key in options} == options
+    assert asked["generator"] is generator
+    assert asked["on_step"] is watch
+    assert len(asked["pairs"]) == 6
+    denoise = asked["denoise"]
+    assert (denoise.threshold, denoise.percentile) == ("dynamic", 0.9)
+    assert (denoise.network.weight, denoise.network.interval) == (3.0, (200, 700))
+    model.sample(1, labels=[2], guidance=1.0, steps=3)
+    assert asked["denoise"].network is model.ema.module
+    assert len(asked["pairs"]) == 3
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++", "heun"])
+def test_predictions_do_not_depend_on_their_batch(sampler: str) -> None:
+    model = DDPM(
+        (3, 16, 16),
+        None,
+        network(),
+        schedule=LinearSchedule(50),
+        sampler=sampler,
+        steps=4,
+        eta=float(sampler == "ddim"),
+    )
+    nn.init.normal_(model.ema.module.head[-1].weight, std=0.1)
+    seeds = torch.tensor([5, 2**40, 17])
+    together = model.predict_step({"seed": seeds})
+    for index in range(3):
+        alone = model.predict_step({"seed": seeds[index : index + 1]})
+        torch.testing.assert_close(alone[0], together[index], atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_that_conditions_itself_is_given_pictures() -> None:
+    seen: list[Tensor] = []
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor, *, x0: Tensor) -> Tensor:
+            seen.append(x0)
+            return self.weight * x
+
+    settings = {"self_conditioning": True, "threshold": "none", "ema_decay": None, "schedule": CosineSchedule(1000)}
+    model, x = DDPM((3, 16, 16), None, Watching(), **settings), torch.rand(2, 3, 16, 16)
+    model.sample(2, steps=4)
+    model.invert(x, steps=4)
+    assert len(seen) == 8
+    assert seen[0].abs().max() == 0
+    assert all(guess.abs().max() <= 1 for guess in seen)
+    assert seen[3].abs().max() > 0
+    seen.clear()
+    for _ in range(200):
+        model.predict(model.network, x, torch.tensor([3, 900]), None)
+    given = sum(bool(guess.any()) for guess in seen)
+    assert len(seen) == 200 + given  # each asked for once more
+    assert 70 < given < 130
+
+
+def test_inpainting_of_anything() -> None:
+    model, x = knowing(threshold="none")
+    holes = x.clone()
+    holes[..., 8:] = torch.nan
+    drawn = model.inpaint(holes, torch.arange(16) < 8, steps=10)
+    assert drawn.isfinite().all()
+    assert drawn.abs().max() <= 1
+    for arguments, said in (
+        ({"mask": torch.ones(16, 5)}, "mask"),
+        ({"mask": torch.ones(16), "jump_length": 0}, "jump_length is 0"),
+        ({"mask": torch.ones(16), "generator": [torch.Generator()]}, "1 generators are given for 2 pictures"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            model.inpaint(x, steps=10, **arguments)
+    with pytest.raises(UsageError, match=r"\(B, 3, H, W\)"):
+        model.invert(x[:, :1])
+
+
+def test_labels_and_times_that_there_are_not() -> None:
+    model, x = DDPM((3, 16, 16), 5, network(num_classes=5), True, schedule=LinearSchedule(50)), torch.rand(1, 3, 16, 16)
+    t = torch.tensor([3])
+    for ask in (model.decode, model.encode, model.bits_per_dim, lambda x, labels: model.errors_at(x, t, labels=labels)):
+        with pytest.raises(UsageError, match="there is no class 5"):
+            ask(x, labels=torch.tensor([5]))
+        with pytest.raises(UsageError, match="needs labels"):
+            ask(x, labels=None)
+    with pytest.raises(UsageError, match="0 to 49"):
+        model.errors_at(x, torch.tensor([50]), labels=[1])
+    model.log_loss = lambda terms: terms["loss"]
+    with pytest.raises(UsageError, match="there is no class 5"):
+        model.training_step({"image": x, "label": torch.tensor([5])}, 0)
+
+
+def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
+    """It says nothing of sizes and classes, and neither do the prompts: the checkpoint does."""
+    small = ("--data.train_size", 8, "--data.val_size", 8, "--data.batch_size", 4, "--data.num_workers", 0)
+    model = ("--model.network.base_channels", 4, "--model.scores", "null", "--model.steps", 2)
+    base = ("--config", CONFIGS / "diffusion/ddpm_conditional.yaml", *model, "--experiment", "it")
+    config = Path("plain.yaml")
+    config.write_text("trainer: {callbacks: null}")
+    base = (*base, "--config", config, "--trainer.callbacks+=SampleWriter")
+    fitted = darkroom("fit", *base, *small, "--trainer.max_steps", 1)
+    assert fitted.code == 0, fitted.err
+    drawn = []
+    for size in (1, 3):
+        prompts = ("--data", "Prompts", "--data.labels", "[0, 39, 7]", "--data.batch_size", size, "--data.seed", 4)
+        settings = ("--model.sampler", "ancestral", "--model.steps", 3, "--model.guidance", 3)
+        outcome = darkroom("predict", *base, *prompts, *settings, "--ckpt_path", "last")
+        assert outcome.code == 0, outcome.err
+        drawn.append({path.name: path.read_bytes() for path in sorted(Path("runs/it/0/predictions").glob("0*.png"))})
+    assert list(drawn[0]) == list(drawn[1])
+    assert len(drawn[0]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -188,6 +347,10 @@ def test_the_hybrid_loss_teaches_the_variance_by_the_bound_alone() -> None:
         ({"network": Denoiser((1, 16, 16), base_channels=8, attention=())}, "model.network.image_shape"),
         ({"ema_decay": 1.0}, "model.ema_decay"),
         ({"order": 4}, "model.order"),
+        ({"eta": 1.5}, "model.eta"),
+        ({"guidance_interval": (0.8, 0.2)}, "model.guidance_interval"),
+        ({"conditional": True, "num_classes": 5, "guidance": float("nan")}, "model.guidance is nan"),
+        ({"conditional": True, "num_classes": 5, "network": OfTimes()}, "takes no label"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None:

@@ -241,3 +241,12 @@ def test_prior_is_the_kl_to_pure_noise(schedule: NoiseSchedule) -> None:
     exact = kl_divergence(Normal(alpha * x.double(), sigma), Normal(torch.zeros_like(x).double(), 1.0))
     exact = exact.flatten(1).mean(1) / math.log(2)
     torch.testing.assert_close(prior_bits(x, schedule).double(), exact, rtol=2e-3, atol=1e-9)
+
+
+def test_gradients_stay_finite_where_a_term_is_large() -> None:
+    schedule, t = LinearSchedule(100), torch.tensor([0, 1, 2, 50])
+    x = torch.rand(4, 1, 2, 2) * 2 - 1
+    v = torch.full_like(x, -50.0, requires_grad=True)
+    x_t = schedule.add_noise(x, torch.randn_like(x), t)
+    vlb_term(x, x_t, t, -x, learned_log_variance(v, schedule, t), schedule)[1:].sum().backward()
+    assert v.grad.isfinite().all()

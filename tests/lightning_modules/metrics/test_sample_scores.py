@@ -52,6 +52,7 @@ class Artist:
         self.trainer = SimpleNamespace(
             global_rank=rank, world_size=world_size, strategy=strategy, datamodule=object(), sanity_checking=False
         )
+        self.trainer.state = SimpleNamespace(fn="fit")
 
     def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:
         self.asked += [] if labels is None else labels.tolist()
@@ -201,6 +202,15 @@ def test_every_n_validations_and_always_in_test(monkeypatch: pytest.MonkeyPatch)
     assert artist.drawn == 40  # nothing is drawn for nothing
     assert scores.compute("test", artist)
     assert scores.compute("test", artist)
+
+
+def test_every_validation_that_is_not_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    artist = Artist()
+    artist.trainer.state.fn = "validate"
+    network = Table(torch.randn(400, 4), torch.randn(400, 4))
+    scores = scores_of(network, monkeypatch, artist, num_samples=20, every_n_validations=3)
+    show(scores, torch.arange(40), "val")
+    assert all(scores.compute("val", artist) for _ in range(3))
 
 
 def test_inference_mode_and_autocast_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
