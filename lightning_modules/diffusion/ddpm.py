@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -16,12 +15,11 @@ from torchmetrics import MeanMetric
 
 from darkroom.errors import UsageError
 from lightning_modules.base import one_of
-from lightning_modules.diffusion.denoiser import Denoiser
 from lightning_modules.diffusion.denoising import Denoising, Threshold, ask, guess_of
-from lightning_modules.diffusion.diffusers_adapter import FromDiffusers, called_as_diffusers
 from lightning_modules.diffusion.guidance import Guided, check_interval
 from lightning_modules.diffusion.inpainting import repaint
 from lightning_modules.diffusion.likelihood import FixedVariance, code_length, learned_log_variance, vlb_term
+from lightning_modules.diffusion.networks import fitting
 from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, loss_of, to_eps, to_x0
 from lightning_modules.diffusion.samplers import OnStep, Spacing, ddim_invert
 from lightning_modules.diffusion.sampling import SamplerName, Sampling
@@ -146,13 +144,7 @@ class DDPM(Generative):
         self.prediction, self.loss_weight = one_of("model.prediction", prediction, Prediction), loss_weight or Simple()
         self.learned_variance, self.vlb_weight = learned_variance, vlb_weight
         self.self_conditioning, self.label_dropout = self_conditioning, label_dropout
-        told = {"learned_variance": learned_variance, "self_conditioning": self_conditioning}
-        if network is None:
-            network = Denoiser(self.image_shape, self.num_classes, **told)
-        elif called_as_diffusers(network):
-            network = FromDiffusers(network, self.image_shape, self.num_classes, **told)
-        self.network = network
-        self._check_network()
+        self.network = fitting(network, self.image_shape, self.num_classes, learned_variance, self_conditioning)
         self.ema = None if ema_decay is None else EMA(self.network, ema_decay)
         one_of("model.variance", variance, FixedVariance)
         self.sampling = Sampling(sampler, steps, spacing, eta, order, "learned" if learned_variance else variance)
@@ -163,25 +155,6 @@ class DDPM(Generative):
         self.bits, self._measured = MeanMetric(), 0  # bits/dim, and of how many pictures on this rank
         self.on_step: OnStep | None = None  # watches predict_step
         self.denoising()  # refuses a percentile that is none
-
-    def _check_network(self) -> None:
-        """Refuses a network that says of itself that it was built for something else, or does not take what it is given."""
-        takes = signature(self.network.forward).parameters
-        anything = any(parameter.kind == parameter.VAR_KEYWORD for parameter in takes.values())
-        given = {"label": self.num_classes is not None, "x0": self.self_conditioning}
-        for name, why in {"label": "conditional", "x0": "self_conditioning"}.items():
-            if given[name] and name not in takes and not anything:
-                raise UsageError(
-                    f"model.{why} is true, but the forward of model.network, {type(self.network).__name__}, takes no "
-                    f"{name}; it is called as network(x, t, {name}={name})"
-                )
-        for name in getattr(self.network, "told", ()):
-            ours, its = getattr(self, name), getattr(self.network, name, None)
-            if hasattr(self.network, name) and its != ours:
-                raise UsageError(
-                    f"model.network.{name} is {its}, but model.{name} is {ours}; make them agree, or leave the "
-                    "network's out"
-                )
 
     def _check_guidance(self, weight: float) -> float:
         if not math.isfinite(weight):

@@ -67,11 +67,7 @@ class Guided(nn.Module):
         if self.interval is not None and weight != 1:
             inside = (t >= self.interval[0]) & (t < self.interval[1])
             # Waits for the device, which costs less than a second pass for nothing.
-            weight = (
-                torch.where(inside, torch.tensor(weight, dtype=torch.float32), 1.0).view(-1, 1, 1, 1)
-                if inside.any()
-                else 1
-            )
+            weight = (1 + (weight - 1) * inside.float()).view(-1, 1, 1, 1) if inside.any() else 1
         null = torch.full_like(label, self.null_label)
         if isinstance(weight, (int, float)) and weight in (0, 1):
             return self.network(x, t, label=label if weight == 1 else null, **condition)
