@@ -212,9 +212,8 @@ class DDPM(Generative):
         simple = loss_of(self.prediction, self.loss_weight, output, x, noise, self.schedule, t)
         if variance is None:
             return {"loss": simple}
-        x0 = to_x0(
-            self.prediction, output.detach(), x_t, *self.schedule.alpha_sigma(t)
-        )  # the bound teaches the variance alone
+        # The bound teaches the variance alone (section 3.1).
+        x0 = to_x0(self.prediction, output.detach(), x_t, *self.schedule.alpha_sigma(t))
         vlb = vlb_term(x, x_t, t, x0, learned_log_variance(variance, self.schedule, t), self.schedule)
         return {"loss": simple + self.vlb_weight * self.schedule.num_steps * vlb, "simple": simple, "vlb": vlb}
 
@@ -283,9 +282,12 @@ class DDPM(Generative):
         """The Trainer's, also where it has none of its own: when an epoch has ended, and scores are computed."""
         return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
 
-    def _ddim(self, steps: int | None = None) -> Sampling:
-        """DDIM without noise, which can be run backwards."""
-        return replace(self.sampling, sampler="ddim", eta=0.0, steps=steps or self.sampling.steps)
+    def _weight(self, guidance: float | None) -> float:
+        return self.guidance if guidance is None else guidance
+
+    def _sampling(self, **given: Any) -> Sampling:
+        """The model's own, with what is given and not None in its place."""
+        return replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
         return self.noise(n, *self.image_shape, generator=generator)
@@ -322,9 +324,8 @@ class DDPM(Generative):
             raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
         with self.drawing():
             labels, x = self.check_labels(labels, n), self.draw_latents(n, generator)
-            given = {name: value for name, value in {"sampler": sampler, "steps": steps}.items() if value is not None}
-            guidance = self.guidance if guidance is None else guidance
-            return self._drawn_from(x, labels, replace(self.sampling, **given), guidance, generator, callback)
+            sampling, weight = self._sampling(sampler=sampler, steps=steps), self._weight(guidance)
+            return self._drawn_from(x, labels, sampling, weight, generator, callback)
 
     def invert(self, x: Tensor, *, labels: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Noise x_T from which DDIM without noise draws about these pictures (Song et al. 2021, section 4.3).
@@ -337,14 +338,16 @@ class DDPM(Generative):
         self._check_pictures(x)
         with self.drawing(), self._precision():
             denoising = self.denoising(self.check_labels(labels, len(x)), threshold="none")
-            return ddim_invert(denoising, x.float(), self._ddim(steps).pairs(self.schedule), self.schedule)
+            pairs = self._sampling(sampler="ddim", steps=steps).pairs(self.schedule)
+            return ddim_invert(denoising, x.float(), pairs, self.schedule)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         return self.invert(x, labels=labels)  # in eval mode, without gradients: they would be of all steps
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
         with self.drawing():
-            return self._drawn_from(z, self.check_labels(labels, len(z)), self._ddim())
+            ddim = self._sampling(sampler="ddim", eta=0.0)  # the way back from ``encode``
+            return self._drawn_from(z, self.check_labels(labels, len(z)), ddim)
 
     def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
         """Along the great circle (Song et al. 2021, appendix D.5): noise half-way of the straight line is too small."""
@@ -380,21 +383,20 @@ class DDPM(Generative):
         """
         self._check_pictures(x)
         with self.drawing(), self._precision():
-            denoising = self.denoising(
-                self.check_labels(labels, len(x)), self.guidance if guidance is None else guidance
-            )
-            ancestral = replace(self.sampling, sampler="ancestral", steps=steps or self.sampling.steps)
-            noise, pairs = self.noise(*x.shape, generator=generator), ancestral.pairs(self.schedule)
-            if any(a not in (1, b) for a, b in zip(mask.shape[::-1], x.shape[::-1], strict=False)) or mask.dim() > 4:
-                raise UsageError(
-                    f"the mask's shape {tuple(mask.shape)} does not broadcast with pictures' {tuple(x.shape)}"
-                )
-            mask = mask.to(noise).broadcast_to(noise.shape)
-            known = torch.where(mask > 0, x.to(noise), 0.0)
-            jump_length = max(1, len(pairs) // 25) if jump_length is None else jump_length
-            jumps = {"jump_length": jump_length, "resamples": resamples, "variance": self.sampling.variance}
+            denoising = self.denoising(self.check_labels(labels, len(x)), self._weight(guidance))
+            pairs = self._sampling(sampler="ancestral", steps=steps).pairs(self.schedule)
             drawn = repaint(
-                denoising, noise, known, mask, pairs, self.schedule, **jumps, generator=generator, on_step=callback
+                denoising,
+                self.noise(*x.shape, generator=generator),
+                x.float(),
+                mask,
+                pairs,
+                self.schedule,
+                jump_length=max(1, len(pairs) // 25) if jump_length is None else jump_length,
+                resamples=resamples,
+                variance=self.sampling.variance,
+                generator=generator,
+                on_step=callback,
             )
             return drawn.clamp(-1, 1)
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
@@ -30,7 +31,7 @@ def repaint(
     Args:
         denoise: predicts the picture.
         x: noise (B, C, H, W): x at the first pair's t.
-        known: pictures (B, C, H, W) in [-1, 1]; any finite value where they are missing.
+        known: pictures (B, C, H, W) in [-1, 1]; any value where they are missing.
         mask: bool or float, broadcasts with x: 1 where the picture is known, 0 where it is missing.
         pairs: times (t, t_prev), falling, each beginning where the last one ended; see ``time_pairs``.
         schedule: says what the times mean.
@@ -44,11 +45,17 @@ def repaint(
         Pictures (B, C, H, W): x at the last pair's t_prev; if that is -1, equal to ``known`` where the mask is 1.
 
     Raises:
-        UsageError: a jump_length or resamples below 1.
+        UsageError: a jump_length or resamples below 1, or a mask of another shape.
     """
+    if mask.dim() > 4 or any(a not in (1, b) for a, b in zip(mask.shape[::-1], x.shape[::-1], strict=False)):
+        raise UsageError(
+            f"the mask's shape {tuple(mask.shape)} does not broadcast with that of pictures, {tuple(x.shape)}"
+        )
+    mask = mask.to(x)
+    known = torch.where(mask > 0, known.to(x), 0.0)  # a NaN times 0 would be one
     way = resampling(len(pairs), jump_length, resamples)
     moves = list(pairwise(way))
-    index, count, mask = 0, sum(to < at for at, to in moves), mask.to(known)
+    index, count = 0, sum(to < at for at, to in moves)
     for at, to in moves:
         t, t_prev = pairs[-1 - max(at, to)]  # the pair between two neighbours on the way
         if to > at:
