@@ -106,16 +106,16 @@ def link(data: Any, model: Namespace, checkpoint: str | Path | None = None) -> N
 
     Data without pictures know nothing of them: what the checkpoint's model was told stands for it.
     """
+    arguments = model.get("init_args") or Namespace()
     channels = None if data.image_shape is None else data.image_shape[0]
     known = {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": channels}
     if data.image_shape is None and checkpoint is not None:
         remembered = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get(
             "hyper_parameters", {}
         )
-        known = {name: remembered.get(name) for name in known}
-    arguments = model.get("init_args") or Namespace()
+        known = {name: remembered.get(name) for name in known if arguments.get(name) is None}
     if not arguments.get("conditional", getattr(locate(model.class_path), "conditional", True)):
-        del known["num_classes"]  # pictures drawn without a class: any number of them will do
+        known.pop("num_classes", None)  # pictures drawn without a class: any number of them will do
     for name, value in known.items():
         if name not in arguments or value is None:  # Prompts knows nothing of this, the checkpoint's config does
             continue

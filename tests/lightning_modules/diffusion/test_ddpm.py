@@ -325,6 +325,10 @@ def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
         assert [path.stem.split("_")[1] for path in files] == ["0", "39", "7"]
         drawn.append(torch.stack([read_image(str(path)).int() for path in files]))
     assert (drawn[0] - drawn[1]).abs().max() <= 1  # a rounding apart
+    outcome = darkroom(
+        "predict", "--data", "Prompts", "--data.labels", "[3]", "--ckpt_path", "runs/it/0/checkpoints/last.ckpt"
+    )
+    assert outcome.code == 0, outcome.err  # by the run's own config
 
 
 @pytest.mark.parametrize(
