@@ -14,8 +14,9 @@ from darkroom.errors import UsageError
 
 
 def steps_taken(trainer: Trainer) -> int:
-    """Training batches that led to a step; what Lightning logs metrics under (global_step counts every optimizer)."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+    """Training batches that led to a step; what Lightning logs metrics under (global_step counts every optimizer). Outside
+    of a fit those of the checkpoint."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped or getattr(trainer.lightning_module, "trained_steps", 0)
 
 
 def needs_methods(callback: Callback, module: LightningModule, *names: str) -> None:

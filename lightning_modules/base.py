@@ -127,6 +127,7 @@ class Technique(LightningModule):
     starts_from: ClassVar[tuple[str, ...]] = ()
     # What best.ckpt is the best by, and whether least or most is, unless the config's checkpoint.monitor says so.
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    trained_steps = 0  # of the checkpoint that was loaded
 
     def __init__(
         self,
@@ -227,6 +228,7 @@ class Technique(LightningModule):
         checkpoint["running_loss"] = {"terms": self._terms, "sums": self._sums, "count": self._count}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.trained_steps = checkpoint.get("global_step", 0)
         running = checkpoint.get("running_loss")
         if running:
             self._terms, self._sums, self._count = running["terms"], running["sums"], running["count"]
