@@ -153,7 +153,7 @@ def test_opens_with_its_promise(name: str) -> None:
     assert re.match(r"# \w.{20,}", first)
     head = " ".join([first, *(line for line in rest[:8] if line.startswith("#"))])
     if name.startswith(FAMILIES):
-        score = r"(mIoU 0\.\d{3}|VOC AP50 0\.\d{3}|ELBO -?\d+ nats|squared error \d+\.\d|cnn_fid \d+\.\d) in \d min"
+        score = r"(mIoU 0\.\d{3}|VOC AP50 0\.\d{3}|ELBO -?\d+ nats|squared error \d+\.\d|cnn_fid \d+\.\d) in \d+ min"
         assert re.search(score, head) or "not measured here" in head
     if name.startswith("paper/"):
         assert "Not run here" in head
