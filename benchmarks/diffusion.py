@@ -105,11 +105,11 @@ def _ours(options: Options, network: nn.Module | None = None) -> DDPM:
     return ours
 
 
-def _batch(options: Options, on_cpu: int, on_cuda: int) -> int:
+def batch_size(options: Options, on_cpu: int, on_cuda: int) -> int:
     return on_cuda if options.device == "cuda" else on_cpu
 
 
-def _train(
+def train(
     network: nn.Module,
     loss: Callable[[], Tensor],
     optimizer: torch.optim.Optimizer,
@@ -130,7 +130,7 @@ def _train(
     return step
 
 
-def _drawn(ask: Callable[[], Tensor], options: Options) -> Callable[[], None]:
+def drawn(ask: Callable[[], Tensor], options: Options) -> Callable[[], None]:
     """The same without gradients, in the precision asked for."""
 
     def step() -> None:
@@ -142,7 +142,7 @@ def _drawn(ask: Callable[[], Tensor], options: Options) -> Callable[[], None]:
 
 def _our_step(ours: DDPM, image: Tensor, options: Options) -> Callable[[], None]:
     adam = ours.configure_optimizers()
-    return _train(
+    return train(
         ours.network,
         lambda: ours.training_step({"image": image}, 0),
         adam,
@@ -154,12 +154,12 @@ def _our_step(ours: DDPM, image: Tensor, options: Options) -> Callable[[], None]
 @entry
 def ddpm_step(options: Options) -> Result:
     """DDPM training step of the CIFAR-10 network, 35.7 M parameters, beside diffusers and denoising-diffusion-pytorch."""
-    batch, notes = _batch(options, 16, 128), []
+    batch, notes = batch_size(options, 16, 128), []
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     ours = _ours(options)
     sides = [side_of("darkroom DDPM", [ours.network], _our_step(ours, image, options), batch, options)]
     for peer in peers(options, notes):
-        step = _train(peer.network, lambda peer=peer: peer.loss(image), peer.optimizer, peer.average, options)
+        step = train(peer.network, lambda peer=peer: peer.loss(image), peer.optimizer, peer.average, options)
         sides.append(side_of(peer.name, [peer.network], step, batch, options))
     notes.append(
         "Loss, backward, clipping, Adam and the average of the weights, each library's own: denoising-diffusion-pytorch "
@@ -171,14 +171,14 @@ def ddpm_step(options: Options) -> Result:
 @entry
 def ddim_20(options: Options) -> Result:
     """Drawing with the same networks, 20 steps of DDIM, the predicted picture clipped."""
-    batch, notes = _batch(options, 4, 64), []
+    batch, notes = batch_size(options, 4, 64), []
     ours = _ours(options).eval()
 
-    draw = _drawn(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
+    draw = drawn(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
     sides = [side_of("darkroom DDPM", [ours.averaged], draw, batch, options)]
     for peer in peers(options, notes):
         peer.network.eval()
-        draw = _drawn(lambda peer=peer: peer.draw(batch), options)
+        draw = drawn(lambda peer=peer: peer.draw(batch), options)
         sides.append(side_of(peer.name, [peer.network], draw, batch, options))
     return compare(f"DDIM, {STEPS} steps, {batch} pictures at once, 32 px", sides, options, notes)
 
@@ -186,9 +186,9 @@ def ddim_20(options: Options) -> Result:
 @entry
 def guidance_pass(options: Options) -> Result:
     """Classifier-free guidance: both predictions in one pass of 2 B rows, and in two passes of B."""
-    batch = _batch(options, 4, 8)
+    batch = batch_size(options, 4, 8)
     network = options.place(Denoiser(SHAPE, num_classes=CLASSES)).eval()
-    guided = Guided(network, 2.0, network.null_label)
+    guided = Guided(network, 2.0, {"label": network.null_label})
     x, t = options.images(batch, *SHAPE), torch.full((batch,), 500, device=options.device)
     label = torch.arange(batch, device=options.device)
 
@@ -200,7 +200,7 @@ def guidance_pass(options: Options) -> Result:
         return torch.lerp(without.float(), network(x, t, label=label).float(), 2.0)
 
     sides = [
-        side_of(f"{name} of {rows}", [network], _drawn(step, options), batch, options)
+        side_of(f"{name} of {rows}", [network], drawn(step, options), batch, options)
         for name, rows, step in (("one pass", 2 * batch, one), ("two passes", batch, two))
     ]
     return compare(f"Guidance of {batch} pictures, one time step, 32 px", sides, options)
@@ -209,7 +209,7 @@ def guidance_pass(options: Options) -> Result:
 @entry
 def checkpointing(options: Options) -> Result:
     """Memory and time of a training step with and without gradient checkpointing."""
-    batch = _batch(options, 16, 128)
+    batch = batch_size(options, 16, 128)
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     sides: list[Side] = []
     for name, wanted in {"everything kept": False, "gradient checkpointing": True}.items():

@@ -7,9 +7,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import resize
-from callbacks.drawing_grids import as_pictures, near_square, picture_grid, spread, tile_size
-from callbacks.pictures import steps_taken
+from callbacks.drawing_grids import as_pictures, near_square, picture_grid, picture_groups, spread
+from callbacks.pictures import generators, steps_taken
 from callbacks.sample_logger import SampleLogger
 from darkroom.errors import UsageError
 
@@ -63,49 +62,37 @@ class DiffusionSampleLogger(SampleLogger):
     def draw(self, trainer: Trainer, module: LightningModule, class_names: Sequence[str]) -> Tensor:
         title = f"step {steps_taken(trainer)}"
         if module.num_classes is None:
-            pictures = self._sample(trainer, module, self._seeds(self.num_samples))
+            pictures = self._sample(trainer, module, generators(self.seed, self.num_samples))
             return picture_grid(pictures.split(near_square(self.num_samples)), title=title)
         weights = len(self.guidance)
         classes = spread(module.num_classes, min(_MOST_CLASSES, max(1, self.num_samples // weights)))
-        rows = len(classes)
-        columns = max(1, min(_MOST_COLUMNS, self.num_samples // rows) // weights)
-        seeds, labels = self._seeds(columns) * rows, torch.tensor(classes).repeat_interleave(columns)
-        groups = []
+        columns = max(1, min(_MOST_COLUMNS, self.num_samples // len(classes)) // weights)
+        labels, groups = torch.tensor(classes).repeat_interleave(columns), []
         for weight in self.guidance:
-            pictures = self._sample(trainer, module, seeds, labels, weight)
-            # All groups together fit on a screen.
-            size = tile_size(*pictures.shape[2:], columns * weights, smallest=1)
-            grid = torch.stack([resize(picture, size) for picture in pictures]).split(columns)
-            first = not groups
-            heads = ["" if column != (columns - 1) // 2 else f"guidance {weight:g}" for column in range(columns)]
-            groups.append(
-                picture_grid(grid, [class_names[k] for k in classes] if first else (), heads, title if first else " ")
-            )
-        return torch.cat(groups, 2)
-
-    def _seeds(self, count: int) -> list[int]:
-        """One for each picture's noise, so that a picture does not depend on those drawn with it."""
-        return torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(self.seed)).tolist()
+            noise = [one for _ in classes for one in generators(self.seed, columns)]
+            groups.append(self._sample(trainer, module, noise, labels, weight))
+        heads = [f"guidance {weight:g}" for weight in self.guidance]
+        return picture_groups(groups, [class_names[k] for k in classes], heads, title)
 
     def _sample(
         self,
         trainer: Trainer,
         module: LightningModule,
-        seeds: Sequence[int],
+        noise: Sequence[torch.Generator],
         labels: Tensor | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Pictures uint8 (N, 3, H, W), one for each seed."""
+        """Pictures uint8 (N, 3, H, W), one for each generator."""
         pictures = []
         with trainer.precision_plugin.forward_context():
-            for some in torch.arange(len(seeds)).split(_CHUNK):
+            for some in torch.arange(len(noise)).split(_CHUNK):
                 drawn = module.sample(
                     len(some),
                     labels=None if labels is None else labels[some],
                     guidance=guidance,
                     sampler=self.sampler,
                     steps=self.steps,
-                    generator=[torch.Generator().manual_seed(seeds[index]) for index in some.tolist()],
+                    generator=[noise[index] for index in some.tolist()],
                 )
                 pictures.append(as_pictures(module.to_uint8(drawn)))
         return torch.cat(pictures)

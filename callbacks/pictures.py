@@ -1,9 +1,11 @@
 """PictureCallback: brings a picture to everyone who looks: a PNG in the run's folder, W&B, TensorBoard."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -29,14 +31,45 @@ def needs_methods(callback: Callback, module: LightningModule, *names: str) -> N
     if missing:
         raise UsageError(
             f"{type(callback).__name__} calls {', '.join(missing)}, which {type(module).__name__} has not; it is for "
-            f"generative techniques: {getattr(callback, 'techniques', 'AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM')}"
+            f"generative techniques: {_techniques(callback)}"
         )
+
+
+def _techniques(callback: Callback) -> str:
+    """Those that a callback is for."""
+    return getattr(callback, "techniques", "AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM")
+
+
+def needs_arguments(callback: Callback, module: LightningModule, *names: str) -> None:
+    """Refuses a module whose ``sample`` does not take what a callback draws from: captions are no number of pictures.
+
+    Raises:
+        UsageError: an argument is missing.
+    """
+    missing = [name for name in names if name not in inspect.signature(module.sample).parameters]
+    if missing:
+        raise UsageError(
+            f"{type(callback).__name__} calls sample with {', '.join(missing)}, which that of {type(module).__name__} does "
+            f"not take; it is for {_techniques(callback)}"
+        )
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """One for each picture's noise, so that a picture does not depend on those drawn with it, nor on how many they are."""
+    seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [torch.Generator().manual_seed(one) for one in seeds]
+
+
+def captioned(pictures: Sequence[Tensor], captions: Sequence[str]) -> dict[str, list[Any]]:
+    """Arguments for ``WandbLogger.log_image``: pictures uint8 (3, H, W), all of one size, each with its caption."""
+    return {"images": [picture.permute(1, 2, 0).numpy() for picture in pictures], "caption": list(captions)}
 
 
 class PictureCallback(Callback):
     """Base of the callbacks that draw. They ask ``trainer.datamodule`` for class names and to undo its normalisation."""
 
     methods: ClassVar[tuple[str, ...]] = ()  # what generative techniques have and this callback calls
+    arguments: ClassVar[tuple[str, ...]] = ()  # and what it calls their sample with
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(trainer.datamodule, "denormalize"):
@@ -44,6 +77,8 @@ class PictureCallback(Callback):
                 f"{type(self).__name__} needs a datamodule with class_names and denormalize (VisionDataModule)"
             )
         needs_methods(self, pl_module, *self.methods)
+        if self.arguments:
+            needs_arguments(self, pl_module, *self.arguments)
         self.folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so it is done here
 
     def publish(

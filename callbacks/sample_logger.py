@@ -1,6 +1,7 @@
 """SampleLogger: what a technique draws from the same noise, epoch after epoch, and all of it as an animation."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from lightning import LightningModule, Trainer
@@ -30,6 +31,7 @@ class SampleLogger(PeriodicPictures):
     """
 
     methods = ("sample", "to_uint8")
+    arguments = ("n", "labels")
 
     def __init__(
         self, num_samples: int = 64, every_n_validations: int = 1, seed: int = 0, animation: bool = True
@@ -57,13 +59,24 @@ class SampleLogger(PeriodicPictures):
         return picture_grid(pictures.split(columns), names, title=f"step {steps_taken(trainer)}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.animation or not trainer.is_global_zero:
-            return
-        folder, step = self.folder / "pictures" / "samples", steps_taken(trainer)
-        frames = [path for path in sorted(folder.glob("[0-9]*.png")) if int(path.stem) <= step]
-        if len(frames) < 2:
-            return
-        animate(frames, [f"step {int(path.stem)}" for path in frames], folder / "progress.gif", skip=TITLE)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_video("samples_progress", [str(folder / "progress.gif")], step)
+        if self.animation and trainer.is_global_zero:
+            publish_progress(trainer, self.folder / "pictures" / "samples")
+
+
+def publish_progress(trainer: Trainer, folder: Path, most_side: int = 400) -> None:
+    """Makes ``progress.gif`` of the sheets that a run has left in one of its folders of pictures, if there are two.
+
+    Args:
+        trainer: of the fit that has ended; sheets after its step are another one's.
+        folder: ``pictures/<what>``.
+        most_side: of the animation, in pixels.
+    """
+    step = steps_taken(trainer)
+    frames = [path for path in sorted(folder.glob("[0-9]*.png")) if int(path.stem) <= step]
+    if len(frames) < 2:
+        return
+    path = folder / "progress.gif"
+    animate(frames, [f"step {int(frame.stem)}" for frame in frames], path, most_side=most_side, skip=TITLE)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_video(f"{folder.name}_progress", [str(path)], step)

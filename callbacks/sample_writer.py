@@ -1,6 +1,8 @@
 """SampleWriter: what ``darkroom predict`` leaves behind for generative techniques: pictures, a grid, a table."""
 
 import csv
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,24 @@ from callbacks.predictions import PredictedFiles, of_all_ranks
 from darkroom.errors import UsageError
 
 _COLUMNS = ("index", "seed", "label", "caption", "file")
-_GRID, _TABLE = "grid.png", "samples.csv"
+_GRID, _TABLE, _CAPTIONS = "grid.png", "samples.csv", "captions.tsv"
+_LONGEST = 60  # characters of a caption in the name of a file
 
 
 class SampleWriter(Callback):
     """Writes what a technique draws from ``Prompts``, or makes of images, in ``predictions/`` of the run's folder.
 
-    ``<index>.png`` for each picture, with its label ``<index>_<label>.png``, or under the name of the image's file;
-    ``grid.png`` with the first of them, images over what was made of them; and ``samples.csv``: index, seed, label and
-    caption, as far as there are any, and file of each. These take the place of what an earlier predict has left, as soon
-    as there is a first picture.
+    ``<index>.png`` for each picture, with its label ``<index>_<label>.png``, with its caption ``<index>_<words>.png``, or
+    under the name of the image's file; ``grid.png`` with the first of them, images over what was made of them; and
+    ``samples.csv``: index, seed, label and caption, as far as there are any, and file of each. With captions also
+    ``captions.tsv``, by which CaptionFolder takes the folder for data: file, caption and seed. These take the place of what
+    an earlier predict has left, as soon as there is a first picture.
 
     Args:
         grid: at most so many pictures in ``grid.png``; 0: no grid.
     """
+
+    techniques = "AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM, TextToImage, SuperResolution, ImagenCascade"
 
     def __init__(self, grid: int = 64) -> None:
         if grid < 0:
@@ -68,8 +74,9 @@ class SampleWriter(Callback):
             row = {key: _plain(batch[key][position]) for key in ("index", "seed", "label", "caption") if key in batch}
             row.setdefault("index", len(self._rows) * trainer.world_size + trainer.global_rank)
             name = self._files.name(batch, position, row["index"])
-            if "path" not in batch and "label" in row:
-                name += f"_{row['label']}"
+            about = row["label"] if "label" in row else slug(row.get("caption", ""))
+            if "path" not in batch and about != "":
+                name += f"_{about}"
             save(picture, self.folder / f"{name}.png")
             if "image" in batch and row["index"] < self.grid:
                 row["image"] = pl_module.to_uint8(batch["image"][position]).cpu()
@@ -81,11 +88,11 @@ class SampleWriter(Callback):
         rows = sorted(unique.values(), key=lambda row: row["index"])
         if not trainer.is_global_zero or not rows:
             return
-        with (self.folder / _TABLE).open("w", newline="") as file:
-            columns = [name for name in _COLUMNS if any(name in row for row in rows)]
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        columns = [name for name in _COLUMNS if any(name in row for row in rows)]
+        _write_table(self.folder / _TABLE, columns, rows)
+        if "caption" in columns:
+            lines = [row | {"caption": " ".join(row["caption"].split())} for row in rows]
+            _write_table(self.folder / _CAPTIONS, [n for n in ("file", "caption", "seed") if n in columns], lines, "\t")
         if self.grid:
             first = [row for row in rows if row["index"] < self.grid]
             self._write_grid(first, getattr(pl_module, "class_names", ()))
@@ -95,8 +102,10 @@ class SampleWriter(Callback):
         table = self.folder / _TABLE
         if not table.is_file():
             return
-        with table.open(newline="") as file:
-            names = [Path(row.get("file") or "").name for row in csv.DictReader(file)]
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        names = [Path(row.get("file") or "").name for row in rows]
+        names += [_CAPTIONS] if any("caption" in row for row in rows) else []
         for name in (*filter(None, names), _GRID, _TABLE):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -114,8 +123,25 @@ class SampleWriter(Callback):
             lines.append([picture.permute(2, 0, 1) for picture in pictures[some]])
             below.append(captions[some] if images or any(captions) else ())
         names = ["input", "reconstruction"] * (len(lines) // 2) if images else ()
-        smallest = 80 if any(below) else 48  # room for words
-        save(picture_grid(lines, names, captions=below, smallest=smallest), self.folder / _GRID)
+        smallest = max(80, min(128, 7 * max(map(len, captions)))) if any(below) else 48  # room for words
+        save(picture_grid(lines, names, captions=below, smallest=smallest, lines=4), self.folder / _GRID)
+
+
+def slug(text: str) -> str:
+    """Words of a text as a part of a file's name that every file system takes: a-z, 0-9 and hyphens, 60 at most."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.findall(r"[a-z0-9]+", plain)
+    while len("-".join(words)) > _LONGEST and len(words) > 1:
+        words.pop()
+    return "-".join(words)[:_LONGEST]
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], delimiter: str = ",") -> None:
+    """Writes some columns of the rows, under their names."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _caption(row: Mapping[str, Any], class_names: Sequence[str]) -> str:

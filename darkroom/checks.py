@@ -1,6 +1,7 @@
 """What LightningCLI would do silently and wrongly is looked at here first, and refused with a word on what is right."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -92,9 +93,10 @@ def require_checkpoint(path: str | Path | None, given: str, experiment: Path) ->
         )
 
 
-def prompted_model_is_trained(data: Any, command: str, ckpt_path: Path | str | None) -> None:
+def prompted_model_is_trained(data: Any, model: Namespace, command: str, ckpt_path: Path | str | None) -> None:
     """Data without pictures say nothing about the model: what they ask for only a trained one can draw."""
-    if data.image_shape is None and (command != "predict" or ckpt_path is None):
+    trained = ckpt_path is not None or getattr(locate(model.class_path), "trained", False)
+    if data.image_shape is None and (command != "predict" or not trained):
         raise UsageError(
             f"{type(data).__name__} asks a trained model for pictures: darkroom predict --ckpt_path runs/.../best.ckpt "
             f"--data {type(data).__name__}"
@@ -125,18 +127,21 @@ def link(data: Any, model: Namespace, checkpoint: str | Path | None = None) -> N
             raise UsageError(
                 f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; set model.{name} to {value}"
             )
-    _tell_network(arguments)
+    _tell(arguments.get("network"), arguments)
+    words = getattr(data, "words", None)
+    if data.image_shape is None and checkpoint is not None:
+        words = ((remembered.get("text") or {}).get("init_args") or {}).get("words")
+    _tell(arguments.get("text"), {"words": words})
 
 
-def _tell_network(arguments: Namespace) -> None:
-    """What a network of ours leaves open (None) of what it is ``told``, it takes from the model that it belongs to."""
-    network = arguments.get("network")
-    if not isinstance(network, Namespace) or "class_path" not in network:
+def _tell(part: Any, known: Mapping[str, Any]) -> None:
+    """What a part of a model leaves open (None) of what it is ``told``, it takes from what is known."""
+    if not isinstance(part, Namespace) or "class_path" not in part:
         return
-    told = network.get("init_args") or Namespace()
-    for name in getattr(locate(network.class_path), "told", ()):
-        if told.get(name) is None and arguments.get(name) is not None:
-            told[name] = arguments[name]
+    arguments = part.get("init_args") or Namespace()
+    for name in getattr(locate(part.class_path), "told", ()):
+        if arguments.get(name) is None and known.get(name) is not None:
+            arguments[name] = known[name]
 
 
 def checkpoint_fits(path: Path, model: nn.Module, arguments: Namespace, resuming: bool) -> None:

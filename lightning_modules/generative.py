@@ -12,7 +12,15 @@ from darkroom.errors import UsageError
 from lightning_modules.base import Technique
 from lightning_modules.layers.modes import evaluating
 from lightning_modules.layers.noise import Generators, draw_noise
-from lightning_modules.metrics.sample_scores import SampleScores
+from lightning_modules.metrics.scores import Scores
+
+
+def check_image_shape(image_shape: tuple[int, int, int] | None) -> None:
+    """Refuses a shape that is no (C, H, W)."""
+    if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
+        raise UsageError(
+            f"model.image_shape is {image_shape}; give channels, height and width of the pictures, such as (3, 64, 64)"
+        )
 
 
 class Generative(Technique):
@@ -37,17 +45,14 @@ class Generative(Technique):
         self,
         image_shape: tuple[int, int, int] | None,
         num_classes: int | None = None,
-        scores: SampleScores | None = None,
+        scores: Scores | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         channels_last: bool = False,
         compile_network: bool = False,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, channels_last, compile_network)
-        if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
-            raise UsageError(
-                f"model.image_shape is {image_shape}; give channels, height and width of the pictures, such as (3, 64, 64)"
-            )
+        check_image_shape(image_shape)
         if num_classes is not None and num_classes < 1:
             raise UsageError(
                 f"model.num_classes is {num_classes}; {type(self).__name__} draws pictures by their class, so the data "
@@ -234,7 +239,7 @@ class Generative(Technique):
         values = {f"{stage}/{name}": value for name, value in self.evaluate(batch, stage).items()}
         self.log_dict(values, on_epoch=True, batch_size=len(batch["image"]), sync_dist=self.trainer.world_size > 1)
         if self.scores is not None and not self.trainer.sanity_checking and self.scores.wants(stage):
-            self.scores.update(stage, self.to_uint8(batch["image"]), batch.get("label"))
+            self.scores.update(stage, self.to_uint8(batch["image"]), batch)
 
     def _log_scores(self, stage: str) -> None:
         if self.scores is not None and not self.trainer.sanity_checking:

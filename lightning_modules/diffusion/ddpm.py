@@ -1,9 +1,6 @@
 """DDPM (Ho, Jain, Abbeel 2020): a network that takes noise away, step by step, until a picture is left."""
 
-import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,41 +11,32 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.denoising import Denoising, Threshold, ask, guess_of
-from lightning_modules.diffusion.guidance import Guided, check_interval
+from lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
+from lightning_modules.diffusion.denoiser import Denoiser
+from lightning_modules.diffusion.denoising import Threshold
 from lightning_modules.diffusion.inpainting import repaint
-from lightning_modules.diffusion.likelihood import FixedVariance, code_length, learned_log_variance, vlb_term
+from lightning_modules.diffusion.likelihood import FixedVariance, code_length
 from lightning_modules.diffusion.networks import fitting
-from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, loss_of, to_eps, to_x0
+from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, to_eps, to_x0
 from lightning_modules.diffusion.samplers import OnStep, Spacing, ddim_invert
-from lightning_modules.diffusion.sampling import SamplerName, Sampling
+from lightning_modules.diffusion.sampling import SamplerName
 from lightning_modules.diffusion.schedules import LinearSchedule, NoiseSchedule
-from lightning_modules.generative import Generative
-from lightning_modules.layers.ema import EMA
 from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.sample_scores import SampleScores, share_of_rank
+from lightning_modules.metrics.sample_scores import SampleScores
+from lightning_modules.metrics.scores import share_of_rank
 
 
-def _within(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise UsageError(f"model.{name} is {value}; it is in [0, 1)")
+def told(labels: Tensor | None) -> Condition:
+    """What a network is told of the classes int64 (B,); None: nothing."""
+    return {} if labels is None else {"label": labels}
 
 
-def _at_least_0(**values: float) -> None:
-    for name, value in values.items():
-        if not value >= 0:
-            raise UsageError(f"model.{name} is {value}; it must be at least 0")
-
-
-class DDPM(Generative):
+class DDPM(Diffusion):
     """DDPM: denoising diffusion (Ho et al. 2020), with what was found to help it since.
 
     The defaults are the paper's, but for the sampler: its U-Net, 1,000 steps of a linear schedule, the noise predicted with
-    a plain squared error, Adam. Training alone uses the weights as they are; validation, samples and scores use their
-    moving average. ``val/loss`` is of the same noise in every validation, and of evenly spread times. In test
-    ``bits_per_dim`` is the bound on the code length of 8-bit pictures (equation 5), over all T steps.
+    a plain squared error, Adam. In test ``bits_per_dim`` is the bound on the code length of 8-bit pictures (equation 5),
+    over all T steps.
 
     Latents are x_T: ``encode`` runs DDIM backwards (Song et al. 2021, section 4.3), ``decode`` forwards without noise, both
     in ``steps`` steps and without guidance; how far they are from inverting each other ``reconstruct`` shows.
@@ -129,64 +117,69 @@ class DDPM(Generative):
             raise UsageError(
                 "model.conditional is true, but nothing says how many classes there are: model.num_classes"
             )
+        num_classes = num_classes if conditional else None
+        built_for = {"image_shape": image_shape, "num_classes": num_classes}
+        built_for |= {"learned_variance": learned_variance, "self_conditioning": self_conditioning}
+        asked = {"label": "model.conditional is true"} if conditional else {}
         super().__init__(
             image_shape,
-            num_classes if conditional else None,
+            num_classes,
+            fitting(network, Denoiser, built_for, asked),
+            schedule or LinearSchedule(),
+            prediction,
+            loss_weight or Simple(),
+            learned_variance,
+            vlb_weight,
+            self_conditioning,
+            ema_decay,
+            sampler,
+            steps,
+            spacing,
+            eta,
+            order,
+            variance,
+            guidance,
+            guidance_interval,
+            threshold,
+            percentile,
             scores,
             optimizer or partial(torch.optim.Adam, lr=2e-4, fused=True),
             lr_scheduler,
             channels_last,
             compile_network,
         )
-        _within(label_dropout=label_dropout, ema_decay=ema_decay or 0.0)
-        _at_least_0(vlb_weight=vlb_weight, bpd_samples=bpd_samples)
-        self.schedule = schedule or LinearSchedule()
-        self.prediction, self.loss_weight = one_of("model.prediction", prediction, Prediction), loss_weight or Simple()
-        self.learned_variance, self.vlb_weight = learned_variance, vlb_weight
-        self.self_conditioning, self.label_dropout = self_conditioning, label_dropout
-        self.network = fitting(network, self.image_shape, self.num_classes, learned_variance, self_conditioning)
-        self.ema = None if ema_decay is None else EMA(self.network, ema_decay)
-        one_of("model.variance", variance, FixedVariance)
-        self.sampling = Sampling(sampler, steps, spacing, eta, order, "learned" if learned_variance else variance)
-        self.sampling.pairs(self.schedule)  # refuses more steps than the schedule has
-        self.guidance, self.guidance_interval = self._check_guidance(guidance), check_interval(guidance_interval)
-        self.threshold, self.percentile = one_of("model.threshold", threshold, Threshold), percentile
-        self.variance, self.bpd_samples = variance, bpd_samples
+        check_fractions(label_dropout=label_dropout)
+        if bpd_samples < 0:
+            raise UsageError(f"model.bpd_samples is {bpd_samples}; it must be at least 0")
+        self.label_dropout, self.bpd_samples = label_dropout, bpd_samples
         self.bits, self._measured = MeanMetric(), 0  # bits/dim, and of how many pictures on this rank
-        self.on_step: OnStep | None = None  # watches predict_step
-        self.denoising()  # refuses a percentile that is none
+        self.check_guidance(guidance)
 
-    def _check_guidance(self, weight: float) -> float:
-        if not math.isfinite(weight):
-            raise UsageError(f"model.guidance is {weight}; it is a number, 1 for the conditional model itself")
-        if weight != 1 and (self.num_classes is None or self.label_dropout == 0):
-            lacks = "model.conditional is false" if self.num_classes is None else "model.label_dropout is 0"
-            raise UsageError(
-                f"model.guidance is {weight}, but {lacks}: guidance goes from what is learned without a class to what is "
-                "learned with it; set it to 1, or train with model.conditional true and a model.label_dropout such as 0.1"
-            )
-        return weight
+    # --- the class ----------------------------------------------------------------------------------------------------
 
     @property
-    def averaged(self) -> nn.Module:
-        """The network that draws: the average, if there is one."""
-        return self.network if self.ema is None else self.ema.module
+    def null(self) -> dict[str, float]:
+        return {} if self.num_classes is None else {"label": self.num_classes}
 
-    def networks(self) -> list[nn.Module]:
-        """The network that learns, and the one that draws."""
-        return [self.network] if self.ema is None else [self.network, self.ema.module]
+    @property
+    def unguided(self) -> str | None:
+        if self.num_classes is not None and self.label_dropout:
+            return None
+        lacks = "model.conditional is false" if self.num_classes is None else "model.label_dropout is 0"
+        return (
+            f"{lacks}: guidance goes from what is learned without a class to what is learned with it; set it to 1, or "
+            "train with model.conditional true and a model.label_dropout such as 0.1"
+        )
 
-    # --- training -----------------------------------------------------------------------------------------------------
+    def condition_of(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
+        labels = self.labels_of(batch)
+        return told(self._dropped(labels) if self.training else labels)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        x = self.images_of(batch).float()
-        t = torch.randint(self.schedule.num_steps, (len(x),), device=x.device)  # Algorithm 1, line 3
         labels = self.labels_of(batch)
         if batch_idx == 0 and labels is not None:
-            self.check_labels(labels, len(x))  # waits for the device, so once an epoch
-        labels = self._dropped(labels)
-        terms = self.losses(self.network, x, t, self.noise(*x.shape), labels)
-        return self.log_loss({name: value.mean() for name, value in terms.items()})
+            self.check_labels(labels, len(batch["image"]))  # waits for the device, so once an epoch
+        return super().training_step(batch, batch_idx)
 
     def _dropped(self, labels: Tensor | None) -> Tensor | None:
         """The labels, some of them replaced by that of no class (Ho & Salimans 2022, Algorithm 1)."""
@@ -195,106 +188,11 @@ class DDPM(Generative):
         drop = torch.rand(len(labels), dtype=torch.float32, device=labels.device) < self.label_dropout
         return labels.masked_fill(drop, self.num_classes)
 
-    def losses(
-        self, network: nn.Module, x: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None
-    ) -> dict[str, Tensor]:
-        """The terms of the loss for every picture, float32 (B,) each.
-
-        Args:
-            network: what predicts.
-            x: pictures (B, C, H, W) in [-1, 1].
-            t: times int64 (B,).
-            noise: (B, C, H, W).
-            labels: int64 (B,) if conditional; num_classes: no class.
-        """
-        x_t = self.schedule.add_noise(x, noise, t)
-        output, variance = self.predict(network, x_t, t, labels)
-        simple = loss_of(self.prediction, self.loss_weight, output, x, noise, self.schedule, t)
-        if variance is None:
-            return {"loss": simple}
-        # The bound teaches the variance alone (section 3.1).
-        x0 = to_x0(self.prediction, output.detach(), x_t, *self.schedule.alpha_sigma(t))
-        vlb = vlb_term(x, x_t, t, x0, learned_log_variance(variance, self.schedule, t), self.schedule)
-        return {"loss": simple + self.vlb_weight * self.schedule.num_steps * vlb, "simple": simple, "vlb": vlb}
-
-    def predict(
-        self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What a network predicts, float32 (B, C, H, W), and v of the variance, where it is learned.
-
-        One that conditions itself is given what it predicts without: in half of the training steps, and in evaluation.
-        """
-        condition = {} if labels is None else {"label": labels}
-        if self.self_conditioning:
-            condition["x0"] = torch.zeros_like(x_t)
-            if not network.training or torch.rand(()) < 0.5:
-                with torch.no_grad():
-                    output, _ = ask(network, x_t, t, condition, self.learned_variance)
-                    condition["x0"] = guess_of(to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)))
-        return ask(network, x_t, t, condition, self.learned_variance)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
-            self.ema.update(self.network)
-
     # --- drawing ------------------------------------------------------------------------------------------------------
-
-    def denoising(
-        self, labels: Tensor | None = None, guidance: float = 1.0, threshold: Threshold | None = None
-    ) -> Denoising:
-        """The averaged network as samplers ask it, for pictures of these classes.
-
-        Args:
-            labels: int64 (B,) if conditional.
-            guidance: weight of the class.
-            threshold: None: the model's own.
-        """
-        network = self.averaged
-        if self._check_guidance(guidance) != 1:
-            network = Guided(network, guidance, self.num_classes, self.guidance_interval, self.schedule.num_steps)
-        return Denoising(
-            network,
-            self.schedule,
-            self.prediction,
-            {} if labels is None else {"label": labels},
-            self.learned_variance,
-            self.self_conditioning,
-            threshold or self.threshold,
-            self.percentile,
-        )
-
-    def _drawn_from(
-        self,
-        x: Tensor,
-        labels: Tensor | None,
-        sampling: Sampling,
-        guidance: float = 1.0,
-        generator: Generators = None,
-        callback: OnStep | None = None,
-    ) -> Tensor:
-        """From noise x_T to pictures in [-1, 1]."""
-        with self._precision():
-            denoising = self.denoising(labels, guidance)
-            return sampling.run(denoising, x.float(), self.schedule, generator, callback).clamp(-1, 1)
-
-    def _precision(self) -> AbstractContextManager:
-        """The Trainer's, also where it has none of its own: when an epoch has ended, and scores are computed."""
-        return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
-
-    def _weight(self, guidance: float | None) -> float:
-        return self.guidance if guidance is None else guidance
-
-    def _sampling(self, **given: Any) -> Sampling:
-        """The model's own, with what is given and not None in its place."""
-        return replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
-
-    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        return self.noise(n, *self.image_shape, generator=generator)
 
     def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
         x = self.draw_latents(n, generator)
-        return self._drawn_from(x, labels, self.sampling, self.guidance, generator, self.on_step)
+        return self.drawn_from(x, told(labels), self.sampling, self.guidance, generator, self.on_step)
 
     def sample(
         self,
@@ -324,8 +222,8 @@ class DDPM(Generative):
             raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
         with self.drawing():
             labels, x = self.check_labels(labels, n), self.draw_latents(n, generator)
-            sampling, weight = self._sampling(sampler=sampler, steps=steps), self._weight(guidance)
-            return self._drawn_from(x, labels, sampling, weight, generator, callback)
+            sampling, weight = self.sampling_with(sampler=sampler, steps=steps), self.weight_or_own(guidance)
+            return self.drawn_from(x, told(labels), sampling, weight, generator, callback)
 
     def invert(self, x: Tensor, *, labels: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Noise x_T from which DDIM without noise draws about these pictures (Song et al. 2021, section 4.3).
@@ -336,9 +234,9 @@ class DDPM(Generative):
             steps: of DDIM; None: the model's own. More invert better.
         """
         self._check_pictures(x)
-        with self.drawing(), self._precision():
-            denoising = self.denoising(self.check_labels(labels, len(x)), threshold="none")
-            pairs = self._sampling(sampler="ddim", steps=steps).pairs(self.schedule)
+        with self.drawing(), self.precision():
+            denoising = self.denoising(told(self.check_labels(labels, len(x))), threshold="none")
+            pairs = self.sampling_with(sampler="ddim", steps=steps).pairs(self.schedule)
             return ddim_invert(denoising, x.float(), pairs, self.schedule)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
@@ -346,8 +244,8 @@ class DDPM(Generative):
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
         with self.drawing():
-            ddim = self._sampling(sampler="ddim", eta=0.0)  # the way back from ``encode``
-            return self._drawn_from(z, self.check_labels(labels, len(z)), ddim)
+            ddim = self.sampling_with(sampler="ddim", eta=0.0)  # the way back from ``encode``
+            return self.drawn_from(z, told(self.check_labels(labels, len(z))), ddim)
 
     def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
         """Along the great circle (Song et al. 2021, appendix D.5): noise half-way of the straight line is too small."""
@@ -382,9 +280,9 @@ class DDPM(Generative):
             (B, C, H, W), equal to x where it is known.
         """
         self._check_pictures(x)
-        with self.drawing(), self._precision():
-            denoising = self.denoising(self.check_labels(labels, len(x)), self._weight(guidance))
-            pairs = self._sampling(sampler="ancestral", steps=steps).pairs(self.schedule)
+        with self.drawing(), self.precision():
+            denoising = self.denoising(told(self.check_labels(labels, len(x))), self.weight_or_own(guidance))
+            pairs = self.sampling_with(sampler="ancestral", steps=steps).pairs(self.schedule)
             drawn = repaint(
                 denoising,
                 self.noise(*x.shape, generator=generator),
@@ -421,19 +319,14 @@ class DDPM(Generative):
             labels, noise = self.check_labels(labels, len(x)), self.noise(*x.shape, generator=generator)
             alpha, sigma = self.schedule.alpha_sigma(t)
             x_t = self.schedule.add_noise(x.float(), noise, t)
-            output, _ = self.predict(self.averaged, x_t, t, labels)
+            output, _ = self.predict(self.averaged, x_t, t, told(labels))
             return (to_eps(self.prediction, output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        x, labels = self.images_of(batch).float(), self.labels_of(batch)
-        # Evenly spread over the times, each picture at a random place of its part: a mean of less variance.
-        place = self.noise(len(x), generator=self.evaluation_noise, uniform=True)
-        t = (torch.arange(len(x), device=x.device) + place) / len(x) * self.schedule.num_steps
-        noise = self.noise(*x.shape, generator=self.evaluation_noise)
-        terms = self.losses(self.averaged, x, t.long().clamp(max=self.schedule.num_steps - 1), noise, labels)
+        terms = super().evaluate(batch, stage)
         if stage == "test":
-            self._measure_bits(x, labels)
-        return {name: value.mean() for name, value in terms.items()}
+            self._measure_bits(self.pictures_of(batch), self.labels_of(batch))
+        return terms
 
     def _measure_bits(self, x: Tensor, labels: Tensor | None) -> None:
         """Takes in bits/dim of a batch's pictures, until this rank has its share."""
@@ -464,7 +357,7 @@ class DDPM(Generative):
         """
 
         def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            output, v = self.predict(self.averaged, x_t, t, labels)
+            output, v = self.predict(self.averaged, x_t, t, told(labels))
             return to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
 
         labels = self.check_labels(labels, len(x))

@@ -4,170 +4,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from darkroom.errors import UsageError
 from lightning_modules.base import one_of
+from lightning_modules.diffusion.blocks import (
+    Block,
+    Downsample,
+    Modulation,
+    UNet,
+    Upsample,
+    beside,
+    draw_weights,
+    group_norm,
+    known_shape,
+)
 from lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
 
 TimeEmbedding = Literal["sinusoidal", "fourier"]
-Modulation = Literal["add", "adaptive"]
 Resampling = Literal["conv", "residual"]
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm of 32 groups; of the most below that divide the channels and leave 4 at least to each.
-
-    A group of one channel would take off again what the time adds to that channel.
-    """
-    most = min(32, max(1, channels // 4))
-    groups = next(groups for groups in range(most, 0, -1) if channels % groups == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
-
-
-def beside(x: Tensor, x0: Tensor | None) -> Tensor:
-    """Self-conditioning's input (Chen et al. 2023): x_t and the x0 last predicted, None being zeros -> (B, 2 C, H, W)."""
-    return torch.cat([x, torch.zeros_like(x) if x0 is None else x0], 1)
-
-
-class SideBySide(nn.Linear):
-    """Linear layers of one input, computed as one: (..., inputs) -> (..., outputs) of each.
-
-    Args:
-        inputs: of all.
-        outputs: of each.
-    """
-
-    def __init__(self, inputs: int, outputs: Sequence[int]) -> None:
-        super().__init__(inputs, sum(outputs))
-        self.outputs = list(outputs)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return super().forward(x).split(self.outputs, -1)
-
-
-class SelfAttention(nn.Module):
-    """Group norm, attention of every pixel to all, a linear layer; added to the input (B, C, H, W).
-
-    Args:
-        channels: C.
-        head_channels: of each head; None: one head of all.
-    """
-
-    def __init__(self, channels: int, head_channels: int | None = None) -> None:
-        super().__init__()
-        self.head_channels = head_channels or channels
-        if channels % self.head_channels:
-            raise UsageError(
-                f"model.network.head_channels is {head_channels}, of which maps of {channels} channels cannot be made; it "
-                "divides the channels of every map with attention, and of the smallest"
-            )
-        self.norm = group_norm(channels)
-        self.query_key_value = SideBySide(channels, 3 * [channels])
-        self.out = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = self.norm(x).flatten(2).mT.contiguous()  # (B, H W, C): no copy under channels_last
-        # (B, heads, H W, head_channels) each
-        heads = [part.unflatten(2, (-1, self.head_channels)).transpose(1, 2) for part in self.query_key_value(pixels)]
-        attended = F.scaled_dot_product_attention(*heads)
-        return x + self.out(attended.transpose(1, 2).flatten(2)).mT.unflatten(2, x.shape[2:])
-
-
-class Block(nn.Module):
-    """A residual block that is told the time, and self-attention after it if wanted.
-
-    Twice: group norm, swish, 3x3 convolution; (B, in + skip, H, W) -> (B, out, H, W), or half or twice H and W. The time
-    comes before the second norm, added to the map, or after it, as scale and shift of the normalised map: "adaptive group
-    norm", GN(h) (1 + scale) + shift (Dhariwal & Nichol 2021, section 3).
-
-    Args:
-        in_channels, out_channels: of the map.
-        skip_channels: of a map from the way down, put beside the first.
-        attention: look around afterwards.
-        head_channels: see SelfAttention.
-        modulation: add or adaptive.
-        dropout: before the second convolution, in [0, 1).
-        resample: applied to both branches before their first convolution.
-
-    Attributes:
-        time_channels: how many numbers it is told of the time.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        skip_channels: int = 0,
-        attention: bool = False,
-        head_channels: int | None = None,
-        modulation: Modulation = "add",
-        dropout: float = 0.0,
-        resample: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.skip_channels, self.adaptive = skip_channels, modulation == "adaptive"
-        self.time_channels = out_channels * (2 if self.adaptive else 1)
-        inputs = in_channels + skip_channels
-        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, out_channels, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
-        self.resample = resample or nn.Identity()
-        self.shortcut = nn.Identity() if inputs == out_channels else nn.Conv2d(inputs, out_channels, 1)
-        self.attention = SelfAttention(out_channels, head_channels) if attention else nn.Identity()
-
-    def forward(self, x: Tensor, time: Tensor, skip: Tensor | None = None) -> Tensor:
-        if skip is not None:
-            x = torch.cat([x, skip], 1)
-        time = time[:, :, None, None]
-        h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        if self.adaptive:
-            scale, shift = time.chunk(2, 1)
-            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        else:
-            h = self.norm2(h + time)
-        h = self.conv2(self.dropout(F.silu(h)))
-        return self.attention(self.shortcut(self.resample(x)) + h)
-
-
-class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2, padded below and on the right, in the place of a Block: the time is not looked at."""
-
-    time_channels, skip_channels = 0, 0
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Every pixel four times, then a 3x3 convolution, in the place of a Block: the time is not looked at.
-
-    Computed as the transposed 4x4 convolution that it is, with 4 products in the place of 9. Its weights are sums of the
-    3x3 ones: of those that meet copies of the same pixel.
-    """
-
-    time_channels, skip_channels = 0, 0
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        places = torch.arange(3)[:, None] + torch.arange(4)
-        meet = ((places == 2) | (places == 3)).to(self.conv.weight)
-        self.register_buffer("spread", torch.kron(meet, meet), persistent=False)  # (9, 16)
-
-    def forward(self, x: Tensor, time: Tensor, skip: None = None) -> Tensor:
-        weight = (self.conv.weight.flatten(2) @ self.spread).unflatten(2, (4, 4)).transpose(0, 1)
-        return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
-
-
-class Denoiser(nn.Module):
+class Denoiser(UNet):
     """The U-Net that says what is noise in a picture: x_t (B, C, H, W), t (B,) -> (B, C, H, W), in the network's dtype.
 
     The defaults are the CIFAR-10 network of Ho et al. (2020), 35,746,307 parameters for (3, 32, 32), in all but names the
@@ -176,12 +34,14 @@ class Denoiser(nn.Module):
     block, of every attention, and of the network, which so begins as the answer 0. The networks of Nichol & Dhariwal (2021)
     and Dhariwal & Nichol (2021, "ADM") by options: CIFAR-10 52.5 M with blocks 3, attention (16, 8), head_channels 64,
     modulation adaptive, learned_variance; ImageNet 64 (296 M) base_channels 192, multipliers (1, 2, 3, 4), blocks 3,
-    attention (32, 16, 8), head_channels 64, modulation adaptive, resampling residual, learned_variance.
+    attention (32, 16, 8), head_channels 64, modulation adaptive, resampling residual, learned_variance. Imagen's 64x64
+    (Saharia et al. 2022; counted as 2 B there) is the last one with base_channels 512, text_dim 4096 and no learned
+    variance: 2,391 M, and 2,176 M with modulation add and resampling conv.
 
     Pictures of other sizes than ``image_shape``'s that can be halved as often may be given, too.
 
     Args:
-        image_shape: (C, H, W); the command line takes it, and the other three that are None here, from the model.
+        image_shape: (C, H, W); the command line takes it, and the next three that are None here, from the model.
         num_classes: K: with it, an embedding of the class is added to that of the time. It has a row more, for no class.
         base_channels: of the first map; even, from 4 up.
         multipliers: of base_channels, for the maps, each half the side of the one before.
@@ -197,6 +57,8 @@ class Denoiser(nn.Module):
         self_conditioning: the x0 last predicted comes in beside x_t.
         gradient_checkpointing: keep the ends of blocks alone, and compute the rest again in the backward pass: the same
             gradients, less memory, a third more time.
+        text_dim: D: with it, the network is told a text, as tokens of D numbers: their mean is added to the embedding of
+            the time, and every attention looks at them as at pixels.
 
     Attributes:
         null_label: K, the label that stands for no class; None without classes.
@@ -223,19 +85,21 @@ class Denoiser(nn.Module):
         learned_variance: bool | None = None,
         self_conditioning: bool | None = None,
         gradient_checkpointing: bool = False,
+        text_dim: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(text_dim, gradient_checkpointing)
         _check_numbers(base_channels, multipliers, blocks, head_channels, dropout)
-        sides = _sides(image_shape, len(multipliers))
+        image_shape = known_shape(image_shape)
+        sides = _sides(image_shape[1:], len(multipliers))
         if isinstance(attention, int):
             attention = [side for side in sides if side <= attention]
         _check_attention(attention, sides)
         one_of("model.network.modulation", modulation, Modulation)
-        self.image_shape, self.num_classes, self.null_label = tuple(image_shape), num_classes, num_classes
+        self.image_shape, self.num_classes, self.null_label = image_shape, num_classes, num_classes
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)
-        self.gradient_checkpointing = gradient_checkpointing
 
-        block = partial(Block, head_channels=head_channels, modulation=modulation, dropout=dropout)
+        options = {"head_channels": head_channels, "modulation": modulation, "dropout": dropout}
+        block = partial(Block, text=text_dim is not None, **options)
         half, double = Downsample, Upsample
         if one_of("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
@@ -256,52 +120,58 @@ class Denoiser(nn.Module):
         wide = 4 * base_channels
         self.embed = nn.Sequential(nn.Linear(base_channels, wide), nn.SiLU(), nn.Linear(wide, wide))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, wide)
-        self.tell = SideBySide(wide, [layer.time_channels for layer in (*self.down, *self.middle, *self.up)])
-        _draw_weights(self)
+        self._build_telling(wide, [*self.down, *self.middle, *self.up])
+        draw_weights(self)
 
-    def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, x0: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        x0: Tensor | None = None,
+    ) -> Tensor:
         """What the network says of noisy pictures.
 
         Args:
             x: (B, C, H, W), the noisy pictures.
             t: (B,), int64 or float: their times, in steps of the schedule.
             label: int64 (B,), 0 to K - 1 or ``null_label``; None: no class for all.
+            text: (B, L, D), embeddings of tokens; None: no text for all.
+            text_mask: bool (B, L): where there is a token; a row without any has no text. None: everywhere.
             x0: (B, C, H, W), the pictures last predicted, for self-conditioning; None: none yet, zeros.
 
         Returns:
             (B, C, H, W), or (B, 2 C, H, W) with learned variance.
 
         Raises:
-            UsageError: a label or x0 for a network that was built without.
+            UsageError: a label, text or x0 for a network that was built without.
         """
         if label is not None and self.classes is None:
             raise UsageError("this Denoiser has no classes, but was given labels; set num_classes")
         if x0 is not None and not self.self_conditioning:
             raise UsageError("this Denoiser was given an earlier x0; set self_conditioning")
+        told = self._told(self._embedding(t, label), text, text_mask)
         x = beside(x, x0) if self.self_conditioning else x
-        times = iter(self._times(t, label))
         x = self.stem(x.to(self.stem.weight.dtype))
         skips = [x]
         for layer in self.down:
-            x = self._run(layer, x, next(times))
+            x = self._run(layer, x, *next(told))
             skips.append(x)
         for layer in self.middle:
-            x = self._run(layer, x, next(times))
+            x = self._run(layer, x, *next(told))
         for layer in self.up:
-            x = self._run(layer, x, next(times), skips.pop() if layer.skip_channels else None)
+            x = self._run(layer, x, *next(told), skips.pop() if layer.skip_channels else None)
         return self.head(x)
 
-    def _times(self, t: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        """What each layer is told of time and class, (B, time_channels) each, in their order."""
+    def _embedding(self, t: Tensor, label: Tensor | None) -> Tensor:
+        """Of time and class, (B, 4 base_channels)."""
         embedding = self.embed(self.waves(t).to(self.stem.weight.dtype))
         if self.classes is not None:
             embedding = embedding + (self.classes.weight[self.null_label] if label is None else self.classes(label))
-        return self.tell(F.silu(embedding))
-
-    def _run(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)
+        return embedding
 
 
 Levels = Sequence[tuple[int, bool]]  # of each map, finest first: its channels, and whether it has attention
@@ -336,24 +206,6 @@ def _way_up(
     return layers
 
 
-@torch.no_grad()
-def _draw_weights(network: Denoiser) -> None:
-    """Glorot-uniform, biases zero; all zero in the last layer of every block, of every attention, and of the network."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.zeros_(module.bias)
-            parts = module.outputs if isinstance(module, SideBySide) else len(module.weight)
-            for part in module.weight.split(parts):
-                if len(part):
-                    nn.init.xavier_uniform_(part)
-    for module in network.modules():
-        if isinstance(module, Block):
-            nn.init.zeros_(module.conv2.weight)
-        elif isinstance(module, SelfAttention):
-            nn.init.zeros_(module.out.weight)
-    nn.init.zeros_(network.head[-1].weight)
-
-
 # --- what can be wrong ------------------------------------------------------------------------------------------------
 
 
@@ -372,14 +224,9 @@ def _check_numbers(
             raise UsageError(f"model.network.{name} is {value}; it is {right}")
 
 
-def _sides(image_shape: tuple[int, int, int] | None, maps: int) -> list[int]:
+def _sides(size: tuple[int, int], maps: int) -> list[int]:
     """The larger side of each map."""
-    if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
-        raise UsageError(
-            f"model.network.image_shape is {image_shape}; give channels, height and width of the pictures, such as "
-            "(3, 32, 32)"
-        )
-    size, step = image_shape[1:], 2 ** (maps - 1)
+    step = 2 ** (maps - 1)
     if any(side % step for side in size):
         lower, upper = [max(step, side - side % step) for side in size], [side + -side % step for side in size]
         can = " or ".join(f"{height} x {width}" for height, width in ([lower] if lower == upper else [lower, upper]))

@@ -1,5 +1,7 @@
 """Guidance: pictures more like their condition than the model would draw them, and kept within their range."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -29,9 +31,10 @@ class Guided(nn.Module):
     conditional model's wherever it is asked.
 
     Args:
-        network: called as ``network(x, t, label=label, ...)``; learned also without a class.
+        network: called as ``network(x, t, **condition)``; learned also without what ``null`` names.
         weight: of the condition.
-        null_label: the label that says no class.
+        null: what it is told where it is told nothing, by name: the value of all its numbers. Of classes, {"label":
+            num_classes}; of texts, {"text": 0.0, "text_mask": False}. The rest of the condition is always told.
         interval: part of the time, of [0, 1] with 1 all noise, in which guidance is at work: low <= t / T < high
             (Kynkäänniemi et al. 2024); elsewhere the conditional model alone is asked. None: always.
         num_steps: T, needed by an interval.
@@ -44,35 +47,37 @@ class Guided(nn.Module):
         self,
         network: nn.Module,
         weight: float,
-        null_label: int,
+        null: Mapping[str, float],
         interval: tuple[float, float] | None = None,
         num_steps: int | None = None,
     ) -> None:
         super().__init__()
         if check_interval(interval) is not None and num_steps is None:
             raise UsageError(f"model.guidance_interval is {interval}, parts of the time: give Guided its num_steps, T")
-        self.network, self.weight, self.null_label = network, weight, null_label
+        self.network, self.weight, self.null = network, weight, dict(null)
         self.interval = None if interval is None else tuple(part * num_steps for part in interval)
 
-    def forward(self, x: Tensor, t: Tensor, *, label: Tensor, **condition: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, **condition: Tensor | None) -> Tensor:
         """The guided prediction, (B, C, H, W) as the network's, float32 where two were mixed.
 
         Args:
             x: noisy pictures (B, C, H, W).
             t: times (B,).
-            label: int64 (B,), the class of each.
-            condition: what else the network is given; it is the same with and without a class.
+            condition: what else the network is told, of B rows each.
         """
         weight: float | Tensor = self.weight
         if self.interval is not None and weight != 1:
             inside = (t >= self.interval[0]) & (t < self.interval[1])
             # Waits for the device, which costs less than a second pass for nothing.
             weight = (1 + (weight - 1) * inside.float()).view(-1, 1, 1, 1) if inside.any() else 1
-        null = torch.full_like(label, self.null_label)
+        nothing = {name: torch.full_like(condition[name], value) for name, value in self.null.items()}
         if isinstance(weight, (int, float)) and weight in (0, 1):
-            return self.network(x, t, label=label if weight == 1 else null, **condition)
-        twice = {name: None if value is None else torch.cat([value, value]) for name, value in condition.items()}
-        output = self.network(torch.cat([x, x]), torch.cat([t, t]), label=torch.cat([label, null]), **twice)
+            return self.network(x, t, **(condition if weight == 1 else condition | nothing))
+        twice = {
+            name: None if value is None else torch.cat([value, nothing.get(name, value)])
+            for name, value in condition.items()
+        }
+        output = self.network(torch.cat([x, x]), torch.cat([t, t]), **twice)
         conditional, unconditional = output.float().chunk(2)
         channels = x.shape[1]
         difference = conditional[:, :channels] - unconditional[:, :channels]

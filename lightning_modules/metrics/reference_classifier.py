@@ -1,10 +1,5 @@
 """ReferenceClassifier: a small network, trained on the data set itself, whose features judge drawn pictures offline."""
 
-import os
-import pickle
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
+from lightning_modules.metrics.kept import kept_or_trained
 
 _RECIPE = 2  # changes whenever network or training do: files of another recipe are not found
 _WIDTHS = (16, 32, 32, 48)
@@ -73,9 +68,9 @@ class ReferenceClassifier(nn.Module):
         return self.logits(self.features(images))
 
 
-def reduced(images: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) uint8, scaled down until no side is longer than 64 pixels."""
-    factor = _SIDE / max(images.shape[-2:])
+def reduced(images: Tensor, longest: int = _SIDE) -> Tensor:
+    """Pictures (B, C, H, W) uint8, scaled down until no side is longer, in pixels."""
+    factor = longest / max(images.shape[-2:])
     if factor >= 1:
         return images
     size = [max(1, round(side * factor)) for side in images.shape[-2:]]
@@ -83,22 +78,15 @@ def reduced(images: Tensor) -> Tensor:
     return small.round().clamp(0, 255).to(torch.uint8)
 
 
-def default_folder() -> Path:
-    """``darkroom/classifiers`` in the user's cache folder: ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "classifiers"
-
-
 def trained_classifier(datamodule: Any, cache_dir: str | Path | None = None) -> tuple[ReferenceClassifier, float]:
     """The classifier of a data set and its accuracy on training pictures it was not trained on, in [0, 1].
 
-    Trained once, within minutes, and kept in a file. On one thread of the CPU whatever else there is, so that the result is
-    a function of the data; only another kind of processor, or release of torch, may round otherwise. The caller's random
-    numbers are left alone. Of several ranks the first one trains, and hands the weights to the others.
+    Trained once, within minutes, and kept in a file; see ``kept_or_trained``.
 
     Args:
         datamodule: has ``dataset("train")``, a map-style data set of dicts with ``image`` uint8 (C, H, W), all of one size,
             and ``label``; ``image_shape`` and ``num_classes``.
-        cache_dir: folder of the file; None: ``default_folder()``.
+        cache_dir: folder of the file; None: ``~/.cache/darkroom/classifiers``.
 
     Raises:
         UsageError: the data have no labels, or the folder cannot be written.
@@ -110,55 +98,12 @@ def trained_classifier(datamodule: Any, cache_dir: str | Path | None = None) -> 
             "more classes; set model.scores.features to inception, or model.scores to null"
         )
     channels, classes = datamodule.image_shape[0], datamodule.num_classes
-    ranks = distributed.is_available() and distributed.is_initialized()
-    kept: list[Any] = [None]
-    if not ranks or distributed.get_rank() == 0:
-        kept = [_load_or_train(dataset, channels, classes, cache_dir)]
-    if ranks:
-        distributed.broadcast_object_list(kept)  # not read from the file: another machine may have another disk
-    classifier = _new(channels, classes)
-    classifier.load_state_dict(kept[0]["state_dict"])
-    return classifier.eval().requires_grad_(False), kept[0]["accuracy"]
-
-
-def _new(channels: int, classes: int) -> ReferenceClassifier:
-    """A classifier with the same initial weights every time, without touching the caller's random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed every GPU as well
-        return ReferenceClassifier(channels, classes)
-
-
-def _load_or_train(dataset: Dataset, channels: int, classes: int, cache_dir: str | Path | None) -> dict[str, Any]:
-    """What the file holds: ``state_dict`` and ``accuracy``."""
-    folder = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
-    path = folder / f"{_fingerprint(dataset, classes)}.pt"
-    with suppress(OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError):
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        _new(channels, classes).load_state_dict(kept["state_dict"])
-        return {"state_dict": kept["state_dict"], "accuracy": float(kept["accuracy"])}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"model.scores.cache_dir: {folder} cannot be made ({error}); give another folder") from error
-    rank_zero_info("Training a classifier on the data, to judge drawn pictures with; once, some minutes")
-    with _one_thread():
-        kept = _train(dataset, channels, classes)
-    rank_zero_info(f"It knows {kept['accuracy']:.1%} of pictures it has not seen; kept in {path}")
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
-    torch.save(kept, temporary)
-    temporary.replace(path)  # whole or not at all
-    return kept
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Within, torch adds numbers up in the same order everywhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return kept_or_trained(
+        lambda: ReferenceClassifier(channels, classes),
+        lambda: _fingerprint(dataset, classes),
+        lambda classifier: _train(classifier, dataset),
+        cache_dir,
+    )
 
 
 def _fingerprint(dataset: Dataset, classes: int) -> str:
@@ -190,31 +135,27 @@ def _pictures(dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def _train(dataset: Dataset, channels: int, classes: int) -> dict[str, Any]:
-    """Trains with AdamW and one cycle of the learning rate; judges on every tenth picture, 2000 at most."""
+def _train(classifier: ReferenceClassifier, dataset: Dataset) -> float:
+    """Trains with AdamW and one cycle of the learning rate; the accuracy on every tenth picture, 2000 at most."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(dataset), generator=generator)[: _SAMPLES + _HELD_OUT].numpy()
     held_out = min(_HELD_OUT, len(chosen) // 10)
     images, labels = _pictures(dataset, chosen)
     test, train = slice(0, held_out), slice(held_out, None)
-    classifier = _new(channels, classes).to(memory_format=torch.channels_last)
     count = len(labels) - held_out
     batches = max(1, count // _BATCH)
     epochs = min(_EPOCHS, max(1, round(_SEEN / count)))
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=epochs * batches)
     x, y = images[train], labels[train]
-    with torch.autocast("cpu", enabled=False):
-        for _ in range(epochs):
-            order = torch.randperm(count, generator=generator)
-            for batch in order.tensor_split(batches):
-                optimizer.zero_grad()
-                F.cross_entropy(classifier(x[batch]), y[batch]).backward()
-                optimizer.step()
-                schedule.step()
-        accuracy = _accuracy(classifier.eval(), images[test], labels[test])
-    state = {name: value.contiguous() for name, value in classifier.state_dict().items()}
-    return {"state_dict": state, "accuracy": accuracy}
+    for _ in range(epochs):
+        order = torch.randperm(count, generator=generator)
+        for batch in order.tensor_split(batches):
+            optimizer.zero_grad()
+            F.cross_entropy(classifier(x[batch]), y[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    return _accuracy(classifier.eval(), images[test], labels[test])
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What every technique that draws pictures owes its users. Inherit, and define ``build``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,23 @@ class CountingScores:
 
     validations = 0
 
+    def __init__(self, draw: Callable[[Generative, int], torch.Tensor]) -> None:
+        self.draw = draw
+
     def prepare(self, module: LightningModule) -> None:
         self.seen, self.labels = 0, 0
 
     def wants(self, stage: str) -> bool:
         return True
 
-    def update(self, stage: str, images: torch.Tensor, labels: torch.Tensor | None) -> None:
+    def update(self, stage: str, images: torch.Tensor, batch: dict[str, Any]) -> None:
         assert images.dtype == torch.uint8
         self.seen += len(images)
-        self.labels += 0 if labels is None else len(labels)
+        self.labels += len(batch.get("label", ()))
 
     def compute(self, stage: str, module: Generative) -> dict[str, float]:
         assert not module.training
-        labels = None if module.num_classes is None else torch.arange(2)
-        drawn = module.sample(2, labels=labels, generator=torch.Generator().manual_seed(0))
+        drawn = self.draw(module, 2)
         return {"seen": float(self.seen), "drawn": float(len(drawn))}
 
 
@@ -58,6 +61,14 @@ class GenerationContract:
         sizes = {"train_size": 8, "val_size": 8, "test_size": 8, "batch_size": 4, "num_workers": 0, "side": 16}
         return ShapesImages(**{**sizes, **kwargs})
 
+    def drawn(self, model: Generative, n: int, seed: int = 0) -> torch.Tensor:
+        """n pictures, of different prompts if there are any."""
+        return model.sample(n, labels=self.labels(n), generator=torch.Generator().manual_seed(seed))
+
+    def prompts(self, n: int) -> dict[str, Any]:
+        """What they are drawn from in prediction, besides the seeds."""
+        return {} if self.num_classes is None else {"label": self.labels(n)}
+
     def labels(self, n: int) -> torch.Tensor | None:
         return None if self.num_classes is None else torch.arange(n) % self.num_classes
 
@@ -69,7 +80,7 @@ class GenerationContract:
 
     def test_draws_pictures_of_the_stated_shape_and_range(self) -> None:
         model = self.build()
-        pictures = model.sample(3, labels=self.labels(3))
+        pictures = self.drawn(model, 3)
         assert pictures.shape == (3, *self.image_shape)
         assert pictures.dtype == torch.float32
         assert not pictures.requires_grad
@@ -81,8 +92,7 @@ class GenerationContract:
         for seed in (0, 0, 1):
             torch.randn(3)  # the global generator has no say
             before = torch.get_rng_state()
-            generator = torch.Generator().manual_seed(seed)
-            drawn.append(model.sample(2, labels=self.labels(2), generator=generator))
+            drawn.append(self.drawn(model, 2, seed))
             assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(drawn[0], drawn[1])
         assert not torch.equal(drawn[0], drawn[2])
@@ -106,10 +116,10 @@ class GenerationContract:
 
     def test_predicts_the_same_pictures_in_batches_of_any_size(self) -> None:
         model, seeds = self.build().eval(), torch.tensor([5, 17, 2**40])
-        label = {} if self.num_classes is None else {"label": self.labels(3)}
-        together = model.predict_step({"seed": seeds, **label})
+        batch = {"seed": seeds, **self.prompts(3)}
+        together = model.predict_step(batch)
         for i in range(3):
-            alone = model.predict_step({"seed": seeds[i : i + 1], **{k: v[i : i + 1] for k, v in label.items()}})
+            alone = model.predict_step({key: value[i : i + 1] for key, value in batch.items()})
             torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(together[0], together[1])
 
@@ -118,7 +128,7 @@ class GenerationContract:
         frozen = model.networks()[0]
         frozen.eval()
         before = [module.training for module in model.modules()]
-        model.sample(2, labels=self.labels(2))
+        self.drawn(model, 2)
         assert [module.training for module in model.modules()] == before
 
     def test_what_cannot_be_drawn_is_refused(self) -> None:
@@ -152,7 +162,7 @@ class GenerationContract:
             model.predict_step({"seed": torch.tensor([1])})
 
     def test_logs_stage_and_name_and_scores(self, tmp_path: Path) -> None:
-        model, data = self.build(scores=CountingScores()), self.data()
+        model, data = self.build(scores=CountingScores(self.drawn)), self.data()
         fitting = trainer(tmp_path, log_every_n_steps=1)
         fitting.fit(model, data)
         names = set(fitting.callback_metrics)
@@ -169,10 +179,7 @@ class GenerationContract:
         model = self.build()
         trainer(tmp_path, enable_checkpointing=True, callbacks=[saving], limit_val_batches=0).fit(model, self.data())
         again = type(model).load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True, **self.objects())
-        drawn = [
-            it.sample(2, labels=self.labels(2), generator=torch.Generator().manual_seed(0)) for it in (model, again)
-        ]
-        assert torch.equal(*drawn)
+        assert torch.equal(self.drawn(model, 2), self.drawn(again, 2))
 
     def test_global_step_counts_batches(self, tmp_path: Path) -> None:
         fitting = trainer(tmp_path, max_epochs=-1, max_steps=3, limit_val_batches=0)
@@ -219,6 +226,8 @@ class GenerationContract:
         ):
             with pytest.raises(UsageError, match=said):
                 trainer(tmp_path).fit(self.build(), self.data(**wrong))
+
+    def test_a_shape_of_two_numbers_is_refused(self) -> None:
         with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
             type(self.build())((16, 16), **({} if self.num_classes is None else {"num_classes": self.num_classes}))
 

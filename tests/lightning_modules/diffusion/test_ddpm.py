@@ -171,7 +171,7 @@ def test_the_hybrid_loss_teaches_the_variance_by_the_bound_alone() -> None:
     x = contract.pictures(4)
     last = model.network.head[-1].weight
     nn.init.normal_(last)
-    terms = model.losses(model.network, x, torch.tensor([0, 1, 20, 49]), torch.randn_like(x), None)
+    terms = model.losses(model.network, x, torch.tensor([0, 1, 20, 49]), torch.randn_like(x), {})
     torch.testing.assert_close(terms["loss"], terms["simple"] + 0.001 * 50 * terms["vlb"])
     (gradient,) = torch.autograd.grad(terms["vlb"].sum(), last)
     assert gradient[:3].abs().max() == 0  # of the mean's channels
@@ -266,7 +266,7 @@ def test_a_network_that_conditions_itself_is_given_pictures() -> None:
     assert seen[3].abs().max() > 0
     seen.clear()
     for _ in range(200):
-        model.predict(model.network, x, torch.tensor([3, 900]), None)
+        model.predict(model.network, x, torch.tensor([3, 900]), {})
     given = sum(bool(guess.any()) for guess in seen)
     assert len(seen) == 200 + given  # each asked for once more
     assert 70 < given < 130
@@ -378,7 +378,7 @@ def ranked(rank: int, folder: Path) -> dict[str, Any]:
     """One of two processes that train and test."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     contract = TestConditionalDDPM()
-    model = contract.build(scores=CountingScores())
+    model = contract.build(scores=CountingScores(contract.drawn))
     model.bpd_samples = 3
     training = trainer(folder, strategy="ddp", devices=2)
     training.fit(model, contract.data())

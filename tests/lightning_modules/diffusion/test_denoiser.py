@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.denoiser import Block, Denoiser, SelfAttention, Upsample, group_norm
+from lightning_modules.diffusion.blocks import Attention, Block, Upsample, group_norm
+from lightning_modules.diffusion.denoiser import Denoiser
 from lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
 from tests.contracts.network import DenseNetworkContract
 
@@ -78,6 +79,15 @@ class TestDenoiserOfADM(TestDenoiser):
             },
             id="adm-lsun",
         ),
+        pytest.param(
+            2_176_465_411,
+            (3, 64, 64),
+            {
+                **{"base_channels": 512, "multipliers": (1, 2, 3, 4), "blocks": 3, "attention": (32, 16, 8)},
+                **{"head_channels": 64, "text_dim": 4096},
+            },
+            id="imagen-64",  # 2 B
+        ),
     ],
 )
 def test_as_many_parameters_as_the_authors_networks(
@@ -94,9 +104,9 @@ def test_the_default_is_laid_out_as_the_paper_says() -> None:
     assert [block.conv2.out_channels for block in down] == [128] * 2 + [256] * 6
     assert [block.conv2.out_channels for block in up] == [256] * 9 + [128] * 3
     for way, each in ((down, 2), (up, 3)):
-        looks = [isinstance(block.attention, SelfAttention) for block in way]
+        looks = [isinstance(block.attention, Attention) for block in way]
         assert sum(looks) == each  # at 16x16 alone
-    assert [isinstance(block.attention, SelfAttention) for block in network.middle] == [True, False]
+    assert [isinstance(block.attention, Attention) for block in network.middle] == [True, False]
     assert all(m.num_groups == 32 for m in network.modules() if isinstance(m, nn.GroupNorm))
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.1}
 
@@ -140,7 +150,7 @@ def test_adaptive_modulation_scales_and_shifts_what_is_normalised() -> None:
 
 
 def test_heads_look_apart() -> None:
-    attention, x = SelfAttention(8, head_channels=4), torch.randn(1, 8, 3, 3)
+    attention, x = Attention(8, head_channels=4), torch.randn(1, 8, 3, 3)
     attention.out.weight.data = torch.eye(8)
     attention.out.bias.data.zero_()
     q, k, v = attention.query_key_value(attention.norm(x).flatten(2).mT)
@@ -198,10 +208,44 @@ def test_self_conditioning_takes_zeros_for_no_prediction() -> None:
     assert not torch.equal(network(x, t), network(x, t, x0=x))
 
 
+def test_the_text_matters_word_for_word() -> None:
+    network, (x, t), text = tiny(text_dim=6).eval(), noisy(), torch.randn(2, 4, 6)
+    assert network.text_dim == 6
+    said = network(x, t, text=text)
+    assert not torch.equal(said, network(x, t))
+    changed = text.clone()
+    changed[:, 3] = torch.randn(2, 6)
+    assert not torch.equal(said, network(x, t, text=changed))
+    mask = torch.tensor([[True, True, True, False]] * 2)
+    torch.testing.assert_close(network(x, t, text=changed, text_mask=mask), network(x, t, text=text[:, :3]))
+
+
+def test_no_text_is_a_mask_without_tokens_for_each_row_alone() -> None:
+    network, (x, t), text = tiny(text_dim=6, num_classes=2).eval(), noisy(), torch.randn(2, 4, 6)
+    mask = torch.tensor([[True] * 4, [False] * 4])
+    mixed = network(x, t, text=text * mask[..., None], text_mask=mask)
+    torch.testing.assert_close(mixed[:1], network(x[:1], t[:1], text=text[:1]))
+    torch.testing.assert_close(mixed[1:], network(x[1:], t[1:]))
+
+
+def test_text_adds_parameters_and_renames_none() -> None:
+    networks = []
+    for text_dim in (None, 6):
+        with torch.device("meta"):
+            networks.append(
+                Denoiser((3, 16, 16), base_channels=8, multipliers=(1, 2), attention=(8,), text_dim=text_dim)
+            )
+    names, more = (set(network.state_dict()) for network in networks)
+    assert {name.split(".")[0] for name in more - names} == {"read"}
+    assert names < more
+
+
 def test_what_it_was_not_built_for_is_refused() -> None:
     network, (x, t) = tiny(), noisy()
     with pytest.raises(UsageError, match="num_classes"):
         network(x, t, label=torch.tensor([0, 1]))
+    with pytest.raises(UsageError, match="text_dim"):
+        network(x, t, text=torch.randn(2, 4, 6))
     with pytest.raises(UsageError, match="self_conditioning"):
         network(x, t, x0=x)
 
@@ -213,10 +257,11 @@ def test_what_it_was_not_built_for_is_refused() -> None:
 def test_checkpointing_gives_the_same_gradients_also_with_dropout(variant: str) -> None:
     gradients = []
     for gradient_checkpointing in (False, True):
-        network = tiny(gradient_checkpointing=gradient_checkpointing, dropout=0.5, **VARIANTS[variant])
+        network = tiny(gradient_checkpointing=gradient_checkpointing, dropout=0.5, text_dim=6, **VARIANTS[variant])
         x, t = noisy()
+        text = torch.randn(2, 4, 6)
         torch.manual_seed(1)
-        network(x, t).square().mean().backward()
+        network(x, t, text=text).square().mean().backward()
         gradients.append([p.grad for p in network.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
@@ -225,13 +270,13 @@ def test_checkpointing_gives_the_same_gradients_also_with_dropout(variant: str) 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
 def test_it_runs_and_learns_in_bfloat16(variant: str, precision: str) -> None:
-    network, (x, t) = tiny(**VARIANTS[variant], num_classes=2).eval(), noisy()
-    label = torch.tensor([0, 2])
-    expected = network(x, t, label=label)
+    network, (x, t) = tiny(**VARIANTS[variant], num_classes=2, text_dim=6).eval(), noisy()
+    told = {"label": torch.tensor([0, 2]), "text": torch.randn(2, 4, 6)}
+    expected = network(x, t, **told)
     if precision == "bf16-true":
         network = network.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        actual = network(x, t, label=label)
+        actual = network(x, t, **told)
     assert actual.dtype == torch.bfloat16
     torch.testing.assert_close(actual.float(), expected, atol=0.05 * expected.std().item(), rtol=0.05)
     actual.float().square().mean().backward()
@@ -251,9 +296,10 @@ def test_channels_last_learns_the_same(variant: str) -> None:
 
 
 def test_it_is_one_graph() -> None:
-    network, (x, t) = tiny(num_classes=2, self_conditioning=True, attention=()).eval(), noisy()
+    network, (x, t) = tiny(num_classes=2, self_conditioning=True, attention=(), text_dim=6).eval(), noisy()
+    told = {"label": t % 3, "text": torch.randn(2, 4, 6), "x0": x}
     compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, t, label=t % 3, x0=x), network(x, t, label=t % 3, x0=x))
+    torch.testing.assert_close(compiled(x, t, **told), network(x, t, **told))
 
 
 def test_grey_pictures_of_28_pixels_go_through_14_and_7() -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from lightning_modules.diffusion import DDPM
-from lightning_modules.diffusion.denoiser import Block, Denoiser, SelfAttention
+from lightning_modules.diffusion.blocks import Attention, Block
+from lightning_modules.diffusion.denoiser import Denoiser
 from lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 
 diffusers = pytest.importorskip("diffusers")
@@ -44,7 +45,7 @@ def copy_into(denoiser: Denoiser, theirs: nn.Module) -> None:
     for our, its in zip(blocks, resnets, strict=True):
         pairs += [(getattr(our, name), getattr(its, name)) for name in ("norm1", "conv1", "norm2", "conv2")]
         pairs += [] if its.conv_shortcut is None else [(our.shortcut, its.conv_shortcut)]
-    ours = [block.attention for block in blocks if isinstance(block.attention, SelfAttention)]
+    ours = [block.attention for block in blocks if isinstance(block.attention, Attention)]
     for our, its in zip(ours, [*down[0].attentions, *middle.attentions, *up[1].attentions], strict=True):
         pairs += [(our.norm, its.group_norm), (our.out, its.to_out[0])]
         load(our.query_key_value, [its.to_q, its.to_k, its.to_v])

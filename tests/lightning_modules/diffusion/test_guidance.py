@@ -33,7 +33,7 @@ def batch(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_weight_1_is_the_conditional_model_and_0_the_unconditional(rows: int, variance: bool) -> None:
     network, (x, t, label) = Network(variance), batch(rows)
     for weight, asked_for in [(1.0, label), (1, label), (0.0, torch.full_like(label, NULL)), (0, label * 0 + NULL)]:
-        assert torch.equal(Guided(network, weight, NULL)(x, t, label=label), network(x, t, label=asked_for))
+        assert torch.equal(Guided(network, weight, {"label": NULL})(x, t, label=label), network(x, t, label=asked_for))
     assert [len(x) for x, *_ in network.asked] == [rows] * 8
 
 
@@ -42,7 +42,7 @@ def test_weight_1_is_the_conditional_model_and_0_the_unconditional(rows: int, va
 def test_both_models_are_asked_in_one_pass(rows: int, weight: float) -> None:
     network, (x, t, label) = Network(), batch(rows)
     x0 = torch.randn_like(x)
-    guided = Guided(network, weight, NULL)(x, t, label=label, x0=x0)
+    guided = Guided(network, weight, {"label": NULL})(x, t, label=label, x0=x0)
     ((asked_x, asked_t, asked_label, asked_x0),) = network.asked
     assert torch.equal(asked_x, torch.cat([x, x]))
     assert torch.equal(asked_t, torch.cat([t, t]))
@@ -54,15 +54,15 @@ def test_both_models_are_asked_in_one_pass(rows: int, weight: float) -> None:
 
 def test_a_condition_that_there_is_not_stays_none() -> None:
     network, (x, t, label) = Network(), batch(2)
-    Guided(network, 2.0, NULL)(x, t, label=label, x0=None)
+    Guided(network, 2.0, {"label": NULL})(x, t, label=label, x0=None)
     assert network.asked[0][3] is None
     with pytest.raises(TypeError, match="typo"):
-        Guided(network, 2.0, NULL)(x, t, label=label, typo=x)
+        Guided(network, 2.0, {"label": NULL})(x, t, label=label, typo=x)
 
 
 def test_a_learned_variance_is_the_conditional_models() -> None:
     network, (x, t, label) = Network(variance=True), batch(3)
-    guided = Guided(network, 2.5, NULL)(x, t, label=label)
+    guided = Guided(network, 2.5, {"label": NULL})(x, t, label=label)
     conditional, null = network(x, t, label=label), network(x, t, label=torch.full_like(label, NULL))
     assert torch.equal(guided[:, 3:], conditional[:, 3:])
     torch.testing.assert_close(guided[:, :3], null[:, :3] + 2.5 * (conditional - null)[:, :3])
@@ -70,20 +70,20 @@ def test_a_learned_variance_is_the_conditional_models() -> None:
 
 def test_mixed_in_float32() -> None:
     network, (x, t, label) = Network(dtype=torch.bfloat16), batch(3)
-    guided = Guided(network, 7.3, NULL)(x, t, label=label)
+    guided = Guided(network, 7.3, {"label": NULL})(x, t, label=label)
     conditional, null = (network(x, t, label=it).float() for it in (label, torch.full_like(label, NULL)))
     assert guided.dtype == torch.float32
     assert torch.equal(guided, null + 7.3 * (conditional - null))
 
 
 def test_guided_only_within_its_interval() -> None:
-    (x, _, label), always = batch(1), Guided(Network(), 3.0, NULL)
+    (x, _, label), always = batch(1), Guided(Network(), 3.0, {"label": NULL})
     for t, inside in [(0, False), (199, False), (200, True), (799.5, True), (800, False), (999, False)]:
         network, times = Network(), torch.tensor([t])
-        guided = Guided(network, 3.0, NULL, (0.2, 0.8), 1000)(x, times, label=label)
+        guided = Guided(network, 3.0, {"label": NULL}, (0.2, 0.8), 1000)(x, times, label=label)
         assert len(network.asked[0][0]) == 1 + inside
         assert torch.equal(guided, always(x, times, label=label) if inside else network(x, times, label=label))
-    whole = Guided(Network(), 3.0, NULL, (0.0, 1.0), 1000)
+    whole = Guided(Network(), 3.0, {"label": NULL}, (0.0, 1.0), 1000)
     for t in (0, 999):
         times = torch.tensor([t])
         assert torch.equal(whole(x, times, label=label), always(x, times, label=label))
@@ -92,7 +92,7 @@ def test_guided_only_within_its_interval() -> None:
 @pytest.mark.parametrize("weight", [0.0, 3.0])
 def test_rows_may_have_times_of_their_own(weight: float) -> None:
     network, (x, _, label), t = Network(), batch(4), torch.tensor([100, 300, 500, 900])
-    guided = Guided(network, weight, NULL, (0.2, 0.8), 1000)
+    guided = Guided(network, weight, {"label": NULL}, (0.2, 0.8), 1000)
     alone = torch.cat([guided(x[i : i + 1], t[i : i + 1], label=label[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(guided(x, t, label=label), alone)
 
@@ -106,7 +106,7 @@ def test_intervals_that_are_none_are_refused() -> None:
         ((0.1, 0.5), None),
     ]:
         with pytest.raises(UsageError, match="model.guidance_interval"):
-            Guided(Network(), 2.0, NULL, interval, steps)
+            Guided(Network(), 2.0, {"label": NULL}, interval, steps)
 
 
 def test_static_threshold_clips() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics import reference_classifier
+from lightning_modules.metrics import kept, reference_classifier
 from lightning_modules.metrics.reference_classifier import ReferenceClassifier, reduced, trained_classifier
 from tests.fakes.ranks import on_two_ranks
 
@@ -74,10 +74,10 @@ def test_any_size(shape: tuple[int, int, int]) -> None:
 def test_learns_and_is_kept_and_disturbs_nobody(tmp_path: Path, trainings: list[int]) -> None:
     before = torch.get_rng_state()
     network, accuracy = trained_classifier(Data(), tmp_path / "a")
-    again, kept = trained_classifier(Data(), tmp_path / "a")
+    again, same_accuracy = trained_classifier(Data(), tmp_path / "a")
     anew, _ = trained_classifier(Data(whole=False), tmp_path / "b")
     assert torch.equal(before, torch.get_rng_state())
-    assert accuracy == kept == 1
+    assert accuracy == same_accuracy == 1
     assert len(trainings) == 2
     assert same(network, again)
     assert same(network, anew)  # whole batches or single samples, this folder or that
@@ -149,7 +149,7 @@ def test_the_first_rank_trains_for_all(tmp_path: Path) -> None:
 
 
 def test_default_folder_is_the_users_cache(tmp_path: Path) -> None:
-    assert reference_classifier.default_folder() == tmp_path / "home/.cache/darkroom/classifiers"
+    assert kept.default_folder() == tmp_path / "home/.cache/darkroom/classifiers"
 
 
 def test_data_without_labels_say_what_else_to_do(tmp_path: Path) -> None:

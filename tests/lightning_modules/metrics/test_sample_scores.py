@@ -80,7 +80,7 @@ def scores_of(network: nn.Module, monkeypatch: pytest.MonkeyPatch, artist: Artis
 
 def show(scores: SampleScores, index: Tensor, stage: str = "val", labels: Tensor | None = None) -> None:
     for part in index.split(37):
-        scores.update(stage, numbered(REAL, part), None if labels is None else labels[part])
+        scores.update(stage, numbered(REAL, part), {} if labels is None else {"label": labels[part]})
 
 
 def test_fid_of_two_gaussians_is_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,11 +183,11 @@ def test_real_pictures_are_wanted_until_there_are_enough(monkeypatch: pytest.Mon
     artist = Artist()
     scores = scores_of(Table(torch.randn(400, 4), torch.randn(400, 4)), monkeypatch, artist, num_samples=20)
     assert scores.wants("val")
-    scores.update("val", numbered(REAL, torch.arange(12)), None)
+    scores.update("val", numbered(REAL, torch.arange(12)), {})
     assert scores.wants("val")
-    scores.update("val", numbered(REAL, torch.arange(12)), None)
+    scores.update("val", numbered(REAL, torch.arange(12)), {})
     assert not scores.wants("val")
-    scores.update("test", numbered(REAL, torch.arange(5)), None)
+    scores.update("test", numbered(REAL, torch.arange(5)), {})
     scores.compute("test", artist)  # a set of five
     assert not scores.wants("test")
 
@@ -222,7 +222,7 @@ def test_inference_mode_and_autocast_change_nothing(monkeypatch: pytest.MonkeyPa
     for inference in (False, True):
         scores = scores_of(network, monkeypatch, artist, num_samples=50, kid=True, inception_score=True)
         with torch.inference_mode(inference), torch.autocast("cpu", torch.bfloat16, enabled=inference):
-            scores.update("val", real, None)
+            scores.update("val", real, {})
             values.append(scores.compute("val", artist))
         assert scores.compute("val", artist) == values[-1]  # in another mode than before
     assert values[0] == values[1]
@@ -300,7 +300,7 @@ def test_inception_with_weights_from_a_file(tmp_path: Path) -> None:
     options = {"num_samples": 2, "fid": False, "kid": True, "inception_score": True}
     scores = SampleScores("inception", inception_weights=str(tmp_path / "weights.pth"), **options)
     scores.prepare(artist)
-    scores.update("test", torch.randint(0, 256, (2, 1, 8, 8)).byte(), None)
+    scores.update("test", torch.randint(0, 256, (2, 1, 8, 8)).byte(), {})
     values = scores.compute("test", artist)
     assert set(values) == {"kid", "is"}
     assert all(math.isfinite(value) for value in values.values())

@@ -1,0 +1,87 @@
+"""Makes WebDataset's shards of any captioned data: ``python -m datamodules.write_shards --data CaptionFolder ...``."""
+
+import importlib
+import io
+import json
+import pkgutil
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonargparse import auto_cli
+from PIL import Image
+
+import datamodules
+from darkroom.errors import DataError, UsageError, UserError
+from datamodules.base import VisionDataModule
+from datamodules.shards import INDEX
+
+
+def _content(sample: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a sample, by their extensions: the picture's own, or a PNG, and its captions."""
+    path = Path(sample.get("path", ""))
+    if path.is_file():
+        files = {path.suffix[1:].lower(): path.read_bytes()}
+    else:
+        pixels, file = sample["image"].permute(1, 2, 0).numpy(), io.BytesIO()
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+        files = {"png": file.getvalue()}
+    captions = sample.get("captions", [sample["caption"]])
+    if len(captions) == 1:
+        return files | {"txt": captions[0].encode()}
+    return files | {"json": json.dumps({"caption": list(captions)}, ensure_ascii=False).encode()}
+
+
+def write_shards(data: VisionDataModule, folder: Path, samples_per_shard: int = 1000) -> dict[str, int]:
+    """Writes ``{train,val,test}-<number>.tar`` and ``shards.json``; returns what that says: samples by shard.
+
+    Pictures in files are copied as they are, others become PNG of the data's size. Those to train on come in an order drawn
+    by the data's seed, since a reader shuffles only what lies near.
+
+    Args:
+        data: a data set with captions.
+        folder: where to; must hold no shards yet.
+        samples_per_shard: in all but the last of a split.
+    """
+    if samples_per_shard < 1:
+        raise UsageError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
+    folder.mkdir(parents=True, exist_ok=True)
+    if next(folder.glob("*.tar"), None):
+        raise UsageError(f"{folder} holds shards already; give another folder, or remove them")
+    sizes: dict[str, int] = {}
+    for split in ("train", "val", "test"):
+        dataset = data.dataset(split)
+        order = np.arange(len(dataset))
+        if split == "train":
+            np.random.default_rng(data.seed).shuffle(order)
+        for number, start in enumerate(range(0, len(order), samples_per_shard)):
+            name, some = f"{split}-{number:06d}.tar", order[start : start + samples_per_shard].tolist()
+            with tarfile.open(folder / name, "w") as archive:
+                for index in some:
+                    sample = dataset[index]
+                    if "caption" not in sample:
+                        raise DataError(f"{type(data).__name__} has no captions; give data that has")
+                    for extension, content in _content(sample).items():
+                        member = tarfile.TarInfo(f"{index:09d}.{extension}")
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
+            sizes[name] = len(some)
+    (folder / INDEX).write_text(json.dumps(sizes, indent=0))
+    return sizes
+
+
+def main() -> None:
+    """``--data``, by name or class path, with its settings; ``--folder``; ``--samples_per_shard``."""
+    for module in pkgutil.iter_modules(datamodules.__path__):  # so that data sets are known by bare name
+        importlib.import_module(f"datamodules.{module.name}")
+    try:
+        sizes = auto_cli(write_shards, as_positional=False)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(f"{sum(sizes.values())} samples in {len(sizes)} shards")
+
+
+if __name__ == "__main__":
+    main()

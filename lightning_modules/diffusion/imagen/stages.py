@@ -1,0 +1,43 @@
+"""Stages: trained models out of their checkpoints, ready to draw."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from darkroom.errors import UsageError
+from lightning_modules.diffusion.base import Diffusion
+
+Stage = TypeVar("Stage", bound=Diffusion)
+
+
+def trained_stage(checkpoint: str | Stage, kind: type[Stage], key: str) -> Stage:
+    """A stage that draws: in eval mode, its averages in the place of its weights, without gradients.
+
+    Args:
+        checkpoint: file of a run of the command line; or, in Python, the model itself, which is changed.
+        kind: what it should be.
+        key: names the setting that says so, such as ``model.base``.
+
+    Raises:
+        UsageError: no such file, no checkpoint, or one of another technique.
+    """
+    stage = checkpoint if isinstance(checkpoint, torch.nn.Module) else _loaded(Path(checkpoint), kind, key)
+    if not isinstance(stage, kind):
+        raise UsageError(f"{key} is a {type(stage).__name__}; it should be a {kind.__name__}")
+    return stage.only_averages().eval().requires_grad_(False)
+
+
+def _loaded(path: Path, kind: type[Stage], key: str) -> Stage:
+    if not path.is_file():
+        raise UsageError(
+            f"{key} is {path}, which does not exist; train a {kind.__name__} and give its checkpoints/best.ckpt"
+        )
+    try:
+        remembered = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    except Exception as error:
+        raise UsageError(f"{key} {path} cannot be loaded as a checkpoint ({error})") from error
+    trained = remembered.get("_class_path", kind.__name__).rsplit(".", 1)[-1]
+    if trained != kind.__name__:
+        raise UsageError(f"{key} {path} holds a {trained}; it should be a {kind.__name__}'s")
+    return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)

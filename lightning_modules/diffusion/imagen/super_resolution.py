@@ -1,0 +1,310 @@
+"""SuperResolution: Imagen's other stages (Saharia et al. 2022, section 2.4): large pictures out of small ones."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from darkroom.errors import UsageError
+from lightning_modules.base import one_of
+from lightning_modules.diffusion.base import Condition, Diffusion
+from lightning_modules.diffusion.denoising import Threshold
+from lightning_modules.diffusion.efficient_unet import EfficientUNet
+from lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
+from lightning_modules.diffusion.imagen.text_to_image import check_text_dim
+from lightning_modules.diffusion.likelihood import FixedVariance
+from lightning_modules.diffusion.networks import fitting
+from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
+from lightning_modules.diffusion.samplers import OnStep, Spacing
+from lightning_modules.diffusion.sampling import SamplerName
+from lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
+from lightning_modules.diffusion.text import TextEncoder
+from lightning_modules.generative import check_image_shape
+from lightning_modules.layers.ema import EMA
+from lightning_modules.layers.noise import Generators
+from lightning_modules.metrics.upsampling_scores import UpsamplingScores
+
+Reduction = Literal["area", "bilinear", "bicubic"]
+
+
+class SuperResolution(Diffusion):
+    """Imagen's super-resolution: denoising diffusion that is shown the picture in a lower resolution.
+
+    The small picture is up-sampled and put beside the noisy large one. It is noised itself, by a level of its own that the
+    network is told ("noise conditioning augmentation", Ho et al. 2022, "Cascaded Diffusion Models", section 4.2): so the
+    network learns to trust it as far as it may be trusted, and makes up for what the stage before got wrong.
+
+    Each stage is trained on its own, on true pictures that it makes small itself. ``crop`` trains on parts of large ones;
+    the network, which has no attention but at its smallest map, then draws them whole.
+
+    Batch: ``image``, and ``caption`` if the stage reads; to predict, ``image``, which is made small and large again.
+
+    Args:
+        image_shape: (C, H, W) of the large pictures; the command line takes it from the data.
+        factor: how many times smaller the small ones' sides are.
+        text: captions -> tokens; None: the stage sees pictures alone. Where the base model's encoder trains,
+            ``StageText`` takes it from there.
+        network: predicts, called as ``network(x, t, low=, low_t=)``, with ``text=, text_mask=`` if the stage reads and
+            ``x0=`` if it conditions itself; see ``EfficientUNet``, whose ``text_dim`` is the encoder's. None: the paper's.
+        crop: side of the large squares to train on, a multiple of factor; None: whole pictures.
+        reduction: how true pictures are made small: area averages, bilinear and bicubic are antialiased.
+        noise_levels: least and greatest level of the small picture's noise in training, parts of the time in [0, 1].
+        augmentation: the level when drawing, in [0, 1]; the paper's is 0.1 to 0.3.
+        text_dropout: part of the captions, in [0, 1), that are learned as none.
+        schedule: of the noise; None: ``CosineSchedule`` of 1,000 steps. The small picture's noise has the same.
+        prediction, loss_weight, self_conditioning, ema_decay: see DDPM.
+        sampler, steps, spacing, eta, order, variance: likewise.
+        guidance: weight of the caption, 1 the conditional model itself; the paper's for FID is 8.
+        guidance_interval, threshold, percentile: see DDPM.
+        scores: of the pictures, ``UpsamplingScores``.
+        optimizer: default Adam, lr 1e-4, fused.
+        lr_scheduler, channels_last, compile_network: see Technique.
+
+    Raises:
+        UsageError: a value out of its range, sizes that the factor does not divide, a network built for another model.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        factor: int = 4,
+        text: TextEncoder | None = None,
+        network: nn.Module | None = None,
+        crop: int | None = None,
+        reduction: Reduction = "area",
+        noise_levels: tuple[float, float] = (0.0, 1.0),
+        augmentation: float = 0.1,
+        text_dropout: float = 0.1,
+        schedule: NoiseSchedule | None = None,
+        prediction: Prediction = "eps",
+        loss_weight: LossWeight | None = None,
+        self_conditioning: bool = False,
+        ema_decay: float | None = 0.9999,
+        sampler: SamplerName = "ddim",
+        steps: int = 20,
+        spacing: Spacing | None = None,
+        eta: float = 0.0,
+        order: int = 2,
+        variance: FixedVariance = "large",
+        guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        threshold: Threshold = "dynamic",
+        percentile: float = 0.995,
+        scores: UpsamplingScores | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+    ) -> None:
+        _check_sizes(image_shape, factor, crop)
+        if not 0 <= noise_levels[0] <= noise_levels[1] <= 1:
+            raise UsageError(f"model.noise_levels is {noise_levels}; they are two rising parts of the time in [0, 1]")
+        built_for = {"image_shape": image_shape, "learned_variance": False, "self_conditioning": self_conditioning}
+        default = partial(EfficientUNet, text_dim=None if text is None else text.dim)
+        asked = dict.fromkeys(("low", "low_t"), "the small picture is shown")
+        if text is not None:
+            asked |= dict.fromkeys(("text", "text_mask"), "model.text reads captions")
+        network = fitting(network, default, built_for, asked)
+        if text is not None:
+            check_text_dim(network, text)
+        if getattr(network, "residual", False) and prediction != "x0":
+            raise UsageError(
+                f"model.network.residual adds the small picture to what the network predicts, but model.prediction is "
+                f"{prediction}; set it to x0"
+            )
+        super().__init__(
+            image_shape,
+            None,
+            network,
+            schedule or CosineSchedule(),
+            prediction,
+            loss_weight or Simple(),
+            False,
+            0.0,
+            self_conditioning,
+            ema_decay,
+            sampler,
+            steps,
+            spacing,
+            eta,
+            order,
+            variance,
+            guidance,
+            guidance_interval,
+            threshold,
+            percentile,
+            scores,
+            optimizer or partial(torch.optim.Adam, lr=1e-4, fused=True),
+            lr_scheduler,
+            channels_last,
+            compile_network,
+        )
+        self.factor, self.crop, self.noise_levels = factor, crop, tuple(noise_levels)
+        self.reduction = one_of("model.reduction", reduction, Reduction)
+        self.augmentation = self._check_augmentation(augmentation)
+        self.reader = None if text is None else Reader(text, text_dropout, ema_decay)
+        self.check_guidance(guidance)
+
+    # --- the small picture --------------------------------------------------------------------------------------------
+
+    @property
+    def low_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the small pictures."""
+        channels, height, width = self.image_shape
+        return channels, height // self.factor, width // self.factor
+
+    def reduced(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) -> (B, C, H / factor, W / factor), as the stage has learned them."""
+        size = [side // self.factor for side in x.shape[-2:]]
+        if self.reduction == "area":
+            return F.interpolate(x, size, mode="area")
+        return F.interpolate(x, size, mode=self.reduction, antialias=True).clamp(-1, 1)
+
+    def upsampled(self, low: Tensor) -> Tensor:
+        """Small pictures (B, C, h, w) -> bicubic (B, C, factor h, factor w)."""
+        return F.interpolate(low, scale_factor=float(self.factor), mode="bicubic").clamp(-1, 1)
+
+    def shown(self, low: Tensor, level: Tensor, generator: Generators = None) -> Condition:
+        """What the network is told of small pictures.
+
+        Args:
+            low: (B, C, h, w) in [-1, 1].
+            level: float (B,), how noisy they are made: parts of the time in [0, 1].
+            generator: decides the noise.
+        """
+        low, low_t = self.upsampled(low), (level * (self.schedule.num_steps - 1)).long()
+        return {"low": self.schedule.add_noise(low, self.noise(*low.shape, generator=generator), low_t), "low_t": low_t}
+
+    def pictures_of(self, batch: dict[str, Any]) -> Tensor:
+        x = super().pictures_of(batch)
+        if self.crop is None:
+            return x
+        free = [side - self.crop for side in x.shape[-2:]]
+        if self.training:
+            corners = [[int(torch.randint(room + 1, ())) for room in free] for _ in x]
+        else:
+            corners = [[room // 2 for room in free]] * len(x)
+        return torch.stack([x[i, :, y : y + self.crop, x_ : x_ + self.crop] for i, (y, x_) in enumerate(corners)])
+
+    def condition_of(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
+        if self.training:
+            least, greatest = self.noise_levels
+            level = least + (greatest - least) * torch.rand(len(x), dtype=torch.float32, device=x.device)
+        else:
+            level = torch.full((len(x),), self.augmentation, device=x.device)
+        shown = self.shown(self.reduced(x), level, generator)
+        return shown if self.reader is None else shown | self.reader(captions_of(batch, self), x.device)
+
+    # --- the caption --------------------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> TextEncoder | None:
+        """The encoder that reads for drawing."""
+        return None if self.reader is None else self.reader.averaged
+
+    @property
+    def null(self) -> dict[str, float]:
+        return {} if self.reader is None else Reader.null
+
+    @property
+    def unguided(self) -> str | None:
+        if self.reader is not None and self.reader.dropout:
+            return None
+        lacks = "model.text is null" if self.reader is None else "model.text_dropout is 0"
+        return f"{lacks}: guidance goes from what is learned without a caption to what is learned with it; set it to 1"
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.text is not None:
+            self.text.prepare()
+
+    def averages(self) -> list[tuple[EMA | None, nn.Module]]:
+        texts = [] if self.reader is None else [(self.reader.ema, self.reader.encoder)]
+        return super().averages() + texts
+
+    def only_averages(self) -> Self:
+        if self.reader is not None:
+            self.reader.only_average()
+        return super().only_averages()
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        captions: Sequence[str] | None,
+        low: Tensor,
+        *,
+        augmentation: float | None = None,
+        guidance: float | None = None,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        generator: Generators = None,
+        callback: OnStep | None = None,
+    ) -> Tensor:
+        """Draws the large pictures of n small ones: (n, C, H, W) in [-1, 1], on the module's device.
+
+        Args:
+            captions: n of them; None for a stage that does not read, which does not look at them.
+            low: (n, C, h, w) in [-1, 1].
+            augmentation: how noisy the small ones are made, in [0, 1]: the more, the more is made up.
+            guidance, sampler, steps, generator, callback: see ``TextToImage.sample``.
+
+        The model's own settings, of its constructor, stand for what is None.
+        """
+        if low.dim() != 4 or low.shape[1] != self.image_shape[0]:
+            raise UsageError(
+                f"small pictures have the shape {tuple(low.shape)}; it should be (n, {self.image_shape[0]}, h, w)"
+            )
+        level = self.augmentation if augmentation is None else self._check_augmentation(augmentation)
+        n, channels, height, width = low.shape
+        with self.drawing(), self.precision():
+            x = self.noise(n, channels, height * self.factor, width * self.factor, generator=generator)
+            low = low.to(self.device, torch.float32)
+            condition = self.shown(low, torch.full((n,), level, device=self.device), generator)
+            if self.reader is not None:
+                condition |= self.reader(self._captions_for(captions, n), self.device)
+            sampling, weight = self.sampling_with(sampler=sampler, steps=steps), self.weight_or_own(guidance)
+            return self.drawn_from(x, condition, sampling, weight, generator, callback)
+
+    def _captions_for(self, captions: Sequence[str] | None, n: int) -> list[str]:
+        captions = check_captions(captions or [])
+        if len(captions) != n:
+            raise UsageError(f"{len(captions)} captions were given for {n} small pictures; give one for each")
+        return captions
+
+    def _check_augmentation(self, level: float) -> float:
+        if not 0 <= level <= 1:
+            raise UsageError(f"model.augmentation is {level}; it is a part of the time in [0, 1], such as 0.1")
+        return level
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
+        """The batch's pictures (B, C, H, W), made small and drawn large again."""
+        if "image" not in batch:
+            raise UsageError(
+                "SuperResolution draws from small pictures, and captions alone have none; draw with ImagenCascade, of the "
+                "checkpoints of base and super-resolution"
+            )
+        low = self.reduced(super().pictures_of(batch))
+        captions = None if self.reader is None else list(batch.get("caption", [""] * len(low)))
+        # One noise for all: what is drawn depends on the picture alone.
+        generators = [torch.Generator().manual_seed(0) for _ in low]
+        return self.sample(captions, low, generator=generators, callback=self.on_step)
+
+
+def _check_sizes(image_shape: tuple[int, int, int] | None, factor: int, crop: int | None) -> None:
+    check_image_shape(image_shape)
+    if factor < 2 or any(side % factor for side in image_shape[1:]):
+        raise UsageError(
+            f"model.factor is {factor}; it is a whole number, from 2 up, that divides the sides of pictures, "
+            f"{image_shape[1]} x {image_shape[2]}"
+        )
+    if crop is not None and (crop < factor or crop % factor or crop > min(image_shape[1:])):
+        raise UsageError(
+            f"model.crop is {crop}; it is a multiple of model.factor, {factor}, and at most {min(image_shape[1:])}, the "
+            "pictures' side"
+        )

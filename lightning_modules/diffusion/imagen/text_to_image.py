@@ -1,0 +1,237 @@
+"""TextToImage: Imagen's base model (Saharia et al. 2022): small pictures out of noise and a sentence."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from darkroom.errors import UsageError
+from lightning_modules.diffusion.base import Condition, Diffusion
+from lightning_modules.diffusion.blocks import watching_text
+from lightning_modules.diffusion.denoiser import Denoiser
+from lightning_modules.diffusion.denoising import Threshold
+from lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
+from lightning_modules.diffusion.likelihood import FixedVariance
+from lightning_modules.diffusion.networks import fitting
+from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
+from lightning_modules.diffusion.samplers import OnStep, Spacing
+from lightning_modules.diffusion.sampling import SamplerName
+from lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
+from lightning_modules.diffusion.text import TextEncoder
+from lightning_modules.layers.ema import EMA
+from lightning_modules.layers.noise import Generators
+from lightning_modules.metrics.caption_scores import CaptionScores
+
+
+def check_text_dim(network: nn.Module, text: TextEncoder) -> None:
+    """Refuses a network that reads tokens of another length than the encoder writes."""
+    if getattr(network, "text_dim", text.dim) != text.dim:
+        raise UsageError(
+            f"model.network.text_dim is {network.text_dim}, but model.text, a {type(text).__name__}, makes tokens of "
+            f"{text.dim} numbers; set it to {text.dim}"
+        )
+
+
+class TextToImage(Diffusion):
+    """Imagen's base model: denoising diffusion told by a text encoder's tokens (Saharia et al. 2022, section 2).
+
+    The tokens' mean is added to the embedding of the time, and every attention looks at the tokens beside the pixels
+    (``Denoiser``). A tenth of the captions is learned as none: zeros, masked. Guidance then draws pictures that are more
+    like their caption, and dynamic thresholding keeps their colours from saturating. An encoder that trains (``Words``) is
+    averaged as the network is; a frozen one (``T5``, ``MiniLM``) is no part of the checkpoint.
+
+    Batch: ``image`` and ``caption``; to predict, ``caption`` and ``seed`` (Prompts).
+
+    Args:
+        text: captions -> tokens.
+        image_shape: (C, H, W); the command line takes it from the data.
+        network: predicts, called as ``network(x, t, text=, text_mask=)``, and ``x0=`` if this model conditions itself; see
+            ``Denoiser``, whose ``text_dim`` is the encoder's. None: the paper's CIFAR-sized one, told by text.
+        text_dropout: part of the captions, in [0, 1), that are learned as none.
+        schedule: of the noise; None: ``CosineSchedule`` of 1,000 steps.
+        prediction, loss_weight, self_conditioning, ema_decay: see DDPM.
+        sampler, steps, spacing, eta, order, variance: likewise.
+        guidance: weight w of the caption: 1 is the conditional model itself, 0 the unconditional one. The paper's for FID
+            is 1.35.
+        guidance_interval, threshold, percentile: see DDPM.
+        scores: of the pictures, ``CaptionScores``.
+        channels_last, compile_network: see Technique.
+        optimizer: default Adam, lr 1e-4, fused.
+        lr_scheduler: see Technique.
+
+    Raises:
+        UsageError: a value out of its range, a network built for another model, or guidance where no caption is dropped.
+    """
+
+    def __init__(
+        self,
+        text: TextEncoder,
+        image_shape: tuple[int, int, int] | None = None,
+        network: nn.Module | None = None,
+        text_dropout: float = 0.1,
+        schedule: NoiseSchedule | None = None,
+        prediction: Prediction = "eps",
+        loss_weight: LossWeight | None = None,
+        self_conditioning: bool = False,
+        ema_decay: float | None = 0.9999,
+        sampler: SamplerName = "ddim",
+        steps: int = 50,
+        spacing: Spacing | None = None,
+        eta: float = 0.0,
+        order: int = 2,
+        variance: FixedVariance = "large",
+        guidance: float = 1.35,
+        guidance_interval: tuple[float, float] | None = None,
+        threshold: Threshold = "dynamic",
+        percentile: float = 0.995,
+        scores: CaptionScores | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
+        compile_network: bool = False,
+    ) -> None:
+        built_for = {"image_shape": image_shape, "num_classes": None, "learned_variance": False}
+        built_for["self_conditioning"] = self_conditioning
+        default = partial(Denoiser, text_dim=text.dim)
+        asked = dict.fromkeys(("text", "text_mask"), "model.text reads captions")
+        network = fitting(network, default, built_for, asked)
+        check_text_dim(network, text)
+        super().__init__(
+            image_shape,
+            None,
+            network,
+            schedule or CosineSchedule(),
+            prediction,
+            loss_weight or Simple(),
+            False,
+            0.0,
+            self_conditioning,
+            ema_decay,
+            sampler,
+            steps,
+            spacing,
+            eta,
+            order,
+            variance,
+            guidance,
+            guidance_interval,
+            threshold,
+            percentile,
+            scores,
+            optimizer or partial(torch.optim.Adam, lr=1e-4, fused=True),
+            lr_scheduler,
+            channels_last,
+            compile_network,
+        )
+        self.reader = Reader(text, text_dropout, ema_decay)
+        self.check_guidance(guidance)
+
+    # --- the caption --------------------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> TextEncoder:
+        """The encoder that reads for drawing."""
+        return self.reader.averaged
+
+    @property
+    def null(self) -> dict[str, float]:
+        return Reader.null
+
+    @property
+    def unguided(self) -> str | None:
+        if self.reader.dropout:
+            return None
+        return (
+            "model.text_dropout is 0: guidance goes from what is learned without a caption to what is learned with it; set "
+            "it to 1, or train with a model.text_dropout such as 0.1"
+        )
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.text.prepare()
+
+    def averages(self) -> list[tuple[EMA | None, nn.Module]]:
+        return [*super().averages(), (self.reader.ema, self.reader.encoder)]
+
+    def only_averages(self) -> Self:
+        self.reader.only_average()
+        return super().only_averages()
+
+    def condition_of(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
+        return self.reader(captions_of(batch, self), x.device)
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        captions: Sequence[str],
+        *,
+        guidance: float | None = None,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        generator: Generators = None,
+        callback: OnStep | None = None,
+    ) -> Tensor:
+        """Draws a picture for each of n captions: (n, C, H, W) in [-1, 1], on the module's device.
+
+        Args:
+            captions: what is to be drawn, 1 at least.
+            guidance: weight of the caption; 1 is the conditional model itself, 0 the unconditional one.
+            sampler: ancestral, ddim, dpm_solver++ or heun.
+            steps: of the sampler.
+            generator: if given, it alone decides the result; of several, each its own picture; None: torch's global one.
+            callback: is told of every step; see ``samplers.Step``.
+
+        The model's own settings, of its constructor, stand for what is None.
+        """
+        captions = check_captions(captions)
+        with self.drawing(), self.precision():
+            condition = self.reader(captions, self.device)
+            x, weight = self.draw_latents(len(captions), generator), self.weight_or_own(guidance)
+            sampling = self.sampling_with(sampler=sampler, steps=steps)
+            return self.drawn_from(x, condition, sampling, weight, generator, callback)
+
+    def word_maps(
+        self, captions: Sequence[str], *, steps: int | None = None, generator: Generators = None
+    ) -> tuple[Tensor, list[list[str]], list[Tensor]]:
+        """Where the network looked for each word while it drew, without guidance (Tang et al. 2023, "DAAM").
+
+        Args:
+            captions: n of them.
+            steps: of the sampler; None: the model's own.
+            generator: see ``sample``.
+
+        Returns:
+            Pictures (n, C, H, W) in [-1, 1]; of each caption its words; of each caption (words, H, W) float32 in [0, 1]:
+            the part of its attention that a place gave to a word, mean over all maps and steps, as large as the picture.
+        """
+        captions = check_captions(captions)
+        with watching_text(self.averaged) as seen:
+            pictures = self.sample(captions, guidance=1.0, steps=steps, generator=generator)
+        size = pictures.shape[-2:]
+        maps = torch.stack([F.interpolate(part.float(), size, mode="bilinear") for part in seen]).mean(0)
+        words = [self.text.tokens_of(caption) for caption in captions]
+        return pictures, words, [part[: len(said)] for part, said in zip(maps, words, strict=True)]
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] of the batch's captions, each from its own seed."""
+        if "label" in batch:
+            raise UsageError(f"{type(self).__name__} draws from captions, not from labels; leave data.labels out")
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds_of(batch)]
+        return self.sample(captions_of(batch, self), generator=generators, callback=self.on_step)
+
+
+def seeds_of(batch: dict[str, Any]) -> list[int]:
+    """The seeds of a batch's pictures.
+
+    Raises:
+        UsageError: it has none: it is not of Prompts.
+    """
+    if "seed" not in batch:
+        raise UsageError("to predict give captions, --data Prompts --data.captions '[\"a red circle\"]'")
+    return batch["seed"].tolist()

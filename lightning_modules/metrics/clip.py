@@ -1,0 +1,54 @@
+"""ClipScore: how well pictures and captions agree, by CLIP."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+from lightning_modules.metrics.scores import summed
+
+
+class ClipScore:
+    """100 times the cosine of a picture's and its caption's embedding, not less than 0, as a mean (Hessel et al. 2021,
+    without their factor of 2.5); over all ranks. Captions are cut after CLIP's 77 tokens.
+
+    Args:
+        name: a folder with model and processor, or a name at Hugging Face.
+
+    Raises:
+        UsageError: transformers or the weights are missing.
+    """
+
+    def __init__(self, name: str) -> None:
+        if find_spec("transformers") is None:
+            raise UsageError("model.scores.clip needs the package transformers: pip install 'darkroom[text]'")
+        from transformers import CLIPModel, CLIPProcessor
+
+        try:
+            self.model = CLIPModel.from_pretrained(name).eval().requires_grad_(False)
+            self.processor = CLIPProcessor.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"model.scores.clip: {name} cannot be loaded ({error}); on a machine with a network call `huggingface-cli "
+                "download openai/clip-vit-base-patch32 --local-dir clip`, and set model.scores.clip to that folder"
+            ) from error
+        self.sums = [0.0, 0.0]  # of scores, and of pictures
+
+    @torch.inference_mode()
+    def update(self, images: Tensor, captions: list[str]) -> None:
+        """Adds pictures, uint8 (B, 3 or 1, H, W), with their captions."""
+        pictures = list(images.expand(-1, 3, -1, -1).cpu())
+        inputs = self.processor(text=captions, images=pictures, return_tensors="pt", padding=True, truncation=True)
+        with torch.autocast(images.device.type, enabled=False):
+            output = self.model.to(images.device)(**inputs.to(images.device))
+        cosine = F.cosine_similarity(output.image_embeds.float(), output.text_embeds.float())
+        self.sums[0] += 100 * cosine.clamp(min=0).sum().item()
+        self.sums[1] += len(captions)
+
+    def compute(self, device: torch.device) -> float:
+        """The mean of all ranks, which may speak to each other on the device; what it was made of is forgotten."""
+        total, count = summed(torch.tensor(self.sums, device=device)).tolist()
+        self.sums = [0.0, 0.0]
+        return total / count

@@ -1,0 +1,237 @@
+"""Words, the text encoder that learns, and the cache of those that do not."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from darkroom.errors import UsageError
+from lightning_modules.diffusion.text import Words
+from lightning_modules.diffusion.text.cache import EmbeddingCache
+from lightning_modules.diffusion.text.encoder import padded
+from tests.fakes.ranks import on_two_ranks
+
+KNOWN = ["a", "above", "below", "blue", "circle", "left", "of", "red", "right", "square"]
+LEFT, RIGHT = "a red circle left of a blue square", "a blue square left of a red circle"
+
+
+def words(**options: Any) -> Words:
+    torch.manual_seed(0)
+    return Words(**{"words": KNOWN, "dim": 16, "heads": 2, **options})
+
+
+# --- Words ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_for_each_word_and_zeros_behind() -> None:
+    tokens, mask = words()([LEFT, "Red, circle!", ""])
+    assert tokens.shape == (3, 8, 16)
+    assert tokens.dtype == torch.float32
+    assert mask.dtype == torch.bool
+    assert mask.sum(1).tolist() == [8, 2, 0]
+    assert tokens[~mask].eq(0).all()
+    assert tokens[mask].ne(0).any(1).all()
+
+
+def test_nothing_to_read_is_one_place_without_a_token() -> None:
+    tokens, mask = words()(["", "..."])
+    assert tokens.shape == (2, 1, 16)
+    assert not mask.any()
+    assert not tokens.any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_caption_means_the_same_in_any_company(training: bool) -> None:
+    encoder = words().train(training)
+    alone = encoder([LEFT]).tokens[0]
+    beside = encoder(["", LEFT, f"{LEFT} of a red circle"]).tokens[1]
+    assert torch.allclose(beside[:8], alone, atol=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(encoder([LEFT]).tokens[0], alone, atol=1e-5)
+
+
+def test_letters_case_and_punctuation_do_not_count() -> None:
+    first, second = words()(["A red circle.", "a RED, circle"]).tokens
+    assert torch.equal(first, second)
+
+
+def test_the_order_of_the_words_counts() -> None:
+    """ "circle" is another token where the circle is blue, and the whole is more than its words."""
+    encoder = words()
+    tokens = encoder([LEFT, RIGHT, "a blue circle left of a red square"]).tokens
+    assert not torch.allclose(tokens[0].sum(0), tokens[1].sum(0), atol=1e-3)
+    assert not torch.allclose(tokens[0, 2], tokens[2, 2], atol=1e-3)
+    by_themselves = words(layers=0)([LEFT, "a blue circle left of a red square"]).tokens
+    assert torch.equal(by_themselves[0, 2], by_themselves[1, 2])  # without layers nothing binds
+
+
+def test_learns_which_thing_has_which_colour() -> None:
+    """What no bag of words can tell: the mean token says the colour of the circle, wherever the circle is named."""
+    captions, colours = [], []
+    for relation in ("left of", "right of", "above", "below"):
+        for first, second in ((1, 0), (0, 1)):
+            named = ("red", "blue")
+            captions.append(f"a {named[first]} circle {relation} a {named[second]} square")
+            captions.append(f"a {named[second]} square {relation} a {named[first]} circle")
+            colours += [first, first]
+    encoder, head, target = words(), nn.Linear(16, 2), torch.tensor(colours)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=3e-3)
+    for _ in range(80):
+        tokens, mask = encoder(captions)
+        said = head(tokens.sum(1) / mask.sum(1, keepdim=True))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(said, target).backward()
+        optimizer.step()
+    assert said.argmax(1).eq(target).all()
+
+
+def test_what_is_not_there_gives_no_gradient_and_no_nan() -> None:
+    encoder = words()
+    encoder([LEFT, ""]).tokens.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())  # every one is used, as DDP wants
+    assert encoder.embedding.weight.grad[0].eq(0).all()  # no unknown word was there
+
+
+def test_unknown_words_share_an_embedding_and_are_named_once() -> None:
+    encoder = words()
+    with pytest.warns(UserWarning, match="does not know.*: yellow, zebra"):
+        first = encoder(["a zebra circle", "a yellow circle"]).tokens
+    assert torch.equal(first[0], first[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder(["a giraffe"])
+
+
+def test_long_captions_are_cut_with_one_warning() -> None:
+    encoder = words(max_length=3)
+    with pytest.warns(UserWarning, match="up to 3 tokens.*has 8.*a red circle left"):
+        tokens, mask = encoder([LEFT, "a red circle"])
+    assert torch.equal(tokens[0], tokens[1])
+    assert mask.shape == (2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder([RIGHT])
+    assert encoder.tokens_of(LEFT) == ["a", "red", "circle"]
+
+
+def test_tokens_by_name() -> None:
+    encoder = words()
+    assert encoder.tokens_of("A red, zebra!") == ["a", "red", "zebra"]
+    assert encoder.tokens_of("") == []
+    assert encoder.trains
+    assert encoder.told == ("words",)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_reads_in_bfloat16(training: bool) -> None:
+    encoder = words().train(training)
+    exact = encoder([LEFT, ""]).tokens
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = encoder([LEFT, ""]).tokens
+    true = encoder.bfloat16()([LEFT, ""]).tokens
+    for tokens in (mixed, true):
+        assert tokens.dtype == torch.float32
+        assert torch.allclose(tokens, exact, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"words": None}, r"model.text.words is empty"),
+        ({"words": []}, r"model.text.words is empty"),
+        ({"words": ["light blue"]}, r"model.text.words has 'light blue', which is not one word"),
+        ({"words": ["Red"]}, r"model.text.words has 'Red'"),
+        ({"words": ["red", "red"]}, r"model.text.words names a word twice: red"),
+        ({"heads": 3}, r"model.text.heads is 3; it divides model.text.dim, which is 16"),
+        ({"layers": -1}, r"model.text.layers is -1"),
+        ({"max_length": 0}, r"model.text.max_length is 0"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        words(**options)
+
+
+def test_rows_of_different_lengths() -> None:
+    values, mask = padded([torch.ones(2, 3), torch.ones(0, 3)])
+    assert values.tolist() == [[[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]]
+    assert mask.tolist() == [[True, True], [False, False]]
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def rows(value: float, length: int = 3) -> np.ndarray:
+    return np.full((length, 4), value, np.float16)
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_what_was_put_is_got_by_another_process(tmp_path: Path) -> None:
+    first, second = EmbeddingCache(tmp_path, 4), EmbeddingCache(tmp_path, 4)
+    assert first.get("red") is None
+    first.put("red", rows(0.5))
+    first.put("", rows(0.25, 1))
+    first.put("rot \ud83d ü\n/../", rows(2))  # any text: half an emoji, a line's end, slashes
+    for cache in (first, second):
+        assert np.array_equal(cache.get("red"), rows(0.5))
+        assert np.array_equal(cache.get(""), rows(0.25, 1))
+        assert np.array_equal(cache.get("rot \ud83d ü\n/../"), rows(2))
+    assert len(files(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda b: b"", lambda b: b[:-8], lambda b: b[:20] + b"\7" + b[21:], lambda b: b + b"0"]
+)
+def test_damaged_files_count_as_missing(tmp_path: Path, harm: Any) -> None:
+    EmbeddingCache(tmp_path, 4).put("red", rows(1))
+    (path,) = files(tmp_path)
+    path.write_bytes(harm(path.read_bytes()))
+    cache = EmbeddingCache(tmp_path, 4)
+    assert cache.get("red") is None
+    cache.put("red", rows(1))
+    assert np.array_equal(EmbeddingCache(tmp_path, 4).get("red"), rows(1))
+
+
+def test_memory_keeps_the_last_ones_used(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, 4, memory=3 * rows(0).nbytes)
+    for value in range(3):
+        cache.put(str(value), rows(value))
+    cache.get("0")
+    cache.put("3", rows(3))  # "1" has not been looked at for longest
+    for path in files(tmp_path):
+        path.unlink()
+    assert [cache.get(str(value)) is not None for value in range(4)] == [True, False, True, True]
+
+
+def test_memory_counts_what_is_put_again_once(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, 4, memory=2 * rows(0).nbytes)
+    for _ in range(5):
+        cache.put("0", rows(0))
+    cache.put("1", rows(1))
+    for path in files(tmp_path):
+        path.unlink()
+    assert cache.get("0") is not None
+
+
+def test_ranks_share_a_folder(tmp_path: Path) -> None:
+    def work(rank: int, folder: Path) -> list[float]:
+        cache = EmbeddingCache(folder / "cache", 4, memory=0)
+        for turn in range(40):
+            cache.put(str(turn % 4), rows(turn % 4))
+        return [float(cache.get(str(value)).mean()) for value in range(4)]
+
+    assert on_two_ranks(work, tmp_path) == [[0, 1, 2, 3]] * 2
+    assert len(files(tmp_path / "cache")) == 4  # nothing half written stays
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"model.text.cache_dir: .*file/t5"):
+        EmbeddingCache(tmp_path / "file" / "t5", 4).put("red", rows(1))

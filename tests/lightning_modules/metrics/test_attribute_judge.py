@@ -1,0 +1,67 @@
+"""The judge behind prompt accuracy: it learns, is kept, and says what it cannot learn from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from darkroom.errors import UsageError
+from lightning_modules.metrics import attribute_judge
+from lightning_modules.metrics.attribute_judge import AttributeJudge, fulfilled, trained_judge
+
+
+class Patches:
+    """Stands for a datamodule: a bright patch on the left or right (0 or 1), in one channel of three."""
+
+    image_shape, attribute_names, attribute_sizes = (3, 8, 8), ("side", "channel", "nothing"), (2, 3, 2)
+
+    def judging_dataset(self, length: int) -> "Patches":
+        self.length = length
+        return self
+
+    def __getitems__(self, indices: range) -> dict[str, Tensor]:
+        index = torch.as_tensor(indices)
+        side, channel = index % 2, index // 2 % 3
+        images = torch.full((len(index), 3, 8, 8), 20, dtype=torch.uint8)
+        for picture, (s, c) in zip(images, torch.stack([side, channel], 1).tolist(), strict=True):
+            picture[c, 2:6, 4 * s : 4 * s + 4] = 230
+        side = torch.where(index % 7 == 0, -1, side)
+        return {"image": images, "attributes": torch.stack([side, channel, torch.full_like(side, -1)], 1)}
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 16, 16), (1, 24, 24), (3, 32, 20), (3, 64, 64)])
+def test_any_size(channels: int, height: int, width: int) -> None:
+    judge = AttributeJudge(channels, max(height, width), (2, 5)).eval()
+    images = torch.randint(0, 256, (3, channels, height, width), dtype=torch.uint8)
+    assert [logits.shape for logits in judge(images)] == [(3, 2), (3, 5)]
+    assert judge.features(images).shape == (3, judge.num_features)
+    assert judge.attributes(images).shape == (3, 2)
+
+
+def test_learns_where_and_what_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribute_judge, "_SEEN", 4000)
+    monkeypatch.setattr(attribute_judge, "_HELD_OUT", 200)
+    before = torch.get_rng_state()
+    judge, accuracy = trained_judge(Patches(), tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+    assert set(accuracy) == {"all", "side", "channel"}  # what has no meaning has no accuracy
+    assert min(accuracy.values()) > 0.95
+    batch = Patches().__getitems__(range(50_000, 50_100))
+    assert fulfilled(judge.attributes(batch["image"]), batch["attributes"]).float().mean() > 0.95
+    monkeypatch.setattr(attribute_judge, "_train", None)
+    again, kept = trained_judge(Patches(), tmp_path)
+    assert kept == accuracy
+    assert all(torch.equal(a, b) for a, b in zip(judge.parameters(), again.parameters(), strict=True))
+    assert not judge.training
+    assert not any(weight.requires_grad for weight in judge.parameters())
+
+
+def test_what_is_not_said_is_fulfilled() -> None:
+    seen, said = torch.tensor([[1, 2, 0], [1, 2, 0]]), torch.tensor([[1, -1, 0], [0, -1, -1]])
+    assert fulfilled(seen, said).tolist() == [[True, True, True], [False, True, True]]
+
+
+def test_data_without_attributes_say_what_else_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no attributes.*model.scores.accuracy to false.*features to inception"):
+        trained_judge(object(), tmp_path)
