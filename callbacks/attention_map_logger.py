@@ -20,7 +20,7 @@ _DARK = 0.25  # of the strongest word: words below it glow less
 class AttentionMapLogger(PromptPictures):
     """Draws prompts and, for each word, the picture again, glowing where it looked at the word while it was drawn: the mean
     over all steps and attention maps, of each word in proportion to where it was strongest. A word that was looked at far
-    less than another stays dark.
+    less than another stays dark. What a text encoder reads in pieces is one word here; its own marks are left out.
 
     A fit leaves ``pictures/attention/<step>.png``; ``validate`` and ``test`` draw into ``pictures/<stage>_attention``. The
     noise is the same every time.

@@ -5,18 +5,20 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from torch import Tensor
 
 from callbacks.drawing import resize
 from callbacks.drawing_grids import as_pictures, picture_grid, tile_size
-from callbacks.pictures import captioned, generators
+from callbacks.pictures import captioned, generators, steps_taken
 from callbacks.prompt_pictures import PromptPictures
 
 _CHUNK = 8  # prompts drawn at once
-_SMALLEST = 160  # pixels of a small picture
+_SMALLEST = 224  # pixels of a small picture, whose settings stand above it
 
 
 class StagesLogger(PromptPictures):
     """Draws the stages of a cascade side by side, all at one size, a row per prompt, as ``pictures/<stage>_stages``.
+    Each column says its stage's pixels, guidance and augmentation.
 
     In prediction these are the first of the very pictures that are predicted, and ``prompts`` are left alone.
 
@@ -63,15 +65,30 @@ class StagesLogger(PromptPictures):
         what: str,
     ) -> None:
         """Draws and publishes the stages of so many prompts, each by its own generator."""
-        rows, sizes = [], []
+        rows, heads = [], []
         with trainer.precision_plugin.forward_context():
             for start in range(0, len(prompts), _CHUNK):
                 some = slice(start, start + _CHUNK)
                 stages = module.sample(prompts[some], generator=noise[some], stages=True)
                 stages = [as_pictures(module.to_uint8(pictures)) for pictures in stages]
-                sizes = [f"{height} x {width}" for height, width in (pictures.shape[2:] for pictures in stages)]
+                heads = [_head(module, index, pictures) for index, pictures in enumerate(stages)]
                 tile = tile_size(*stages[-1].shape[2:], len(stages), _SMALLEST)
                 rows += [[resize(picture, tile) for picture in row] for row in zip(*stages, strict=True)]
-        captions = [f"{prompt} ({size})" for prompt in prompts for size in sizes]
+        captions = [f"{prompt} ({head})" for prompt in prompts for head in heads]
         wandb = captioned([picture for row in rows for picture in row], captions)
-        self.publish(trainer, what, picture_grid(rows, prompts, sizes, smallest=1), wandb)
+        step = steps_taken(trainer)  # none where the stages come from checkpoints
+        sheet = picture_grid(rows, prompts, heads, f"step {step}" if step else "", smallest=1)
+        self.publish(trainer, what, sheet, wandb)
+
+
+def _head(module: LightningModule, index: int, pictures: Tensor) -> str:
+    """A stage's pixels and settings: the cascade's, or else its own; guidance where it is at work."""
+    stage, guidance = module.stages[index], module.guidance[index]
+    guidance = stage.guidance if guidance is None else guidance
+    parts = [f"{pictures.shape[2]} x {pictures.shape[3]}"]
+    if guidance != 1:
+        parts.append(f"guidance {guidance:g}")
+    if index:
+        augmentation = module.augmentation[index - 1]
+        parts.append(f"augmentation {stage.augmentation if augmentation is None else augmentation:g}")
+    return ", ".join(parts)

@@ -23,7 +23,7 @@ class Sample(NamedTuple):
 
 class UpsamplingLogger(FirstSamplesLogger):
     """Draws the first samples of the validation (and test) set: reduced, up-sampled bicubically, drawn by the model from
-    the reduced one and true, with the PSNR against the true one.
+    the reduced one and true, with the PSNR against the true one, and above its mean over them.
 
     Of pictures of more than 320 pixels it shows the middle, pixel by pixel. The noise is the same every time; the
     file is ``pictures/<stage>_upsampling/<step>.png``.
@@ -86,11 +86,11 @@ def _sheet(
     """A row for each sample, of its pictures uint8 (N, 3, H, W) in each column; and the same for W&B."""
     low, true = columns[0], columns[-1]
     size = true.shape[2:]
-    heads = [f"{low.shape[2]} x {low.shape[3]}", "bicubic", "drawn", "true"]
-    decibels = [
-        ["", *(f"{psnr(column[index], true[index]):.1f} dB" for column in columns[1:3]), ""]
-        for index in range(len(true))
-    ]
+    names = [f"{low.shape[2]} x {low.shape[3]}", "bicubic", "drawn", "true"]
+    values = [list(map(psnr, column, true)) for column in columns[1:3]]
+    means = ["", *(f", mean {sum(some) / len(some):.1f} dB" for some in values), ""]
+    heads = [name + mean for name, mean in zip(names, means, strict=True)]
+    decibels = [["", *(f"{value:.1f} dB" for value in some), ""] for some in zip(*values, strict=True)]
     tile = tile_size(*(min(side, _LARGEST) for side in size), len(heads), _SMALLEST)
     rows = [
         [resize(middle(resize(picture, size), _LARGEST), tile) for picture in row] for row in zip(*columns, strict=True)
@@ -99,9 +99,9 @@ def _sheet(
         title += f", the middle of {size[0]} x {size[1]} pixels"
     sheet = picture_grid(rows, captions or (), heads, title, captions=decibels, smallest=1)
     said = [
-        ", ".join(filter(None, (captions[index] if captions else "", head, value)))
-        for index, values in enumerate(decibels)
-        for head, value in zip(heads, values, strict=True)
+        ", ".join(filter(None, (captions[index] if captions else "", name, value)))
+        for index, row in enumerate(decibels)
+        for name, value in zip(names, row, strict=True)
     ]
     return sheet, captioned([picture for row in rows for picture in row], said)
 

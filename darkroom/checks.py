@@ -111,10 +111,8 @@ def link(data: Any, model: Namespace, checkpoint: str | Path | None = None) -> N
     arguments = model.get("init_args") or Namespace()
     channels = None if data.image_shape is None else data.image_shape[0]
     known = {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": channels}
+    remembered = _remembered(checkpoint)
     if data.image_shape is None and checkpoint is not None:
-        remembered = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get(
-            "hyper_parameters", {}
-        )
         known = {name: remembered.get(name) for name in known if arguments.get(name) is None}
     if not arguments.get("conditional", getattr(locate(model.class_path), "conditional", True)):
         known.pop("num_classes", None)  # pictures drawn without a class: any number of them will do
@@ -128,10 +126,35 @@ def link(data: Any, model: Namespace, checkpoint: str | Path | None = None) -> N
                 f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; set model.{name} to {value}"
             )
     _tell(arguments.get("network"), arguments)
-    words = getattr(data, "words", None)
-    if data.image_shape is None and checkpoint is not None:
-        words = ((remembered.get("text") or {}).get("init_args") or {}).get("words")
-    _tell(arguments.get("text"), {"words": words})
+    _tell_words(arguments.get("text"), data, remembered.get("text"))
+
+
+def _remembered(checkpoint: str | Path | None) -> dict[str, Any]:
+    """The model's arguments, as a checkpoint knows them; of one that cannot be read ``checkpoint_fits`` says so."""
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+    except Exception:
+        return {}
+
+
+def _tell_words(text: Any, data: Any, remembered: Any) -> None:
+    """Which words an encoder of ours knows: those that it has learned, in their order; a new one those of the data."""
+    if not isinstance(text, Namespace) or "words" not in getattr(locate(text.class_path), "told", ()):
+        return
+    arguments = text.get("init_args") or Namespace()
+    learned = ((remembered or {}).get("init_args") or {}).get("words")
+    if learned and arguments.get("words") not in (None, learned):
+        raise UsageError(
+            "model.text.words are not those that the checkpoint has learned, in their order; leave them out: it knows its "
+            "own"
+        )
+    words = learned or getattr(data, "words", None)
+    if arguments.get("words") is None and not words:
+        raise UsageError(
+            f"{type(data).__name__} has no captions, from which model.text could take its words; use ShapesCaptions, "
+            "CaptionFolder, CocoCaptions or ShardedCaptions"
+        )
+    _tell(text, {"words": words})
 
 
 def _tell(part: Any, known: Mapping[str, Any]) -> None:

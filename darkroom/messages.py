@@ -45,7 +45,8 @@ def plain(message: str) -> str:
     expected = re.findall(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
     if key and value and expected:
         kinds = dict.fromkeys(re.sub(r"<class '(.+?)'>", r"\1", kind).replace("NoneType", "null") for kind in expected)
-        return f"{key[1]}: {value[1]!r} is not right; it takes {' or '.join(kinds)}"
+        how = f"; a list is written '[\"{value[1]}\"]'" if any("list" in kind.lower() for kind in kinds) else ""
+        return f"{key[1]}: {value[1]!r} is not right; it takes {' or '.join(kinds)}{how}"
     return message.strip()
 
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ from datamodules.captioned_images import CaptionedFile, CaptionedImages
 from datamodules.captions import captions_in
 
 SPLITS = ("train", "val", "test")
+TABLES = ("captions.tsv", "captions.csv", "captions.jsonl")
+_CELL = re.compile(r'(?:^|\t)(?:"((?:[^"]|"")*)"(?=\t|$)|([^\t]*))')  # in quotes as a whole, or as it is
 _NAMED = 5  # as many rows as a message names
 
 
@@ -26,45 +29,74 @@ class Row(NamedTuple):
 def read_table(path: Path) -> list[Row]:
     """The rows of a ``.tsv`` or ``.csv`` with a line of names first, or of a ``.jsonl`` with an object in every line.
 
+    In a ``.tsv`` a row is one line, and quotes are read as they are, but around a whole cell. In a ``.csv`` a cell in
+    quotes may hold commas and line breaks.
+
     Raises:
         DataError: it is missing, of another kind, or a line of it is damaged.
     """
-    readers = {".tsv": _separated, ".csv": _separated, ".jsonl": _objects}
+    readers = {".tsv": _tab_separated, ".csv": _comma_separated, ".jsonl": _objects}
     if path.suffix.lower() not in readers:
-        raise DataError(f"{path} should be a table of captions: {', '.join(readers)}; check data.captions")
+        raise DataError(f"{path} should be a table of captions: {', '.join(readers)}; check data.table")
     try:
         return list(readers[path.suffix.lower()](path))
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist; data.root should hold the pictures and data.captions, a table of what they show"
-        ) from None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise DataError(f"{path} is no file; data.table should name a table in data.root") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error}); save it as that") from error
 
 
-def _separated(path: Path) -> Iterator[Row]:
+def _tab_separated(path: Path) -> Iterator[Row]:
+    names, opened = None, None  # the line whose last cell opens with a quote: a line break may have cut it
+    with path.open(newline="\n", encoding="utf-8-sig") as file:
+        for line, text in enumerate((text.rstrip("\r\n") for text in file), 1):
+            cells = [quoted.replace('""', '"') or plain for quoted, plain in _CELL.findall(text)]
+            if not text:
+                continue
+            if names is None:
+                names = cells
+            elif len(cells) == len(names):
+                yield Row(line, dict(zip(names, cells, strict=True)))
+            else:
+                raise DataError(
+                    f"{path}, line {opened or line}, is damaged (line {line} has {len(cells)} of {len(names)} cells); a "
+                    "row of a .tsv is one line, without line breaks in its cells"
+                )
+            opened = line if cells[-1].startswith('"') else None
+
+
+def _comma_separated(path: Path) -> Iterator[Row]:
+    names, line = None, 1
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
+        reader = csv.reader(file, strict=True)
         try:
             for cells in reader:
-                if None in cells or None in cells.values():  # how csv says too many and too few
-                    raise csv.Error(f"it should have {len(reader.fieldnames)} cells")
-                yield Row(reader.line_num, cells)
+                if names is not None and cells:
+                    if len(cells) != len(names):
+                        raise csv.Error(f"it has {len(cells)} of {len(names)} cells")
+                    yield Row(line, dict(zip(names, cells, strict=True)))
+                names, line = names or cells or None, reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}, is damaged ({error}); correct it") from error
+            raise DataError(
+                f"{path}: the row that begins in line {line} is damaged ({error}); a cell with commas, quotes or line "
+                'breaks is written "a ""red"" circle, or so"'
+            ) from error
 
 
 def _objects(path: Path) -> Iterator[Row]:
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not text.strip():
-            continue
-        try:
-            cells = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}, line {line}, cannot be read as JSON ({error}); correct it") from error
-        if not isinstance(cells, dict):
-            raise DataError(f"{path}, line {line}, should be an object such as " + '{"file": "a.png", "caption": "a"}')
-        yield Row(line, cells)
+    with path.open(newline="\n", encoding="utf-8-sig") as file:  # captions may hold other signs that end a line
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                cells = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{path}, line {line}, cannot be read as JSON ({error}); correct it") from error
+            if not isinstance(cells, dict):
+                raise DataError(
+                    f"{path}, line {line}, should be an object such as " + '{"file": "a.png", "caption": "a"}'
+                )
+            yield Row(line, cells)
 
 
 def _some_values(rows: list[Row], column: str) -> list[str]:
@@ -80,7 +112,7 @@ class CaptionFolder(CaptionedImages):
 
     Args:
         root: the folder that holds the pictures and the table.
-        captions: the table, in ``root``.
+        table: its file, in ``root``; None: captions.tsv, captions.csv or captions.jsonl, whichever is there.
         picture_column: where it names a picture's file, relative to ``root``.
         caption_columns: where it says what a picture shows; in evaluation the first that is not empty counts.
         split_column: where it says train, val or test; None: splits are drawn.
@@ -93,7 +125,7 @@ class CaptionFolder(CaptionedImages):
     def __init__(
         self,
         root: str = "images",
-        captions: str = "captions.tsv",
+        table: str | None = None,
         picture_column: str = "file",
         caption_columns: Sequence[str] = ("caption",),
         split_column: str | None = None,
@@ -103,15 +135,31 @@ class CaptionFolder(CaptionedImages):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.root, self.table = Path(root), Path(root, captions)
+        self.root, self.table_name = Path(root), table
         self.picture_column, self.caption_columns, self.split_column = picture_column, caption_columns, split_column
         self.keep, self.fractions = keep or {}, {"val": val_fraction, "test": test_fraction}
+        if isinstance(caption_columns, str):
+            raise UsageError(f"data.caption_columns is {caption_columns!r}; give a list: [{caption_columns}]")
         if not caption_columns:
             raise UsageError("data.caption_columns is empty; name one column at least")
         if sum(self.fractions.values()) >= 1 or min(self.fractions.values()) < 0:
             raise UsageError(
                 f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on"
             )
+
+    @cached_property
+    def table(self) -> Path:
+        """The table's file."""
+        if not self.root.is_dir():
+            raise DataError(f"{self.root} is no folder; data.root should hold the pictures and a table of captions")
+        if self.table_name is not None:
+            return self.root / self.table_name
+        found = [name for name in TABLES if (self.root / name).is_file()]
+        if not found:
+            raise DataError(f"{self.root} holds none of {', '.join(TABLES)}; add one, or name another by data.table")
+        if len(found) > 1:
+            raise UsageError(f"{self.root} holds {' and '.join(found)}; say by data.table which one counts")
+        return self.root / found[0]
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -122,10 +170,13 @@ class CaptionFolder(CaptionedImages):
         asked = {"picture_column": [self.picture_column], "caption_columns": self.caption_columns, "keep": self.keep}
         asked["split_column"] = [self.split_column] if self.split_column else []
         columns = dict.fromkeys(name for row in rows for name in row.cells)
+        hint = "" if self.table.suffix.lower() == ".jsonl" else " (the first line of the table names the columns)"
         for setting, names in asked.items():
             for name in names:
                 if name not in columns:
-                    raise UsageError(f"data.{setting} names {name}, but {self.table} has only {', '.join(columns)}")
+                    raise UsageError(
+                        f"data.{setting} names {name}, but {self.table} has only {', '.join(columns)}{hint}"
+                    )
         kept = [row for row in rows if all(str(row.cells.get(name)) == value for name, value in self.keep.items())]
         if not kept:
             found = "; ".join(f"{name}: {', '.join(_some_values(rows, name))}" for name in self.keep)

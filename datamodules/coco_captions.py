@@ -16,7 +16,7 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         content = json.loads(path.read_bytes())
         if not all(isinstance(content[key], list) for key in ("images", "annotations")):
             raise KeyError("images")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path} does not exist; data.root should hold annotations/ beside the folders of pictures, from {ADDRESS}"
         ) from None

@@ -38,7 +38,7 @@ SPLITS = ("train", "val", "test")
 FACTORS = ("kind", "colour", "x", "y", "radius", "angle")
 
 _PLAIN = (24, 26, 34)  # RGB of the plain background
-RADII = np.array([[0.09, 0.12], [0.13, 0.165], [0.18, 0.22]])  # small, medium, large; as parts of the image side
+_RADII = np.array([[0.09, 0.12], [0.13, 0.165], [0.18, 0.22]])  # small, medium, large; as parts of the image side
 _CANDIDATES = 12  # positions tried for an object before it is left out
 _APART = {True: 0.55, False: 1.05}  # centre distance over the sum of radii, at least: with and without occlusion
 _MIN_VISIBLE = 4  # pixels; an object with fewer has no box
@@ -269,7 +269,7 @@ class World:
         draws = uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))
         ground, draws = draws[:, :13], draws[:, 13:].reshape(len(draws), slots, -1)
         size = (draws[..., 2] * len(SIZES)).astype(np.int64)
-        low, high = RADII[size].transpose(2, 0, 1)
+        low, high = _RADII[size].transpose(2, 0, 1)
         radius = (low + (high - low) * draws[..., 3]) * side * self.zoom
         count = self.objects[0] + (ground[:, 12] * (slots - self.objects[0] + 1)).astype(int)
         room = radius[..., None, None] + (side - 2 * radius[..., None, None]) * draws[..., 9:].reshape(

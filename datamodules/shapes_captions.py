@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from darkroom.errors import UsageError
 from datamodules.draws import uniform
 from datamodules.labelled_images import LabelledImages
-from datamodules.shapes import COLOURS, KINDS, RADII, SIZES, Scenes, phrase
+from datamodules.shapes import COLOURS, KINDS, SIZES, Scenes, phrase
 
 Form = Literal["object", "place", "relation", "count"]
 Split = Literal["train", "val", "test", "judge"]
@@ -33,7 +33,9 @@ HELD_OUT = (np.arange(len(COLOURS)) + 3) % len(KINDS)  # for each colour the kin
 _SPLITS = ("train", "val", "test", "judge")
 _SLOTS = 4
 _LARGEST = {"object": 2.0, "place": 1.5}  # zoom that leaves room for the positions
-_BESIDE = np.array([[0.14, 0.155], [0.175, 0.19], [0.215, 0.235]])  # radii of two objects, as parts of the side
+# Radii as parts of the side. Sizes are told apart by a margin, so that one word is right and the others are wrong.
+_ALONE = np.array([[0.17, 0.2], [0.27, 0.305], [0.385, 0.43]])  # of a lone object at zoom 2: small, medium, large
+_BESIDE = np.array([[0.125, 0.14], [0.175, 0.19], [0.225, 0.24]])  # of two
 _AMONG = np.array([[0.13, 0.17]] * 3)  # of up to four
 _GAP = 0.02  # between two objects, at least
 _SLANT = 0.6  # the lesser distance of two objects over the greater one, at most
@@ -49,13 +51,15 @@ _NUMBERS = ("one", "two", "three", "four")
 class Told(NamedTuple):
     """B scenes and what is said of them.
 
-    ``scenes``: slot 0 of two objects is the left or upper one; ``captions``: B sentences; ``truth``: int64 (B, A), the
-    attributes that the picture shows, -1 where they have no meaning; ``said``: the same, -1 also where the caption says
-    nothing of it; ``held_out``: bool (B,), whether an object has a colour and a kind that training never shows together.
+    ``scenes``: slot 0 of two objects is the left or upper one; ``captions``: B sentences; ``form``: int64 (B,), their
+    numbers in FORMS; ``truth``: int64 (B, A), the attributes that the picture shows, -1 where they have no meaning;
+    ``said``: the same, -1 also where the caption says nothing of it; ``held_out``: bool (B,), whether an object has a
+    colour and a kind that training never shows together.
     """
 
     scenes: Scenes
     captions: list[str]
+    form: np.ndarray
     truth: np.ndarray
     said: np.ndarray
     held_out: np.ndarray
@@ -71,7 +75,7 @@ class CaptionedScenes(Dataset):
         side: in pixels.
         zoom: of lone objects.
         plain, upright: see ``World``.
-        held_out: whether ``HELD_OUT`` never occurs.
+        held_out: whether ``HELD_OUT`` never occurs in training, and is marked elsewhere.
         whole_truth: ``attributes`` are all that the picture shows, not only what the caption says.
     """
 
@@ -90,7 +94,7 @@ class CaptionedScenes(Dataset):
     ) -> None:
         self.seed, self.split, self.length, self.side = seed, split, length, side
         self.forms = np.array([FORMS.index(form) for form in forms])
-        self.radii = np.stack([RADII * zoom, RADII * zoom, _BESIDE, _AMONG])
+        self.radii = np.stack([_ALONE * zoom / 2, _ALONE * zoom / 2, _BESIDE, _AMONG])
         self.plain, self.upright, self.held_out, self.whole_truth = plain, upright, held_out, whole_truth
 
     def __len__(self) -> int:
@@ -101,6 +105,7 @@ class CaptionedScenes(Dataset):
         told = self.describe(indices)
         attributes = told.truth if self.whole_truth else told.said
         batch = {"image": told.scenes.images, "attributes": attributes, "held_out": told.held_out}
+        batch["form"] = told.form
         return {key: torch.from_numpy(value) for key, value in batch.items()} | {"caption": told.captions}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -116,7 +121,7 @@ class CaptionedScenes(Dataset):
         count = np.choose(form, [1, 1, 2, 2 + _pick(ground[:, 13], 3)])
         colour, size = _pick(slots[..., 1], len(COLOURS)), _pick(slots[..., 2], len(SIZES))
         kind = _pick(slots[..., 0], len(KINDS))
-        if self.held_out:
+        if self.held_out and self.split == "train":
             kind = (HELD_OUT[colour] + 1 + _pick(slots[..., 0], len(KINDS) - 1)) % len(KINDS)
         alike = (form == FORMS.index("count"))[:, None]
         kind, colour = (np.where(alike, value[:, :1], value) for value in (kind, colour))
@@ -145,7 +150,8 @@ class CaptionedScenes(Dataset):
         captions = [
             _CAPTIONS[f](truth[scene], said[scene], bool(turned[scene])) for scene, f in enumerate(form.tolist())
         ]
-        return Told(scenes, captions, truth, said, ((kind == HELD_OUT[colour]) & present).any(1))
+        held_out = ((kind == HELD_OUT[colour]) & present).any(1) & self.held_out
+        return Told(scenes, captions, form, truth, said, held_out)
 
 
 class ShapesCaptions(LabelledImages):
@@ -161,25 +167,26 @@ class ShapesCaptions(LabelledImages):
 
     Batch: ``caption``; ``attributes`` int64 (B, A), what the caption says, -1 where it says nothing, named by
     ``attribute_names``: of two objects the first is the left or upper one in whatever order the caption names them;
-    ``held_out`` bool (B,), whether an object has a colour and a kind that training never shows together. The scenes are the
-    same at every ``side``.
+    ``held_out`` bool (B,), whether an object has a colour and a kind that training never shows together; ``form`` int64
+    (B,), a number in ``form_names``. The scenes are the same at every ``side``.
 
     Args:
         train_size, val_size, test_size: pictures per split.
         side: image side in pixels.
-        captions: forms; each picture draws one of them.
+        forms: of the captions; each picture draws one of them.
         held_out: of each colour one kind never occurs in training, but does in validation and test (``HELD_OUT``: the red
             star, the orange cross, the yellow circle, ...), as often as the others.
         background: "plain": one flat dark colour, the same in all; "textured": the grounds of the other embedded worlds.
         upright: objects are not turned; False: any angle.
-        zoom: how many times larger a lone object is than in the other embedded worlds, from 1 to 2, or to 1.5 where places
-            are said; None: as large as that. Several objects are as large as fits.
+        zoom: how large a lone object is, from 1 to 2 (the large ones nearly fill the picture), or to 1.5 where places are
+            said; None: as large as that. Several objects are as large as fits.
         mean, std: see ``LabelledImages``. Nothing augments the pictures; a flip would make captions false.
     """
 
     class_names = ()
     attribute_names = tuple(ATTRIBUTES)
     attribute_sizes = tuple(ATTRIBUTES.values())
+    form_names = FORMS
 
     def __init__(
         self,
@@ -187,7 +194,7 @@ class ShapesCaptions(LabelledImages):
         val_size: int = 1024,
         test_size: int = 2048,
         side: int = 32,
-        captions: list[Form] | None = None,
+        forms: list[Form] | None = None,
         held_out: bool = True,
         background: Literal["plain", "textured"] = "plain",
         upright: bool = True,
@@ -195,16 +202,16 @@ class ShapesCaptions(LabelledImages):
         **kwargs: Any,
     ) -> None:
         super().__init__(size=side, flip=False, limit=None, **kwargs)
-        captions = ["object"] if captions is None else captions
+        forms = ["object"] if forms is None else forms
         if side < 16:
             raise UsageError(f"data.side is {side}; shapes need at least 16 pixels")
-        if not captions or len(set(captions)) < len(captions) or not set(captions) <= set(FORMS):
-            raise UsageError(f"data.captions is {captions}; name each form once, of {', '.join(FORMS)}")
-        largest = min(_LARGEST.get(form, 2.0) for form in captions)
+        if not forms or len(set(forms)) < len(forms) or not set(forms) <= set(FORMS):
+            raise UsageError(f"data.forms is {forms}; name each form once, of {', '.join(FORMS)}")
+        largest = min(_LARGEST.get(form, 2.0) for form in forms)
         if zoom is not None and not 1 <= zoom <= largest:
-            raise UsageError(f"data.zoom is {zoom}; with captions {captions} it is from 1 to {largest:g}")
+            raise UsageError(f"data.zoom is {zoom}; with forms {forms} it is from 1 to {largest:g}")
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
-        self.side, self.captions, self.held_out, self.zoom = side, tuple(captions), held_out, zoom or largest
+        self.side, self.forms, self.held_out, self.zoom = side, tuple(forms), held_out, zoom or largest
         self.plain, self.upright = background == "plain", upright
 
     @property
@@ -221,7 +228,7 @@ class ShapesCaptions(LabelledImages):
             "relation": objects.union(*(relation.split() for pair in _RELATIONS for relation in pair)),
             "count": {*COLOURS, *map(_plural, KINDS), *_NUMBERS[1:]},
         }
-        return sorted(set().union(*(words[form] for form in self.captions)))
+        return sorted(set().union(*(words[form] for form in self.forms)))
 
     def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
         split = "test" if split == "predict" else split
@@ -229,19 +236,19 @@ class ShapesCaptions(LabelledImages):
             self.seed,
             split,
             self.sizes[split],
-            self.captions,
+            self.forms,
             self.side,
             self.zoom,
             self.plain,
             self.upright,
-            held_out=self.held_out and split == "train",
+            self.held_out,
         )
 
     def judging_dataset(self, length: int) -> Dataset:
         """Scenes of no other split, for a judge to learn from: with all colours and kinds, and all that they show as
         ``attributes``. Other forms are among them: even where captions have one object, a judge must know two from one.
         """
-        forms = self.captions * 5 + ("object", "relation", "count")
+        forms = self.forms * 5 + ("object", "relation", "count")
         return CaptionedScenes(
             self.seed, "judge", length, forms, self.side, self.zoom, self.plain, self.upright, whole_truth=True
         )

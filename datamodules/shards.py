@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -20,6 +20,7 @@ from datamodules.images import EXTENSIONS
 
 INDEX = "shards.json"  # how many samples every shard holds
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class StoredSample(NamedTuple):
@@ -73,13 +74,30 @@ def address_of(root: str, name: str) -> str:
 
 def _expanded(pattern: str) -> Iterator[str]:
     """``a-{08..11}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``, ``a-11.tar``."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    found = _RANGE.search(pattern)
     if found is None:
         yield pattern
         return
     first, last = found.groups()
     for number in range(int(first), int(last) + 1):
         yield from _expanded(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
+
+
+def check_pattern(setting: str, root: str, pattern: str) -> None:
+    """Refuses a pattern that cannot name shards of ``root``, before anything is opened.
+
+    Raises:
+        UsageError: it counts down, starts with a folder of its own, or has a ``*`` that nobody can list.
+    """
+    for first, last in _RANGE.findall(pattern):
+        if int(first) > int(last):
+            raise UsageError(f"data.{setting} is {pattern}, which counts down; write {{{last}..{first}}}")
+    if is_remote(pattern):
+        return
+    if pattern.startswith("/") or Path(pattern).is_absolute():
+        raise UsageError(f"data.{setting} is {pattern}; give the folder by data.root and here only the names in it")
+    if is_remote(root) and "*" in pattern:
+        raise UsageError(f"data.{setting} is {pattern}, but {root} cannot be listed; write NAME-{{000000..000099}}.tar")
 
 
 def list_shards(root: str, pattern: str) -> list[str]:
@@ -119,6 +137,8 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, Iterator[tarfile.T
 
 
 def _unreadable(address: str, error: Exception) -> DataError:
+    if is_remote(address):
+        return DataError(f"{address} cannot be fetched ({error}); check data.root and the network")
     return DataError(f"{address} cannot be read as a shard ({error}); get it anew")
 
 
@@ -133,6 +153,8 @@ def read_samples(address: str) -> Iterator[StoredSample]:
             for key, members in _members(archive):
                 yield StoredSample(key, {_key_and_extension(m.name)[1]: archive.extractfile(m).read() for m in members})
                 archive.members = []  # it would remember all of them
+            while stream.read(1 << 16):  # a command that cannot write its last bytes would report an error
+                pass
     except (OSError, EOFError, tarfile.TarError) as error:
         raise _unreadable(address, error) from error
 
@@ -158,10 +180,14 @@ def shard_sizes(root: str, names: Sequence[str]) -> list[int]:
     if is_remote(path) or Path(path).is_file():
         try:
             with opened(path) as file:
-                known = json.loads(file.read())
+                content = file.read()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            known = json.loads(content)
             if not all(isinstance(size, int) and size > 0 for size in known.values()):
                 raise ValueError("it should give every shard's name a number above 0")
-        except (OSError, ValueError, AttributeError) as error:
+        except (ValueError, AttributeError) as error:
             raise DataError(f"{path} should say how many samples every shard holds, but ({error})") from error
     unknown = [name for name in names if name not in known and is_remote(address_of(root, name))]
     if unknown:
@@ -191,16 +217,24 @@ class ShardReader:
         """Whether a sample is still to come, or kept."""
         return position >= self.next or position in self.passed
 
+    def _refuse(self, holds: str) -> NoReturn:
+        raise DataError(
+            f"{self.address} holds {holds} samples, but {INDEX} says {self.size}; correct that, or remove it: shards on "
+            "this disk are counted without it"
+        )
+
     def take(self, position: int) -> StoredSample:
         """A sample that can be reached."""
         oldest = position - self.window  # nothing up to it will be asked for
         while self.next <= position:
             sample = next(self._samples, None)
             if sample is None:
-                raise DataError(f"{self.address} holds {self.next} samples, but {INDEX} says {self.size}; make it anew")
+                self._refuse(str(self.next))
             if self.next > oldest:
                 self.passed[self.next] = sample
             self.next += 1
+            if self.next == self.size and next(self._samples, None) is not None:
+                self._refuse("more")
         self.passed = {number: sample for number, sample in self.passed.items() if number > oldest}
         return self.passed.pop(position)
 

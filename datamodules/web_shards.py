@@ -1,6 +1,7 @@
 """ShardedCaptions: captioned pictures in WebDataset's shards, for data beyond one disk."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import Dataset
@@ -9,7 +10,18 @@ from darkroom.errors import UsageError
 from datamodules.captioned_images import CaptionedPictures
 from datamodules.captions import most_frequent_words
 from datamodules.loading import ResumableLoader, SeededSampler, ShardSampler
-from datamodules.shards import ShardSamples, address_of, list_shards, read_samples, shard_sizes, stored_captions
+from datamodules.shards import (
+    ShardSamples,
+    address_of,
+    check_pattern,
+    is_remote,
+    list_shards,
+    read_samples,
+    shard_sizes,
+    stored_captions,
+)
+
+TEST = "test-*.tar"
 
 
 class ShardedCaptions(CaptionedPictures):
@@ -25,7 +37,7 @@ class ShardedCaptions(CaptionedPictures):
         root: folder of the shards, or its address (https:, gs:, hf: ...), which needs the package webdataset.
         train, val: the shards in it, by a pattern: ``train-{000000..000099}.tar``, or of files ``train-*.tar``. One with a
             protocol stands for itself: ``pipe:aws s3 cp s3://bucket/train-{000..099}.tar -``.
-        test: those to test on; None: as ``val``.
+        test: those to test on; None: ``test-*.tar`` where ``root`` is a folder that holds such, else as ``val``.
         streams: places that every rank reads at; ``num_workers`` should divide it, and is lowered until it does. It decides
             the order, ``num_workers`` does not.
         buffer: samples that a rank draws from in training, kept in memory as they lie in the shards.
@@ -49,17 +61,27 @@ class ShardedCaptions(CaptionedPictures):
         if self.limit is not None:
             raise UsageError(f"data.limit is {self.limit}, but shards are read as they come; give fewer in data.train")
         self.root, self.streams, self.window = root, streams, max(1, buffer // streams)
-        self.patterns = {"train": train, "val": val, "test": test or val, "predict": test or val}
+        self.patterns = {"train": train, "val": val} | ({"test": test} if test is not None else {})
+        for name, pattern in self.patterns.items():
+            check_pattern(name, root, pattern)
+
+    def _names(self, split: str) -> list[str]:
+        """The shards of a split."""
+        pattern = self.patterns.get("test" if split == "predict" else split)
+        if pattern is None:
+            own = not is_remote(self.root) and any(Path(self.root).glob(TEST))
+            pattern = TEST if own else self.patterns["val"]
+        return list_shards(self.root, pattern)
 
     @cached_property
     def words(self) -> list[str]:
         """The words of the captions in the first shard to train on, sorted."""
-        shard = address_of(self.root, list_shards(self.root, self.patterns["train"])[0])
+        shard = address_of(self.root, self._names("train")[0])
         captions = (caption for sample in read_samples(shard) for caption in stored_captions(sample, shard))
         return most_frequent_words(captions, self.max_words)
 
     def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
-        names = list_shards(self.root, self.patterns[split])
+        names = self._names(split)
         # Between two samples of a shard lie at most two windows of each stream, and batches begun.
         patience = 2 * self.streams * (self.window + max(self.batch_size, self.eval_batch_size))
         return ShardSamples(

@@ -38,7 +38,8 @@ def write_shards(data: VisionDataModule, folder: Path, samples_per_shard: int = 
     """Writes ``{train,val,test}-<number>.tar`` and ``shards.json``; returns what that says: samples by shard.
 
     Pictures in files are copied as they are, others become PNG of the data's size. Those to train on come in an order drawn
-    by the data's seed, since a reader shuffles only what lies near.
+    by the data's seed, since a reader shuffles only what lies near. ``shards.json`` comes last: a folder without it is
+    unfinished.
 
     Args:
         data: a data set with captions.
@@ -47,26 +48,30 @@ def write_shards(data: VisionDataModule, folder: Path, samples_per_shard: int = 
     """
     if samples_per_shard < 1:
         raise UsageError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; give another")
     if next(folder.glob("*.tar"), None):
-        raise UsageError(f"{folder} holds shards already; give another folder, or remove them")
+        state = "already" if (folder / INDEX).is_file() else f"but no {INDEX}: they were not finished"
+        raise UsageError(f"{folder} holds shards {state}; remove them, or give another folder")
+    datasets = {split: data.dataset(split) for split in ("train", "val", "test")}
+    if "caption" not in datasets["train"][0]:
+        raise DataError(f"{type(data).__name__} has no captions; give data that has")
+    folder.mkdir(parents=True, exist_ok=True)
     sizes: dict[str, int] = {}
-    for split in ("train", "val", "test"):
-        dataset = data.dataset(split)
+    for split, dataset in datasets.items():
         order = np.arange(len(dataset))
         if split == "train":
             np.random.default_rng(data.seed).shuffle(order)
         for number, start in enumerate(range(0, len(order), samples_per_shard)):
             name, some = f"{split}-{number:06d}.tar", order[start : start + samples_per_shard].tolist()
-            with tarfile.open(folder / name, "w") as archive:
+            part = folder / f"{name}.part"
+            with tarfile.open(part, "w") as archive:
                 for index in some:
-                    sample = dataset[index]
-                    if "caption" not in sample:
-                        raise DataError(f"{type(data).__name__} has no captions; give data that has")
-                    for extension, content in _content(sample).items():
+                    for extension, content in _content(dataset[index]).items():
                         member = tarfile.TarInfo(f"{index:09d}.{extension}")
                         member.size = len(content)
                         archive.addfile(member, io.BytesIO(content))
+            part.rename(folder / name)
             sizes[name] = len(some)
     (folder / INDEX).write_text(json.dumps(sizes, indent=0))
     return sizes

@@ -1,7 +1,7 @@
 """Generative: what everything that draws pictures has in common: a latent space, samples, scores."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -97,6 +97,10 @@ class Generative(Technique):
         """Within, the module is in eval mode and computes no gradients."""
         with evaluating(self), torch.no_grad():
             yield
+
+    def precision(self) -> AbstractContextManager:
+        """The Trainer's, also where it has none of its own: when an epoch has ended, and scores are computed."""
+        return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
 
     def noise(self, *shape: int, generator: Generators = None, uniform: bool = False) -> Tensor:
         """Normal noise, or uniform in [0, 1): float32 on the module's device; see ``draw_noise``."""
@@ -199,7 +203,8 @@ class Generative(Technique):
         shape, declared = getattr(data, "image_shape", None), getattr(data, "value_range", None)
         if shape is not None and tuple(shape) != self.image_shape:
             raise UsageError(
-                f"model.image_shape is {self.image_shape}, but the data have {tuple(shape)}; make them agree"
+                f"model.image_shape is {self.image_shape}, but the data have {tuple(shape)}; make them agree: a new model "
+                "takes the data's, a trained one needs data of its own size (data.size, or data.side of the embedded world)"
             )
         if declared is not None and tuple(declared) != self.value_range:
             middle = [0.5] * self.image_shape[0]

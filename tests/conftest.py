@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "DARKROOM_DEBUG"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "DARKROOM_DEBUG", "XDG_CACHE_HOME"):
         # set first, so that what the program sets itself is undone after the test
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -39,8 +39,15 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def darkroom(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Runs a command line in this process, in the test's folder: ``darkroom("fit", "--config", ...)``."""
+    """Runs a command line in this process, in the test's folder: ``darkroom("fit", "--config", ...)``.
+
+    What judges captions has hardly learned: that takes minutes.
+    """
     from darkroom.__main__ import main
+    from lightning_modules.metrics import attribute_judge
+
+    monkeypatch.setattr(attribute_judge, "_SEEN", 400)
+    monkeypatch.setattr(attribute_judge, "_HELD_OUT", 100)
 
     def call(*argv: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["darkroom"])

@@ -4,7 +4,7 @@ from lightning_modules.diffusion.ddpm import DDPM
 from lightning_modules.diffusion.denoiser import Denoiser
 from lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from lightning_modules.diffusion.efficient_unet import EfficientUNet
-from lightning_modules.diffusion.imagen import ImagenCascade, StageText, SuperResolution, TextToImage
+from lightning_modules.diffusion.imagen import ImagenCascade, SuperResolution, TextToImage
 from lightning_modules.diffusion.parameterization import P2, VLB, LossWeight, MinSNR, Simple, Unweighted
 from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SigmoidSchedule
 
@@ -23,7 +23,6 @@ __all__ = [
     "NoiseSchedule",
     "SigmoidSchedule",
     "Simple",
-    "StageText",
     "SuperResolution",
     "TextToImage",
     "Unweighted",

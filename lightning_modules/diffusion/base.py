@@ -1,7 +1,6 @@
 """Diffusion: what models that take noise away have in common: the loss, the average, the samplers."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -236,10 +235,6 @@ class Diffusion(Generative):
         with self.precision():
             denoising = self.denoising(condition, guidance)
             return sampling.run(denoising, x.float(), self.schedule, generator, callback).clamp(-1, 1)
-
-    def precision(self) -> AbstractContextManager:
-        """The Trainer's, also where it has none of its own: when an epoch has ended, and scores are computed."""
-        return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
 
     def weight_or_own(self, guidance: float | None) -> float:
         """A weight of guidance; None: the model's own."""

@@ -46,7 +46,7 @@ class SideBySide(nn.Linear):
         return super().forward(x).split(self.outputs, -1)
 
 
-class Words(NamedTuple):
+class TextKeys(NamedTuple):
     """The tokens of a text as an attention takes them.
 
     Args:
@@ -76,7 +76,7 @@ class TextReader(nn.Module):
         self.pool = nn.Sequential(nn.Linear(text_dim, wide), nn.SiLU(), nn.Linear(wide, wide))
         self.words = SideBySide(text_dim, layers)
 
-    def forward(self, text: Tensor | None, mask: Tensor | None, n: int) -> tuple[Tensor, list[Words]]:
+    def forward(self, text: Tensor | None, mask: Tensor | None, n: int) -> tuple[Tensor, list[TextKeys]]:
         """What the network, and each of its layers, is told of the text.
 
         Args:
@@ -95,7 +95,7 @@ class TextReader(nn.Module):
         tokens = self.norm(text.to(self.norm.weight.dtype))
         there = mask[..., None].to(tokens.dtype)
         mean = (tokens * there).sum(1) / there.sum(1).clamp(min=1)  # no token at all: zeros
-        return self.pool(mean), [Words(part, mask) for part in self.words(tokens)]
+        return self.pool(mean), [TextKeys(part, mask) for part in self.words(tokens)]
 
 
 class Attention(nn.Module):
@@ -124,7 +124,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(channels, channels)
         self.watched: list[Tensor] | None = None
 
-    def forward(self, x: Tensor, words: Words | None = None) -> Tensor:
+    def forward(self, x: Tensor, words: TextKeys | None = None) -> Tensor:
         pixels = self.norm(x).flatten(2).mT.contiguous()  # (B, H W, C): no copy under channels_last
         query, *keys_values = self.query_key_value(pixels)
         keys_values = keys_values or 2 * [torch.zeros_like(query[:, :1])]
@@ -212,7 +212,7 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if inputs == out_channels else nn.Conv2d(inputs, out_channels, 1)
         self.attention = Attention(out_channels, head_channels, to_pixels) if attention else None
 
-    def forward(self, x: Tensor, time: Tensor, words: Words | None = None, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, words: TextKeys | None = None, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
             x = torch.cat([x, skip], 1)
         time = time[:, :, None, None]
@@ -261,7 +261,7 @@ class Upsample(nn.Module):
         return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
 
 
-class UNet(nn.Module):
+class TimedUNet(nn.Module):
     """Base of the networks of layers in a row, each told its part of one embedding, and of the words of a text.
 
     Args:
@@ -281,9 +281,9 @@ class UNet(nn.Module):
 
     def _told(
         self, embedding: Tensor, text: Tensor | None, mask: Tensor | None
-    ) -> Iterator[tuple[Tensor, Words | None]]:
+    ) -> Iterator[tuple[Tensor, TextKeys | None]]:
         """What each layer is told: (B, time_channels) of the embedding (B, wide) and of the whole text, and the words."""
-        words: Iterable[Words | None] = repeat(None)
+        words: Iterable[TextKeys | None] = repeat(None)
         if self.read is not None:
             pooled, words = self.read(text, mask, len(embedding))
             embedding = embedding + pooled
@@ -291,7 +291,7 @@ class UNet(nn.Module):
             raise UsageError(f"this {type(self).__name__} reads no text, but was given one; set text_dim")
         return zip(self.tell(F.silu(embedding)), words, strict=False)
 
-    def _run(self, layer: nn.Module, *inputs: Tensor | Words | None) -> Tensor:
+    def _run(self, layer: nn.Module, *inputs: Tensor | TextKeys | None) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)

@@ -12,7 +12,7 @@ from lightning_modules.diffusion.blocks import (
     Block,
     Downsample,
     Modulation,
-    UNet,
+    TimedUNet,
     Upsample,
     beside,
     draw_weights,
@@ -25,7 +25,7 @@ TimeEmbedding = Literal["sinusoidal", "fourier"]
 Resampling = Literal["conv", "residual"]
 
 
-class Denoiser(UNet):
+class Denoiser(TimedUNet):
     """The U-Net that says what is noise in a picture: x_t (B, C, H, W), t (B,) -> (B, C, H, W), in the network's dtype.
 
     The defaults are the CIFAR-10 network of Ho et al. (2020), 35,746,307 parameters for (3, 32, 32), in all but names the

@@ -13,7 +13,7 @@ from lightning_modules.diffusion.blocks import (
     Block,
     Downsample,
     Modulation,
-    UNet,
+    TimedUNet,
     Upsample,
     beside,
     draw_weights,
@@ -25,7 +25,7 @@ from lightning_modules.diffusion.time_embedding import Sinusoidal
 SKIP_SCALE = 2**-0.5  # appendix B
 
 
-class EfficientUNet(UNet):
+class EfficientUNet(TimedUNet):
     """The U-Net that says what is noise in a large picture, given a small one: x_t (B, C, H, W), t (B,), the small picture
     made large and its noise's time -> (B, C, H, W), in the network's dtype.
 

@@ -134,7 +134,9 @@ def judge_of(module: LightningModule, cache_dir: str | None) -> tuple[AttributeJ
 def _fingerprint(dataset: Dataset, sizes: Sequence[int]) -> str:
     """Names recipe and data, for which 256 pictures speak."""
     batch = dataset.__getitems__(range(256))
-    digest = blake2b(repr(("judge", _RECIPE, tuple(batch["image"].shape), sizes)).encode(), digest_size=16)
+    digest = blake2b(
+        repr(("judge", _RECIPE, _WIDTHS, _SEEN, tuple(batch["image"].shape), sizes)).encode(), digest_size=16
+    )
     for values in (batch["image"], batch["attributes"]):
         digest.update(values.contiguous().numpy())
     return digest.hexdigest()

@@ -15,30 +15,37 @@ class AttributeTally:
     Args:
         judge: sees.
         names: of the attributes.
+        forms: names of the captions' forms.
         device: where it does.
     """
 
-    def __init__(self, judge: AttributeJudge, names: Sequence[str], device: torch.device) -> None:
-        self.judge, self.names, self.device = judge.to(device), ("all", "seen", "held_out", *names), device
+    def __init__(
+        self, judge: AttributeJudge, names: Sequence[str], device: torch.device, forms: Sequence[str] = ()
+    ) -> None:
+        self.judge, self.forms, self.device = judge.to(device), tuple(forms), device
+        self.names = ("all", "seen", "held_out", *forms, *names)
         with torch.inference_mode():  # as in look, whatever mode it is called in
             self.counts = torch.zeros(2, len(self.names), device=device)  # right, and asked for
 
     @torch.inference_mode()
-    def look(self, images: Tensor, said: Tensor, held_out: Tensor) -> None:
-        """Adds pictures, uint8 (B, C, H, W), what was said of their attributes, int64 (B, A), -1 where nothing was, and
-        whether objects in it were held out of training, bool (B,).
+    def look(self, images: Tensor, said: Tensor, held_out: Tensor, form: Tensor | None = None) -> None:
+        """Adds pictures, uint8 (B, C, H, W), what was said of their attributes, int64 (B, A), -1 where nothing was, whether
+        objects in it were held out of training, bool (B,), and the form in which it was said, int64 (B,).
         """
         with torch.autocast(self.device.type, enabled=False):
             right = fulfilled(self.judge.attributes(images), said)
-        whole = right.all(1, keepdim=True).expand(-1, 3)
-        asked = torch.cat([torch.stack([torch.ones_like(held_out), ~held_out, held_out], 1), said >= 0], 1)
+        groups = [torch.ones_like(held_out), ~held_out, held_out]
+        groups += [form == index for index in range(len(self.forms))]
+        whole = right.all(1, keepdim=True).expand(-1, len(groups))
+        asked = torch.cat([torch.stack(groups, 1), said >= 0], 1)
         right = torch.cat([whole, right], 1) & asked
         self.counts += torch.stack([right.sum(0), asked.sum(0)])
 
     @torch.inference_mode()
     def parts(self) -> dict[str, float]:
         """The parts in [0, 1] that are right, the same on all ranks: of pictures ``all``, those without held-out objects
-        (``seen``) and those with (``held_out``), everything said; and each attribute. Without those never asked for.
+        (``seen``) and those with (``held_out``), and of each form, everything said; and each attribute. Without those never
+        asked for.
         """
         right, asked = summed(self.counts).tolist()
         return {name: r / a for name, r, a in zip(self.names, right, asked, strict=True) if a}

@@ -24,6 +24,7 @@ class _Asked:
     captions: list[str] = field(default_factory=list)
     said: list[Tensor] = field(default_factory=list)  # int64 (A,) each
     held_out: list[Tensor] = field(default_factory=list)  # bool () each
+    form: list[Tensor] = field(default_factory=list)  # int64 () each
     real: AttributeTally | None = None
     statistics: FeatureStatistics | None = None
 
@@ -37,9 +38,11 @@ class CaptionScores(Scores):
     - ``prompt_accuracy``: the part of pictures in which all that the caption says is right, of captions without held-out
       objects; ``prompt_accuracy_held_out``: of those with;
     - ``prompt_kind``, ``prompt_colour``, ...: the part in which one attribute is right, of all captions that say it;
-    - ``real_accuracy``: the judge's own, on the real pictures of all these captions; what is drawn can hardly surpass it;
-    - ``shuffled_accuracy``: of pictures drawn from the same words in another order; where it equals ``prompt_accuracy``,
-      the model does not read sentences, but bags of words.
+    - ``prompt_accuracy_relation``, ...: of all captions of one form, where there are several;
+    - ``real_accuracy``, ``real_accuracy_held_out``: the judge's own, on the real pictures of the same captions; what is
+      drawn can hardly surpass it;
+    - ``shuffled_accuracy``, and by form: of pictures drawn from the same words in another order; where it equals
+      ``prompt_accuracy``, the model does not read sentences, but bags of words.
 
     ``cnn_fid`` is the Frechet distance of the judge's features between drawn and real pictures, ``fid`` that of
     Inception's; see ``SampleScores``. ``clip_score`` (Hessel et al. 2021): 100 times the cosine of a picture's and its
@@ -51,7 +54,8 @@ class CaptionScores(Scores):
         accuracy: whether the judge judges.
         fid: whether features are compared.
         features: whose: ``judge`` or ``inception``.
-        clip: CLIP's folder or name at Hugging Face, such as openai/clip-vit-base-patch32; None: no ``clip_score``.
+        clip: CLIP's folder, or its name in the local Hugging Face cache, such as openai/clip-vit-base-patch32; None: no
+            ``clip_score``.
         shuffled: whether captions are also drawn in another order of words.
         num_samples: captions, over all ranks: the first of the set, or all it has.
         batch_size: pictures drawn at once on each rank.
@@ -91,6 +95,7 @@ class CaptionScores(Scores):
         self._inception: Inception | None = None
         self._clip_score: ClipScore | None = None
         self._names: tuple[str, ...] = ()
+        self._forms: tuple[str, ...] = ()
         self._stages: dict[str, _Asked] = {}
 
     def prepare(self, module: LightningModule) -> None:
@@ -98,6 +103,7 @@ class CaptionScores(Scores):
         self._stages = {}
         if self.accuracy or (self.fid and self.features == "judge"):
             self._judge, self._names = judge_of(module, self.cache_dir)
+            self._forms = tuple(module.trainer.datamodule.form_names)
         if self.fid and self.features == "inception":
             self._inception = self._inception or Inception(self.inception_weights)
         if self.clip:
@@ -114,7 +120,8 @@ class CaptionScores(Scores):
         if asked.real is not None:
             asked.said += batch["attributes"]
             asked.held_out += batch["held_out"]
-            asked.real.look(images, batch["attributes"], batch["held_out"])
+            asked.form += batch["form"]
+            asked.real.look(images, batch["attributes"], batch["held_out"], batch["form"])
         if asked.statistics is not None:
             asked.statistics.look(images, None, real=True)
 
@@ -125,8 +132,8 @@ class CaptionScores(Scores):
             captions, generators = asked.captions[part], self._generators(part)
             images = module.to_uint8(module.sample(captions, generator=generators))
             if drawn is not None:
-                said, held_out = torch.stack(asked.said[part]), torch.stack(asked.held_out[part])
-                drawn.look(images, said, held_out)
+                wanted = [torch.stack(values[part]) for values in (asked.said, asked.held_out, asked.form)]
+                drawn.look(images, *wanted)
             if asked.statistics is not None:
                 asked.statistics.look(images, None, real=False)
             if self._clip_score is not None:
@@ -134,7 +141,7 @@ class CaptionScores(Scores):
             if self.shuffled:
                 captions = [shuffled_words(caption, self.seed) for caption in captions]
                 images = module.to_uint8(module.sample(captions, generator=self._generators(part)))
-                shuffled.look(images, said, held_out)
+                shuffled.look(images, *wanted)
         return self._values(asked, drawn, shuffled, module.device)
 
     def _values(
@@ -143,16 +150,22 @@ class CaptionScores(Scores):
         """The scores, by name."""
         values = {}
         if drawn is not None:
-            names = {"all": None, "seen": "prompt_accuracy", "held_out": "prompt_accuracy_held_out"}
-            parts = {names.get(name, f"prompt_{name}"): part for name, part in drawn.parts().items()}
-            values = {name: part for name, part in parts.items() if name} | {"real_accuracy": asked.real.parts()["all"]}
-        if self.shuffled and "seen" in (parts := shuffled.parts()):
-            values["shuffled_accuracy"] = parts["seen"]
+            parts = drawn.parts()
+            values = {f"prompt_{name}": parts[name] for name in self._names if name in parts}
+            values |= self._accuracies("prompt", parts) | self._accuracies("real", asked.real.parts())
+        if self.shuffled:
+            values |= self._accuracies("shuffled", shuffled.parts())
         if asked.statistics is not None:
             values["cnn_fid" if self.features == "judge" else "fid"] = asked.statistics.compute(self.seed)["fid"]
         if self._clip_score is not None:
             values["clip_score"] = self._clip_score.compute(device)
         return values
+
+    def _accuracies(self, prefix: str, parts: dict[str, float]) -> dict[str, float]:
+        """Of everything that captions say: of seen combinations, of held-out ones, and by form if there are several."""
+        forms = [name for name in self._forms if name in parts]
+        names = {"seen": "", "held_out": "_held_out"} | {name: f"_{name}" for name in forms if len(forms) > 1}
+        return {f"{prefix}_accuracy{end}": parts[name] for name, end in names.items() if name in parts}
 
     def _of(self, stage: str, device: torch.device) -> _Asked:
         if stage not in self._stages:
@@ -162,7 +175,7 @@ class CaptionScores(Scores):
         return self._stages[stage]
 
     def _tally(self, device: torch.device) -> AttributeTally | None:
-        return AttributeTally(self._judge, self._names, device) if self.accuracy else None
+        return AttributeTally(self._judge, self._names, device, self._forms) if self.accuracy else None
 
 
 def shuffled_words(caption: str, seed: int) -> str:

@@ -15,7 +15,7 @@ class ClipScore:
     without their factor of 2.5); over all ranks. Captions are cut after CLIP's 77 tokens.
 
     Args:
-        name: a folder with model and processor, or a name at Hugging Face.
+        name: a folder with model and processor, or a name whose files lie in the local Hugging Face cache.
 
     Raises:
         UsageError: transformers or the weights are missing.
@@ -27,12 +27,12 @@ class ClipScore:
         from transformers import CLIPModel, CLIPProcessor
 
         try:
-            self.model = CLIPModel.from_pretrained(name).eval().requires_grad_(False)
-            self.processor = CLIPProcessor.from_pretrained(name)
+            self.model = CLIPModel.from_pretrained(name, local_files_only=True).eval().requires_grad_(False)
+            self.processor = CLIPProcessor.from_pretrained(name, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"model.scores.clip: {name} cannot be loaded ({error}); on a machine with a network call `huggingface-cli "
-                "download openai/clip-vit-base-patch32 --local-dir clip`, and set model.scores.clip to that folder"
+                f"model.scores.clip: {name} cannot be loaded ({error}); nothing is downloaded here: with a network "
+                "call `hf download openai/clip-vit-base-patch32 --local-dir clip`, and set model.scores.clip to that folder"
             ) from error
         self.sums = [0.0, 0.0]  # of scores, and of pictures
 

@@ -67,6 +67,9 @@ def _load_or_train(network: nn.Module, path: Path, train: Callable[[nn.Module], 
     with suppress(OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError):
         kept = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(kept["state_dict"])
+        rank_zero_info(
+            f"{type(network).__name__}, from {path}, is right on pictures it has not seen: {_said(kept['accuracy'])}"
+        )
         return {"state_dict": kept["state_dict"], "accuracy": kept["accuracy"]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,6 @@ class _Seen:
     images: list[Tensor] = field(default_factory=list)  # uint8 (C, H, W) each
     captions: list[str] = field(default_factory=list)
     said: list[Tensor] = field(default_factory=list)  # int64 (A,) each
-    held_out: list[Tensor] = field(default_factory=list)  # bool () each
 
 
 class UpsamplingScores(Scores):
@@ -86,11 +85,10 @@ class UpsamplingScores(Scores):
 
     def look(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
         seen = self._stages.setdefault(stage, _Seen())
-        seen.images += images
+        seen.images += images.clone()  # not the whole batch
         seen.captions += batch.get("caption", [])
         if self.accuracy:
             seen.said += batch["attributes"]
-            seen.held_out += batch["held_out"]
 
     def compare(self, stage: str, module: LightningModule) -> dict[str, float]:
         seen, device = self._stages.setdefault(stage, _Seen()), module.device
@@ -105,7 +103,8 @@ class UpsamplingScores(Scores):
             errors[:4] += torch.cat([_errors(drawn, real), _errors(bicubic, real)])
             errors[4] += len(real)
             for name, tally in tallies.items():
-                tally.look(pictures[name], torch.stack(seen.said[part]), torch.stack(seen.held_out[part]))
+                said = torch.stack(seen.said[part])
+                tally.look(pictures[name], said, said.new_zeros(len(said), dtype=torch.bool))
             for prefix, statistic in statistics.items():
                 statistic.look(real, None, real=True)
                 statistic.look(bicubic if prefix else drawn, None, real=False)

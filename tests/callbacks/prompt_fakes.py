@@ -1,6 +1,7 @@
 """A world of one square, and techniques that know it: its colour is the prompt's, its place the noise's."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -100,6 +101,11 @@ class CascadeModel(TextModel):
     """The same in two stages, of half and of the whole size."""
 
     word_maps = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = [SimpleNamespace(guidance=2.0), SimpleNamespace(guidance=1.0, augmentation=0.25)]
+        self.guidance, self.augmentation = [None, None], [0.1]
 
     def sample(
         self,

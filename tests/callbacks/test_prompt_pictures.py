@@ -1,6 +1,7 @@
 """What one sees of prompts: pictures by guidance, stages, upsampling, where words were looked at, a prediction's files."""
 
 import csv
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from callbacks.attention_map_logger import AttentionMapLogger
 from callbacks.drawing import resize
-from callbacks.drawing_grids import TITLE, wrapped
+from callbacks.drawing_grids import TITLE, picture_grid, wrapped
 from callbacks.drawing_heat import heat_colours, heated
 from callbacks.pictures import generators
 from callbacks.prompt_logger import PromptLogger
@@ -72,6 +73,20 @@ class Listener(WandbLogger):
     def log_graph(self, *args: Any, **kwargs: Any) -> None: ...
     def after_save_checkpoint(self, *args: Any) -> None: ...
     def finalize(self, status: str) -> None: ...
+
+
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is written on the sheets of stages and of upsampling."""
+    written = []
+
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        written.append(inspect.signature(picture_grid).bind(*args, **kwargs).arguments)
+        return picture_grid(*args, **kwargs)
+
+    for name in ("stages_logger", "upsampling_logger"):
+        monkeypatch.setattr(f"callbacks.{name}.picture_grid", noted)
+    return written
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
@@ -157,9 +172,9 @@ def test_the_stages_of_a_prompt_stand_side_by_side_at_one_size() -> None:
     for row, prompt in enumerate(DIFFERENT[:2]):
         stages = model.sample([prompt], generator=generators(3, 2)[row : row + 1], stages=True)
         for column, stage in enumerate(stages):
-            left, top = sheet.shape[2] - 10 - (2 - column) * 162 + 2, 10 + 18 + 162 * row
-            shown = sheet[:, top : top + 160, left : left + 160]
-            assert torch.equal(shown, resize(model.to_uint8(stage)[0], (160, 160)))
+            left, top = sheet.shape[2] - 10 - (2 - column) * 226 + 2, 10 + 18 + 226 * row
+            shown = sheet[:, top : top + 224, left : left + 224]
+            assert torch.equal(shown, resize(model.to_uint8(stage)[0], (224, 224)))
 
 
 def test_in_prediction_they_are_those_of_the_very_pictures_that_are_written() -> None:
@@ -169,11 +184,23 @@ def test_in_prediction_they_are_those_of_the_very_pictures_that_are_written() ->
     trainer(*callbacks, logger=listener).predict(CascadeModel(), data, return_predictions=False)
     given = listener.images["predict_stages"]
     assert given["caption"] == [
-        f"a {colour} square ({size})" for colour in ("red", "green", "red") for size in ("8 x 8", "16 x 16")
+        f"a {colour} square ({head})"
+        for colour in ("red", "green", "red")
+        for head in ("8 x 8, guidance 2", "16 x 16, augmentation 0.1")
     ]
     for index, name in enumerate(("000000_a-red-square", "000001_a-green-square", "000002_a-red-square")):
         written = np.array(Image.open(f"predictions/{name}.png"))
-        assert np.array_equal(given["images"][2 * index + 1][::10, ::10], written)
+        assert np.array_equal(given["images"][2 * index + 1][::14, ::14], written)
+
+
+def test_heads_say_the_cascades_settings_or_the_stages_own_and_the_title_a_step(sheets: list[dict[str, Any]]) -> None:
+    model = CascadeModel()
+    model.guidance, model.augmentation, model.trained_steps = [1.0, 1.35], [None], 7
+    for steps, title in ((7, "step 7"), (0, "")):
+        model.trained_steps = steps
+        trainer(StagesLogger(num_prompts=1)).test(model, CaptionedData(), verbose=False)
+        assert sheets[-1]["title"] == title
+        assert sheets[-1]["heads"] == ["8 x 8", "16 x 16, guidance 1.35, augmentation 0.25"]
 
 
 # --- upsampling -------------------------------------------------------------------------------------------------------
@@ -201,6 +228,17 @@ def test_small_bicubic_drawn_and_true_pictures_stand_in_a_row() -> None:
     before = drawn("val_upsampling")[0]
     trainer(UpsamplingLogger(3, augmentation=0.1)).validate(model, CaptionedData(batch_size=2), verbose=False)
     assert torch.equal(before, drawn("val_upsampling")[0])
+
+
+def test_the_mean_psnr_stands_above_its_column(sheets: list[dict[str, Any]]) -> None:
+    trainer(UpsamplingLogger(3)).validate(UpsamplingModel(), CaptionedData(), verbose=False)
+    (sheet,) = sheets
+    for column, name in ((1, "bicubic"), (2, "drawn")):
+        mean = sum(float(row[column].removesuffix(" dB")) for row in sheet["captions"]) / 3
+        head, value = sheet["heads"][column].removesuffix(" dB").split(", mean ")
+        assert head == name
+        assert float(value) == pytest.approx(mean, abs=0.11)
+    assert sheet["heads"][::3] == ["8 x 8", "true"]
 
 
 def test_pictures_without_captions_are_drawn_too_and_of_large_ones_the_middle() -> None:

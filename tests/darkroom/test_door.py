@@ -61,6 +61,9 @@ def test_list_names_what_there_is(darkroom: Callable) -> None:
         "ConditionalVAE",
         "DCGAN",
         "DDPM",
+        "TextToImage",
+        "SuperResolution",
+        "ImagenCascade",
     }
     assert ladder == set(classes("lightning_modules", "Technique"))
     for name in ("UNet", "ShapesSegmentation", "ImageMaskFolder", "VOCSegmentation", "SegmentationMaskLogger"):

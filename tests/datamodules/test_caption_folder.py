@@ -1,5 +1,7 @@
 """CaptionFolder: every table that users have, and a clear word on what it lacks."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def table(folder: Path, lines: list[str], name: str = "captions.tsv", **kwargs: 
     if not folder.is_dir():
         flat_folder(folder)
     (folder / name).write_text("\n".join(lines) + "\n")
-    return CaptionFolder(root=str(folder), captions=name, size=8, **kwargs)
+    return CaptionFolder(root=str(folder), table=name, size=8, **kwargs)
 
 
 def test_captions_of_evaluation_are_new(tmp_path: Path) -> None:
@@ -64,11 +66,50 @@ def test_rows_of_one_picture_are_captions_of_it(tmp_path: Path) -> None:
     assert [file.captions for file in data.pictures] == [('a "quoted", thing', "another"), ("b",)]
 
 
+def test_quotes_in_a_tsv_are_read_as_they_are(tmp_path: Path) -> None:
+    said = ['a 5" nail', '"red" it says', '"open', '6" "deep"', 'shut"']
+    lines = ["file\tcaption", *(f"picture{index}.png\t{text}" for index, text in enumerate(said))]
+    assert [file.captions for file in table(tmp_path / "a", lines).pictures] == [(text,) for text in said]
+
+
+def test_a_tsv_of_csv_writer_is_read_back(tmp_path: Path) -> None:
+    said = ['a "red"', '"red" it says', '"all of it"', 'one\ttab, and "that"', '"', "plain"]
+    text = io.StringIO()
+    rows = [["file", "caption"], *([f"picture{index}.png", caption] for index, caption in enumerate(said))]
+    csv.writer(text, dialect="excel-tab").writerows(rows)
+    data = table(tmp_path / "a", [text.getvalue()])
+    assert [row.cells["caption"] for row in data.rows] == said
+    assert [row.line for row in data.rows] == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_row_that_is_cut_is_named_by_the_line_where_it_begins(tmp_path: Path) -> None:
+    folder, first = tmp_path / "a", ["file\tcaption", "picture0.png\ta"]
+    for cut in (['picture1.png\t"b', 'c"'], ['picture1.png\t"b', "", 'c"\tmore\t']):
+        with pytest.raises(DataError, match=r"captions.tsv, line 3, is damaged .line [45] has . of 2 cells.*one line"):
+            table(folder, [*first, *cut]).setup("fit")
+    lines = ["file,caption", 'picture0.png,"a', 'b"', 'picture1.png,"a', 'picture2.png,"b"']
+    with pytest.raises(DataError, match=r"captions.csv: the row that begins in line 4 is damaged .* is written"):
+        table(folder, lines, "captions.csv").setup("fit")
+    assert table(folder, lines[:3], "captions.csv").rows == [(2, {"file": "picture0.png", "caption": "a\nb"})]
+
+
+def test_the_table_that_is_there_is_taken(tmp_path: Path) -> None:
+    for name, lines in {"captions.csv": ["file,caption", "picture0.png,a"], "captions.tsv": ["file\tcaption"]}.items():
+        table(tmp_path / "a", lines, name)
+        if name == "captions.csv":
+            assert [file.captions for file in CaptionFolder(root=str(tmp_path / "a")).pictures] == [("a",)]
+    with pytest.raises(UsageError, match="a holds captions.tsv and captions.csv; say by data.table which one counts"):
+        CaptionFolder(root=str(tmp_path / "a")).setup("fit")
+
+
 def test_lines_of_json(tmp_path: Path) -> None:
     rows = [{"file_name": "picture0.png", "text": ["a", "b"]}, {"file_name": "picture1.png", "text": "c"}]
     lines = [json.dumps(row) for row in rows]
     data = table(tmp_path / "a", lines, "metadata.jsonl", picture_column="file_name", caption_columns=["text"])
     assert [file.captions for file in data.pictures] == [("a", "b"), ("c",)]
+    long = json.dumps({"file": "picture0.png", "caption": "a\u2028b"}, ensure_ascii=False)
+    rows = table(tmp_path / "b", [long, "", long], "captions.jsonl").rows
+    assert [row.line for row in rows] == [1, 3]
     with pytest.raises(DataError, match=r"metadata.jsonl, line 2, cannot be read as JSON"):
         _ = table(tmp_path / "a", [lines[0], "{"], "metadata.jsonl", picture_column="file_name").pictures
 
@@ -114,18 +155,30 @@ def test_transparent_pixels_show_the_background(tmp_path: Path) -> None:
 
 def test_what_a_table_lacks_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    with pytest.raises(DataError, match=r"captions.tsv does not exist; data.root should hold"):
+    with pytest.raises(DataError, match=r"a is no folder; data.root should hold the pictures"):
         CaptionFolder(root=str(folder)).setup("fit")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file is no folder"):
+        CaptionFolder(root=str(tmp_path / "file"), table="captions.csv").setup("fit")
+    with pytest.raises(DataError, match="holds none of captions.tsv, captions.csv, captions.jsonl; add one"):
+        CaptionFolder(root=str(tmp_path)).setup("fit")
+    with pytest.raises(DataError, match="mine.csv is no file; data.table should name a table in data.root"):
+        CaptionFolder(root=str(tmp_path), table="mine.csv").setup("fit")
+    with pytest.raises(UsageError, match=r"data.caption_columns is 'caption'; give a list: \[caption\]"):
+        CaptionFolder(root=str(tmp_path), caption_columns="caption")
     lines = ["file\tcaption", "picture0.png\ta", *(f"gone{i}.png\tb" for i in range(7)), "\tc"]
     with pytest.raises(DataError, match=r"8 of 9 rows have no picture \(line 3: gone0.png; .*gone4.png and 3 more\)"):
         table(folder, lines).setup("fit")
     with pytest.raises(DataError, match="captions.tsv, line 3, has no caption for .*picture1.png"):
         table(folder, ["file\tcaption", "picture0.png\ta", "picture1.png\t "]).setup("fit")
-    with pytest.raises(DataError, match="captions.tsv, line 2, is damaged .it should have 2 cells"):
+    with pytest.raises(DataError, match="captions.tsv, line 2, is damaged .line 2 has 1 of 2 cells"):
         table(folder, ["file\tcaption", "picture0.png"]).setup("fit")
     with pytest.raises(DataError, match="captions.tsv holds no captions"):
         table(folder, ["file\tcaption"]).setup("fit")
-    with pytest.raises(UsageError, match="data.caption_columns names caption, but .* has only file, text"):
+    with pytest.raises(
+        UsageError,
+        match="data.caption_columns names caption, but .* has only file, text .the first line of the table names the",
+    ):
         table(folder, ["file\ttext", "picture0.png\ta"]).setup("fit")
     with pytest.raises(DataError, match=r"captions.txt should be a table of captions: .tsv, .csv, .jsonl"):
         table(folder, ["file\ttext"], "captions.txt").setup("fit")

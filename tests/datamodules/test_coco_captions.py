@@ -37,6 +37,9 @@ def change(root: Path, key: str, change: Any) -> None:
 def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captions_train2014.json does not exist; data.root should hold annotations/"):
         CocoCaptions(root=str(coco_captions(tmp_path / "a")), year=2014).setup("fit")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"captions_train2017.json does not exist; data.root should hold annotations/"):
+        CocoCaptions(root=str(tmp_path / "file")).setup("fit")
     change(tmp_path / "a", "annotations", lambda entries: [entry for entry in entries if entry["image_id"] != 3])
     with pytest.raises(DataError, match="captions_train2017.json holds no captions of 000000000003.jpg"):
         CocoCaptions(root=str(tmp_path / "a")).setup("fit")

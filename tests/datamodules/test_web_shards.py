@@ -159,7 +159,7 @@ def test_made_of_other_data(tmp_path: Path) -> None:
     assert sizes == {"train-000000.tar": 6, "train-000001.tar": 6, "train-000002.tar": 4, "val-000000.tar": 2} | {
         "test-000000.tar": 2
     }
-    data = ShardedCaptions(root=str(tmp_path / "b"), test="test-*.tar", size=16)
+    data = ShardedCaptions(root=str(tmp_path / "b"), size=16)
     for split in ("train", "val", "test"):
         own = {s["caption"]: (s["image"], s.get("captions")) for s in source.dataset(split)}
         made = {s["caption"]: (s["image"], s.get("captions")) for s in data.dataset(split)}
@@ -167,6 +167,51 @@ def test_made_of_other_data(tmp_path: Path) -> None:
         assert all(torch.equal(own[key][0], made[key][0]) and own[key][1] == made[key][1] for key in own)
     with pytest.raises(UsageError, match="b holds shards already"):
         write_shards(source, tmp_path / "b")
+    (tmp_path / "b/shards.json").unlink()
+    with pytest.raises(UsageError, match="b holds shards but no shards.json: they were not finished; remove them"):
+        write_shards(source, tmp_path / "b")
+    with pytest.raises(UsageError, match="captions.tsv is no folder"):
+        write_shards(source, tmp_path / "a/captions.tsv")
+
+
+def test_making_can_be_tried_again_after_an_error(tmp_path: Path) -> None:
+    source = CaptionFolder(root=str(caption_folder(tmp_path / "a")), size=16)
+    made = source.dataset("train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "dataset", lambda split: [{"image": made[0]["image"]}])
+        with pytest.raises(DataError, match="CaptionFolder has no captions"):
+            write_shards(source, tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+        patch.setattr(source, "dataset", lambda split: [made[0], made[1] | {"image": None, "path": ""}])
+        with pytest.raises(AttributeError):
+            write_shards(source, tmp_path / "b")
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["train-000000.tar.part"]
+    assert sum(write_shards(source, tmp_path / "b").values()) == 20
+    assert not list((tmp_path / "b").glob("*.part"))
+
+
+def test_shards_to_test_on_are_taken_where_there_are_some(tmp_path: Path) -> None:
+    web_shards(tmp_path)
+    assert len(ShardedCaptions(root=str(tmp_path)).dataset("test")) == 5
+    write_shard(tmp_path / "test-000000.tar", range(3))
+    assert len(ShardedCaptions(root=str(tmp_path)).dataset("test")) == 3
+    assert len(ShardedCaptions(root=str(tmp_path)).dataset("predict")) == 3
+    assert len(ShardedCaptions(root=str(tmp_path), test="val-*.tar").dataset("test")) == 5
+
+
+def test_patterns_that_name_no_shards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "opened", lambda address: pytest.fail(f"{address} was opened"))
+    with pytest.raises(UsageError, match=r"data.train is a-\{003..000\}.tar, which counts down; write \{000..003\}"):
+        ShardedCaptions(train="a-{003..000}.tar")
+    for pattern in ("/data/val-*.tar", "/data/val-{0..3}.tar"):
+        with pytest.raises(UsageError, match="data.val is /data/val-.*; give the folder by data.root"):
+            ShardedCaptions(val=pattern)
+    with pytest.raises(UsageError, match=r"data.test is test-\*.tar, but https://a.b cannot be listed; write NAME-"):
+        ShardedCaptions(root="https://a.b", train="a-{0..3}.tar", val="b-{0..3}.tar", test="test-*.tar")
+
+
+def at(root: str) -> dict[str, str]:
+    return {"root": root, "train": "train-{00..03}.tar", "val": "val-{00..01}.tar"}
 
 
 def test_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +228,15 @@ def test_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         [caption for _, caption in batch] for batch in local
     ]
     (tmp_path / "train-000001.tar").unlink()
-    with pytest.raises(DataError, match="pipe:cat .*train-000001.tar cannot be read as a shard"):
+    with pytest.raises(DataError, match="pipe:cat .*train-000001.tar cannot be fetched .*; check data.root and the"):
         list(loaded(tmp_path, num_workers=0, train=pattern))
     with pytest.raises(UsageError, match="s3://bucket/shards.json cannot be opened .* try pipe:"):
-        ShardedCaptions(root="s3://bucket", train="train-{00..03}.tar").setup("fit")
+        ShardedCaptions(**at("s3://bucket")).setup("fit")
+    with pytest.raises(DataError, match=r"shards.json cannot be fetched \(.*\); check data.root and the network"):
+        ShardedCaptions(**at(f"file:{tmp_path}/nowhere")).setup("fit")
     monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
     with pytest.raises(UsageError, match=r"needs the package webdataset: pip install 'darkroom\[shards\]'"):
-        ShardedCaptions(root="https://nowhere.invalid/shards", train="train-{00..03}.tar").setup("fit")
+        ShardedCaptions(**at("https://nowhere.invalid/shards")).setup("fit")
 
 
 def test_what_is_lacking_is_named(tmp_path: Path) -> None:
@@ -201,10 +248,15 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
         DataError, match=r"holds no shards trian-\*.tar; make some by python -m datamodules.write_shards"
     ):
         reading(tmp_path, train="trian-*.tar")
+    with pytest.raises(DataError, match=r"train-000000.tar holds no shards train-\*.tar"):
+        reading(tmp_path / "train-000000.tar")
     with pytest.raises(DataError, match="holds no shards train-000004.tar, train-000005.tar"):
         reading(tmp_path, train="train-{000000..000005}.tar")
     (tmp_path / "shards.json").write_text('{"train-000001.tar": 12}')
     with pytest.raises(DataError, match=r"train-000001.tar holds 9 samples, but shards.json says 12"):
+        reading(tmp_path)
+    (tmp_path / "shards.json").write_text('{"train-000001.tar": 8}')
+    with pytest.raises(DataError, match=r"train-000001.tar holds more samples, but shards.json says 8; correct that"):
         reading(tmp_path)
     (tmp_path / "shards.json").write_text('{"train-000001.tar": "12"}')
     with pytest.raises(DataError, match=r"shards.json should say how many samples every shard holds"):

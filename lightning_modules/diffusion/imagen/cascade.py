@@ -32,7 +32,7 @@ class ImagenCascade(Generative):
         steps: of each stage's sampler; None: each stage's own.
         augmentation: noise of the small picture in each super-resolution, in [0, 1]; None: each stage's own.
         scores: of the last stage's pictures, ``CaptionScores``.
-        compile_network: see Technique.
+        channels_last, compile_network: see Technique.
 
     Raises:
         UsageError: a checkpoint that is not there or of another technique, stages that do not chain, settings for another
@@ -49,6 +49,7 @@ class ImagenCascade(Generative):
         steps: list[int] | None = None,
         augmentation: list[float] | None = None,
         scores: CaptionScores | None = None,
+        channels_last: bool = False,
         compile_network: bool = False,
     ) -> None:
         first = trained_stage(base, TextToImage, "model.base")
@@ -57,11 +58,14 @@ class ImagenCascade(Generative):
             for index, stage in enumerate(super_resolutions)
         ]
         _check_chain([first, *others])
-        super().__init__([first, *others][-1].image_shape, None, scores, compile_network=compile_network)
+        super().__init__([first, *others][-1].image_shape, None, scores, None, None, channels_last, compile_network)
         self.base, self.super_resolutions = first, nn.ModuleList(others)
         self.guidance = per_stage("model.guidance", guidance, 1 + len(others))
         self.steps = per_stage("model.steps", steps, 1 + len(others))
         self.augmentation = per_stage("model.augmentation", augmentation, len(others))
+        self._check_settings(self.guidance, self.steps)
+        for stage, level in zip(others, self.augmentation, strict=True):
+            stage.check_augmentation(0.0 if level is None else level)
         self.on_step: OnStep | None = None  # watches predict_step
 
     @property
@@ -112,14 +116,21 @@ class ImagenCascade(Generative):
         guidance = self.guidance if guidance is None else per_stage("guidance", guidance, count)
         steps = [steps] * count if isinstance(steps, int) else steps
         steps = self.steps if steps is None else per_stage("steps", steps, count)
+        self._check_settings(guidance, steps)
         drawn = []
-        with self.drawing():
+        with self.drawing(), self.precision():  # of this Trainer: the stages have none
             for index, stage in enumerate(self.stages):
                 options = {"guidance": guidance[index], "steps": steps[index], "generator": generator}
                 if index:
                     options |= {"low": drawn[-1], "augmentation": self.augmentation[index - 1]}
                 drawn.append(stage.sample(captions, callback=callback, **options))
         return drawn if stages else drawn[-1]
+
+    def _check_settings(self, guidance: Sequence[float | None], steps: Sequence[int | None]) -> None:
+        """Refuses what a stage cannot do."""
+        for stage, weight, count in zip(self.stages, guidance, steps, strict=True):
+            stage.check_guidance(stage.weight_or_own(weight))
+            stage.sampling_with(steps=count).pairs(stage.schedule)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         captions_of(batch, self)
@@ -148,6 +159,7 @@ def _check_chain(stages: Sequence[TextToImage | SuperResolution]) -> None:
     for index, (before, stage) in enumerate(pairwise(stages)):
         if before.image_shape != stage.low_shape:
             raise UsageError(
-                f"the stages do not chain: model.super_resolutions[{index}] enlarges pictures of {stage.low_shape}, but "
-                f"the stage before it draws {before.image_shape}"
+                f"the stages do not chain: model.super_resolutions[{index}] enlarges pictures of {stage.low_shape}, the "
+                f"stage before it draws {before.image_shape}; give the stages from the smallest pictures to the largest, "
+                "each trained on pictures that its factor makes as small as those before it"
             )

@@ -1,6 +1,7 @@
 """Stages: trained models out of their checkpoints, ready to draw."""
 
 from pathlib import Path
+from pydoc import locate
 from typing import TypeVar
 
 import torch
@@ -37,7 +38,13 @@ def _loaded(path: Path, kind: type[Stage], key: str) -> Stage:
         remembered = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
     except Exception as error:
         raise UsageError(f"{key} {path} cannot be loaded as a checkpoint ({error})") from error
-    trained = remembered.get("_class_path", kind.__name__).rsplit(".", 1)[-1]
-    if trained != kind.__name__:
-        raise UsageError(f"{key} {path} holds a {trained}; it should be a {kind.__name__}'s")
-    return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    if "_class_path" not in remembered:
+        raise UsageError(
+            f"{key} {path} was not written by the command line, so that nothing says how its network is built; in Python "
+            f"give the {kind.__name__} itself"
+        )
+    trained = locate(remembered["_class_path"])
+    if not (isinstance(trained, type) and issubclass(trained, kind)):
+        name = remembered["_class_path"].rsplit(".", 1)[-1]
+        raise UsageError(f"{key} {path} holds a {name}; it should be a {kind.__name__}'s")
+    return trained.load_from_checkpoint(path, map_location="cpu", weights_only=True)

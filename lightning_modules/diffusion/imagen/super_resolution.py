@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from darkroom.errors import UsageError
 from lightning_modules.base import one_of
-from lightning_modules.diffusion.base import Condition, Diffusion
+from lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
 from lightning_modules.diffusion.denoising import Threshold
 from lightning_modules.diffusion.efficient_unet import EfficientUNet
 from lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
@@ -47,14 +47,14 @@ class SuperResolution(Diffusion):
     Args:
         image_shape: (C, H, W) of the large pictures; the command line takes it from the data.
         factor: how many times smaller the small ones' sides are.
-        text: captions -> tokens; None: the stage sees pictures alone. Where the base model's encoder trains,
-            ``StageText`` takes it from there.
+        text: captions -> tokens; None: the stage sees pictures alone.
         network: predicts, called as ``network(x, t, low=, low_t=)``, with ``text=, text_mask=`` if the stage reads and
             ``x0=`` if it conditions itself; see ``EfficientUNet``, whose ``text_dim`` is the encoder's. None: the paper's.
         crop: side of the large squares to train on, a multiple of factor; None: whole pictures.
         reduction: how true pictures are made small: area averages, bilinear and bicubic are antialiased.
         noise_levels: least and greatest level of the small picture's noise in training, parts of the time in [0, 1].
-        augmentation: the level when drawing, in [0, 1]; the paper's is 0.1 to 0.3.
+        augmentation: the level when drawing, in [0, 1]; the paper's is 0.1 to 0.3. Level 0 is the schedule's first time,
+            whose noise is about a byte's step.
         text_dropout: part of the captions, in [0, 1), that are learned as none.
         schedule: of the noise; None: ``CosineSchedule`` of 1,000 steps. The small picture's noise has the same.
         prediction, loss_weight, self_conditioning, ema_decay: see DDPM.
@@ -102,6 +102,7 @@ class SuperResolution(Diffusion):
         compile_network: bool = False,
     ) -> None:
         _check_sizes(image_shape, factor, crop)
+        check_fractions(text_dropout=text_dropout)
         if not 0 <= noise_levels[0] <= noise_levels[1] <= 1:
             raise UsageError(f"model.noise_levels is {noise_levels}; they are two rising parts of the time in [0, 1]")
         built_for = {"image_shape": image_shape, "learned_variance": False, "self_conditioning": self_conditioning}
@@ -112,6 +113,8 @@ class SuperResolution(Diffusion):
         network = fitting(network, default, built_for, asked)
         if text is not None:
             check_text_dim(network, text)
+        if crop is not None and crop % getattr(network, "step", 1):
+            raise UsageError(f"model.crop is {crop}; it is a multiple of {network.step}, which model.network can halve")
         if getattr(network, "residual", False) and prediction != "x0":
             raise UsageError(
                 f"model.network.residual adds the small picture to what the network predicts, but model.prediction is "
@@ -146,7 +149,7 @@ class SuperResolution(Diffusion):
         )
         self.factor, self.crop, self.noise_levels = factor, crop, tuple(noise_levels)
         self.reduction = one_of("model.reduction", reduction, Reduction)
-        self.augmentation = self._check_augmentation(augmentation)
+        self.augmentation = self.check_augmentation(augmentation)
         self.reader = None if text is None else Reader(text, text_dropout, ema_decay)
         self.check_guidance(guidance)
 
@@ -260,7 +263,7 @@ class SuperResolution(Diffusion):
             raise UsageError(
                 f"small pictures have the shape {tuple(low.shape)}; it should be (n, {self.image_shape[0]}, h, w)"
             )
-        level = self.augmentation if augmentation is None else self._check_augmentation(augmentation)
+        level = self.augmentation if augmentation is None else self.check_augmentation(augmentation)
         n, channels, height, width = low.shape
         with self.drawing(), self.precision():
             x = self.noise(n, channels, height * self.factor, width * self.factor, generator=generator)
@@ -277,7 +280,8 @@ class SuperResolution(Diffusion):
             raise UsageError(f"{len(captions)} captions were given for {n} small pictures; give one for each")
         return captions
 
-    def _check_augmentation(self, level: float) -> float:
+    def check_augmentation(self, level: float) -> float:
+        """The level, if it is a part of the time."""
         if not 0 <= level <= 1:
             raise UsageError(f"model.augmentation is {level}; it is a part of the time in [0, 1], such as 0.1")
         return level

@@ -19,7 +19,7 @@ from lightning_modules.diffusion.imagen.reader import Reader, captions_of, check
 from lightning_modules.diffusion.likelihood import FixedVariance
 from lightning_modules.diffusion.networks import fitting
 from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
-from lightning_modules.diffusion.samplers import OnStep, Spacing
+from lightning_modules.diffusion.samplers import OnStep, Spacing, Step
 from lightning_modules.diffusion.sampling import SamplerName
 from lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
 from lightning_modules.diffusion.text import TextEncoder
@@ -211,12 +211,27 @@ class TextToImage(Diffusion):
             the part of its attention that a place gave to a word, mean over all maps and steps, as large as the picture.
         """
         captions = check_captions(captions)
+        total, count = torch.zeros((), device=self.device), 0
         with watching_text(self.averaged) as seen:
-            pictures = self.sample(captions, guidance=1.0, steps=steps, generator=generator)
-        size = pictures.shape[-2:]
-        maps = torch.stack([F.interpolate(part.float(), size, mode="bilinear") for part in seen]).mean(0)
-        words = [self.text.tokens_of(caption) for caption in captions]
-        return pictures, words, [part[: len(said)] for part, said in zip(maps, words, strict=True)]
+
+            def take_in(step: Step) -> None:
+                nonlocal total, count
+                for part in seen:
+                    total, count = total + F.interpolate(part, step.x.shape[-2:], mode="bilinear"), count + 1
+                seen.clear()  # of many steps they would fill the memory
+
+            pictures = self.sample(captions, guidance=1.0, steps=steps, generator=generator, callback=take_in)
+        if not count:
+            raise UsageError(
+                f"{type(self.network).__name__} has no attention to words that could be watched; leave AttentionMapLogger "
+                "out, or use Denoiser"
+            )
+        words = [self.text.words_of(caption) for caption in captions]
+        maps = [
+            torch.cat([part[:0], *(part[tokens].sum(0, keepdim=True) for _, tokens in said)])
+            for part, said in zip(total / count, words, strict=True)
+        ]
+        return pictures, [[word for word, _ in said] for said in words], maps
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] of the batch's captions, each from its own seed."""

@@ -5,13 +5,14 @@ import uuid
 from collections import OrderedDict
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from darkroom.errors import UsageError
+from lightning_modules.diffusion.text.encoder import Once
 
 _MEMORY = 256 * 2**20  # bytes of embeddings kept in memory
-_HASH = 16  # bytes
+_HASH, _LENGTH = 16, 4  # bytes of a file's head
 
 
 def default_folder() -> Path:
@@ -19,67 +20,91 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "text"
 
 
-class EmbeddingCache:
-    """Embeddings by caption: a file for each, ``<folder>/<two digits>/<hash of the caption>``, of float16 (L, dim).
+class Embeddings(NamedTuple):
+    """What an encoder says of a caption.
 
-    Ranks and runs may share a folder: files appear whole, and whoever comes last writes the same again. A file begins with
-    the hash of the rest; one that is damaged counts as missing.
-
-    Args:
-        folder: of one encoder; made if it is not there.
-        dim: of an embedding.
-        memory: bytes of the embeddings last used that are kept beside the files.
-
-    Raises:
-        UsageError: the folder cannot be made or written.
+    Attributes:
+        rows: float16 (L, dim), one for each token that was read; not to be written to.
+        length: tokens of the whole caption, L or more.
     """
 
-    def __init__(self, folder: Path, dim: int, memory: int = _MEMORY) -> None:
-        self.folder, self.dim, self.memory = folder, dim, memory
-        self._recent: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._bytes = 0
+    rows: np.ndarray
+    length: int
 
-    def get(self, caption: str) -> np.ndarray | None:
-        """A caption's embeddings, float16 (L, dim), not to be written to; None: they are not here."""
+
+class EmbeddingCache:
+    """Embeddings by caption: a file for each, ``<folder>/<two digits>/<hash of the caption>``.
+
+    Ranks and runs may share a folder: files appear whole, and whoever comes last writes the same again. A file is the hash
+    of the rest, the caption's length and the rows; one that is damaged counts as missing. A folder that is full or must
+    not be written is said once, and no more is written.
+
+    Args:
+        folder: of one encoder; made if it is not there. None: nothing is written.
+        dim: of an embedding.
+        memory: bytes of the embeddings last used that are kept beside the files.
+    """
+
+    def __init__(self, folder: Path | None, dim: int, memory: int = _MEMORY) -> None:
+        self.folder, self.dim, self.memory = folder, dim, memory
+        self._recent: OrderedDict[str, Embeddings] = OrderedDict()
+        self._bytes = 0
+        self._warn_unwritable = Once()
+
+    def get(self, caption: str) -> Embeddings | None:
+        """What was put for a caption; None: it is not here."""
         if caption in self._recent:
             self._recent.move_to_end(caption)
             return self._recent[caption]
+        if self.folder is None:
+            return None
         try:
             data = self._path(caption).read_bytes()
         except OSError:
             return None
         if data[:_HASH] != _hash(data[_HASH:]):
             return None
-        rows = np.frombuffer(data, np.float16, offset=_HASH).reshape(-1, self.dim).copy()
-        self._remember(caption, rows)
-        return rows
+        rows = np.frombuffer(data, np.float16, offset=_HASH + _LENGTH).reshape(-1, self.dim).copy()
+        embeddings = Embeddings(rows, int.from_bytes(data[_HASH:][:_LENGTH], "little"))
+        self._remember(caption, embeddings)
+        return embeddings
 
-    def put(self, caption: str, rows: np.ndarray) -> None:
-        """Keeps a caption's embeddings, float16 (L, dim)."""
-        path = self._path(caption)
+    def put(self, caption: str, embeddings: Embeddings) -> None:
+        """Keeps what an encoder says of a caption."""
+        self._remember(caption, embeddings)
+        if self.folder is not None and not self._warn_unwritable.said:
+            try:
+                self._write(self._path(caption), embeddings)
+            except OSError as error:
+                self._warn_unwritable(
+                    f"embeddings of captions cannot be written to {self.folder} ({error}); from now on they are kept in "
+                    "memory alone, and made again when they are needed again. Give another folder as model.text.cache_dir, "
+                    "or set model.text.cache to memory"
+                )
+
+    def _write(self, path: Path, embeddings: Embeddings) -> None:
+        """Writes a file whole or not at all."""
+        data = embeddings.length.to_bytes(_LENGTH, "little") + embeddings.rows.astype(np.float16).tobytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        data = rows.astype(np.float16).tobytes()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(_hash(data) + data)
-            temporary.replace(path)  # whole or not at all
-        except OSError as error:
-            raise UsageError(
-                f"model.text.cache_dir: embeddings cannot be written to {self.folder} ({error}); give another folder"
-            ) from error
-        self._remember(caption, rows)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # half of it, where the disk is full
+            raise
 
     def _path(self, caption: str) -> Path:
         name = _hash(caption.encode("utf-8", "surrogatepass")).hex()
         return self.folder / name[:2] / name[2:]
 
-    def _remember(self, caption: str, rows: np.ndarray) -> None:
+    def _remember(self, caption: str, embeddings: Embeddings) -> None:
         if caption in self._recent:
-            self._bytes -= self._recent.pop(caption).nbytes
-        self._recent[caption] = rows
-        self._bytes += rows.nbytes
+            self._bytes -= self._recent.pop(caption).rows.nbytes
+        self._recent[caption] = embeddings
+        self._bytes += embeddings.rows.nbytes
         while self._bytes > self.memory:
-            self._bytes -= self._recent.popitem(last=False)[1].nbytes
+            self._bytes -= self._recent.popitem(last=False)[1].rows.nbytes
 
 
 def _hash(data: bytes) -> bytes:

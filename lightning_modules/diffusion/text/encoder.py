@@ -32,6 +32,21 @@ def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return values, torch.arange(values.shape[1]) < lengths[:, None]
 
 
+class Once:
+    """Warns the first time only. The copies of what holds it share it: a network and its average say one thing once."""
+
+    def __init__(self) -> None:
+        self.said = False
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Once":
+        return self
+
+    def __call__(self, message: str) -> None:
+        if not self.said:
+            self.said = True
+            rank_zero_warn(message)
+
+
 class TextEncoder(nn.Module, ABC):
     """Base of the text encoders: captions -> Text.
 
@@ -51,7 +66,7 @@ class TextEncoder(nn.Module, ABC):
         if max_length < 1:
             raise UsageError(f"model.text.max_length is {max_length}; it is at least 1")
         self.dim, self.max_length = dim, max_length
-        self._has_cut = False
+        self._warn_cut = Once()
 
     @abstractmethod
     def forward(self, captions: Sequence[str]) -> Text:
@@ -60,6 +75,10 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def tokens_of(self, caption: str) -> list[str]:
         """What each of the caption's tokens stands for, as a reader knows it: as many as the mask's row has True."""
+
+    def words_of(self, caption: str) -> list[tuple[str, list[int]]]:
+        """The caption's words, and of each the tokens that it is made of; here every token is a word."""
+        return [(word, [index]) for index, word in enumerate(self.tokens_of(caption))]
 
     def prepare(self) -> None:
         """Called before training or drawing: what would fail at the first caption fails now.
@@ -70,9 +89,8 @@ class TextEncoder(nn.Module, ABC):
 
     def say_cut(self, caption: str, length: int) -> None:
         """Warns, once, of a caption of more tokens than are read."""
-        if length > self.max_length and not self._has_cut:
-            self._has_cut = True
-            rank_zero_warn(
+        if length > self.max_length:
+            self._warn_cut(
                 f"captions are read up to {self.max_length} tokens (model.text.max_length); this one has {length}, and "
                 f"there may be more such: {caption!r}"
             )

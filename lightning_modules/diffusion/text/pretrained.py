@@ -10,18 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
 from darkroom.errors import DataError, UsageError
 from lightning_modules.base import one_of
-from lightning_modules.diffusion.text.cache import EmbeddingCache, default_folder
+from lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings, default_folder
 from lightning_modules.diffusion.text.encoder import Text, TextEncoder, padded
 
+Cache = Literal["disk", "memory"]
 Precision = Literal["float32", "bfloat16"]
-_RECIPE = 1  # changes whenever the way from a caption to its embeddings does: files of another recipe are not found
+_RECIPE = 2  # changes whenever the way from a caption to its embeddings does: files of another recipe are not found
 _AT_A_TIME = 64  # captions that the encoder reads together
+_WORD = re.compile(r"\w+")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/model
 _DIMS = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
 
@@ -35,16 +36,21 @@ class Frozen(TextEncoder):
 
     Args:
         dim, max_length: see TextEncoder.
+        cache: where embeddings are kept: a file for each caption, or only the last ones, 256 MiB, in memory.
         cache_dir: folder of the embeddings' files; None: ``default_folder()``.
     """
 
-    def __init__(self, dim: int, max_length: int, cache_dir: str | None = None) -> None:
+    def __init__(self, dim: int, max_length: int, cache: Cache = "disk", cache_dir: str | None = None) -> None:
         super().__init__(dim, max_length)
         if max_length < 3:
             raise UsageError(
                 f"model.text.max_length is {max_length}; it is at least 3, with two for the encoder's marks"
             )
-        self.cache_dir = cache_dir
+        self.cache, self.cache_dir = one_of("model.text.cache", cache, Cache), cache_dir
+        if cache == "memory" and cache_dir is not None:
+            raise UsageError(
+                f"model.text.cache_dir is {cache_dir}, but model.text.cache is memory, which writes no file; leave one out"
+            )
         self.register_buffer("_place", torch.zeros(()), persistent=False)  # is where the module is
         self._cache: EmbeddingCache | None = None
         self._tokenizer: Any = None
@@ -68,24 +74,35 @@ class Frozen(TextEncoder):
 
     def forward(self, captions: Sequence[str]) -> Text:
         cache = self._opened_cache()
-        rows = {caption: cache.get(caption) for caption in captions}
-        missing = sorted((caption for caption, known in rows.items() if known is None), key=len)
+        read = {caption: cache.get(caption) for caption in captions}
+        missing = sorted((caption for caption, known in read.items() if known is None), key=len)
         for start in range(0, len(missing), _AT_A_TIME):
             chunk = missing[start : start + _AT_A_TIME]
             for caption, embeddings in zip(chunk, self._embed(chunk), strict=True):
-                rows[caption] = embeddings
+                read[caption] = embeddings
                 cache.put(caption, embeddings)
-        tokens, mask = padded([torch.from_numpy(rows[caption]) for caption in captions])
+        for caption, embeddings in read.items():
+            self.say_cut(caption, embeddings.length)
+        tokens, mask = padded([torch.from_numpy(read[caption].rows) for caption in captions])
         device = self._place.device
         return Text(tokens.to(device, non_blocking=True).float(), mask.to(device, non_blocking=True))
 
     def tokens_of(self, caption: str) -> list[str]:
-        tokenizer = self._opened_tokenizer()
-        found = tokenizer(caption, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
-        pieces = [caption[start:end].strip() for start, end in found["offset_mapping"]]
-        marks = tokenizer.get_special_tokens_mask(found["input_ids"], already_has_special_tokens=True)
-        names = ["(start)"] * (len(pieces) - 1) + ["(end)"]  # T5 has no mark of the start; its space is a piece
-        return [name if mark else piece or "_" for name, piece, mark in zip(names, pieces, marks, strict=True)]
+        spans = self._spans(caption)
+        marks = ["(start)"] * (len(spans) - 1) + ["(end)"]  # T5 has no mark of the start
+        pieces = [None if span is None else caption[slice(*span)].strip() or "_" for span in spans]
+        return [piece or mark for piece, mark in zip(pieces, marks, strict=True)]
+
+    def words_of(self, caption: str) -> list[tuple[str, list[int]]]:
+        """The caption's words, and of each the tokens that it is made of; no marks, no punctuation, nothing cut off."""
+        spans, words = self._spans(caption), []
+        for word in _WORD.finditer(caption):
+            within = [
+                index for index, span in enumerate(spans) if span and span[0] < word.end() and word.start() < span[1]
+            ]
+            if within:
+                words.append((word[0], within))
+        return words
 
     def settings(self) -> tuple[Any, ...]:
         """What decides the embeddings beside the files of the folder."""
@@ -95,9 +112,18 @@ class Frozen(TextEncoder):
         # Neither copied nor pickled: read again where they are needed.
         return {**self.__dict__, "_cache": None, "_tokenizer": None, "_model": None}
 
+    def _spans(self, caption: str) -> list[tuple[int, int] | None]:
+        """Where in the caption each token stands; None: it is a mark of the encoder's own."""
+        tokenizer = self._opened_tokenizer()
+        found = tokenizer(caption, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
+        marks = tokenizer.get_special_tokens_mask(found["input_ids"], already_has_special_tokens=True)
+        return [None if mark else span for span, mark in zip(found["offset_mapping"], marks, strict=True)]
+
     def _opened_cache(self) -> EmbeddingCache:
-        """The cache of this encoder, named by all that decides its embeddings."""
-        if self._cache is None:
+        """The cache of this encoder; its folder is named by all that decides the embeddings."""
+        if self._cache is None and self.cache == "memory":
+            self._cache = EmbeddingCache(None, self.dim)
+        elif self._cache is None:
             folder = self.folder()
             digest = blake2b(repr(self.settings()).encode(), digest_size=8)
             digest.update(_identity(folder))
@@ -124,11 +150,10 @@ class Frozen(TextEncoder):
                 self.__dict__["_model"] = self.load(folder).eval().requires_grad_(False)
         return self._model
 
-    def _embed(self, captions: list[str]) -> list[np.ndarray]:
-        """Embeddings of each caption, float16 (L, dim)."""
+    def _embed(self, captions: list[str]) -> list[Embeddings]:
+        """Embeddings of each caption."""
         tokenizer, model = self._opened_tokenizer(), self._opened_model()
-        for caption, whole in zip(captions, tokenizer(captions, verbose=False)["input_ids"], strict=True):
-            self.say_cut(caption, len(whole))
+        wholes = map(len, tokenizer(captions, verbose=False)["input_ids"])
         device = self._place.device
         found = tokenizer(captions, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
         inputs = {name: found[name].to(device) for name in ("input_ids", "attention_mask")}
@@ -136,7 +161,10 @@ class Frozen(TextEncoder):
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             hidden = model.to(device)(**inputs).last_hidden_state.half().cpu()
         lengths = found["attention_mask"].sum(1).tolist()
-        return [states[:length].numpy().copy() for states, length in zip(hidden, lengths, strict=True)]
+        return [
+            Embeddings(states[:length].numpy().copy(), whole)
+            for states, length, whole in zip(hidden, lengths, wholes, strict=True)
+        ]
 
 
 class T5(Frozen):
@@ -149,6 +177,8 @@ class T5(Frozen):
             -xxl, with embeddings of 512, 768, 1024, 2048, 4096; 35 M, 110 M, 340 M, 1.2 B, 4.8 B parameters.
         max_length: tokens of a caption, the mark of its end included.
         precision: of the weights while it reads; bfloat16 halves their memory (XXL: 9.5 GB).
+        cache: disk keeps every caption's embeddings in a file, of 2 x dim bytes for each token (XXL: 8 KB), and reads them
+            again in the next run; memory writes no file and keeps the last ones used, 256 MiB of them.
         cache_dir: folder of the embeddings' files; None: ``~/.cache/darkroom/text``.
 
     Raises:
@@ -161,9 +191,10 @@ class T5(Frozen):
         name: str = "google/t5-v1_1-small",
         max_length: int = 128,
         precision: Precision = "float32",
+        cache: Cache = "disk",
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(_t5_dim(name), max_length, cache_dir)
+        super().__init__(_t5_dim(name), max_length, cache, cache_dir)
         self.name, self.precision = name, one_of("model.text.precision", precision, Precision)
 
     def folder(self) -> Path:
@@ -190,11 +221,13 @@ class MiniLM(Frozen):
 
     Args:
         max_length: tokens of a caption, the marks of its start and end included; 512 at most.
+        cache: disk keeps every caption's embeddings in a file, of 768 bytes for each token, and reads them again in the
+            next run; memory writes no file and keeps the last ones used, 256 MiB of them.
         cache_dir: folder of the embeddings' files; None: ``~/.cache/darkroom/text``.
     """
 
-    def __init__(self, max_length: int = 64, cache_dir: str | None = None) -> None:
-        super().__init__(384, max_length, cache_dir)
+    def __init__(self, max_length: int = 64, cache: Cache = "disk", cache_dir: str | None = None) -> None:
+        super().__init__(384, max_length, cache, cache_dir)
         if max_length > 512:
             raise UsageError(f"model.text.max_length is {max_length}; MiniLM reads 512 at most")
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.text.encoder import Text, TextEncoder, padded
+from lightning_modules.diffusion.text.encoder import Once, Text, TextEncoder, padded
 
 _UNKNOWN = 0  # the row of all words that are not in the list
 
@@ -48,7 +47,7 @@ class Words(TextEncoder):
         _check(words, dim, layers, heads)
         self.words = list(words)
         self._indices = {word: index for index, word in enumerate(words, start=_UNKNOWN + 1)}
-        self._has_met_unknown = False
+        self._warn_unknown = Once()
         self.embedding = nn.Embedding(len(words) + 1, dim)
         self.places = nn.Embedding(max_length, dim)
         self.layers = nn.ModuleList(
@@ -60,7 +59,7 @@ class Words(TextEncoder):
             self.embedding.weight[_UNKNOWN].zero_()
 
     def forward(self, captions: Sequence[str]) -> Text:
-        if not self._has_met_unknown:
+        if not self._warn_unknown.said:
             self._say_unknown(captions)
         indices, mask = padded([torch.tensor(self._read(caption), dtype=torch.long) for caption in captions])
         device = self.embedding.weight.device
@@ -85,8 +84,7 @@ class Words(TextEncoder):
         """Warns, once, of words that mean nothing."""
         strange = {word for caption in captions for word in split(caption)} - self._indices.keys()
         if strange:
-            self._has_met_unknown = True
-            rank_zero_warn(
+            self._warn_unknown(
                 f"words that the model does not know, which all mean the same to it: {', '.join(sorted(strange))}; "
                 "there may be more such"
             )

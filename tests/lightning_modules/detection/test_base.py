@@ -26,6 +26,9 @@ def torchvision_network() -> FasterRCNN:
         body,
         min_size=64,
         max_size=128,
+        rpn_post_nms_top_n_train=100,
+        rpn_post_nms_top_n_test=100,
+        box_batch_size_per_image=64,
         rpn_anchor_generator=AnchorGenerator(((12, 20, 32),), ((0.5, 1.0, 2.0),)),
         box_roi_pool=MultiScaleRoIAlign(["0"], 5, 2),
         box_head=nn.Sequential(nn.Flatten(), nn.Linear(32 * 25, 64), nn.ReLU()),
@@ -43,7 +46,7 @@ class _Predictor(nn.Module):
 
 
 class TestAnyNetwork(DetectionContract):
-    lr = 3e-3
+    steps, by_heart, lr = 60, 0.8, 3e-3
 
     def build(self, **kwargs: Any) -> ObjectDetection:
         network = torchvision_network()

@@ -14,7 +14,7 @@ from tests.contracts.detection import DetectionContract
 
 
 class TestFastRCNN(DetectionContract):
-    lr = 3e-4
+    steps, lr = 80, 1e-3
 
     def build(self, **kwargs: Any) -> FastRCNN:
         small = {"num_classes": 5, "backbone": "vgg11_bn", "width": 0.06, "min_side": 128, "max_side": 256}

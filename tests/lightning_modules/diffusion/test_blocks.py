@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.blocks import Attention, Block, TextReader, Words, watching_text
+from lightning_modules.diffusion.blocks import Attention, Block, TextKeys, TextReader, watching_text
 from lightning_modules.diffusion.denoiser import Denoiser
 
 
@@ -18,10 +18,10 @@ def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:
     return module.eval()
 
 
-def words(*there: int, channels: int = 8, length: int = 5) -> Words:
+def words(*there: int, channels: int = 8, length: int = 5) -> TextKeys:
     """Keys and values of rows with so many tokens."""
     mask = torch.arange(length)[None] < torch.tensor(there)[:, None]
-    return Words(torch.randn(len(there), length, 2 * channels), mask)
+    return TextKeys(torch.randn(len(there), length, 2 * channels), mask)
 
 
 @pytest.mark.parametrize("to_pixels", [True, False])
@@ -41,11 +41,11 @@ def test_words_are_further_keys_and_values(to_pixels: bool) -> None:
 @pytest.mark.parametrize("to_pixels", [True, False])
 def test_masked_words_are_as_if_they_were_not_there(to_pixels: bool) -> None:
     attention, x, (text, mask) = drawn(Attention(8, 4, to_pixels)), torch.randn(2, 8, 3, 3), words(3, 0)
-    seen = attention(x, Words(text, mask))
-    torch.testing.assert_close(seen[:1], attention(x[:1], Words(text[:1, :3], mask[:1, :3])))
+    seen = attention(x, TextKeys(text, mask))
+    torch.testing.assert_close(seen[:1], attention(x[:1], TextKeys(text[:1, :3], mask[:1, :3])))
     torch.testing.assert_close(seen[1:], attention(x[1:]))  # no word: no text
     others = torch.where(mask[..., None], text, torch.full_like(text, 1e4))
-    torch.testing.assert_close(attention(x, Words(others, mask)), seen)
+    torch.testing.assert_close(attention(x, TextKeys(others, mask)), seen)
 
 
 def test_an_attention_that_looks_at_words_alone_sees_no_other_pixel() -> None:
@@ -100,7 +100,7 @@ def test_what_is_watched_is_how_much_each_pixel_looked_at_each_word() -> None:
     attention.query_key_value.bias.data[:8] = 3.0
     loud[:, 1, :8] = 40.0
     with watching_text(attention) as maps:
-        attention(x, Words(loud, text.mask))
+        attention(x, TextKeys(loud, text.mask))
     assert maps[0][:, 1].min() > 0.99
 
 

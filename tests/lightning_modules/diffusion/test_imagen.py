@@ -15,13 +15,12 @@ from lightning_modules.diffusion import (
     Denoiser,
     EfficientUNet,
     ImagenCascade,
-    StageText,
     SuperResolution,
     TextToImage,
 )
 from lightning_modules.diffusion.samplers import Step
 from lightning_modules.diffusion.text import Text, TextEncoder, Words
-from tests.contracts.generation import GenerationContract
+from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks
 
@@ -177,6 +176,19 @@ def test_a_frozen_encoder_is_no_part_of_the_checkpoint_and_one_that_learns_is_av
     assert 0 < learning.text.embedding.weight.mean() <= 3
 
 
+def test_a_network_that_looks_at_no_words_has_no_maps() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor, *, text: Tensor, text_mask: Tensor) -> Tensor:
+            return self.weight * x
+
+    with pytest.raises(UsageError, match="Plain has no attention to words"):
+        TextToImage(words(), (3, 16, 16), Plain(), steps=2).word_maps(CAPTIONS)
+
+
 def test_where_it_looked_for_each_word() -> None:
     model = awake(base())
     pictures, said, maps = model.word_maps(CAPTIONS, generator=torch.Generator().manual_seed(0))
@@ -287,6 +299,23 @@ def test_the_cascade_predicts_the_same_pictures_in_batches_of_any_size() -> None
         cascade.predict_step({"seed": torch.tensor([5]), "label": torch.tensor([1])})
 
 
+def test_the_cascade_scores_in_the_precision_that_it_predicts_in(tmp_path: Path) -> None:
+    """The Trainer's, which Lightning hands to some of the stages only."""
+    drawn: dict[str, Tensor] = {}
+
+    class Scores(CountingScores):
+        def compute(self, stage: str, module: ImagenCascade) -> dict[str, float]:
+            drawn["score"] = module.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
+            return {}
+
+    cascade = awake(ImagenCascade(base(), [stage(32)], scores=Scores(lambda *args: None)))
+    data = TestTextToImage().data(side=32)
+    trainer(tmp_path, precision="bf16-mixed").test(cascade, data, verbose=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = cascade.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn["score"], predicted)
+
+
 def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for stages, said in (
         ((base(), [stage(64)]), r"do not chain: model.super_resolutions\[0\].*\(3, 32, 32\).*\(3, 16, 16\)"),
@@ -296,8 +325,14 @@ def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             ImagenCascade(*stages)
-    with pytest.raises(UsageError, match="model.guidance has 1 values for 2 stages"):
-        ImagenCascade(base(), [stage(32)], guidance=[2.0])
+    for settings, said in (
+        ({"guidance": [2.0]}, "model.guidance has 1 values for 2 stages"),
+        ({"guidance": [2.0, 8.0]}, "model.guidance is 8.0, but model.text is null"),
+        ({"steps": [2, 51]}, "model.steps is 51"),
+        ({"augmentation": [3.0]}, "model.augmentation is 3.0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            ImagenCascade(base(), [stage(32)], **settings)
     with pytest.raises(UsageError, match="learns nothing"):
         trainer(tmp_path).fit(ImagenCascade(base()), TestTextToImage().data())
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
@@ -317,6 +352,8 @@ def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (lambda: TextToImage(words(), (3, 16, 16), Watching()), "takes no text"),
         (lambda: stage(factor=3), "model.factor is 3"),
         (lambda: stage(crop=15), "model.crop is 15"),
+        (lambda: stage(crop=10), "model.crop is 10; it is a multiple of 4"),
+        (lambda: stage(text_dropout=1.0), "model.text_dropout is 1.0"),
         (lambda: stage(augmentation=1.5), "model.augmentation is 1.5"),
         (lambda: stage(noise_levels=(0.5, 0.1)), "model.noise_levels"),
         (lambda: stage(guidance=2.0), "model.text is null"),
@@ -329,7 +366,6 @@ def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (lambda: base().predict_step({"caption": CAPTIONS}), "--data.captions"),
         (lambda: stage().sample(None, torch.zeros(2, 1, 4, 4)), r"\(n, 3, h, w\)"),
         (lambda: TestSuperResolution().build().sample(["a"], torch.zeros(2, 3, 8, 8)), "1 captions were given for 2"),
-        (lambda: StageText("nowhere.ckpt"), "model.text.checkpoint is nowhere.ckpt"),
     ],
 )
 def test_what_is_wrong_is_named(build: Callable, said: str) -> None:

@@ -1,5 +1,7 @@
 """Words, the text encoder that learns, and the cache of those that do not."""
 
+import copy
+import errno
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch import nn
 
 from darkroom.errors import UsageError
 from lightning_modules.diffusion.text import Words
-from lightning_modules.diffusion.text.cache import EmbeddingCache
+from lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
 from lightning_modules.diffusion.text.encoder import padded
 from tests.fakes.ranks import on_two_ranks
 
@@ -106,6 +108,16 @@ def test_unknown_words_share_an_embedding_and_are_named_once() -> None:
         encoder(["a giraffe"])
 
 
+def test_a_copy_says_nothing_again() -> None:
+    encoder = words(max_length=3)
+    twin = copy.deepcopy(encoder)  # as its average is
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        encoder([f"zebra {LEFT}"])
+        twin([f"giraffe {RIGHT}"])
+    assert len(warned) == 2  # of a word that is not known, of a caption that is cut
+
+
 def test_long_captions_are_cut_with_one_warning() -> None:
     encoder = words(max_length=3)
     with pytest.warns(UserWarning, match="up to 3 tokens.*has 8.*a red circle left"):
@@ -121,7 +133,8 @@ def test_long_captions_are_cut_with_one_warning() -> None:
 def test_tokens_by_name() -> None:
     encoder = words()
     assert encoder.tokens_of("A red, zebra!") == ["a", "red", "zebra"]
-    assert encoder.tokens_of("") == []
+    assert encoder.words_of("A red, zebra!") == [("a", [0]), ("red", [1]), ("zebra", [2])]
+    assert encoder.tokens_of("") == encoder.words_of("") == []
     assert encoder.trains
     assert encoder.told == ("words",)
 
@@ -165,8 +178,12 @@ def test_rows_of_different_lengths() -> None:
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-def rows(value: float, length: int = 3) -> np.ndarray:
-    return np.full((length, 4), value, np.float16)
+def said(value: float, length: int = 3) -> Embeddings:
+    return Embeddings(np.full((length, 4), value, np.float16), length + 1)
+
+
+def same(got: Embeddings | None, put: Embeddings) -> bool:
+    return got is not None and np.array_equal(got.rows, put.rows) and got.length == put.length
 
 
 def files(folder: Path) -> list[Path]:
@@ -176,13 +193,13 @@ def files(folder: Path) -> list[Path]:
 def test_what_was_put_is_got_by_another_process(tmp_path: Path) -> None:
     first, second = EmbeddingCache(tmp_path, 4), EmbeddingCache(tmp_path, 4)
     assert first.get("red") is None
-    first.put("red", rows(0.5))
-    first.put("", rows(0.25, 1))
-    first.put("rot \ud83d ü\n/../", rows(2))  # any text: half an emoji, a line's end, slashes
+    first.put("red", said(0.5))
+    first.put("", said(0.25, 1))
+    first.put("rot \ud83d ü\n/../", said(2))  # any text: half an emoji, a line's end, slashes
     for cache in (first, second):
-        assert np.array_equal(cache.get("red"), rows(0.5))
-        assert np.array_equal(cache.get(""), rows(0.25, 1))
-        assert np.array_equal(cache.get("rot \ud83d ü\n/../"), rows(2))
+        assert same(cache.get("red"), said(0.5))
+        assert same(cache.get(""), said(0.25, 1))
+        assert same(cache.get("rot \ud83d ü\n/../"), said(2))
     assert len(files(tmp_path)) == 3
 
 
@@ -190,31 +207,31 @@ def test_what_was_put_is_got_by_another_process(tmp_path: Path) -> None:
     "harm", [lambda b: b"", lambda b: b[:-8], lambda b: b[:20] + b"\7" + b[21:], lambda b: b + b"0"]
 )
 def test_damaged_files_count_as_missing(tmp_path: Path, harm: Any) -> None:
-    EmbeddingCache(tmp_path, 4).put("red", rows(1))
+    EmbeddingCache(tmp_path, 4).put("red", said(1))
     (path,) = files(tmp_path)
     path.write_bytes(harm(path.read_bytes()))
     cache = EmbeddingCache(tmp_path, 4)
     assert cache.get("red") is None
-    cache.put("red", rows(1))
-    assert np.array_equal(EmbeddingCache(tmp_path, 4).get("red"), rows(1))
+    cache.put("red", said(1))
+    assert same(EmbeddingCache(tmp_path, 4).get("red"), said(1))
 
 
 def test_memory_keeps_the_last_ones_used(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, 4, memory=3 * rows(0).nbytes)
+    cache = EmbeddingCache(tmp_path, 4, memory=3 * said(0).rows.nbytes)
     for value in range(3):
-        cache.put(str(value), rows(value))
+        cache.put(str(value), said(value))
     cache.get("0")
-    cache.put("3", rows(3))  # "1" has not been looked at for longest
+    cache.put("3", said(3))  # "1" has not been looked at for longest
     for path in files(tmp_path):
         path.unlink()
     assert [cache.get(str(value)) is not None for value in range(4)] == [True, False, True, True]
 
 
 def test_memory_counts_what_is_put_again_once(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, 4, memory=2 * rows(0).nbytes)
+    cache = EmbeddingCache(tmp_path, 4, memory=2 * said(0).rows.nbytes)
     for _ in range(5):
-        cache.put("0", rows(0))
-    cache.put("1", rows(1))
+        cache.put("0", said(0))
+    cache.put("1", said(1))
     for path in files(tmp_path):
         path.unlink()
     assert cache.get("0") is not None
@@ -224,14 +241,45 @@ def test_ranks_share_a_folder(tmp_path: Path) -> None:
     def work(rank: int, folder: Path) -> list[float]:
         cache = EmbeddingCache(folder / "cache", 4, memory=0)
         for turn in range(40):
-            cache.put(str(turn % 4), rows(turn % 4))
-        return [float(cache.get(str(value)).mean()) for value in range(4)]
+            cache.put(str(turn % 4), said(turn % 4))
+        return [float(cache.get(str(value)).rows.mean()) for value in range(4)]
 
     assert on_two_ranks(work, tmp_path) == [[0, 1, 2, 3]] * 2
     assert len(files(tmp_path / "cache")) == 4  # nothing half written stays
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"model.text.cache_dir: .*file/t5"):
-        EmbeddingCache(tmp_path / "file" / "t5", 4).put("red", rows(1))
+    cache = EmbeddingCache(tmp_path / "file" / "t5", 4)
+    with pytest.warns(UserWarning, match=r"cannot be written to .*file/t5.*model.text.cache_dir"):
+        cache.put("red", said(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.put("blue", said(2))
+    assert same(cache.get("red"), said(1))
+    assert same(cache.get("blue"), said(2))
+
+
+def test_a_full_disk_leaves_no_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> None:
+        write(path, data[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = EmbeddingCache(tmp_path, 4)
+    cache.put("red", said(1))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        cache.put("blue", said(2))
+    assert len(files(tmp_path)) == 1
+    assert same(EmbeddingCache(tmp_path, 4).get("red"), said(1))
+
+
+def test_in_memory_alone_nothing_is_written() -> None:
+    cache = EmbeddingCache(None, 4, memory=said(0).rows.nbytes)
+    cache.put("red", said(1))
+    assert same(cache.get("red"), said(1))
+    cache.put("blue", said(2))
+    assert cache.get("red") is None
+    assert not files(Path())

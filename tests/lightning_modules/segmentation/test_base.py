@@ -16,6 +16,8 @@ from tests.fakes.parts import TinyNetwork, TwoTerms
 
 
 class TestAnyNetwork(SegmentationContract):
+    steps = 80
+
     def build(self, **kwargs: Any) -> SemanticSegmentation:
         torch.manual_seed(0)
         layers = nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU(), nn.Conv2d(32, 6, 5, 1, 2)

@@ -21,7 +21,7 @@ class TestSlidingClassifier(DenseNetworkContract):
 
 
 class TestConvolutionalizedClassifier(SegmentationContract):
-    by_heart = 0.4  # every step draws other windows of the batch
+    steps, by_heart = 60, 0.4  # every step draws other windows of the batch
 
     def build(self, **kwargs: Any) -> ConvolutionalizedClassifier:
         torch.manual_seed(0)

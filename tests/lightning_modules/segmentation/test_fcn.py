@@ -35,7 +35,7 @@ class TestFCNAlexNet(DenseNetworkContract):
 
 
 class TestFCN(SegmentationContract):
-    by_heart = 0.35  # a map at stride 8 cannot follow every edge
+    steps, by_heart = 50, 0.35  # a map at stride 8 cannot follow every edge
 
     def build(self, **kwargs: Any) -> FCN:
         torch.manual_seed(0)
