@@ -34,7 +34,7 @@ SMALL = {
 
 
 class TestMaskRCNN(DetectionContract):
-    steps = 80
+    steps = 60
 
     def build(self, **kwargs: Any) -> MaskRCNN:
         torch.manual_seed(0)

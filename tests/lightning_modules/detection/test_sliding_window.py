@@ -19,6 +19,8 @@ def tiny(**kwargs: Any) -> SlidingWindow:
 
 
 class TestSlidingWindow(DetectionContract):
+    steps = 50
+
     def build(self, **kwargs: Any) -> SlidingWindow:
         return tiny(**kwargs)
 

@@ -21,7 +21,7 @@ SMALL = {"num_classes": 5, "image_size": 64, "backbone": "resnet18", "width": 0.
 
 
 class TestSSD(DetectionContract):
-    steps = 100
+    steps = 50
 
     def build(self, **kwargs: Any) -> SSD:
         torch.manual_seed(0)
