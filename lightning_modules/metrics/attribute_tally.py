@@ -23,7 +23,7 @@ class AttributeTally:
         self, judge: AttributeJudge, names: Sequence[str], device: torch.device, forms: Sequence[str] = ()
     ) -> None:
         self.judge, self.forms, self.device = judge.to(device), tuple(forms), device
-        self.names = ("all", "seen", "held_out", *forms, *names)
+        self.names = ("all", "seen", "held_out", *(f"form {name}" for name in forms), *names)
         with torch.inference_mode():  # as in look, whatever mode it is called in
             self.counts = torch.zeros(2, len(self.names), device=device)  # right, and asked for
 
@@ -44,8 +44,8 @@ class AttributeTally:
     @torch.inference_mode()
     def parts(self) -> dict[str, float]:
         """The parts in [0, 1] that are right, the same on all ranks: of pictures ``all``, those without held-out objects
-        (``seen``) and those with (``held_out``), and of each form, everything said; and each attribute. Without those never
-        asked for.
+        (``seen``) and those with (``held_out``), and of each form (``form relation``), everything said; and each attribute.
+        Without those never asked for.
         """
         right, asked = summed(self.counts).tolist()
         return {name: r / a for name, r, a in zip(self.names, right, asked, strict=True) if a}

@@ -163,8 +163,9 @@ class CaptionScores(Scores):
 
     def _accuracies(self, prefix: str, parts: dict[str, float]) -> dict[str, float]:
         """Of everything that captions say: of seen combinations, of held-out ones, and by form if there are several."""
-        forms = [name for name in self._forms if name in parts]
-        names = {"seen": "", "held_out": "_held_out"} | {name: f"_{name}" for name in forms if len(forms) > 1}
+        forms = [name for name in self._forms if f"form {name}" in parts]
+        names = {"seen": "", "held_out": "_held_out"}
+        names |= {f"form {name}": f"_{name}" for name in forms if len(forms) > 1}
         return {f"{prefix}_accuracy{end}": parts[name] for name, end in names.items() if name in parts}
 
     def _of(self, stage: str, device: torch.device) -> _Asked:
