@@ -65,7 +65,8 @@ class PromptLogger(PromptPictures):
     def draw_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
         groups = [self._sample(trainer, module, prompts, weight) for weight in self.guidance]
         heads = [f"guidance {weight:g}" for weight in self.guidance]
-        sheet = picture_groups(groups, prompts, heads, f"step {steps_taken(trainer)}", _SMALLEST)
+        step = steps_taken(trainer)  # a cascade has none of its own
+        sheet = picture_groups(groups, prompts, heads, f"step {step}" if step else "", _SMALLEST)
         captions = [f"{prompt} ({head})" for head in heads for prompt in prompts for _ in range(self.num_samples)]
         what = "prompts" if trainer.state.fn == "fit" else f"{stage}_prompts"
         self.publish(trainer, what, sheet, captioned(torch.cat(groups), captions))
