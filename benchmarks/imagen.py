@@ -108,12 +108,8 @@ def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int,
         return side_of("imagen-pytorch", [unet], step, batch, options)
 
     _beside(sides, add, notes)
-    notes.append("Ours also averages its weights. " + _sizes(sides))
+    notes.append("Ours also averages its weights.")
     return compare(f"{type(ours).__name__} training step, batch {batch}, {shape[1]} px", sides, options, notes)
-
-
-def _sizes(sides: list) -> str:
-    return "Parameters: " + ", ".join(f"{side.name} {side.parameters / 1e6:.1f} M" for side in sides) + "."
 
 
 @entry
