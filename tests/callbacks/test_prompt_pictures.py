@@ -94,6 +94,7 @@ def sheets(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_prompts_are_rows_weights_are_groups_and_columns_share_their_noise() -> None:
     model, state = TextModel(), torch.get_rng_state()
+    model.trained_steps = 7  # the title says so
     prompts = ["a red square", "a blue square, beside which there is nothing else to be seen at all"]
     trainer(PromptLogger(prompts, num_samples=3, guidance=[1, 4], steps=5)).validate(
         model, CaptionedData(), verbose=False
