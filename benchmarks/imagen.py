@@ -103,8 +103,11 @@ def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int,
         imagen = peer(options)
         unet, text = imagen.unets[stage], torch.randn(batch, TOKENS, DIM, device=options.device)
         adam = torch.optim.Adam(unet.parameters(), lr=1e-4, fused=True)
-        learn = lambda: imagen((image + 1) / 2, text_embeds=text, unet_number=stage + 1)  # noqa: E731
-        step = train(unet, learn, adam, lambda: None, options)
+
+        def loss() -> Tensor:
+            return imagen((image + 1) / 2, text_embeds=text, unet_number=stage + 1)
+
+        step = train(unet, loss, adam, lambda: None, options)
         return side_of("imagen-pytorch", [unet], step, batch, options)
 
     _beside(sides, add, notes)

@@ -52,6 +52,15 @@ def test_diffusion_can_be_timed_beside_the_same_network_of_diffusers() -> None:
     assert [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)] == [35_746_307] * 2
 
 
+def test_both_stages_of_imagen_can_be_timed_at_the_peer_s_size() -> None:
+    from benchmarks import imagen
+
+    assert {"text_to_image_step", "super_resolution_step", "cascade_sampling", "embedding_cache"} <= ENTRIES.keys()
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in build().network.parameters()) for build in (imagen.base, imagen.upsampler)]
+    assert sizes == [15_992_059, 29_793_287]  # imagen-pytorch's have 16,009,336 and 30,386,996
+
+
 def test_samplers_bring_their_settings() -> None:
     pytest.importorskip("matplotlib")
     from benchmarks.sampler_table import parsed
