@@ -393,7 +393,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], 
     saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
     ends = ModelCheckpoint(folder, "end-{step}", every_n_epochs=1, save_top_k=-1, save_on_train_epoch_end=True)
     model = small()
-    fit(model, folder, callbacks=(saving, ends, ExactResume()))
+    data = shapes(proposals_dir=str(folder))  # no test's own folder yet: a fixture of the module comes first
+    fit(model, folder, callbacks=(saving, ends, ExactResume()), data=data)
     return model.state_dict(), folder
 
 
