@@ -22,7 +22,7 @@ from callbacks.segmentation_mask_logger import SegmentationMaskLogger
 from callbacks.steady_checkpoint import SteadyCheckpoint
 from callbacks.throughput import Throughput
 from darkroom.equipment import NoProfiler
-from darkroom.run import MetricsFile
+from darkroom.metrics_file import MetricsFile
 from datamodules.base import VisionDataModule
 from lightning_modules.base import WarmupCosine
 from lightning_modules.segmentation import SemanticSegmentation

@@ -83,6 +83,8 @@ class SampleWriter(Callback):
             self._rows.append({**row, "file": f"{name}.png"})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._rows:
+            trainer.strategy.barrier()  # this rank has had no batch, but at the first one the others have waited for all
         # All ranks have written their pictures when their rows are here. A sampler may give one picture to two ranks.
         unique = {row["file"]: row for row in of_all_ranks(trainer, self._rows)}
         rows = sorted(unique.values(), key=lambda row: row["index"])

@@ -1,13 +1,77 @@
-"""SteadyCheckpoint: Lightning's ModelCheckpoint, made for short steps."""
+"""SteadyCheckpoint: Lightning's ModelCheckpoint, made for short steps and for runs that end before their time."""
 
+import sys
+import time
 from functools import cached_property
+from typing import Any
 
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim import Optimizer
+
+
+def between_steps(trainer: Trainer) -> bool:
+    """Whether a fit that is left after this batch can go on exactly: no gradients are kept for the next batch, and neither
+    a validation nor the end of the epoch is due, which Lightning would leave out."""
+    loop = trainer.fit_loop.epoch_loop
+    validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    return not (loop._should_accumulate() or validates or trainer.is_last_batch)
 
 
 class SteadyCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint that makes its key once; Lightning asks for it with every hook, a dozen times a step."""
+    """ModelCheckpoint that makes its key once; Lightning asks for it with every hook, a dozen times a step.
+
+    One that monitors nothing keeps its rhythm of steps or of time with two optimizers too, and waits with a checkpoint
+    until the fit can go on from it exactly. A failure is saved only where no step was under way, whose weights could be
+    half new, and never hides what failed.
+    """
+
+    _stepping = False
+    _due = False
 
     @cached_property
     def state_key(self) -> str:
         return super().state_key
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Writes the checkpoint, on all ranks together, whatever its rhythm."""
+        self._due = False
+        self._last_time_checked = time.monotonic()
+        self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._stepping = True
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._stepping = False
+        if self.monitor is not None:
+            super().on_train_batch_end(trainer, *args)
+            return
+        self._due = self._due or not self._should_skip_saving_checkpoint(trainer) and self._is_time(trainer)
+        if self._due and between_steps(trainer):
+            self.save_now(trainer)
+
+    def _is_time(self, trainer: Trainer) -> bool:
+        if self._every_n_train_steps >= 1 and trainer.global_step % self._every_n_train_steps == 0:
+            return True
+        if self._train_time_interval is None:
+            return False
+        passed = time.monotonic() - (self._last_time_checked or self._began)
+        return trainer.strategy.broadcast(passed >= self._train_time_interval.total_seconds())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._due:
+            self.save_now(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._stepping or not isinstance(exception, Exception):
+            return
+        try:
+            super().on_exception(trainer, pl_module, exception)
+        except Exception as another:
+            print(f"darkroom: the failed run could not be saved ({another})", file=sys.stderr)

@@ -49,11 +49,14 @@ def configs(folder: Path) -> dict[str, str]:
 
 def show(config_folder: Path) -> None:
     """Prints the lists."""
+    found = configs(config_folder)
+    sweeps = {name: line for name, line in found.items() if name.startswith("configs/sweep/")}
     sections = {
         "Techniques (--model)": classes("lightning_modules", "Technique"),
         "Data sets (--data)": classes("datamodules", "VisionDataModule"),
         "Callbacks (--trainer.callbacks+)": classes("callbacks", "Callback"),
-        "Configs (--config)": configs(config_folder),
+        "Configs (--config)": {name: line for name, line in found.items() if name not in sweeps},
+        "Sweeps (wandb sweep)": sweeps,
     }
     for title, entries in sections.items():
         print(title)

@@ -1,20 +1,22 @@
 """What LightningCLI would do silently and wrongly is looked at here first, and refused with a word on what is right."""
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import nn
+from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.safe_files import Damaged, read_safely, require_whole
 
 
 def config_files(config: Namespace) -> list[Path]:
@@ -31,6 +33,43 @@ def readable_config(path: Path) -> None:
         raise UsageError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"config {path} holds no settings; it should have keys such as model, data, trainer")
+
+
+# A password before an address, a key in its query, a header that says who asks, and keys by their looks; not "$NAME",
+# which a shell fills in.
+_SECRET = re.compile(
+    r"://[^/\s@]*:(?!\$)[^/\s@]+@"
+    r"|://\S*[?&]([\w.-]*(token|secret|passw|signature|credential|api_?key|access_?key)[\w-]*|sig|key|auth)=(?!\$)[^&\s]"
+    r"|authorization:\s*\w+\s+(?!\$)\S"
+    r"|\b(hf_\w{30,}|gh[pousr]_\w{30,}|AKIA[0-9A-Z]{16})\b",
+    re.IGNORECASE,
+)
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+
+
+def refuse_secrets(config: Namespace) -> None:
+    """Refuses values that hold a password or a key: a config is written into the run's folder, checkpoints and W&B."""
+    known = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 16]
+    for key, text in _texts(config.as_dict()):
+        if _SECRET.search(text) or any(secret in text for secret in known):
+            raise UsageError(
+                f"{key} holds a password, a key or a token, which would be written down with the config. Keep it in the "
+                "environment or in ~/.netrc: W&B finds WANDB_API_KEY there, Hugging Face HF_TOKEN, the cloud's own tools "
+                'their keys; a command after pipe: can name it, as in curl --netrc, or "$TOKEN"'
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a config, and the key where it stands."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            inner = key if name in ("class_path", "init_args") else f"{key}.{name}"
+            yield from _texts(entry, inner.lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, entry in enumerate(value):
+            yield from _texts(entry, f"{key}[{number}]")
+    elif isinstance(value, str | Path):
+        yield key, str(value)
 
 
 def experiment_name(config: Namespace) -> str:
@@ -131,10 +170,14 @@ def link(data: Any, model: Namespace, checkpoint: str | Path | None = None) -> N
 
 def _remembered(checkpoint: str | Path | None) -> dict[str, Any]:
     """The model's arguments, as a checkpoint knows them; of one that cannot be read ``checkpoint_fits`` says so."""
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
-    except Exception:
+    if checkpoint is None:
         return {}
+    try:
+        content = read_safely("ckpt_path", Path(checkpoint), mmap=True)
+    except Damaged:
+        return {}
+    arguments = content.get("hyper_parameters") if isinstance(content, dict) else None
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _tell_words(text: Any, data: Any, remembered: Any) -> None:
@@ -167,20 +210,28 @@ def _tell(part: Any, known: Mapping[str, Any]) -> None:
             arguments[name] = known[name]
 
 
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
 def checkpoint_fits(path: Path, model: nn.Module, arguments: Namespace, resuming: bool) -> None:
     """Compares a checkpoint with what the config says: class, weights and, for a fit, optimizer and schedule."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        state = checkpoint["state_dict"]
-    except Exception as error:
-        raise UsageError(f"ckpt_path {path} cannot be loaded as a checkpoint ({error})") from error
+    checkpoint = read_safely("ckpt_path", path, mmap=True)
+    require_whole("ckpt_path", path)
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict):
+        raise UsageError(f"ckpt_path {path} is no checkpoint of a run: it has no state_dict")
     remembered = checkpoint.get("hyper_parameters", {})
+    if not isinstance(remembered, dict) or not isinstance(remembered.get("_class_path", ""), str):
+        raise UsageError(
+            f"ckpt_path {path} is no checkpoint of a run: its hyper_parameters name no class and arguments"
+        )
     trained = remembered.get("_class_path", type(model).__name__).rsplit(".", 1)[-1]
     if trained != type(model).__name__:
         raise UsageError(f"ckpt_path {path} holds a {trained}, but the config says {type(model).__name__}")
     ours = model.state_dict()
     for name in [*(ours.keys() ^ state.keys()), *ours]:
-        here, there = (tuple(s[name].shape) if name in s else "missing" for s in (ours, state))
+        here, there = (_shape(s[name]) if name in s else "missing" for s in (ours, state))
         if here != there:
             raise UsageError(
                 f"ckpt_path {path} does not fit the model: {name} is {there} there and {here} here; use the config.yaml of "

@@ -1,5 +1,6 @@
 """The Lightning command line: ``darkroom fit|validate|test|predict``."""
 
+import sys
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -10,8 +11,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks.steady_checkpoint import SteadyCheckpoint
 from darkroom import checks
-from darkroom.equipment import equip, loggers_in
-from darkroom.run import describe, new_run, newest_checkpoint, remove_if_empty
+from darkroom.equipment import equip
+from darkroom.errors import Stopped, UsageError
+from darkroom.run import (
+    checkpoint_of,
+    describe,
+    fit_without_checkpoint,
+    leave_job,
+    new_run,
+    newest_checkpoint,
+    remove_if_empty,
+    run_of_job,
+    say_how_to_go_on,
+)
+from darkroom.signals import take_over
+from darkroom.tracking import loggers_in
 
 
 class DarkroomCLI(LightningCLI):
@@ -22,6 +36,10 @@ class DarkroomCLI(LightningCLI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
+        except (Exception, Stopped) as error:
+            if self.run_folder and self.config.subcommand == "fit" and not isinstance(error, UsageError):
+                say_how_to_go_on(self.run_folder)
+            raise
         finally:
             remove_if_empty(self.run_folder)
 
@@ -43,6 +61,7 @@ class DarkroomCLI(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config.subcommand
         config = self.config[command]
+        checks.refuse_secrets(config)
         checks.refuse_replaced_callbacks(config)
         checks.refuse_stale_last(config)
         config.experiment = config.experiment or checks.experiment_name(config)
@@ -51,16 +70,29 @@ class DarkroomCLI(LightningCLI):
         self.save_config_kwargs["config_filename"] = "config.yaml" if command == "fit" else f"{command}.yaml"
 
     def _find_run(self, command: str, config: Namespace, experiment: Path) -> None:
-        """Resolves ``ckpt_path`` last and best, and decides the run's folder: the checkpoint's, or a new one."""
+        """Resolves ``ckpt_path`` last and best, and decides the run's folder: the checkpoint's, or a new one.
+
+        A restarted job goes on in the run that it began, whatever it was told to begin with.
+        """
         given = config.ckpt_path
-        if given in ("last", "best"):
-            config.ckpt_path = newest_checkpoint(experiment, given)
+        begun = run_of_job(experiment) if command == "fit" else None
+        if command == "fit" and given == "last" and begun is None and newest_checkpoint(experiment, "last") is None:
+            begun = fit_without_checkpoint(experiment)
+            if begun is not None:
+                print(f"darkroom: {begun} has no checkpoint yet; it begins anew", file=sys.stderr)
+                given = config.ckpt_path = None
+        if checkpoint_of(begun, "last"):
+            given, config.ckpt_path = "last", checkpoint_of(begun, "last")
+        elif given in ("last", "best"):
+            config.ckpt_path = newest_checkpoint(experiment, given, but=begun)
         if given is not None:
             checks.require_checkpoint(config.ckpt_path, given, experiment)
-        self.continued = command == "fit" and given == "last"
+        self.continued = begun is not None or (command == "fit" and given == "last")
         checkpoint = Path(config.ckpt_path or "-")
         in_place = self.continued or (command != "fit" and checkpoint.parent.name == "checkpoints")
-        self.run_folder = checkpoint.parents[1] if in_place else new_run(experiment)
+        self.run_folder = begun or (checkpoint.parents[1] if in_place else new_run(experiment))
+        if command == "fit":
+            leave_job(self.run_folder)
 
     def _parse_ckpt_path(self) -> None:
         """Unlike Lightning's: a checkpoint's hyper-parameters never override config and command line."""
@@ -93,6 +125,7 @@ class DarkroomCLI(LightningCLI):
         else:
             callbacks = equip(config, callbacks, self.run_folder, self.continued)
         trainer = super()._instantiate_trainer(config, callbacks)
+        take_over(trainer)
         for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:
             callback.save_on_exception = False  # saving asks all ranks, and the others would wait for ever
         return trainer

@@ -28,3 +28,19 @@ class DataError(UserError):
 
 class TrainingError(UserError):
     """A training that cannot go on, such as a loss that is not finite. Exit code 1."""
+
+
+class StorageError(UserError):
+    """What a run writes and the disk does not take. Exit code 1."""
+
+
+class Stopped(SystemExit):
+    """The run was asked by a signal to end; exit code 128 and the signal's number, as shells have it.
+
+    Args:
+        signum: the signal; None in a process that another one of the same run started, and answers for.
+    """
+
+    def __init__(self, signum: int | None) -> None:
+        super().__init__(0 if signum is None else 128 + signum)
+        self.signum = signum

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from darkroom import catalog
 from darkroom.errors import UsageError, UserError
+from darkroom.faults import told
 
 # Packages that a config may name and an extra of ours installs.
 EXTRAS = {
@@ -69,12 +70,13 @@ def explain(error: Exception) -> int:
     """Prints a user's mistake as one message and returns the exit code; raises what is no user's mistake."""
     newest = UserError.newest
     mistake = newest if newest is not None and str(newest) in str(error) else error
-    if debugging() or not isinstance(mistake, UserError | MisconfigurationException):
+    fault = None if isinstance(mistake, UserError) else told(error)
+    if debugging() or not (fault or isinstance(mistake, UserError | MisconfigurationException)):
         raise error
     # From a loader's worker process the message arrives with that process's traceback before it.
-    message = str(mistake).rsplit(f"{type(mistake).__name__}: ", 1)[-1].strip()
+    message = fault or str(mistake).rsplit(f"{type(mistake).__name__}: ", 1)[-1].strip()
     print(f"\ndarkroom: error: {message}", file=sys.stderr)  # on a line of its own, not beside a progress bar
-    return getattr(mistake, "exit_code", 2)
+    return 1 if fault else getattr(mistake, "exit_code", 2)
 
 
 def quieten() -> None:

@@ -1,12 +1,13 @@
-"""A run's folder, ``runs/<experiment>/<n>/``, and the metrics.csv in it."""
+"""A run's folder, ``runs/<experiment>/<n>/``."""
 
-import csv
-from argparse import Namespace
+import sys
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from darkroom import cluster
+
+JOB = "job"  # the file in a run's folder
 
 
 def runs_of(experiment: Path) -> list[Path]:
@@ -28,17 +29,65 @@ def new_run(experiment: Path) -> Path:
             number += 1
 
 
-def newest_checkpoint(experiment: Path, name: str) -> str | None:
-    """``checkpoints/<name>.ckpt`` of the newest run, if it has one."""
-    found = [run / "checkpoints" / f"{name}.ckpt" for run in runs_of(experiment)[-1:]]
-    return str(found[0]) if found and found[0].is_file() else None
+@rank_zero_only
+def leave_job(run: Path) -> None:
+    """Leaves in a run's folder the name of the cluster's job that trains it, by which a restart of the job finds it."""
+    if cluster.job():
+        (run / JOB).write_text(f"{cluster.job()}\n", encoding="utf-8")
+
+
+def run_of_job(experiment: Path) -> Path | None:
+    """The newest run that an earlier start of this very job began, if this is a restart."""
+    if not cluster.restarted():
+        return None
+    if cluster.job() is None and rank_zero_only.rank == 0:
+        print(
+            "darkroom: torchrun has no --rdzv-id, by which a restart knows its run: a new one begins", file=sys.stderr
+        )
+    names = {run: run / JOB for run in reversed(runs_of(experiment))}
+    return next(
+        (run for run, name in names.items() if name.is_file() and name.read_text().strip() == cluster.job()), None
+    )
+
+
+def checkpoint_of(run: Path | None, name: str) -> str | None:
+    """``checkpoints/<name>.ckpt`` of a run, if it has one."""
+    path = run / "checkpoints" / f"{name}.ckpt" if run else None
+    return str(path) if path and path.is_file() else None
+
+
+def newest_checkpoint(experiment: Path, name: str, but: Path | None = None) -> str | None:
+    """``checkpoints/<name>.ckpt`` of the newest run, if it has one; ``but`` does not count as a run."""
+    return checkpoint_of(next((run for run in reversed(runs_of(experiment)) if run != but), None), name)
+
+
+def fit_without_checkpoint(experiment: Path) -> Path | None:
+    """The newest run, if it is of a fit that was killed before its first checkpoint; a new one, if it was not yet made."""
+    if not experiment.is_dir():
+        return None
+    for run in runs_of(experiment)[-1:]:
+        others = [
+            f"{command}.yaml" for command in ("validate", "test", "predict") if (run / f"{command}.yaml").exists()
+        ]
+        return None if others or checkpoint_of(run, "last") else run
+    return new_run(experiment)
 
 
 def remove_if_empty(run: Path | None) -> None:
     """A run that failed before it wrote anything leaves no folder, nor the empty ones it lay in."""
+    if run and [path.name for path in run.glob("*")] == [JOB]:
+        (run / JOB).unlink()
     for folder in (run, *run.parents[:2]) if run else ():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+@rank_zero_only
+def say_how_to_go_on(run: Path | None) -> None:
+    """Says that a fit that ended early can go on, if it can."""
+    last = run / "checkpoints" / "last.ckpt" if run else None
+    if last and last.is_file():
+        print(f"\ndarkroom: {last} is whole; the same command with --ckpt_path last goes on from it", file=sys.stderr)
 
 
 def describe(run: Path) -> None:
@@ -50,61 +99,3 @@ def describe(run: Path) -> None:
             print(f"  {what.name}: {newest}")
     if (run / "predictions").is_dir():
         print(f"  predictions: {run / 'predictions'}")
-
-
-class MetricsFile(Logger):
-    """Appends every logged metric to ``metrics.csv`` in the run's folder, which it also tells Lightning of.
-
-    Being the first logger, its ``save_dir`` is ``trainer.log_dir``, on every rank: checkpoints and pictures go there.
-    A continued fit keeps the rows up to where it continues; later ones, of the run that was killed, are written again.
-    """
-
-    name = ""
-    version = ""
-
-    def __init__(self, folder: Path, continued: bool = False) -> None:
-        super().__init__()
-        self.path, self._continued = folder / "metrics.csv", continued
-        self._columns: list[str] | None = None
-
-    @property
-    def save_dir(self) -> str:
-        return str(self.path.parent)
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The resolved config lies in config.yaml."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
-        rows = self._open(step) if self._columns is None else None
-        new = sorted(row.keys() - set(self._columns))
-        if new or rows is not None:
-            if rows is None:
-                rows = self._read()
-            self._columns += new
-            self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _open(self, step: int | None) -> list[dict[str, str]]:
-        rows = self._read()
-        self._columns = list(rows[0]) if rows else ["step", "epoch"]
-        if self._continued and step is not None:
-            rows = [row for row in rows if not row["step"] or int(row["step"]) < step]
-        return rows
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".csv.part")
-        with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        aside.replace(self.path)

@@ -3,12 +3,14 @@
 import sys
 from pathlib import Path
 
-from darkroom import checks
+from darkroom import checks, cluster
 from darkroom.__main__ import shipped_configs
 from darkroom.catalog import import_all
 from darkroom.cli import DarkroomCLI
-from darkroom.equipment import ConfigSaver, finish_wandb
+from darkroom.equipment import ConfigSaver
 from darkroom.messages import Parser, explain, quieten
+from darkroom.signals import die_with_parent, handled_by, stop
+from darkroom.tracking import finish_wandb
 from datamodules.base import VisionDataModule
 from lightning_modules.base import Technique
 
@@ -35,6 +37,7 @@ def with_configs(argv: list[str]) -> list[str]:
 
 def run(argv: list[str]) -> int:
     """Runs one command line; returns its exit code."""
+    die_with_parent()
     quieten()
     import_all()
     if str(Path.cwd()) not in sys.path:
@@ -42,21 +45,24 @@ def run(argv: list[str]) -> int:
     code = 1
     try:
         sys.argv[1:] = with_configs(argv)  # in sys.argv, because Lightning starts the other ranks with it
-        DarkroomCLI(
-            Technique,
-            VisionDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_callback=ConfigSaver,
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-        )
+        with handled_by(stop):
+            DarkroomCLI(
+                Technique,
+                VisionDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                save_config_callback=ConfigSaver,
+                save_config_kwargs={"overwrite": True},
+                parser_class=Parser,
+            )
         code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
     except Exception as error:
         code = explain(error)
     finally:
         finish_wandb(code)
+    if argv[0] == "fit":
+        cluster.requeue(code)
     return code

@@ -15,10 +15,13 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from darkroom.errors import TrainingError, UsageError
+from lightning_modules.layers.sharding import mesh_of, shard
 
 
 def is_plain(value: Any) -> bool:
@@ -177,9 +180,22 @@ class Technique(LightningModule):
         """What is laid out in memory, and compiled, as a whole."""
         return [self.network]
 
+    def shards(self) -> list[nn.Module]:
+        """What is divided among ranks, each called by ``forward`` alone: with it, all that trains."""
+        raise UsageError(
+            f"{type(self).__name__} is not divided among GPUs; every one holds all of it: use --config "
+            "configs/trainer/ddp.yaml in the place of fsdp.yaml"
+        )
+
+    def configure_model(self) -> None:
+        mesh = mesh_of(self)
+        for module in [] if mesh is None else self.shards():
+            shard(module, mesh, bfloat16=self.trainer.precision == "bf16-mixed")
+
     def setup(self, stage: str) -> None:
         for network in self.networks():
-            network.to(memory_format=self.memory_format)
+            if not isinstance(network, FSDPModule):
+                network.to(memory_format=self.memory_format)
             if self.compile_network:
                 network.compile()
 
@@ -187,6 +203,14 @@ class Technique(LightningModule):
         # All ranks were given the same seed, for the same first weights; the noise they draw from now on must differ.
         if self.trainer.world_size > 1:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def on_train_start(self) -> None:
+        # Fused optimizers take their states to lie in memory as the weights do; a checkpoint's lie as its weights did.
+        for optimizer in self.trainer.optimizers:
+            for weight, states in optimizer.state.items():
+                for name, value in states.items():
+                    if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                        states[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes here which hook it calls, dozens of times a step; nn.Module's way takes 3 us each.
@@ -220,18 +244,27 @@ class Technique(LightningModule):
             self._fold()
         return terms.get("loss")
 
+    def log_evaluation(self, values: Mapping[str, Tensor], samples: int) -> None:
+        """Logs means over a batch of a validation or test by their full names: over the epoch, and over all ranks, every
+        sample counts alike.
+        """
+        # A float, because Lightning takes the mean of the ranks' numbers of samples, and of whole ones rounds it down.
+        self.log_dict(values, on_epoch=True, batch_size=float(samples), sync_dist=self.trainer.world_size > 1)
+
     def on_train_epoch_end(self) -> None:
         self._log_means(on_step=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._fold()
+        self._check_weights()
         checkpoint["running_loss"] = {"terms": self._terms, "sums": self._sums, "count": self._count}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_steps = checkpoint.get("global_step", 0)
         running = checkpoint.get("running_loss")
         if running:
-            self._terms, self._sums, self._count = running["terms"], running["sums"], running["count"]
+            sums = dict(zip(running["terms"], map(float, running["sums"]), strict=True))
+            self._terms, self._sums, self._count = list(sums), list(sums.values()), int(running["count"])
 
     def _log_means(self, on_step: bool) -> None:
         self._fold()
@@ -246,6 +279,21 @@ class Technique(LightningModule):
             values = {f"train/{name}": mean for name, mean in means.items() if name in names}
             if values:
                 self.log_dict(values, prog_bar=wanted, **when)
+
+    def _check_weights(self) -> None:
+        """Keeps weights that are not finite out of checkpoints: a step can break them whose loss still was finite."""
+        parts = [(name, part) for name, part in self.named_parameters() if part.is_floating_point()]
+        shards = [part.to_local() if isinstance(part, DTensor) else part for _, part in parts]
+        finite = torch.stack([shard.isfinite().all() for shard in shards] or [torch.tensor(True)]).tolist()
+        broken = not all(finite)
+        if self.trainer.world_size > 1:
+            broken = self.trainer.strategy.reduce_boolean_decision(broken, all=False)
+        if broken:
+            names = [name for (name, _), sound in zip(parts, finite, strict=True) if not sound] or ["of another rank"]
+            raise TrainingError(
+                f"weights are not finite ({names[0]}, {len(names)} in all) after step {self.trainer.global_step}; they are "
+                "not saved, and the checkpoint before is whole. Lower the learning rate or set a gradient_clip_val"
+            )
 
     def _fold(self) -> None:
         """Adds what is pending to the sums, waiting for the device once, and stops if it is not finite, on all ranks."""

@@ -1,6 +1,7 @@
 """Every test runs in an empty folder, on one thread, with no login and no network."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,33 @@ class Outcome(NamedTuple):
         """What the user reads as the error: everything from "darkroom: error:" on."""
         assert "Traceback" not in self.err
         return self.err[self.err.index("darkroom: error:") :]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("fault"):
+            item.user_properties.append(("fault", marker.args[0]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The report of ``make faults``: what was tried, how often, and how often a run survived it."""
+    if config.option.markexpr != "fault":
+        return
+    faults: dict[str, Counter] = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, what in report.user_properties:
+                if name == "fault":
+                    faults.setdefault(what, Counter())[outcome] += 1
+    terminalreporter.section("faults")
+    lost = sum(counts["failed"] + counts["error"] for counts in faults.values())
+    for what, counts in sorted(faults.items()):
+        not_tried = f", {counts['skipped']} not tried here" if counts["skipped"] else ""
+        terminalreporter.line(
+            f"{counts['passed']:4d} of {counts.total() - counts['skipped']} survived  {what}{not_tried}"
+        )
+    tried = sum(counts.total() - counts["skipped"] for counts in faults.values())
+    terminalreporter.line(f"{len(faults)} kinds of faults, {tried} tries, {lost} lost")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,116 @@
+"""Callbacks that bring trouble at a given step of a fit."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+
+class At(Callback):
+    """Base: ``happen`` within the given step, once its loss is known, or within the validation after it."""
+
+    def __init__(self, step: int, validating: bool = False, rank: int | None = None) -> None:
+        self.step, self.validating, self.rank = step, validating, rank
+
+    def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise NotImplementedError
+
+    def _now(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
+            self.happen(trainer, pl_module)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if not self.validating:
+            self._now(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.validating:
+            self._now(trainer, pl_module)
+
+
+class SignalAt(At):
+    """Sends this process a signal, more than once where told so."""
+
+    def __init__(
+        self,
+        step: int,
+        name: str,
+        times: int = 1,
+        validating: bool = False,
+        testing: bool = False,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__(step, validating, rank)
+        self.signum, self.times, self.testing = getattr(signal, name), times, testing
+
+    def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for _ in range(self.times):
+            os.kill(os.getpid(), self.signum)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.testing:
+            self._now(trainer, pl_module)
+
+
+class KillWorkerAt(At):
+    """Kills the processes that load the data."""
+
+    def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+
+
+class AskForMemoryAt(At):
+    """Asks for more memory than any machine has."""
+
+    def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.empty(2**50)
+
+
+class BreakWeightsAt(At):
+    """Makes a weight infinite although the loss is finite, as too large a step does."""
+
+    def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.broken = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if getattr(self, "broken", False):
+            with torch.no_grad():
+                next(pl_module.parameters()).view(-1)[0] = torch.inf
+
+
+class FillDiskAt(At):
+    """Writes into a folder until its disk is full."""
+
+    def __init__(self, step: int, folder: str) -> None:
+        super().__init__(step)
+        self.folder = folder
+
+    def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        fill(Path(self.folder))
+
+
+def fill(folder: Path) -> None:
+    """Leaves no byte of the disk that a folder lies on."""
+    with (folder / "filling").open("wb", buffering=0) as file:
+        for size in (2**16, 2**10, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 120) -> None:
+    """Returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

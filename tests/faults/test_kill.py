@@ -1,0 +1,142 @@
+"""kill -9, whenever it comes: the same command with ``--ckpt_path last`` ends with the very weights and scores."""
+
+import csv
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
+
+TIMES = ("seconds", "per_second")  # what no two runs share
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def end_of(run: str) -> tuple[dict, list[dict]]:
+    """The last checkpoint, less what tells the time or the folder, and every row of metrics.csv."""
+    last = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)
+    random_numbers = last["callbacks"]["ExactResume"]
+    kept = {key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")}
+    rows = []
+    for row in csv.DictReader(Path(run, "metrics.csv").open()):
+        row = {key: value for key, value in row.items() if value and not key.endswith(TIMES)}
+        rows += [row] if row.keys() - {"step", "epoch"} else []
+    return kept | {"random": random_numbers}, rows
+
+
+@pytest.fixture
+def whole() -> tuple[dict, list[dict]]:
+    """What a fit ends with that nothing interrupted."""
+    assert Command(*TINY, "--experiment", "whole").wait() == 0
+    return end_of("runs/whole/0")
+
+
+def assert_same(whole: tuple[dict, list[dict]], run: str = "runs/it/0") -> None:
+    checkpoint, rows = end_of(run)
+    for key, value in whole[0].items():
+        assert equal(value, checkpoint[key]), key
+    assert rows == whole[1]
+    assert not list(Path(run, "checkpoints").glob("*.part"))
+
+
+@pytest.mark.fault("kill -9 at random moments, five times in one fit")
+def test_killed_again_and_again(whole: tuple) -> None:
+    began = time.monotonic()
+    assert Command(*TINY, *EVERY_STEP, "--experiment", "timed").wait() == 0
+    needed = time.monotonic() - began
+    draw, codes = random.Random(8), []
+    for attempt in range(5):
+        command = Command(*TINY, *EVERY_STEP, *(["--ckpt_path", "last"] if Path("runs/it").is_dir() else []))
+        time.sleep(draw.uniform(0.2, 1.0) * needed)
+        command.kill()
+        codes.append(command.wait())
+        assert codes[-1] in (-9, 0), f"{attempt}: {command.text}"
+        if codes[-1] == 0:
+            break
+    assert -9 in codes
+    if codes[-1] != 0:
+        last = Command(*TINY, *EVERY_STEP, *(["--ckpt_path", "last"] if Path("runs/it").is_dir() else []))
+        assert last.wait() == 0, last.text
+    assert [path.name for path in Path("runs/it").iterdir()] == ["0"]
+    assert_same(whole)
+
+
+def kill_self(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_written(checkpoint: dict, file: Any) -> None:
+    file.write(b"PK\3\4" + bytes(1000))
+    file.flush()
+    kill_self()
+
+
+def nth(function: Callable, n: int, instead: Callable) -> Callable:
+    """The function, but at its nth call another one."""
+    calls = iter(range(n))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (instead if next(calls, None) == n - 1 else function)(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("moment", "name", "instead"),
+    [
+        pytest.param("half of it is written", "torch.save", half_written, id="half-written"),
+        pytest.param("it has not reached the disk", "os.fsync", kill_self, id="not-synced"),
+        pytest.param("it has not got its name", "os.replace", kill_self, id="not-named"),
+    ],
+)
+@pytest.mark.fault("kill -9 while a checkpoint is written")
+def test_killed_while_a_checkpoint_is_written(whole: tuple, moment: str, name: str, instead: Callable) -> None:
+    import darkroom.checkpoint_file as written
+
+    module, function = name.split(".")
+    # fsync is called for the file and for its folder, and best.ckpt is written as well.
+    count = 14 if function == "fsync" else 7
+
+    def before() -> None:
+        setattr(getattr(written, module), function, nth(getattr(getattr(written, module), function), count, instead))
+
+    command = Command(*TINY, *EVERY_STEP, before=before)
+    assert command.wait() == -9, moment
+    found = torch.load("runs/it/0/checkpoints/last.ckpt", weights_only=True)
+    assert 0 < found["global_step"] < 15
+    assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
+    assert_same(whole)
+
+
+@pytest.mark.fault("kill -9 within a validation")
+def test_killed_within_a_validation(whole: tuple) -> None:
+    """Which the fit that goes on must not leave out, although the last step before it is in the checkpoint."""
+    command = Command(*TINY, *EVERY_STEP, *trouble("SignalAt", step=10, name="SIGKILL", validating=True))
+    assert command.wait() == -9
+    assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
+    assert_same(whole)
+
+
+@pytest.mark.fault("kill -9 before the first checkpoint")
+def test_killed_before_the_first_checkpoint(whole: tuple) -> None:
+    assert Command(*TINY, *trouble("SignalAt", step=3, name="SIGKILL")).wait() == -9
+    assert Path("runs/it/0").is_dir()
+    command = Command(*TINY, "--ckpt_path", "last")
+    assert command.wait() == 0
+    assert "has no checkpoint yet" in command.text
+    assert_same(whole)

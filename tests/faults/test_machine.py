@@ -1,0 +1,154 @@
+"""What a machine does to a run: a full disk, a folder that must not be written, no memory, a worker that dies."""
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from darkroom.faults import told
+from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
+
+LAST = Path("runs/it/0/checkpoints/last.ckpt")
+
+
+def step_of(checkpoint: Path) -> int:
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+def says(command: Command, *words: str) -> None:
+    """One message, no traceback, with these words."""
+    assert "Traceback" not in command.text, command.text
+    for word in words:
+        assert word in command.text, command.text
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of four megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode
+    )
+    if not mounted:
+        pytest.skip("a disk of its own needs the right to mount one (root)")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.fault("a disk that fills up within a fit")
+def test_the_checkpoint_before_a_full_disk_is_kept(small_disk: Path) -> None:
+    where = ("--runs_dir", small_disk)
+    command = Command(*TINY, *EVERY_STEP, *where, *trouble("FillDiskAt", step=7, folder=small_disk))
+    assert command.wait() == 1
+    says(command, "No space left on device", "last.ckpt is whole; the same command with --ckpt_path last goes on")
+    last = small_disk / LAST.relative_to("runs")
+    assert step_of(last) == 7
+    assert not list(last.parent.glob("*.part"))
+    (small_disk / "filling").unlink()
+    assert Command(*TINY, *EVERY_STEP, *where, "--ckpt_path", "last").wait() == 0
+    assert step_of(last) == 15
+
+
+@pytest.mark.fault("a disk that is full from the start")
+def test_a_disk_full_from_the_start(small_disk: Path) -> None:
+    from tests.fakes.trouble import fill
+
+    fill(small_disk)
+    command = Command(*TINY, "--runs_dir", small_disk)
+    assert command.wait() == 1
+    says(command, "no space left on the disk for", "--runs_dir")
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "metrics"])
+@pytest.mark.fault("no space for a checkpoint, or for metrics.csv")
+def test_no_space_whoever_writes(where: str) -> None:
+    """The same where no disk can be made: the call that writes fails."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def before() -> None:
+        from darkroom import checkpoint_file, metrics_file
+
+        module, name = (checkpoint_file.torch, "save") if where == "checkpoint" else (metrics_file.csv, "DictWriter")
+        calls, function = iter(range(6)), getattr(module, name)
+        setattr(module, name, lambda *a, **k: full() if next(calls, None) is None else function(*a, **k))
+
+    command = Command(*TINY, *EVERY_STEP, before=before)
+    assert command.wait() == 1
+    says(command, "o space left on", "last.ckpt is whole")
+    assert 0 < step_of(LAST) < 15
+    assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
+
+
+@pytest.mark.fault("a folder that must not be written")
+def test_a_folder_that_must_not_be_written() -> None:
+    if not Path("/sys").is_dir():
+        pytest.skip("a folder that not even root may write")
+    command = Command(*TINY, "--runs_dir", "/sys/darkroom")
+    assert command.wait() == 1
+    says(command, "/sys/darkroom", "must not be written", "--runs_dir")
+
+
+@pytest.mark.fault("a process that loads the data is killed")
+def test_a_loader_s_process_is_killed() -> None:
+    options = ("--data.num_workers", "2", *EVERY_STEP)
+    command = Command(*TINY, *options, *trouble("KillWorkerAt", step=7))
+    assert command.wait() == 1
+    says(command, "a process that loads the data (pid", "data.num_workers", "last.ckpt is whole")
+    assert step_of(LAST) >= 6
+    assert Command(*TINY, *options, "--ckpt_path", "last").wait() == 0
+
+
+@pytest.mark.fault("out of memory in a step")
+def test_out_of_memory() -> None:
+    command = Command(*TINY, *EVERY_STEP, *trouble("AskForMemoryAt", step=7))
+    assert command.wait() == 1
+    says(command, "the machine's memory is full", "data.batch_size", "last.ckpt is whole")
+    assert step_of(LAST) == 7
+    assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
+
+
+@pytest.mark.fault("out of a GPU's memory (its error, without a GPU)")
+def test_a_gpu_s_memory_is_told_from_the_machine_s() -> None:
+    said = told(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ...")
+    )
+    assert said is not None
+    assert said.startswith("the GPU's memory is full: 2.50 GiB more were asked for; lower data.batch_size")
+
+
+def test_other_errors_are_not_explained_away() -> None:
+    for error in (RuntimeError("shapes do not match"), OSError(errno.ENOENT, "No such file"), ValueError("it")):
+        assert told(error) is None
+
+
+@pytest.mark.fault("weights that a step made infinite, the loss still finite")
+def test_weights_that_are_not_finite_are_never_saved(darkroom: Callable) -> None:
+    outcome = darkroom(*TINY, *EVERY_STEP, *trouble("BreakWeightsAt", step=7))
+    assert outcome.code == 1
+    assert "weights are not finite (network.layers.0.weight, 1 in all) after step 8" in outcome.message
+    for name in ("last", "best"):
+        saved = torch.load(LAST.with_name(f"{name}.ckpt"), weights_only=True)
+        assert all(value.isfinite().all() for value in saved["state_dict"].values())
+    assert step_of(LAST) == 7
+    assert darkroom(*TINY, *EVERY_STEP, "--ckpt_path", "last").code == 0
+
+
+@pytest.mark.fault("a loss that is not a number")
+def test_a_loss_that_is_not_a_number(darkroom: Callable) -> None:
+    broken = ("--model.loss", "tests.fakes.parts.NanAt", "--model.loss.call", "7")
+    outcome = darkroom(*TINY, *EVERY_STEP, *broken)
+    assert outcome.code == 1
+    assert "the loss is not finite since batch" in outcome.message
+    saved = torch.load(LAST, weights_only=True)
+    assert saved["global_step"] < 8
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())

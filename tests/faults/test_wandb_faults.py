@@ -1,0 +1,121 @@
+"""W&B gone, slow or dead: the run goes on, and all of it can be uploaded later."""
+
+import csv
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONFIGS
+from tests.darkroom.test_wandb import records
+from tests.fakes.wandb_server import WandbServer
+
+WANDB = ["--config", CONFIGS / "logger/wandb.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def _logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key, and less patience than a run has."""
+    import wandb
+
+    wandb.teardown()  # whose settings are those of an earlier test
+    for name, value in {
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_INIT_TIMEOUT": "1",
+        "WANDB_FINISH_TIMEOUT": "1",
+        "WANDB__DISABLE_VIEWER": "true",  # it only greets, and waits ten seconds for the name
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def logged(folders: list[Path]) -> tuple[list[int], list[int], set[str]]:
+    """What W&B's files hold, the oldest first: steps of the losses, exit codes, ids of runs."""
+    steps, exits, ids = [], [], set()
+    for folder in folders:
+        for record in records(next(folder.glob("*.wandb"))):
+            values = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            if "train/loss" in values:
+                steps.append(int(values["trainer/global_step"]))
+            if record.WhichOneof("record_type") == "exit":
+                exits.append(record.exit.exit_code)
+            if record.WhichOneof("record_type") == "run":
+                ids.add(record.run.run_id)
+    return steps, exits, ids
+
+
+def runs_of_wandb(run: str = "runs/tiny/0") -> list[Path]:
+    return sorted(Path(run, "wandb").glob("*run-*-*"), key=lambda path: path.name.removeprefix("offline-"))
+
+
+def nothing_is_lost(run: str = "runs/tiny/0") -> None:
+    assert Path(run, "checkpoints/last.ckpt").is_file()
+    rows = list(csv.DictReader(Path(run, "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["0", "1"]
+    assert any(row["val/mIoU"] for row in rows)
+
+
+@pytest.mark.fault("W&B does not answer at the start: refused, silent, unknown")
+@pytest.mark.parametrize("fault", ["refused", "silent", "unknown"])
+def test_no_answer_at_the_start(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    with ExitStack() as stack:
+        url = "http://no-such-host.invalid"
+        if fault == "refused":
+            free = stack.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))  # and nobody listens
+            url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        if fault == "silent":
+            url = stack.enter_context(WandbServer(silent_from="anything")).url
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        outcome = darkroom("fit", *tiny, *WANDB)
+    assert outcome.code == 0
+    assert outcome.err.count("W&B did not answer") == 1
+    assert "wandb sync runs/tiny/0/wandb/offline-run-*" in outcome.err
+    nothing_is_lost()
+    steps, exits, ids = logged(runs_of_wandb())
+    assert (steps, exits, len(ids)) == ([0, 1], [0], 1)
+
+
+@pytest.mark.fault("W&B dies or falls silent in the middle of a fit")
+@pytest.mark.parametrize("fault", ["dies", "silent"])
+def test_no_answer_any_more(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    with ExitStack() as stack:
+        server = WandbServer(**{"dies_at" if fault == "dies" else "silent_from": "file_stream"})
+        if fault == "silent":
+            stack.enter_context(server)
+        else:
+            server.__enter__()
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        outcome = darkroom("fit", *tiny, *WANDB)
+    assert outcome.code == 0
+    assert "W&B did not take everything" in outcome.err
+    assert "wandb sync --include-online runs/tiny/0/wandb/*run-*" in outcome.err
+    nothing_is_lost()
+    steps, exits, ids = logged(runs_of_wandb())
+    assert (steps, exits, len(ids)) == ([0, 1], [0], 1)
+
+
+@pytest.mark.fault("W&B's own process dies in the middle of a fit")
+def test_its_process_dies_and_all_is_uploaded_later(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        killer = ["--trainer.callbacks+=tests.fakes.wandb_server.KillWandb", "--trainer.callbacks.step=1"]
+        outcome = darkroom("fit", *tiny, *WANDB, *killer)
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, runs_of_wandb())]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert outcome.code == 0
+    assert outcome.err.count("W&B's process is gone") == 1
+    nothing_is_lost()
+    steps, exits, ids = logged(runs_of_wandb())
+    assert (steps, exits, len(ids), len(runs_of_wandb())) == ([0, 1], [0], 1, 2)
+    assert done.returncode == 0, done.stderr
+    assert [row["_step"] for row in server.history] == list(range(len(server.history)))
+    assert [row["trainer/global_step"] for row in server.history if "train/loss" in row] == [0, 1]
+    assert server.exit_codes[-1] == 0
