@@ -36,12 +36,12 @@ class SteadyWandbLogger(WandbLogger):
 
         if self._experiment is not None:
             return self._experiment
-        before = _folders(Path(self._wandb_init["dir"]))
+        before = _folders(self._folder)
         try:
             return super().experiment
         except (CommError, TimeoutError) as error:
-            self._go_offline(f"W&B did not answer ({' '.join(str(error).split())})", online=False)
-            for begun in set(_folders(Path(self._wandb_init["dir"]))) - set(before):
+            self._go_offline(f"W&B did not begin the run ({' '.join(str(error).split())})", online=False)
+            for begun in set(_folders(self._folder)) - set(before):
                 shutil.rmtree(begun, ignore_errors=True)  # with nothing of the run in it
             return super().experiment
         except Refused as error:
@@ -80,10 +80,13 @@ class SteadyWandbLogger(WandbLogger):
         with suppress(Exception):  # of a process that may be dead
             wandb.teardown(exit_code=1)
         wandb.run = self._experiment = None
-        folder = Path(self._wandb_init["dir"])
-        self._wandb_init.update(mode="offline", id=self._wandb_init["id"] or last_id(folder))
-        _drop_empty(folder)
-        _say(f"{why}; the run goes on offline", folder, online)
+        self._wandb_init.update(mode="offline", id=self._wandb_init["id"] or _last_id(self._folder))
+        _drop_empty(self._folder)
+        _say(f"{why}; the run goes on offline", self._folder, online)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._wandb_init["dir"] or os.environ.get("WANDB_DIR", "."))
 
 
 def loggers_in(folder: Path, trainer: Namespace) -> None:
@@ -95,7 +98,7 @@ def loggers_in(folder: Path, trainer: Namespace) -> None:
         if str(arguments.get("save_dir")) == ".":
             arguments.save_dir = str(folder)
         if logger.class_path.endswith("WandbLogger"):
-            arguments.id = arguments.id or arguments.version or last_id(folder)
+            arguments.id = arguments.id or arguments.version or _last_id(folder)
             arguments.name = arguments.name or "/".join(folder.parts[-2:])
             if not (arguments.get("fork_from") or arguments.get("resume_from")):
                 # Lightning's own default, lost on its way through the command line: without it W&B begins the run anew.
@@ -114,7 +117,7 @@ def finish_wandb(exit_code: int) -> None:
     wandb = sys.modules.get("wandb")  # not imported here, because that takes a third of a second of every command
     if wandb is None or wandb.run is None:
         return
-    folder = Path(wandb.run.dir).parents[2]
+    folder = Path(wandb.run.dir, "../../..")  # of <folder>/wandb/<run>/files
     try:
         wandb.finish(exit_code=exit_code)
     except Exception as error:  # what the run was for is done, and its exit code is not W&B's
@@ -124,7 +127,7 @@ def finish_wandb(exit_code: int) -> None:
         _say(f"W&B did not take everything ({str(error) or type(error).__name__})", folder, online=True)
 
 
-def last_id(folder: Path) -> str | None:
+def _last_id(folder: Path) -> str | None:
     """The id of the W&B run that this folder holds, to continue it: folders are named (offline-)run-<date>-<id>."""
     found = _folders(folder)
     return found[-1].name.rsplit("-", 1)[-1] if found else None
@@ -146,7 +149,7 @@ def _drop_empty(folder: Path) -> None:
 def _say(what: str, folder: Path, online: bool) -> None:
     """Says what happened and how all gets to W&B that has not: what was begun online `wandb sync` takes only if told so."""
     which = "--include-online {}/wandb/*run-*" if online else "{}/wandb/offline-run-*"
-    print(f"\ndarkroom: {what}; what W&B has not got lies on the disk, and is uploaded by", file=sys.stderr)
+    print(f"\ndarkroom: {what}. What W&B has not got lies on the disk; to upload it:", file=sys.stderr)
     print(f"  wandb sync {which.format(os.path.relpath(folder))}", file=sys.stderr)
 
 

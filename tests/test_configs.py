@@ -26,6 +26,9 @@ BASES = {
 FAMILIES = tuple(BASES)
 CAPTIONED = CONFIGS / "diffusion/imagen.yaml"  # what those of data with captions are laid over
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+EXPERIMENTS = [
+    name for name in ALL if not name.startswith("sweep/")
+]  # a sweep is no config, but for W&B: test_sweeps.py
 # What makes a technique small, and what a test has not: weights to download, checkpoints of an earlier stage.
 SMALL = {
     "UNet": {"base_channels": 4},
@@ -185,7 +188,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in COMPOSED])
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in COMPOSED])
 def test_trains_two_steps_and_tests(
     darkroom: Callable, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""A W&B server of one run, that can fall silent or die; and a callback that kills W&B's own process."""
+"""A W&B server of one run, that can fall silent or die; and a callback that kills a run or W&B's own process."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -129,11 +129,11 @@ def wandb_processes(of: int) -> list[int]:
     return found
 
 
-class KillWandb(Callback):
-    """Kills W&B's own process before a given step, once it has written the first."""
+class KillOnceTracked(Callback):
+    """Kills the run or W&B's own process before a given step, once W&B has written the loss of an earlier one."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, whom: Literal["run", "wandb"]) -> None:
+        self.step, self.whom = step, whom
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step != self.step:
@@ -141,5 +141,5 @@ class KillWandb(Callback):
         (log,) = Path(trainer.log_dir).glob("wandb/*run-*-*/*.wandb")
         wait_until(lambda: b"train/loss" in log.read_bytes())
         (pid,) = wandb_processes(os.getpid())
-        os.kill(pid, signal.SIGKILL)
+        os.kill(os.getpid() if self.whom == "run" else pid, signal.SIGKILL)
         wait_until(lambda: not wandb_processes(os.getpid()))

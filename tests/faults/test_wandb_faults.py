@@ -12,7 +12,9 @@ import pytest
 
 from tests.conftest import CONFIGS
 from tests.darkroom.test_wandb import records
-from tests.fakes.wandb_server import WandbServer
+from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
+from tests.fakes.trouble import wait_until
+from tests.fakes.wandb_server import WandbServer, wandb_processes
 
 WANDB = ["--config", CONFIGS / "logger/wandb.yaml"]
 
@@ -47,6 +49,11 @@ def logged(folders: list[Path]) -> tuple[list[int], list[int], set[str]]:
     return steps, exits, ids
 
 
+def killed(whom: str, step: int) -> list[str]:
+    killer = "tests.fakes.wandb_server.KillOnceTracked"
+    return [f"--trainer.callbacks+={killer}", f"--trainer.callbacks.step={step}", f"--trainer.callbacks.whom={whom}"]
+
+
 def runs_of_wandb(run: str = "runs/tiny/0") -> list[Path]:
     return sorted(Path(run, "wandb").glob("*run-*-*"), key=lambda path: path.name.removeprefix("offline-"))
 
@@ -74,7 +81,7 @@ def test_no_answer_at_the_start(
         monkeypatch.setenv("WANDB_BASE_URL", url)
         outcome = darkroom("fit", *tiny, *WANDB)
     assert outcome.code == 0
-    assert outcome.err.count("W&B did not answer") == 1
+    assert outcome.err.count("W&B did not begin the run") == 1
     assert "wandb sync runs/tiny/0/wandb/offline-run-*" in outcome.err
     nothing_is_lost()
     steps, exits, ids = logged(runs_of_wandb())
@@ -106,8 +113,7 @@ def test_its_process_dies_and_all_is_uploaded_later(
 ) -> None:
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        killer = ["--trainer.callbacks+=tests.fakes.wandb_server.KillWandb", "--trainer.callbacks.step=1"]
-        outcome = darkroom("fit", *tiny, *WANDB, *killer)
+        outcome = darkroom("fit", *tiny, *WANDB, *killed("wandb", step=1))
         command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, runs_of_wandb())]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert outcome.code == 0
@@ -119,3 +125,58 @@ def test_its_process_dies_and_all_is_uploaded_later(
     assert [row["_step"] for row in server.history] == list(range(len(server.history)))
     assert [row["trainer/global_step"] for row in server.history if "train/loss" in row] == [0, 1]
     assert server.exit_codes[-1] == 0
+
+
+FAULTS = {
+    "none": ([], 0),
+    "an exception": (["--trainer.callbacks+=tests.fakes.parts.FailAt", "--trainer.callbacks.step=3"], None),
+    "NaN": (["--model.loss", "tests.fakes.parts.NanAt", "--model.loss.call", "3"], 1),
+    "SIGTERM": (trouble("SignalAt", step=3, name="SIGTERM"), 143),
+    "SIGINT": (trouble("SignalAt", step=3, name="SIGINT"), 130),
+    "out of memory": (trouble("AskForMemoryAt", step=3), 1),
+}
+
+
+@pytest.mark.fault("W&B has a run marked failed: exception, NaN, SIGTERM, SIGINT, out of memory")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_that_failed_is_marked_failed(darkroom: Callable, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    arguments, code = FAULTS[fault]
+    if code is None:
+        with pytest.raises(RuntimeError, match="on purpose"):
+            darkroom(*TINY, *WANDB, *arguments)
+    else:
+        assert darkroom(*TINY, *WANDB, *arguments).code == code
+    steps, exits, _ = logged(runs_of_wandb("runs/it/0"))
+    assert exits == [1 if code is None else code]
+    assert steps  # what was logged before is there
+
+
+@pytest.mark.fault("kill -9 of a run that W&B follows")
+def test_killed_and_continued_it_is_the_same_run(darkroom: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    command = Command(*TINY, *EVERY_STEP, *WANDB, *killed("run", step=7))
+    assert command.wait() == -9
+    wait_until(lambda: not wandb_processes(command.process.pid))  # it notices that nobody is left to serve
+    (before,) = runs_of_wandb("runs/it/0")
+    steps, exits, ids = logged([before])
+    assert steps[-1] < 7
+    assert exits == []
+
+    assert darkroom(*TINY, *WANDB, "--ckpt_path", "last").code == 0
+    (after,) = set(runs_of_wandb("runs/it/0")) - {before}
+    more, exits, same = logged([after])
+    assert (exits, same) == ([0], ids)
+    assert (more[0] > steps[-1], more[-1]) == (True, 14)
+
+
+def test_what_w_and_b_wrote_nothing_into_is_no_hindrance(darkroom: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that was killed in its first second; `wandb sync` would stop at it."""
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert darkroom(*TINY, *WANDB, "--trainer.max_epochs", 1).code == 0
+    empty = Path("runs/it/0/wandb/offline-run-20990101_000000-abcd1234")
+    empty.mkdir()
+    (empty / "run-abcd1234.wandb").write_bytes(b":W&B\xe1\xbe\x00")
+    assert darkroom(*TINY, *WANDB, "--ckpt_path", "last").code == 0
+    assert not empty.exists()
+    assert logged(runs_of_wandb("runs/it/0")[-1:])[2] == {"abcd1234"}
