@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test faults lint bench clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,9 +22,13 @@ demo: $(BIN)/.installed
 	$(BIN)/darkroom fit --config configs/segmentation/unet.yaml $(BF16) --experiment demo
 	$(BIN)/darkroom test --config configs/segmentation/unet.yaml $(BF16) --experiment demo --ckpt_path best
 
-# One thread: two threads on two busy cores wait for each other, many times longer than they save.
+# One process per core and one thread each: threads on busy cores wait for each other, many times longer than they save.
 test: $(BIN)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# What a run has to survive, and a report of it.
+faults: $(BIN)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m fault
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCh
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from callbacks.bad_samples import BadSampleCount
 from callbacks.exact_resume import ExactResume
 from callbacks.graceful_stop import GracefulStop
 from callbacks.progress_bar import QuietProgressBar
@@ -36,7 +37,7 @@ def equip(config: dict[str, Any], callbacks: list[Any], folder: Path, continued:
     """Adds to a Trainer's arguments what every run has, and returns its callbacks besides those of the config."""
     if config["enable_checkpointing"] is False:
         callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-    callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), GracefulStop(), *callbacks]
+    callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), GracefulStop(), BadSampleCount(), *callbacks]
     own_bar = any(isinstance(callback, ProgressBar) for callback in listed(config["callbacks"]))
     if config["enable_progress_bar"] is not False and not own_bar:
         callbacks.append(QuietProgressBar())

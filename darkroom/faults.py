@@ -28,6 +28,11 @@ def told(error: BaseException) -> str | None:
             f"a process that loads the data (pid {worker[1]}) {how}; most often the machine had no memory left for "
             "it, or /dev/shm is too small: lower data.num_workers or data.batch_size"
         )
+    if "Expected more than 1 value per channel" in str(error):
+        return (
+            "a batch norm has one value alone of every channel, and no mean of it: the pictures are too small for this "
+            "network, or data.batch_size is 1; make either larger"
+        )
     return _of_restoring(error)
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from darkroom.errors import DataError, UsageError
+from datamodules.bad_samples import BAD_SAMPLES_FILE, BadSamples, Skipping, StandingIn, collate_found, name_of
 from datamodules.images import PhotoFolder
 from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, collate
 
@@ -42,6 +43,10 @@ class VisionDataModule(LightningDataModule):
             data set's own default.
         predict_dir: folder of photos for ``darkroom predict``; None: predict on the test split.
         max_side: images whose longer side is larger are scaled down to it, masks with them, in every split.
+        on_bad_sample: a sample that cannot be read (damaged, missing, not fitting its mask or its annotation) is an
+            "error"; or ("skip") in training another one, drawn by (seed, epoch, index), stands in for it, and elsewhere it
+            is left out. ``bad_samples.tsv`` in the run's folder lists what was skipped, ``<split>/bad_samples`` counts it.
+        bad_sample_budget: how many different samples of a split a run may skip; one more is an error.
     """
 
     class_names: Sequence[str]
@@ -59,6 +64,8 @@ class VisionDataModule(LightningDataModule):
         augment: list[v2.Transform] | None = None,
         predict_dir: str | None = None,
         max_side: int | None = None,
+        on_bad_sample: Literal["error", "skip"] = "error",
+        bad_sample_budget: int = 100,
     ) -> None:
         super().__init__()
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_side": max_side}.items():
@@ -66,6 +73,9 @@ class VisionDataModule(LightningDataModule):
                 raise UsageError(f"data.{name} is {value}; it must be at least 1")
         if (mean is None) != (std is None) or (std is not None and (len(mean) != len(std) or min(std) <= 0)):
             raise UsageError(f"data.mean {mean} and data.std {std} need each other: one positive std for every mean")
+        if bad_sample_budget < 0:
+            raise UsageError(f"data.bad_sample_budget is {bad_sample_budget}; it must not be negative")
+        self.bad_samples = BadSamples(bad_sample_budget) if on_bad_sample == "skip" else None
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.predict_dir, self.max_side = num_workers, seed, predict_dir, max_side
         self._mean_std = None if mean is None else (tuple(mean), tuple(std))
@@ -78,6 +88,13 @@ class VisionDataModule(LightningDataModule):
     def dataset(self, split: Split) -> Dataset:
         """Map-style data set of one split: dicts of uint8 tensors (and str), addressed by int."""
         raise UsageError(f"{type(self).__name__} has no {split} data")
+
+    def readable(self, split: Split) -> Dataset:
+        """``dataset(split)`` for what goes through it without a loader, bad samples replaced if they are to be skipped."""
+        dataset = self.dataset(split)
+        if self.bad_samples is None or hasattr(dataset, "__getitems__"):  # that one lies in memory
+            return dataset
+        return StandingIn(dataset, self.seed, partial(self.bad_samples.note, split))
 
     def default_augment(self) -> list[v2.Transform]:
         """Transforms for training when ``augment`` is None."""
@@ -126,6 +143,8 @@ class VisionDataModule(LightningDataModule):
                 f"{type(module).__name__} overrides on_after_batch_transfer; normalisation is the datamodule's alone: "
                 "set data.mean and data.std instead"
             )
+        if self.bad_samples is not None and self.trainer is not None:
+            self.bad_samples.path = Path(self.trainer.log_dir or self.trainer.default_root_dir, BAD_SAMPLES_FILE)
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
         for split in splits[stage]:  # the Trainer's stage is an enum: equal to these, but written otherwise in a path
             if split == "predict" and self.predict_dir is not None:
@@ -134,8 +153,17 @@ class VisionDataModule(LightningDataModule):
                 dataset, transforms = self.dataset(split), self._transforms(split)
             if len(dataset) == 0:
                 raise DataError(f"the {split} split of {type(self).__name__} is empty; it needs at least one sample")
+            if split != "predict" and self.trainer and len(dataset) < self.trainer.world_size:
+                raise DataError(
+                    f"the {split} split of {type(self).__name__} has {len(dataset)} samples for {self.trainer.world_size} "
+                    "ranks; every rank needs one: use fewer devices, or more data"
+                )
             dataset = self.supplied(dataset)
             self._datasets[split] = KeyedDataset(dataset, v2.Compose(transforms) if transforms else None, self.seed)
+
+    def teardown(self, stage: str) -> None:
+        if self.bad_samples is not None:
+            self.bad_samples.report()
 
     def _transforms(self, split: Split) -> list[v2.Transform]:
         if split != "train":
@@ -157,15 +185,20 @@ class VisionDataModule(LightningDataModule):
         batch_size = self.batch_size if train else self.eval_batch_size
         if split == "predict" and self.predict_dir is not None:
             batch_size = 1  # photos have all sizes
+        dataset, to_batch, told = self._datasets[split], partial(collate, unstacked=self.unstacked), None
+        if self.bad_samples is not None:
+            dataset = Skipping(dataset, self.seed, replace=train)
+            to_batch, told = partial(collate_found, collate=to_batch), partial(self.bad_samples.note, split)
         return ResumableLoader(
-            self._datasets[split],
+            dataset,
             batch_size=batch_size,
             sampler=sampler,
             drop_last=train and len(sampler) >= batch_size,  # a lone last sample would upset batch norm
-            collate_fn=partial(collate, unstacked=self.unstacked),
+            collate_fn=to_batch,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            on_bad_samples=told,
         )
 
     def train_dataloader(self) -> ResumableLoader:
@@ -185,8 +218,7 @@ class VisionDataModule(LightningDataModule):
         sampler = self.trainer.train_dataloader.sampler  # Lightning replaces ours for overfit_batches
         order = sampler.order(epoch) if isinstance(sampler, SeededSampler) else list(sampler)
         indices = order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size]
-        paths = getattr(self._datasets["train"].dataset, "paths", None)
-        return ", ".join(str(paths[i]) if paths else f"sample {i}" for i in indices)
+        return ", ".join(name_of(self._datasets["train"].dataset, index) for index in indices)
 
     # --- normalisation: the one place ---------------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
                 raise ValueError(f"its size is {segmentation['size']}, that of the picture {list(size)}")
         elif not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
             raise ValueError("a polygon needs x and y of three points or more")
+        elif far := [v for polygon in segmentation for v in polygon if not abs(v) <= 2 * max(size)]:
+            # the library walks along every edge, pixel by pixel
+            raise ValueError(f"a polygon's {far[0]} is far outside of a picture of {size[1]} x {size[0]}")
         runs = coco_mask.segmToRle(segmentation, size[1], size[0])
         if isinstance(segmentation, dict):
             coco_mask.decode([runs])  # counts the pixels
@@ -78,7 +81,7 @@ def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; check data.root and data.*_json") from None
-    except ValueError as error:  # of JSON, or of its letters
+    except (ValueError, RecursionError) as error:  # of JSON, or of its letters
         raise DataError(f"{path} cannot be read as JSON ({error}); replace it") from error
     return {key: _entry(content, key, str(path), list) for key in ("images", "annotations", "categories")}
 
@@ -158,6 +161,8 @@ def parse_coco(
     for number, image in enumerate(content["images"]):
         place = f"{path}: images[{number}]"
         size = _entry(image, "height", place, int), _entry(image, "width", place, int)
+        if not all(0 < side < 2**16 for side in size):
+            raise DataError(f"{place} is {size[1]} x {size[0]}, which no picture can be; give its width and height")
         file = folder / _entry(image, "file_name", place, str)
         if not file.is_file():
             raise DataError(f"{file} does not exist, but {place} is it")

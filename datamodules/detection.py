@@ -1,7 +1,7 @@
 """DetectionDataModule: what every data set of pictures and boxes shares."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from darkroom.errors import DataError, UsageError
 from datamodules.annotations import Annotation, checked
+from datamodules.bad_samples import UNREADABLE, BadSample
 from datamodules.base import VisionDataModule
 from datamodules.images import list_images, read_image, to_tensor
 from datamodules.loading import SeededSampler
@@ -164,6 +165,26 @@ class DetectionDataModule(VisionDataModule):
         """The pictures of a split and what is in them."""
         raise UsageError(f"{type(self).__name__} has no {split} data")
 
+    def parsed(
+        self, split: str, pairs: Sequence[tuple[Path, Path]], parse: Callable[[Path, Path, int], Annotation]
+    ) -> list[Annotation]:
+        """The annotations of pictures that have a file each; one that cannot be read is an error, or a bad sample.
+
+        Args:
+            split: what they belong to.
+            pairs: of every picture its file and that of its annotation.
+            parse: is given annotation, picture and the pair's number.
+        """
+        found = []
+        for number, (picture, path) in enumerate(pairs):
+            try:
+                found.append(parse(path, picture, number))
+            except UNREADABLE as error:
+                if self.bad_samples is None:
+                    raise
+                self.bad_samples.note(split, [BadSample(str(picture), str(error))])
+        return found
+
     def setup(self, stage: str) -> None:
         names = list(self.class_names)
         if not names or not all(names) or len(set(names)) < len(names):
@@ -211,7 +232,7 @@ class DetectionDataModule(VisionDataModule):
         workers = self.proposal_workers
         if workers is None and self.trainer is not None:
             workers = max(1, processors() // self.trainer.num_devices)
-        fill(dataset, cache, workers)
+        fill(dataset, cache, workers, skip_bad=self.bad_samples is not None)
         return WithProposals(dataset, cache)
 
     def _sampler(self, split: str) -> SeededSampler:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -108,6 +109,16 @@ def _refuse_odd(archive: Path, name: str, plain: bool) -> None:
         raise DataError(f"{archive} holds {name}, a link, a device or a path outside of its folder; do not trust it")
 
 
+def _refuse_too_large(archive: Path, folder: Path, size: int) -> None:
+    """Refuses an archive whose content, in bytes, the disk cannot hold: a small one can hold a great deal of nothing."""
+    free = shutil.disk_usage(folder.parent).free
+    if size > free:
+        raise DataError(
+            f"{archive} unpacks to {size / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free; make room, or do "
+            "not trust it if it should be smaller"
+        )
+
+
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpacks a zip or tar; one that names a place outside of ``folder`` is refused."""
     if tarfile.is_tarfile(archive):
@@ -116,11 +127,13 @@ def _unpack(archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
             for member in tar:
                 _refuse_odd(archive, member.name, member.isfile() or member.isdir())
+            _refuse_too_large(archive, folder, sum(member.size for member in tar))
             tar.extractall(folder, **safely)
         return
     with zipfile.ZipFile(archive) as entries:
         for entry in entries.infolist():
             _refuse_odd(archive, entry.filename, not stat.S_ISLNK(entry.external_attr >> 16))
+        _refuse_too_large(archive, folder, sum(entry.file_size for entry in entries.infolist()))
         entries.extractall(folder)
 
 

@@ -35,12 +35,25 @@ def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple
     return [(by_name["image"][name], by_name["mask"][name]) for name in sorted(by_name["image"])]
 
 
+def listed_names(path: Path) -> list[str]:
+    """The first word of every line of a list that is not empty.
+
+    Raises:
+        DataError: there is no such file, or it is no text.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; it should list a split's pictures, one name a line")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text ({error}); it should list a split's pictures, one name a line") from error
+    return [line.split()[0] for line in lines if line.strip()]
+
+
 def pair_by_list(names: Path, images: Path, masks: Path, mask_suffix: str = ".png") -> list[tuple[Path, Path]]:
     """Pairs ``images/NAME.jpg`` with ``masks/NAME<mask_suffix>`` for every NAME that begins a line of ``names``."""
-    if not names.is_file():
-        raise DataError(f"{names} does not exist; it should list a split's pictures, one name a line")
     pairs = []
-    for name in (line.split()[0] for line in names.read_text().splitlines() if line.strip()):
+    for name in listed_names(names):
         pair = images / f"{name}.jpg", masks / f"{name}{mask_suffix}"
         for path in pair:
             if not path.is_file():

@@ -24,15 +24,18 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, turned: bool = False) -> Image.Image:
+    """A picture's pixels; ``turned`` as its EXIF data says."""
     try:
         image = Image.open(path)
         image.load()
+        return ImageOps.exif_transpose(image) if turned else image
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own, depending on the format
         raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
-    return image
 
 
 def shrink(image: Image.Image, max_side: int | None, resample: Image.Resampling) -> Image.Image:
@@ -47,7 +50,7 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
     Grey, palette, 16-bit and alpha pictures are converted: 16 bits are divided by 257 (not clipped), transparent pixels
     become black, photos are turned as their EXIF data says.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image = _open(path, turned=True)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     elif image.mode == "F":

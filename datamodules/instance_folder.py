@@ -90,7 +90,7 @@ class InstanceFiles(DetectionDataModule):
         raise UsageError(f"{type(self).__name__} does not say which files the {split} split has")
 
     def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
-        found = [parse_instances(path, image, number) for number, (image, path) in enumerate(self.pairs(split))]
+        found = self.parsed(split, self.pairs(split), parse_instances)
         _check_ids(found, split)
         return found
 

@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from darkroom.errors import DataError, UsageError
 
 Key = tuple[int, int]  # (epoch, index)
+BAD_SAMPLES = "bad_samples"  # under this key a batch brings what could not be read from a worker process
 
 
 @contextmanager
@@ -191,8 +192,13 @@ class KeyedDataset(Dataset):
             )
         return sample
 
+    @property
+    def makes_batches(self) -> bool:
+        """Whether a batch is read at once, and not sample by sample."""
+        return self.augment is None and hasattr(self.dataset, "__getitems__")
+
     def __getitems__(self, keys: list[Key | int]) -> dict[str, Any] | list[dict[str, Any]]:
-        if self.augment is None and hasattr(self.dataset, "__getitems__"):
+        if self.makes_batches:
             return self.dataset.__getitems__([key[1] if isinstance(key, tuple) else key for key in keys])
         return [self[key] for key in keys]
 
@@ -241,11 +247,16 @@ def collate(
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader that knows its position. Lightning stores ``state_dict()`` in the checkpoint by itself."""
+    """A DataLoader that knows its position. Lightning stores ``state_dict()`` in the checkpoint by itself.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        on_bad_samples: is told what could not be read of a batch; one of which nothing could be read is left out.
+    """
+
+    def __init__(self, *args: Any, on_bad_samples: Callable[[list[Any]], None] | None = None, **kwargs: Any) -> None:
         # Its own generator: otherwise starting an epoch would draw from the global one, and a resumed run start one more.
         super().__init__(*args, **{"generator": torch.Generator(), **kwargs})
+        self.on_bad_samples = on_bad_samples
         self._position = {"epoch": 0, "batches": 0}
         self._resume: dict[str, int] | None = None
 
@@ -254,11 +265,23 @@ class ResumableLoader(DataLoader):
         if self._resume and self._resume["epoch"] == epoch:
             done = self._resume["batches"]
             self.sampler.skip = done * self.batch_size
-        self._resume = None
+        self._resume, left_out = None, 0
         self._position = {"epoch": epoch, "batches": done}
         for batch in super().__iter__():
             self._position["batches"] += 1
+            if self.on_bad_samples is not None and BAD_SAMPLES in batch:
+                self.on_bad_samples(batch.pop(BAD_SAMPLES))
+                if not batch:
+                    left_out += 1
+                    continue
             yield batch
+        if left_out and left_out == len(self):  # scores of nothing are none, and other ranks would wait for them
+            raise DataError("of the samples to go through not one can be read; see the reasons above")
+
+    def __len__(self) -> int:
+        # A rank that has no batch, of a set smaller than the ranks, must meet the others at the end of the epoch. With a
+        # length of 0 Lightning would not even begin it, and they would wait for ever.
+        return max(1, super().__len__())
 
     def state_dict(self) -> dict[str, int]:
         return dict(self._position)

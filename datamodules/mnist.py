@@ -124,6 +124,13 @@ class MNIST(LabelledImages):
                 f"{self.folder} holds {len(images)} pictures in {split}-images-idx3-ubyte, but {len(labels)} labels in "
                 f"{split}-labels-idx1-ubyte; remove both and get them anew"
             )
+        known = len(self.class_names)
+        if images.shape[1:] != (28, 28) or (labels >= known).any():
+            raise DataError(
+                f"{self.folder} holds pictures of {images.shape[1]} x {images.shape[2]} in {split}-images-idx3-ubyte and "
+                f"labels of up to {max(labels.tolist(), default=0)} in {split}-labels-idx1-ubyte; 28 x 28 and {known - 1} "
+                "would be right: remove both and get them anew"
+            )
         return images[:, None], labels
 
     def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:

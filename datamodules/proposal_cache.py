@@ -19,6 +19,7 @@ from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from darkroom.errors import DataError, UsageError
+from datamodules.bad_samples import UNREADABLE
 
 if TYPE_CHECKING:
     from datamodules.proposals import Proposals
@@ -170,12 +171,18 @@ class WithProposals(Dataset):
 class _Filling(Dataset):
     """Makes what is missing as it is asked for a sample, of which it returns nothing."""
 
-    def __init__(self, images: Dataset, cache: ProposalCache) -> None:
-        self.images, self.cache = images, cache
+    def __init__(self, images: Dataset, cache: ProposalCache, skip_bad: bool) -> None:
+        self.images, self.cache, self.skip_bad = images, cache, skip_bad
 
     def __getitem__(self, index: int) -> int:
         marker = self.cache.marker(self.images, index)
-        self.cache.get(_pixels(self.images[index]["image"]))
+        try:
+            image = self.images[index]["image"]
+        except UNREADABLE:
+            if self.skip_bad:
+                return index  # met again, and listed, when the sample is wanted
+            raise
+        self.cache.get(_pixels(image))
         if marker is not None:
             with suppress(OSError):  # a full cache need not be writable
                 marker.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +195,13 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, description: str = "proposals") -> None:
+def fill(
+    images: Dataset,
+    cache: ProposalCache,
+    workers: int | None = None,
+    description: str = "proposals",
+    skip_bad: bool = False,
+) -> None:
     """Makes what the cache lacks for a data set, in worker processes, with a progress bar.
 
     Every process goes through the set in an order of its own: those that fill at once, as the ranks of a machine do, so
@@ -200,6 +213,7 @@ def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, desc
         cache: is filled.
         workers: processes; None: one per processor at hand; 0: this one.
         description: stands before the bar.
+        skip_bad: pass over pictures that cannot be read.
 
     Raises:
         DataError: a picture cannot be read, the folder cannot be written to, or a process was killed.
@@ -215,7 +229,7 @@ def fill(images: Dataset, cache: ProposalCache, workers: int | None = None, desc
         return
     workers = processors() if workers is None else workers
     loader = DataLoader(
-        _Filling(images, cache),
+        _Filling(images, cache, skip_bad),
         batch_size=None,
         sampler=np.random.default_rng().permutation(missing).tolist(),
         num_workers=min(workers, len(missing)),

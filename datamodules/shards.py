@@ -19,6 +19,7 @@ from datamodules.captions import captions_in
 from datamodules.images import EXTENSIONS
 
 INDEX = "shards.json"  # how many samples every shard holds
+_PIPES = "DARKROOM_ALLOW_PIPE"  # in the environment, because a config cannot vouch for itself
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -37,7 +38,7 @@ class NamedBytes(io.BytesIO):
         super().__init__(content)
         self.name = name
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.name
 
 
@@ -87,8 +88,15 @@ def check_pattern(setting: str, root: str, pattern: str) -> None:
     """Refuses a pattern that cannot name shards of ``root``, before anything is opened.
 
     Raises:
-        UsageError: it counts down, starts with a folder of its own, or has a ``*`` that nobody can list.
+        UsageError: it is a command that nobody has allowed, counts down, starts with a folder of its own, or has a ``*``
+            that nobody can list.
     """
+    for name, address in {"root": root, setting: pattern}.items():
+        if address.startswith("pipe:") and os.environ.get(_PIPES) != "1":
+            raise UsageError(
+                f"data.{name} is {address}, which runs a command in a shell; a config from elsewhere should not do that "
+                f"unasked: read it, and then set {_PIPES}=1 in the environment"
+            )
     for first, last in _RANGE.findall(pattern):
         if int(first) > int(last):
             raise UsageError(f"data.{setting} is {pattern}, which counts down; write {{{last}..{first}}}")
@@ -212,6 +220,7 @@ class ShardReader:
         self.next, self.last_use = 0, 0
         self.passed: dict[int, StoredSample] = {}
         self._samples = read_samples(address)
+        self._damage: str | None = None
 
     def can_reach(self, position: int) -> bool:
         """Whether a sample is still to come, or kept."""
@@ -223,17 +232,27 @@ class ShardReader:
             "this disk are counted without it"
         )
 
+    def _following(self) -> StoredSample | None:
+        """The next sample. A shard that is damaged says so whenever it is asked, without being read again."""
+        if self._damage is not None:
+            raise DataError(self._damage)
+        try:
+            return next(self._samples, None)
+        except DataError as error:
+            self._damage = str(error)
+            raise
+
     def take(self, position: int) -> StoredSample:
         """A sample that can be reached."""
         oldest = position - self.window  # nothing up to it will be asked for
         while self.next <= position:
-            sample = next(self._samples, None)
+            sample = self._following()
             if sample is None:
                 self._refuse(str(self.next))
             if self.next > oldest:
                 self.passed[self.next] = sample
             self.next += 1
-            if self.next == self.size and next(self._samples, None) is not None:
+            if self.next == self.size and self._following() is not None:
                 self._refuse("more")
         self.passed = {number: sample for number, sample in self.passed.items() if number > oldest}
         return self.passed.pop(position)
@@ -293,11 +312,21 @@ class ShardSamples(Dataset):
         ]
         return sample
 
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of a sample, and which it is in there."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, int(index - self._ends[shard] + self.sizes[shard])
+
+    def name_of(self, index: int) -> str:
+        """What messages and lists call a sample."""
+        shard, position = self._place(index)
+        return f"{self.addresses[shard]}, sample {position}"
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a for loop over the data set
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        sample = self._stored(shard, int(index - self._ends[shard] + self.sizes[shard]))
+        shard, position = self._place(index)
+        sample = self._stored(shard, position)
         place = f"{self.addresses[shard]}/{sample.key}"
         extension = next((name for name in sample.files if f".{name}" in EXTENSIONS), None)
         captions = stored_captions(sample, place)

@@ -15,6 +15,7 @@ from datamodules.annotations import Annotation
 from datamodules.detection import DetectionDataModule, pictures_by_stem
 from datamodules.download import fetch_folder
 from datamodules.headers import image_size
+from datamodules.image_mask_folder import listed_names
 from datamodules.voc_segmentation import VOC_CLASSES
 
 _ARCHIVES = {year: archive for year, archive in DATASET_YEAR_DICT.items() if year.isdigit()}
@@ -193,11 +194,10 @@ class VOCDetection(DetectionDataModule):
             remedy = "--data.download true fetches it" if year in _ARCHIVES else "check data.root and data.years"
             raise DataError(f"folder {folder} does not exist; data.root must hold VOCdevkit/VOC{year}: {remedy}")
         names = folder / "ImageSets" / "Main" / f"{listed}.txt"
-        if not names.is_file():
-            raise DataError(f"{names} does not exist; it should list a split's pictures, one name a line")
+        listed_stems = listed_names(names)
         images = pictures_by_stem(folder / "JPEGImages")
         pairs = []
-        for name in (line.split()[0] for line in names.read_text().splitlines() if line.strip()):
+        for name in listed_stems:
             if name not in images:
                 raise DataError(f"{folder / 'JPEGImages' / name}.jpg does not exist, but {names} lists {name}")
             pairs.append((folder / "Annotations" / f"{name}.xml", images[name]))
@@ -205,7 +205,10 @@ class VOCDetection(DetectionDataModule):
 
     def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
         pairs = [pair for year, listed in self.lists_of[split] for pair in self._listed(year, listed)]
-        return [
-            parse_voc(path, image, self.class_names, self.ignore_classes, self.one_based, image_id)
-            for image_id, (path, image) in enumerate(pairs)
-        ]
+        return self.parsed(
+            split,
+            [(image, path) for path, image in pairs],
+            lambda path, image, number: parse_voc(
+                path, image, self.class_names, self.ignore_classes, self.one_based, number
+            ),
+        )

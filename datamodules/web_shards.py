@@ -36,7 +36,8 @@ class ShardedCaptions(CaptionedPictures):
     Args:
         root: folder of the shards, or its address (https:, gs:, hf: ...), which needs the package webdataset.
         train, val: the shards in it, by a pattern: ``train-{000000..000099}.tar``, or of files ``train-*.tar``. One with a
-            protocol stands for itself: ``pipe:aws s3 cp s3://bucket/train-{000..099}.tar -``.
+            protocol stands for itself: ``pipe:aws s3 cp s3://bucket/train-{000..099}.tar -``, a
+            command for a shell, which needs DARKROOM_ALLOW_PIPE=1 in the environment.
         test: those to test on; None: ``test-*.tar`` where ``root`` is a folder that holds such, else as ``val``.
         streams: places that every rank reads at; ``num_workers`` should divide it, and is lowered until it does. It decides
             the order, ``num_workers`` does not.

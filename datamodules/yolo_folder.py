@@ -25,7 +25,7 @@ def _row(line: str, place: str) -> tuple[int, np.ndarray]:
         name, *numbers = map(float, line.split())
     except ValueError:
         raise DataError(f"{place} is {line.strip()!r}; it should hold numbers alone: class cx cy w h") from None
-    if not name.is_integer():
+    if not name.is_integer() or abs(name) >= 2**31:
         raise DataError(f"{place} has the class {name}; classes are whole numbers from 0")
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
         raise DataError(
@@ -86,7 +86,7 @@ def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) 
 def read_names(path: Path) -> tuple[str, ...]:
     """The classes under ``names`` of an Ultralytics data set file: a list, or a dict with the numbers from 0."""
     try:
-        names = yaml.safe_load(path.read_text())["names"]
+        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as YAML ({error}); replace it") from error
     except (KeyError, TypeError):
@@ -183,4 +183,4 @@ class YoloFolder(DetectionDataModule):
 
     def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
         pairs = self._pairs(split)
-        return [parse_yolo(path, image, self.masks, number) for number, (image, path) in enumerate(pairs)]
+        return self.parsed(split, pairs, lambda path, image, number: parse_yolo(path, image, self.masks, number))

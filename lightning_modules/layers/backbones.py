@@ -1,13 +1,13 @@
 """Classifiers that segmentation networks are made of: torchvision's AlexNet and VGG, of any width and window."""
 
 from typing import Literal, get_args
-from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.published import published
 
 Backbone = Literal[
     "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"
@@ -107,14 +107,7 @@ def imagenet_weights(backbone: Backbone, width: float, in_channels: int) -> dict
         raise UsageError(
             f"model.weights imagenet is for width 1 and 3 channels, not width {width} and {in_channels} channels"
         )
-    weights = torchvision.models.get_model_weights(backbone).DEFAULT
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError) as error:
-        folder = f"{torch.hub.get_dir()}/checkpoints"
-        raise UsageError(
-            f"model.weights: {weights.url} cannot be fetched ({error}); get the file elsewhere and put it into {folder}"
-        ) from error
+    return published(torchvision.models.get_model_weights(backbone).DEFAULT)
 
 
 def load_all_but_the_answer(network: nn.Module, state: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from lightning_modules.layers.precision import KeepFloat32
+from lightning_modules.layers.sharding import local
 
 
 class EMA(KeepFloat32):
@@ -46,8 +47,8 @@ class EMA(KeepFloat32):
         averaged, current = [], []
         for mine, its in zip(_tensors(self.module), _tensors(module), strict=True):
             if mine.is_floating_point():
-                averaged.append(mine)
-                current.append(its.float())
+                averaged.append(local(mine))  # divided as the network is, if that is
+                current.append(local(its).float())
             else:
                 mine.copy_(its)
         n = self.updates.float()

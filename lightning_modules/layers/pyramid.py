@@ -5,18 +5,17 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
-from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import WeightsEnum
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from darkroom.errors import UsageError
 from lightning_modules.layers.backbones import Weights, scaled
+from lightning_modules.layers.published import published
 
 Norm = Literal["batch", "frozen"]
 
@@ -92,21 +91,6 @@ def _narrow_conv(conv: nn.Conv2d, width: float, first: bool) -> nn.Conv2d:
     if made.bias is not None:
         nn.init.zeros_(made.bias)
     return made
-
-
-def published(weights: WeightsEnum, option: str = "model.weights") -> dict[str, Tensor]:
-    """The state dict of torchvision's weights; downloaded unless it lies in torch's hub folder already.
-
-    Raises:
-        UsageError: where to put the file, if it cannot be downloaded.
-    """
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError) as error:
-        folder = f"{torch.hub.get_dir()}/checkpoints"
-        raise UsageError(
-            f"{option}: {weights.url} cannot be fetched ({error}); get the file elsewhere and put it into {folder}"
-        ) from error
 
 
 def imagenet(name: str) -> dict[str, Tensor]:

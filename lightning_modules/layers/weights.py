@@ -1,13 +1,12 @@
 """Starting from weights that lie in a file: a published state dict, or a checkpoint of ours."""
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.safe_files import read_safely
 
 
 def load_weights(network: nn.Module, path: Path, option: str, new: Sequence[str] = ()) -> None:
@@ -24,13 +23,10 @@ def load_weights(network: nn.Module, path: Path, option: str, new: Sequence[str]
     """
     if not path.is_file():
         raise UsageError(f"{option}: {path} does not exist; give a file with the network's state dict")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UsageError(f"{option}: {path} cannot be loaded safely as weights ({error})") from error
-    if isinstance(state, dict) and "state_dict" in state:
+    state = read_safely(f"{option}:", path)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UsageError(f"{option}: {path} holds a {type(state).__name__}, no state dict")
     # Published checkpoints of the widely used U-Net carry the grey values of their masks.
     state.pop("mask_values", None)

@@ -1,13 +1,12 @@
 """Inception: the network whose features give FID, KID and Inception score their names and published values."""
 
-import pickle
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.safe_files import Damaged, read_safely
 
 _ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
@@ -58,11 +57,7 @@ class Inception(nn.Module):
 
 def _check(path: Path, remedy: str) -> None:
     """Refuses a file that is missing, or would run code when torch-fidelity loads it."""
-    if not path.is_file():
-        raise UsageError(f"model.scores.inception_weights: {path} does not exist; {remedy}")
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UsageError(
-            f"model.scores.inception_weights: {path} cannot be loaded safely ({error}); {remedy}"
-        ) from error
+        read_safely("model.scores.inception_weights:", path)
+    except Damaged as error:
+        raise UsageError(f"{error}; {remedy}") from error

@@ -1,7 +1,6 @@
 """Networks that judge drawn pictures: trained once on the data, the same everywhere, and kept in files."""
 
 import os
-import pickle
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed, nn
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.safe_files import Damaged, read_safely
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -64,8 +64,8 @@ def seeded(build: Callable[[], Network]) -> Network:
 
 def _load_or_train(network: nn.Module, path: Path, train: Callable[[nn.Module], Any]) -> dict[str, Any]:
     """What the file holds: ``state_dict`` and ``accuracy``."""
-    with suppress(OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError):
-        kept = torch.load(path, map_location="cpu", weights_only=True)
+    with suppress(Damaged, KeyError, TypeError, RuntimeError):
+        kept = read_safely("model.scores.cache_dir:", path)
         network.load_state_dict(kept["state_dict"])
         rank_zero_info(
             f"{type(network).__name__}, from {path}, is right on pictures it has not seen: {_said(kept['accuracy'])}"

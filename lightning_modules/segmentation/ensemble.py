@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.safe_files import read_safely
 from lightning_modules.segmentation.base import SemanticSegmentation
 
 
@@ -53,8 +54,8 @@ def load_technique(path: Path) -> SemanticSegmentation:
     """The trained technique in a checkpoint of the command line, on the CPU. UsageError if there is none."""
     if not path.is_file():
         raise UsageError(f"model.members: {path} does not exist; give checkpoints of trained techniques")
+    checkpoint = read_safely("model.members:", path, mmap=True)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         technique = _technique(checkpoint["hyper_parameters"].get("_class_path"))
         return technique.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import shutil
 import socket
 import stat
 import tarfile
@@ -164,8 +165,9 @@ def test_unpacks_the_folder_that_is_wanted(tmp_path: Path, write: Callable, insi
     assert list((tmp_path / "to").iterdir()) == [folder]
 
 
+@pytest.mark.fault("an archive that writes outside of its folder")
 @WRITERS
-@pytest.mark.parametrize("name", ["../out.txt", "top/../../../out.txt"])
+@pytest.mark.parametrize("name", ["../out.txt", "top/../../../out.txt", "/tmp/darkroom-out.txt"])
 def test_paths_that_lead_out_are_refused(tmp_path: Path, write: Callable, name: str) -> None:
     archive = write(tmp_path / "archive", GOOD | {name: b"evil"})
     with pytest.raises(DataError, match="archive .*out.* do not trust it"):
@@ -185,7 +187,8 @@ def test_absolute_paths_and_links_in_a_zip_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out.txt").exists()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+@pytest.mark.fault("an archive with links or devices")
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     info = tarfile.TarInfo("top/odd")
     info.type, info.linkname = kind, "../../../out.txt"
@@ -225,3 +228,23 @@ def test_a_folder_that_is_there_needs_no_download(server: Server, tmp_path: Path
         fetch_folder(server.url, tmp_path / "data/here", "top/data")
     assert (tmp_path / "data/here/a.txt").read_text() == "a"
     assert server.ranges == [None]
+
+
+@pytest.mark.fault("an archive that is not the one that was published")
+def test_nothing_is_unpacked_before_its_checksum_is_right(server: Server, tmp_path: Path) -> None:
+    server.content = write_zip(tmp_path / "source.zip", GOOD).read_bytes()
+    with pytest.raises(DataError, match="has the sha256 .* instead of c0ffee"):
+        fetch_folder(server.url, tmp_path / "data/here", "top/data", sha256="c0ffee")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@WRITERS
+def test_an_archive_of_a_great_deal_of_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable
+) -> None:
+    archive = write(tmp_path / "archive", {"top/zeros": bytes(10_000)})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=9_999))
+    with pytest.raises(DataError, match="archive unpacks to .* GB free; make room"):
+        extract(archive, tmp_path / "here")
+    assert [path.name for path in tmp_path.iterdir()] == ["archive"]

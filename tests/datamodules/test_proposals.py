@@ -440,7 +440,7 @@ def test_datamodule_delivers_proposals(tmp_path: Path) -> None:
 def test_ranks_share_the_processors(monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int) -> None:
     asked = []
     monkeypatch.setattr(detection, "processors", lambda: 6)
-    monkeypatch.setattr(detection, "fill", lambda dataset, cache, workers: asked.append(workers))
+    monkeypatch.setattr(detection, "fill", lambda dataset, cache, workers, **_: asked.append(workers))
     for proposal_workers in (None, 5):
         data = ShapesDetection(proposals=GridProposals(), proposal_workers=proposal_workers)
         data.trainer = SimpleNamespace(num_devices=ranks)

@@ -219,6 +219,9 @@ def test_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     web_shards(tmp_path)
     local = [told(batch) for batch in loaded(tmp_path, num_workers=0)]
     pattern = f"pipe:cat {tmp_path}/train-{{000000..000003}}.tar"
+    with pytest.raises(UsageError, match="data.train is pipe:cat .*, which runs a command .*set DARKROOM_ALLOW_PIPE=1"):
+        loaded(tmp_path, train=pattern)
+    monkeypatch.setenv("DARKROOM_ALLOW_PIPE", "1")
     with pytest.raises(DataError, match=r"shards.json does not say how many samples pipe:cat .*, nor 3 other shards"):
         loaded(tmp_path, train=pattern)
     sizes = {f"pipe:cat {tmp_path}/train-{number:06d}.tar": size for number, size in enumerate((7, 9, 8, 10))}

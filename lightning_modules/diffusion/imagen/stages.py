@@ -8,6 +8,7 @@ import torch
 
 from darkroom.errors import UsageError
 from lightning_modules.diffusion.base import Diffusion
+from lightning_modules.layers.safe_files import read_safely
 
 Stage = TypeVar("Stage", bound=Diffusion)
 
@@ -34,10 +35,8 @@ def _loaded(path: Path, kind: type[Stage], key: str) -> Stage:
         raise UsageError(
             f"{key} is {path}, which does not exist; train a {kind.__name__} and give its checkpoints/best.ckpt"
         )
-    try:
-        remembered = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
-    except Exception as error:
-        raise UsageError(f"{key} {path} cannot be loaded as a checkpoint ({error})") from error
+    checkpoint = read_safely(key, path, mmap=True)
+    remembered = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
     if "_class_path" not in remembered:
         raise UsageError(
             f"{key} {path} was not written by the command line, so that nothing says how its network is built; in Python "

@@ -1,0 +1,367 @@
+"""Samples that cannot be read: an error, or skipped without a trace in what the good ones do."""
+
+import csv
+from collections.abc import Callable
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from PIL import Image
+from torch.utils.data import Dataset
+
+from callbacks.bad_samples import BadSampleCount
+from darkroom.errors import DataError, UsageError
+from datamodules.bad_samples import BadSample, BadSamples
+from datamodules.base import VisionDataModule
+from datamodules.image_folder import ImageFolder
+from datamodules.image_mask_folder import ImageMaskFolder
+from datamodules.proposals import Proposals
+from datamodules.web_shards import ShardedCaptions
+from datamodules.yolo_folder import YoloFolder
+from lightning_modules.segmentation.base import SemanticSegmentation
+from tests.contracts.ranks import command
+from tests.darkroom.test_resume import equal, exit_code_of, losses, state
+from tests.fakes.boxes import yolo_folder
+from tests.fakes.captions import web_shards
+from tests.fakes.parts import TinyNetwork
+from tests.fakes.pictures import image_mask_folder
+from tests.fakes.ranks import on_two_ranks
+
+BAD = (3, 4, 5, 11)
+
+
+class Faulty(Dataset):
+    """Pictures that show their number, some of which cannot be read."""
+
+    def __init__(self, length: int, bad: tuple[int, ...]) -> None:
+        self.length, self.bad = length, bad
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index in self.bad:
+            raise DataError(f"file{index}.png cannot be read") if index % 2 else OSError(5, "I/O error", f"{index}.png")
+        return {"image": torch.full((3, 4, 4), index, dtype=torch.uint8)}
+
+
+class FaultyData(VisionDataModule):
+    """Sixteen of them."""
+
+    class_names = ("one",)
+    image_shape = (3, 4, 4)
+
+    def __init__(self, bad: tuple[int, ...] = BAD, **kwargs: Any) -> None:
+        super().__init__(**{"batch_size": 4, "eval_batch_size": 3, "on_bad_sample": "skip"} | kwargs)
+        self.bad = bad
+
+    def dataset(self, split: str) -> Dataset:
+        return Faulty(16, self.bad)
+
+
+def seen(data: VisionDataModule, split: str = "train", epoch: int = 0) -> list[list[int]]:
+    """Which pictures each batch holds."""
+    data.setup({"train": "fit", "val": "validate"}.get(split, split))
+    loader = data._loader(split)
+    loader.sampler.set_epoch(epoch)
+    return [batch["image"][:, 0, 0, 0].tolist() for batch in loader]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+@pytest.mark.fault("bad samples")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_training_others_stand_in(workers: int) -> None:
+    """Chosen by (seed, epoch, index), whatever the number of workers; the rest stays where it was."""
+    data = FaultyData(num_workers=workers)
+    found, whole = ([seen(kind, epoch=epoch) for epoch in (0, 1, 0)] for kind in (data, FaultyData(bad=())))
+    assert found[0] == found[2] == seen(FaultyData(num_workers=2 - workers))
+    assert found[0] != found[1]
+    for batch, good in zip(chain(*found), chain(*whole), strict=True):
+        assert len(batch) == 4
+        assert not set(batch) & set(BAD)
+        assert all(here == there for here, there in zip(batch, good, strict=True) if there not in BAD)
+    assert data.bad_samples.count("train") == len(BAD)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_evaluation_they_are_left_out(workers: int) -> None:
+    data = FaultyData(num_workers=workers)
+    assert seen(data, "val") == [[0, 1, 2], [6, 7, 8], [9, 10], [12, 13, 14], [15]]  # 3, 4, 5 were a batch
+    assert data.bad_samples.count("val") == len(BAD)
+    assert data.bad_samples.count("train") == 0
+
+
+@pytest.mark.fault("bad samples beyond the budget")
+def test_more_than_the_budget_is_an_error(tmp_path: Path) -> None:
+    data = FaultyData(bad_sample_budget=3)
+    data.bad_samples.path = tmp_path / "bad_samples.tsv"
+    with pytest.raises(
+        DataError, match=r"more than 3 samples of the train split cannot be read.*bad_samples.tsv.*raise"
+    ):
+        seen(data)
+    assert len(rows(data.bad_samples.path)) == 4
+    with pytest.raises(DataError, match="100 samples drawn in turn cannot be read; the first: "):
+        seen(FaultyData(bad=tuple(range(16))))
+    with pytest.raises(DataError, match="not one can be read"):
+        seen(FaultyData(bad=tuple(range(16))), "val")
+    with pytest.raises(UsageError, match="data.bad_sample_budget is -1; it must not be negative"):
+        FaultyData(bad_sample_budget=-1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_skipping_the_first_is_an_error(workers: int) -> None:
+    with pytest.raises(DataError, match=r"file(3|5|11).png cannot be read"):
+        seen(FaultyData(bad=(3, 5, 11), on_bad_sample="error", num_workers=workers))
+
+
+@pytest.mark.fault("ranks that list bad samples at once")
+def test_ranks_share_a_list(tmp_path: Path) -> None:
+    """No line is torn, no sample listed twice, and the budget is that of all."""
+
+    def note(rank: int, folder: Path) -> int:
+        found = BadSamples(budget=300)
+        found.path = folder / "bad_samples.tsv"
+        for number in range(200):
+            found.note("train", [BadSample(f"{number}.png", "is damaged " * 50)] * (1 + rank))
+            found.note("train", [BadSample(f"{rank}/{number % 25}.png", "is\tdamaged\ntoo")])
+        torch.distributed.barrier()
+        return found.count("train")
+
+    assert on_two_ranks(note, tmp_path) == [250, 250]
+    listed = rows(tmp_path / "bad_samples.tsv")
+    assert len({row["sample"] for row in listed}) == len(listed) == 250
+    assert {row["reason"] for row in listed} == {"is damaged too", ("is damaged " * 50).strip()}
+
+
+def test_a_line_that_a_killed_process_began_is_no_sample(tmp_path: Path) -> None:
+    path = tmp_path / "bad_samples.tsv"
+    path.write_text("split\tsample\treason\ntrain\ta.png\tis damaged\ntrain\tb.p")
+    found = BadSamples(budget=9)
+    found.path = path
+    found.note("train", [BadSample("a.png", "is damaged"), BadSample("b.png", "is damaged")])
+    assert found.count("train") == 2
+    assert path.read_text().splitlines()[3:] == ["train\tb.png\tis damaged"]
+
+
+# --- on the command line ----------------------------------------------------------------------------------------------
+
+
+def damaged_folder(root: Path) -> dict[str, str]:
+    """Twenty pictures to train and four to validate on, and what is wrong with which."""
+    for folder, count in (("", 20), ("val", 4)):
+        image_mask_folder(root / folder, count=count)
+    whole = (root / "images/photo03.png").read_bytes()
+    (root / "images/photo03.png").write_bytes(whole[: len(whole) // 2])
+    (root / "images/photo07.png").write_bytes(b"<html>not found</html>")
+    Image.new("L", (9, 9)).save(root / "masks/photo11.png")
+    Image.new("L", (48, 40), 7).save(root / "masks/photo13.png")
+    (root / "val/images/photo01.png").write_bytes(b"")
+    return {
+        "images/photo03.png": "cannot be read as an image",
+        "images/photo07.png": "cannot be read as an image",
+        "images/photo11.png": "they must be the same",
+        "images/photo13.png": "holds the value 7, but there are 2 classes",
+        "val/images/photo01.png": "cannot be read as an image",
+    }
+
+
+COMMAND = [
+    *("--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"),
+    *(
+        "--model.network.num_classes",
+        "2",
+        "--data",
+        "ImageMaskFolder",
+        "--data.root",
+        "data",
+        "--data.test_fraction",
+        "0",
+    ),
+    *("--data.val_images_dir", "val/images", "--data.val_masks_dir", "val/masks"),
+    *("--data.batch_size", "4", "--data.crop", "16", "--data.num_workers", "0", "--trainer.accelerator", "cpu"),
+    *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+]
+FIT = ["fit", *COMMAND, "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "1"]
+SKIP = ["--data.on_bad_sample", "skip"]
+
+
+@pytest.mark.fault("bad samples, killed and continued")
+def test_a_continued_run_skips_as_the_whole_one(
+    darkroom: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = damaged_folder(tmp_path / "data")
+    assert darkroom(*FIT, *SKIP, "--experiment", "whole").code == 0
+    console = "\n".join(caplog.messages)
+    steps = ["--last_checkpoint.every_n_epochs", "null", "--last_checkpoint.every_n_train_steps", "3"]
+    killer = ["--trainer.callbacks+=tests.fakes.parts.KillAt", "--trainer.callbacks.step=8"]
+    assert exit_code_of([*FIT, *SKIP, *steps, *killer, "--experiment", "killed"]) == -9
+    assert len(rows(Path("runs/killed/0/bad_samples.tsv"))) >= 4
+    assert darkroom(*FIT, *SKIP, *steps, "--experiment", "killed", "--ckpt_path", "last").code == 0
+    for key in ("state_dict", "optimizer_states"):
+        assert equal(state("runs/whole/0")[key], state("runs/killed/0")[key]), key
+    assert losses("runs/whole/0") == losses("runs/killed/0")
+    for run in ("whole", "killed"):
+        listed = {row["sample"]: row for row in rows(Path(f"runs/{run}/0/bad_samples.tsv"))}
+        assert sorted(listed) == sorted(f"data/{name}" for name in expected)
+        assert len(rows(Path(f"runs/{run}/0/bad_samples.tsv"))) == len(expected)
+        for name, reason in expected.items():
+            assert reason in listed[f"data/{name}"]["reason"]
+            assert listed[f"data/{name}"]["split"] == ("val" if "val" in name else "train")
+    assert console.count("bad sample (train): ") == 4  # said once each, although every epoch meets them
+    assert console.count("bad sample (val): ") == 1
+    assert "bad samples (train): 4; they are listed in runs/whole/0/bad_samples.tsv" in console
+
+
+@pytest.mark.fault("a bad sample in a worker process")
+def test_a_worker_s_message_arrives(darkroom: Callable, tmp_path: Path) -> None:
+    damaged_folder(tmp_path / "data")
+    (tmp_path / "data/val/images/photo01.png").unlink()
+    (tmp_path / "data/val/masks/photo01.png").unlink()
+    outcome = darkroom(*FIT, "--data.num_workers", "1")
+    assert outcome.code == 1
+    assert outcome.message.count("\n") == 1
+    assert "data/" in outcome.message
+    many = darkroom(*FIT, *SKIP, "--data.num_workers", "1", "--data.bad_sample_budget", "2", "--experiment", "many")
+    assert many.code == 1
+    assert "more than 2 samples of the train split cannot be read" in many.message
+    assert "runs/many/0/bad_samples.tsv" in many.message
+
+
+def test_predictions_and_scores_leave_them_out(darkroom: Callable, tmp_path: Path) -> None:
+    damaged_folder(tmp_path / "data")
+    assert darkroom(*FIT, *SKIP, "--experiment", "it").code == 0
+    photos = ["--data.predict_dir", "data/images", "--trainer.callbacks+=PredictionWriter", "--ckpt_path", "last"]
+    assert darkroom("predict", *COMMAND, *SKIP, "--experiment", "it", *photos).code == 0
+    assert (
+        len(list(Path("runs/it/0/predictions").glob("overlays/*.png"))) == 18
+    )  # masks are not read: two pictures are damaged
+    assert sum(row["split"] == "predict" for row in rows(Path("runs/it/0/bad_samples.tsv"))) == 2
+
+
+@pytest.mark.fault("bad samples on two ranks, one of which has less to validate on")
+def test_two_ranks_skip_as_one(tmp_path: Path) -> None:
+    """Ranks take as many steps as each other, whatever they find, and each good picture is scored once."""
+    damaged_folder(tmp_path / "data")
+    at = COMMAND.index("--data")
+    fit = ["fit", "--model", "UNet", "--model.base_channels", "4", *COMMAND[at:], *SKIP, "--trainer.max_epochs", "1"]
+    fit += ["--data.test_images_dir", "val/images", "--data.test_masks_dir", "val/masks", "--experiment", "it"]
+    fit += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.num_sanity_val_steps", "0"]
+    one, two = on_two_ranks(lambda rank, folder: command(rank, fit), tmp_path)
+    assert one["step"] == two["step"] == 2  # of four pictures on each rank
+    assert all(torch.equal(value, two["last"][name]) for name, value in one["last"].items())
+    assert [len(rank["seen"]["val"]) for rank in (one, two)] == [2, 1]
+    assert one["metrics"]["fit"]["val/mIoU"] == two["metrics"]["fit"]["val/mIoU"]
+    listed = [(row["split"], row["sample"]) for row in rows(Path("runs/it/0/bad_samples.tsv"))]
+    assert len(set(listed)) == len(listed)
+    assert sum(split == "val" for split, _ in listed) == 1
+
+
+def test_what_is_skipped_is_logged(tmp_path: Path) -> None:
+    damaged_folder(tmp_path)
+    data = ImageMaskFolder(
+        *("images", "masks"),
+        **{"root": str(tmp_path), "val_images_dir": "val/images", "val_masks_dir": "val/masks", "test_fraction": 0.0},
+        **{"crop": 16, "batch_size": 4, "num_workers": 0, "on_bad_sample": "skip"},
+    )
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", callbacks=[BadSampleCount()], default_root_dir=tmp_path / "run", **quiet
+    )
+    trainer.fit(SemanticSegmentation(TinyNetwork(2), 2), data)
+    assert (trainer.callback_metrics["train/bad_samples"], trainer.callback_metrics["val/bad_samples"]) == (4, 1)
+    assert len(rows(tmp_path / "run/bad_samples.tsv")) == 5
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+def test_of_a_damaged_shard_the_rest_is_used(tmp_path: Path) -> None:
+    """A member that is no picture, and a shard that ends too early."""
+    root = web_shards(tmp_path)
+    good = ShardedCaptions(root=str(root), size=16, streams=2, buffer=12, batch_size=4, num_workers=0)
+    good.setup("fit")
+    names = [sample["path"] for sample in good.dataset("train")]
+    (root / "shards.json").write_text('{"train-000000.tar": 7, "train-000001.tar": 9, "train-000002.tar": 8}')
+    content = (root / "train-000001.tar").read_bytes()
+    start = next(at for at, after in pairwise(range(0, len(content), 512)) if content[at + 1 : at + 4] == b"PNG")
+    (root / "train-000001.tar").write_bytes(content[:start] + bytes(512) + content[start + 512 :])
+    last = (root / "train-000002.tar").read_bytes()
+    (root / "train-000002.tar").write_bytes(last[: last.index(b"PNG", len(last) // 2) + 100])
+    found = {}
+    for workers in (0, 2):
+        data = ShardedCaptions(
+            **{"root": str(root), "size": 16, "streams": 2, "buffer": 12, "batch_size": 4},
+            **{"num_workers": workers, "on_bad_sample": "skip"},
+        )
+        data.bad_samples.path = tmp_path / f"{workers}.tsv"
+        data.setup("fit")
+        found[workers] = [batch["path"] for batch in data.train_dataloader()]
+    assert found[0] == found[2]
+    assert {len(batch) for batch in found[0]} == {4}
+    listed = rows(tmp_path / "0.tsv")
+    assert sum("cannot be read as an image" in row["reason"] for row in listed) == 1
+    broken = [row for row in listed if "cannot be read as a shard" in row["reason"]]
+    assert broken
+    assert all("train-000002.tar, sample " in row["sample"] for row in broken)
+    assert {name for name in names if "train-000000" in name} <= {name for batch in found[0] for name in batch}
+
+
+# --- what is read besides ---------------------------------------------------------------------------------------------
+
+
+class Whole(Proposals):
+    """Proposes the whole picture."""
+
+    def __init__(self) -> None:
+        super().__init__(min_side=0, limit=None)
+
+    def candidates(self, image: np.ndarray) -> np.ndarray:
+        return np.array([[0, 0, image.shape[1], image.shape[0]]])
+
+
+def yolo(tmp_path: Path, **kwargs: Any) -> YoloFolder:
+    data = YoloFolder(root=str(yolo_folder(tmp_path, count=8)), **{"batch_size": 2, "num_workers": 0} | kwargs)
+    pictures = sorted((tmp_path / "images/train").iterdir())
+    pictures[0].write_bytes(b"")
+    pictures[1].write_bytes(pictures[1].read_bytes()[:-200])
+    (tmp_path / "labels/train" / f"{pictures[2].stem}.txt").write_text("0 much too wrong\n")
+    return data
+
+
+def test_labels_and_proposals_pass_over_them(tmp_path: Path) -> None:
+    """Files that are read while the data are set up: one for each picture, and pictures that proposals are made of."""
+    proposals = {"proposals": Whole(), "proposals_dir": str(tmp_path / "cache"), "proposal_workers": 0}
+    with pytest.raises(DataError):
+        yolo(tmp_path / "error", **proposals).setup("fit")
+    data = yolo(tmp_path / "skip", on_bad_sample="skip", **proposals)
+    data.bad_samples.path = tmp_path / "bad_samples.tsv"
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert {len(batch["image"]) for batch in batches} == {2}
+    assert all(len(batch["proposals"]) == 2 for batch in batches)
+    assert len(rows(data.bad_samples.path)) == 3
+
+
+def test_a_judge_of_pictures_learns_from_the_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (8, 8), (index * 60, 0, 0)).save(tmp_path / "train" / name / f"{index}.png")
+    (tmp_path / "train/a/2.png").write_bytes(b"")
+    data = ImageFolder(
+        root=str(tmp_path), val_fraction=0.0, test_fraction=0.0, size=8, num_workers=0, on_bad_sample="skip"
+    )
+    readable = data.readable("train")
+    samples = list(readable)
+    assert len(samples) == len(readable.labels) == 8
+    assert data.bad_samples.count("train") == 1
+    with pytest.raises(DataError, match="2.png cannot be read as an image"):
+        list(data.dataset("train"))
