@@ -9,6 +9,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Optimizer
 
+from darkroom.errors import StorageError, TrainingError
+
 
 def between_steps(trainer: Trainer) -> bool:
     """Whether a fit that is left after this batch can go on exactly: no gradients are kept for the next batch, and neither
@@ -69,7 +71,8 @@ class SteadyCheckpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._stepping or not isinstance(exception, Exception):
+        hopeless = self._stepping or isinstance(exception, TrainingError | StorageError)
+        if hopeless or not isinstance(exception, Exception):
             return
         try:
             super().on_exception(trainer, pl_module, exception)

@@ -189,6 +189,10 @@ class Technique(LightningModule):
 
     def configure_model(self) -> None:
         mesh = mesh_of(self)
+        if mesh is not None and self.compile_network:
+            raise UsageError(
+                "model.compile_network is true, but what is divided among GPUs is not compiled; set it to false"
+            )
         for module in [] if mesh is None else self.shards():
             shard(module, mesh, bfloat16=self.trainer.precision == "bf16-mixed")
 

@@ -60,9 +60,11 @@ class Generative(Technique):
             )
         self.image_shape, self.num_classes, self.scores = tuple(image_shape), num_classes, scores
         self.class_names: list[str] = []  # of the data it was trained on
-        # In evaluation noise is the same every time: scores differ by the model alone, and training's random numbers do not
-        # depend on how often it was evaluated.
-        self.evaluation_noise: torch.Generator | None = None
+        # In evaluation the noise of a picture is a function of its number in the set: scores differ by the model alone, not
+        # by the batches and ranks it is evaluated in, and training's random numbers not by how often.
+        self.evaluation_noise: list[torch.Generator] | None = None
+        self.evaluated: list[int] | None = None  # the numbers
+        self._evaluated = 0  # pictures of this rank
 
     # --- what a technique adds ----------------------------------------------------------------------------------------
 
@@ -241,8 +243,13 @@ class Generative(Technique):
         return batch["image"].contiguous(memory_format=self.memory_format)
 
     def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+        count, ranks = len(batch["image"]), self.trainer.world_size
+        self.evaluated = [self.global_rank + ranks * (self._evaluated + i) for i in range(count)]
+        self.evaluation_noise = [torch.Generator(self.device).manual_seed(number) for number in self.evaluated]
         values = {f"{stage}/{name}": value for name, value in self.evaluate(batch, stage).items()}
-        self.log_dict(values, on_epoch=True, batch_size=len(batch["image"]), sync_dist=self.trainer.world_size > 1)
+        self._evaluated += count
+        self.evaluated = self.evaluation_noise = None
+        self.log_evaluation(values, count)
         if self.scores is not None and not self.trainer.sanity_checking and self.scores.wants(stage):
             self.scores.update(stage, self.to_uint8(batch["image"]), batch)
 
@@ -262,7 +269,7 @@ class Generative(Technique):
 
     def on_validation_epoch_start(self) -> None:
         self._share_statistics()
-        self.evaluation_noise = torch.Generator(self.device).manual_seed(self.global_rank)
+        self._evaluated = 0
 
     on_test_epoch_start = on_validation_epoch_start
 

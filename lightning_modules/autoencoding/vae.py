@@ -127,8 +127,11 @@ class VAE(Generative):
         return apply(self.decoder, z.to(self.dtype), labels)
 
     def reparameterize(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """z = mean + sigma epsilon (section 2.4): a sample of q(z|x) through which gradients come."""
-        epsilon = torch.empty_like(mean).normal_(generator=None if self.training else self.evaluation_noise)
+        """z = mean + sigma epsilon (section 2.4): a sample of q(z|x), (B, D) or k of them, (k, B, D), through which
+        gradients come."""
+        shape = mean.shape if mean.dim() == 2 else mean.transpose(0, 1).shape  # each picture has its own noise
+        epsilon = self.noise(*shape, generator=None if self.training else self.evaluation_noise)
+        epsilon = epsilon if mean.dim() == 2 else epsilon.transpose(0, 1)
         return mean + torch.exp(log_variance / 2) * epsilon
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:

@@ -14,6 +14,7 @@ from darkroom.errors import UsageError
 from lightning_modules.base import Technique
 from lightning_modules.detection.boxes import repeatable
 from lightning_modules.detection.metrics import COCOScores, VOCScores
+from lightning_modules.layers.precision import check_images
 
 Detections = list[dict[str, Tensor]]
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.modules.instancenorm._InstanceNorm)
@@ -79,24 +80,30 @@ class ObjectDetection(Technique):
         """Loss terms and detections of a validation batch; a technique that can shares the work."""
         return self.loss_terms(batch), self.detect(batch)
 
+    def check(self, batch: Mapping[str, Any]) -> None:
+        """Refuses what the network cannot take, and what it would learn nonsense from; see ``check_batch``."""
+        check_batch(batch, self.num_classes)
+        for image in batch["image"]:
+            check_images(image, self)
+
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        check_batch(batch, self.num_classes)
+        self.check(batch)
         terms = self.loss_terms(batch)
         return self.log_loss(terms | {"loss": torch.stack(list(terms.values())).sum()})
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Detections:
-        check_batch(batch, self.num_classes)
+        self.check(batch)
         terms, found = self.evaluate({**batch, "target": [_learnable(target) for target in batch["target"]]})
         self.val_scores.update(found, batch["target"])
         losses = {f"val/{name}": term for name, term in terms.items()}
         losses["val/loss"] = torch.stack(list(terms.values())).sum()
-        self.log_dict(losses, on_epoch=True, batch_size=len(found), sync_dist=self.trainer.world_size > 1)
+        self.log_evaluation(losses, len(found))
         return found
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Detections:
-        check_batch(batch, self.num_classes)
+        self.check(batch)
         self._wait()
         start = time.perf_counter()
         found = self.detect(batch)
@@ -184,6 +191,12 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
             raise UsageError(
                 "uint8 images reached the network; the datamodule's on_after_batch_transfer scales them to [0, 1] (pass "
                 "the datamodule to the Trainer, or scale them yourself)"
+            )
+        if image.dim() != 3 or image.shape[0] != images[0].shape[0]:
+            first = tuple(images[0].shape)
+            raise UsageError(
+                f"image {index} of the batch{_named(batch, index)} is {tuple(image.shape)}, image 0 {first}; all should be "
+                "(C, H, W) of as many channels"
             )
         boxes, labels = target["boxes"], target["labels"]
         if boxes.dim() != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:

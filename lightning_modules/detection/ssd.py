@@ -20,6 +20,7 @@ from lightning_modules.detection.base import Detections, ObjectDetection
 from lightning_modules.detection.boxes import decode, detections, encode
 from lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, scaled
 from lightning_modules.layers.pyramid import Norm, backbone, load_agreeing, published
+from lightning_modules.layers.ranks import mean_over_ranks
 
 Sizes = Literal["voc", "coco"]
 Start = Literal["imagenet", "coco"]
@@ -258,7 +259,8 @@ def hard_negatives(losses: Tensor, positive: Tensor, ratio: float = 3.0) -> Tens
 def ssd_loss(
     offsets: Tensor, logits: Tensor, default_boxes: Tensor, targets: Sequence[Mapping[str, Tensor]], ratio: float = 3.0
 ) -> dict[str, Tensor]:
-    """Equation 1: smooth L1 of the offsets (``box``) and cross-entropy (``class``), over the number of the batch's matches.
+    """Equation 1: smooth L1 of the offsets (``box``) and cross-entropy (``class``), over the number of the batch's matches
+    (in training on several ranks over that of the mean rank).
 
     Args:
         offsets: (B, P, 4).
@@ -279,7 +281,8 @@ def ssd_loss(
     box = F.smooth_l1_loss(offsets, torch.stack(wanted), reduction="none").sum(-1)
     class_ = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
     chosen = positive | hard_negatives(class_, positive, ratio)
-    matches = positive.sum().clamp(min=1)
+    matches = mean_over_ranks(positive.sum())
+    matches = matches.where(matches > 0, 1)
     return {
         "box": torch.where(positive, box, 0).sum() / matches,
         "class": torch.where(chosen, class_, 0).sum() / matches,

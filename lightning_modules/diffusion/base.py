@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
@@ -21,8 +22,10 @@ from lightning_modules.diffusion.schedules import NoiseSchedule
 from lightning_modules.generative import Generative
 from lightning_modules.layers.ema import EMA
 from lightning_modules.layers.noise import Generators
+from lightning_modules.layers.sharding import gather, release
 from lightning_modules.metrics.scores import Scores
 
+_GOLDEN_RATIO = (1 + 5**0.5) / 2
 Condition = dict[str, Tensor]  # what a network is told beside picture and time, by name; B rows each
 
 
@@ -149,6 +152,14 @@ class Diffusion(Generative):
         self.network, self.ema = self.averaged, None
         return self
 
+    def shards(self) -> list[nn.Module]:
+        trained = [module for _, module in self.averages()]
+        return [module for module in (*trained, *self._drawing()) if any(True for _ in module.parameters())]
+
+    def _drawing(self) -> list[nn.Module]:
+        """What draws: the averages, and what has none."""
+        return [module if average is None else average.module for average, module in self.averages()]
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = self.pictures_of(batch)
         t = torch.randint(self.schedule.num_steps, (len(x),), device=x.device)  # DDPM, Algorithm 1, line 3
@@ -185,11 +196,18 @@ class Diffusion(Generative):
         """
         if self.self_conditioning:
             condition = condition | {"x0": torch.zeros_like(x_t)}
-            if not network.training or torch.rand(()) < 0.5:
+            if not network.training or self._looks_twice():
                 with torch.no_grad():
                     output, _ = ask(network, x_t, t, condition, self.learned_variance)
                     condition["x0"] = guess_of(to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)))
         return ask(network, x_t, t, condition, self.learned_variance)
+
+    def _looks_twice(self) -> bool:
+        """Whether a training step of a network that conditions itself asks it twice: in half of them. The ranks that it is
+        divided among need one another for that, and so draw one lot."""
+        together = isinstance(self.network, FSDPModule)
+        generator = torch.Generator().manual_seed(self.trainer.global_step) if together else None
+        return bool(torch.rand((), generator=generator) < 0.5)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -247,13 +265,32 @@ class Diffusion(Generative):
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
         return self.noise(n, *self.image_shape, generator=generator)
 
+    # Divided among ranks, the averages are whole while pictures are drawn and judged: ranks do not do that equally often.
+
+    def on_validation_model_eval(self) -> None:
+        super().on_validation_model_eval()
+        gather(self._drawing())
+
+    def on_test_model_eval(self) -> None:
+        super().on_test_model_eval()
+        gather(self._drawing())
+
+    def on_predict_model_eval(self) -> None:
+        super().on_predict_model_eval()
+        gather(self._drawing())
+
+    def on_validation_end(self) -> None:
+        release(self._drawing())
+
+    on_test_end = on_predict_end = on_validation_end
+
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         x = self.pictures_of(batch)
-        # Evenly spread over the times, each picture at a random place of its part: a mean of less variance.
-        place = self.noise(len(x), generator=self.evaluation_noise, uniform=True)
-        t = (torch.arange(len(x), device=x.device) + place) / len(x) * self.schedule.num_steps
+        # Evenly spread over the times, however few pictures there are (Weyl 1916): a mean of less variance.
+        number = torch.tensor(self.evaluated or range(len(x)), dtype=torch.float64)
+        t = ((number + 0.5) * _GOLDEN_RATIO % 1).to(x.device, torch.float32) * self.schedule.num_steps
         noise = self.noise(*x.shape, generator=self.evaluation_noise)
         condition = self.condition_of(batch, x, self.evaluation_noise)
         terms = self.losses(self.averaged, x, t.long().clamp(max=self.schedule.num_steps - 1), noise, condition)

@@ -334,7 +334,8 @@ class DDPM(Diffusion):
         room = share_of_rank(self.bpd_samples, rank, ranks) - self._measured
         if room > 0:
             labels = None if labels is None else labels[:room]
-            self.bits.update(self.bits_per_dim(x[:room], labels=labels, generator=self.evaluation_noise))
+            noise = None if self.evaluation_noise is None else self.evaluation_noise[:room]
+            self.bits.update(self.bits_per_dim(x[:room], labels=labels, generator=noise))
             self._measured += len(x[:room])
 
     def on_test_epoch_start(self) -> None:

@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 
 from darkroom.errors import UsageError
 from lightning_modules.base import Technique
+from lightning_modules.layers.precision import check_images
 from lightning_modules.segmentation.geometry import mirror_pad
 from lightning_modules.segmentation.inference import Inference
 from lightning_modules.segmentation.losses import CrossEntropy
@@ -78,11 +79,7 @@ class SemanticSegmentation(Technique):
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         """All maps of logits that the network gives for images, by name, at the size of these."""
-        if image.dtype == torch.uint8:
-            raise UsageError(
-                "uint8 images reached the network; they are normalised by the datamodule's on_after_batch_transfer (pass "
-                "the datamodule to the Trainer, or normalise them yourself)"
-            )
+        check_images(image, self.network)
         return self.outputs_within(self.with_margin(image), image.shape[-2:])
 
     def with_margin(self, image: Tensor) -> Tensor:
@@ -142,8 +139,8 @@ class SemanticSegmentation(Technique):
     def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
         logits = self.infer(batch)
         scores.update(logits.argmax(1), batch["mask"])  # one argmax, one confusion matrix for all scores
-        losses = {f"{stage}/{name}": term for name, term in self.loss_terms(logits, batch).items()}
-        self.log_dict(losses, on_epoch=True, batch_size=len(logits), sync_dist=self.trainer.world_size > 1)
+        losses = self.loss_terms(logits, batch)
+        self.log_evaluation({f"{stage}/{name}": term for name, term in losses.items()}, len(logits))
 
     def _log_scores(self, scores: MetricCollection) -> None:
         values = scores.compute()  # reduced over the ranks by torchmetrics

@@ -16,6 +16,7 @@ from lightning_modules.layers.backbones import (
     load_all_but_the_answer,
 )
 from lightning_modules.layers.convolutionalize import convolutionalize
+from lightning_modules.layers.precision import check_images
 from lightning_modules.segmentation.base import SemanticSegmentation
 from lightning_modules.segmentation.geometry import mirror_pad
 
@@ -114,6 +115,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
             self.network.windows.compile()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        check_images(batch["image"], self.network)
         windows, labels = self.sample_windows(batch["image"], batch["mask"])
         logits = self.network.windows(windows.contiguous(memory_format=self.memory_format))
         return self.log_loss(self.loss_terms(logits, {"mask": labels}))

@@ -2,7 +2,9 @@
 
 All take ``logits`` float (B, K, H, W) and ``mask`` int64 (B, H, W), class ids or ``ignore_index`` where nothing is known,
 compute in float32 whatever the logits are in, give 0 (not nan) with a gradient of 0 where no pixel counts, and never wait
-for the device.
+for the device. In training on several ranks those that average over pixels divide by what counts on the mean rank, so that
+together they are the loss of one batch of all; Dice and Lovasz are of each rank's own batch (their classes' sums are no
+mean), and so another loss for another number of ranks.
 """
 
 import re
@@ -14,12 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
+from lightning_modules.layers.ranks import mean_over_ranks
 
 
 def _mean(values: Tensor, weights: Tensor, dim: int | None = None) -> Tensor:
     """Mean of ``values`` weighted by ``weights`` (factors, or bool: those that count), 0 where none counts."""
-    total = weights.sum(dim)
-    return (values * weights).sum(dim) / total.where(total > 0, 1)  # not / tiny: a GradScaler's gradient would be inf
+    return _over((values * weights).sum(dim), weights.sum(dim))
+
+
+def _mean_of_pixels(values: Tensor, weights: Tensor) -> Tensor:
+    """The same of all pixels, those of the other ranks' batches too: the mean of the ranks' results is theirs."""
+    return _over((values * weights).sum(), mean_over_ranks(weights.sum()))
+
+
+def _over(total: Tensor, count: Tensor) -> Tensor:
+    return total / count.where(count > 0, 1)  # not / tiny: a GradScaler's gradient would be inf
 
 
 def _one_hot(mask: Tensor, counted: Tensor, num_classes: int) -> Tensor:
@@ -85,7 +96,7 @@ class CrossEntropy(_Pixelwise):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         losses, weight = self._cross_entropy(logits, mask), self._weight(logits, mask)
-        return (losses * weight).sum() if self.reduction == "sum" else _mean(losses, weight)
+        return (losses * weight).sum() if self.reduction == "sum" else _mean_of_pixels(losses, weight)
 
 
 class Focal(_Pixelwise):
@@ -113,7 +124,7 @@ class Focal(_Pixelwise):
         losses = self._cross_entropy(logits, mask)  # -log p_t
         # 1 - p_t; the clamp because the slope of x^gamma at 0 is infinite for gamma < 1.
         doubt = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)
-        return _mean(doubt**self.gamma * losses, self._weight(logits, mask))  # eq. 4, 5
+        return _mean_of_pixels(doubt**self.gamma * losses, self._weight(logits, mask))  # eq. 4, 5
 
 
 class BorderWeighted(_Pixelwise):
@@ -152,7 +163,7 @@ class BorderWeighted(_Pixelwise):
             raise UsageError(f"border has shape {tuple(border.shape)}; it takes the mask's, {tuple(mask.shape)}")
         extra = self.w0 * torch.exp(-border.float().square() / (2 * self.sigma**2))
         weight = self._weight(logits, mask) + extra * (mask == 0)  # eq. 2
-        return _mean(weight * self._cross_entropy(logits, mask), mask != self.ignore_index)  # eq. 1
+        return _mean_of_pixels(weight * self._cross_entropy(logits, mask), mask != self.ignore_index)  # eq. 1
 
 
 class Dice(nn.Module):

@@ -144,8 +144,12 @@ class DetectionContract:
         assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(found, same, strict=True))
 
     def test_bf16_mixed_trains(self, tmp_path: Path) -> None:
-        fitting = self.fit(self.build(), self.data(), tmp_path, precision="bf16-mixed")
-        assert fitting.callback_metrics["train/loss"].isfinite()
+        model, data = self.build(), self.data()
+        fitting = self.fit(model, data, tmp_path, precision="bf16-mixed")
+        values = dict(fitting.callback_metrics)
+        fitting.test(model, data, verbose=False)
+        values |= fitting.callback_metrics
+        assert all(values[name].isfinite() for name in ("train/loss", "val/loss", "val/VOC_AP50", "test/VOC_AP50"))
 
     @pytest.mark.parametrize(
         ("change", "said"),

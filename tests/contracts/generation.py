@@ -206,9 +206,14 @@ class GenerationContract:
 
     @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
     def test_trains_in_half_precision(self, tmp_path: Path, precision: str) -> None:
+        model, data = self.build(scores=CountingScores(self.drawn)), self.data()
         fitting = trainer(tmp_path, precision=precision, log_every_n_steps=1)
-        fitting.fit(self.build(), self.data())
-        assert fitting.callback_metrics[f"val/{self.loss}"].isfinite()
+        fitting.fit(model, data)
+        values = dict(fitting.callback_metrics)
+        fitting.test(model, data, verbose=False)
+        values |= fitting.callback_metrics
+        assert all(value.isfinite() for value in values.values())
+        assert {f"val/{self.loss}", f"test/{self.loss}", "val/drawn", "test/drawn"} <= values.keys()
 
     def test_learns_one_batch_by_heart(self, tmp_path: Path) -> None:
         if self.by_heart is None:

@@ -82,7 +82,10 @@ class SegmentationContract:
         model, data = self.build(), self.data()
         fitting = trainer(tmp_path, precision="bf16-mixed", log_every_n_steps=1)
         fitting.fit(model, data)
-        assert fitting.callback_metrics["train/loss"].isfinite()
+        values = dict(fitting.callback_metrics)
+        fitting.test(model, data, verbose=False)
+        values |= fitting.callback_metrics
+        assert all(values[f"{stage}/loss"].isfinite() for stage in ("train", "val", "test"))
 
     def test_is_a_semantic_segmentation(self) -> None:
         assert isinstance(self.build(), SemanticSegmentation)

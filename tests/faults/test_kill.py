@@ -132,6 +132,14 @@ def test_killed_within_a_validation(whole: tuple) -> None:
     assert_same(whole)
 
 
+@pytest.mark.fault("kill -9 with processes that load the data: none is left, and none of their batches is lost")
+def test_killed_with_loading_processes(whole: tuple) -> None:
+    options = (*TINY, *EVERY_STEP, "--data.num_workers", "2")
+    assert Command(*options, *trouble("SignalAt", step=8, name="SIGKILL")).wait() == -9
+    assert Command(*options, "--ckpt_path", "last").wait() == 0
+    assert_same(whole)
+
+
 @pytest.mark.fault("kill -9 before the first checkpoint")
 def test_killed_before_the_first_checkpoint(whole: tuple) -> None:
     assert Command(*TINY, *trouble("SignalAt", step=3, name="SIGKILL")).wait() == -9

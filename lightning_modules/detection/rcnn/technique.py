@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 
 from darkroom.errors import UsageError
 from lightning_modules.base import WarmupCosine
-from lightning_modules.detection.base import Detections, ObjectDetection, check_batch
+from lightning_modules.detection.base import Detections, ObjectDetection
 from lightning_modules.detection.boxes import (
     decode,
     detections,
@@ -239,7 +239,7 @@ class RCNN(ObjectDetection):
             )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        check_batch(batch, self.num_classes)
+        self.check(batch)
         stage = self.stage
         if batch_idx == 0:
             self._begin(stage)

@@ -22,7 +22,6 @@ from lightning_modules.diffusion.samplers import Step
 from lightning_modules.diffusion.text import Text, TextEncoder, Words
 from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer
-from tests.fakes.ranks import on_two_ranks
 
 CAPTIONS = ["a red circle", "a blue star", "a small green cross"]
 
@@ -371,22 +370,3 @@ def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(build: Callable, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         build()
-
-
-def _learn(rank: int, folder: Path) -> Tensor:
-    model = TestTextToImage().build()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    together = nn.parallel.DistributedDataParallel(model, find_unused_parameters=False)
-    together.module.forward = lambda x, t, condition: model.losses(model.network, x, t, x, condition)["loss"].mean()
-    for _ in range(2):
-        told = model.reader([CAPTIONS[rank]] * 2, model.device)
-        x = torch.full((2, 3, 16, 16), float(rank))
-        together(x, torch.tensor([3, 40]), told).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.reader.encoder.embedding.weight.detach().clone()
-
-
-def test_ranks_learn_together_with_every_parameter_in_use(tmp_path: Path) -> None:
-    one, other = on_two_ranks(_learn, tmp_path)
-    assert torch.equal(one, other)

@@ -1,0 +1,109 @@
+"""What an experiment owes to two ranks: they end, agree, share the samples, and leave what one process leaves."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from darkroom.cli import DarkroomCLI
+
+
+def join(rank: int) -> None:
+    """Makes this process one of two as torchrun would have started it."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {name: str(value) for name, value in told.items()}
+    rank_zero_only.rank = rank  # which Lightning has read from the environment when it was imported
+
+
+class Witness(Callback):
+    """Notes the weights a fit begins with, the noise it would draw next, and which samples are seen in evaluation."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, torch.Tensor] = {}
+        self.noise = torch.empty(0)
+        self.seen: dict[str, list[float]] = {"val": [], "test": []}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first = {name: value.detach().clone() for name, value in pl_module.named_parameters()}
+        self.noise = torch.rand(4)
+        self.seen["val"].clear()  # of the sanity check
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.seen["val"] += [image.double().square().sum().item() for image in batch["image"]]
+
+    def on_test_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        self.seen["test"] += [image.double().square().sum().item() for image in batch["image"]]
+
+
+def written_below(folder: Path) -> list[str]:
+    """A list that grows with every file this process opens for writing, and every folder it makes, below a folder."""
+    found: list[str] = []
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | os.PathLike):
+            path, writes = arguments[0], arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        elif event == "os.mkdir":
+            path, writes = arguments[0], True
+        else:
+            return
+        if writes and Path(os.fspath(path)).absolute().is_relative_to(folder.absolute()):
+            found.append(os.fspath(path))
+
+    sys.addaudithook(note)
+    return found
+
+
+def plain_command(rank: int, argv: Sequence[object]) -> list[str]:
+    """One rank of a command line, which must succeed: what it has written below runs/."""
+    from darkroom import start
+
+    join(rank)
+    written = written_below(Path("runs"))
+    sys.argv = ["darkroom"]
+    if code := start.run([str(word) for word in argv]):
+        sys.exit(code)
+    return written
+
+
+def command(rank: int, argv: Sequence[object]) -> dict[str, Any]:
+    """One rank of ``darkroom fit``, and of a test of what it has learned: what this rank can say of it."""
+    from darkroom import start
+
+    join(rank)
+    witness, kept, written = Witness(), [], written_below(Path("runs"))
+
+    class Observed(DarkroomCLI):
+        def before_fit(self) -> None:
+            kept.append(self)
+            self.trainer.callbacks.append(witness)
+
+    start.DarkroomCLI = Observed
+    sys.argv = ["darkroom"]
+    code = start.run([str(word) for word in argv])
+    if code:
+        sys.exit(code)
+    (cli,) = kept
+    metrics = {"fit": dict(cli.trainer.callback_metrics)}
+    cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    metrics["test"] = dict(cli.trainer.callback_metrics)
+    return {
+        "metrics": metrics,
+        "first": witness.first,
+        "seen": witness.seen,
+        "last": witness.last,
+        "noise": witness.noise,
+        "written": written,
+        "step": cli.trainer.global_step,
+    }

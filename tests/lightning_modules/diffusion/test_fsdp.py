@@ -1,0 +1,343 @@
+"""FSDP: a model divided among two ranks learns, draws and is saved as one that is whole."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from callbacks.exact_resume import ExactResume
+from darkroom import start
+from darkroom.errors import UsageError
+from datamodules.shapes_captions import ShapesCaptions
+from datamodules.shapes_images import ShapesImages
+from lightning_modules.base import WarmupCosine
+from lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, EfficientUNet, SuperResolution, TextToImage
+from lightning_modules.diffusion.base import Diffusion
+from lightning_modules.diffusion.text import Words
+from lightning_modules.layers.sharding import Sharded, gather, release, shard
+from tests.conftest import CONFIGS
+from tests.contracts.generation import CountingScores
+from tests.contracts.module import trainer
+from tests.contracts.ranks import join
+from tests.fakes.ranks import on_two_ranks
+from tests.test_configs import small
+
+CAPTIONS = ["a red circle", "a blue star"]
+
+
+class Settled(Diffusion):
+    """Draws noise and times that each picture decides: neither rank nor batch has a say."""
+
+    def pictures_of(self, batch: dict[str, Any]) -> Tensor:
+        x = super().pictures_of(batch)
+        self._seeds = [int(one.double().abs().sum() * 1e3) for one in x]
+        return x
+
+    def noise(self, *shape: int, generator: Any = None, uniform: bool = False) -> Tensor:
+        if self.training and generator is None:
+            generator = [torch.Generator().manual_seed(seed) for seed in self._seeds]
+        return super().noise(*shape, generator=generator, uniform=uniform)
+
+    def losses(self, network: Any, x: Tensor, t: Tensor, noise: Tensor, condition: Any) -> dict[str, Tensor]:
+        if network.training:
+            t = torch.tensor(self._seeds, device=x.device) % self.schedule.num_steps
+        return super().losses(network, x, t, noise, condition)
+
+
+class SettledText(Settled, TextToImage):
+    pass
+
+
+class SettledPictures(Settled, SuperResolution):
+    pass
+
+
+OPTIMIZER = partial(torch.optim.AdamW, lr=3e-3, eps=1e-3, fused=True)
+
+
+def words() -> Words:
+    return Words(ShapesCaptions().words, dim=8, layers=1, heads=2)
+
+
+def text_to_image(**kwargs: Any) -> TextToImage:
+    torch.manual_seed(0)
+    network = Denoiser((3, 16, 16), None, 8, (1, 2), 1, attention=(8,), dropout=0.0, text_dim=8)
+    settings = {"steps": 2, "ema_decay": 0.9, "text_dropout": 0.0, "guidance": 1.0, "optimizer": OPTIMIZER}
+    return SettledText(
+        words(), (3, 16, 16), network, schedule=CosineSchedule(50), lr_scheduler=WarmupCosine, **settings, **kwargs
+    )
+
+
+def super_resolution(**kwargs: Any) -> SuperResolution:
+    torch.manual_seed(0)
+    network = EfficientUNet((3, 16, 16), None, (8, 16), (1, 1), head_channels=8, gradient_checkpointing=True)
+    settings = {"steps": 2, "ema_decay": None, "noise_levels": (0.1, 0.1), "optimizer": OPTIMIZER}
+    return SettledPictures(
+        (3, 16, 16), 2, network=network, schedule=CosineSchedule(50), channels_last=True, **settings, **kwargs
+    )
+
+
+MODELS: dict[str, Callable[..., Diffusion]] = {"text": text_to_image, "pictures": super_resolution}
+
+
+def data(batch_size: int, **kwargs: Any) -> ShapesCaptions:
+    sizes = {"train_size": 16, "val_size": 5, "test_size": 5, "num_workers": 0, "side": 16}
+    return ShapesCaptions(**{**sizes, "batch_size": batch_size, **kwargs})
+
+
+def fitting(folder: Path, name: str, **kwargs: Any) -> Trainer:
+    """Clips, follows a schedule, and saves after the third step of eight, and at the end."""
+    rhythms = {f"{name}-third": {"every_n_train_steps": 3, "save_top_k": 1}, name: {"save_on_train_epoch_end": True}}
+    saving = [FirstAlone(folder, file, enable_version_counter=False, **rhythm) for file, rhythm in rhythms.items()]
+    common = {"callbacks": [*saving, ExactResume()], "enable_checkpointing": True, "gradient_clip_val": 0.05}
+    return trainer(folder, **{**common, "max_epochs": 2, "limit_val_batches": 0, **kwargs})
+
+
+class FirstAlone(ModelCheckpoint):
+    """Saves once in a rhythm of steps."""
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if not self._every_n_train_steps or not self.best_model_path:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+
+def on_rank(rank: int, **kwargs: Any) -> dict[str, Any]:
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    return {"strategy": Sharded(), "devices": 2, **kwargs}
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def learned(rank: int, folder: Path, kind: str) -> dict[str, Any]:
+    """One of two ranks: a whole fit, and two that go on from a checkpoint, of two ranks and of one process."""
+    model = MODELS[kind]()
+    training = fitting(folder, "two", **on_rank(rank))
+    training.fit(model, data(2))
+    parameters = dict(model.named_parameters())
+    for name in ("two", "one"):
+        going_on = fitting(folder, f"from_{name}", **on_rank(rank))
+        going_on.fit(MODELS[kind](), data(2), ckpt_path=folder / f"{name}-third.ckpt", weights_only=True)
+    return {
+        "loss": training.callback_metrics["train/loss"],
+        "whole": sum(p.numel() for p in parameters.values()),
+        "local": sum(p.to_local().numel() for p in parameters.values() if isinstance(p, DTensor)),
+        "undivided": [name for name, p in parameters.items() if not isinstance(p, DTensor)],
+    }
+
+
+def close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
+    """The same keys and numbers, within float error; lists by place."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            close(one[key], other[key], tolerance)
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            close(a, b, tolerance)
+    elif isinstance(one, Tensor):
+        assert type(other) is Tensor
+        torch.testing.assert_close(other, one, atol=tolerance, rtol=tolerance)
+    else:
+        assert one == pytest.approx(other, rel=tolerance) if isinstance(one, float) else one == other
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_two_ranks_are_one_process_with_batches_twice_as_large(tmp_path: Path, kind: str) -> None:
+    """Weights, averages, states of the optimizer, the loss; and each goes on from the other's checkpoint."""
+    alone = fitting(tmp_path, "one")
+    alone.fit(MODELS[kind](), data(4))
+    ranks = on_two_ranks(partial(learned, kind=kind), tmp_path)
+
+    whole = ranks[0]["whole"]
+    assert sum(rank["local"] for rank in ranks) == whole
+    assert all(abs(rank["local"] - whole / 2) < 0.02 * whole for rank in ranks)
+    assert not any(rank["undivided"] for rank in ranks)
+    assert [rank["loss"].item() for rank in ranks] == pytest.approx([alone.callback_metrics["train/loss"].item()] * 2)
+
+    fitting(tmp_path, "from_two_alone").fit(
+        MODELS[kind](), data(4), ckpt_path=tmp_path / "two-third.ckpt", weights_only=True
+    )
+    expected = loaded(tmp_path / "one.ckpt")
+    for name in ("two", "from_one", "from_two", "from_two_alone"):
+        found = loaded(tmp_path / f"{name}.ckpt")
+        assert found.keys() == expected.keys()
+        for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+            close(expected[key], found[key])
+        assert found["global_step"] == expected["global_step"] == 8
+    two, again = (loaded(tmp_path / f"{name}.ckpt") for name in ("two", "from_two"))
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in two["state_dict"].items())
+
+
+def test_draws_in_one_process_what_two_ranks_have_learned_in_bf16(tmp_path: Path) -> None:
+    alone = fitting(tmp_path, "one", precision="bf16-mixed")
+    alone.fit(text_to_image(), data(4))
+    losses = on_two_ranks(drawn, tmp_path)
+    assert losses == pytest.approx([alone.callback_metrics["train/loss"].item()] * 2, rel=0.01)
+    model = text_to_image()
+    model.load_state_dict(loaded(tmp_path / "two.ckpt")["state_dict"])
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures = model.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pictures, loaded(tmp_path / "pictures.pt"), atol=0.05, rtol=0)
+
+
+def drawn(rank: int, folder: Path) -> float:
+    """Draws on the first rank alone while a validation ends, as callbacks do; what drew then is divided again."""
+    model = text_to_image()
+    training = fitting(folder, "two", **on_rank(rank), limit_val_batches=1.0, precision="bf16-mixed")
+
+    def draw(*_: object) -> None:
+        if rank == 0:
+            torch.save(model.sample(CAPTIONS, generator=torch.Generator().manual_seed(0)), folder / "pictures.pt")
+
+    training.callbacks[0].on_validation_epoch_end = draw
+    training.fit(model, data(2))
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    return training.callback_metrics["train/loss"].item()
+
+
+def test_without_averages_the_weights_draw_and_go_on_learning(tmp_path: Path) -> None:
+    assert on_two_ranks(validated, tmp_path) == [True, True]
+
+
+def validated(rank: int, folder: Path) -> bool:
+    """Validates before the first step and after every second; then tests, and draws three pictures on one rank, two on
+    the other."""
+    model = super_resolution()
+    training = fitting(folder, "it", **on_rank(rank), limit_val_batches=1.0, val_check_interval=2, max_epochs=1)
+    training.fit(model, data(2))
+    training.test(model, data(2), ckpt_path=folder / "it.ckpt", verbose=False, weights_only=True)
+    training.predict(model, data(1))
+    return all(isinstance(p, DTensor) for p in model.parameters())
+
+
+def test_what_was_gathered_in_inference_mode_goes_on_learning(tmp_path: Path) -> None:
+    """Lightning evaluates in it on GPUs, though not with gloo."""
+    alone = two_layers()
+    for x in (pictures(0), pictures(1)):
+        (alone(x).square().mean() / 2).backward()
+    for gradients in on_two_ranks(gathered, tmp_path):
+        torch.testing.assert_close(gradients, [p.grad for p in alone.parameters()])
+
+
+def two_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+
+def pictures(rank: int) -> Tensor:
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(rank))
+
+
+def gathered(rank: int, folder: Path) -> list[Tensor]:
+    module = two_layers()
+    shard(module, init_device_mesh("cpu", (2,)))
+    with torch.inference_mode():
+        gather([module])
+        for _ in range(1 + rank):  # each as often as it likes
+            module(pictures(rank))
+        release([module])
+    module(pictures(rank)).square().mean().backward()
+    return [p.grad.full_tensor() for p in module.parameters()]
+
+
+class UnevenScores(CountingScores):
+    """Draw more on the first rank than on the second."""
+
+    def compute(self, stage: str, module: Diffusion) -> dict[str, float]:
+        for _ in range(2 - module.global_rank):
+            self.draw(module, 2)
+        return {"drawn": 2.0}
+
+
+def measured(rank: int, folder: Path, precision: str) -> list[float]:
+    """A rank that validates on an even share and tests on fewer pictures than the other: five of two."""
+    torch.manual_seed(0)
+    network = Denoiser(
+        (3, 16, 16), 5, 8, (1, 2), 1, attention=(), dropout=0.0, learned_variance=True, self_conditioning=True
+    )
+    settings = {"learned_variance": True, "self_conditioning": True, "conditional": True, "steps": 2, "ema_decay": 0.9}
+    model = DDPM((3, 16, 16), 5, network=network, schedule=CosineSchedule(10), bpd_samples=3, **settings)
+    model.scores = UnevenScores(lambda module, n: module.sample(n, labels=[0] * n))
+    training = trainer(folder, **on_rank(rank), precision=precision, log_every_n_steps=1, max_epochs=2)
+    shapes = ShapesImages(train_size=8, val_size=5, test_size=5, batch_size=2, num_workers=0, side=16)
+    training.fit(model, shapes)
+    scores = [training.callback_metrics[name].item() for name in ("train/loss", "val/loss", "val/drawn")]
+    training.test(model, shapes, verbose=False)
+    average = next(model.ema.module.parameters())
+    assert average.dtype == torch.float32
+    assert next(model.network.parameters()).dtype == (torch.bfloat16 if precision == "bf16-true" else torch.float32)
+    return scores + [training.callback_metrics[name].item() for name in ("test/loss", "test/bits_per_dim")]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_ranks_with_uneven_shares_do_not_wait_for_ever(tmp_path: Path, precision: str) -> None:
+    """Batches, scores and bits/dim; steps that ask twice, as self-conditioning does, do so on both ranks."""
+    one, two = on_two_ranks(partial(measured, precision=precision), tmp_path)
+    assert one == two
+    assert torch.tensor(one).isfinite().all()
+
+
+def arguments() -> list[object]:
+    """Imagen, tiny, with all that draws."""
+    config = CONFIGS / "diffusion/imagen.yaml"
+    sizes = small(yaml.safe_load(config.read_text()), Path("fake"), "diffusion", "shapes")
+    return ["--config", config, *sizes, "--model.scores", "null", "--experiment", "it"]
+
+
+def commanded(rank: int, folder: Path, configs: list[Path]) -> list[int]:
+    """One rank of a fit, and of its continuation."""
+    join(rank)
+    sharing = [part for config in configs for part in ("--config", config)] + ["--trainer.devices", 2]
+    epochs = [["--trainer.max_epochs", 1], ["--trainer.max_epochs", 2, "--ckpt_path", "last"]]
+    return [start.run([str(part) for part in ("fit", *arguments(), *sharing, *more)]) for more in epochs]
+
+
+def test_the_command_fits_goes_on_and_hands_over_to_one_process(darkroom: Callable, tmp_path: Path) -> None:
+    configs = [CONFIGS / "trainer/fsdp.yaml", CONFIGS / "trainer/bf16.yaml"]
+    assert on_two_ranks(partial(commanded, configs=configs), tmp_path) == [[0, 0], [0, 0]]
+    assert sorted(path.name for path in Path("runs/it").iterdir()) == ["0"]
+    assert sorted(path.name for path in Path("runs/it/0/checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert loaded(Path("runs/it/0/checkpoints/last.ckpt"))["global_step"] == 2
+    outcome = darkroom("test", *arguments(), "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_config_is_read(darkroom: Callable) -> None:
+    configs = [CONFIGS / "diffusion/ddpm.yaml", CONFIGS / "trainer/ddp.yaml", CONFIGS / "trainer/fsdp.yaml"]
+    outcome = darkroom("fit", *(part for config in configs for part in ("--config", config)), "--print_config")
+    assert outcome.code == 0
+    assert "class_path: lightning_modules.layers.sharding.Sharded" in outcome.out
+
+
+def test_what_is_not_divided_is_named(darkroom: Callable, tiny: list[str]) -> None:
+    outcome = darkroom("fit", *tiny, "--config", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", "1")
+    assert outcome.code == 2
+    assert "UNet is not divided among GPUs" in outcome.message
+    assert "configs/trainer/ddp.yaml" in outcome.message
+
+
+def test_compilation_is_refused(darkroom: Callable) -> None:
+    sharing = ["--config", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", "1"]
+    outcome = darkroom("fit", *arguments(), *sharing, "--model.compile_network", "true")
+    assert outcome.code == 2
+    assert "model.compile_network is true" in outcome.message
+
+
+def test_lightnings_own_way_to_divide_is_refused(tmp_path: Path) -> None:
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    model = text_to_image()
+    with pytest.raises(UsageError, match=r"ModelParallelStrategy.*configs/trainer/fsdp.yaml"):
+        trainer(tmp_path, strategy=ModelParallelStrategy(1, 1), devices=1).fit(model, data(2))
