@@ -49,7 +49,7 @@ class SteadyCheckpoint(ModelCheckpoint):
         if self.monitor is not None:
             super().on_train_batch_end(trainer, *args)
             return
-        self._due = self._due or not self._should_skip_saving_checkpoint(trainer) and self._is_time(trainer)
+        self._due = self._due or (not self._should_skip_saving_checkpoint(trainer) and self._is_time(trainer))
         if self._due and between_steps(trainer):
             self.save_now(trainer)
 

@@ -33,6 +33,10 @@ def readable_config(path: Path) -> None:
         raise UsageError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"config {path} holds no settings; it should have keys such as model, data, trainer")
+    for group in ("trainer", "checkpoint", "last_checkpoint"):  # which the parser would take as no settings, or fail at
+        value = content.get(group)
+        if not isinstance(value, dict | None) and not (isinstance(value, str) and value):
+            raise UsageError(f"config {path}: {group} is {value!r}; it should have settings below it, NAME: VALUE")
 
 
 # A password before an address, a key in its query, a header that says who asks, and keys by their looks; not "$NAME",
@@ -93,7 +97,8 @@ def refuse_replaced_callbacks(config: Namespace) -> None:
     """A later ``callbacks`` replaces an earlier list; that is refused unless done on purpose, with null."""
     expected: dict[str, Path] = {}
     for path in config_files(config):
-        trainer = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer") or {}
+        trainer = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer")
+        trainer = trainer if isinstance(trainer, dict) else {}
         if "callbacks" in trainer and trainer["callbacks"] is None:
             expected = {}
         given = [trainer[key] for key in ("callbacks", "callbacks+") if trainer.get(key)]

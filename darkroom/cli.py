@@ -10,7 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks.steady_checkpoint import SteadyCheckpoint
-from darkroom import checks
+from darkroom import checks, cluster
 from darkroom.equipment import equip
 from darkroom.errors import Stopped, UsageError
 from darkroom.run import (
@@ -132,6 +132,7 @@ class DarkroomCLI(LightningCLI):
             callbacks = equip(config, callbacks, self.run_folder, self.continued)
         trainer = super()._instantiate_trainer(config, callbacks)
         take_over(trainer)
+        cluster.start_together(trainer)
         for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:
             callback.save_on_exception = False  # saving asks all ranks, and the others would wait for ever
         return trainer

@@ -5,29 +5,56 @@ import re
 import subprocess
 import sys
 
+from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 WARNED, TERMINATED = 128 + 10, 128 + 15  # exit codes after SIGUSR1 and SIGTERM, where there is Slurm
 
 
 def job() -> str | None:
-    """A name that the processes of a job share, and its later starts; no other job has it. None outside of a job.
+    """A name that the processes of a job share, and its later starts, and no other job has; None outside of a job."""
+    return _named() or _of_slurm() or (f"torchrun-{_rendezvous()}" if _rendezvous() else None)
 
-    ``DARKROOM_JOB`` gives it for a scheduler that is not known here, such as Kubernetes.
+
+def may_be_restarted() -> bool:
+    """Whether a run that bears this job's name was begun by an earlier start of it.
+
+    Slurm says so. torchrun counts only what happened on this machine, so its id, which no other job has, stands for it;
+    and so does a name that was given. Only where several commands of one start bear the same name, it does not.
     """
-    say = os.environ.get
-    if say("DARKROOM_JOB"):
-        return say("DARKROOM_JOB")
-    if say("SLURM_JOB_ID"):
-        number = f"{say('SLURM_ARRAY_JOB_ID')}_{say('SLURM_ARRAY_TASK_ID')}" if say("SLURM_ARRAY_JOB_ID") else None
-        return f"slurm-{number or say('SLURM_JOB_ID')}.{say('SLURM_STEP_ID', 'batch')}"  # a restart counts steps anew
-    return f"torchrun-{say('TORCHELASTIC_RUN_ID')}" if say("TORCHELASTIC_RUN_ID", "none") != "none" else None
-
-
-def restarted() -> bool:
-    """Whether an earlier start of this job may have begun a run; with ``DARKROOM_JOB`` every start may be a later one."""
+    shared = _of_slurm() is not None and "SLURM_STEP_ID" not in os.environ
     counts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
-    return "DARKROOM_JOB" in os.environ or any(count != "0" for count in counts)
+    return any(count != "0" for count in counts) or bool(_named() or (_rendezvous() and not shared))
+
+
+def _named() -> str | None:
+    """What the user calls the job, for a scheduler that is not known here."""
+    return os.environ.get("DARKROOM_JOB") or None
+
+
+def _of_slurm() -> str | None:
+    """The job's number, or the array's and the task's, and the step, which every start counts anew."""
+    number, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        number = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    return f"slurm-{number}.{os.environ.get('SLURM_STEP_ID', 'batch')}" if number else None
+
+
+def _rendezvous() -> str | None:
+    """The ``--rdzv-id`` that torchrun was given, or made itself for one machine."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if run_id == "none" else run_id
+
+
+def start_together(trainer: Trainer) -> None:
+    """Has all ranks load the checkpoint that the first of them found.
+
+    They look for it each at its own time, before they know of each other, in a folder that may be the same only seconds
+    later on another machine.
+    """
+    connector = trainer._checkpoint_connector
+    load = connector.resume_start
+    connector.resume_start = lambda path=None, **how: load(trainer.strategy.broadcast(path), **how)
 
 
 @rank_zero_only

@@ -8,6 +8,8 @@ import torch
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]+)")
+# gloo and NCCL have no error of their own for it.
+_GONE = re.compile(r"remote worker (crashing|hanging)|remote process exited|Connection (closed|reset) by peer")
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -19,10 +21,9 @@ def told(error: BaseException) -> str | None:
         return f"the GPU's memory is full: {_asked_for(error)}; {_SMALLER}, or --config configs/trainer/bf16.yaml"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return f"the machine's memory is full: {_asked_for(error)}; {_SMALLER}, or data.num_workers"
-    worker = re.search(
-        r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]+)", str(error)
-    )
-    if worker:
+    if _GONE.search(str(error)):
+        return "another rank of this run is gone, and this one ends with it; why, that one's own message says"
+    if worker := _WORKER.search(str(error)):
         how = "ended" if worker[2].startswith("exited") else worker[2].replace("is killed by signal: ", "was killed: ")
         return (
             f"a process that loads the data (pid {worker[1]}) {how}; most often the machine had no memory left for "

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from darkroom import cluster
 
@@ -37,17 +37,15 @@ def leave_job(run: Path) -> None:
 
 
 def run_of_job(experiment: Path) -> Path | None:
-    """The newest run that an earlier start of this very job began, if this is a restart."""
-    if not cluster.restarted():
+    """The newest run that an earlier start of this very job began."""
+    job = cluster.job()
+    if job is None or not cluster.may_be_restarted():
         return None
-    if cluster.job() is None and rank_zero_only.rank == 0:
-        print(
-            "darkroom: torchrun has no --rdzv-id, by which a restart knows its run: a new one begins", file=sys.stderr
-        )
-    names = {run: run / JOB for run in reversed(runs_of(experiment))}
-    return next(
-        (run for run, name in names.items() if name.is_file() and name.read_text().strip() == cluster.job()), None
-    )
+    for run in reversed(runs_of(experiment)):
+        if (run / JOB).is_file() and (run / JOB).read_text(encoding="utf-8").strip() == job:
+            rank_zero_info(f"darkroom: job {job} goes on with {run}")
+            return run
+    return None
 
 
 def checkpoint_of(run: Path | None, name: str) -> str | None:

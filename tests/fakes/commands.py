@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,6 +95,15 @@ TINY = (
 )
 """A fit of fifteen steps, three epochs, with dropout, augmentation and a schedule, in less than a second."""
 
+NOISY = (
+    *("fit", "--model", "VAE", "--model.channels", "[4]", "--model.latent_dim", "2", "--data", "ShapesImages"),
+    *("--data.train_size", "20", "--data.val_size", "5", "--data.batch_size", "2", "--data.side", "16"),
+    *("--data.num_workers", "0", "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.enable_model_summary", "false", "--experiment", "it"),
+)
+"""A fit of ten steps on each of two ranks, of a model whose noise each draws anew in every step, as it alone does."""
+
 EVERY_STEP = ("--last_checkpoint.every_n_epochs", "null", "--last_checkpoint.every_n_train_steps", "1")
 
 
@@ -101,3 +111,16 @@ def trouble(happening: str, **arguments: object) -> list[str]:
     """The options that add a callback of ``tests.fakes.trouble``."""
     options = [f"--trainer.callbacks+=tests.fakes.trouble.{happening}"]
     return options + [f"--trainer.callbacks.{key}={value}" for key, value in arguments.items()]
+
+
+def on_two_ranks(*argv: object) -> list[Command]:
+    """The same command on two ranks, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    group |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "NODE_RANK": "0"}
+    both = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+    return [
+        Command(*argv, *both, environment=group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
+    ]

@@ -1,6 +1,5 @@
 """kill -9, whenever it comes: the same command with ``--ckpt_path last`` ends with the very weights and scores."""
 
-import csv
 import os
 import random
 import signal
@@ -13,49 +12,11 @@ import pytest
 import torch
 
 from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
-
-TIMES = ("seconds", "per_second")  # what no two runs share
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-def end_of(run: str) -> tuple[dict, list[dict]]:
-    """The last checkpoint, less what tells the time or the folder, and every row of metrics.csv."""
-    last = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)
-    random_numbers = last["callbacks"]["ExactResume"]
-    kept = {key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")}
-    rows = []
-    for row in csv.DictReader(Path(run, "metrics.csv").open()):
-        row = {key: value for key, value in row.items() if value and not key.endswith(TIMES)}
-        rows += [row] if row.keys() - {"step", "epoch"} else []
-    return kept | {"random": random_numbers}, rows
-
-
-@pytest.fixture
-def whole() -> tuple[dict, list[dict]]:
-    """What a fit ends with that nothing interrupted."""
-    assert Command(*TINY, "--experiment", "whole").wait() == 0
-    return end_of("runs/whole/0")
-
-
-def assert_same(whole: tuple[dict, list[dict]], run: str = "runs/it/0") -> None:
-    checkpoint, rows = end_of(run)
-    for key, value in whole[0].items():
-        assert equal(value, checkpoint[key]), key
-    assert rows == whole[1]
-    assert not list(Path(run, "checkpoints").glob("*.part"))
+from tests.faults.conftest import End, assert_same
 
 
 @pytest.mark.fault("kill -9 at random moments, five times in one fit")
-def test_killed_again_and_again(whole: tuple) -> None:
+def test_killed_again_and_again(whole: End) -> None:
     began = time.monotonic()
     assert Command(*TINY, *EVERY_STEP, "--experiment", "timed").wait() == 0
     needed = time.monotonic() - began
@@ -105,7 +66,7 @@ def nth(function: Callable, n: int, instead: Callable) -> Callable:
     ],
 )
 @pytest.mark.fault("kill -9 while a checkpoint is written")
-def test_killed_while_a_checkpoint_is_written(whole: tuple, moment: str, name: str, instead: Callable) -> None:
+def test_killed_while_a_checkpoint_is_written(whole: End, moment: str, name: str, instead: Callable) -> None:
     import darkroom.checkpoint_file as written
 
     module, function = name.split(".")
@@ -124,7 +85,7 @@ def test_killed_while_a_checkpoint_is_written(whole: tuple, moment: str, name: s
 
 
 @pytest.mark.fault("kill -9 within a validation")
-def test_killed_within_a_validation(whole: tuple) -> None:
+def test_killed_within_a_validation(whole: End) -> None:
     """Which the fit that goes on must not leave out, although the last step before it is in the checkpoint."""
     command = Command(*TINY, *EVERY_STEP, *trouble("SignalAt", step=10, name="SIGKILL", validating=True))
     assert command.wait() == -9
@@ -133,7 +94,7 @@ def test_killed_within_a_validation(whole: tuple) -> None:
 
 
 @pytest.mark.fault("kill -9 with processes that load the data: none is left, and none of their batches is lost")
-def test_killed_with_loading_processes(whole: tuple) -> None:
+def test_killed_with_loading_processes(whole: End) -> None:
     options = (*TINY, *EVERY_STEP, "--data.num_workers", "2")
     assert Command(*options, *trouble("SignalAt", step=8, name="SIGKILL")).wait() == -9
     assert Command(*options, "--ckpt_path", "last").wait() == 0
@@ -141,7 +102,7 @@ def test_killed_with_loading_processes(whole: tuple) -> None:
 
 
 @pytest.mark.fault("kill -9 before the first checkpoint")
-def test_killed_before_the_first_checkpoint(whole: tuple) -> None:
+def test_killed_before_the_first_checkpoint(whole: End) -> None:
     assert Command(*TINY, *trouble("SignalAt", step=3, name="SIGKILL")).wait() == -9
     assert Path("runs/it/0").is_dir()
     command = Command(*TINY, "--ckpt_path", "last")
