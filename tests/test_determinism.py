@@ -1,0 +1,76 @@
+"""The same seed gives the same run, to the last bit; another seed another run. Of every technique."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import CONFIGS
+from tests.test_configs import ALL, COMPOSED, FAMILIES, family_of, small
+
+SCORED = ("adversarial/dcgan.yaml",)  # the best checkpoint is so by its scores
+
+
+def _experiments() -> list[str]:
+    """One config of every technique of ours, on the embedded world."""
+    found: dict[str, str] = {}
+    for name in ALL:
+        if name.startswith(FAMILIES) and name not in COMPOSED:
+            config = yaml.safe_load((CONFIGS / name).read_text())
+            if config["data"]["class_path"].startswith("Shapes") and "torchvision" not in name and "smp" not in name:
+                found.setdefault(config["model"]["class_path"], name)
+    return list(found.values())
+
+
+def fit(darkroom: Callable, name: str, experiment: str, *arguments: object) -> Path:
+    """The folder of a small fit."""
+    config = yaml.safe_load((CONFIGS / name).read_text())
+    given = ["--config", CONFIGS / name, *small(config, Path("fake"), family_of(name), "shapes")]
+    given += ["--trainer.check_val_every_n_epoch", 1, "--trainer.log_every_n_steps", 1, "--trainer.callbacks", "null"]
+    given += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    given += ["--trainer.num_sanity_val_steps", 0, "--trainer.limit_val_batches", 1]
+    if "scores" in config["model"]["init_args"] and name not in SCORED:  # which first train a judge
+        given += ["--model.scores", "null"]
+    outcome = darkroom("fit", *given, "--experiment", experiment, *arguments)
+    assert outcome.code == 0, outcome.err
+    return Path("runs", experiment, "0")
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """All that was logged, but what a clock says."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if "_per_second" not in key} for row in rows]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("name", _experiments())
+def test_two_equal_runs_are_equal(darkroom: Callable, name: str) -> None:
+    """One of them held to algorithms that repeat themselves, which on a CPU all do."""
+    first, second = fit(darkroom, name, "first"), fit(darkroom, name, "second", "--trainer.deterministic", "true")
+    assert metrics(first) == metrics(second)
+    assert any(metrics(first))
+    before, after = weights(first), weights(second)
+    assert before.keys() == after.keys()
+    assert not [key for key, value in before.items() if not torch.equal(value, after[key])]
+
+
+@pytest.mark.parametrize("name", ["segmentation/unet.yaml", "autoencoding/vae.yaml"])
+def test_another_seed_is_another_run(darkroom: Callable, name: str) -> None:
+    first, second = (fit(darkroom, name, str(seed), "--seed_everything", seed) for seed in (0, 1))
+    assert metrics(first) != metrics(second)
+    before, after = weights(first), weights(second)
+    assert any(not torch.equal(value, after[key]) for key, value in before.items())
+    config = yaml.safe_load((second / "config.yaml").read_text())
+    assert config["seed_everything"] == 1
+
+
+def test_the_default_seed_is_written_down(darkroom: Callable) -> None:
+    run = fit(darkroom, "segmentation/unet.yaml", "plain")
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 0
