@@ -3,7 +3,8 @@
 #   sbatch --gpus-per-node=8 --ntasks-per-node=8 configs/slurm/job.sh fit --config configs/segmentation/unet.yaml \
 #       --config configs/trainer/slurm.yaml
 # One task per GPU. Several nodes: --nodes=4. Processors and hours: --cpus-per-task=8 --time=1-00:00:00.
-# Whatever `darkroom` is on the PATH where sbatch is called is what runs.
+# The warning comes two minutes before the end; a step and a validation have to fit in: --signal=SIGUSR1@600.
+# What runs is the `darkroom` on the PATH where sbatch is called.
 #SBATCH --job-name=darkroom
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

@@ -1,0 +1,114 @@
+"""A real Slurm: one run that is stopped in three ways, on one node and on two, ends as one that was never stopped."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.jobs import FIT, ROOT, TWO_RANKS_HERE, assert_same_end, last_of
+
+HERE = Path(__file__).parent
+HOLDS = [3, 10, 18]  # the steps at which something happens; an epoch has eight
+HOLD = ["--trainer.callbacks+=tests.cluster.jobs.HoldForSignal", f"--trainer.callbacks.steps={HOLDS}"]
+pytestmark = pytest.mark.cluster
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
+@pytest.fixture
+def _cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two nodes, started for this test and ended with it."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("Slurm's daemons are started by root, on Linux")
+    absent = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
+    if absent:
+        pytest.skip(f"no {', '.join(absent)}: tests/cluster/slurm_one_host.sh install (Debian, as root)")
+    script, folder = HERE / "slurm_one_host.sh", tmp_path / "slurm"
+    folder.mkdir()
+    command = tmp_path / "bin/darkroom"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m darkroom "$@"\n')
+    command.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    environment |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{command.parent}:{os.environ['PATH']}"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    started = subprocess.run(["bash", script, "start", folder], capture_output=True, text=True, timeout=180)
+    try:
+        if started.returncode:
+            pytest.skip(f"Slurm does not start here: {started.stderr.strip()[-500:]}")
+        yield
+    finally:
+        subprocess.run(["bash", script, "stop", folder], capture_output=True, timeout=60)
+
+
+class Job:
+    """Two ranks of a fit, submitted as a user does."""
+
+    def __init__(self, *argv: object, sbatch: str) -> None:
+        script = str(ROOT / "configs/slurm/job.sh")
+        self.number = slurm("sbatch", "--parsable", "--output=job-%j.txt", *sbatch.split(), script, *map(str, argv))
+
+    def is_(self, state: str, restarts: int) -> bool:
+        shown = slurm("scontrol", "show", "job", self.number)
+        return f"JobState={state} " in shown and f"Restarts={restarts} " in shown
+
+    def wait(self, what: Callable[[], bool]) -> None:
+        """Until something is so; fails early when the job does."""
+        limit = time.monotonic() + 240
+        while not what():
+            console = Path(f"job-{self.number}.txt")
+            text = console.read_text() if console.is_file() else ""
+            assert not any(self.is_("FAILED", restarts) for restarts in range(2)), text
+            assert time.monotonic() < limit, text
+            time.sleep(0.2)
+
+    def wait_until_held(self, step: int) -> None:
+        self.wait(lambda: all(Path(f"held-{step}-{rank}").is_file() for rank in range(2)))
+
+    def start_again(self) -> None:
+        """A requeued job waits two minutes, lest it meets what ended it."""
+        slurm("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+
+
+@pytest.mark.fault("Slurm: end of time, scancel, pre-emption")
+@pytest.mark.usefixtures("_cluster")
+def test_a_run_survives_all_that_slurm_does_to_it(darkroom: Callable) -> None:
+    assert darkroom(*FIT, *TWO_RANKS_HERE, "--experiment", "whole").code == 0
+    command = [*FIT, *HOLD, "--config", ROOT / "configs/trainer/slurm.yaml", "--experiment", "stopped"]
+
+    # On one node, warned of the end of its time: saved, requeued, continued.
+    job = Job(*command, sbatch="--ntasks-per-node=2")
+    job.wait_until_held(HOLDS[0])
+    slurm("scancel", "--signal=USR1", job.number)
+    job.wait(lambda: job.is_("PENDING", 1))
+    assert HOLDS[0] < last_of("runs/stopped/0")["global_step"] <= HOLDS[0] + 2
+    job.start_again()
+    job.wait_until_held(HOLDS[1])
+
+    # Cancelled: saved, and not requeued.
+    slurm("scancel", job.number)
+    job.wait(lambda: job.is_("CANCELLED", 1) and not slurm("squeue", "--noheader"))
+    assert HOLDS[1] < last_of("runs/stopped/0")["global_step"] <= HOLDS[1] + 2
+
+    # Another job goes on with the run, on two nodes. A more urgent one takes them: saved, requeued, continued.
+    job = Job(*command, "--ckpt_path", "last", sbatch="--nodes=2 --ntasks-per-node=1")
+    job.wait_until_held(HOLDS[2])
+    slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    job.wait(lambda: job.is_("PENDING", 1))
+    assert HOLDS[2] < last_of("runs/stopped/0")["global_step"] <= HOLDS[2] + 2
+    job.start_again()
+    job.wait(lambda: job.is_("COMPLETED", 1))
+
+    assert os.listdir("runs/stopped") == ["0"]
+    assert_same_end("runs/whole/0", "runs/stopped/0")
