@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults lint bench clean
+.PHONY: demo test faults cluster lint bench clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,11 +24,15 @@ demo: $(BIN)/.installed
 
 # One process per core and one thread each: threads on busy cores wait for each other, many times longer than they save.
 test: $(BIN)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not cluster"
 
 # What a run has to survive, and a report of it.
 faults: $(BIN)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m fault
+
+# A real Slurm of one machine and of two nodes, where it is installed (tests/cluster/slurm_one_host.sh install), and torchrun.
+cluster: $(BIN)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster -rs
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

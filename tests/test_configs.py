@@ -26,9 +26,7 @@ BASES = {
 FAMILIES = tuple(BASES)
 CAPTIONED = CONFIGS / "diffusion/imagen.yaml"  # what those of data with captions are laid over
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
-EXPERIMENTS = [
-    name for name in ALL if not name.startswith("sweep/")
-]  # a sweep is no config, but for W&B: test_sweeps.py
+EXPERIMENTS = [name for name in ALL if not name.startswith("sweep/")]  # for W&B, these: test_sweeps.py
 # What makes a technique small, and what a test has not: weights to download, checkpoints of an earlier stage.
 SMALL = {
     "UNet": {"base_channels": 4},
@@ -144,6 +142,8 @@ def family_of(name: str) -> str:
     if kind == "paper":
         technique = yaml.safe_load((CONFIGS / name).read_text())["model"]["class_path"]
         return next(f for f in FAMILIES if hasattr(importlib.import_module(f"lightning_modules.{f}"), technique))
+    if name == "trainer/fsdp.yaml":
+        return "diffusion"
     return kind if kind in FAMILIES else "segmentation"
 
 

@@ -166,7 +166,7 @@ class Brightness(Scores):
         return {"brightness": total / seen, "seen": seen}
 
 
-def tested(rank: int, folder: Path, **kwargs: Any) -> dict[str, float]:
+def scores_on(rank: int, folder: Path, **kwargs: Any) -> dict[str, float]:
     """What a cascade's test of three pictures says."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     torch.manual_seed(0)
@@ -185,6 +185,6 @@ def tested(rank: int, folder: Path, **kwargs: Any) -> dict[str, float]:
 
 
 def test_a_cascade_is_judged_alike(tmp_path: Path) -> None:
-    one, two = on_two_ranks(partial(tested, strategy="ddp", devices=2), tmp_path)
-    assert one == two == pytest.approx(tested(0, tmp_path), rel=1e-4)
+    one, two = on_two_ranks(partial(scores_on, strategy="ddp", devices=2), tmp_path)
+    assert one == two == pytest.approx(scores_on(0, tmp_path), rel=1e-4)
     assert one["test/seen"] == 3

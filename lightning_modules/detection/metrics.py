@@ -116,6 +116,9 @@ class COCOScores(DetectionScores):
             self.add_state("detection_masks", [], dist_reduce_fx=None)
             self.add_state("truth_masks", [], dist_reduce_fx=None)
 
+    def __hash__(self) -> int:
+        return id(self)  # torchmetrics' takes in the states, and dicts of run lengths have none
+
     def update(self, preds: list[dict[str, Tensor]], target: list[dict[str, Tensor]]) -> None:
         """Adds images; see DetectionScores. With ``masks``, of these the run lengths are kept."""
         super().update(preds, target)

@@ -40,9 +40,11 @@ def check_images(image: Tensor, network: nn.Module) -> None:
             "uint8 images reached the network; they are normalised by the datamodule's on_after_batch_transfer (pass "
             "the datamodule to the Trainer, or normalise them yourself)"
         )
+    if image.dtype == next((weight.dtype for weight in network.parameters()), image.dtype):
+        return  # without looking at all of them, every step
     known = dict.fromkeys(weight.dtype for weight in network.parameters())
     autocast = image.is_floating_point() and torch.is_autocast_enabled(image.device.type)
-    if known and image.dtype not in known and (image.dtype == torch.float64 or not autocast):
+    if image.dtype not in known and (image.dtype == torch.float64 or not autocast):
         names = " and ".join(map(str, known))
         raise UsageError(
             f"images of {image.dtype} reached the network, whose weights are {names}; convert them to that"

@@ -11,6 +11,7 @@ from tests.cluster.jobs import FIT, ROOT, TWO_RANKS_HERE, assert_same_end
 KILL = ["--trainer.callbacks+=tests.cluster.jobs.KillOneRank", "--trainer.callbacks.step=11"]
 
 
+@pytest.mark.cluster
 @pytest.mark.fault("kill -9 of one rank under torchrun")
 def test_torchrun_restarts_and_the_fit_goes_on(darkroom) -> None:
     assert darkroom(*FIT, *TWO_RANKS_HERE, "--experiment", "whole").code == 0
