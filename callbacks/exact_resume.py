@@ -29,6 +29,8 @@ class ExactResume(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Called on all ranks together, like everything that makes a checkpoint."""
+        if self._restore is not None:  # nothing has happened since
+            return self._restore
         ranks: list[Any] = [_generators()]
         if distributed.is_initialized():
             ranks = [None] * distributed.get_world_size()
@@ -43,18 +45,26 @@ class ExactResume(Callback):
         checkpoint["logged"] = {"rows": rows[0] if rows else None, "waiting": _waiting(trainer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._logged = checkpoint.get("logged")
-        # A checkpoint of an epoch's end was written just before Lightning counted the epoch as completed. With max_steps it
-        # takes that for an epoch to go on with, finds no batch left in it and counts it twice: the next one is lost.
+        self._logged = checkpoint.get("logged", {"rows": None, "waiting": ({}, 0)})
         loop = checkpoint["loops"]["fit_loop"]
-        epochs, batches = loop["epoch_progress"]["total"], loop["epoch_loop.batch_progress"]
-        if epochs["ready"] == epochs["started"] == epochs["processed"] == epochs["completed"] + 1:
-            for progress in (epochs, loop["epoch_progress"]["current"]):
-                progress["completed"] = progress["processed"]
-            batches["current"] = dict.fromkeys(batches["current"], 0)
-            batches["is_last_batch"] = False
-            if trainer.max_steps != -1:  # and it counts the last step once more
-                loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+        epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+        if epochs["total"]["processed"] != epochs["total"]["completed"] + 1:
+            return
+        # A checkpoint of an epoch's end was written just before Lightning counted the epoch as completed.
+        if not batches[
+            "is_last_batch"
+        ]:  # max_steps, max_time or an early stop ended it: the rest of it is still to come
+            for progress in epochs.values():
+                progress["processed"] -= 1
+            return
+        # With max_steps Lightning takes it for an epoch to go on with, finds no batch left in it and counts it twice: the
+        # next one is lost.
+        for progress in epochs.values():
+            progress["completed"] = progress["processed"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
+        if trainer.max_steps != -1:  # and it counts the last step once more
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader = trainer.train_dataloader

@@ -4,7 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from darkroom import __version__
+from darkroom import __version__, cluster
+from darkroom.errors import Stopped
+from darkroom.signals import handled_by, stop
 
 HELP = """\
 darkroom - develops pictures: every technique of deep learning for vision, trained by one command
@@ -66,9 +68,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f"darkroom: error: {command!r} is no command; there are {', '.join(COMMANDS)} and list", file=sys.stderr)
         return 2
     keep_freed_memory()
-    from darkroom.start import run
+    with handled_by(stop):
+        code = _run(argv)
+    if command == "fit":
+        with handled_by(lambda signum, frame: None):  # whoever ends the job, it is to come back
+            cluster.requeue(code)
+    return code
 
-    return run(argv)
+
+def _run(argv: list[str]) -> int:
+    try:
+        from darkroom.start import run  # takes seconds
+
+        return run(argv)
+    except Stopped as stopped:
+        return int(stopped.code)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """CheckpointFile: a checkpoint gets onto the disk whole or not at all, and is read as data, never as code."""
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from darkroom.errors import StorageError
+from darkroom.errors import Stopped, StorageError
 
 
 class CheckpointFile(TorchCheckpointIO):
@@ -19,6 +21,9 @@ class CheckpointFile(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a checkpoint. Raises StorageError, with the reason, where the disk does not take it."""
+        if "://" in str(path):  # not a file: Lightning's own way, whole or not at all as far as that place can do it
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         path = Path(path)
         aside = path.with_name(path.name + ".part")
         try:
@@ -28,13 +33,18 @@ class CheckpointFile(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)
-            _sync_folder(path.parent)
-        except OSError as error:
+        except BaseException as error:
             aside.unlink(missing_ok=True)
-            kept = f"the one before it is whole, in {path}" if path.is_file() else "there is none before it"
-            raise StorageError(
-                f"the checkpoint {path} could not be written ({error.strerror or error}); {kept}"
-            ) from error
+            for cause in _causes(error):  # torch.save has words of its own for what a file says
+                if isinstance(cause, Stopped):
+                    raise cause from None
+                if isinstance(cause, OSError):
+                    raise StorageError(
+                        f"the checkpoint {path} could not be written ({cause.strerror or cause}); "
+                        + (f"the one before it is whole, in {path}" if path.is_file() else "there is none before it")
+                    ) from error
+            raise
+        _sync_folder(path.parent)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
@@ -43,12 +53,19 @@ class CheckpointFile(TorchCheckpointIO):
         return super().load_checkpoint(path, map_location=map_location, weights_only=True)
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it came from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def _sync_folder(folder: Path) -> None:
-    """Has a new name in a folder reach the disk."""
+    """Has a new name in a folder reach the disk, where its file system can do that."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with suppress(OSError):
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)

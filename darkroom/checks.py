@@ -49,13 +49,15 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_SECRET_KEY = re.compile(r"(api_?key|access_?key|password|passwd|secret|token)$", re.IGNORECASE)
 
 
 def refuse_secrets(config: Namespace) -> None:
     """Refuses values that hold a password or a key: a config is written into the run's folder, checkpoints and W&B."""
     known = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 16]
     for key, text in _texts(config.as_dict()):
-        if _SECRET.search(text) or any(secret in text for secret in known):
+        named = _SECRET_KEY.search(key) and text and not text.startswith("$")
+        if named or _SECRET.search(text) or any(secret in text for secret in known):
             raise UsageError(
                 f"{key} holds a password, a key or a token, which would be written down with the config. Keep it in the "
                 "environment or in ~/.netrc: W&B finds WANDB_API_KEY there, Hugging Face HF_TOKEN, the cloud's own tools "

@@ -10,9 +10,10 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks.steady_checkpoint import SteadyCheckpoint
-from darkroom import checks, cluster
+from darkroom import checks
 from darkroom.equipment import equip
 from darkroom.errors import Stopped, UsageError
+from darkroom.lightning_ways import leave_signals, start_together
 from darkroom.run import (
     checkpoint_of,
     describe,
@@ -24,7 +25,6 @@ from darkroom.run import (
     run_of_job,
     say_how_to_go_on,
 )
-from darkroom.signals import take_over
 from darkroom.tracking import loggers_in
 
 
@@ -37,8 +37,10 @@ class DarkroomCLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)
         except (Exception, Stopped) as error:
+            if self.run_folder and isinstance(error, OSError) and error.filename is None:
+                error.filename = str(self.run_folder)  # which a write that fails does not say
             if self.run_folder and self.config.subcommand == "fit" and not isinstance(error, UsageError):
-                say_how_to_go_on(self.run_folder)
+                say_how_to_go_on(self.run_folder, mended=not isinstance(error, Stopped))
             raise
         finally:
             remove_if_empty(self.run_folder)
@@ -84,7 +86,6 @@ class DarkroomCLI(LightningCLI):
         if command == "fit" and given == "last" and begun is None and newest_checkpoint(experiment, "last") is None:
             begun = fit_without_checkpoint(experiment)
             if begun is not None:
-                print(f"darkroom: {begun} has no checkpoint yet; it begins anew", file=sys.stderr)
                 given = config.ckpt_path = None
         if checkpoint_of(begun, "last"):
             given, config.ckpt_path = "last", checkpoint_of(begun, "last")
@@ -130,9 +131,12 @@ class DarkroomCLI(LightningCLI):
             self.save_config_callback, callbacks = None, []
         else:
             callbacks = equip(config, callbacks, self.run_folder, self.continued)
-        trainer = super()._instantiate_trainer(config, callbacks)
-        take_over(trainer)
-        cluster.start_together(trainer)
+        try:
+            trainer = super()._instantiate_trainer(config, callbacks)
+        except ValueError as error:  # settings that do not go together, such as fsdp.yaml and 16-mixed
+            raise UsageError(f"trainer: {error}") from error
+        leave_signals(trainer)
+        start_together(trainer)
         for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:
             callback.save_on_exception = False  # saving asks all ranks, and the others would wait for ever
         return trainer

@@ -5,9 +5,6 @@ import re
 import subprocess
 import sys
 
-from lightning import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
 WARNED, TERMINATED = 128 + 10, 128 + 15  # exit codes after SIGUSR1 and SIGTERM, where there is Slurm
 
 
@@ -46,18 +43,6 @@ def _rendezvous() -> str | None:
     return None if run_id == "none" else run_id
 
 
-def start_together(trainer: Trainer) -> None:
-    """Has all ranks load the checkpoint that the first of them found.
-
-    They look for it each at its own time, before they know of each other, in a folder that may be the same only seconds
-    later on another machine.
-    """
-    connector = trainer._checkpoint_connector
-    load = connector.resume_start
-    connector.resume_start = lambda path=None, **how: load(trainer.strategy.broadcast(path), **how)
-
-
-@rank_zero_only
 def requeue(code: int) -> None:
     """Puts a Slurm job whose fit was stopped back into the queue, if it is to go on; the last act, for it ends the process.
 
@@ -69,7 +54,8 @@ def requeue(code: int) -> None:
         code: the fit's exit code, 128 and the number of the signal that stopped it.
     """
     number = os.environ.get("SLURM_JOB_ID")
-    if number is None or not (code == WARNED or (code == TERMINATED and _preempted(number))):
+    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    if number is None or not first or not (code == WARNED or (code == TERMINATED and _preempted(number))):
         return
     refused = _scontrol("requeue", number)[1]
     how = f"could not be requeued ({refused}); submit it again with --ckpt_path last" if refused else "is requeued"

@@ -5,6 +5,8 @@ import re
 from traceback import walk_tb
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]+)")
@@ -21,7 +23,7 @@ def told(error: BaseException) -> str | None:
         return f"the GPU's memory is full: {_asked_for(error)}; {_SMALLER}, or --config configs/trainer/bf16.yaml"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return f"the machine's memory is full: {_asked_for(error)}; {_SMALLER}, or data.num_workers"
-    if _GONE.search(str(error)):
+    if distributed.is_initialized() and _GONE.search(str(error)):
         return "another rank of this run is gone, and this one ends with it; why, that one's own message says"
     if worker := _WORKER.search(str(error)):
         how = "ended" if worker[2].startswith("exited") else worker[2].replace("is killed by signal: ", "was killed: ")
@@ -44,11 +46,14 @@ def _of_the_disk(error: OSError) -> str:
     where = error.filename or "what the run writes"
     if error.errno in _FULL:
         return f"no space left on the disk for {where} ({error.strerror}); free some, or choose another --runs_dir"
-    return f"{where} must not be written ({error.strerror}); choose another --runs_dir, or mend its permissions"
+    mend = "mend its permissions or, if it is the run's, choose another --runs_dir"
+    return f"{where} must not be opened ({error.strerror}); {mend}"
 
 
 def _of_restoring(error: BaseException) -> str | None:
     """A checkpoint that Lightning could read, but not put back: known by where in Lightning the error comes from."""
+    if isinstance(error, MisconfigurationException):  # which says itself what does not fit
+        return None
     for frame, _ in walk_tb(error.__traceback__):
         code = frame.f_code
         if code.co_filename.endswith("checkpoint_connector.py") and code.co_name.startswith(("resume_", "restore")):

@@ -90,5 +90,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*ModelCheckpoint with manual optimization.*")
     # An average of weights never trains.
     warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
+    if "SLURM_JOB_ID" not in os.environ:  # Slurm is installed, and not meant
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    noise = re.compile("Tip:|TPU|was raised with message:")  # the last: what failed is said once, at the end
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
-        logging.getLogger(name).addFilter(lambda record: "Tip:" not in str(record.msg) and "TPU" not in str(record.msg))
+        logging.getLogger(name).addFilter(lambda record: not noise.search(str(record.msg)))

@@ -35,7 +35,7 @@ class MetricsFile(Logger):
 
     def keep(self, rows: int | None) -> None:
         """Forgets all but the first rows; None: keeps all."""
-        self._kept, self._columns = rows, None
+        self._kept, self._columns, self.rows = rows, None, len(self._read()[:rows])
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -3,11 +3,17 @@
 import sys
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from darkroom import cluster
+from darkroom.errors import StorageError
 
 JOB = "job"  # the file in a run's folder
+
+
+@rank_zero_only
+def _say(what: str) -> None:
+    print(what, file=sys.stderr)
 
 
 def runs_of(experiment: Path) -> list[Path]:
@@ -27,6 +33,10 @@ def new_run(experiment: Path) -> Path:
             return experiment / str(number)
         except FileExistsError:
             number += 1
+        except (NotADirectoryError, FileNotFoundError) as error:
+            raise StorageError(
+                f"{error.filename} cannot be made ({error.strerror}); choose another --runs_dir"
+            ) from error
 
 
 @rank_zero_only
@@ -43,7 +53,7 @@ def run_of_job(experiment: Path) -> Path | None:
         return None
     for run in reversed(runs_of(experiment)):
         if (run / JOB).is_file() and (run / JOB).read_text(encoding="utf-8").strip() == job:
-            rank_zero_info(f"darkroom: job {job} goes on with {run}")
+            _say(f"darkroom: job {job} goes on with {run}")
             return run
     return None
 
@@ -64,10 +74,11 @@ def fit_without_checkpoint(experiment: Path) -> Path | None:
     if not experiment.is_dir():
         return None
     for run in runs_of(experiment)[-1:]:
-        others = [
-            f"{command}.yaml" for command in ("validate", "test", "predict") if (run / f"{command}.yaml").exists()
-        ]
-        return None if others or checkpoint_of(run, "last") else run
+        others = [command for command in ("validate", "test", "predict") if (run / f"{command}.yaml").exists()]
+        if others or any(run.glob("checkpoints/*.ckpt")):
+            return None
+        _say(f"darkroom: {run} has no checkpoint yet; it begins anew")
+        return run
     return new_run(experiment)
 
 
@@ -80,12 +91,14 @@ def remove_if_empty(run: Path | None) -> None:
             folder.rmdir()
 
 
-@rank_zero_only
-def say_how_to_go_on(run: Path | None) -> None:
-    """Says that a fit that ended early can go on, if it can."""
-    last = run / "checkpoints" / "last.ckpt" if run else None
-    if last and last.is_file():
-        print(f"\ndarkroom: {last} is whole; the same command with --ckpt_path last goes on from it", file=sys.stderr)
+def say_how_to_go_on(run: Path, mended: bool) -> None:
+    """Says that a fit that ended early can go on, if it can; ``mended``: once what ended it is."""
+    last = run / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        when = "once this is mended, the" if mended else "the"
+        print(
+            f"\ndarkroom: {last} is whole; {when} same command with --ckpt_path last goes on from it", file=sys.stderr
+        )
 
 
 def describe(run: Path) -> None:

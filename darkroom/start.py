@@ -1,15 +1,17 @@
 """From a command line to its exit code: finds configs, runs the command, explains what went wrong."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from darkroom import checks, cluster
+from darkroom import checks
 from darkroom.__main__ import shipped_configs
 from darkroom.catalog import import_all
 from darkroom.cli import DarkroomCLI
 from darkroom.equipment import ConfigSaver
+from darkroom.errors import Stopped
 from darkroom.messages import Parser, explain, quieten
-from darkroom.signals import die_with_parent, handled_by, stop
+from darkroom.signals import die_with_parent
 from darkroom.tracking import finish_wandb
 from datamodules.base import VisionDataModule
 from lightning_modules.base import Technique
@@ -45,24 +47,22 @@ def run(argv: list[str]) -> int:
     code = 1
     try:
         sys.argv[1:] = with_configs(argv)  # in sys.argv, because Lightning starts the other ranks with it
-        with handled_by(stop):
-            DarkroomCLI(
-                Technique,
-                VisionDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                seed_everything_default=0,
-                save_config_callback=ConfigSaver,
-                save_config_kwargs={"overwrite": True},
-                parser_class=Parser,
-            )
+        DarkroomCLI(
+            Technique,
+            VisionDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=ConfigSaver,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+        )
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
     except Exception as error:
         code = explain(error)
     finally:
-        finish_wandb(code)
-    if argv[0] == "fit":
-        cluster.requeue(code)
+        with suppress(Stopped):  # who does not want to wait for W&B
+            finish_wandb(code)
     return code

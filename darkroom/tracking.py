@@ -19,7 +19,7 @@ from darkroom.errors import UsageError
 # W&B's own settings; what the environment says counts more.
 _PATIENCE = {
     "WANDB_INIT_TIMEOUT": "20",  # seconds; W&B's own 90 are long for a cluster without a way out
-    "WANDB_FINISH_TIMEOUT": "120",  # W&B itself would wait for ever
+    "WANDB_FINISH_TIMEOUT": "60",  # W&B itself would wait for ever
     "WANDB_FINISH_TIMEOUT_RAISES": "true",
     "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # what a killed run loses; W&B's own 15 may be all of it
 }

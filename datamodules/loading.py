@@ -3,6 +3,7 @@ order, (seed, epoch, index) the augmentation, and the loader's position is in th
 with the very samples it would have seen.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -246,8 +247,18 @@ def collate(
     return (default_collate(rest) if rest[0] else {}) | listed
 
 
+def leave_signals_to_training(worker: int) -> None:
+    """Has a process that loads the data outlive what asks a whole group of processes to end, as Ctrl-C and Slurm do: the
+    training ends its step and then its loaders. SIGTERM counts the second time, which is multiprocessing's own."""
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.signal(signum, signal.SIG_DFL))
+
+
 class ResumableLoader(DataLoader):
-    """A DataLoader that knows its position. Lightning stores ``state_dict()`` in the checkpoint by itself.
+    """A DataLoader that knows its position. Lightning stores ``state_dict()`` in the checkpoint by itself. With
+    ``overfit_batches`` the sampler is Lightning's, which always begins anew.
 
     Args:
         on_bad_samples: is told what could not be read of a batch; one of which nothing could be read is left out.
@@ -255,7 +266,9 @@ class ResumableLoader(DataLoader):
 
     def __init__(self, *args: Any, on_bad_samples: Callable[[list[Any]], None] | None = None, **kwargs: Any) -> None:
         # Its own generator: otherwise starting an epoch would draw from the global one, and a resumed run start one more.
-        super().__init__(*args, **{"generator": torch.Generator(), **kwargs})
+        super().__init__(
+            *args, **{"generator": torch.Generator(), "worker_init_fn": leave_signals_to_training, **kwargs}
+        )
         self.on_bad_samples = on_bad_samples
         self._position = {"epoch": 0, "batches": 0}
         self._resume: dict[str, int] | None = None

@@ -11,7 +11,7 @@
 #SBATCH --cpus-per-task=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --signal=SIGUSR1@120
+#SBATCH --signal=SIGUSR1@180
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # which srun does not take from sbatch

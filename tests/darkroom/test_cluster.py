@@ -11,6 +11,7 @@ import pytest
 from torch import distributed
 
 from darkroom import cluster
+from darkroom.lightning_ways import start_together
 from tests.fakes.ranks import on_two_ranks
 
 SCONTROL = """#!/bin/sh
@@ -138,7 +139,7 @@ def _load_together(rank: int, folder: Path) -> list[str | None]:
     loaded: list[str | None] = []
     connector = SimpleNamespace(resume_start=lambda path, weights_only: loaded.append(path))
     trainer = SimpleNamespace(_checkpoint_connector=connector, strategy=SimpleNamespace(broadcast=broadcast))
-    cluster.start_together(trainer)
+    start_together(trainer)
     connector.resume_start("runs/x/0/checkpoints/last.ckpt" if rank == 0 else None, weights_only=True)
     return loaded
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from darkroom.__main__ import main
+from tests.fakes.commands import TINY
 
 
 def state(run: str) -> dict:
@@ -84,3 +85,22 @@ def test_a_batch_whose_step_failed_is_seen_again(darkroom: Callable) -> None:
     assert darkroom(*command, "--ckpt_path", "last").code == 0
     assert state("runs/it/0")["global_step"] == 5
     assert any(row["val/mIoU"] for row in csv.DictReader(Path("runs/it/0/metrics.csv").open()))
+
+
+@pytest.mark.parametrize(
+    ("rhythm", "steps"), [("every_n_train_steps=4", 15), ("train_time_interval=1:00:00", 15), ("every_n_epochs=2", 15)]
+)
+def test_the_end_of_a_fit_is_saved_whatever_the_rhythm(darkroom: Callable, rhythm: str, steps: int) -> None:
+    off = () if "epochs" in rhythm else ("--last_checkpoint.every_n_epochs", "null")
+    assert darkroom(*TINY, *off, f"--last_checkpoint.{rhythm}").code == 0
+    assert state("runs/it/0")["global_step"] == steps
+
+
+def test_a_fit_ended_within_an_epoch_goes_on_with_the_rest_of_it(darkroom: Callable) -> None:
+    constant = [option for option in TINY if "lr_scheduler" not in option and "WarmupCosine" not in option]
+    assert darkroom(*constant, "--experiment", "whole", "--trainer.max_steps", "15").code == 0
+    assert darkroom(*constant, "--trainer.max_steps", "7").code == 0
+    assert darkroom(*constant, "--trainer.max_steps", "15", "--ckpt_path", "last").code == 0
+    whole, continued = state("runs/whole/0"), state("runs/it/0")
+    for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
+        assert equal(whole[key], continued[key]), key

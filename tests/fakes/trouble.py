@@ -36,7 +36,7 @@ class At(Callback):
 
 
 class SignalAt(At):
-    """Sends this process a signal, more than once where told so."""
+    """Sends this process a signal, more than once where told so, or all of its group."""
 
     def __init__(
         self,
@@ -45,14 +45,16 @@ class SignalAt(At):
         times: int = 1,
         validating: bool = False,
         testing: bool = False,
+        group: bool = False,
         rank: int | None = None,
     ) -> None:
         super().__init__(step, validating, rank)
         self.signum, self.times, self.testing = getattr(signal, name), times, testing
+        self.send = os.killpg if group else os.kill
 
     def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for _ in range(self.times):
-            os.kill(os.getpid(), self.signum)
+            self.send(os.getpid(), self.signum)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.testing:
@@ -89,16 +91,16 @@ class BreakWeightsAt(At):
 class FillDiskAt(At):
     """Writes into a folder until its disk is full."""
 
-    def __init__(self, step: int, folder: str) -> None:
+    def __init__(self, step: int, folder: str, left: int = 0) -> None:
         super().__init__(step)
-        self.folder = folder
+        self.folder, self.left = folder, left
 
     def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        fill(Path(self.folder))
+        fill(Path(self.folder), self.left)
 
 
-def fill(folder: Path) -> None:
-    """Leaves no byte of the disk that a folder lies on."""
+def fill(folder: Path, left: int = 0) -> None:
+    """Leaves so many bytes of the disk that a folder lies on."""
     with (folder / "filling").open("wb", buffering=0) as file:
         for size in (2**16, 2**10, 1):
             try:
@@ -106,6 +108,7 @@ def fill(folder: Path) -> None:
                     file.write(bytes(size))
             except OSError:
                 continue
+        file.truncate(file.tell() - left)
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 120) -> None:

@@ -43,12 +43,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-@pytest.mark.fault("a disk that fills up within a fit")
-def test_the_checkpoint_before_a_full_disk_is_kept(small_disk: Path) -> None:
+@pytest.mark.parametrize("left", [0, 12288], ids=["nothing", "half-a-checkpoint"])
+@pytest.mark.fault("a disk that fills up within a fit, before a checkpoint or in the middle of it")
+def test_the_checkpoint_before_a_full_disk_is_kept(small_disk: Path, left: int) -> None:
     where = ("--runs_dir", small_disk)
-    command = Command(*TINY, *EVERY_STEP, *where, *trouble("FillDiskAt", step=7, folder=small_disk))
+    command = Command(*TINY, *EVERY_STEP, *where, *trouble("FillDiskAt", step=7, folder=small_disk, left=left))
     assert command.wait() == 1
-    says(command, "No space left on device", "last.ckpt is whole; the same command with --ckpt_path last goes on")
+    says(command, "No space left on device", "last.ckpt is whole")
     last = small_disk / LAST.relative_to("runs")
     assert step_of(last) == 7
     assert not list(last.parent.glob("*.part"))
@@ -95,7 +96,26 @@ def test_a_folder_that_must_not_be_written() -> None:
         pytest.skip("a folder that not even root may write")
     command = Command(*TINY, "--runs_dir", "/sys/darkroom")
     assert command.wait() == 1
-    says(command, "/sys/darkroom", "must not be written", "--runs_dir")
+    says(command, "/sys/darkroom", "must not be opened", "--runs_dir")
+
+
+@pytest.mark.fault("a folder that is none")
+def test_a_file_in_place_of_a_folder(darkroom: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = darkroom(*TINY, "--runs_dir", tmp_path / "file")
+    assert outcome.code == 1
+    assert "cannot be made (Not a directory); choose another --runs_dir" in outcome.message
+
+
+@pytest.mark.fault("a fit that goes on and fails in its first step, or before")
+def test_a_fit_that_fails_at_once_leaves_the_checkpoint_alone(darkroom: Callable) -> None:
+    assert darkroom(*TINY).code == 0
+    before = LAST.read_bytes()
+    assert darkroom(*TINY, "--ckpt_path", "last", "--trainer.max_epochs", "2").code != 0
+    assert LAST.read_bytes() == before
+    again = ("--ckpt_path", "last", "--trainer.max_epochs", "5")
+    assert darkroom(*TINY, *again, *trouble("AskForMemoryAt", step=15)).code == 1
+    assert LAST.read_bytes() == before
 
 
 @pytest.mark.fault("a process that loads the data is killed")
