@@ -128,6 +128,8 @@ def refuse_stale_last(config: Namespace) -> None:
 
 
 def require_checkpoint(path: str | Path | None, given: str, experiment: Path) -> None:
+    if path is None and not experiment.is_dir():
+        raise UsageError(f"ckpt_path {given}: there is no {experiment}; --experiment names one of {experiment.parent}")
     if path is None:
         raise UsageError(
             f"ckpt_path {given}: the newest run in {experiment} has no checkpoints/{given}.ckpt; leave it out to start "

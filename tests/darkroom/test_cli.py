@@ -126,7 +126,7 @@ class TestCheckpoint:
     def test_last_without_a_run_is_an_error(self, darkroom: Callable, tiny: list[str]) -> None:
         outcome = darkroom("fit", *tiny, "--ckpt_path", "last")
         assert outcome.code == 2
-        assert "the newest run in runs/tiny has no checkpoints/last.ckpt" in outcome.message
+        assert "there is no runs/tiny; --experiment names one of runs" in outcome.message
 
     def test_weights_it_began_with_are_no_longer_needed(self, darkroom: Callable, tiny: list[str]) -> None:
         from lightning_modules.segmentation import UNetNetwork
