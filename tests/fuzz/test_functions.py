@@ -1,0 +1,121 @@
+"""What is called alone, samplers, likelihoods and drawing: whatever the numbers, something finite and whole."""
+
+import math
+from random import Random
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from callbacks.drawing_boxes import draw_boxes, draw_mistakes
+from callbacks.drawing_curves import curves
+from callbacks.drawing_grids import picture_grid
+from callbacks.drawing_scatter import scatter
+from darkroom.errors import UsageError
+from lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
+from lightning_modules.diffusion.samplers import (
+    Denoised,
+    ancestral,
+    ddim,
+    ddim_invert,
+    dpm_solver_pp,
+    heun,
+    time_pairs,
+)
+from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, SigmoidSchedule
+from tests.fuzz.strategies import examples
+
+SEEDS = st.integers(0, 2**32 - 1)
+SAMPLERS = (ancestral, ddim, dpm_solver_pp, heun)
+EXTREMES = (0.0, -0.0, 1.0, -1.0, 1e-30, -1e4, 1e4, 88.0, -88.0)
+
+
+@examples(40)
+@given(
+    num_steps=st.integers(1, 1500),
+    steps=st.integers(0, 60),
+    schedule=st.sampled_from((LinearSchedule, CosineSchedule, SigmoidSchedule)),
+    spacing=st.sampled_from(("uniform", "quadratic", "log_snr", "karras")),
+    sampler=st.sampled_from(SAMPLERS),
+    height=st.integers(1, 9),
+    seed=SEEDS,
+)
+def test_samplers(
+    num_steps: int, steps: int, schedule: type, spacing: str, sampler: object, height: int, seed: int
+) -> None:
+    """Of a denoiser that is always right, any sampler in any number of steps arrives at the picture."""
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        noise = schedule(num_steps)
+        pairs = time_pairs(noise, steps, spacing)
+        truth = torch.rand(2, 3, height, 5, generator=generator) * 2 - 1
+        start = torch.randn(truth.shape, generator=generator)
+        drawn = sampler(lambda x, t: Denoised(truth), start, pairs, noise, generator=generator)
+    except UsageError:
+        assert num_steps < 20 or not 0 < steps <= num_steps
+        return
+    assert pairs[-1][1] == -1
+    torch.testing.assert_close(drawn, truth, atol=2e-3, rtol=1e-3)
+    assert ddim_invert(lambda x, t: Denoised(truth), truth, pairs, noise).isfinite().all()
+
+
+@examples(40)
+@given(seed=SEEDS, channels=st.sampled_from((1, 3)), height=st.integers(1, 7))
+def test_likelihoods(seed: int, channels: int, height: int) -> None:
+    """Of any output of a network the log likelihood is finite and has a gradient, and the mean is a picture."""
+    random = Random(seed)
+    count = 2 * channels * height * 3
+    for likelihood in (Bernoulli(), Gaussian(0.1), Gaussian("learned"), DiscretizedLogistic()):
+        parameters = torch.tensor([random.choice(EXTREMES) for _ in range(count)]).view(2, channels, height, 3)
+        parameters.requires_grad_()
+        x = torch.tensor([random.choice((-1.0, 1.0, 0.0, 1 / 255)) for _ in range(count)]).view(parameters.shape)
+        log_prob = likelihood.log_prob(parameters, x)
+        assert log_prob.shape == (2,)
+        assert log_prob.isfinite().all()
+        log_prob.sum().backward()
+        assert parameters.grad.isfinite().all()
+        assert likelihood.mean(parameters).isfinite().all()
+
+
+def is_picture(picture: Tensor) -> bool:
+    return picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3 and picture.numel() > 0
+
+
+@examples(25)
+@given(seed=SEEDS, height=st.sampled_from((1, 2, 17, 64)), width=st.sampled_from((1, 3, 33, 90)))
+def test_drawing_boxes(seed: int, height: int, width: int) -> None:
+    """Boxes without area, out of the picture, as wide as a thousand of it; none at all."""
+    random = Random(seed)
+    picture = torch.zeros(3, height, width, dtype=torch.uint8)
+    names = [*["a name", "é", ""], *map(str, range(300))][: random.choice((1, 2, 3, 300))]
+
+    def objects() -> dict[str, Tensor]:
+        count = random.choice((0, 1, 5, 30))
+        ends = [random.choice((-5.0, 0.0, 0.5, 3.0, float(width), 1e3)) for _ in range(4 * count)]
+        labels = torch.tensor([random.randint(1, len(names)) for _ in range(count)], dtype=torch.long)
+        return {"boxes": torch.tensor(ends).view(count, 4), "labels": labels, "scores": torch.rand(count)}
+
+    found, truth = objects(), {key: value for key, value in objects().items() if key != "scores"}
+    assert is_picture(draw_boxes(picture, found, names))
+    assert is_picture(draw_mistakes(picture, found, truth, names))
+
+
+@examples(25)
+@given(seed=SEEDS)
+def test_drawing_plots(seed: int) -> None:
+    """Points that are not finite, all alike, none; on axes of any kind."""
+    random = Random(seed)
+    values = (math.nan, math.inf, -math.inf, 0.0, -1.0, 1.0, 1e-12, 1e12, 3.0)
+    series = [
+        torch.tensor([random.choice(values) for _ in range(2 * n)]).view(n, 2)
+        for n in (random.randint(0, 9) for _ in range(random.randint(1, 4)))
+    ]
+    names = [f"curve {i}" for i in range(len(series))]
+    assert is_picture(curves(series, names, "title", log_x=random.random() < 0.5, log_y=random.random() < 0.5))
+    n = random.randint(1, 20)
+    points = torch.tensor([random.choice((0.0, 1.0, -3.0, 1e6)) for _ in range(2 * n)]).view(n, 2)
+    labels = torch.tensor([random.randint(0, 40) for _ in range(n)]) if random.random() < 0.7 else None
+    assert is_picture(scatter(points, labels, ["a", "b"], "title"))
+    rows = [[torch.zeros(3, random.randint(1, 40), random.randint(1, 40), dtype=torch.uint8)] * random.randint(1, 5)]
+    assert is_picture(picture_grid(rows * random.randint(1, 3), captions=(), title=random.choice(("", "é" * 200))))
