@@ -56,9 +56,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """As it was before; the launchers of several ranks leave theirs behind."""
+    """As it was before: launchers of several ranks leave theirs behind, and W&B a process that knows it and the folder."""
     before = dict(os.environ)
     yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
     os.environ.clear()
     os.environ.update(before)
 
