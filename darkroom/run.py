@@ -96,9 +96,7 @@ def say_how_to_go_on(run: Path, mended: bool) -> None:
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file():
         when = "once this is mended, the" if mended else "the"
-        print(
-            f"\ndarkroom: {last} is whole; {when} same command with --ckpt_path last goes on from it", file=sys.stderr
-        )
+        _say(f"\ndarkroom: {last} is whole; {when} same command with --ckpt_path last goes on from it")
 
 
 def describe(run: Path) -> None:
