@@ -51,9 +51,8 @@ class ExactResume(Callback):
         if epochs["total"]["processed"] != epochs["total"]["completed"] + 1:
             return
         # A checkpoint of an epoch's end was written just before Lightning counted the epoch as completed.
-        if not batches[
-            "is_last_batch"
-        ]:  # max_steps, max_time or an early stop ended it: the rest of it is still to come
+        if not batches["is_last_batch"]:
+            # max_steps, max_time or an early stop ended it: the rest of it is still to come.
             for progress in epochs.values():
                 progress["processed"] -= 1
             return
