@@ -9,6 +9,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import distributed
 
+from darkroom.lightning_ways import count_steps_once
+
 
 class ExactResume(Callback):
     """Keeps the random generators (dropout, noise) and the loader's position in every checkpoint, and restores them.
@@ -26,6 +28,10 @@ class ExactResume(Callback):
         self._position: dict[str, int] | None = None
         self._restore: dict[str, Any] | None = None
         self._logged: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            count_steps_once(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Called on all ranks together, like everything that makes a checkpoint."""
@@ -62,8 +68,6 @@ class ExactResume(Callback):
             progress["completed"] = progress["processed"]
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
-        if trainer.max_steps != -1:  # and it counts the last step once more
-            loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader = trainer.train_dataloader

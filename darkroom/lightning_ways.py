@@ -1,5 +1,7 @@
 """What Lightning does on its way and must not: each function has a Trainer leave one thing alone, or do it otherwise."""
 
+from typing import Any
+
 from lightning import Trainer
 
 
@@ -22,3 +24,21 @@ def start_together(trainer: Trainer) -> None:
     connector = trainer._checkpoint_connector
     load = connector.resume_start
     connector.resume_start = lambda path=None, **how: load(trainer.strategy.broadcast(path), **how)
+
+
+def count_steps_once(trainer: Trainer) -> None:
+    """Has a fit that goes on from where a validation was due count the step before it once.
+
+    Lightning begins there with a turn without a step, after which it counts one all the same: all rows that are logged
+    later would stand a step too high.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    end_of_turn = loop.on_advance_end
+
+    def on_advance_end(data_fetcher: Any) -> None:
+        if loop._skip_next_val:
+            loop._skip_next_val = False
+        else:
+            end_of_turn(data_fetcher)
+
+    loop.on_advance_end = on_advance_end

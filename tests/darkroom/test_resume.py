@@ -96,11 +96,14 @@ def test_the_end_of_a_fit_is_saved_whatever_the_rhythm(darkroom: Callable, rhyth
     assert state("runs/it/0")["global_step"] == steps
 
 
-def test_a_fit_ended_within_an_epoch_goes_on_with_the_rest_of_it(darkroom: Callable) -> None:
+@pytest.mark.parametrize(("steps", "interval"), [("7", "1.0"), ("4", "2")])
+def test_a_fit_ended_within_an_epoch_goes_on_with_the_rest_of_it(darkroom: Callable, steps: str, interval: str) -> None:
     constant = [option for option in TINY if "lr_scheduler" not in option and "WarmupCosine" not in option]
+    constant += ["--trainer.val_check_interval", interval]
     assert darkroom(*constant, "--experiment", "whole", "--trainer.max_steps", "15").code == 0
-    assert darkroom(*constant, "--trainer.max_steps", "7").code == 0
+    assert darkroom(*constant, "--trainer.max_steps", steps).code == 0
     assert darkroom(*constant, "--trainer.max_steps", "15", "--ckpt_path", "last").code == 0
+    assert {step for step, _ in losses("runs/it/0")} >= {step for step, _ in losses("runs/whole/0")}
     whole, continued = state("runs/whole/0"), state("runs/it/0")
     for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
         assert equal(whole[key], continued[key]), key

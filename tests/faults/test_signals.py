@@ -64,6 +64,20 @@ def test_two_stops_lose_no_row() -> None:
     assert_same(end_of("runs/whole/0"))
 
 
+CONSTANT = [option for option in TINY if "lr_scheduler" not in option and "WarmupCosine" not in option]
+
+
+@pytest.mark.parametrize("options", [["--trainer.max_steps", "8"], ["--trainer.val_check_interval", "2"]])
+@pytest.mark.fault("SIGTERM at the end of an epoch, with max_steps, or where a validation is due")
+def test_rows_keep_their_steps(options: list[str]) -> None:
+    """Without a schedule the learning rate is logged at the start of an epoch."""
+    command = (*CONSTANT, "--trainer.log_every_n_steps", "1", *options)
+    assert Command(*command, "--experiment", "whole").wait() == 0
+    assert Command(*command, *trouble("SignalAt", step=4, name="SIGTERM")).wait() == 143
+    assert Command(*command, "--ckpt_path", "last").wait() == 0
+    assert_same(end_of("runs/whole/0"))
+
+
 @pytest.mark.fault("SIGTERM where every step is the last of its epoch")
 def test_an_epoch_of_one_step() -> None:
     short = (*TINY, "--data.batch_size", "20", "--trainer.max_epochs", "5")
