@@ -1,15 +1,14 @@
 """A run that was killed continues bit for bit."""
 
 import csv
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from darkroom.__main__ import main
-from tests.fakes.commands import TINY
+from tests.fakes.commands import TINY, Command
+from tests.faults.conftest import equal
 
 
 def state(run: str) -> dict:
@@ -19,26 +18,6 @@ def state(run: str) -> dict:
 def losses(run: str) -> list[tuple[str, str]]:
     rows = csv.DictReader(Path(run, "metrics.csv").open())
     return [(row["step"], row["train/loss"]) for row in rows if row["train/loss"]]
-
-
-def equal(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-def exit_code_of(command: list[str]) -> int:
-    """Of a process of its own, forked: to start Python anew takes far longer than the run."""
-    if "fork" not in multiprocessing.get_all_start_methods():
-        pytest.skip("a process without starting Python anew")
-    process = multiprocessing.get_context("fork").Process(target=main, args=(command,))
-    process.start()
-    process.join(60)
-    return process.exitcode
 
 
 @pytest.mark.parametrize("every", ["step", "epoch", "epoch, with max_steps"])
@@ -59,7 +38,7 @@ def test_killed_and_continued_equals_uninterrupted(darkroom: Callable, every: st
     assert darkroom(*command, "--experiment", "whole").code == 0
 
     killer = ["--trainer.callbacks+=tests.fakes.parts.KillAt", "--trainer.callbacks.step=8"]
-    assert exit_code_of([*command, "--experiment", "killed", *killer]) == -9
+    assert Command(*command, "--experiment", "killed", *killer).wait() == -9
     assert state("runs/killed/0")["global_step"] == (6 if every == "step" else 5)
     assert darkroom(*command, "--experiment", "killed", "--ckpt_path", "last").code == 0
 
