@@ -40,7 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     faults: dict[str, Counter] = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            for name, what in report.user_properties:
+            for name, what in getattr(report, "user_properties", ()):
                 if name == "fault":
                     faults.setdefault(what, Counter())[outcome] += 1
     terminalreporter.section("faults")

@@ -24,12 +24,14 @@ from datamodules.web_shards import ShardedCaptions
 from datamodules.yolo_folder import YoloFolder
 from lightning_modules.segmentation.base import SemanticSegmentation
 from tests.contracts.ranks import command
-from tests.darkroom.test_resume import equal, exit_code_of, losses, state
+from tests.darkroom.test_resume import losses, state
 from tests.fakes.boxes import yolo_folder
 from tests.fakes.captions import web_shards
+from tests.fakes.commands import Command
 from tests.fakes.parts import TinyNetwork
 from tests.fakes.pictures import image_mask_folder
 from tests.fakes.ranks import on_two_ranks
+from tests.faults.conftest import equal
 
 BAD = (3, 4, 5, 11)
 
@@ -202,7 +204,7 @@ def test_a_continued_run_skips_as_the_whole_one(
     console = "\n".join(caplog.messages)
     steps = ["--last_checkpoint.every_n_epochs", "null", "--last_checkpoint.every_n_train_steps", "3"]
     killer = ["--trainer.callbacks+=tests.fakes.parts.KillAt", "--trainer.callbacks.step=8"]
-    assert exit_code_of([*FIT, *SKIP, *steps, *killer, "--experiment", "killed"]) == -9
+    assert Command(*FIT, *SKIP, *steps, *killer, "--experiment", "killed").wait() == -9
     assert len(rows(Path("runs/killed/0/bad_samples.tsv"))) >= 4
     assert darkroom(*FIT, *SKIP, *steps, "--experiment", "killed", "--ckpt_path", "last").code == 0
     for key in ("state_dict", "optimizer_states"):
