@@ -65,7 +65,7 @@ class SteadyWandbLogger(WandbLogger):
 
     @contextmanager
     def _outlived(self) -> Iterator[None]:
-        """Within, the death of W&B's process costs what is being logged and no more."""
+        """Within, the death of W&B's process costs what was on its way there, and the fit nothing."""
         from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
         try:
