@@ -1,11 +1,12 @@
 """The door: help, version and list answer at once, without torch; the other commands open the Lightning command line."""
 
+import importlib
 import os
 import sys
-from pathlib import Path
 
 from darkroom import __version__, cluster
 from darkroom.errors import Stopped
+from darkroom.paths import shipped_configs
 from darkroom.signals import handled_by, stop
 
 HELP = """\
@@ -18,6 +19,8 @@ usage: darkroom COMMAND [options]
   test       score on test      darkroom test --ckpt_path runs/unet/0/checkpoints/best.ckpt
   predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict_dir photos
   list       techniques, data sets and configs with what they promise
+  proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
+  shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
 
   --version, --help
 
@@ -29,12 +32,7 @@ Continue the newest run               --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-
-
-def shipped_configs() -> Path:
-    """The folder of configs that came with this copy, installed or checked out."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+OTHERS = ("list", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:
@@ -64,8 +62,11 @@ def main(argv: list[str] | None = None) -> int:
 
         show(shipped_configs())
         return 0
+    if command in ("proposals", "shards"):
+        return importlib.import_module(f"darkroom.commands.{command}").main(argv[1:])
     if command not in COMMANDS:
-        print(f"darkroom: error: {command!r} is no command; there are {', '.join(COMMANDS)} and list", file=sys.stderr)
+        known = ", ".join(COMMANDS + OTHERS)
+        print(f"darkroom: error: unknown command {command!r}; it must be one of {known}", file=sys.stderr)
         return 2
     keep_freed_memory()
     with handled_by(stop):

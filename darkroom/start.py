@@ -5,12 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from darkroom import checks
-from darkroom.__main__ import shipped_configs
 from darkroom.catalog import import_all
 from darkroom.cli import DarkroomCLI
 from darkroom.equipment import ConfigSaver
 from darkroom.errors import Stopped
 from darkroom.messages import Parser, explain, quieten
+from darkroom.paths import shipped_configs
 from darkroom.signals import die_with_parent
 from darkroom.tracking import finish_wandb
 from datamodules.base import VisionDataModule

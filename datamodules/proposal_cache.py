@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +19,11 @@ from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from darkroom.errors import DataError, UsageError
+from darkroom.paths import user_cache
+from darkroom.protocols import ProposalMethod
 from datamodules.bad_samples import UNREADABLE
 
-if TYPE_CHECKING:
-    from datamodules.proposals import Proposals
-
 _STALE = 24 * 60 * 60  # seconds after which a temporary file has nobody left who writes it
-
-
-def default_folder() -> Path:
-    """``darkroom/proposals`` in the user's cache folder: ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "proposals"
 
 
 class ProposalCache:
@@ -41,12 +35,12 @@ class ProposalCache:
 
     Args:
         method: proposes regions.
-        folder: where the files are; None: ``default_folder()``.
+        folder: where the files are; None: ``~/.cache/darkroom/proposals``.
     """
 
-    def __init__(self, method: "Proposals", folder: str | Path | None = None) -> None:
+    def __init__(self, method: ProposalMethod, folder: str | Path | None = None) -> None:
         self.method = method
-        self.folder = default_folder() if folder is None else Path(folder).expanduser()
+        self.folder = user_cache("proposals") if folder is None else Path(folder).expanduser()
         self._key = method.key.encode()
 
     def path(self, image: np.ndarray) -> Path:

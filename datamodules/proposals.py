@@ -1,29 +1,18 @@
-"""Region proposals: boxes that may hold an object, by Selective Search or on a grid, and the command that judges them.
+"""Region proposals: boxes that may hold an object, by Selective Search or on a grid."""
 
-``python -m datamodules.proposals --config A.yaml [--config B.yaml] [--data.root X] --split val`` fills the cache for a
-split and prints its recall by the number of boxes.
-"""
-
-import json
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
 from torchvision.ops import nms
 
-from darkroom.errors import DataError, UsageError
-from datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, fill, recall
-
-if TYPE_CHECKING:
-    from datamodules.detection import DetectionDataModule
+from darkroom.errors import UsageError
 
 _REPEATS = 0.7  # IoU above which a box says little that an earlier one did not
 _ORDER = 1  # number of the order below: part of every key, to be raised when the order changes
@@ -224,74 +213,6 @@ class GridProposals(Proposals):
         return np.concatenate(boxes)
 
 
-# --- the command --------------------------------------------------------------------------------------------------------
-
-
-def _data_section(path: str) -> str:
-    """What a config, a file or one that was shipped, says of the data: JSON for the parser."""
-    from darkroom.__main__ import shipped_configs
-    from darkroom.checks import readable_config
-
-    file = Path(path) if Path(path).exists() else shipped_configs().parent / path
-    readable_config(file)
-    config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    return json.dumps({"data": config["data"]} if "data" in config else {})
-
-
-def _parse(argv: Sequence[str]) -> tuple["DetectionDataModule", str]:
-    """The datamodule that a command line describes, and the split."""
-    from darkroom.catalog import import_all
-    from datamodules.detection import DetectionDataModule
-
-    import_all()
-    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    for index in [index + 1 for index, word in enumerate(argv[:-1]) if word == "--config"]:
-        argv[index] = _data_section(argv[index])
-    parser = ArgumentParser(prog="python -m datamodules.proposals", description="Makes proposals and judges them.")
-    parser.add_argument("--config", action=ActionConfigFile, help="a config, of which the section data counts")
-    parser.add_argument("--split", type=Literal["train", "val", "test"], default="val", help="which pictures")
-    parser.add_subclass_arguments(DetectionDataModule, "data", required=True)
-    config = parser.parse_args(argv)
-    return parser.instantiate_classes(config).data, config.split
-
-
-def report(data: "DetectionDataModule", split: Literal["train", "val", "test"]) -> str:
-    """Fills the cache for a split and tells the recall, over all objects that count, as Markdown."""
-    if data.proposals is None:
-        raise UsageError("data.proposals is not set; name a method, such as --data.proposals SelectiveSearch")
-    data.prepare_data()
-    dataset, cache = data.dataset(split), ProposalCache(data.proposals, data.proposals_dir)
-    fill(dataset, cache, data.proposal_workers, f"proposals {split}")
-    boxes, truths = [], []
-    for sample in map(WithProposals(dataset, cache).__getitem__, range(len(dataset))):
-        target: dict[str, Any] = sample["target"]
-        keep = torch.ones(len(target["boxes"]), dtype=torch.bool)
-        for flag in ("difficult", "iscrowd"):
-            keep &= ~target[flag] if flag in target else True
-        boxes.append(sample["proposals"].numpy())
-        truths.append(target["boxes"][keep].numpy())
-    objects = sum(map(len, truths))
-    if not objects:
-        raise DataError(f"the {split} split of {type(data).__name__} has no objects that proposals could find")
-    head = f"{data.proposals.key}: {len(boxes)} images of {type(data).__name__} {split}, {objects} objects"
-    return f"{head}\n\n{as_markdown(recall(boxes, truths))}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    from darkroom.messages import explain
-
-    try:
-        print(report(*_parse(sys.argv[1:] if argv is None else argv)))
-    except KeyboardInterrupt:
-        print("\ninterrupted; the proposals made so far are kept", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return explain(error)
-    return 0
-
-
-if __name__ == "__main__":
-    from datamodules.proposals import main  # the classes of that module, which the parser knows, not of this one
-
-    sys.exit(main())
+if __name__ == "__main__":  # the former name of ``darkroom proposals``; works for one more version
+    print("python -m datamodules.proposals is deprecated: use `darkroom proposals`", file=sys.stderr)
+    sys.exit(subprocess.call([sys.executable, "-m", "darkroom", "proposals", *sys.argv[1:]]))

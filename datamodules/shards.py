@@ -126,9 +126,7 @@ def list_shards(root: str, pattern: str) -> list[str]:
     ]
     missing = [name for name in names if not Path(root, name).is_file()]
     if missing or not names:
-        raise DataError(
-            f"{root} holds no shards {', '.join(missing[:5]) or pattern}; make some by python -m datamodules.write_shards"
-        )
+        raise DataError(f"{root} holds no shards {', '.join(missing[:5]) or pattern}; make some by darkroom shards")
     return names
 
 
@@ -201,7 +199,7 @@ def shard_sizes(root: str, names: Sequence[str]) -> list[int]:
     if unknown:
         raise DataError(
             f"{path} does not say how many samples {unknown[0]} holds, nor {len(unknown) - 1} other shards; write "
-            + '{"NAME": NUMBER, ...} there, or make the shards by python -m datamodules.write_shards'
+            + '{"NAME": NUMBER, ...} there, or make the shards by darkroom shards'
         )
     return [known.get(name) or count_samples(address_of(root, name)) for name in names]
 

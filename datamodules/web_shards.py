@@ -31,7 +31,7 @@ class ShardedCaptions(CaptionedPictures):
     each by one worker of one rank, and shuffled: their order by (seed, epoch), then their samples within a buffer. Every
     rank sees the same number of samples; a continued run reads on in the shards where it was. ``shards.json`` beside the
     shards says how many samples each holds, {"train-000000.tar": 1000, ...}; shards on this disk are counted without it.
-    ``python -m datamodules.write_shards`` makes shards of other data.
+    ``darkroom shards`` makes shards of other data.
 
     Args:
         root: folder of the shards, or its address (https:, gs:, hf: ...), which needs the package webdataset.

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import zipfile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,32 @@ def test_public_classes_and_functions_say_what_they_are(path: Path) -> None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Modules of ours that each module of ours imports, at any depth of its code."""
+    paths = {}
+    for package in ("darkroom", "lightning_modules", "datamodules", "callbacks"):
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            paths[name] = path
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+        graph[name] = (found & paths.keys()) - {name}
+    return graph
+
+
+def test_no_import_circles() -> None:
+    try:
+        TopologicalSorter(import_graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_installed_copy_brings_its_configs(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Networks that judge drawn pictures: trained once on the data, the same everywhere, and kept in files."""
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,14 +11,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed, nn
 
 from darkroom.errors import UsageError
+from darkroom.paths import user_cache
 from lightning_modules.layers.safe_files import Damaged, read_safely
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-def default_folder() -> Path:
-    """``darkroom/classifiers`` in the user's cache folder: ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "classifiers"
 
 
 def kept_or_trained(
@@ -38,7 +33,7 @@ def kept_or_trained(
         build: makes the network, with the same initial weights every time.
         fingerprint: names recipe and data; called, as ``train`` is, on the first rank alone.
         train: trains it, and returns its accuracy: a number, or a dict of them.
-        cache_dir: folder of the file; None: ``default_folder()``.
+        cache_dir: folder of the file; None: ``~/.cache/darkroom/classifiers``.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -46,7 +41,7 @@ def kept_or_trained(
     ranks = distributed.is_available() and distributed.is_initialized()
     kept: list[Any] = [None]
     if not ranks or distributed.get_rank() == 0:
-        folder = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
+        folder = user_cache("classifiers") if cache_dir is None else Path(cache_dir).expanduser()
         kept = [_load_or_train(seeded(build), folder / f"{fingerprint()}.pt", train)]
     if ranks:
         distributed.broadcast_object_list(kept)  # not read from the file: another machine may have another disk

@@ -3,17 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
+from darkroom.protocols import SegmentationModel
 from lightning_modules.segmentation.geometry import mirror_pad
-
-if TYPE_CHECKING:
-    from lightning_modules.segmentation.base import SemanticSegmentation
 
 
 @dataclass
@@ -49,7 +46,7 @@ class Inference:
         if not self.scales or min(self.scales) <= 0:
             raise UsageError(f"model.inference.scales is {list(self.scales)}; it needs factors above 0, such as [1.0]")
 
-    def __call__(self, model: "SemanticSegmentation", image: Tensor) -> Tensor:
+    def __call__(self, model: SegmentationModel, image: Tensor) -> Tensor:
         """Logits (B, K, H, W) of images (B, C, H, W); log-probabilities where several views are averaged."""
         views = list(product(self.scales, (False, True) if self.flip else (False,)))
         if views == [(1.0, False)]:
@@ -57,7 +54,7 @@ class Inference:
         total = sum(self._probabilities(model, image, scale, flipped) for scale, flipped in views)
         return (total / len(views)).clamp(min=torch.finfo(total.dtype).tiny).log()
 
-    def _probabilities(self, model: "SemanticSegmentation", image: Tensor, scale: float, flipped: bool) -> Tensor:
+    def _probabilities(self, model: SegmentationModel, image: Tensor, scale: float, flipped: bool) -> Tensor:
         size = image.shape[-2:]
         if scale != 1:
             scaled = [max(1, round(side * scale)) for side in size]
@@ -67,12 +64,12 @@ class Inference:
             probabilities = F.interpolate(probabilities, size, mode="bilinear", align_corners=False)
         return probabilities.flip(-1) if flipped else probabilities
 
-    def _view(self, model: "SemanticSegmentation", image: Tensor) -> Tensor:
+    def _view(self, model: SegmentationModel, image: Tensor) -> Tensor:
         if self.tile is None or max(image.shape[-2:]) <= self.tile:
             return model(image)
         return torch.cat([self._by_tiles(model, one) for one in image.split(1)])
 
-    def _by_tiles(self, model: "SemanticSegmentation", image: Tensor) -> Tensor:
+    def _by_tiles(self, model: SegmentationModel, image: Tensor) -> Tensor:
         """Log-probabilities (1, K, H, W), blended from tiles."""
         height, width = image.shape[-2:]
         margin = getattr(model.network, "margin", 0)

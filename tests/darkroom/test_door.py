@@ -16,7 +16,7 @@ import sys, time
 from darkroom.__main__ import main
 assert main([{command!r}]) == 0
 assert not {{"torch", "lightning", "numpy", "yaml"}} & sys.modules.keys()
-assert time.process_time() < 0.5  # with the interpreter's own start; about .07 on an idle machine
+assert time.process_time() < 2  # importing torch alone takes longer; .07 s for --help, .4 s for list
 """
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
@@ -77,7 +77,7 @@ def test_no_command_is_help_and_a_wrong_one_an_error(darkroom: Callable) -> None
     assert "usage" in darkroom().out
     outcome = darkroom("trian")
     assert outcome.code == 2
-    assert "'trian' is no command" in outcome.message
+    assert "unknown command 'trian'" in outcome.message
 
 
 def test_list_is_what_the_command_line_knows() -> None:

@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from darkroom.commands.proposals import main
 from darkroom.errors import DataError, UsageError
+from darkroom.paths import user_cache
 from datamodules import detection, proposal_cache
-from datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, default_folder, fill, recall
-from datamodules.proposals import GridProposals, Proposals, SelectiveSearch, in_order, main
+from datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, fill, recall
+from datamodules.proposals import GridProposals, Proposals, SelectiveSearch, in_order
 from datamodules.shapes import World
 from datamodules.shapes_detection import DetectionScenes, ShapesDetection
 
@@ -274,7 +276,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_folder() == tmp_path / "home/.cache/darkroom/proposals"
+    assert user_cache("proposals") == tmp_path / "home/.cache/darkroom/proposals"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert ProposalCache(Quarters()).folder == tmp_path / "darkroom/proposals"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.commands.shards import write_shards
 from darkroom.errors import DataError, UsageError
 from datamodules import shards
 from datamodules.caption_folder import CaptionFolder
 from datamodules.loading import ShardSampler
 from datamodules.web_shards import ShardedCaptions
-from datamodules.write_shards import write_shards
 from tests.contracts.captions import CaptionedDataContract
 from tests.fakes.captions import caption_folder, caption_of, web_shards, write_shard
 
@@ -247,9 +247,7 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
         list(loaded(root, num_workers=0, **kwargs))
 
     web_shards(tmp_path)
-    with pytest.raises(
-        DataError, match=r"holds no shards trian-\*.tar; make some by python -m datamodules.write_shards"
-    ):
+    with pytest.raises(DataError, match=r"holds no shards trian-\*.tar; make some by darkroom shards"):
         reading(tmp_path, train="trian-*.tar")
     with pytest.raises(DataError, match=r"train-000000.tar holds no shards train-\*.tar"):
         reading(tmp_path / "train-000000.tar")

@@ -1,6 +1,5 @@
 """EmbeddingCache: what a frozen text encoder says of each caption, on disk and, the last ones used, in memory."""
 
-import os
 import uuid
 from collections import OrderedDict
 from hashlib import blake2b
@@ -13,11 +12,6 @@ from lightning_modules.diffusion.text.encoder import Once
 
 _MEMORY = 256 * 2**20  # bytes of embeddings kept in memory
 _HASH, _LENGTH = 16, 4  # bytes of a file's head
-
-
-def default_folder() -> Path:
-    """``darkroom/text`` in the user's cache folder: ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "text"
 
 
 class Embeddings(NamedTuple):

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from darkroom.errors import DataError, UsageError
+from darkroom.paths import user_cache
 from lightning_modules.base import one_of
-from lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings, default_folder
+from lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
 from lightning_modules.diffusion.text.encoder import Text, TextEncoder, padded
 
 Cache = Literal["disk", "memory"]
@@ -37,7 +38,7 @@ class Frozen(TextEncoder):
     Args:
         dim, max_length: see TextEncoder.
         cache: where embeddings are kept: a file for each caption, or only the last ones, 256 MiB, in memory.
-        cache_dir: folder of the embeddings' files; None: ``default_folder()``.
+        cache_dir: folder of the embeddings' files; None: ``~/.cache/darkroom/text``.
     """
 
     def __init__(self, dim: int, max_length: int, cache: Cache = "disk", cache_dir: str | None = None) -> None:
@@ -127,7 +128,7 @@ class Frozen(TextEncoder):
             folder = self.folder()
             digest = blake2b(repr(self.settings()).encode(), digest_size=8)
             digest.update(_identity(folder))
-            root = default_folder() if self.cache_dir is None else Path(self.cache_dir).expanduser()
+            root = user_cache("text") if self.cache_dir is None else Path(self.cache_dir).expanduser()
             self._cache = EmbeddingCache(root / f"{type(self).__name__.lower()}-{digest.hexdigest()}", self.dim)
         return self._cache
 

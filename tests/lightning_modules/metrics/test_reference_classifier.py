@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics import kept, reference_classifier
+from darkroom.paths import user_cache
+from lightning_modules.metrics import reference_classifier
 from lightning_modules.metrics.reference_classifier import ReferenceClassifier, reduced, trained_classifier
 from tests.fakes.ranks import on_two_ranks
 
@@ -149,7 +150,7 @@ def test_the_first_rank_trains_for_all(tmp_path: Path) -> None:
 
 
 def test_default_folder_is_the_users_cache(tmp_path: Path) -> None:
-    assert kept.default_folder() == tmp_path / "home/.cache/darkroom/classifiers"
+    assert user_cache("classifiers") == tmp_path / "home/.cache/darkroom/classifiers"
 
 
 def test_data_without_labels_say_what_else_to_do(tmp_path: Path) -> None:
