@@ -11,8 +11,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from benchmarks.harness import Options, Result, Side, compare, entry, one_thread
-from datamodules.image_mask_folder import ImageMaskFolder
-from datamodules.shapes import SegmentationScenes, World
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.shapes import SegmentationScenes, World
 
 
 @entry

@@ -15,14 +15,14 @@ from torchvision.models import detection as torchvision_detection
 from torchvision.transforms import v2
 
 from benchmarks.harness import Options, Result, Side, compare, entry, one_thread
-from datamodules.detection import DetectionDataModule
-from datamodules.proposal_cache import ProposalCache, fill
-from datamodules.proposals import GridProposals, SelectiveSearch
-from datamodules.shapes_detection import DetectionScenes, ShapesDetection
-from datamodules.yolo_folder import YoloFolder
-from lightning_modules import detection
-from lightning_modules.detection import COCOScores, FasterRCNN, MaskRCNN, ObjectDetection, VOCScores
-from lightning_modules.detection.base import check_batch
+from darkroom.datamodules.detection import DetectionDataModule
+from darkroom.datamodules.proposal_cache import ProposalCache, fill
+from darkroom.datamodules.proposals import GridProposals, SelectiveSearch
+from darkroom.datamodules.shapes_detection import DetectionScenes, ShapesDetection
+from darkroom.datamodules.yolo_folder import YoloFolder
+from darkroom.lightning_modules import detection
+from darkroom.lightning_modules.detection import COCOScores, FasterRCNN, MaskRCNN, ObjectDetection, VOCScores
+from darkroom.lightning_modules.detection.base import check_batch
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "detection"
 LADDER = ("sliding_window", "rcnn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "ssd", "yolo")

@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from callbacks.drawing import contact_sheet, save, to_picture
-from callbacks.drawing_boxes import class_index, confident, draw_boxes
+from darkroom.callbacks.drawing import contact_sheet, save, to_picture
+from darkroom.callbacks.drawing_boxes import class_index, confident, draw_boxes
 from darkroom.catalog import import_all
-from datamodules.proposals import Proposals, SelectiveSearch
-from datamodules.shapes_detection import ShapesDetection
+from darkroom.datamodules.proposals import Proposals, SelectiveSearch
+from darkroom.datamodules.shapes_detection import ShapesDetection
 
 _COLOUR = {"VOC_AP50": "#d8453e", "mAP": "#3f6fd8"}
 _NAMES = {"VOC_AP50": "VOC AP50", "mAP": "COCO AP"}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.harness import Options, Result, Side, compare, entry, side_of
-from lightning_modules.diffusion.ddpm import DDPM
-from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.guidance import Guided
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.guidance import Guided
 
 SHAPE, CLASSES, STEPS = (3, 32, 32), 10, 20
 # diffusers' words for the CIFAR-10 network of Ho et al. 2020, as google/ddpm-cifar10-32 has it: 35,746,307 parameters.

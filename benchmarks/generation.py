@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import Options, Result, Side, compare, entry, one_thread, side_of
+from darkroom.lightning_modules.adversarial import DCGAN
+from darkroom.lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
+from darkroom.lightning_modules.autoencoding import VAE, Gaussian, PixelMeanWeight
+from darkroom.lightning_modules.metrics import SampleScores
+from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier
 from darkroom.messages import quieten
-from lightning_modules.adversarial import DCGAN
-from lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
-from lightning_modules.autoencoding import VAE, Gaussian, PixelMeanWeight
-from lightning_modules.metrics import SampleScores
-from lightning_modules.metrics.reference_classifier import ReferenceClassifier
 
 BATCH, SIZE = 64, 64
 CHANNELS, LATENT, KL_WEIGHT = (32, 64, 128, 256, 512), 128, 0.00025

@@ -12,10 +12,10 @@ import yaml
 from lightning import LightningModule
 from torch import Tensor
 
-from callbacks.drawing import contact_sheet, save, to_picture
+from darkroom.callbacks.drawing import contact_sheet, save, to_picture
 from darkroom.catalog import import_all
-from datamodules.base import VisionDataModule
-from lightning_modules.generative import Generative
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.lightning_modules.generative import Generative
 
 
 def opened(run: Path, checkpoint: str = "best") -> tuple[VisionDataModule, Generative]:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from benchmarks.diffusion import batch_size, drawn, train
 from benchmarks.harness import Options, Result, compare, entry, side_of
 from darkroom.errors import UserError
-from lightning_modules.diffusion import Denoiser, EfficientUNet, ImagenCascade, SuperResolution, TextToImage
-from lightning_modules.diffusion.base import Diffusion
-from lightning_modules.diffusion.text import MiniLM, Text, TextEncoder
+from darkroom.lightning_modules.diffusion import Denoiser, EfficientUNet, ImagenCascade, SuperResolution, TextToImage
+from darkroom.lightning_modules.diffusion.base import Diffusion
+from darkroom.lightning_modules.diffusion.text import MiniLM, Text, TextEncoder
 
 SMALL, LARGE, STEPS, TOKENS, DIM = (3, 32, 32), (3, 64, 64), 20, 16, 768
 

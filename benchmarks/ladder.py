@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from callbacks.drawing import colorize, contact_sheet, save, to_picture
-from datamodules.shapes import ShapesSegmentation
-from lightning_modules.segmentation.ensemble import load_technique
+from darkroom.callbacks.drawing import colorize, contact_sheet, save, to_picture
+from darkroom.datamodules.shapes import ShapesSegmentation
+from darkroom.lightning_modules.segmentation.ensemble import load_technique
 
 
 def main() -> None:

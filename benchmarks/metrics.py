@@ -5,7 +5,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
 from benchmarks.harness import Options, Result, Side, compare, entry
-from lightning_modules.segmentation import SegmentationScores
+from darkroom.lightning_modules.segmentation import SegmentationScores
 
 
 @entry

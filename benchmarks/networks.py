@@ -11,9 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import fcn_resnet50
 
 from benchmarks.harness import Options, Result, Side, compare, entry
-from datamodules.shapes import ShapesSegmentation
-from lightning_modules import segmentation
-from lightning_modules.segmentation import Inference, SegmentationScores, SemanticSegmentation, UNet, UNetNetwork
+from darkroom.datamodules.shapes import ShapesSegmentation
+from darkroom.lightning_modules import segmentation
+from darkroom.lightning_modules.segmentation import (
+    Inference,
+    SegmentationScores,
+    SemanticSegmentation,
+    UNet,
+    UNetNetwork,
+)
 
 BATCH, SIZE, CLASSES = 4, 128, 2
 WORLD = len(ShapesSegmentation.class_names)

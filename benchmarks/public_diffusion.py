@@ -9,9 +9,9 @@ from ema_pytorch import EMA
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lightning_modules.generative import Generative
-from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 
 library.tqdm = lambda steps, **_: steps  # draws a bar for every batch of samples otherwise
 

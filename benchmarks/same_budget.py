@@ -82,12 +82,17 @@ _PUBLIC_VAE = (
     *("--model.likelihood.sigma", "1.0"),
     *(
         "--model.kl_schedule",
-        "lightning_modules.autoencoding.PixelMeanWeight",
+        "darkroom.lightning_modules.autoencoding.PixelMeanWeight",
         "--model.kl_schedule.kl_weight",
         "0.00025",
     ),
 )
-_BERNOULLI = ("--model.likelihood", "lightning_modules.autoencoding.Bernoulli", "--model.kl_schedule.beta", "1")
+_BERNOULLI = (
+    "--model.likelihood",
+    "darkroom.lightning_modules.autoencoding.Bernoulli",
+    "--model.kl_schedule.beta",
+    "1",
+)
 _PUBLIC_ADAM = ("lr=0.0002", "betas=[0.5, 0.999]")
 _PUBLIC_DCGAN = (
     *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema_decay", "null"),

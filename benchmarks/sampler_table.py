@@ -20,11 +20,11 @@ from benchmarks.generation_ladder import opened
 from benchmarks.harness import Options, Side, machine, timed
 from benchmarks.score_curves import COLOURS
 from darkroom.catalog import import_all
-from datamodules.base import VisionDataModule
-from lightning_modules.diffusion.ddpm import DDPM
-from lightning_modules.diffusion.sampling import SamplerName, Sampling
-from lightning_modules.metrics import SampleScores
-from lightning_modules.metrics.reference_classifier import trained_classifier
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.sampling import SamplerName, Sampling
+from darkroom.lightning_modules.metrics import SampleScores
+from darkroom.lightning_modules.metrics.reference_classifier import trained_classifier
 
 SAMPLERS = get_args(SamplerName)
 SETTINGS = ("spacing", "guidance", "eta", "order", "variance", "threshold", "percentile")

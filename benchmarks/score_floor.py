@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from darkroom.catalog import import_all
-from datamodules.labelled_images import LabelledImages
-from lightning_modules.metrics import SampleScores
-from lightning_modules.metrics.reference_classifier import trained_classifier
+from darkroom.datamodules.labelled_images import LabelledImages
+from darkroom.lightning_modules.metrics import SampleScores
+from darkroom.lightning_modules.metrics.reference_classifier import trained_classifier
 
 
 class _Real:

@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import Options, Result, entry
-from callbacks.exact_resume import ExactResume
-from callbacks.progress_bar import QuietProgressBar
-from callbacks.segmentation_mask_logger import SegmentationMaskLogger
-from callbacks.steady_checkpoint import SteadyCheckpoint
-from callbacks.throughput import Throughput
+from darkroom.callbacks.exact_resume import ExactResume
+from darkroom.callbacks.progress_bar import QuietProgressBar
+from darkroom.callbacks.segmentation_mask_logger import SegmentationMaskLogger
+from darkroom.callbacks.steady_checkpoint import SteadyCheckpoint
+from darkroom.callbacks.throughput import Throughput
+from darkroom.datamodules.base import VisionDataModule
 from darkroom.equipment import NoProfiler
+from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.segmentation import SemanticSegmentation
 from darkroom.metrics_file import MetricsFile
-from datamodules.base import VisionDataModule
-from lightning_modules.base import WarmupCosine
-from lightning_modules.segmentation import SemanticSegmentation
 
 WARM, STEPS = 200, 1200
 

@@ -6,11 +6,11 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import PAPER, resize
-from callbacks.drawing_grids import as_pictures, picture_grid, tile_size
-from callbacks.drawing_heat import heated
-from callbacks.pictures import captioned, generators, steps_taken
-from callbacks.prompt_pictures import PromptPictures
+from darkroom.callbacks.drawing import PAPER, resize
+from darkroom.callbacks.drawing_grids import as_pictures, picture_grid, tile_size
+from darkroom.callbacks.drawing_heat import heated
+from darkroom.callbacks.pictures import captioned, generators, steps_taken
+from darkroom.callbacks.prompt_pictures import PromptPictures
 
 _MOST_WORDS = 9  # in a row; a longer prompt goes on in the next
 _SMALLEST = 112  # pixels of a small picture

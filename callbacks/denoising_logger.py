@@ -8,9 +8,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from callbacks.drawing_animation import animate
-from callbacks.drawing_grids import as_pictures, picture_grid, spread
-from callbacks.pictures import PeriodicPictures, steps_taken
+from darkroom.callbacks.drawing_animation import animate
+from darkroom.callbacks.drawing_grids import as_pictures, picture_grid, spread
+from darkroom.callbacks.pictures import PeriodicPictures, steps_taken
 
 _COLUMNS, _FRAMES = 10, 40  # moments shown of a trajectory, in the strip and in the animation
 _SMALLEST, _WIDEST = 64, 640  # pixels of a small picture in the strips, and of the animation

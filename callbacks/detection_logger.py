@@ -8,10 +8,10 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.drawing import contact_sheet, fitting, to_picture
-from callbacks.drawing_boxes import captions, class_index, confident, draw_boxes, draw_mistakes
-from callbacks.pictures import FirstSamplesLogger
-from callbacks.predictions import detections
+from darkroom.callbacks.drawing import contact_sheet, fitting, to_picture
+from darkroom.callbacks.drawing_boxes import captions, class_index, confident, draw_boxes, draw_mistakes
+from darkroom.callbacks.pictures import FirstSamplesLogger
+from darkroom.callbacks.predictions import detections
 from darkroom.errors import UsageError
 
 _CORNERS = ("minX", "minY", "maxX", "maxY")

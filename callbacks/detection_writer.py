@@ -10,10 +10,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import save, to_picture
-from callbacks.drawing_boxes import confident, draw_boxes
-from callbacks.pictures import PictureCallback
-from callbacks.predictions import PredictedFiles, detections, of_all_ranks
+from darkroom.callbacks.drawing import save, to_picture
+from darkroom.callbacks.drawing_boxes import confident, draw_boxes
+from darkroom.callbacks.pictures import PictureCallback
+from darkroom.callbacks.predictions import PredictedFiles, detections, of_all_ranks
 from darkroom.errors import UsageError
 
 

@@ -7,9 +7,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing_grids import as_pictures, near_square, picture_grid, picture_groups, spread
-from callbacks.pictures import generators, steps_taken
-from callbacks.sample_logger import SampleLogger
+from darkroom.callbacks.drawing_grids import as_pictures, near_square, picture_grid, picture_groups, spread
+from darkroom.callbacks.pictures import generators, steps_taken
+from darkroom.callbacks.sample_logger import SampleLogger
 from darkroom.errors import UsageError
 
 _MOST_CLASSES, _MOST_COLUMNS = 10, 16

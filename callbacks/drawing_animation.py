@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from callbacks.drawing import INK, PAPER
+from darkroom.callbacks.drawing import INK, PAPER
 
 _MOST_BYTES = 3_000_000
 _STRIP, _HELD = 26, 2500  # pixels below a picture for its caption; milliseconds that the last one stays

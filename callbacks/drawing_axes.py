@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from callbacks.drawing import INK, PAPER, palette
+from darkroom.callbacks.drawing import INK, PAPER, palette
 
 SMOOTH = 3  # how much larger a plot is drawn than it is shown
 _MARGIN, _MOST_NAMES = 14, 24

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_area, box_iou
 
-from callbacks.drawing import dimmed, palette, resize
+from darkroom.callbacks.drawing import dimmed, palette, resize
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]

@@ -7,8 +7,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from callbacks.drawing import PAPER
-from callbacks.drawing_axes import (
+from darkroom.callbacks.drawing import PAPER
+from darkroom.callbacks.drawing_axes import (
     SMOOTH,
     Colour,
     Ticks,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from callbacks.drawing import INK, PAPER, fitting, resize, tiled
+from darkroom.callbacks.drawing import INK, PAPER, fitting, resize, tiled
 
 TITLE = 24  # pixels that a title adds to the top of a grid
 _MARGIN, _HEADS, _CAPTIONS, _PALE = 10, 18, 18, (110, 110, 116)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.drawing import dimmed
+from darkroom.callbacks.drawing import dimmed
 
 _COLOURS = ((38, 16, 84), (140, 30, 110), (240, 84, 50), (255, 176, 50), (255, 246, 170))  # from cold to hot, evenly
 

@@ -7,8 +7,17 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from callbacks.drawing import INK, PAPER
-from callbacks.drawing_axes import SMOOTH, Colour, class_colour, empty_plot, framed, has_names, round_numbers, shown
+from darkroom.callbacks.drawing import INK, PAPER
+from darkroom.callbacks.drawing_axes import (
+    SMOOTH,
+    Colour,
+    class_colour,
+    empty_plot,
+    framed,
+    has_names,
+    round_numbers,
+    shown,
+)
 
 _SIDE, _PLAIN = 520, (72, 118, 232)  # pixels of the plot; of points without a class
 

@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import distributed
 
-from callbacks.steady_checkpoint import SteadyCheckpoint, between_steps
+from darkroom.callbacks.steady_checkpoint import SteadyCheckpoint, between_steps
 from darkroom.errors import Stopped
 from darkroom.signals import handled_by, stop
 

@@ -9,9 +9,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing_grids import as_pictures, picture_grid
-from callbacks.latent_views import activity, encodings, manifold, manifold_of_classes, traversals
-from callbacks.pictures import PeriodicPictures
+from darkroom.callbacks.drawing_grids import as_pictures, picture_grid
+from darkroom.callbacks.latent_views import activity, encodings, manifold, manifold_of_classes, traversals
+from darkroom.callbacks.pictures import PeriodicPictures
 from darkroom.errors import UsageError
 
 _DRAWS = 10_000  # of the prior: what its quantiles are read from

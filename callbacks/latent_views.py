@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from callbacks.drawing_grids import picture_grid
-from callbacks.drawing_scatter import scatter
+from darkroom.callbacks.drawing_grids import picture_grid
+from darkroom.callbacks.drawing_scatter import scatter
 
 Decode = Callable[[Tensor, Tensor | None], Tensor]  # codes (N, D) and labels (N,) -> pictures uint8 (N, 3, H, W)
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from callbacks.drawing import save
+from darkroom.callbacks.drawing import save
 from darkroom.errors import UsageError
 
 

@@ -8,9 +8,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.drawing import overlay, save, save_mask, to_picture
-from callbacks.pictures import PictureCallback
-from callbacks.predictions import PredictedFiles, of_all_ranks
+from darkroom.callbacks.drawing import overlay, save, save_mask, to_picture
+from darkroom.callbacks.pictures import PictureCallback
+from darkroom.callbacks.predictions import PredictedFiles, of_all_ranks
 
 
 class PredictionWriter(PictureCallback):

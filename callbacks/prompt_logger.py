@@ -6,10 +6,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing_grids import as_pictures, picture_groups
-from callbacks.pictures import captioned, generators, steps_taken
-from callbacks.prompt_pictures import PromptPictures
-from callbacks.sample_logger import publish_progress
+from darkroom.callbacks.drawing_grids import as_pictures, picture_groups
+from darkroom.callbacks.pictures import captioned, generators, steps_taken
+from darkroom.callbacks.prompt_pictures import PromptPictures
+from darkroom.callbacks.sample_logger import publish_progress
 from darkroom.errors import UsageError
 
 _CHUNK = 64  # pictures drawn at once

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.pictures import PeriodicPictures
+from darkroom.callbacks.pictures import PeriodicPictures
 from darkroom.errors import UsageError
 
 

@@ -6,9 +6,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import contact_sheet
-from callbacks.drawing_grids import as_pictures, tile_size
-from callbacks.pictures import FirstSamplesLogger
+from darkroom.callbacks.drawing import contact_sheet
+from darkroom.callbacks.drawing_grids import as_pictures, tile_size
+from darkroom.callbacks.pictures import FirstSamplesLogger
 
 Sample = tuple[Tensor, Tensor | None]  # image as the network sees it, label
 

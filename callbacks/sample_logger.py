@@ -8,9 +8,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from callbacks.drawing_animation import animate
-from callbacks.drawing_grids import TITLE, as_pictures, near_square, picture_grid
-from callbacks.pictures import PeriodicPictures, steps_taken
+from darkroom.callbacks.drawing_animation import animate
+from darkroom.callbacks.drawing_grids import TITLE, as_pictures, near_square, picture_grid
+from darkroom.callbacks.pictures import PeriodicPictures, steps_taken
 
 _MOST_CLASSES = _MOST_COLUMNS = 16
 

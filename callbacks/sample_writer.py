@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
 
-from callbacks.drawing import save
-from callbacks.drawing_grids import near_square, picture_grid
-from callbacks.pictures import needs_methods
-from callbacks.predictions import PredictedFiles, of_all_ranks
+from darkroom.callbacks.drawing import save
+from darkroom.callbacks.drawing_grids import near_square, picture_grid
+from darkroom.callbacks.pictures import needs_methods
+from darkroom.callbacks.predictions import PredictedFiles, of_all_ranks
 from darkroom.errors import UsageError
 
 _COLUMNS = ("index", "seed", "label", "caption", "file")

@@ -7,8 +7,8 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import IGNORE, colorize, contact_sheet, error_map, to_picture
-from callbacks.pictures import FirstSamplesLogger
+from darkroom.callbacks.drawing import IGNORE, colorize, contact_sheet, error_map, to_picture
+from darkroom.callbacks.pictures import FirstSamplesLogger
 
 Sample = tuple[Tensor, Tensor, Tensor]  # picture, truth, prediction
 

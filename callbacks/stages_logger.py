@@ -7,10 +7,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import resize
-from callbacks.drawing_grids import as_pictures, picture_grid, tile_size
-from callbacks.pictures import captioned, generators, steps_taken
-from callbacks.prompt_pictures import PromptPictures
+from darkroom.callbacks.drawing import resize
+from darkroom.callbacks.drawing_grids import as_pictures, picture_grid, tile_size
+from darkroom.callbacks.pictures import captioned, generators, steps_taken
+from darkroom.callbacks.prompt_pictures import PromptPictures
 
 _CHUNK = 8  # prompts drawn at once
 _SMALLEST = 224  # pixels of a small picture, whose settings stand above it

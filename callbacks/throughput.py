@@ -6,7 +6,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.pictures import steps_taken
+from darkroom.callbacks.pictures import steps_taken
 
 
 class Throughput(Callback):

@@ -7,8 +7,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing_curves import curves
-from callbacks.pictures import PeriodicPictures, steps_taken
+from darkroom.callbacks.drawing_curves import curves
+from darkroom.callbacks.pictures import PeriodicPictures, steps_taken
 
 _MOST_EARLIER = 7  # curves behind the newest
 

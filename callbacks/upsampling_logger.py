@@ -7,9 +7,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import resize
-from callbacks.drawing_grids import as_pictures, picture_grid, tile_size
-from callbacks.pictures import FirstSamplesLogger, captioned, generators, steps_taken
+from darkroom.callbacks.drawing import resize
+from darkroom.callbacks.drawing_grids import as_pictures, picture_grid, tile_size
+from darkroom.callbacks.pictures import FirstSamplesLogger, captioned, generators, steps_taken
 
 _SMALLEST, _LARGEST = 160, 320  # pixels of a small picture; of a larger one its middle is shown
 

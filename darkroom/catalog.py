@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 from pathlib import Path
 
@@ -11,8 +12,8 @@ ROOMS = ("lightning_modules", "datamodules", "callbacks")
 def import_all() -> None:
     """Imports every module of the rooms, so that the command line knows their classes by bare name."""
     for room in ROOMS:
-        package = importlib.import_module(room)
-        for module in pkgutil.walk_packages(package.__path__, f"{room}."):
+        package = importlib.import_module(f"darkroom.{room}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
 
 
@@ -21,7 +22,7 @@ def classes(room: str, base: str) -> dict[str, str]:
 
     A class whose docstring calls it a base is not for use by itself, and left out.
     """
-    spec = importlib.util.find_spec(room)
+    spec = importlib.util.find_spec(f"darkroom.{room}")
     known, found = {base}, {}
     nodes = [
         node

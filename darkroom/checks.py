@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.safe_files import Damaged, read_safely, require_whole
+from darkroom.lightning_modules.layers.safe_files import Damaged, read_safely, require_whole
 
 
 def config_files(config: Namespace) -> list[Path]:

@@ -9,8 +9,8 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from callbacks.steady_checkpoint import SteadyCheckpoint
 from darkroom import checks
+from darkroom.callbacks.steady_checkpoint import SteadyCheckpoint
 from darkroom.equipment import equip
 from darkroom.errors import Stopped, UsageError
 from darkroom.lightning_ways import leave_signals, start_together

@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCh
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from callbacks.bad_samples import BadSampleCount
-from callbacks.exact_resume import ExactResume
-from callbacks.graceful_stop import GracefulStop
-from callbacks.progress_bar import QuietProgressBar
-from callbacks.throughput import Throughput
+from darkroom.callbacks.bad_samples import BadSampleCount
+from darkroom.callbacks.exact_resume import ExactResume
+from darkroom.callbacks.graceful_stop import GracefulStop
+from darkroom.callbacks.progress_bar import QuietProgressBar
+from darkroom.callbacks.throughput import Throughput
 from darkroom.checkpoint_file import CheckpointFile
 from darkroom.checks import listed
 from darkroom.metrics_file import MetricsFile

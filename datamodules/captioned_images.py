@@ -9,10 +9,10 @@ from PIL import Image, ImageChops, ImageOps
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.captions import DrawnCaption, UnsidedFlip, most_frequent_words
+from darkroom.datamodules.images import PhotoFolder, read_image, to_tensor
+from darkroom.datamodules.labelled_images import LabelledImages, centre_square
 from darkroom.errors import UsageError
-from datamodules.captions import DrawnCaption, UnsidedFlip, most_frequent_words
-from datamodules.images import PhotoFolder, read_image, to_tensor
-from datamodules.labelled_images import LabelledImages, centre_square
 
 Background = Literal["black", "white"]
 

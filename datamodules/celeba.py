@@ -6,8 +6,8 @@ from typing import Any, Literal
 from torch.utils.data import Dataset
 from torchvision import datasets
 
+from darkroom.datamodules.labelled_images import FileImages, LabelledImages
 from darkroom.errors import DataError, UsageError
-from datamodules.labelled_images import FileImages, LabelledImages
 
 ADDRESS = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 PARTITION = {"train": "0", "val": "1", "test": "2"}

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from darkroom.datamodules.download import fetch_folder
+from darkroom.datamodules.image_mask_folder import SegmentationFiles, pair_by_name
+from darkroom.datamodules.images import read_image
 from darkroom.errors import DataError
-from datamodules.download import fetch_folder
-from datamodules.image_mask_folder import SegmentationFiles, pair_by_name
-from datamodules.images import read_image
 
 URL = "https://www.cs.rice.edu/~vo9/chair-segments/Chair064.zip"
 

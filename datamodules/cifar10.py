@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 
+from darkroom.datamodules.download import fetch_folder
+from darkroom.datamodules.labelled_images import ArrayImages, LabelledImages, scaled
 from darkroom.errors import DataError, UsageError
-from datamodules.download import fetch_folder
-from datamodules.labelled_images import ArrayImages, LabelledImages, scaled
 
 FOLDER = datasets.CIFAR10.base_folder  # cifar-10-batches-py
 

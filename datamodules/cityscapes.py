@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
+from darkroom.datamodules.image_mask_folder import SegmentationFiles
+from darkroom.datamodules.images import IGNORE, read_mask
 from darkroom.errors import DataError
-from datamodules.image_mask_folder import SegmentationFiles
-from datamodules.images import IGNORE, read_mask
 
 ADDRESS = "https://www.cityscapes-dataset.com"
 _TRAINED = sorted(

@@ -5,8 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal
 
+from darkroom.datamodules.captioned_images import CaptionedFile, CaptionedImages
 from darkroom.errors import DataError
-from datamodules.captioned_images import CaptionedFile, CaptionedImages
 
 ADDRESS = "https://cocodataset.org"
 

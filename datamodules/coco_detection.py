@@ -10,9 +10,9 @@ from typing import Any, Literal
 import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 
+from darkroom.datamodules.annotations import Annotation
+from darkroom.datamodules.detection import DetectionDataModule
 from darkroom.errors import DataError, UsageError
-from datamodules.annotations import Annotation
-from datamodules.detection import DetectionDataModule
 
 _EMPTY: tuple[Any, ...] = ([], [[]])  # how a segmentation says that nothing was drawn
 

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.images import IGNORE
+from darkroom.datamodules.images import IGNORE
 
 CONTEXT = 1.2  # a box is enlarged by this, around its centre
 WARPED = 250 / 224  # side of the warped box over the side of the crop taken from it at random

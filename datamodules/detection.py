@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.annotations import Annotation, checked
+from darkroom.datamodules.bad_samples import UNREADABLE, BadSample
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.images import list_images, read_image, to_tensor
+from darkroom.datamodules.loading import SeededSampler
+from darkroom.datamodules.proposal_cache import ProposalCache, WithProposals, fill, processors
+from darkroom.datamodules.proposals import Proposals
 from darkroom.errors import DataError, UsageError
-from datamodules.annotations import Annotation, checked
-from datamodules.bad_samples import UNREADABLE, BadSample
-from datamodules.base import VisionDataModule
-from datamodules.images import list_images, read_image, to_tensor
-from datamodules.loading import SeededSampler
-from datamodules.proposal_cache import ProposalCache, WithProposals, fill, processors
-from datamodules.proposals import Proposals
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from datamodules.images import read_image
+from darkroom.datamodules.images import read_image
 
 
 def image_size(path: Path) -> tuple[int, int]:

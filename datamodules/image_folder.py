@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from darkroom.datamodules.image_mask_folder import seeded_split
+from darkroom.datamodules.images import EXTENSIONS, list_images
+from darkroom.datamodules.labelled_images import FileImages, LabelledImages
 from darkroom.errors import DataError, UsageError
-from datamodules.image_mask_folder import seeded_split
-from datamodules.images import EXTENSIONS, list_images
-from datamodules.labelled_images import FileImages, LabelledImages
 
 
 def class_folders(folder: Path) -> list[Path]:

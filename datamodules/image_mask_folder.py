@@ -8,11 +8,11 @@ from typing import Any, Literal
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.borders import BorderMap
+from darkroom.datamodules.crops import CROPS, padded_random_crop
+from darkroom.datamodules.images import IGNORE, ImageMaskPairs, list_images, read_mask
 from darkroom.errors import DataError, UsageError
-from datamodules.base import VisionDataModule
-from datamodules.borders import BorderMap
-from datamodules.crops import CROPS, padded_random_crop
-from datamodules.images import IGNORE, ImageMaskPairs, list_images, read_mask
 
 
 def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple[Path, Path]]:

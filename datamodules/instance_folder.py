@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy.ndimage import find_objects, label
 
+from darkroom.datamodules.annotations import Annotation
+from darkroom.datamodules.detection import DetectionDataModule
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.images import read_mask
 from darkroom.errors import DataError, UsageError
-from datamodules.annotations import Annotation
-from datamodules.detection import DetectionDataModule
-from datamodules.image_mask_folder import ImageMaskFolder
-from datamodules.images import read_mask
 
 
 def read_instances(path: Path) -> np.ndarray:

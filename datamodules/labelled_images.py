@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.images import PhotoFolder, read_image, to_tensor
 from darkroom.errors import UsageError
-from datamodules.base import VisionDataModule
-from datamodules.images import PhotoFolder, read_image, to_tensor
 
 
 class ArrayImages(Dataset):

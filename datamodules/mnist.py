@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from darkroom.datamodules.draws import uniform
+from darkroom.datamodules.labelled_images import ArrayImages, LabelledImages, scaled
+from darkroom.datamodules.loading import Key, KeyedDataset, collate
+from darkroom.datamodules.shapes import SPLITS
 from darkroom.errors import DataError, UsageError
-from datamodules.draws import uniform
-from datamodules.labelled_images import ArrayImages, LabelledImages, scaled
-from datamodules.loading import Key, KeyedDataset, collate
-from datamodules.shapes import SPLITS
 
 
 def bernoulli(images: Tensor, keys: Sequence[int | np.ndarray]) -> Tensor:

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
+from darkroom.datamodules.download import fetch_folder
+from darkroom.datamodules.image_mask_folder import SegmentationFiles, pair_by_list, seeded_split
+from darkroom.datamodules.images import IGNORE, read_mask
 from darkroom.errors import DataError, UsageError
-from datamodules.download import fetch_folder
-from datamodules.image_mask_folder import SegmentationFiles, pair_by_list, seeded_split
-from datamodules.images import IGNORE, read_mask
 
 PET, BACKGROUND, BORDER = 1, 2, 3
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from darkroom.datamodules.download import fetch_folder
+from darkroom.datamodules.image_mask_folder import pair_by_name, seeded_split
+from darkroom.datamodules.images import list_images
+from darkroom.datamodules.instance_folder import InstanceFiles
 from darkroom.errors import DataError, UsageError
-from datamodules.download import fetch_folder
-from datamodules.image_mask_folder import pair_by_name, seeded_split
-from datamodules.images import list_images
-from datamodules.instance_folder import InstanceFiles
 
 URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
 

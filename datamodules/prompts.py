@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.loading import KeyedDataset
 from darkroom.errors import UsageError
-from datamodules.base import VisionDataModule
-from datamodules.loading import KeyedDataset
 
 
 class PromptList(Dataset):

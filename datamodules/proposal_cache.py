@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
+from darkroom.datamodules.bad_samples import UNREADABLE
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import user_cache
 from darkroom.protocols import ProposalMethod
-from datamodules.bad_samples import UNREADABLE
 
 _STALE = 24 * 60 * 60  # seconds after which a temporary file has nobody left who writes it
 

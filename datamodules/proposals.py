@@ -214,5 +214,5 @@ class GridProposals(Proposals):
 
 
 if __name__ == "__main__":  # the former name of ``darkroom proposals``; works for one more version
-    print("python -m datamodules.proposals is deprecated: use `darkroom proposals`", file=sys.stderr)
+    print("python -m darkroom.datamodules.proposals is deprecated: use `darkroom proposals`", file=sys.stderr)
     sys.exit(subprocess.call([sys.executable, "-m", "darkroom", "proposals", *sys.argv[1:]]))

@@ -16,11 +16,11 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.borders import BorderMap
+from darkroom.datamodules.crops import CROPS
+from darkroom.datamodules.draws import uniform
 from darkroom.errors import UsageError
-from datamodules.base import VisionDataModule
-from datamodules.borders import BorderMap
-from datamodules.crops import CROPS
-from datamodules.draws import uniform
 
 KINDS = ("circle", "square", "triangle", "star", "cross")
 SIZES = ("small", "medium", "large")

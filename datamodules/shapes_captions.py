@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from darkroom.datamodules.draws import uniform
+from darkroom.datamodules.labelled_images import LabelledImages
+from darkroom.datamodules.shapes import COLOURS, KINDS, SIZES, Scenes, phrase
 from darkroom.errors import UsageError
-from datamodules.draws import uniform
-from datamodules.labelled_images import LabelledImages
-from datamodules.shapes import COLOURS, KINDS, SIZES, Scenes, phrase
 
 Form = Literal["object", "place", "relation", "count"]
 Split = Literal["train", "val", "test", "judge"]

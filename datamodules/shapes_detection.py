@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.detection import DetectionDataModule
+from darkroom.datamodules.shapes import KINDS, World
 from darkroom.errors import UsageError
-from datamodules.detection import DetectionDataModule
-from datamodules.shapes import KINDS, World
 
 
 class DetectionScenes(Dataset):

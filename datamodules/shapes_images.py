@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from darkroom.datamodules.labelled_images import LabelledImages
+from darkroom.datamodules.shapes import COLOURS, FACTORS, KINDS, World
 from darkroom.errors import UsageError
-from datamodules.labelled_images import LabelledImages
-from datamodules.shapes import COLOURS, FACTORS, KINDS, World
 
 _CLASSES = {
     "kind": KINDS,

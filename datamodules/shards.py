@@ -13,10 +13,10 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 from torch.utils.data import Dataset
 
+from darkroom.datamodules.captioned_images import PictureFormat
+from darkroom.datamodules.captions import captions_in
+from darkroom.datamodules.images import EXTENSIONS
 from darkroom.errors import DataError, UsageError
-from datamodules.captioned_images import PictureFormat
-from datamodules.captions import captions_in
-from datamodules.images import EXTENSIONS
 
 INDEX = "shards.json"  # how many samples every shard holds
 _PIPES = "DARKROOM_ALLOW_PIPE"  # in the environment, because a config cannot vouch for itself

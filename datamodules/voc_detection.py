@@ -10,13 +10,13 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from darkroom.datamodules.annotations import Annotation
+from darkroom.datamodules.detection import DetectionDataModule, pictures_by_stem
+from darkroom.datamodules.download import fetch_folder
+from darkroom.datamodules.headers import image_size
+from darkroom.datamodules.image_mask_folder import listed_names
+from darkroom.datamodules.voc_segmentation import VOC_CLASSES
 from darkroom.errors import DataError, UsageError
-from datamodules.annotations import Annotation
-from datamodules.detection import DetectionDataModule, pictures_by_stem
-from datamodules.download import fetch_folder
-from datamodules.headers import image_size
-from datamodules.image_mask_folder import listed_names
-from datamodules.voc_segmentation import VOC_CLASSES
 
 _ARCHIVES = {year: archive for year, archive in DATASET_YEAR_DICT.items() if year.isdigit()}
 _TEST_2007 = DATASET_YEAR_DICT["2007-test"]

@@ -9,10 +9,10 @@ from scipy.io import loadmat
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from darkroom.datamodules.download import fetch_folder
+from darkroom.datamodules.image_mask_folder import SegmentationFiles, pair_by_list
+from darkroom.datamodules.images import read_mask
 from darkroom.errors import DataError, UsageError
-from datamodules.download import fetch_folder
-from datamodules.image_mask_folder import SegmentationFiles, pair_by_list
-from datamodules.images import read_mask
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",

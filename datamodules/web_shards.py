@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
-from darkroom.errors import UsageError
-from datamodules.captioned_images import CaptionedPictures
-from datamodules.captions import most_frequent_words
-from datamodules.loading import ResumableLoader, SeededSampler, ShardSampler
-from datamodules.shards import (
+from darkroom.datamodules.captioned_images import CaptionedPictures
+from darkroom.datamodules.captions import most_frequent_words
+from darkroom.datamodules.loading import ResumableLoader, SeededSampler, ShardSampler
+from darkroom.datamodules.shards import (
     ShardSamples,
     address_of,
     check_pattern,
@@ -20,6 +19,7 @@ from datamodules.shards import (
     shard_sizes,
     stored_captions,
 )
+from darkroom.errors import UsageError
 
 TEST = "test-*.tar"
 

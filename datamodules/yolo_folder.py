@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from darkroom.datamodules.annotations import Annotation
+from darkroom.datamodules.coco_detection import RunLengthMasks, run_lengths
+from darkroom.datamodules.detection import DetectionDataModule, pictures_by_stem
+from darkroom.datamodules.headers import image_size
+from darkroom.datamodules.image_mask_folder import seeded_split
+from darkroom.datamodules.images import list_images
 from darkroom.errors import DataError, UsageError
-from datamodules.annotations import Annotation
-from datamodules.coco_detection import RunLengthMasks, run_lengths
-from datamodules.detection import DetectionDataModule, pictures_by_stem
-from datamodules.headers import image_size
-from datamodules.image_mask_folder import seeded_split
-from datamodules.images import list_images
 
 _NAMES = ("data.yaml", "dataset.yaml")
 

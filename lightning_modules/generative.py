@@ -9,10 +9,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, distributed
 
 from darkroom.errors import UsageError
-from lightning_modules.base import Technique
-from lightning_modules.layers.modes import evaluating
-from lightning_modules.layers.noise import Generators, draw_noise
-from lightning_modules.metrics.scores import Scores
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.layers.modes import evaluating
+from darkroom.lightning_modules.layers.noise import Generators, draw_noise
+from darkroom.lightning_modules.metrics.scores import Scores
 
 
 def check_image_shape(image_shape: tuple[int, int, int] | None) -> None:

@@ -84,7 +84,7 @@ def darkroom(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
     What judges captions has hardly learned: that takes minutes.
     """
     from darkroom.__main__ import main
-    from lightning_modules.metrics import attribute_judge
+    from darkroom.lightning_modules.metrics import attribute_judge
 
     monkeypatch.setattr(attribute_judge, "_SEEN", 400)
     monkeypatch.setattr(attribute_judge, "_HELD_OUT", 100)

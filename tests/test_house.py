@@ -1,6 +1,7 @@
 """The laws of the house that a machine can check."""
 
 import ast
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 ROOMS = [
@@ -21,7 +23,7 @@ def imported(path: Path) -> set[str]:
     names = [a.name for node in tree if isinstance(node, ast.Import) for a in node.names]
     tree = ast.walk(ast.parse(path.read_text()))
     names += [node.module or "" for node in tree if isinstance(node, ast.ImportFrom)]
-    return {name.split(".")[0] for name in names}
+    return {name.removeprefix("darkroom.").split(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -47,7 +49,7 @@ def import_graph() -> dict[str, set[str]]:
     for package in ("darkroom", "lightning_modules", "datamodules", "callbacks"):
         for path in (ROOT / package).rglob("*.py"):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            paths[name] = path
+            paths[name if package == "darkroom" else f"darkroom.{name}"] = path
     graph: dict[str, set[str]] = {}
     for name, path in paths.items():
         found: set[str] = set()
@@ -67,8 +69,34 @@ def test_no_import_circles() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in [*ROOMS, *(ROOT / "darkroom").rglob("*.py")]}
+    names = {"darkroom." + ".".join(folder.parts) for folder in folders}
+    assert sorted(listed) == sorted(
+        {name.replace("darkroom.darkroom", "darkroom") for name in names} | {"darkroom.configs"}
+    )
+
+
+def test_nothing_imports_a_second_copy() -> None:
+    """In the repository's root ``import callbacks`` succeeds too, as a second copy of every class."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if ".venv" in path.parts or "build" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names:
+                assert name.split(".")[0] not in ("callbacks", "datamodules", "lightning_modules"), path
+
+
 def test_installed_copy_brings_its_configs(tmp_path: Path) -> None:
     """The wheel holds the configs, and its `darkroom list` finds them."""
+    source = tmp_path / "source"  # setuptools builds in the folder of its sources
+    for folder in ("darkroom", "lightning_modules", "datamodules", "callbacks", "configs"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
     command = [
         sys.executable,
         "-m",
@@ -79,7 +107,7 @@ def test_installed_copy_brings_its_configs(tmp_path: Path) -> None:
         "--no-build-isolation",
         "-w",
         str(tmp_path),
-        str(ROOT),
+        str(source),
     ]
     subprocess.run(command, check=True, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
     (wheel,) = tmp_path.glob("*.whl")

@@ -12,8 +12,8 @@ import yaml
 from lightning import Trainer
 from torchvision.io import write_png
 
+from darkroom.datamodules.shapes import ShapesSegmentation
 from darkroom.errors import DataError
-from datamodules.shapes import ShapesSegmentation
 from tests.conftest import CONFIGS
 from tests.contracts.ranks import command, join, plain_command
 from tests.fakes.ranks import on_two_ranks

@@ -18,15 +18,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.base import Split, VisionDataModule
-from datamodules.shapes import ShapesSegmentation
-from datamodules.shapes_captions import ShapesCaptions
-from datamodules.shapes_detection import ShapesDetection
-from datamodules.shapes_images import ShapesImages
-from lightning_modules.autoencoding import AutoEncoder
-from lightning_modules.base import Technique
-from lightning_modules.detection.ssd import SSD
-from lightning_modules.diffusion import (
+from darkroom.datamodules.base import Split, VisionDataModule
+from darkroom.datamodules.shapes import ShapesSegmentation
+from darkroom.datamodules.shapes_captions import ShapesCaptions
+from darkroom.datamodules.shapes_detection import ShapesDetection
+from darkroom.datamodules.shapes_images import ShapesImages
+from darkroom.lightning_modules.autoencoding import AutoEncoder
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.detection.ssd import SSD
+from darkroom.lightning_modules.diffusion import (
     DDPM,
     CosineSchedule,
     Denoiser,
@@ -36,10 +36,10 @@ from lightning_modules.diffusion import (
     SuperResolution,
     TextToImage,
 )
-from lightning_modules.diffusion.text import Words
-from lightning_modules.metrics.scores import Scores, summed
-from lightning_modules.segmentation import UNet
-from lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Focal
+from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.metrics.scores import Scores, summed
+from darkroom.lightning_modules.segmentation import UNet
+from darkroom.lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Focal
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks
 

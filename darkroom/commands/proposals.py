@@ -12,11 +12,11 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from darkroom.catalog import import_all
 from darkroom.checks import readable_config
+from darkroom.datamodules.detection import DetectionDataModule
+from darkroom.datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, fill, recall
 from darkroom.errors import DataError, UsageError
 from darkroom.messages import explain
 from darkroom.paths import shipped_configs
-from datamodules.detection import DetectionDataModule
-from datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, fill, recall
 
 
 def _data_section(path: str) -> str:

@@ -12,10 +12,10 @@ from jsonargparse import auto_cli
 from PIL import Image
 
 from darkroom.catalog import import_all
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.shards import INDEX
 from darkroom.errors import DataError, UsageError
 from darkroom.messages import explain
-from datamodules.base import VisionDataModule
-from datamodules.shards import INDEX
 
 
 def _content(sample: dict[str, Any]) -> dict[str, bytes]:

@@ -1,5 +1,5 @@
 """Adversarial networks: a generator that learns to please a discriminator."""
 
-from lightning_modules.adversarial.dcgan import DCGAN, DCGANDiscriminator, DCGANGenerator
+from darkroom.lightning_modules.adversarial.dcgan import DCGAN, DCGANDiscriminator, DCGANGenerator
 
 __all__ = ["DCGAN", "DCGANDiscriminator", "DCGANGenerator"]

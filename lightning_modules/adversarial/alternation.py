@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from darkroom.errors import UsageError
-from lightning_modules.base import WarmupCosine, clip_gradients, steps_of_fit
+from darkroom.lightning_modules.base import WarmupCosine, clip_gradients, steps_of_fit
 
 
 class Alternation(LightningModule):

@@ -1,11 +1,11 @@
 """Autoencoding: pictures through a narrow code, and new ones from it."""
 
-from lightning_modules.autoencoding.autoencoder import AutoEncoder
-from lightning_modules.autoencoding.conditional_vae import ConditionalVAE
-from lightning_modules.autoencoding.kl_schedules import Constant, Cyclical, KLSchedule, PixelMeanWeight, WarmUp
-from lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
-from lightning_modules.autoencoding.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from lightning_modules.autoencoding.vae import VAE, kl_divergence
+from darkroom.lightning_modules.autoencoding.autoencoder import AutoEncoder
+from darkroom.lightning_modules.autoencoding.conditional_vae import ConditionalVAE
+from darkroom.lightning_modules.autoencoding.kl_schedules import Constant, Cyclical, KLSchedule, PixelMeanWeight, WarmUp
+from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
+from darkroom.lightning_modules.autoencoding.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from darkroom.lightning_modules.autoencoding.vae import VAE, kl_divergence
 
 __all__ = [
     "VAE",

@@ -8,13 +8,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
-from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
-from lightning_modules.base import one_of
-from lightning_modules.generative import Generative
-from lightning_modules.layers.noise import Generators
-from lightning_modules.layers.precision import KeepFloat32, with_float64
-from lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
+from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.layers.precision import KeepFloat32, with_float64
+from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 
 Reconstruction = Literal["squared_error", "cross_entropy"]
 

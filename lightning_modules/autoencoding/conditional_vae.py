@@ -1,6 +1,6 @@
 """ConditionalVAE (Sohn et al. 2015; Kingma et al. 2014, model M2): a VAE whose encoder and decoder are told the class."""
 
-from lightning_modules.autoencoding.vae import VAE
+from darkroom.lightning_modules.autoencoding.vae import VAE
 
 
 class ConditionalVAE(VAE):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.layers.modes import evaluating
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.layers.modes import evaluating
 
 Architecture = Literal["conv", "mlp"]
 

@@ -10,15 +10,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding.active_units import ActiveUnits
-from lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, PixelMeanWeight
-from lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
-from lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
-from lightning_modules.base import steps_of_fit
-from lightning_modules.generative import Generative
-from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.disentanglement import MutualInformationGap
-from lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.autoencoding.active_units import ActiveUnits
+from darkroom.lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, PixelMeanWeight
+from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
+from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
+from darkroom.lightning_modules.base import steps_of_fit
+from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.metrics.disentanglement import MutualInformationGap
+from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 
 _DECODED_AT_ONCE = 512  # pictures that the importance-weighted bound decodes in one go, at least a batch
 
@@ -106,7 +106,7 @@ class VAE(Generative):
         if isinstance(self.kl_schedule, PixelMeanWeight) and not unit:
             raise UsageError(
                 "model.kl_schedule is PixelMeanWeight, a weight beside squared errors, but model.likelihood is "
-                f"{type(self.likelihood).__name__}; set it to lightning_modules.autoencoding.Gaussian with sigma 1"
+                f"{type(self.likelihood).__name__}; set it to Gaussian with sigma 1"
             )
         self.active_units, self.mutual_information_gap = ActiveUnits(latent_dim), MutualInformationGap()
         self._factor_names: tuple[str, ...] = ()  # of the data; none if their gap is not asked for

@@ -1,14 +1,14 @@
 """Object detection: a box and a class for every object."""
 
-from lightning_modules.detection.base import ObjectDetection
-from lightning_modules.detection.fast_rcnn import FastRCNN, FastRCNNNetwork
-from lightning_modules.detection.faster_rcnn import FasterRCNN
-from lightning_modules.detection.mask_rcnn import MaskRCNN
-from lightning_modules.detection.metrics import COCOScores, VOCScores
-from lightning_modules.detection.rcnn import RCNN
-from lightning_modules.detection.sliding_window import SlidingWindow, WindowClassifier
-from lightning_modules.detection.ssd import SSD, SSDNetwork
-from lightning_modules.detection.yolo import YOLO, YOLONetwork, yolo_loss
+from darkroom.lightning_modules.detection.base import ObjectDetection
+from darkroom.lightning_modules.detection.fast_rcnn import FastRCNN, FastRCNNNetwork
+from darkroom.lightning_modules.detection.faster_rcnn import FasterRCNN
+from darkroom.lightning_modules.detection.mask_rcnn import MaskRCNN
+from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
+from darkroom.lightning_modules.detection.rcnn import RCNN
+from darkroom.lightning_modules.detection.sliding_window import SlidingWindow, WindowClassifier
+from darkroom.lightning_modules.detection.ssd import SSD, SSDNetwork
+from darkroom.lightning_modules.detection.yolo import YOLO, YOLONetwork, yolo_loss
 
 __all__ = [
     "RCNN",

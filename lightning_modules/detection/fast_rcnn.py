@@ -11,8 +11,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import roi_pool
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.base import Detections, ObjectDetection
-from lightning_modules.detection.boxes import (
+from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.boxes import (
     decode,
     detections,
     encode,
@@ -20,7 +20,7 @@ from lightning_modules.detection.boxes import (
     required_proposals,
     sample_rois,
 )
-from lightning_modules.layers.backbones import (
+from darkroom.lightning_modules.layers.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Backbone,

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.detection.base import Detections, ObjectDetection
-from lightning_modules.detection.torchvision_rcnn import Start, TwoStageNetwork
-from lightning_modules.layers.pyramid import Norm
+from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.torchvision_rcnn import Start, TwoStageNetwork
+from darkroom.lightning_modules.layers.pyramid import Norm
 
 
 class FasterRCNN(ObjectDetection):

@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.base import Detections, ObjectDetection
-from lightning_modules.detection.torchvision_rcnn import Start, TwoStageNetwork
-from lightning_modules.layers.pyramid import Norm
+from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.torchvision_rcnn import Start, TwoStageNetwork
+from darkroom.lightning_modules.layers.pyramid import Norm
 
 
 class MaskRCNN(ObjectDetection):

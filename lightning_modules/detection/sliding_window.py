@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.base import Detections, ObjectDetection
-from lightning_modules.detection.boxes import detections, repeatable, sample_rois, warp
-from lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
-from lightning_modules.layers.convolutionalize import convolutionalize
+from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.boxes import detections, repeatable, sample_rois, warp
+from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
+from darkroom.lightning_modules.layers.convolutionalize import convolutionalize
 
 
 class WindowClassifier(nn.Sequential):

@@ -16,11 +16,11 @@ from torchvision.models.detection.ssd import SSDHead
 from torchvision.ops import box_iou
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.base import Detections, ObjectDetection
-from lightning_modules.detection.boxes import decode, detections, encode
-from lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, scaled
-from lightning_modules.layers.pyramid import Norm, backbone, load_agreeing, published
-from lightning_modules.layers.ranks import mean_over_ranks
+from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.boxes import decode, detections, encode
+from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, scaled
+from darkroom.lightning_modules.layers.pyramid import Norm, backbone, load_agreeing, published
+from darkroom.lightning_modules.layers.ranks import mean_over_ranks
 
 Sizes = Literal["voc", "coco"]
 Start = Literal["imagenet", "coco"]

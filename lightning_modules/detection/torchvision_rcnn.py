@@ -20,10 +20,10 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.boxes import clip, repeatable
-from lightning_modules.detection.masks import mask_targets, paste
-from lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
-from lightning_modules.layers.pyramid import (
+from darkroom.lightning_modules.detection.boxes import clip, repeatable
+from darkroom.lightning_modules.detection.masks import mask_targets, paste
+from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
+from darkroom.lightning_modules.layers.pyramid import (
     FeaturePyramid,
     Norm,
     SingleMap,

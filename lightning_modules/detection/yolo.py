@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.base import Detections, ObjectDetection
-from lightning_modules.detection.boxes import detections
-from lightning_modules.layers.backbones import scaled
-from lightning_modules.layers.weights import load_weights
+from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.boxes import detections
+from darkroom.lightning_modules.layers.backbones import scaled
+from darkroom.lightning_modules.layers.weights import load_weights
 
 Preset = Literal["paper", "darknet", "tiny"]
 

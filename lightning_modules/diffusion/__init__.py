@@ -1,12 +1,17 @@
 """Diffusion: pictures out of noise, step by step."""
 
-from lightning_modules.diffusion.ddpm import DDPM
-from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.diffusers_adapter import FromDiffusers
-from lightning_modules.diffusion.efficient_unet import EfficientUNet
-from lightning_modules.diffusion.imagen import ImagenCascade, SuperResolution, TextToImage
-from lightning_modules.diffusion.parameterization import P2, VLB, LossWeight, MinSNR, Simple, Unweighted
-from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SigmoidSchedule
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
+from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
+from darkroom.lightning_modules.diffusion.imagen import ImagenCascade, SuperResolution, TextToImage
+from darkroom.lightning_modules.diffusion.parameterization import P2, VLB, LossWeight, MinSNR, Simple, Unweighted
+from darkroom.lightning_modules.diffusion.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    SigmoidSchedule,
+)
 
 __all__ = [
     "DDPM",

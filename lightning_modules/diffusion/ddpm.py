@@ -11,19 +11,19 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
-from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.denoising import Threshold
-from lightning_modules.diffusion.inpainting import repaint
-from lightning_modules.diffusion.likelihood import FixedVariance, code_length
-from lightning_modules.diffusion.networks import fitting
-from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, to_eps, to_x0
-from lightning_modules.diffusion.samplers import OnStep, Spacing, ddim_invert
-from lightning_modules.diffusion.sampling import SamplerName
-from lightning_modules.diffusion.schedules import LinearSchedule, NoiseSchedule
-from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.sample_scores import SampleScores
-from lightning_modules.metrics.scores import share_of_rank
+from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.denoising import Threshold
+from darkroom.lightning_modules.diffusion.inpainting import repaint
+from darkroom.lightning_modules.diffusion.likelihood import FixedVariance, code_length
+from darkroom.lightning_modules.diffusion.networks import fitting
+from darkroom.lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, to_eps, to_x0
+from darkroom.lightning_modules.diffusion.samplers import OnStep, Spacing, ddim_invert
+from darkroom.lightning_modules.diffusion.sampling import SamplerName
+from darkroom.lightning_modules.diffusion.schedules import LinearSchedule, NoiseSchedule
+from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.metrics.scores import share_of_rank
 
 
 def told(labels: Tensor | None) -> Condition:

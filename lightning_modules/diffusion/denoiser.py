@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.blocks import (
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.diffusion.blocks import (
     Block,
     Downsample,
     Modulation,
@@ -19,7 +19,7 @@ from lightning_modules.diffusion.blocks import (
     group_norm,
     known_shape,
 )
-from lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
+from darkroom.lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
 
 TimeEmbedding = Literal["sinusoidal", "fourier"]
 Resampling = Literal["conv", "residual"]

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.guidance import dynamic_threshold, static_threshold
-from lightning_modules.diffusion.parameterization import Prediction, to_x0
-from lightning_modules.diffusion.samplers import Denoised
-from lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.diffusion.guidance import dynamic_threshold, static_threshold
+from darkroom.lightning_modules.diffusion.parameterization import Prediction, to_x0
+from darkroom.lightning_modules.diffusion.samplers import Denoised
+from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
 
 Threshold = Literal["static", "dynamic", "none"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.blocks import beside
+from darkroom.lightning_modules.diffusion.blocks import beside
 
 
 def called_as_diffusers(network: nn.Module) -> bool:

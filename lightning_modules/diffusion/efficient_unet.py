@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.blocks import (
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.diffusion.blocks import (
     Block,
     Downsample,
     Modulation,
@@ -20,7 +20,7 @@ from lightning_modules.diffusion.blocks import (
     group_norm,
     known_shape,
 )
-from lightning_modules.diffusion.time_embedding import Sinusoidal
+from darkroom.lightning_modules.diffusion.time_embedding import Sinusoidal
 
 SKIP_SCALE = 2**-0.5  # appendix B
 

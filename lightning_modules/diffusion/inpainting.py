@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.samplers import Denoise, OnStep, Pairs, Step, Variance, ancestral_step, diffuse
-from lightning_modules.diffusion.schedules import NoiseSchedule
-from lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.diffusion.samplers import (
+    Denoise,
+    OnStep,
+    Pairs,
+    Step,
+    Variance,
+    ancestral_step,
+    diffuse,
+)
+from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.layers.noise import Generators
 
 
 def repaint(

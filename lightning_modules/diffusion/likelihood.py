@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from lightning_modules.diffusion.schedules import NoiseSchedule
-from lightning_modules.layers.noise import Generators, draw_noise
+from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.layers.noise import Generators, draw_noise
 
 FixedVariance = Literal["small", "large"]
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # (x_t, t int64 (B,)) -> x0 and, if learned, v

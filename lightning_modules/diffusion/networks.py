@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.diffusers_adapter import FromDiffusers, called_as_diffusers
-from lightning_modules.generative import check_image_shape
+from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers, called_as_diffusers
+from darkroom.lightning_modules.generative import check_image_shape
 
 
 def fitting(

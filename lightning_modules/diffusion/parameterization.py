@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
 
 Prediction = Literal["eps", "x0", "v"]
 Coefficient = Tensor | float

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.schedules import NoiseSchedule
-from lightning_modules.layers.noise import Generators, draw_noise
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.layers.noise import Generators, draw_noise
 
 Variance = Literal["small", "large", "learned"]
 Spacing = Literal["uniform", "quadratic", "log_snr", "karras"]

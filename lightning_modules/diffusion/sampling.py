@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.samplers import (
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.diffusion.samplers import (
     Denoise,
     OnStep,
     Pairs,
@@ -20,8 +20,8 @@ from lightning_modules.diffusion.samplers import (
     heun,
     time_pairs,
 )
-from lightning_modules.diffusion.schedules import NoiseSchedule
-from lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.layers.noise import Generators
 
 SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
 _SPACINGS: dict[str, Spacing] = {"dpm_solver++": "log_snr", "heun": "karras"}  # uniform for the others

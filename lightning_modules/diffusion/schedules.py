@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.precision import KeepFloat32
+from darkroom.lightning_modules.layers.precision import KeepFloat32
 
 
 class NoiseSchedule(KeepFloat32):

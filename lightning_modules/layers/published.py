@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.safe_files import read_safely
+from darkroom.lightning_modules.layers.safe_files import read_safely
 
 
 def published(weights: WeightsEnum, option: str = "model.weights") -> dict[str, Tensor]:

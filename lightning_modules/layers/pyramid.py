@@ -14,8 +14,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.backbones import Weights, scaled
-from lightning_modules.layers.published import published
+from darkroom.lightning_modules.layers.backbones import Weights, scaled
+from darkroom.lightning_modules.layers.published import published
 
 Norm = Literal["batch", "frozen"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.safe_files import read_safely
+from darkroom.lightning_modules.layers.safe_files import read_safely
 
 
 def load_weights(network: nn.Module, path: Path, option: str, new: Sequence[str] = ()) -> None:

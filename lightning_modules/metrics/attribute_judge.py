@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics.kept import kept_or_trained
-from lightning_modules.metrics.reference_classifier import reduced
+from darkroom.lightning_modules.metrics.kept import kept_or_trained
+from darkroom.lightning_modules.metrics.reference_classifier import reduced
 
 _RECIPE = 1  # changes whenever network or training do: files of another recipe are not found
 _WIDTHS = (32, 48, 64, 64, 96)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.attribute_judge import AttributeJudge, fulfilled
-from lightning_modules.metrics.scores import summed
+from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, fulfilled
+from darkroom.lightning_modules.metrics.scores import summed
 
 
 class AttributeTally:

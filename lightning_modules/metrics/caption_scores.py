@@ -9,12 +9,12 @@ from lightning import LightningModule
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics.attribute_judge import AttributeJudge, judge_of
-from lightning_modules.metrics.attribute_tally import AttributeTally
-from lightning_modules.metrics.clip import ClipScore
-from lightning_modules.metrics.feature_statistics import FeatureStatistics
-from lightning_modules.metrics.inception import Inception
-from lightning_modules.metrics.scores import Scores, generator_of
+from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, judge_of
+from darkroom.lightning_modules.metrics.attribute_tally import AttributeTally
+from darkroom.lightning_modules.metrics.clip import ClipScore
+from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
+from darkroom.lightning_modules.metrics.inception import Inception
+from darkroom.lightning_modules.metrics.scores import Scores, generator_of
 
 
 @dataclass

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics.scores import summed
+from darkroom.lightning_modules.metrics.scores import summed
 
 
 class ClipScore:

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed, nn
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.layers.safe_files import Damaged, read_safely
 from darkroom.paths import user_cache
-from lightning_modules.layers.safe_files import Damaged, read_safely
 
 Network = TypeVar("Network", bound=nn.Module)
 

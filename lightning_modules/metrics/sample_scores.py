@@ -8,10 +8,10 @@ from lightning import LightningModule
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics.feature_statistics import FeatureStatistics
-from lightning_modules.metrics.inception import Inception
-from lightning_modules.metrics.reference_classifier import ReferenceClassifier, trained_classifier
-from lightning_modules.metrics.scores import Scores, generator_of
+from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
+from darkroom.lightning_modules.metrics.inception import Inception
+from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier, trained_classifier
+from darkroom.lightning_modules.metrics.scores import Scores, generator_of
 
 
 class SampleScores(Scores):

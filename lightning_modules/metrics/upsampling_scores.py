@@ -8,11 +8,11 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.metrics.attribute_judge import AttributeJudge, judge_of
-from lightning_modules.metrics.attribute_tally import AttributeTally
-from lightning_modules.metrics.feature_statistics import FeatureStatistics
-from lightning_modules.metrics.inception import Inception
-from lightning_modules.metrics.scores import Scores, summed
+from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, judge_of
+from darkroom.lightning_modules.metrics.attribute_tally import AttributeTally
+from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
+from darkroom.lightning_modules.metrics.inception import Inception
+from darkroom.lightning_modules.metrics.scores import Scores, summed
 
 
 @dataclass

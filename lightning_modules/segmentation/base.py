@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
 from darkroom.errors import UsageError
-from lightning_modules.base import Technique
-from lightning_modules.layers.precision import check_images
-from lightning_modules.segmentation.geometry import mirror_pad
-from lightning_modules.segmentation.inference import Inference
-from lightning_modules.segmentation.losses import CrossEntropy
-from lightning_modules.segmentation.metrics import SegmentationScores
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.layers.precision import check_images
+from darkroom.lightning_modules.segmentation.geometry import mirror_pad
+from darkroom.lightning_modules.segmentation.inference import Inference
+from darkroom.lightning_modules.segmentation.losses import CrossEntropy
+from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 
 
 class SemanticSegmentation(Technique):

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.backbones import (
+from darkroom.lightning_modules.layers.backbones import (
     Backbone,
     Classifier,
     Weights,
     imagenet_weights,
     load_all_but_the_answer,
 )
-from lightning_modules.layers.convolutionalize import convolutionalize
-from lightning_modules.layers.precision import check_images
-from lightning_modules.segmentation.base import SemanticSegmentation
-from lightning_modules.segmentation.geometry import mirror_pad
+from darkroom.lightning_modules.layers.convolutionalize import convolutionalize
+from darkroom.lightning_modules.layers.precision import check_images
+from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
+from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 
 
 class SlidingClassifier(nn.Module):

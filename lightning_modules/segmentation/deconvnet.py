@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.backbones import Weights, features, imagenet_weights, scaled
-from lightning_modules.layers.weights import load_weights
-from lightning_modules.segmentation.base import SemanticSegmentation
-from lightning_modules.segmentation.inference import Inference
-from lightning_modules.segmentation.upsampling import unpool
+from darkroom.lightning_modules.layers.backbones import Weights, features, imagenet_weights, scaled
+from darkroom.lightning_modules.layers.weights import load_weights
+from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
+from darkroom.lightning_modules.segmentation.inference import Inference
+from darkroom.lightning_modules.segmentation.upsampling import unpool
 
 Unpooling = Literal["unpooling", "transposed", "bilinear", "nearest"]
 

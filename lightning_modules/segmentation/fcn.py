@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.backbones import (
+from darkroom.lightning_modules.layers.backbones import (
     Backbone,
     Weights,
     features,
@@ -15,10 +15,10 @@ from lightning_modules.layers.backbones import (
     pooled_side,
     scaled,
 )
-from lightning_modules.layers.weights import load_weights
-from lightning_modules.segmentation.base import SemanticSegmentation
-from lightning_modules.segmentation.geometry import coordinate_map
-from lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
+from darkroom.lightning_modules.layers.weights import load_weights
+from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
+from darkroom.lightning_modules.segmentation.geometry import coordinate_map
+from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
 
 # "At once": factors that bring the activations of the two finer poolings to the size of the coarse scores.
 _AT_ONCE = (0.01, 0.0001)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.protocols import SegmentationModel
-from lightning_modules.segmentation.geometry import mirror_pad
 
 
 @dataclass

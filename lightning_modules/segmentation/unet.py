@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.weights import load_weights
-from lightning_modules.segmentation.base import SemanticSegmentation
-from lightning_modules.segmentation.upsampling import unpool
+from darkroom.lightning_modules.layers.weights import load_weights
+from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
+from darkroom.lightning_modules.segmentation.upsampling import unpool
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
 Padding = Literal["same", "valid"]

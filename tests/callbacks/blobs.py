@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from datamodules.base import VisionDataModule
+from darkroom.datamodules.base import VisionDataModule
 
 
 def blobs(z: Tensor, shape: tuple[int, int, int], labels: Tensor | None = None) -> Tensor:

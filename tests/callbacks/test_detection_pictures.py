@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks.detection_logger import DetectionLogger, for_wandb
-from callbacks.detection_writer import DetectionWriter, coco_annotations, compressed, run_lengths
-from callbacks.drawing import palette
-from callbacks.drawing_boxes import captions, class_index, confident, draw_boxes, draw_mistakes, mistakes
-from callbacks.predictions import of_all_ranks
+from darkroom.callbacks.detection_logger import DetectionLogger, for_wandb
+from darkroom.callbacks.detection_writer import DetectionWriter, coco_annotations, compressed, run_lengths
+from darkroom.callbacks.drawing import palette
+from darkroom.callbacks.drawing_boxes import captions, class_index, confident, draw_boxes, draw_mistakes, mistakes
+from darkroom.callbacks.predictions import of_all_ranks
+from darkroom.datamodules.shapes_detection import ShapesDetection
 from darkroom.errors import UsageError
-from datamodules.shapes_detection import ShapesDetection
 from tests.darkroom.test_wandb import read
 
 NAMES = ("cat", "dog", "bird")

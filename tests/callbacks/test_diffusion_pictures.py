@@ -12,13 +12,13 @@ from lightning import Trainer
 from PIL import Image
 from torch import Tensor
 
-from callbacks.denoising_logger import DenoisingLogger
-from callbacks.diffusion_sample_logger import DiffusionSampleLogger
-from callbacks.drawing_grids import TITLE, as_pictures
-from callbacks.progress_bar import QuietProgressBar
-from callbacks.timestep_loss_logger import TimestepLossLogger
+from darkroom.callbacks.denoising_logger import DenoisingLogger
+from darkroom.callbacks.diffusion_sample_logger import DiffusionSampleLogger
+from darkroom.callbacks.drawing_grids import TITLE, as_pictures
+from darkroom.callbacks.progress_bar import QuietProgressBar
+from darkroom.callbacks.timestep_loss_logger import TimestepLossLogger
+from darkroom.datamodules.prompts import Prompts
 from darkroom.errors import UsageError
-from datamodules.prompts import Prompts
 from tests.callbacks.blobs import BlobData, BlobModel, trainer
 
 T = 100
@@ -142,7 +142,7 @@ def test_classes_are_rows_weights_are_groups_and_columns_share_their_noise() -> 
 def test_a_picture_does_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sheets = []
     for chunk in (64, 5):
-        monkeypatch.setattr("callbacks.diffusion_sample_logger._CHUNK", chunk)
+        monkeypatch.setattr("darkroom.callbacks.diffusion_sample_logger._CHUNK", chunk)
         model = DiffusionModel(num_classes=3)
         trainer(DiffusionSampleLogger(24)).validate(model, BlobData(), verbose=False)
         assert max(call["n"] for call in model.calls) <= chunk
@@ -247,7 +247,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Tensor], list[str]
         sheets.append((series, names))
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
 
-    monkeypatch.setattr("callbacks.timestep_loss_logger.curves", record)
+    monkeypatch.setattr("darkroom.callbacks.timestep_loss_logger.curves", record)
     return sheets
 
 

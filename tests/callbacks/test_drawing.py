@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.drawing import (
+from darkroom.callbacks.drawing import (
     colorize,
     contact_sheet,
     error_map,

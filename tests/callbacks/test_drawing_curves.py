@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.drawing_axes import class_colour, round_numbers, round_powers
-from callbacks.drawing_curves import _faded, curves
+from darkroom.callbacks.drawing_axes import class_colour, round_numbers, round_powers
+from darkroom.callbacks.drawing_curves import _faded, curves
 
 
 def centre_of(sheet: Tensor, colour: tuple[int, int, int]) -> tuple[float, float]:

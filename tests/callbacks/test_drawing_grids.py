@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from callbacks.drawing import save
-from callbacks.drawing_animation import animate
-from callbacks.drawing_grids import as_pictures, near_square, picture_grid, shortened, tile_size
-from callbacks.drawing_scatter import class_colour, scatter
+from darkroom.callbacks.drawing import save
+from darkroom.callbacks.drawing_animation import animate
+from darkroom.callbacks.drawing_grids import as_pictures, near_square, picture_grid, shortened, tile_size
+from darkroom.callbacks.drawing_scatter import class_colour, scatter
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -116,7 +116,7 @@ def test_an_animation_leaves_out_titles_and_stays_small(tmp_path: Path, monkeypa
     animate(frames, ["x"] * 6, tmp_path / "a.gif", skip=24)
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.size == (300, 300 + 26)
-    monkeypatch.setattr("callbacks.drawing_animation._MOST_BYTES", 100_000)
+    monkeypatch.setattr("darkroom.callbacks.drawing_animation._MOST_BYTES", 100_000)
     animate(frames, ["x"] * 6, tmp_path / "a.gif", skip=24)
     assert (tmp_path / "a.gif").stat().st_size <= 100_000
     with Image.open(tmp_path / "a.gif") as gif:

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.drawing_grids import TITLE
-from callbacks.latent_space_logger import LatentSpaceLogger
-from callbacks.reconstruction_logger import ReconstructionLogger
-from callbacks.sample_logger import SampleLogger
-from callbacks.sample_writer import SampleWriter
+from darkroom.callbacks.drawing_grids import TITLE
+from darkroom.callbacks.latent_space_logger import LatentSpaceLogger
+from darkroom.callbacks.reconstruction_logger import ReconstructionLogger
+from darkroom.callbacks.sample_logger import SampleLogger
+from darkroom.callbacks.sample_writer import SampleWriter
+from darkroom.datamodules.prompts import Prompts
 from darkroom.errors import UsageError
-from datamodules.prompts import Prompts
 from tests.callbacks.blobs import BlobData, BlobModel, blobs, trainer
 from tests.darkroom.test_wandb import read
 
@@ -311,7 +311,7 @@ def test_a_caption_of_several_lines_is_drawn_in_one() -> None:
 
 
 def test_a_picture_that_two_ranks_wrote_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callbacks.sample_writer.of_all_ranks", lambda trainer, rows: rows + rows[:1])
+    monkeypatch.setattr("darkroom.callbacks.sample_writer.of_all_ranks", lambda trainer, rows: rows + rows[:1])
     assert [row["index"] for row in predict(BlobModel(), Prompts(count=3))] == ["0", "1", "2"]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.latent_views import (
+from darkroom.callbacks.latent_views import (
     _edges,
     activity,
     encodings,

@@ -13,19 +13,19 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image, ImageFont
 from torch import Tensor
 
-from callbacks.attention_map_logger import AttentionMapLogger
-from callbacks.drawing import resize
-from callbacks.drawing_grids import TITLE, picture_grid, wrapped
-from callbacks.drawing_heat import heat_colours, heated
-from callbacks.pictures import generators
-from callbacks.prompt_logger import PromptLogger
-from callbacks.sample_logger import SampleLogger
-from callbacks.sample_writer import SampleWriter, slug
-from callbacks.stages_logger import StagesLogger
-from callbacks.upsampling_logger import UpsamplingLogger, middle, psnr
+from darkroom.callbacks.attention_map_logger import AttentionMapLogger
+from darkroom.callbacks.drawing import resize
+from darkroom.callbacks.drawing_grids import TITLE, picture_grid, wrapped
+from darkroom.callbacks.drawing_heat import heat_colours, heated
+from darkroom.callbacks.pictures import generators
+from darkroom.callbacks.prompt_logger import PromptLogger
+from darkroom.callbacks.sample_logger import SampleLogger
+from darkroom.callbacks.sample_writer import SampleWriter, slug
+from darkroom.callbacks.stages_logger import StagesLogger
+from darkroom.callbacks.upsampling_logger import UpsamplingLogger, middle, psnr
+from darkroom.datamodules.caption_folder import CaptionFolder
+from darkroom.datamodules.prompts import Prompts
 from darkroom.errors import UsageError
-from datamodules.caption_folder import CaptionFolder
-from datamodules.prompts import Prompts
 from tests.callbacks.blobs import BlobData, BlobModel, trainer
 from tests.callbacks.prompt_fakes import (
     CAPTIONS,
@@ -127,7 +127,7 @@ def test_without_prompts_the_first_different_captions_of_the_data_are_drawn() ->
 def test_pictures_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sheets = []
     for chunk in (64, 5):
-        monkeypatch.setattr("callbacks.prompt_logger._CHUNK", chunk)
+        monkeypatch.setattr("darkroom.callbacks.prompt_logger._CHUNK", chunk)
         model = TextModel()
         trainer(PromptLogger()).test(model, CaptionedData(), verbose=False)
         assert max(len(call["captions"]) for call in model.calls) <= chunk
@@ -352,7 +352,7 @@ def test_rows_of_all_ranks_are_listed_in_order(monkeypatch: pytest.MonkeyPatch) 
     def gathered(trainer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [row | {"index": 1 + row["index"], "file": row["file"]} for row in rows] + [other]
 
-    monkeypatch.setattr("callbacks.sample_writer.of_all_ranks", gathered)
+    monkeypatch.setattr("darkroom.callbacks.sample_writer.of_all_ranks", gathered)
     rows = predict(Prompts(captions=["a green square"], count=1))
     assert [row["caption"] for row in rows] == ["a red square", "a green square"]
 

@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.base import VisionDataModule
+from darkroom.datamodules.base import VisionDataModule
 from tests.contracts.datamodule import DataModuleContract
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.base import VisionDataModule
-from datamodules.loading import collate
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.loading import collate
 
 
 class DataModuleContract:

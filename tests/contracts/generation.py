@@ -9,10 +9,10 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.exact_resume import ExactResume
+from darkroom.callbacks.exact_resume import ExactResume
+from darkroom.datamodules.shapes_images import ShapesImages
 from darkroom.errors import TrainingError, UsageError
-from datamodules.shapes_images import ShapesImages
-from lightning_modules.generative import Generative
+from darkroom.lightning_modules.generative import Generative
 from tests.contracts.module import trainer
 
 

@@ -7,9 +7,9 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.shapes import ShapesSegmentation
-from lightning_modules.base import Technique
-from lightning_modules.segmentation import SemanticSegmentation
+from darkroom.datamodules.shapes import ShapesSegmentation
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.segmentation import SemanticSegmentation
 
 
 def trainer(folder: Path, **kwargs: Any) -> Trainer:

@@ -129,7 +129,7 @@ class TestCheckpoint:
         assert "there is no runs/tiny; --experiment names one of runs" in outcome.message
 
     def test_weights_it_began_with_are_no_longer_needed(self, darkroom: Callable, tiny: list[str]) -> None:
-        from lightning_modules.segmentation import UNetNetwork
+        from darkroom.lightning_modules.segmentation import UNetNetwork
 
         torch.save(UNetNetwork(num_classes=6, base_channels=4).state_dict(), "start.pth")
         assert darkroom("fit", *tiny, "--model.pretrained", "start.pth").code == 0
@@ -172,7 +172,7 @@ class TestCheckpoint:
     def test_loads_in_python_as_what_it_is(self, darkroom: Callable, tiny: list[str]) -> None:
         from lightning import LightningModule
 
-        from lightning_modules.segmentation import UNet
+        from darkroom.lightning_modules.segmentation import UNet
 
         darkroom("fit", *tiny)
         for kind in (UNet, LightningModule):
@@ -232,7 +232,7 @@ model:
     network:
       class_path: tests.fakes.parts.TinyNetwork
       init_args: {num_classes: 6, stride: 2}
-    loss: {class_path: lightning_modules.segmentation.CrossEntropy, init_args: {class_weights: [1, 2, 2, 2, 2, 2]}}
+    loss: {class_path: darkroom.lightning_modules.segmentation.CrossEntropy, init_args: {class_weights: [1, 2, 2, 2, 2, 2]}}
     optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9}}
     lr_scheduler: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 1}}
 data:

@@ -82,8 +82,8 @@ def test_no_command_is_help_and_a_wrong_one_an_error(darkroom: Callable) -> None
 
 def test_list_is_what_the_command_line_knows() -> None:
     from darkroom.catalog import classes, import_all
-    from datamodules.base import VisionDataModule
-    from lightning_modules.base import Technique
+    from darkroom.datamodules.base import VisionDataModule
+    from darkroom.lightning_modules.base import Technique
 
     def below(kind: type) -> set[type]:
         return {kind} | {c for child in kind.__subclasses__() for c in below(child)}
@@ -91,4 +91,4 @@ def test_list_is_what_the_command_line_knows() -> None:
     import_all()
     for room, base in (("lightning_modules", Technique), ("datamodules", VisionDataModule)):
         listed = set(classes(room, base.__name__))
-        assert listed <= {kind.__name__ for kind in below(base) if kind.__module__.startswith(room)}
+        assert listed <= {kind.__name__ for kind in below(base) if kind.__module__.startswith(f"darkroom.{room}")}

@@ -12,12 +12,12 @@ import yaml
 from torchvision.models import AlexNet_Weights, ResNet18_Weights
 
 from darkroom.errors import DataError, UsageError
-from lightning_modules.diffusion.ddpm import DDPM
-from lightning_modules.diffusion.imagen.stages import trained_stage
-from lightning_modules.diffusion.text.pretrained import T5
-from lightning_modules.layers.backbones import imagenet_weights
-from lightning_modules.layers.pyramid import imagenet
-from lightning_modules.metrics.kept import kept_or_trained
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.imagen.stages import trained_stage
+from darkroom.lightning_modules.diffusion.text.pretrained import T5
+from darkroom.lightning_modules.layers.backbones import imagenet_weights
+from darkroom.lightning_modules.layers.pyramid import imagenet
+from darkroom.lightning_modules.metrics.kept import kept_or_trained
 from tests.conftest import CONFIGS
 
 

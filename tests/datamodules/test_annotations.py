@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from darkroom.datamodules.annotations import Annotation, checked
 from darkroom.errors import DataError
-from datamodules.annotations import Annotation, checked
 
 
 def annotation(boxes: list[list[float]], labels: list[int] | None = None, **kwargs: Any) -> Annotation:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
+from darkroom.datamodules.augment import ElasticGrid
+from darkroom.datamodules.loading import as_tv_tensors, keyed_rng
 from darkroom.errors import UsageError
-from datamodules.augment import ElasticGrid
-from datamodules.loading import as_tv_tensors, keyed_rng
 
 
 def blocks(channels: int = 3, height: int = 96, width: int = 128) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_from_the_command_line(darkroom: Callable, tiny: list[str]) -> None:
             "fit",
             *tiny,
             "--data.augment",
-            '[{"class_path": "datamodules.augment.ElasticGrid", "init_args": {"std": 4}}]',
+            '[{"class_path": "darkroom.datamodules.augment.ElasticGrid", "init_args": {"std": 4}}]',
         ),
         *("--data.borders", "true", "--data.crops", "windows"),
     )

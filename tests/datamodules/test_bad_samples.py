@@ -13,16 +13,16 @@ from lightning import Trainer
 from PIL import Image
 from torch.utils.data import Dataset
 
-from callbacks.bad_samples import BadSampleCount
+from darkroom.callbacks.bad_samples import BadSampleCount
+from darkroom.datamodules.bad_samples import BadSample, BadSamples
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.image_folder import ImageFolder
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.proposals import Proposals
+from darkroom.datamodules.web_shards import ShardedCaptions
+from darkroom.datamodules.yolo_folder import YoloFolder
 from darkroom.errors import DataError, UsageError
-from datamodules.bad_samples import BadSample, BadSamples
-from datamodules.base import VisionDataModule
-from datamodules.image_folder import ImageFolder
-from datamodules.image_mask_folder import ImageMaskFolder
-from datamodules.proposals import Proposals
-from datamodules.web_shards import ShardedCaptions
-from datamodules.yolo_folder import YoloFolder
-from lightning_modules.segmentation.base import SemanticSegmentation
+from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from tests.contracts.ranks import command
 from tests.darkroom.test_resume import losses, state
 from tests.fakes.boxes import yolo_folder

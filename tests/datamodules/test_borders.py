@@ -9,10 +9,10 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torchvision.transforms import v2
 
-from datamodules.borders import FAR, BorderMap, border_distance, touching
-from datamodules.image_mask_folder import ImageMaskFolder
-from datamodules.loading import KeyedDataset
-from datamodules.shapes import SegmentationScenes, ShapesSegmentation, World
+from darkroom.datamodules.borders import FAR, BorderMap, border_distance, touching
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.loading import KeyedDataset
+from darkroom.datamodules.shapes import SegmentationScenes, ShapesSegmentation, World
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import dsb2018, image_mask_folder
 

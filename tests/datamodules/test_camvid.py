@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
+from darkroom.datamodules.camvid import CamVid
 from darkroom.errors import DataError
-from datamodules.camvid import CamVid
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import camvid
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.datamodules.caption_folder import CaptionFolder
 from darkroom.errors import DataError, UsageError
-from datamodules.caption_folder import CaptionFolder
 from tests.contracts.captions import CaptionedDataContract
 from tests.fakes.captions import caption_folder, caption_of
 from tests.fakes.labelled import flat_folder

@@ -2,8 +2,8 @@
 
 import torch
 
-from datamodules.captions import DrawnCaption, UnsidedFlip, captions_in, most_frequent_words, words_of
-from datamodules.loading import KeyedDataset, keyed_rng
+from darkroom.datamodules.captions import DrawnCaption, UnsidedFlip, captions_in, most_frequent_words, words_of
+from darkroom.datamodules.loading import KeyedDataset, keyed_rng
 
 
 def test_words_are_lower_case_and_without_signs() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.datamodules.celeba import CelebA
 from darkroom.errors import DataError, UsageError
-from datamodules.celeba import CelebA
 from tests.contracts.datamodule import LabelledDataContract
 from tests.fakes.labelled import celeba
 
@@ -100,7 +100,7 @@ def test_a_download_that_fails_names_the_other_ways(tmp_path: Path, monkeypatch:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("To download files from GDrive, 'gdown' is required.")
 
-    monkeypatch.setattr("datamodules.celeba.datasets.CelebA", fail)
+    monkeypatch.setattr("darkroom.datamodules.celeba.datasets.CelebA", fail)
     with pytest.raises(DataError, match=r"'gdown' is required.*pip install gdown.*with a browser from https://mmlab"):
         CelebA(root=str(tmp_path), download=True).prepare_data()
     CelebA(root=str(celeba(tmp_path / "there")), download=True).prepare_data()

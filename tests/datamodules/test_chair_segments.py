@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.datamodules import chair_segments
+from darkroom.datamodules.chair_segments import ChairSegments, read_chair_mask
 from darkroom.errors import DataError
-from datamodules import chair_segments
-from datamodules.chair_segments import ChairSegments, read_chair_mask
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes import pictures
 

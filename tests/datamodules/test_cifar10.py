@@ -11,8 +11,8 @@ import pytest
 import torch
 from torchvision import datasets
 
+from darkroom.datamodules.cifar10 import CIFAR10, FOLDER
 from darkroom.errors import DataError, UsageError
-from datamodules.cifar10 import CIFAR10, FOLDER
 from tests.contracts.datamodule import LabelledDataContract
 from tests.fakes.labelled import cifar10
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from darkroom.datamodules.cityscapes import Cityscapes
 from darkroom.errors import DataError
-from datamodules.cityscapes import Cityscapes
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import cityscapes
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from darkroom.datamodules.coco_captions import CocoCaptions
 from darkroom.errors import DataError
-from datamodules.coco_captions import CocoCaptions
 from tests.contracts.captions import CaptionedDataContract
 from tests.fakes.captions import caption_of, coco_captions
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as coco_mask
 
+from darkroom.datamodules.coco_detection import CocoDetection, RunLengthMasks, parse_coco, run_lengths
 from darkroom.errors import DataError, UsageError
-from datamodules.coco_detection import CocoDetection, RunLengthMasks, parse_coco, run_lengths
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import coco_detection, grey
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from datamodules.crops import ObjectCrop, WindowCrop
-from datamodules.image_mask_folder import ImageMaskFolder
-from datamodules.loading import as_tv_tensors, keyed_rng
-from datamodules.shapes import ShapesSegmentation
+from darkroom.datamodules.crops import ObjectCrop, WindowCrop
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.loading import as_tv_tensors, keyed_rng
+from darkroom.datamodules.shapes import ShapesSegmentation
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import image_mask_folder
 

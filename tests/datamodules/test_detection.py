@@ -11,14 +11,14 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
+from darkroom.datamodules.coco_detection import CocoDetection
+from darkroom.datamodules.detection import KeepVisible
+from darkroom.datamodules.loading import as_tv_tensors
+from darkroom.datamodules.proposals import GridProposals
+from darkroom.datamodules.shapes_detection import ShapesDetection
+from darkroom.datamodules.voc_detection import VOCDetection
+from darkroom.datamodules.yolo_folder import YoloFolder
 from darkroom.errors import DataError, UsageError
-from datamodules.coco_detection import CocoDetection
-from datamodules.detection import KeepVisible
-from datamodules.loading import as_tv_tensors
-from datamodules.proposals import GridProposals
-from datamodules.shapes_detection import ShapesDetection
-from datamodules.voc_detection import VOCDetection
-from datamodules.yolo_folder import YoloFolder
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import coco_detection, grey, voc_detection, yolo_folder
 

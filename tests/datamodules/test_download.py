@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.datamodules.download import extract, fetch, fetch_folder
 from darkroom.errors import DataError
-from datamodules.download import extract, fetch, fetch_folder
 
 CONTENT = bytes(range(256)) * 1000
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.datamodules.image_folder import ImageFolder
 from darkroom.errors import DataError, UsageError
-from datamodules.image_folder import ImageFolder
 from tests.contracts.datamodule import LabelledDataContract
 from tests.fakes.labelled import flat_folder, image_folder, split_image_folder
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder, seeded_split
 from darkroom.errors import DataError, UsageError
-from datamodules.image_mask_folder import ImageMaskFolder, seeded_split
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import dsb2018, image_mask_folder
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from darkroom.datamodules.instance_folder import InstanceFolder, InstanceMasks, parse_instances
+from darkroom.datamodules.penn_fudan import URL, PennFudan
 from darkroom.errors import DataError, UsageError
-from datamodules.instance_folder import InstanceFolder, InstanceMasks, parse_instances
-from datamodules.penn_fudan import URL, PennFudan
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import dsb2018_instances, instance_folder, penn_fudan
 
@@ -173,7 +173,7 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -
         (folder / "PennFudanPed.zip").write_bytes(archive(tmp_path, count))
         return folder / "PennFudanPed.zip"
 
-    monkeypatch.setattr("datamodules.download.fetch", get)
+    monkeypatch.setattr("darkroom.datamodules.download.fetch", get)
     data = PennFudan(root=str(tmp_path / "data"), download=True)
     if count == 170:
         data.prepare_data()

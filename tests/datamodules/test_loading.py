@@ -5,8 +5,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, keyed_rng
 from darkroom.errors import UsageError
-from datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, keyed_rng
 
 
 class Pixels(Dataset):

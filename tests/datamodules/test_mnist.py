@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from darkroom.datamodules.mnist import MNIST, FashionMNIST, bernoulli
 from darkroom.errors import DataError, UsageError
-from datamodules.mnist import MNIST, FashionMNIST, bernoulli
 from tests.contracts.datamodule import LabelledDataContract
 from tests.datamodules.test_real_pictures import ROOT, needs
 from tests.fakes.labelled import fashion_mnist, mnist

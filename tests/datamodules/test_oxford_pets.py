@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
+from darkroom.datamodules.oxford_pets import OxfordPets
 from darkroom.errors import DataError, UsageError
-from datamodules.oxford_pets import OxfordPets
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import oxford_pets
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from darkroom.datamodules.prompts import Prompts
 from darkroom.errors import UsageError
-from datamodules.prompts import Prompts
 
 
 def batches(rank: int = 0, ranks: int = 1, **kwargs: Any) -> list[dict[str, Any]]:

@@ -17,13 +17,13 @@ import torch
 from torch.utils.data import Dataset
 
 from darkroom.commands.proposals import main
+from darkroom.datamodules import detection, proposal_cache
+from darkroom.datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, fill, recall
+from darkroom.datamodules.proposals import GridProposals, Proposals, SelectiveSearch, in_order
+from darkroom.datamodules.shapes import World
+from darkroom.datamodules.shapes_detection import DetectionScenes, ShapesDetection
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import user_cache
-from datamodules import detection, proposal_cache
-from datamodules.proposal_cache import ProposalCache, WithProposals, as_markdown, fill, recall
-from datamodules.proposals import GridProposals, Proposals, SelectiveSearch, in_order
-from datamodules.shapes import World
-from datamodules.shapes_detection import DetectionScenes, ShapesDetection
 
 
 class Quarters(Proposals):

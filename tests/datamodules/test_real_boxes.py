@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.coco_detection import CocoDetection
-from datamodules.detection import DetectionDataModule
-from datamodules.instance_folder import InstanceFolder
-from datamodules.voc_detection import VOCDetection
-from datamodules.yolo_folder import YoloFolder
+from darkroom.datamodules.coco_detection import CocoDetection
+from darkroom.datamodules.detection import DetectionDataModule
+from darkroom.datamodules.instance_folder import InstanceFolder
+from darkroom.datamodules.voc_detection import VOCDetection
+from darkroom.datamodules.yolo_folder import YoloFolder
 from tests.datamodules.test_real_pictures import ROOT, needs
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.image_mask_folder import ImageMaskFolder
-from datamodules.voc_segmentation import VOCSegmentation
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.voc_segmentation import VOCSegmentation
 
 ROOT = Path(os.environ.get("DARKROOM_TEST_DATA", Path(tempfile.gettempdir(), "darkroom-data")))
 

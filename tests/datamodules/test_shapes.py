@@ -7,8 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from darkroom.datamodules.shapes import (
+    COLOURS,
+    FACTORS,
+    KINDS,
+    SIZES,
+    Scenes,
+    SegmentationScenes,
+    ShapesSegmentation,
+    World,
+)
 from darkroom.errors import UsageError
-from datamodules.shapes import COLOURS, FACTORS, KINDS, SIZES, Scenes, SegmentationScenes, ShapesSegmentation, World
 from tests.contracts.datamodule import SegmentationDataContract
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.datamodules.shapes import COLOURS, KINDS, SIZES
+from darkroom.datamodules.shapes_captions import FORMS, HELD_OUT, ShapesCaptions, Told
 from darkroom.errors import UsageError
-from datamodules.shapes import COLOURS, KINDS, SIZES
-from datamodules.shapes_captions import FORMS, HELD_OUT, ShapesCaptions, Told
 from tests.contracts.datamodule import DataModuleContract
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.datamodules.draws import uniform
+from darkroom.datamodules.shapes import COLOURS, KINDS, World
+from darkroom.datamodules.shapes_images import ShapesImages
 from darkroom.errors import UsageError
-from datamodules.draws import uniform
-from datamodules.shapes import COLOURS, KINDS, World
-from datamodules.shapes_images import ShapesImages
 from tests.contracts.datamodule import LabelledDataContract
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from darkroom.datamodules import voc_detection as module
+from darkroom.datamodules.voc_detection import VOCDetection, parse_voc
 from darkroom.errors import DataError, UsageError
-from datamodules import voc_detection as module
-from datamodules.voc_detection import VOCDetection, parse_voc
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes import boxes as fakes
 
@@ -221,7 +221,7 @@ def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_bytes(content)
         return path
 
-    monkeypatch.setattr("datamodules.download.fetch", get)
+    monkeypatch.setattr("darkroom.datamodules.download.fetch", get)
     return tmp_path / "data"
 
 

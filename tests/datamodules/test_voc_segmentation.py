@@ -11,8 +11,8 @@ from scipy.io import loadmat, savemat
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from darkroom.datamodules.voc_segmentation import VOCSegmentation
 from darkroom.errors import DataError, UsageError
-from datamodules.voc_segmentation import VOCSegmentation
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import voc, voc2012, voc2012_sbd
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from darkroom.commands.shards import write_shards
+from darkroom.datamodules import shards
+from darkroom.datamodules.caption_folder import CaptionFolder
+from darkroom.datamodules.loading import ShardSampler
+from darkroom.datamodules.web_shards import ShardedCaptions
 from darkroom.errors import DataError, UsageError
-from datamodules import shards
-from datamodules.caption_folder import CaptionFolder
-from datamodules.loading import ShardSampler
-from datamodules.web_shards import ShardedCaptions
 from tests.contracts.captions import CaptionedDataContract
 from tests.fakes.captions import caption_folder, caption_of, web_shards, write_shard
 

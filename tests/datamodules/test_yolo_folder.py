@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.datamodules.yolo_folder import YoloFolder, parse_yolo, read_names
 from darkroom.errors import DataError, UsageError
-from datamodules.yolo_folder import YoloFolder, parse_yolo, read_names
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import grey, yolo_folder
 

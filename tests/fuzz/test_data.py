@@ -14,27 +14,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.camvid import CamVid
+from darkroom.datamodules.caption_folder import CaptionFolder
+from darkroom.datamodules.celeba import CelebA
+from darkroom.datamodules.chair_segments import ChairSegments
+from darkroom.datamodules.cifar10 import CIFAR10
+from darkroom.datamodules.cityscapes import Cityscapes
+from darkroom.datamodules.coco_captions import CocoCaptions
+from darkroom.datamodules.coco_detection import CocoDetection
+from darkroom.datamodules.image_folder import ImageFolder
+from darkroom.datamodules.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.instance_folder import InstanceFolder
+from darkroom.datamodules.mnist import MNIST
+from darkroom.datamodules.oxford_pets import OxfordPets
+from darkroom.datamodules.penn_fudan import PennFudan
+from darkroom.datamodules.voc_detection import VOCDetection
+from darkroom.datamodules.voc_segmentation import VOCSegmentation
+from darkroom.datamodules.web_shards import ShardedCaptions
+from darkroom.datamodules.yolo_folder import YoloFolder
 from darkroom.errors import DataError, UsageError
-from datamodules.base import VisionDataModule
-from datamodules.camvid import CamVid
-from datamodules.caption_folder import CaptionFolder
-from datamodules.celeba import CelebA
-from datamodules.chair_segments import ChairSegments
-from datamodules.cifar10 import CIFAR10
-from datamodules.cityscapes import Cityscapes
-from datamodules.coco_captions import CocoCaptions
-from datamodules.coco_detection import CocoDetection
-from datamodules.image_folder import ImageFolder
-from datamodules.image_mask_folder import ImageMaskFolder
-from datamodules.instance_folder import InstanceFolder
-from datamodules.mnist import MNIST
-from datamodules.oxford_pets import OxfordPets
-from datamodules.penn_fudan import PennFudan
-from datamodules.voc_detection import VOCDetection
-from datamodules.voc_segmentation import VOCSegmentation
-from datamodules.web_shards import ShardedCaptions
-from datamodules.yolo_folder import YoloFolder
-from lightning_modules.detection.base import check_batch
+from darkroom.lightning_modules.detection.base import check_batch
 from tests.fakes import boxes, captions, labelled, pictures
 from tests.fuzz.strategies import corrupted, examples
 

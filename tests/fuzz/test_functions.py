@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from callbacks.drawing_boxes import draw_boxes, draw_mistakes
-from callbacks.drawing_curves import curves
-from callbacks.drawing_grids import picture_grid
-from callbacks.drawing_scatter import scatter
+from darkroom.callbacks.drawing_boxes import draw_boxes, draw_mistakes
+from darkroom.callbacks.drawing_curves import curves
+from darkroom.callbacks.drawing_grids import picture_grid
+from darkroom.callbacks.drawing_scatter import scatter
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
-from lightning_modules.diffusion.samplers import (
+from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
+from darkroom.lightning_modules.diffusion.samplers import (
     Denoised,
     ancestral,
     ddim,
@@ -23,7 +23,7 @@ from lightning_modules.diffusion.samplers import (
     heun,
     time_pairs,
 )
-from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, SigmoidSchedule
+from darkroom.lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, SigmoidSchedule
 from tests.fuzz.strategies import examples
 
 SEEDS = st.integers(0, 2**32 - 1)

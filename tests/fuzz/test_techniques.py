@@ -12,14 +12,29 @@ from torch import Tensor
 
 from darkroom.errors import UserError
 from darkroom.faults import told
-from lightning_modules.adversarial import DCGAN
-from lightning_modules.autoencoding import VAE, AutoEncoder, ConditionalVAE
-from lightning_modules.base import Technique
-from lightning_modules.detection import SSD, YOLO, FasterRCNN, FastRCNN, MaskRCNN, ObjectDetection, SlidingWindow
-from lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, EfficientUNet, SuperResolution, TextToImage
-from lightning_modules.diffusion.text import Words
-from lightning_modules.generative import Generative
-from lightning_modules.segmentation import (
+from darkroom.lightning_modules.adversarial import DCGAN
+from darkroom.lightning_modules.autoencoding import VAE, AutoEncoder, ConditionalVAE
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.detection import (
+    SSD,
+    YOLO,
+    FasterRCNN,
+    FastRCNN,
+    MaskRCNN,
+    ObjectDetection,
+    SlidingWindow,
+)
+from darkroom.lightning_modules.diffusion import (
+    DDPM,
+    CosineSchedule,
+    Denoiser,
+    EfficientUNet,
+    SuperResolution,
+    TextToImage,
+)
+from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.segmentation import (
     FCN,
     ConvolutionalizedClassifier,
     DeconvNet,

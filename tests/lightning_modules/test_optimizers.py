@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.base import WarmupCosine
-from lightning_modules.optimizers import CaffeSGD
+from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.optimizers import CaffeSGD
 
 
 def network() -> nn.Module:
@@ -97,7 +97,7 @@ def test_a_negative_factor_is_refused() -> None:
 def test_it_is_built_by_a_config() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--optimizer", type=OptimizerCallable | None)
-    path = "lightning_modules.optimizers.CaffeSGD"
+    path = "darkroom.lightning_modules.optimizers.CaffeSGD"
     config = {"class_path": path, "init_args": {"lr": 1e-10, "momentum": 0.99, "weight_decay": 5e-4}}
     build = parser.instantiate_classes(parser.parse_object({"optimizer": config})).optimizer
     optimizer = build([p for p in network().parameters() if p.requires_grad])

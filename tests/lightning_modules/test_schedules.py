@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from darkroom.errors import UsageError
-from lightning_modules.schedules import WarmupConstant, WarmupSteps
+from darkroom.lightning_modules.schedules import WarmupConstant, WarmupSteps
 
 
 def optimizer(*rates: float) -> torch.optim.Optimizer:
@@ -77,7 +77,7 @@ def test_it_is_built_by_a_config() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--lr_scheduler", type=LRSchedulerCallable | None)
     config = {
-        "class_path": "lightning_modules.schedules.WarmupSteps",
+        "class_path": "darkroom.lightning_modules.schedules.WarmupSteps",
         "init_args": {"milestones": [75, 105], "warmup": 3},
     }
     build = parser.instantiate_classes(parser.parse_object({"lr_scheduler": config})).lr_scheduler

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 
+from darkroom.datamodules.shapes import ShapesSegmentation
 from darkroom.errors import TrainingError, UsageError
-from datamodules.shapes import ShapesSegmentation
-from lightning_modules.base import Technique, WarmupCosine, clip_gradients
-from lightning_modules.segmentation import SemanticSegmentation
+from darkroom.lightning_modules.base import Technique, WarmupCosine, clip_gradients
+from darkroom.lightning_modules.segmentation import SemanticSegmentation
 from tests.contracts.module import trainer
 from tests.fakes.parts import NanAt, TinyNetwork
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.layers.backbones import Backbone, Classifier
+from darkroom.lightning_modules.layers.backbones import Backbone, Classifier
 
 
 class RCNNNetwork(Classifier):

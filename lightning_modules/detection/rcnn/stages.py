@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.svm import linear_svm, ridge
+from darkroom.lightning_modules.detection.svm import linear_svm, ridge
 
 # The authors' settings, from their code.
 _MEAN_NORM = 20.0  # of scaled features: the range of C was found on such

@@ -15,9 +15,9 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchvision.ops import box_iou
 
 from darkroom.errors import UsageError
-from lightning_modules.base import WarmupCosine
-from lightning_modules.detection.base import Detections, ObjectDetection
-from lightning_modules.detection.boxes import (
+from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.boxes import (
     decode,
     detections,
     encode,
@@ -27,9 +27,9 @@ from lightning_modules.detection.boxes import (
     warp,
     with_context,
 )
-from lightning_modules.detection.rcnn.network import RCNNNetwork
-from lightning_modules.detection.rcnn.stages import Examples, HardNegatives, fit_boxes
-from lightning_modules.layers.backbones import (
+from darkroom.lightning_modules.detection.rcnn.network import RCNNNetwork
+from darkroom.lightning_modules.detection.rcnn.stages import Examples, HardNegatives, fit_boxes
+from darkroom.lightning_modules.layers.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Backbone,
@@ -37,7 +37,7 @@ from lightning_modules.layers.backbones import (
     imagenet_weights,
     load_all_but_the_answer,
 )
-from lightning_modules.layers.weights import load_weights
+from darkroom.lightning_modules.layers.weights import load_weights
 
 Stage = Literal["fine-tuning", "examples", "mining"]
 _UNSCALED = (1.0, 1.0, 1.0, 1.0)  # offsets are regressed as they are

@@ -1,7 +1,7 @@
 """Imagen (Saharia et al. 2022): from text to small pictures, and from small pictures to large ones."""
 
-from lightning_modules.diffusion.imagen.cascade import ImagenCascade
-from lightning_modules.diffusion.imagen.super_resolution import SuperResolution
-from lightning_modules.diffusion.imagen.text_to_image import TextToImage
+from darkroom.lightning_modules.diffusion.imagen.cascade import ImagenCascade
+from darkroom.lightning_modules.diffusion.imagen.super_resolution import SuperResolution
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
 
 __all__ = ["ImagenCascade", "SuperResolution", "TextToImage"]

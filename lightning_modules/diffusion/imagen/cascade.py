@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.imagen.reader import captions_of, check_captions
-from lightning_modules.diffusion.imagen.stages import trained_stage
-from lightning_modules.diffusion.imagen.super_resolution import SuperResolution
-from lightning_modules.diffusion.imagen.text_to_image import TextToImage, seeds_of
-from lightning_modules.diffusion.samplers import OnStep
-from lightning_modules.generative import Generative
-from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.caption_scores import CaptionScores
+from darkroom.lightning_modules.diffusion.imagen.reader import captions_of, check_captions
+from darkroom.lightning_modules.diffusion.imagen.stages import trained_stage
+from darkroom.lightning_modules.diffusion.imagen.super_resolution import SuperResolution
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage, seeds_of
+from darkroom.lightning_modules.diffusion.samplers import OnStep
+from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.metrics.caption_scores import CaptionScores
 
 Number = TypeVar("Number", int, float)
 

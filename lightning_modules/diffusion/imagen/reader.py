@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.base import Condition, check_fractions
-from lightning_modules.diffusion.text import TextEncoder
-from lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.diffusion.base import Condition, check_fractions
+from darkroom.lightning_modules.diffusion.text import TextEncoder
+from darkroom.lightning_modules.layers.ema import EMA
 
 
 def check_captions(captions: Sequence[str]) -> list[str]:

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.base import Diffusion
-from lightning_modules.layers.safe_files import read_safely
+from darkroom.lightning_modules.diffusion.base import Diffusion
+from darkroom.lightning_modules.layers.safe_files import read_safely
 
 Stage = TypeVar("Stage", bound=Diffusion)
 

@@ -11,23 +11,23 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
-from lightning_modules.diffusion.denoising import Threshold
-from lightning_modules.diffusion.efficient_unet import EfficientUNet
-from lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
-from lightning_modules.diffusion.imagen.text_to_image import check_text_dim
-from lightning_modules.diffusion.likelihood import FixedVariance
-from lightning_modules.diffusion.networks import fitting
-from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
-from lightning_modules.diffusion.samplers import OnStep, Spacing
-from lightning_modules.diffusion.sampling import SamplerName
-from lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
-from lightning_modules.diffusion.text import TextEncoder
-from lightning_modules.generative import check_image_shape
-from lightning_modules.layers.ema import EMA
-from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.upsampling_scores import UpsamplingScores
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
+from darkroom.lightning_modules.diffusion.denoising import Threshold
+from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
+from darkroom.lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import check_text_dim
+from darkroom.lightning_modules.diffusion.likelihood import FixedVariance
+from darkroom.lightning_modules.diffusion.networks import fitting
+from darkroom.lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
+from darkroom.lightning_modules.diffusion.samplers import OnStep, Spacing
+from darkroom.lightning_modules.diffusion.sampling import SamplerName
+from darkroom.lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.text import TextEncoder
+from darkroom.lightning_modules.generative import check_image_shape
+from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.metrics.upsampling_scores import UpsamplingScores
 
 Reduction = Literal["area", "bilinear", "bicubic"]
 

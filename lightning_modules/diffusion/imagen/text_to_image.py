@@ -11,21 +11,21 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.base import Condition, Diffusion
-from lightning_modules.diffusion.blocks import watching_text
-from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.denoising import Threshold
-from lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
-from lightning_modules.diffusion.likelihood import FixedVariance
-from lightning_modules.diffusion.networks import fitting
-from lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
-from lightning_modules.diffusion.samplers import OnStep, Spacing, Step
-from lightning_modules.diffusion.sampling import SamplerName
-from lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
-from lightning_modules.diffusion.text import TextEncoder
-from lightning_modules.layers.ema import EMA
-from lightning_modules.layers.noise import Generators
-from lightning_modules.metrics.caption_scores import CaptionScores
+from darkroom.lightning_modules.diffusion.base import Condition, Diffusion
+from darkroom.lightning_modules.diffusion.blocks import watching_text
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.denoising import Threshold
+from darkroom.lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
+from darkroom.lightning_modules.diffusion.likelihood import FixedVariance
+from darkroom.lightning_modules.diffusion.networks import fitting
+from darkroom.lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
+from darkroom.lightning_modules.diffusion.samplers import OnStep, Spacing, Step
+from darkroom.lightning_modules.diffusion.sampling import SamplerName
+from darkroom.lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.text import TextEncoder
+from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.metrics.caption_scores import CaptionScores
 
 
 def check_text_dim(network: nn.Module, text: TextEncoder) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_modules.diffusion.text.encoder import Once
+from darkroom.lightning_modules.diffusion.text.encoder import Once
 
 _MEMORY = 256 * 2**20  # bytes of embeddings kept in memory
 _HASH, _LENGTH = 16, 4  # bytes of a file's head

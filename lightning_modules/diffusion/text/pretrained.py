@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from darkroom.errors import DataError, UsageError
+from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
+from darkroom.lightning_modules.diffusion.text.encoder import Text, TextEncoder, padded
 from darkroom.paths import user_cache
-from lightning_modules.base import one_of
-from lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
-from lightning_modules.diffusion.text.encoder import Text, TextEncoder, padded
 
 Cache = Literal["disk", "memory"]
 Precision = Literal["float32", "bfloat16"]

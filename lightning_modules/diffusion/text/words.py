@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.text.encoder import Once, Text, TextEncoder, padded
+from darkroom.lightning_modules.diffusion.text.encoder import Once, Text, TextEncoder, padded
 
 _UNKNOWN = 0  # the row of all words that are not in the list
 

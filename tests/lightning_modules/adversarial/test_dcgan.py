@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from callbacks.exact_resume import ExactResume
+from darkroom.callbacks.exact_resume import ExactResume
+from darkroom.datamodules.shapes_images import ShapesImages
 from darkroom.errors import UsageError
-from datamodules.shapes_images import ShapesImages
-from lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
-from lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
+from darkroom.lightning_modules.base import WarmupCosine
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.adversarial.losses import discriminator_loss, generator_loss, gradient_penalty
+from darkroom.lightning_modules.adversarial.losses import discriminator_loss, generator_loss, gradient_penalty
 
 REAL, FAKE = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
 

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding import AutoEncoder
-from lightning_modules.autoencoding.autoencoder import CodeDistribution
+from darkroom.lightning_modules.autoencoding import AutoEncoder
+from darkroom.lightning_modules.autoencoding.autoencoder import CodeDistribution
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding import ConditionalVAE
+from darkroom.lightning_modules.autoencoding import ConditionalVAE
 from tests.contracts.generation import GenerationContract
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding import Constant, Cyclical, Gaussian, PixelMeanWeight, WarmUp
+from darkroom.lightning_modules.autoencoding import Constant, Cyclical, Gaussian, PixelMeanWeight, WarmUp
 
 
 def test_end_points() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
+from darkroom.lightning_modules.autoencoding import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
 
 EVERY = [Bernoulli(), Gaussian(0.3), Gaussian(), DiscretizedLogistic(2)]
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from lightning_modules.autoencoding.networks import encoder_and_decoder
+from darkroom.lightning_modules.autoencoding import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from darkroom.lightning_modules.autoencoding.networks import encoder_and_decoder
 
 SHAPES = [(1, 28, 28), (3, 33, 47), (4, 17, 1), (2, 1, 1), (3, 16, 5)]
 

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal, Normal
 from torch.distributions import kl_divergence as reference
 
 from darkroom.errors import UsageError
-from lightning_modules.autoencoding import (
+from darkroom.lightning_modules.autoencoding import (
     VAE,
     Bernoulli,
     Constant,
@@ -22,7 +22,7 @@ from lightning_modules.autoencoding import (
     WarmUp,
     kl_divergence,
 )
-from lightning_modules.autoencoding.active_units import ActiveUnits
+from darkroom.lightning_modules.autoencoding.active_units import ActiveUnits
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
 

@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from darkroom.errors import UsageError
-from lightning_modules.detection import YOLO, ObjectDetection
+from darkroom.lightning_modules.detection import YOLO, ObjectDetection
 from tests.contracts.detection import DetectionContract
 from tests.contracts.module import trainer
 

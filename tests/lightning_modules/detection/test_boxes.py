@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.detection.boxes import (
+from darkroom.lightning_modules.detection.boxes import (
     clip,
     decode,
     detections,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from darkroom.datamodules.proposals import GridProposals
+from darkroom.datamodules.shapes_detection import ShapesDetection
 from darkroom.errors import UsageError
-from datamodules.proposals import GridProposals
-from datamodules.shapes_detection import ShapesDetection
-from lightning_modules.detection import FastRCNN, FastRCNNNetwork
+from darkroom.lightning_modules.detection import FastRCNN, FastRCNNNetwork
 from tests.contracts.detection import DetectionContract
 
 

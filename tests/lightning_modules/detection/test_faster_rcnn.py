@@ -14,8 +14,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from darkroom.errors import UsageError
-from lightning_modules.detection import torchvision_rcnn
-from lightning_modules.detection.faster_rcnn import FasterRCNN
+from darkroom.lightning_modules.detection import torchvision_rcnn
+from darkroom.lightning_modules.detection.faster_rcnn import FasterRCNN
 from tests.contracts.detection import DetectionContract
 
 SMALL = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.metrics import COCOScores, DetectionScores, VOCScores
+from darkroom.lightning_modules.detection.metrics import COCOScores, DetectionScores, VOCScores
 from tests.fakes.ranks import on_two_ranks
 
 Images = list[dict[str, Tensor]]

@@ -11,13 +11,13 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
-from callbacks.exact_resume import ExactResume
+from darkroom.callbacks.exact_resume import ExactResume
+from darkroom.datamodules.proposals import GridProposals
+from darkroom.datamodules.shapes_detection import ShapesDetection
 from darkroom.errors import UsageError
-from datamodules.proposals import GridProposals
-from datamodules.shapes_detection import ShapesDetection
-from lightning_modules.base import WarmupCosine
-from lightning_modules.detection.boxes import decode, match
-from lightning_modules.detection.rcnn import (
+from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.detection.boxes import decode, match
+from darkroom.lightning_modules.detection.rcnn import (
     RCNN,
     Examples,
     HardNegatives,
@@ -26,8 +26,8 @@ from lightning_modules.detection.rcnn import (
     sample_windows,
     technique,
 )
-from lightning_modules.detection.svm import linear_svm
-from lightning_modules.optimizers import CaffeSGD
+from darkroom.lightning_modules.detection.svm import linear_svm
+from darkroom.lightning_modules.optimizers import CaffeSGD
 from tests.contracts.detection import DetectionContract
 from tests.contracts.module import trainer
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.detection import SlidingWindow
-from lightning_modules.detection.sliding_window import WindowClassifier
-from lightning_modules.layers.backbones import Classifier
+from darkroom.lightning_modules.detection import SlidingWindow
+from darkroom.lightning_modules.detection.sliding_window import WindowClassifier
+from darkroom.lightning_modules.layers.backbones import Classifier
 from tests.contracts.detection import DetectionContract
 
 

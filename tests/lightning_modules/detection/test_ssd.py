@@ -12,9 +12,17 @@ from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.ops import box_iou
 
 from darkroom.errors import UsageError
-from lightning_modules.detection import ssd
-from lightning_modules.detection.boxes import encode
-from lightning_modules.detection.ssd import SSD, L2Norm, SSDNetwork, assign, box_sizes, hard_negatives, ssd_loss
+from darkroom.lightning_modules.detection import ssd
+from darkroom.lightning_modules.detection.boxes import encode
+from darkroom.lightning_modules.detection.ssd import (
+    SSD,
+    L2Norm,
+    SSDNetwork,
+    assign,
+    box_sizes,
+    hard_negatives,
+    ssd_loss,
+)
 from tests.contracts.detection import DetectionContract
 
 SMALL = {"num_classes": 5, "image_size": 64, "backbone": "resnet18", "width": 0.25, "sizes": [10, 16, 24, 36, 50]}

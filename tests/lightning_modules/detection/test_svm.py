@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from lightning_modules.detection.svm import linear_svm, ridge
+from darkroom.lightning_modules.detection.svm import linear_svm, ridge
 
 COST, WEIGHT, BIAS = 1e-3, 2.0, 10.0  # the paper's problem
 

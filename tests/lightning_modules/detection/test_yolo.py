@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.detection.yolo import YOLO, LocallyConnected2d, YOLONetwork, decode, encode, yolo_loss
+from darkroom.lightning_modules.detection.yolo import YOLO, LocallyConnected2d, YOLONetwork, decode, encode, yolo_loss
 from tests.contracts.detection import DetectionContract
 
 TERMS = ["xy", "wh", "object", "no_object", "classes"]

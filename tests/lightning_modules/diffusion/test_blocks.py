@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.blocks import Attention, Block, TextKeys, TextReader, watching_text
-from lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.blocks import Attention, Block, TextKeys, TextReader, watching_text
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
 
 
 def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchvision.io import read_image
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR, sampling
-from lightning_modules.diffusion.denoising import Denoising
-from lightning_modules.diffusion.samplers import Pairs, Step
-from lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR, sampling
+from darkroom.lightning_modules.diffusion.denoising import Denoising
+from darkroom.lightning_modules.diffusion.samplers import Pairs, Step
+from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.blocks import Attention, Block, Upsample, group_norm
-from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
+from darkroom.lightning_modules.diffusion.blocks import Attention, Block, Upsample, group_norm
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
 from tests.contracts.network import DenseNetworkContract
 
 VARIANTS: dict[str, dict[str, Any]] = {

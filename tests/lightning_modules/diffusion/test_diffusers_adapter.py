@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion import DDPM
-from lightning_modules.diffusion.blocks import Attention, Block
-from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.diffusers_adapter import FromDiffusers
+from darkroom.lightning_modules.diffusion import DDPM
+from darkroom.lightning_modules.diffusion.blocks import Attention, Block
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 
 diffusers = pytest.importorskip("diffusers")
 

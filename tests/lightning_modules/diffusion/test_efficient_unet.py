@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.blocks import Attention, Block, Downsample, Upsample
-from lightning_modules.diffusion.efficient_unet import EfficientUNet
+from darkroom.lightning_modules.diffusion.blocks import Attention, Block, Downsample, Upsample
+from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
 from tests.contracts.network import DenseNetworkContract
 
 

@@ -15,16 +15,23 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from callbacks.exact_resume import ExactResume
 from darkroom import start
+from darkroom.callbacks.exact_resume import ExactResume
+from darkroom.datamodules.shapes_captions import ShapesCaptions
+from darkroom.datamodules.shapes_images import ShapesImages
 from darkroom.errors import UsageError
-from datamodules.shapes_captions import ShapesCaptions
-from datamodules.shapes_images import ShapesImages
-from lightning_modules.base import WarmupCosine
-from lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, EfficientUNet, SuperResolution, TextToImage
-from lightning_modules.diffusion.base import Diffusion
-from lightning_modules.diffusion.text import Words
-from lightning_modules.layers.sharding import Sharded, gather, release, shard
+from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.diffusion import (
+    DDPM,
+    CosineSchedule,
+    Denoiser,
+    EfficientUNet,
+    SuperResolution,
+    TextToImage,
+)
+from darkroom.lightning_modules.diffusion.base import Diffusion
+from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.layers.sharding import Sharded, gather, release, shard
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores
 from tests.contracts.module import trainer
@@ -318,7 +325,7 @@ def test_the_config_is_read(darkroom: Callable) -> None:
     configs = [CONFIGS / "diffusion/ddpm.yaml", CONFIGS / "trainer/ddp.yaml", CONFIGS / "trainer/fsdp.yaml"]
     outcome = darkroom("fit", *(part for config in configs for part in ("--config", config)), "--print_config")
     assert outcome.code == 0
-    assert "class_path: lightning_modules.layers.sharding.Sharded" in outcome.out
+    assert "class_path: darkroom.lightning_modules.layers.sharding.Sharded" in outcome.out
 
 
 def test_what_is_not_divided_is_named(darkroom: Callable, tiny: list[str]) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.guidance import Guided, dynamic_threshold, static_threshold
+from darkroom.lightning_modules.diffusion.guidance import Guided, dynamic_threshold, static_threshold
 
 NULL = 4
 

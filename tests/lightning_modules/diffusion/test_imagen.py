@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from darkroom.datamodules.shapes_captions import ShapesCaptions
 from darkroom.errors import UsageError
-from datamodules.shapes_captions import ShapesCaptions
-from lightning_modules.diffusion import (
+from darkroom.lightning_modules.diffusion import (
     CosineSchedule,
     Denoiser,
     EfficientUNet,
@@ -18,8 +18,8 @@ from lightning_modules.diffusion import (
     SuperResolution,
     TextToImage,
 )
-from lightning_modules.diffusion.samplers import Step
-from lightning_modules.diffusion.text import Text, TextEncoder, Words
+from darkroom.lightning_modules.diffusion.samplers import Step
+from darkroom.lightning_modules.diffusion.text import Text, TextEncoder, Words
 from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer
 

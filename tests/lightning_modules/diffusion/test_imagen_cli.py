@@ -8,7 +8,7 @@ import torch
 import yaml
 from torchvision.io import read_image
 
-from datamodules.shapes_captions import ShapesCaptions
+from darkroom.datamodules.shapes_captions import ShapesCaptions
 from tests.conftest import CONFIGS
 
 QUICK = ("--data.train_size", 8, "--data.val_size", 8, "--data.test_size", 8, "--data.batch_size", 4)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.inpainting import repaint, resampling
-from lightning_modules.diffusion.samplers import Denoise, Denoised, Step, time_pairs
-from lightning_modules.diffusion.schedules import LinearSchedule
+from darkroom.lightning_modules.diffusion.inpainting import repaint, resampling
+from darkroom.lightning_modules.diffusion.samplers import Denoise, Denoised, Step, time_pairs
+from darkroom.lightning_modules.diffusion.schedules import LinearSchedule
 
 SCHEDULE = LinearSchedule(100)
 PAIRS = time_pairs(SCHEDULE, 20)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from lightning_modules.diffusion.likelihood import (
+from darkroom.lightning_modules.diffusion.likelihood import (
     FixedVariance,
     discretized_gaussian_log_likelihood,
     fixed_log_variance,
@@ -17,8 +17,13 @@ from lightning_modules.diffusion.likelihood import (
     prior_bits,
     vlb_term,
 )
-from lightning_modules.diffusion.parameterization import VLB, loss_of, to_x0
-from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SigmoidSchedule
+from darkroom.lightning_modules.diffusion.parameterization import VLB, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    SigmoidSchedule,
+)
 
 SCHEDULES = [LinearSchedule(), LinearSchedule(21), CosineSchedule(), CosineSchedule(2), SigmoidSchedule(100)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda it: f"{type(it).__name__}-{it.num_steps}")

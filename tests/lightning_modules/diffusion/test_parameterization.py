@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.parameterization import (
+from darkroom.lightning_modules.diffusion.parameterization import (
     P2,
     VLB,
     LossWeight,
@@ -22,7 +22,12 @@ from lightning_modules.diffusion.parameterization import (
     to_eps,
     to_x0,
 )
-from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SigmoidSchedule
+from darkroom.lightning_modules.diffusion.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    SigmoidSchedule,
+)
 
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 SCHEDULES = [LinearSchedule(), CosineSchedule(), CosineSchedule(2), SigmoidSchedule(100)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.samplers import (
+from darkroom.lightning_modules.diffusion.samplers import (
     Denoise,
     Denoised,
     Pairs,
@@ -24,7 +24,7 @@ from lightning_modules.diffusion.samplers import (
     step_variances,
     time_pairs,
 )
-from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
 
 Sampler = Callable[..., Tensor]
 

@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SigmoidSchedule
+from darkroom.lightning_modules.diffusion.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    SigmoidSchedule,
+)
 
 SCHEDULES = [
     *(LinearSchedule(), LinearSchedule(4000), LinearSchedule(21), CosineSchedule(), CosineSchedule(2)),

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.diffusion.text import Words
-from lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
-from lightning_modules.diffusion.text.encoder import padded
+from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
+from darkroom.lightning_modules.diffusion.text.encoder import padded
 from tests.fakes.ranks import on_two_ranks
 
 KNOWN = ["a", "above", "below", "blue", "circle", "left", "of", "red", "right", "square"]

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from darkroom.errors import DataError, UsageError
-from lightning_modules.diffusion.denoiser import Denoiser
-from lightning_modules.diffusion.imagen.text_to_image import TextToImage
-from lightning_modules.diffusion.text import T5, MiniLM, Text, pretrained
+from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
+from darkroom.lightning_modules.diffusion.text import T5, MiniLM, Text, pretrained
 
 transformers = pytest.importorskip("transformers")
 from tests.fakes.text_models import write_minilm, write_t5  # noqa: E402 (needs transformers)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.ema import EMA
 
 
 def follow(values: list[float], **kwargs: float) -> tuple[EMA, nn.Linear]:

@@ -11,8 +11,8 @@ from torch import nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from darkroom.errors import UsageError
-from lightning_modules.layers import pyramid
-from lightning_modules.layers.pyramid import FeaturePyramid, FrozenBatchNorm2d, backbone, freeze_norms, narrow
+from darkroom.lightning_modules.layers import pyramid
+from darkroom.lightning_modules.layers.pyramid import FeaturePyramid, FrozenBatchNorm2d, backbone, freeze_norms, narrow
 
 
 @pytest.mark.parametrize(

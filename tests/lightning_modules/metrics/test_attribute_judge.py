@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics import attribute_judge
-from lightning_modules.metrics.attribute_judge import AttributeJudge, fulfilled, trained_judge
+from darkroom.lightning_modules.metrics import attribute_judge
+from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, fulfilled, trained_judge
 
 
 class Patches:

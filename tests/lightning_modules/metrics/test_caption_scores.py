@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics import attribute_judge, caption_scores
-from lightning_modules.metrics.attribute_judge import AttributeJudge
-from lightning_modules.metrics.caption_scores import CaptionScores, shuffled_words
+from darkroom.lightning_modules.metrics import attribute_judge, caption_scores
+from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge
+from darkroom.lightning_modules.metrics.caption_scores import CaptionScores, shuffled_words
 from tests.fakes.ranks import on_two_ranks
 
 NAMES = ("kind", "colour")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics.disentanglement import MutualInformationGap
+from darkroom.lightning_modules.metrics.disentanglement import MutualInformationGap
 
 
 def gap(codes: Tensor, factors: Tensor) -> tuple[float, list[float]]:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.metrics import reference_classifier
+from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier, reduced, trained_classifier
 from darkroom.paths import user_cache
-from lightning_modules.metrics import reference_classifier
-from lightning_modules.metrics.reference_classifier import ReferenceClassifier, reduced, trained_classifier
 from tests.fakes.ranks import on_two_ranks
 
 

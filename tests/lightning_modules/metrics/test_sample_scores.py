@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.metrics import inception, sample_scores
-from lightning_modules.metrics.reference_classifier import ReferenceClassifier
-from lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.metrics import inception, sample_scores
+from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier
+from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from tests.fakes.ranks import on_two_ranks
 
 REAL, DRAWN = 0, 128  # the first byte of a picture says which table its features are in

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.metrics import attribute_judge
-from lightning_modules.metrics.upsampling_scores import UpsamplingScores, gradients
+from darkroom.lightning_modules.metrics import attribute_judge
+from darkroom.lightning_modules.metrics.upsampling_scores import UpsamplingScores, gradients
 from tests.fakes.ranks import on_two_ranks
 from tests.lightning_modules.metrics import test_caption_scores as captions
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from darkroom.datamodules.shapes import ShapesSegmentation
 from darkroom.errors import UsageError
-from datamodules.shapes import ShapesSegmentation
-from lightning_modules.segmentation import BorderWeighted, CrossEntropy, PerImageScores, SemanticSegmentation
+from darkroom.lightning_modules.segmentation import BorderWeighted, CrossEntropy, PerImageScores, SemanticSegmentation
 from tests.contracts.module import SegmentationContract, trainer
 from tests.fakes.parts import TinyNetwork, TwoTerms
 

@@ -8,9 +8,9 @@ import torchvision
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.layers.backbones import Classifier, load_all_but_the_answer
-from lightning_modules.segmentation import ConvolutionalizedClassifier, convolutionalize
-from lightning_modules.segmentation.convolutionalization import SlidingClassifier
+from darkroom.lightning_modules.layers.backbones import Classifier, load_all_but_the_answer
+from darkroom.lightning_modules.segmentation import ConvolutionalizedClassifier, convolutionalize
+from darkroom.lightning_modules.segmentation.convolutionalization import SlidingClassifier
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 

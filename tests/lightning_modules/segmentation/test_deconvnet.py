@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from darkroom.datamodules.loading import collate
 from darkroom.errors import UsageError
-from datamodules.loading import collate
-from lightning_modules.segmentation import DeconvNet, DeconvNetwork, Inference
-from lightning_modules.segmentation.deconvnet import grid_windows
+from darkroom.lightning_modules.segmentation import DeconvNet, DeconvNetwork, Inference
+from darkroom.lightning_modules.segmentation.deconvnet import grid_windows
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation import ContextModule, DilatedNet, DilatedNetwork, Inference
+from darkroom.lightning_modules.segmentation import ContextModule, DilatedNet, DilatedNetwork, Inference
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 

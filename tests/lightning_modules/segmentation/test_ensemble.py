@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation import Ensemble, UNet
+from darkroom.lightning_modules.segmentation import Ensemble, UNet
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation import FCN, FCNNetwork
+from darkroom.lightning_modules.segmentation import FCN, FCNNetwork
 from tests.conftest import CONFIGS
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_modules.layers.backbones import features
-from lightning_modules.segmentation.geometry import coordinate_map, mirror_pad
+from darkroom.lightning_modules.layers.backbones import features
+from darkroom.lightning_modules.segmentation.geometry import coordinate_map, mirror_pad
 
 
 def test_mirrors_like_torch_where_torch_can() -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation import Inference, SemanticSegmentation, UNet
-from lightning_modules.segmentation.inference import _starts
+from darkroom.lightning_modules.segmentation import Inference, SemanticSegmentation, UNet
+from darkroom.lightning_modules.segmentation.inference import _starts
 
 
 class Pointwise(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Dice, Focal, Lovasz, Sum
-from lightning_modules.segmentation.metrics import SegmentationScores
+from darkroom.lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Dice, Focal, Lovasz, Sum
+from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -423,7 +423,7 @@ def test_weights_of_classes_move_with_the_sum_but_are_no_part_of_a_checkpoint() 
 def test_a_sum_is_built_by_a_config() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--loss", type=nn.Module | None)
-    here = "lightning_modules.segmentation.losses"
+    here = "darkroom.lightning_modules.segmentation.losses"
     losses = [
         {"class_path": f"{here}.CrossEntropy", "init_args": {"class_weights": [1, 2, 2, 2], "reduction": "sum"}},
         {"class_path": f"{here}.Dice"},

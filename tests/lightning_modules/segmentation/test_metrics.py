@@ -5,7 +5,7 @@ import torch
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from lightning_modules.segmentation.metrics import PerImageScores, SegmentationScores
+from darkroom.lightning_modules.segmentation.metrics import PerImageScores, SegmentationScores
 
 
 def test_by_hand() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from darkroom.datamodules.shapes import ShapesSegmentation
 from darkroom.errors import UsageError
-from datamodules.shapes import ShapesSegmentation
-from lightning_modules.segmentation import UNet, UNetNetwork
+from darkroom.lightning_modules.segmentation import UNet, UNetNetwork
 from tests.contracts.module import SegmentationContract, trainer
 from tests.contracts.network import DenseNetworkContract
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_modules.segmentation.upsampling import bilinear_kernel, map_upsampling
+from darkroom.lightning_modules.segmentation.upsampling import bilinear_kernel, map_upsampling
 
 
 @pytest.mark.parametrize("stride", [2, 8, 16])
