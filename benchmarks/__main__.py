@@ -8,9 +8,7 @@ from darkroom.__main__ import keep_freed_memory
 
 keep_freed_memory()
 
-from benchmarks import trainer  # noqa: E402, F401, I001 (first: the others leave a profiler behind)
-from benchmarks import data, detection, diffusion, generation, imagen, metrics, networks  # noqa: E402, F401 (each registers its entries)
-from benchmarks.harness import ENTRIES, Options, Result, machine  # noqa: E402
+from benchmarks.speed.harness import ENTRIES, Options, Result, machine  # noqa: E402
 
 
 def table(result: Result) -> str:

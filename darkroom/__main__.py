@@ -4,9 +4,10 @@ import importlib
 import os
 import sys
 
-from darkroom import __version__, cluster
+from darkroom import __version__
 from darkroom.errors import Stopped
 from darkroom.paths import shipped_configs
+from darkroom.runtime import slurm
 from darkroom.signals import handled_by, stop
 
 HELP = """\
@@ -58,12 +59,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"darkroom {__version__}")
         return 0
     if command == "list":
-        from darkroom.catalog import show
+        from darkroom.cli.catalog import show
 
         show(shipped_configs())
         return 0
     if command in ("proposals", "shards"):
-        return importlib.import_module(f"darkroom.commands.{command}").main(argv[1:])
+        return importlib.import_module(f"darkroom.cli.commands.{command}").main(argv[1:])
     if command not in COMMANDS:
         known = ", ".join(COMMANDS + OTHERS)
         print(f"darkroom: error: unknown command {command!r}; it must be one of {known}", file=sys.stderr)
@@ -73,13 +74,13 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(argv)
     if command == "fit":
         with handled_by(lambda signum, frame: None):  # whoever ends the job, it is to come back
-            cluster.requeue(code)
+            slurm.requeue(code)
     return code
 
 
 def _run(argv: list[str]) -> int:
     try:
-        from darkroom.start import run  # takes seconds
+        from darkroom.cli.run import run  # takes seconds
 
         return run(argv)
     except Stopped as stopped:

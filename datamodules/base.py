@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from darkroom.datamodules.bad_samples import BAD_SAMPLES_FILE, BadSamples, Skipping, StandingIn, collate_found, name_of
-from darkroom.datamodules.images import PhotoFolder
+from darkroom.datamodules.io.read_images import PhotoFolder
 from darkroom.datamodules.loading import KeyedDataset, ResumableLoader, SeededSampler, collate
 from darkroom.errors import DataError, UsageError
 

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from darkroom.errors import TrainingError, UsageError
-from darkroom.lightning_modules.layers.sharding import mesh_of, shard
+from darkroom.lightning_modules.utils.fsdp import mesh_of, shard
 
 
 def is_plain(value: Any) -> bool:

@@ -5,13 +5,14 @@ import argparse
 import pytest
 import torch
 
-from benchmarks import ladder, networks, same_budget
-from benchmarks.harness import ENTRIES
+from benchmarks.results import same_budget, segmentation_ladder
+from benchmarks.speed import networks
+from benchmarks.speed.harness import ENTRIES
 from tests.conftest import CONFIGS
 
 
 def test_compared_techniques_have_configs() -> None:
-    assert ladder.main
+    assert segmentation_ladder.main
     for techniques in same_budget.FAMILIES.values():
         for entry in techniques.values():
             assert (CONFIGS / f"{entry.config}.yaml").is_file()
@@ -23,7 +24,7 @@ def test_every_technique_can_be_timed() -> None:
 
 
 def test_every_detector_can_be_timed() -> None:
-    from benchmarks import detection
+    from benchmarks.speed import detection
 
     assert {"detection_steps", "detection_inference", "selective_search", "detection_scores"} <= ENTRIES.keys()
     assert all(model.num_classes == 5 for model in detection._techniques().values())
@@ -33,7 +34,8 @@ def test_every_detector_can_be_timed() -> None:
 
 
 def test_every_drawing_technique_can_be_timed() -> None:
-    from benchmarks import generation, generation_ladder, score_floor
+    from benchmarks.results import generation_ladder, score_floor
+    from benchmarks.speed import generation
 
     assert {"vae_step", "dcgan_step", "score_cost"} <= ENTRIES.keys()
     assert generation_ladder.main
@@ -43,7 +45,7 @@ def test_every_drawing_technique_can_be_timed() -> None:
 
 
 def test_diffusion_can_be_timed_beside_the_same_network_of_diffusers() -> None:
-    from benchmarks import diffusion
+    from benchmarks.speed import diffusion
 
     assert {"ddpm_step", "ddim_20", "guidance_pass", "checkpointing"} <= ENTRIES.keys()
     with torch.device("meta"):
@@ -53,7 +55,7 @@ def test_diffusion_can_be_timed_beside_the_same_network_of_diffusers() -> None:
 
 
 def test_both_stages_of_imagen_can_be_timed_at_the_peer_s_size() -> None:
-    from benchmarks import imagen
+    from benchmarks.speed import imagen
 
     assert {"text_to_image_step", "super_resolution_step", "cascade_sampling", "embedding_cache"} <= ENTRIES.keys()
     with torch.device("meta"):
@@ -63,7 +65,7 @@ def test_both_stages_of_imagen_can_be_timed_at_the_peer_s_size() -> None:
 
 def test_samplers_bring_their_settings() -> None:
     pytest.importorskip("matplotlib")
-    from benchmarks.sampler_table import parsed
+    from benchmarks.results.sampler_table import parsed
 
     assert parsed("ddim,spacing=quadratic,guidance=2") == ("ddim", {"spacing": "quadratic", "guidance": 2})
     for wrong in ("dddim", "ddim,space=quadratic"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import CONFIGS
-from tests.darkroom.test_wandb import read
+from tests.runtime.test_wandb import read
 from tests.test_configs import family_of, small
 
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"), key=lambda path: path.stem)

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.adversarial.alternation import Alternation
 from darkroom.lightning_modules.adversarial.losses import (
     AdversarialLoss,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
 )
+from darkroom.lightning_modules.adversarial.manual_optimization import Alternation
 from darkroom.lightning_modules.base import one_of
-from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.layers.ema import EMA
-from darkroom.lightning_modules.layers.modes import evaluating
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.utils.eval_mode import evaluating
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
 Prior = Literal["uniform", "normal"]

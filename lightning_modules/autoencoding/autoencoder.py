@@ -11,10 +11,10 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from darkroom.lightning_modules.base import one_of
-from darkroom.lightning_modules.generative import Generative
-from darkroom.lightning_modules.layers.noise import Generators
-from darkroom.lightning_modules.layers.precision import KeepFloat32, with_float64
+from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
+from darkroom.lightning_modules.utils.random import Generators
 
 Reconstruction = Literal["squared_error", "cross_entropy"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.precision import KeepFloat32
+from darkroom.lightning_modules.utils.precision import KeepFloat32
 
 
 class Likelihood(KeepFloat32):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import one_of
-from darkroom.lightning_modules.layers.modes import evaluating
+from darkroom.lightning_modules.utils.eval_mode import evaluating
 
 Architecture = Literal["conv", "mlp"]
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.active_units import ActiveUnits
+from darkroom.lightning_modules.autoencoding.disentanglement import MutualInformationGap
 from darkroom.lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, PixelMeanWeight
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from darkroom.lightning_modules.base import steps_of_fit
-from darkroom.lightning_modules.generative import Generative
-from darkroom.lightning_modules.layers.noise import Generators
-from darkroom.lightning_modules.metrics.disentanglement import MutualInformationGap
+from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.utils.random import Generators
 
 _DECODED_AT_ONCE = 512  # pictures that the importance-weighted bound decodes in one go, at least a batch
 

@@ -14,7 +14,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.detection.boxes import repeatable
 from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
-from darkroom.lightning_modules.layers.precision import check_images
+from darkroom.lightning_modules.utils.precision import check_images
 
 Detections = list[dict[str, Tensor]]
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.modules.instancenorm._InstanceNorm)

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
-from darkroom.lightning_modules.detection.torchvision_rcnn import Start, TwoStageNetwork
-from darkroom.lightning_modules.layers.pyramid import Norm
+from darkroom.lightning_modules.detection.torchvision.pyramid import Norm
+from darkroom.lightning_modules.detection.torchvision.rcnn import Start, TwoStageNetwork
 
 
 class FasterRCNN(ObjectDetection):

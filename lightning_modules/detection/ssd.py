@@ -18,9 +18,9 @@ from torchvision.ops import box_iou
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
 from darkroom.lightning_modules.detection.boxes import decode, detections, encode
+from darkroom.lightning_modules.detection.torchvision.pyramid import Norm, backbone, load_agreeing, published
 from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, scaled
-from darkroom.lightning_modules.layers.pyramid import Norm, backbone, load_agreeing, published
-from darkroom.lightning_modules.layers.ranks import mean_over_ranks
+from darkroom.lightning_modules.utils.distributed import mean_over_ranks
 
 Sizes = Literal["voc", "coco"]
 Start = Literal["imagenet", "coco"]

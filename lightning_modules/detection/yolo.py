@@ -13,7 +13,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
 from darkroom.lightning_modules.detection.boxes import detections
 from darkroom.lightning_modules.layers.backbones import scaled
-from darkroom.lightning_modules.layers.weights import load_weights
+from darkroom.lightning_modules.utils.load_weights import load_weights
 
 Preset = Literal["paper", "darknet", "tiny"]
 

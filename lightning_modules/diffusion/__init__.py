@@ -1,17 +1,24 @@
 """Diffusion: pictures out of noise, step by step."""
 
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
-from darkroom.lightning_modules.diffusion.denoiser import Denoiser
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
 from darkroom.lightning_modules.diffusion.imagen import ImagenCascade, SuperResolution, TextToImage
-from darkroom.lightning_modules.diffusion.parameterization import P2, VLB, LossWeight, MinSNR, Simple, Unweighted
-from darkroom.lightning_modules.diffusion.schedules import (
+from darkroom.lightning_modules.diffusion.objective.noise_schedules import (
     CosineSchedule,
     LinearSchedule,
     NoiseSchedule,
     SigmoidSchedule,
 )
+from darkroom.lightning_modules.diffusion.objective.parameterization import (
+    P2,
+    VLB,
+    LossWeight,
+    MinSNR,
+    Simple,
+    Unweighted,
+)
+from darkroom.lightning_modules.diffusion.unet import Denoiser
 
 __all__ = [
     "DDPM",

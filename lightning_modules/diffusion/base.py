@@ -12,18 +12,18 @@ from typing_extensions import Self
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import one_of
-from darkroom.lightning_modules.diffusion.denoising import Denoising, Threshold, ask, guess_of
-from darkroom.lightning_modules.diffusion.guidance import Guided, check_interval
-from darkroom.lightning_modules.diffusion.likelihood import FixedVariance, learned_log_variance, vlb_term
-from darkroom.lightning_modules.diffusion.parameterization import LossWeight, Prediction, loss_of, to_x0
-from darkroom.lightning_modules.diffusion.samplers import OnStep, Spacing
-from darkroom.lightning_modules.diffusion.sampling import SamplerName, Sampling
-from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
-from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
+from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
+from darkroom.lightning_modules.diffusion.objective.parameterization import LossWeight, Prediction, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, check_interval
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Denoising, Threshold, ask, guess_of
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing
+from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.layers.ema import EMA
-from darkroom.lightning_modules.layers.noise import Generators
-from darkroom.lightning_modules.layers.sharding import gather, release
 from darkroom.lightning_modules.metrics.scores import Scores
+from darkroom.lightning_modules.utils.fsdp import gather, release
+from darkroom.lightning_modules.utils.random import Generators
 
 _GOLDEN_RATIO = (1 + 5**0.5) / 2
 Condition = dict[str, Tensor]  # what a network is told beside picture and time, by name; B rows each

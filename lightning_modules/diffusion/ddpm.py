@@ -12,18 +12,24 @@ from torchmetrics import MeanMetric
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
-from darkroom.lightning_modules.diffusion.denoiser import Denoiser
-from darkroom.lightning_modules.diffusion.denoising import Threshold
-from darkroom.lightning_modules.diffusion.inpainting import repaint
-from darkroom.lightning_modules.diffusion.likelihood import FixedVariance, code_length
-from darkroom.lightning_modules.diffusion.networks import fitting
-from darkroom.lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple, to_eps, to_x0
-from darkroom.lightning_modules.diffusion.samplers import OnStep, Spacing, ddim_invert
-from darkroom.lightning_modules.diffusion.sampling import SamplerName
-from darkroom.lightning_modules.diffusion.schedules import LinearSchedule, NoiseSchedule
-from darkroom.lightning_modules.layers.noise import Generators
+from darkroom.lightning_modules.diffusion.build_network import fitting
+from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, code_length
+from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.objective.parameterization import (
+    LossWeight,
+    Prediction,
+    Simple,
+    to_eps,
+    to_x0,
+)
+from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Threshold
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing, ddim_invert
+from darkroom.lightning_modules.diffusion.unet import Denoiser
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.metrics.scores import share_of_rank
+from darkroom.lightning_modules.utils.random import Generators
 
 
 def told(labels: Tensor | None) -> Condition:

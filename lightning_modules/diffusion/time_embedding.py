@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from darkroom.lightning_modules.layers.precision import KeepFloat32
+from darkroom.lightning_modules.utils.precision import KeepFloat32
 
 
 class Waves(KeepFloat32):

@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.published import published
+from darkroom.lightning_modules.utils.torchvision_weights import published
 
 Backbone = Literal[
     "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.precision import KeepFloat32
-from darkroom.lightning_modules.layers.sharding import local
+from darkroom.lightning_modules.utils.fsdp import local
+from darkroom.lightning_modules.utils.precision import KeepFloat32
 
 
 class EMA(KeepFloat32):

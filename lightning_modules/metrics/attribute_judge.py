@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.metrics.kept import kept_or_trained
+from darkroom.lightning_modules.metrics.classifier_cache import kept_or_trained
 from darkroom.lightning_modules.metrics.reference_classifier import reduced
 
 _RECIPE = 1  # changes whenever network or training do: files of another recipe are not found

@@ -13,10 +13,10 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from darkroom.lightning_modules.layers.precision import with_float64
 from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge
 from darkroom.lightning_modules.metrics.inception import Inception
 from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier
+from darkroom.lightning_modules.utils.precision import with_float64
 
 
 class FeatureStatistics:

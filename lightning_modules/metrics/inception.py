@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.safe_files import Damaged, read_safely
+from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
 
 _ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 

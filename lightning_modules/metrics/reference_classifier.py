@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.metrics.kept import kept_or_trained
+from darkroom.lightning_modules.metrics.classifier_cache import kept_or_trained
 
 _RECIPE = 2  # changes whenever network or training do: files of another recipe are not found
 _WIDTHS = (16, 32, 32, 48)

@@ -11,11 +11,11 @@ from torchmetrics import Metric, MetricCollection
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.layers.precision import check_images
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import CrossEntropy
 from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
+from darkroom.lightning_modules.utils.precision import check_images
 
 
 class SemanticSegmentation(Technique):

@@ -16,9 +16,9 @@ from darkroom.lightning_modules.layers.backbones import (
     load_all_but_the_answer,
 )
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize
-from darkroom.lightning_modules.layers.precision import check_images
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
+from darkroom.lightning_modules.utils.precision import check_images
 
 
 class SlidingClassifier(nn.Module):

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import Weights, features, imagenet_weights, scaled
-from darkroom.lightning_modules.layers.weights import load_weights
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.upsampling import unpool
+from darkroom.lightning_modules.utils.load_weights import load_weights
 
 Unpooling = Literal["unpooling", "transposed", "bilinear", "nearest"]
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import Weights, features, imagenet_weights, scaled
-from darkroom.lightning_modules.layers.weights import load_weights
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
+from darkroom.lightning_modules.utils.load_weights import load_weights
 
 VGG = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.safe_files import read_safely
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
+from darkroom.lightning_modules.utils.safe_load import read_safely
 
 
 class Ensemble(SemanticSegmentation):

@@ -15,10 +15,10 @@ from darkroom.lightning_modules.layers.backbones import (
     pooled_side,
     scaled,
 )
-from darkroom.lightning_modules.layers.weights import load_weights
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import coordinate_map
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
+from darkroom.lightning_modules.utils.load_weights import load_weights
 
 # "At once": factors that bring the activations of the two finer poolings to the size of the coarse scores.
 _AT_ONCE = (0.01, 0.0001)

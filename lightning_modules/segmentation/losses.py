@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.ranks import mean_over_ranks
+from darkroom.lightning_modules.utils.distributed import mean_over_ranks
 
 
 def _mean(values: Tensor, weights: Tensor, dim: int | None = None) -> Tensor:

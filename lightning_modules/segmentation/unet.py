@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.weights import load_weights
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.upsampling import unpool
+from darkroom.lightning_modules.utils.load_weights import load_weights
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
 Padding = Literal["same", "valid"]

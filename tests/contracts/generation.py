@@ -9,10 +9,10 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from darkroom.callbacks.exact_resume import ExactResume
-from darkroom.datamodules.shapes_images import ShapesImages
+from darkroom.callbacks.training.exact_resume import ExactResume
+from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import TrainingError, UsageError
-from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.generation.base import Generative
 from tests.contracts.module import trainer
 
 

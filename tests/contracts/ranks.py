@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from darkroom.cli import DarkroomCLI
+from darkroom.cli.cli import DarkroomCLI
 
 
 def join(rank: int) -> None:
@@ -67,19 +67,19 @@ def written_below(folder: Path) -> list[str]:
 
 def plain_command(rank: int, argv: Sequence[object]) -> list[str]:
     """One rank of a command line, which must succeed: what it has written below runs/."""
-    from darkroom import start
+    from darkroom.cli import run
 
     join(rank)
     written = written_below(Path("runs"))
     sys.argv = ["darkroom"]
-    if code := start.run([str(word) for word in argv]):
+    if code := run.run([str(word) for word in argv]):
         sys.exit(code)
     return written
 
 
 def command(rank: int, argv: Sequence[object]) -> dict[str, Any]:
     """One rank of ``darkroom fit``, and of a test of what it has learned: what this rank can say of it."""
-    from darkroom import start
+    from darkroom.cli import run
 
     join(rank)
     witness, kept, written = Witness(), [], written_below(Path("runs"))
@@ -89,9 +89,9 @@ def command(rank: int, argv: Sequence[object]) -> dict[str, Any]:
             kept.append(self)
             self.trainer.callbacks.append(witness)
 
-    start.DarkroomCLI = Observed
+    run.DarkroomCLI = Observed
     sys.argv = ["darkroom"]
-    code = start.run([str(word) for word in argv])
+    code = run.run([str(word) for word in argv])
     if code:
         sys.exit(code)
     (cli,) = kept

@@ -13,18 +13,17 @@ from lightning import Trainer
 from PIL import Image
 from torch.utils.data import Dataset
 
-from darkroom.callbacks.bad_samples import BadSampleCount
+from darkroom.callbacks.training.bad_samples import BadSampleCount
 from darkroom.datamodules.bad_samples import BadSample, BadSamples
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.datamodules.image_folder import ImageFolder
-from darkroom.datamodules.image_mask_folder import ImageMaskFolder
-from darkroom.datamodules.proposals import Proposals
-from darkroom.datamodules.web_shards import ShardedCaptions
-from darkroom.datamodules.yolo_folder import YoloFolder
+from darkroom.datamodules.captions.shards.web_shards import ShardedCaptions
+from darkroom.datamodules.detection.yolo_folder import YoloFolder
+from darkroom.datamodules.images.image_folder import ImageFolder
+from darkroom.datamodules.proposals.methods import Proposals
+from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from tests.contracts.ranks import command
-from tests.darkroom.test_resume import losses, state
 from tests.fakes.boxes import yolo_folder
 from tests.fakes.captions import web_shards
 from tests.fakes.commands import Command
@@ -32,6 +31,7 @@ from tests.fakes.parts import TinyNetwork
 from tests.fakes.pictures import image_mask_folder
 from tests.fakes.ranks import on_two_ranks
 from tests.faults.conftest import equal
+from tests.runtime.test_resume import losses, state
 
 BAD = (3, 4, 5, 11)
 

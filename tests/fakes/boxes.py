@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from darkroom.datamodules.voc_segmentation import VOC_CLASSES
+from darkroom.datamodules.segmentation.voc_segmentation import VOC_CLASSES
 
 SIZES = ((48, 64), (64, 48), (56, 72), (48, 48))  # height, width: wide, upright and square
 

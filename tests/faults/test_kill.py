@@ -67,7 +67,7 @@ def nth(function: Callable, n: int, instead: Callable) -> Callable:
 )
 @pytest.mark.fault("kill -9 while a checkpoint is written")
 def test_killed_while_a_checkpoint_is_written(whole: End, moment: str, name: str, instead: Callable) -> None:
-    import darkroom.checkpoint_file as written
+    import darkroom.runtime.checkpoint_io as written
 
     module, function = name.split(".")
     # fsync is called for the file and for its folder, and best.ckpt is written as well.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.faults import told
+from darkroom.runtime.error_messages import told
 from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
 
 LAST = Path("runs/it/0/checkpoints/last.ckpt")
@@ -77,9 +77,9 @@ def test_no_space_whoever_writes(where: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def before() -> None:
-        from darkroom import checkpoint_file, metrics_file
+        from darkroom.runtime import checkpoint_io, csv_logger
 
-        module, name = (checkpoint_file.torch, "save") if where == "checkpoint" else (metrics_file.csv, "DictWriter")
+        module, name = (checkpoint_io.torch, "save") if where == "checkpoint" else (csv_logger.csv, "DictWriter")
         calls, function = iter(range(6)), getattr(module, name)
         setattr(module, name, lambda *a, **k: full() if next(calls, None) is None else function(*a, **k))
 

@@ -91,16 +91,16 @@ def test_an_epoch_of_one_step() -> None:
 @pytest.mark.fault("a second signal while the checkpoint is written")
 def test_a_second_signal_while_it_is_saved() -> None:
     def before() -> None:
-        from darkroom import checkpoint_file
+        from darkroom.runtime import checkpoint_io
 
-        save = checkpoint_file.torch.save
+        save = checkpoint_io.torch.save
 
         def interrupted(checkpoint: dict, file: Any) -> None:
             if checkpoint["global_step"] == 8:
                 os.kill(os.getpid(), signal.SIGTERM)
             save(checkpoint, file)
 
-        checkpoint_file.torch.save = interrupted
+        checkpoint_io.torch.save = interrupted
 
     command = Command(*TINY, *EVERY_STEP, *trouble("SignalAt", step=7, name="SIGTERM"), before=before)
     assert command.wait() == 143

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CONFIGS
-from tests.darkroom.test_wandb import records
 from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
 from tests.fakes.trouble import wait_until
 from tests.fakes.wandb_server import WandbServer, wandb_processes
+from tests.runtime.test_wandb import records
 
 WANDB = ["--config", CONFIGS / "logger/wandb.yaml"]
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.errors import UserError
-from darkroom.lightning_modules.layers.safe_files import read_safely
+from darkroom.lightning_modules.utils.safe_load import read_safely
 from tests.fuzz.strategies import corrupted, examples
 from tests.fuzz.trees import change
 

@@ -15,24 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.datamodules.camvid import CamVid
-from darkroom.datamodules.caption_folder import CaptionFolder
-from darkroom.datamodules.celeba import CelebA
-from darkroom.datamodules.chair_segments import ChairSegments
-from darkroom.datamodules.cifar10 import CIFAR10
-from darkroom.datamodules.cityscapes import Cityscapes
-from darkroom.datamodules.coco_captions import CocoCaptions
-from darkroom.datamodules.coco_detection import CocoDetection
-from darkroom.datamodules.image_folder import ImageFolder
-from darkroom.datamodules.image_mask_folder import ImageMaskFolder
-from darkroom.datamodules.instance_folder import InstanceFolder
-from darkroom.datamodules.mnist import MNIST
-from darkroom.datamodules.oxford_pets import OxfordPets
-from darkroom.datamodules.penn_fudan import PennFudan
-from darkroom.datamodules.voc_detection import VOCDetection
-from darkroom.datamodules.voc_segmentation import VOCSegmentation
-from darkroom.datamodules.web_shards import ShardedCaptions
-from darkroom.datamodules.yolo_folder import YoloFolder
+from darkroom.datamodules.captions.caption_folder import CaptionFolder
+from darkroom.datamodules.captions.coco_captions import CocoCaptions
+from darkroom.datamodules.captions.shards.web_shards import ShardedCaptions
+from darkroom.datamodules.detection.coco_detection import CocoDetection
+from darkroom.datamodules.detection.instance_folder import InstanceFolder
+from darkroom.datamodules.detection.penn_fudan import PennFudan
+from darkroom.datamodules.detection.voc_detection import VOCDetection
+from darkroom.datamodules.detection.yolo_folder import YoloFolder
+from darkroom.datamodules.images.celeba import CelebA
+from darkroom.datamodules.images.cifar10 import CIFAR10
+from darkroom.datamodules.images.image_folder import ImageFolder
+from darkroom.datamodules.images.mnist import MNIST
+from darkroom.datamodules.segmentation.camvid import CamVid
+from darkroom.datamodules.segmentation.chair_segments import ChairSegments
+from darkroom.datamodules.segmentation.cityscapes import Cityscapes
+from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.segmentation.oxford_pets import OxfordPets
+from darkroom.datamodules.segmentation.voc_segmentation import VOCSegmentation
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.detection.base import check_batch
 from tests.fakes import boxes, captions, labelled, pictures

@@ -8,13 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from darkroom.callbacks.drawing_boxes import draw_boxes, draw_mistakes
-from darkroom.callbacks.drawing_curves import curves
-from darkroom.callbacks.drawing_grids import picture_grid
-from darkroom.callbacks.drawing_scatter import scatter
+from darkroom.callbacks.plotting.boxes import draw_boxes, draw_mistakes
+from darkroom.callbacks.plotting.curves import curves
+from darkroom.callbacks.plotting.grids import picture_grid
+from darkroom.callbacks.plotting.scatter import scatter
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
-from darkroom.lightning_modules.diffusion.samplers import (
+from darkroom.lightning_modules.diffusion.objective.noise_schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    SigmoidSchedule,
+)
+from darkroom.lightning_modules.diffusion.sampling.samplers import (
     Denoised,
     ancestral,
     ddim,
@@ -23,7 +28,6 @@ from darkroom.lightning_modules.diffusion.samplers import (
     heun,
     time_pairs,
 )
-from darkroom.lightning_modules.diffusion.schedules import CosineSchedule, LinearSchedule, SigmoidSchedule
 from tests.fuzz.strategies import examples
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from darkroom.errors import UserError
-from darkroom.faults import told
 from darkroom.lightning_modules.adversarial import DCGAN
 from darkroom.lightning_modules.autoencoding import VAE, AutoEncoder, ConditionalVAE
 from darkroom.lightning_modules.base import Technique
@@ -33,7 +32,7 @@ from darkroom.lightning_modules.diffusion import (
     TextToImage,
 )
 from darkroom.lightning_modules.diffusion.text import Words
-from darkroom.lightning_modules.generative import Generative
+from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.segmentation import (
     FCN,
     ConvolutionalizedClassifier,
@@ -42,6 +41,7 @@ from darkroom.lightning_modules.segmentation import (
     SemanticSegmentation,
     UNet,
 )
+from darkroom.runtime.error_messages import told
 from tests.fuzz.strategies import examples
 
 SIDES = (1, 2, 3, 7, 16, 17, 31, 32, 33, 64, 65, 97)

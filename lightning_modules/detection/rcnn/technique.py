@@ -28,7 +28,7 @@ from darkroom.lightning_modules.detection.boxes import (
     with_context,
 )
 from darkroom.lightning_modules.detection.rcnn.network import RCNNNetwork
-from darkroom.lightning_modules.detection.rcnn.stages import Examples, HardNegatives, fit_boxes
+from darkroom.lightning_modules.detection.rcnn.svm_stage import Examples, HardNegatives, fit_boxes
 from darkroom.lightning_modules.layers.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -37,7 +37,7 @@ from darkroom.lightning_modules.layers.backbones import (
     imagenet_weights,
     load_all_but_the_answer,
 )
-from darkroom.lightning_modules.layers.weights import load_weights
+from darkroom.lightning_modules.utils.load_weights import load_weights
 
 Stage = Literal["fine-tuning", "examples", "mining"]
 _UNSCALED = (1.0, 1.0, 1.0, 1.0)  # offsets are regressed as they are

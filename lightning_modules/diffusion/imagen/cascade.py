@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.diffusion.imagen.reader import captions_of, check_captions
-from darkroom.lightning_modules.diffusion.imagen.stages import trained_stage
+from darkroom.lightning_modules.diffusion.imagen.load_stage import trained_stage
 from darkroom.lightning_modules.diffusion.imagen.super_resolution import SuperResolution
+from darkroom.lightning_modules.diffusion.imagen.text_conditioning import captions_of, check_captions
 from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage, seeds_of
-from darkroom.lightning_modules.diffusion.samplers import OnStep
-from darkroom.lightning_modules.generative import Generative
-from darkroom.lightning_modules.layers.noise import Generators
-from darkroom.lightning_modules.metrics.caption_scores import CaptionScores
+from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
+from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.utils.random import Generators
 
 Number = TypeVar("Number", int, float)
 

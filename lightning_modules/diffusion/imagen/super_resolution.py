@@ -13,21 +13,21 @@ from typing_extensions import Self
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
-from darkroom.lightning_modules.diffusion.denoising import Threshold
+from darkroom.lightning_modules.diffusion.build_network import fitting
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
-from darkroom.lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
+from darkroom.lightning_modules.diffusion.imagen.text_conditioning import Reader, captions_of, check_captions
 from darkroom.lightning_modules.diffusion.imagen.text_to_image import check_text_dim
-from darkroom.lightning_modules.diffusion.likelihood import FixedVariance
-from darkroom.lightning_modules.diffusion.networks import fitting
-from darkroom.lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
-from darkroom.lightning_modules.diffusion.samplers import OnStep, Spacing
-from darkroom.lightning_modules.diffusion.sampling import SamplerName
-from darkroom.lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.metrics.upsampling_scores import UpsamplingScores
+from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance
+from darkroom.lightning_modules.diffusion.objective.noise_schedules import CosineSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.objective.parameterization import LossWeight, Prediction, Simple
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Threshold
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing
 from darkroom.lightning_modules.diffusion.text import TextEncoder
-from darkroom.lightning_modules.generative import check_image_shape
+from darkroom.lightning_modules.generation.base import check_image_shape
 from darkroom.lightning_modules.layers.ema import EMA
-from darkroom.lightning_modules.layers.noise import Generators
-from darkroom.lightning_modules.metrics.upsampling_scores import UpsamplingScores
+from darkroom.lightning_modules.utils.random import Generators
 
 Reduction = Literal["area", "bilinear", "bicubic"]
 

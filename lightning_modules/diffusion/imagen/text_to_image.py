@@ -13,19 +13,19 @@ from typing_extensions import Self
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion
 from darkroom.lightning_modules.diffusion.blocks import watching_text
-from darkroom.lightning_modules.diffusion.denoiser import Denoiser
-from darkroom.lightning_modules.diffusion.denoising import Threshold
-from darkroom.lightning_modules.diffusion.imagen.reader import Reader, captions_of, check_captions
-from darkroom.lightning_modules.diffusion.likelihood import FixedVariance
-from darkroom.lightning_modules.diffusion.networks import fitting
-from darkroom.lightning_modules.diffusion.parameterization import LossWeight, Prediction, Simple
-from darkroom.lightning_modules.diffusion.samplers import OnStep, Spacing, Step
-from darkroom.lightning_modules.diffusion.sampling import SamplerName
-from darkroom.lightning_modules.diffusion.schedules import CosineSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.build_network import fitting
+from darkroom.lightning_modules.diffusion.imagen.text_conditioning import Reader, captions_of, check_captions
+from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
+from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance
+from darkroom.lightning_modules.diffusion.objective.noise_schedules import CosineSchedule, NoiseSchedule
+from darkroom.lightning_modules.diffusion.objective.parameterization import LossWeight, Prediction, Simple
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Threshold
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing, Step
 from darkroom.lightning_modules.diffusion.text import TextEncoder
+from darkroom.lightning_modules.diffusion.unet import Denoiser
 from darkroom.lightning_modules.layers.ema import EMA
-from darkroom.lightning_modules.layers.noise import Generators
-from darkroom.lightning_modules.metrics.caption_scores import CaptionScores
+from darkroom.lightning_modules.utils.random import Generators
 
 
 def check_text_dim(network: nn.Module, text: TextEncoder) -> None:

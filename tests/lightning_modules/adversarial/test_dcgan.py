@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from darkroom.callbacks.exact_resume import ExactResume
-from darkroom.datamodules.shapes_images import ShapesImages
+from darkroom.callbacks.training.exact_resume import ExactResume
+from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
 from darkroom.lightning_modules.base import WarmupCosine

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from darkroom.datamodules.proposals import GridProposals
-from darkroom.datamodules.shapes_detection import ShapesDetection
+from darkroom.datamodules.proposals.methods import GridProposals
+from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection import FastRCNN, FastRCNNNetwork
 from tests.contracts.detection import DetectionContract

@@ -14,8 +14,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection import torchvision_rcnn
 from darkroom.lightning_modules.detection.faster_rcnn import FasterRCNN
+from darkroom.lightning_modules.detection.torchvision import rcnn
 from tests.contracts.detection import DetectionContract
 
 SMALL = {
@@ -204,7 +204,7 @@ def test_coco_weights_give_torchvisions_detections(monkeypatch: pytest.MonkeyPat
         for level in range(4):
             for kind in ("weight", "bias"):
                 state[f"backbone.fpn.{part}.{level}.{kind}"] = state.pop(f"backbone.fpn.{part}.{level}.0.{kind}")
-    monkeypatch.setattr(torchvision_rcnn, "published", lambda weights: state)
+    monkeypatch.setattr(rcnn, "published", lambda weights: state)
     small = {"min_side": 64, "max_side": 64, "score_threshold": 0.0}
     ours = FasterRCNN(5, weights="coco", norm="frozen", **small).eval()
     for module in frozen:

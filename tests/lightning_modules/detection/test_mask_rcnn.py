@@ -8,12 +8,12 @@ import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
-from darkroom.datamodules.shapes_detection import ShapesDetection
+from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection import masks as masks_module
 from darkroom.lightning_modules.detection.faster_rcnn import FasterRCNN
 from darkroom.lightning_modules.detection.mask_rcnn import MaskRCNN
-from darkroom.lightning_modules.detection.masks import mask_targets, paste
+from darkroom.lightning_modules.detection.torchvision import masks as masks_module
+from darkroom.lightning_modules.detection.torchvision.masks import mask_targets, paste
 from tests.contracts.detection import DetectionContract
 
 SMALL = {

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.blocks import Attention, Block, TextKeys, TextReader, watching_text
-from darkroom.lightning_modules.diffusion.denoiser import Denoiser
+from darkroom.lightning_modules.diffusion.unet import Denoiser
 
 
 def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:

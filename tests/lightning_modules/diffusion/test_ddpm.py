@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torchvision.io import read_image
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR, sampling
-from darkroom.lightning_modules.diffusion.denoising import Denoising
-from darkroom.lightning_modules.diffusion.samplers import Pairs, Step
-from darkroom.lightning_modules.diffusion.schedules import NoiseSchedule
+from darkroom.lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR
+from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
+from darkroom.lightning_modules.diffusion.sampling import sampler_config
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Denoising
+from darkroom.lightning_modules.diffusion.sampling.samplers import Pairs, Step
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer
@@ -215,7 +216,7 @@ def test_every_option_reaches_its_sampler(
         asked.update(kwargs, denoise=denoise, pairs=pairs)
         return x
 
-    monkeypatch.setattr(sampling, name, watched)
+    monkeypatch.setattr(sampler_config, name, watched)
     settings = {"guidance": 3.0, "guidance_interval": (0.2, 0.7), "threshold": "dynamic", "percentile": 0.9}
     model = DDPM((3, 16, 16), 5, network(num_classes=5), True, sampler=sampler, steps=6, **settings, **options)
     watch, generator = print, torch.Generator()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion import DDPM
 from darkroom.lightning_modules.diffusion.blocks import Attention, Block
-from darkroom.lightning_modules.diffusion.denoiser import Denoiser
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
+from darkroom.lightning_modules.diffusion.unet import Denoiser
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from darkroom import start
-from darkroom.callbacks.exact_resume import ExactResume
-from darkroom.datamodules.shapes_captions import ShapesCaptions
-from darkroom.datamodules.shapes_images import ShapesImages
+from darkroom.callbacks.training.exact_resume import ExactResume
+from darkroom.cli import run
+from darkroom.datamodules.shapes.captions import ShapesCaptions
+from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import WarmupCosine
 from darkroom.lightning_modules.diffusion import (
@@ -31,7 +31,7 @@ from darkroom.lightning_modules.diffusion import (
 )
 from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.text import Words
-from darkroom.lightning_modules.layers.sharding import Sharded, gather, release, shard
+from darkroom.lightning_modules.utils.fsdp import Sharded, gather, release, shard
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores
 from tests.contracts.module import trainer
@@ -308,7 +308,7 @@ def commanded(rank: int, folder: Path, configs: list[Path]) -> list[int]:
     join(rank)
     sharing = [part for config in configs for part in ("--config", config)] + ["--trainer.devices", 2]
     epochs = [["--trainer.max_epochs", 1], ["--trainer.max_epochs", 2, "--ckpt_path", "last"]]
-    return [start.run([str(part) for part in ("fit", *arguments(), *sharing, *more)]) for more in epochs]
+    return [run.run([str(part) for part in ("fit", *arguments(), *sharing, *more)]) for more in epochs]
 
 
 def test_the_command_fits_goes_on_and_hands_over_to_one_process(darkroom: Callable, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_the_config_is_read(darkroom: Callable) -> None:
     configs = [CONFIGS / "diffusion/ddpm.yaml", CONFIGS / "trainer/ddp.yaml", CONFIGS / "trainer/fsdp.yaml"]
     outcome = darkroom("fit", *(part for config in configs for part in ("--config", config)), "--print_config")
     assert outcome.code == 0
-    assert "class_path: darkroom.lightning_modules.layers.sharding.Sharded" in outcome.out
+    assert "class_path: darkroom.lightning_modules.utils.fsdp.Sharded" in outcome.out
 
 
 def test_what_is_not_divided_is_named(darkroom: Callable, tiny: list[str]) -> None:

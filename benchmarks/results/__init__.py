@@ -1,0 +1,1 @@
+"""Results of the methods, and the figures made of them."""

@@ -1,0 +1,70 @@
+"""Compare generative models: ``python -m benchmarks.results.generation_ladder RUN [RUN ...] --names NAME ... --out FILE``.
+
+A RUN is the folder of a trained run; all of them are of the same data. Draws test pictures, their reconstructions by each
+technique and samples of each; of a conditional one its classes in turn.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+from lightning import LightningModule
+from torch import Tensor
+
+from darkroom.callbacks.plotting.images import contact_sheet, save, to_picture
+from darkroom.cli.catalog import import_all
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.lightning_modules.generation.base import Generative
+
+
+def opened(run: Path, checkpoint: str = "best") -> tuple[VisionDataModule, Generative]:
+    """The data of a run, set up for the test, and its technique at the best or the last checkpoint."""
+    config = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    kinds = {kind.__name__: kind for kind in _below(VisionDataModule)}
+    data = kinds[config["class_path"].rsplit(".", 1)[-1]](**{**config["init_args"], "num_workers": 0})
+    data.setup("test")
+    return data, LightningModule.load_from_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt").cpu().eval()
+
+
+def _below(kind: type) -> list[type]:
+    return [kind, *(one for child in kind.__subclasses__() for one in _below(child))]
+
+
+def main() -> None:
+    """Draws the sheet."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.generation_ladder", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--names", nargs="+", required=True)
+    parser.add_argument("--columns", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--drawn-only", action="store_true", help="leave out the data's own pictures")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    import_all()
+    rows: dict[str, list[Tensor]] = {}
+    samples: dict[str, list[Tensor]] = {}
+    for name, run in zip(arguments.names, arguments.runs, strict=True):
+        data, technique = opened(run)
+        dataset = data.dataset("test")
+        chosen = [dataset[index] for index in range(arguments.columns)]
+        image = torch.stack([sample["image"] for sample in chosen])
+        x = data.on_after_batch_transfer({"image": image})["image"]
+        conditional = technique.num_classes is not None
+        own = torch.stack([torch.as_tensor(sample["label"]) for sample in chosen]) if conditional else None
+        asked = torch.arange(len(x)) % technique.num_classes if conditional else None
+        generator = torch.Generator().manual_seed(arguments.seed)
+
+        def drawn(pictures: Tensor, data: VisionDataModule = data) -> list[Tensor]:
+            return [to_picture(data.denormalize(picture)) for picture in pictures]
+
+        rows.setdefault("test pictures", drawn(x))
+        if not technique.encodes_by_search:
+            rows[f"{name}, given back"] = drawn(technique.reconstruct(x, labels=own))
+        samples[f"{name}, drawn"] = drawn(technique.sample(len(x), labels=asked, generator=generator))
+    save(contact_sheet(samples if arguments.drawn_only else rows | samples, side=arguments.side), arguments.out)
+
+
+if __name__ == "__main__":
+    main()

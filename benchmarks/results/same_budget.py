@@ -1,0 +1,251 @@
+"""Every technique of a family on the same data for the same time: ``python -m benchmarks.results.same_budget --help``.
+
+A technique's step is timed first; then it trains for as many steps as fit into the budget, with the same batches and
+augmentation as the others and its config's optimizer (AdamW and a cosine for nearly all). Validated six times, its
+best checkpoint is tested. R-CNN, whose stages are epochs, trains as long as its config says; its time is in the table.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from benchmarks.speed.harness import Options, machine
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+VALIDATIONS = 6
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One technique: its config, seen from ``configs``, and what real pictures ask to be different from the embedded world.
+
+    In the arguments CLASSES is the number of classes of the data, OUTPUTS that of a detector, background included.
+    """
+
+    config: str
+    arguments: tuple[str, ...] = ()
+    staged: bool = False
+
+
+SEGMENTATION = {
+    "U-Net, width 16": Entry("segmentation/unet"),
+    "U-Net, valid convolutions, width 8": Entry("segmentation/unet_paper"),
+    "FCN-8s": Entry("segmentation/fcn"),
+    "DeconvNet": Entry("segmentation/deconvnet"),
+    "DilatedNet": Entry("segmentation/dilated"),
+    "convolutionalized classifier": Entry("segmentation/convolutionalized"),
+    "smp.Unet, resnet34": Entry("segmentation/smp_unet", ("--model.network.init_args.classes", "CLASSES")),
+}
+# For pictures of some 320 x 240 pixels with objects of 15 to 120; the configs are made for scenes of 128.
+_AS_THEY_ARE = ("--model.min_side", "240", "--model.max_side", "320")
+DETECTION = {
+    "sliding window": Entry(
+        "detection/sliding_window",
+        ("--model.sides", "[18, 32, 50, 100]", "--model.aspect_ratios", "[1.0]", "--model.stride", "8"),
+    ),
+    "R-CNN": Entry("detection/rcnn", staged=True),
+    "Fast R-CNN": Entry("detection/fast_rcnn", _AS_THEY_ARE),
+    "Faster R-CNN": Entry("detection/faster_rcnn", (*_AS_THEY_ARE, "--model.anchor_sizes", "[20, 50, 110]")),
+    "SSD": Entry("detection/ssd", ("--model.image_size", "320", "--model.sizes", "coco")),
+    "YOLO": Entry("detection/yolo", ("--model.image_size", "256", "--model.grid", "8")),
+    "torchvision's Faster R-CNN, MobileNetV3": Entry(
+        "detection/torchvision_faster_rcnn",
+        (
+            *("--model.network.init_args.num_classes", "OUTPUTS"),
+            *("--model.network.init_args.min_size", "240", "--model.network.init_args.max_size", "320"),
+        ),
+    ),
+    "torchvision's SSDlite, MobileNetV3": Entry(
+        "detection/torchvision_ssd", ("--model.network.init_args.num_classes", "OUTPUTS")
+    ),
+    "Mask R-CNN": Entry(
+        "detection/mask_rcnn",
+        (
+            *(*_AS_THEY_ARE, "--model.anchor_sizes", "[12, 24, 48]", "--model.roi_samples", "128"),
+            # Nuclei come by the hundred.
+            *("--model.proposals_before_nms", "[600, 600]", "--model.proposals", "[300, 300]"),
+            *("--model.max_detections", "300"),
+        ),
+    ),
+}
+_DRAWING = ("--data.size", "32", "--data.batch_size", "64")
+_PUBLIC_VAE = (
+    *("--model.likelihood.sigma", "1.0"),
+    *(
+        "--model.kl_schedule",
+        "darkroom.lightning_modules.autoencoding.PixelMeanWeight",
+        "--model.kl_schedule.kl_weight",
+        "0.00025",
+    ),
+)
+_BERNOULLI = (
+    "--model.likelihood",
+    "darkroom.lightning_modules.autoencoding.Bernoulli",
+    "--model.kl_schedule.beta",
+    "1",
+)
+_PUBLIC_ADAM = ("lr=0.0002", "betas=[0.5, 0.999]")
+_PUBLIC_DCGAN = (
+    *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema_decay", "null"),
+    *(
+        word
+        for network in ("generator", "discriminator")
+        for setting in _PUBLIC_ADAM
+        for word in (f"--model.{network}_optimizer.init_args.{setting}",)
+    ),
+)
+# Pictures take many passes here: they are drawn after the first validation and in test, and val/loss says what is best.
+_DIFFUSING = (*_DRAWING, "--model.steps", "50", "--model.scores.every_n_validations", str(VALIDATIONS))
+_NARROW = ("--model.network.base_channels", "16", "--model.network.multipliers", "[1, 2, 4]")
+_OURS = (
+    *_DIFFUSING,
+    *_NARROW,
+    *(
+        "--model.sampler",
+        "ddim",
+        "--model.guidance",
+        "1",
+        "--model.bpd_samples",
+        "0",
+    ),
+)
+_UNCONDITIONAL = (*_OURS, "--model.conditional", "false")
+_PUBLIC_DDPM = "../benchmarks/public_diffusion"
+GENERATION = {
+    "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
+    "VAE": Entry("autoencoding/vae", _DRAWING),
+    "the same with PyTorch-VAE's loss, M_N .00025": Entry("autoencoding/vae", (*_DRAWING, *_PUBLIC_VAE)),
+    "the same with a Bernoulli likelihood, beta 1": Entry("autoencoding/vae", (*_DRAWING, *_BERNOULLI)),
+    "conditional VAE": Entry("autoencoding/conditional_vae", _DRAWING),
+    "DCGAN": Entry("adversarial/dcgan", _DRAWING),
+    "the same by the recipe of PyTorch's example": Entry("adversarial/dcgan", (*_DRAWING, *_PUBLIC_DCGAN)),
+    "DDPM": Entry("diffusion/ddpm", _OURS),
+    "the same with v, cosine and min-SNR": Entry("diffusion/ddpm_conditional", _UNCONDITIONAL),
+    "the same by class": Entry("diffusion/ddpm_conditional", _OURS),
+    "denoising-diffusion-pytorch, Adam 8e-5": Entry(_PUBLIC_DDPM, _DIFFUSING),
+    "denoising-diffusion-pytorch, Adam 1e-3": Entry(
+        _PUBLIC_DDPM, (*_DIFFUSING, "--model.optimizer.init_args.lr", "1e-3")
+    ),
+}
+FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}
+# Losses differ between segmentation's configs; here all have the same.
+SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
+
+
+def _darkroom(command: str, *arguments: str) -> str:
+    """Runs the command line; its output, or the end with its message."""
+    done = subprocess.run([sys.executable, "-m", "darkroom", command, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"darkroom {command} {' '.join(arguments)}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _newest(experiment: Path) -> Path:
+    return max(experiment.iterdir(), key=lambda folder: int(folder.name))
+
+
+def _column(metrics: Path, name: str) -> list[float]:
+    with metrics.open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def _scores(metrics: Path) -> dict[str, float]:
+    """The test scores of a run, without their stage."""
+    with metrics.open(newline="") as file:
+        names = [name for name in csv.DictReader(file).fieldnames or [] if name.startswith("test/")]
+    return {name.removeprefix("test/"): values[-1] for name in names if (values := _column(metrics, name))}
+
+
+def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
+    """The columns of a row."""
+
+    def each(prefix: str) -> str:
+        return ", ".join(
+            f"{name.removeprefix(prefix)} {value:.3f}" for name, value in scores.items() if name.startswith(prefix)
+        )
+
+    if family == "segmentation":
+        one = {"test mIoU": f"{scores['mIoU']:.3f}", "IoU": each("IoU/")}
+        return one | {"pixel accuracy": f"{scores['pixel_accuracy']:.3f}"}
+    if family == "generation":
+        elbo = f"{scores['elbo']:.0f} nats" if "elbo" in scores else ""
+        obeyed = f"{scores['label_accuracy']:.3f}" if "label_accuracy" in scores else ""
+        return {"cnn_fid": f"{scores['cnn_fid']:.1f}", "ELBO": elbo, "label accuracy": obeyed}
+    row = {"VOC AP50": f"{scores['VOC_AP50']:.3f}", "COCO AP": f"{scores['mAP']:.3f}"}
+    if "mask_mAP" in scores:
+        row |= {"mask AP50": f"{scores['mask_AP50']:.3f}", "mask AP": f"{scores['mask_mAP']:.3f}"}
+    return row | {"VOC AP50 of the classes": each("VOC_AP50/"), "images/s": f"{scores['images_per_second']:.1f}"}
+
+
+def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str]) -> dict[str, str]:
+    """One row of the table."""
+    start = time.perf_counter()
+    entry, data = FAMILIES[family][name], arguments.data
+    facts = yaml.safe_load(data.read_text())["data"]["init_args"]
+    classes = len(facts["class_names"]) if "class_names" in facts else 1
+    own = [{"CLASSES": str(classes), "OUTPUTS": str(classes + 1)}.get(value, value) for value in entry.arguments]
+    batch_size = int(own[own.index("--data.batch_size") + 1]) if "--data.batch_size" in own else facts["batch_size"]
+    experiment = arguments.runs_dir / f"{data.stem}-{re.sub('[^a-z0-9]+', '_', name.lower())}"
+    shared = ["--config", str(CONFIGS / f"{entry.config}.yaml"), "--config", str(data)]
+    shared += ["--data.root", arguments.root, *own, *SHARED[family], *extra, "--data.num_workers", "0"]
+    shared += ["--runs_dir", str(arguments.runs_dir), "--experiment", experiment.name]
+    shared += ["--trainer.enable_progress_bar", "false"]
+
+    if entry.staged:
+        length = []
+    else:
+        forever = ["--trainer.max_epochs", "-1"]
+        probe = ["--trainer.max_steps", "12", "--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "3"]
+        _darkroom("fit", *shared, *forever, *probe, "--checkpoint.save_top_k", "0")
+        rate = max(_column(_newest(experiment) / "metrics.csv", "train/images_per_second"))
+        every = max(1, round(60 * arguments.minutes * rate / batch_size / VALIDATIONS))
+        length = [*forever, "--trainer.max_steps", str(every * VALIDATIONS)]
+        length += ["--trainer.val_check_interval", str(every), "--trainer.check_val_every_n_epoch", "null"]
+    fitting = time.perf_counter()
+    _darkroom("fit", *shared, *length)
+    fitting = time.perf_counter() - fitting
+    which = "last" if entry.staged else "best"  # before its last stage it is another technique
+    _darkroom("test", *shared, *length[:2], "--ckpt_path", which)
+    scores = _scores(_newest(experiment) / "metrics.csv")
+    (_newest(experiment) / "scores.json").write_text(json.dumps({"technique": name, **scores}, indent=1))
+    steps = "its stages" if entry.staged else str(every * VALIDATIONS)
+    clock = {"fit": f"{fitting / 60:.1f} min", "all in all": f"{(time.perf_counter() - start) / 60:.1f} min"}
+    return {"technique": name, "steps": steps, **_cells(family, scores), **clock}
+
+
+def main() -> None:
+    """Prints the table, a row as soon as it is measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.same_budget", description=__doc__)
+    parser.add_argument("--family", choices=list(FAMILIES), default="segmentation")
+    parser.add_argument("--data", type=Path, required=True, help="a config of configs/data")
+    parser.add_argument("--root", required=True, help="the folder that holds the data set")
+    parser.add_argument("--minutes", type=float, default=4.0, help="training time of each technique")
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs"))
+    parser.add_argument("--techniques", nargs="*", metavar="NAME", help="some of them; default: all")
+    arguments, extra = parser.parse_known_args()
+    known = FAMILIES[arguments.family]
+    names = arguments.techniques or list(known)
+    if unknown := set(names) - known.keys():
+        parser.error(f"no technique {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    print(
+        f"`{arguments.data}`, {arguments.minutes} minutes each, {threads} threads, {machine(Options())}\n", flush=True
+    )
+    for index, name in enumerate(names):
+        row = run(arguments.family, name, arguments, extra)
+        if not index:
+            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+        print(f"| {' | '.join(row.values())} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""What samplers make of a diffusion model: ``python -m benchmarks.results.sampler_table RUN [--steps N ...] --out FILE``.
+
+RUN is the folder of a trained run. Every sampler starts from the same noise, and its pictures are compared with the same
+test pictures. A sampler may bring settings of its own that the model's give way to: ``ddim,spacing=quadratic,guidance=2``;
+they are spacing, guidance, eta, order, variance, threshold and percentile.
+"""
+
+import argparse
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import matplotlib.pyplot as plt
+import torch
+import yaml
+from torch import Tensor, nn
+
+from benchmarks.results.generation_ladder import opened
+from benchmarks.results.score_curves import COLOURS
+from benchmarks.speed.harness import Options, Side, machine, timed
+from darkroom.cli.catalog import import_all
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
+from darkroom.lightning_modules.metrics import SampleScores
+from darkroom.lightning_modules.metrics.reference_classifier import trained_classifier
+
+SAMPLERS = get_args(SamplerName)
+SETTINGS = ("spacing", "guidance", "eta", "order", "variance", "threshold", "percentile")
+
+
+def parsed(row: str) -> tuple[str, dict[str, Any]]:
+    """``ddim,spacing=quadratic`` -> the sampler and its settings.
+
+    Raises:
+        argparse.ArgumentTypeError: there is no such sampler, or no such setting.
+    """
+    sampler, *pairs = row.split(",")
+    settings = dict(pair.partition("=")[::2] for pair in pairs)
+    unknown = ({sampler} - set(SAMPLERS)) | (settings.keys() - set(SETTINGS))
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{row}: there is no {', '.join(sorted(unknown))}; samplers are {', '.join(SAMPLERS)}, settings "
+            f"{', '.join(SETTINGS)}"
+        )
+    return sampler, {name: yaml.safe_load(value) for name, value in settings.items()}
+
+
+class Watched:
+    """Stands for a model that draws by one sampler, and counts what that costs.
+
+    Attributes:
+        seconds: of drawing.
+        evaluations: rows that the network was given, over all pictures: two of them where guidance is at work.
+    """
+
+    def __init__(self, model: DDPM, sampler: str, steps: int, settings: dict[str, Any], options: Options) -> None:
+        self.model = copy.copy(model)  # the same weights, its own settings
+        of_sampler = {name: value for name, value in settings.items() if hasattr(Sampling, name)}
+        self.model.sampling = replace(model.sampling, sampler=sampler, steps=steps, **({"spacing": None} | of_sampler))
+        vars(self.model).update({name: value for name, value in settings.items() if name not in of_sampler})
+        self.num_classes, self.device, self.to_uint8 = model.num_classes, model.device, model.to_uint8
+        self.options, self.seconds, self.evaluations = options, 0.0, 0
+
+    def sample(self, n: int, *, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Draws, and adds to the sums."""
+
+        def count(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.evaluations += len(inputs[0])
+
+        drawn = []
+
+        def draw() -> None:
+            with self.options.autocast():
+                drawn.append(self.model.sample(n, labels=labels, generator=generator))
+
+        with self.model.averaged.register_forward_pre_hook(count):
+            self.seconds += timed(Side("", draw, n), self.options)
+        return drawn[0]
+
+
+def judge(data: VisionDataModule, num_samples: int, batch_size: int, device: torch.device) -> SampleScores:
+    """Scores that have seen the first test pictures of a data set."""
+    scores = SampleScores(num_samples=num_samples, batch_size=batch_size)
+    scores._network, accuracy = trained_classifier(data)
+    dataset = data.dataset("test")
+    for start in range(0, min(num_samples, len(dataset)), 100):
+        some = [dataset[index] for index in range(start, min(start + 100, num_samples, len(dataset)))]
+        images = torch.stack([torch.as_tensor(sample["image"]) for sample in some])
+        scores.update("test", images.to(device), None)
+    print(f"The classifier knows {accuracy:.1%} of its pictures.\n")
+    return scores
+
+
+def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
+    """cnn_fid over network evaluations, a line for each sampler."""
+    figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=120)
+    for index, (name, points) in enumerate(curves.items()):
+        style = "o-" if index < len(COLOURS) else "o--"
+        axes.plot(
+            *zip(*sorted(points), strict=True), style, color=COLOURS[index % len(COLOURS)], label=name, markersize=4
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("network evaluations for each picture")
+    axes.set_ylabel("cnn_fid")
+    axes.grid(color="#e6e6e6", which="both")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(out)
+
+
+def main() -> None:
+    """Prints the table, a row as soon as it is measured, and draws the chart."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.sampler_table", description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
+    parser.add_argument("--steps", nargs="+", type=int, default=[10, 20, 50, 100])
+    parser.add_argument("--full", nargs="*", choices=SAMPLERS, default=["ancestral"], help="also in all T steps")
+    parser.add_argument("--samplers", nargs="+", type=parsed, default=[(name, {}) for name in SAMPLERS])
+    parser.add_argument("--num_samples", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    import_all()
+    data, model = opened(arguments.run, arguments.checkpoint)
+    model = model.to(arguments.device)
+    if max(arguments.steps) > model.schedule.num_steps:
+        parser.error(
+            f"--steps {max(arguments.steps)}: the model has {model.schedule.num_steps} times, so as many at most"
+        )
+    options = Options(device=arguments.device, dtype=arguments.dtype)
+    print(f"`{arguments.run}`, {arguments.num_samples} pictures, {machine(options)}")
+    scores = judge(data, arguments.num_samples, arguments.batch_size, model.device)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for sampler, settings in arguments.samplers:
+        name = " ".join([sampler, *(f"{key} {value}" for key, value in settings.items())])
+        for steps in [*arguments.steps, *([model.schedule.num_steps] if sampler in arguments.full else [])]:
+            watched = Watched(model, sampler, steps, settings, options)
+            values = scores.compute("test", watched)
+            evaluations = watched.evaluations / arguments.num_samples
+            row = {"sampler": name, "steps": str(steps), "network evaluations": f"{evaluations:.0f}"}
+            row |= {key: f"{value:.3g}" for key, value in values.items()} | {"seconds": f"{watched.seconds:.1f}"}
+            if not curves:
+                print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+            print(f"| {' | '.join(row.values())} |", flush=True)
+            curves.setdefault(name, []).append((evaluations, values["cnn_fid"]))
+    draw_chart(curves, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What cnn_fid says of real pictures: ``python -m benchmarks.results.score_floor CLASS [--root FOLDER] [--count N]``.
+
+Compares the first N test pictures of a data set with the next N; a model's score is read against it.
+"""
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from darkroom.cli.catalog import import_all
+from darkroom.datamodules.images.base import LabelledImages
+from darkroom.lightning_modules.metrics import SampleScores
+from darkroom.lightning_modules.metrics.reference_classifier import trained_classifier
+
+
+class _Real:
+    """Stands for a technique that draws real pictures, one after another."""
+
+    num_classes, device = None, torch.device("cpu")
+
+    def __init__(self, pictures: Tensor) -> None:
+        self.pictures = pictures
+
+    def sample(self, n: int, *, labels: None, generator: torch.Generator) -> Tensor:
+        drawn, self.pictures = self.pictures[:n], self.pictures[n:]
+        return drawn
+
+    def to_uint8(self, images: Tensor) -> Tensor:
+        return images
+
+
+def main() -> None:
+    """Prints the classifier's accuracy and the score."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.score_floor", description=__doc__)
+    parser.add_argument("data", metavar="CLASS", help="a data set with labels, such as FashionMNIST")
+    parser.add_argument("--root")
+    parser.add_argument("--count", type=int, default=1000)
+    arguments = parser.parse_args()
+    import_all()
+    kinds = {kind.__name__: kind for kind in LabelledImages.__subclasses__() for kind in (kind, *kind.__subclasses__())}
+    data = kinds[arguments.data](num_workers=0, **({"root": arguments.root} if arguments.root else {}))
+    dataset = data.dataset("test")
+    pictures = torch.stack([dataset[index]["image"] for index in range(2 * arguments.count)])
+    scores = SampleScores(num_samples=arguments.count)
+    scores._network, accuracy = trained_classifier(data)
+    scores.update("test", pictures[: arguments.count], None)
+    value = scores.compute("test", _Real(pictures[arguments.count :]))["cnn_fid"]
+    print(
+        f"{arguments.data}: the classifier knows {accuracy:.1%}; cnn_fid of two sets of {arguments.count}: {value:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Speed beside that of peers doing the same work."""

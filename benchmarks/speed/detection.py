@@ -1,0 +1,251 @@
+"""Detectors: training steps and inference beside torchvision's in a plain loop; scores, proposals, pictures with boxes."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+from torchmetrics.detection import MeanAveragePrecision
+from torchvision.models import detection as torchvision_detection
+from torchvision.transforms import v2
+
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread
+from darkroom.datamodules.detection.base import DetectionDataModule
+from darkroom.datamodules.detection.yolo_folder import YoloFolder
+from darkroom.datamodules.proposals.cache import ProposalCache, fill
+from darkroom.datamodules.proposals.methods import GridProposals, SelectiveSearch
+from darkroom.datamodules.shapes.detection import DetectionScenes, ShapesDetection
+from darkroom.lightning_modules import detection
+from darkroom.lightning_modules.detection import COCOScores, FasterRCNN, MaskRCNN, ObjectDetection, VOCScores
+from darkroom.lightning_modules.detection.base import check_batch
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "detection"
+LADDER = ("sliding_window", "rcnn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "ssd", "yolo")
+BATCH = 4
+
+
+def _techniques() -> dict[str, ObjectDetection]:
+    """Every technique as its config on the embedded world has it."""
+    models = {}
+    for name in LADDER:
+        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
+        own = {k: v for k, v in config["init_args"].items() if k not in ("optimizer", "lr_scheduler")}
+        models[name] = getattr(detection, config["class_path"])(num_classes=5, **own)
+    return models
+
+
+def _batch(options: Options, size: int = BATCH, **kwargs: Any) -> dict[str, Any]:
+    data = ShapesDetection(eval_batch_size=size, test_size=size, num_workers=0, **kwargs)
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    batch["image"] = [image.to(options.device) for image in batch["image"]]
+    for target in batch["target"]:
+        target |= {key: value.to(options.device) for key, value in target.items() if torch.is_tensor(value)}
+    if "proposals" in batch:
+        batch["proposals"] = [boxes.to(options.device) for boxes in batch["proposals"]]
+    return data.on_after_batch_transfer(batch)
+
+
+def _ours(name: str, model: ObjectDetection, batch: dict[str, Any], options: Options) -> Side:
+    """A technique's own training step, its look at the targets included, without a Trainer, and a plain AdamW."""
+    model = options.place(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with options.autocast():
+            check_batch(batch, model.num_classes)
+            loss = torch.stack(list(model.loss_terms(batch).values())).sum()
+        loss.backward()
+        optimizer.step()
+
+    return Side(name, step, len(batch["image"]), sum(p.numel() for p in model.parameters()))
+
+
+def _plain(name: str, network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
+    """A plain loop around torchvision's detector."""
+    network = options.place(network).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with options.autocast():
+            loss = sum(network(batch["image"], batch["target"]).values())
+        loss.backward()
+        optimizer.step()
+
+    return Side(name, step, len(batch["image"]), sum(p.numel() for p in network.parameters()))
+
+
+def _finding(name: str, find: Callable[[], object], images: int, options: Options) -> Side:
+    def step() -> None:
+        with torch.inference_mode(), options.autocast():
+            find()
+
+    return Side(name, step, images)
+
+
+@entry
+def detection_steps(options: Options) -> Result:
+    """Training step of every detector as its config has it, on scenes of 128 px; R-CNN's is fine-tuning."""
+    batch = _batch(options, proposals=SelectiveSearch(min_side=8))
+    sides = [_ours(name, model, batch, options) for name, model in _techniques().items() if name != "mask_rcnn"]
+    masks = _batch(options, masks=True)
+    sides.append(_ours("mask_rcnn", _techniques()["mask_rcnn"], masks, options))
+    return compare(f"Detectors, training step, batch {BATCH}, 128 px", sides, options)
+
+
+@entry
+def detection_inference(options: Options) -> Result:
+    """From images on the device to boxes, every detector as its config has it, untrained; R-CNN and Fast R-CNN are given
+    their proposals."""
+    batch = _batch(options, proposals=SelectiveSearch(min_side=8))
+    sides = []
+    for name, model in _techniques().items():
+        model = options.place(model).eval()
+        sides.append(_finding(name, lambda model=model: model.detect(batch), BATCH, options))
+    return compare(f"Detectors, inference, batch {BATCH}, 128 px", sides, options)
+
+
+def _pairs() -> dict[str, tuple[ObjectDetection, nn.Module]]:
+    """Ours and torchvision's with the same architecture, for five classes."""
+    nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
+    sizes = {"min_size": 320, "max_size": 320}
+    ours = {"num_classes": 5, "min_side": 320, "max_side": 320}
+    return {
+        "Faster R-CNN, ResNet50 and pyramid": (
+            FasterRCNN(**ours),
+            torchvision_detection.fasterrcnn_resnet50_fpn(**nothing, **sizes),
+        ),
+        "Mask R-CNN, ResNet50 and pyramid": (
+            MaskRCNN(**ours),
+            torchvision_detection.maskrcnn_resnet50_fpn(**nothing, **sizes),
+        ),
+        "SSD300, VGG16": (
+            detection.SSD(num_classes=5, sizes="coco"),
+            torchvision_detection.ssd300_vgg16(**nothing),
+        ),
+    }
+
+
+def _against_torchvision(options: Options, name: str, size: int = 2) -> tuple[Result, Result]:
+    ours, theirs = _pairs()[name]
+    batch = _batch(options, size, side=320, masks="Mask" in name)
+    sides = [
+        _ours("darkroom", ours, batch, options),
+        _plain("torchvision in a plain loop", theirs, batch, options),
+    ]
+    step = compare(f"{name}, training step, batch {size}, 320 px", sides, options)
+    ours.eval(), theirs.eval()
+    sides = [
+        _finding("darkroom", lambda: ours.detect(batch), size, options),
+        _finding("torchvision", lambda: theirs(batch["image"]), size, options),
+    ]
+    inference = compare(f"{name}, inference, batch {size}, 320 px", sides, options)
+    step.notes.append(f"Inference: {', '.join(f'{row[0]} {row[1]:.0f} ms' for row in inference.rows)}.")
+    return step, inference
+
+
+@entry
+def faster_rcnn_against_torchvision(options: Options) -> Result:
+    """Faster R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
+    return _against_torchvision(options, "Faster R-CNN, ResNet50 and pyramid")[0]
+
+
+@entry
+def mask_rcnn_against_torchvision(options: Options) -> Result:
+    """Mask R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
+    return _against_torchvision(options, "Mask R-CNN, ResNet50 and pyramid")[0]
+
+
+@entry
+def ssd_against_torchvision(options: Options) -> Result:
+    """SSD300: ours, and torchvision's in a plain loop."""
+    return _against_torchvision(options, "SSD300, VGG16")[0]
+
+
+@entry
+def detection_scores(options: Options) -> Result:
+    """COCO AP and VOC AP of 200 images with 8,000 detections of 20 classes, update and compute."""
+    generator = torch.Generator().manual_seed(0)
+    found, truth = [], []
+    for _ in range(200):
+        corners = torch.rand(40, 2, generator=generator) * 400
+        boxes = torch.cat([corners, corners + 20 + 80 * torch.rand(40, 2, generator=generator)], 1)
+        labels = torch.randint(1, 21, (40,), generator=generator)
+        scores = torch.rand(40, generator=generator).sort(descending=True).values
+        found.append({"boxes": boxes, "scores": scores, "labels": labels})
+        truth.append({"boxes": boxes[:10] + 5 * torch.rand(10, 4, generator=generator), "labels": labels[:10]})
+
+    def judge(scores: Any) -> None:
+        scores.update(found, truth)
+        scores.compute()
+        scores.reset()
+
+    theirs = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=True)
+    sides = [
+        Side("COCOScores", lambda: judge(ours), 200),
+        Side("VOCScores", lambda: judge(voc), 200),
+        Side("torchmetrics, faster-coco-eval", lambda: judge(theirs), 200),
+    ]
+    ours, voc = COCOScores(20), VOCScores(20)
+    return compare("Scores of 200 images, 8,000 boxes, 20 classes", sides, Options(rounds=options.rounds))
+
+
+@entry
+def selective_search(options: Options) -> Result:
+    """Selective Search on 16 scenes of 256 px: in this process, in two workers, and from the cache."""
+    scenes = DetectionScenes(ShapesDetection(side=256).world, "val", 16)
+    pictures = [scene["image"].permute(1, 2, 0).numpy() for scene in (scenes[index] for index in range(16))]
+    method = SelectiveSearch()
+    with tempfile.TemporaryDirectory() as folder:
+        kept = ProposalCache(method, folder)
+        fill(scenes, kept, 0)
+
+        def anew(workers: int) -> None:
+            with tempfile.TemporaryDirectory() as empty:
+                fill(scenes, ProposalCache(method, empty), workers)
+
+        sides = [
+            Side("this process", lambda: anew(0), 16),
+            Side("two workers", lambda: anew(2), 16),
+            Side("from the cache", lambda: [kept.get(picture) for picture in pictures], 16),
+        ]
+        return compare("Selective Search (fast), 16 scenes of 256 px", sides, Options(rounds=min(3, options.rounds)))
+
+
+def _folder(root: Path, count: int = 24) -> DetectionDataModule:
+    """Pictures of 500 x 375 with six boxes each, as text labels."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375))
+            smooth.save(root / "images" / split / f"{index}.jpg", quality=90)
+            boxes = np.concatenate([rng.uniform(0.25, 0.75, (6, 2)), rng.uniform(0.1, 0.4, (6, 2))], 1)
+            lines = [" ".join(["0", *(f"{value:.4f}" for value in box)]) for box in boxes]
+            (root / "labels" / split / f"{index}.txt").write_text("\n".join(lines))
+    ssd = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(), v2.RandomIoUCrop(), v2.RandomHorizontalFlip()]
+    return YoloFolder(root=str(root), class_names=["one"], augment=ssd, num_workers=0)
+
+
+@entry
+def boxes_from_files(options: Options) -> Result:
+    """Images per second and core from JPEG files of 500 x 375 with six boxes: flipped; with SSD's whole augmentation; with
+    grid proposals."""
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        data = _folder(Path(folder, "data"))
+        plain = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0)
+        grid = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0, proposals=GridProposals())
+        sides = []
+        for name, one in {"flip": plain, "SSD's augmentation": data, "flip, grid proposals": grid}.items():
+            one.setup("fit")
+            keyed = one._datasets["train"]
+            sides.append(Side(name, lambda keyed=keyed: [keyed[0, index] for index in range(24)], 24))
+        return compare("Pictures with boxes from JPEG files, one core", sides, Options(rounds=options.rounds))

@@ -1,0 +1,218 @@
+"""Diffusion: training steps and samples beside those of widely used libraries; what guidance and checkpointing cost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.sampling.guidance import Guided
+from darkroom.lightning_modules.diffusion.unet import Denoiser
+
+SHAPE, CLASSES, STEPS = (3, 32, 32), 10, 20
+# diffusers' words for the CIFAR-10 network of Ho et al. 2020, as google/ddpm-cifar10-32 has it: 35,746,307 parameters.
+HO = {
+    "sample_size": 32,
+    "block_out_channels": (128, 256, 256, 256),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 2,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "attention_head_dim": None,
+    "norm_eps": 1e-6,
+    "dropout": 0.1,
+}
+# denoising-diffusion-pytorch's Unet: by its defaults, as many parameters in fewer operations; and in our shape.
+UNETS = {"its defaults": (64, (1, 2, 4, 8)), "our shape": (144, (1, 2, 2, 2))}
+
+
+@dataclass
+class Peer:
+    """A library's network, and how the library trains it and draws from it."""
+
+    name: str
+    network: nn.Module
+    loss: Callable[[Tensor], Tensor]  # of pictures (B, C, H, W) in [-1, 1]
+    optimizer: torch.optim.Optimizer
+    average: Callable[[], object]  # updates the moving average of the weights
+    draw: Callable[[int], Tensor]  # pictures by DDIM
+
+
+def of_diffusers(options: Options) -> Peer:
+    """diffusers: the same network, with the optimizer and the average of its training example."""
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+    from diffusers.training_utils import EMAModel
+
+    network = options.place(UNet2DModel(**HO)).train()
+    noising, sampling = DDPMScheduler(), DDIMScheduler()
+    sampling.set_timesteps(STEPS)
+    ema = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True)
+    ema.to(options.device)
+
+    def loss(x: Tensor) -> Tensor:
+        noise = torch.randn_like(x)
+        t = torch.randint(noising.config.num_train_timesteps, (len(x),), device=x.device)
+        return F.mse_loss(network(noising.add_noise(x, noise, t), t).sample.float(), noise)
+
+    def draw(n: int) -> Tensor:
+        x = torch.randn(n, *SHAPE, device=options.device)
+        for t in sampling.timesteps:
+            x = sampling.step(network(x, t).sample, t, x).prev_sample
+        return x
+
+    adam = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
+    return Peer("diffusers", network, loss, adam, lambda: ema.step(network.parameters()), draw)
+
+
+def of_denoising_diffusion_pytorch(options: Options, shape: str) -> Peer:
+    """denoising-diffusion-pytorch, with the optimizer and the average of its Trainer."""
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
+    from ema_pytorch import EMA
+
+    library.tqdm = lambda steps, **_: steps
+    dim, multipliers = UNETS[shape]
+    network = Unet(dim, dim_mults=multipliers, dropout=0.1, flash_attn=options.device == "cuda")
+    settings = {"objective": "pred_noise", "beta_schedule": "linear", "sampling_timesteps": STEPS}
+    diffusion = options.place(GaussianDiffusion(network, image_size=32, auto_normalize=False, **settings)).train()
+    ema = EMA(diffusion, beta=0.995, update_every=10, include_online_model=False)
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.9, 0.99))
+    return Peer(
+        f"denoising-diffusion-pytorch, {shape}", network, diffusion, adam, ema.update, lambda n: diffusion.sample(n)
+    )
+
+
+def peers(options: Options, notes: list[str]) -> list[Peer]:
+    """Those that are installed; of the others the notes say how to get them."""
+    found = []
+    builders = [of_diffusers, *(lambda options, s=shape: of_denoising_diffusion_pytorch(options, s) for shape in UNETS)]
+    for build in builders:
+        try:
+            found.append(build(options))
+        except ImportError as error:
+            notes.append(f"{error.name} is not installed (pip install 'darkroom[bench]'); left out.")
+    return found
+
+
+def _ours(options: Options, network: nn.Module | None = None) -> DDPM:
+    ours = options.place(DDPM(SHAPE, network=network, channels_last=options.channels_last)).train()
+    ours.log_loss = lambda terms: terms["loss"]
+    return ours
+
+
+def batch_size(options: Options, on_cpu: int, on_cuda: int) -> int:
+    return on_cuda if options.device == "cuda" else on_cpu
+
+
+def train(
+    network: nn.Module,
+    loss: Callable[[], Tensor],
+    optimizer: torch.optim.Optimizer,
+    average: Callable[[], object],
+    options: Options,
+) -> Callable[[], None]:
+    """A training step: loss, backward, gradients clipped to a norm of 1, optimizer, average."""
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with options.autocast():
+            value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        average()
+
+    return step
+
+
+def drawn(ask: Callable[[], Tensor], options: Options) -> Callable[[], None]:
+    """The same without gradients, in the precision asked for."""
+
+    def step() -> None:
+        with torch.no_grad(), options.autocast():
+            ask()
+
+    return step
+
+
+def _our_step(ours: DDPM, image: Tensor, options: Options) -> Callable[[], None]:
+    adam = ours.configure_optimizers()
+    return train(
+        ours.network,
+        lambda: ours.training_step({"image": image}, 0),
+        adam,
+        lambda: ours.ema.update(ours.network),
+        options,
+    )
+
+
+@entry
+def ddpm_step(options: Options) -> Result:
+    """DDPM training step of the CIFAR-10 network, 35.7 M parameters, beside diffusers and denoising-diffusion-pytorch."""
+    batch, notes = batch_size(options, 16, 128), []
+    image = options.images(batch, *SHAPE).clamp(-1, 1)
+    ours = _ours(options)
+    sides = [side_of("darkroom DDPM", [ours.network], _our_step(ours, image, options), batch, options)]
+    for peer in peers(options, notes):
+        step = train(peer.network, lambda peer=peer: peer.loss(image), peer.optimizer, peer.average, options)
+        sides.append(side_of(peer.name, [peer.network], step, batch, options))
+    notes.append(
+        "Loss, backward, clipping, Adam and the average of the weights, each library's own: denoising-diffusion-pytorch "
+        "averages after every tenth step, the others after each."
+    )
+    return compare(f"DDPM training step, batch {batch}, 32 px", sides, options, notes)
+
+
+@entry
+def ddim_20(options: Options) -> Result:
+    """Drawing with the same networks, 20 steps of DDIM, the predicted picture clipped."""
+    batch, notes = batch_size(options, 4, 64), []
+    ours = _ours(options).eval()
+
+    draw = drawn(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
+    sides = [side_of("darkroom DDPM", [ours.averaged], draw, batch, options)]
+    for peer in peers(options, notes):
+        peer.network.eval()
+        draw = drawn(lambda peer=peer: peer.draw(batch), options)
+        sides.append(side_of(peer.name, [peer.network], draw, batch, options))
+    return compare(f"DDIM, {STEPS} steps, {batch} pictures at once, 32 px", sides, options, notes)
+
+
+@entry
+def guidance_pass(options: Options) -> Result:
+    """Classifier-free guidance: both predictions in one pass of 2 B rows, and in two passes of B."""
+    batch = batch_size(options, 4, 8)
+    network = options.place(Denoiser(SHAPE, num_classes=CLASSES)).eval()
+    guided = Guided(network, 2.0, {"label": network.null_label})
+    x, t = options.images(batch, *SHAPE), torch.full((batch,), 500, device=options.device)
+    label = torch.arange(batch, device=options.device)
+
+    def one() -> Tensor:
+        return guided(x, t, label=label)
+
+    def two() -> Tensor:
+        without = network(x, t, label=torch.full_like(label, network.null_label))
+        return torch.lerp(without.float(), network(x, t, label=label).float(), 2.0)
+
+    sides = [
+        side_of(f"{name} of {rows}", [network], drawn(step, options), batch, options)
+        for name, rows, step in (("one pass", 2 * batch, one), ("two passes", batch, two))
+    ]
+    return compare(f"Guidance of {batch} pictures, one time step, 32 px", sides, options)
+
+
+@entry
+def checkpointing(options: Options) -> Result:
+    """Memory and time of a training step with and without gradient checkpointing."""
+    batch = batch_size(options, 16, 128)
+    image = options.images(batch, *SHAPE).clamp(-1, 1)
+    sides: list[Side] = []
+    for name, wanted in {"everything kept": False, "gradient checkpointing": True}.items():
+        ours = _ours(options, Denoiser(SHAPE, gradient_checkpointing=wanted))
+        sides.append(side_of(name, [ours.network], _our_step(ours, image, options), batch, options))
+    return compare(f"DDPM training step, batch {batch}, 32 px", sides, options)

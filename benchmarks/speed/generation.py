@@ -1,0 +1,172 @@
+"""Generative techniques: training steps beside those of widely used public recipes in plain loops; what a score costs."""
+
+from collections.abc import Callable
+
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread, side_of
+from darkroom.cli.console import quieten
+from darkroom.lightning_modules.adversarial import DCGAN
+from darkroom.lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
+from darkroom.lightning_modules.autoencoding import VAE, Gaussian, PixelMeanWeight
+from darkroom.lightning_modules.metrics import SampleScores
+from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier
+
+BATCH, SIZE = 64, 64
+CHANNELS, LATENT, KL_WEIGHT = (32, 64, 128, 256, 512), 128, 0.00025
+
+
+class PublicVAE(nn.Module):
+    """The vanilla VAE of PyTorch-VAE (A. K. Subramanian, Apache-2.0), rebuilt: 64 x 64 pixels, 128 latents, tanh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for below, above in zip((3, *CHANNELS), CHANNELS, strict=False):
+            layers += [nn.Conv2d(below, above, 3, 2, 1), nn.BatchNorm2d(above), nn.LeakyReLU()]
+        self.encoder = nn.Sequential(*layers, nn.Flatten())
+        self.mean, self.log_variance = nn.Linear(4 * CHANNELS[-1], LATENT), nn.Linear(4 * CHANNELS[-1], LATENT)
+        layers = [nn.Linear(LATENT, 4 * CHANNELS[-1]), nn.Unflatten(1, (CHANNELS[-1], 2, 2))]
+        down = CHANNELS[::-1]
+        for below, above in zip(down, (*down[1:], down[-1]), strict=True):
+            layers += [nn.ConvTranspose2d(below, above, 3, 2, 1, 1), nn.BatchNorm2d(above), nn.LeakyReLU()]
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(down[-1], 3, 3, 1, 1), nn.Tanh())
+
+    def loss(self, image: torch.Tensor) -> torch.Tensor:
+        """Mean squared error over pixels and channels, plus M_N times the KL summed over latents."""
+        hidden = self.encoder(image)
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        kl = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
+        return F.mse_loss(self.decoder(z), image) + KL_WEIGHT * kl
+
+
+def _descend(network: nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> Callable:
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+@entry
+def vae_step(options: Options) -> Result:
+    """VAE training step, 64 x 64, batch 64: the same layers here, and as PyTorch-VAE has them in a plain loop."""
+    ours = VAE(
+        (3, SIZE, SIZE),
+        latent_dim=LATENT,
+        channels=CHANNELS,
+        likelihood=Gaussian(sigma=1.0),
+        kl_schedule=PixelMeanWeight(KL_WEIGHT),
+        channels_last=options.channels_last,
+    )
+    ours, theirs = options.place(ours).train(), options.place(PublicVAE()).train()
+    ours.log_loss = lambda terms: terms["loss"]
+    image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
+
+    def our_loss() -> torch.Tensor:
+        with options.autocast():
+            return ours.training_step({"image": image}, 0)
+
+    def their_loss() -> torch.Tensor:
+        with options.autocast():
+            return theirs.loss(image)
+
+    adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
+    sides = [
+        side_of("darkroom VAE", ours.networks(), _descend(ours, our_loss, ours.configure_optimizers()), BATCH, options),
+        side_of(
+            "PyTorch-VAE's layers and loss, plain loop", [theirs], _descend(theirs, their_loss, adam), BATCH, options
+        ),
+    ]
+    return compare(f"VAE training step, batch {BATCH}, {SIZE} px", sides, options)
+
+
+@entry
+def dcgan_step(options: Options) -> Result:
+    """DCGAN training step, 64 x 64, batch 64, width 64: under Lightning here, and in the loop of PyTorch's example."""
+    steps = 50 if options.device == "cuda" else 2  # of one timing: a fit has a beginning
+    image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
+    ours = DCGAN((3, SIZE, SIZE), channels_last=options.channels_last)
+    lean = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    precision = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}.get(options.dtype, "32-true")
+    accelerator = "gpu" if options.device == "cuda" else "cpu"
+
+    quieten()
+
+    def fit() -> None:
+        trainer = Trainer(max_steps=steps, accelerator=accelerator, devices=1, precision=precision, **lean)
+        trainer.fit(ours, DataLoader([{"image": image}] * steps, batch_size=None))
+
+    generator, discriminator = (options.place(net) for net in (DCGANGenerator(), DCGANDiscriminator()))
+    g_adam, d_adam = (
+        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
+    )
+
+    def verdict(pictures: torch.Tensor, real: bool) -> torch.Tensor:
+        with options.autocast():
+            logits = discriminator(pictures)
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+    def loop() -> None:
+        for _ in range(steps):
+            discriminator.zero_grad()
+            with options.autocast():
+                fake = generator(torch.randn(BATCH, 100, device=options.device))
+            verdict(image, True).backward()
+            verdict(fake.detach(), False).backward()
+            d_adam.step()
+            generator.zero_grad()
+            verdict(fake, True).backward()  # also computes the discriminator's gradients, which nobody uses
+            g_adam.step()
+
+    sides = [
+        side_of("darkroom DCGAN, a Trainer's fit", [ours.generator, ours.discriminator], fit, steps * BATCH, options),
+        side_of("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options),
+    ]
+    notes = [
+        f"Times of {steps} steps. Ours also averages the generator's weights, and makes its optimizers in every fit."
+    ]
+    return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", sides, options, notes)
+
+
+class _Noise:
+    """Stands for a technique that draws at no cost: what is left is the score's own."""
+
+    num_classes = None
+
+    def __init__(self, shape: tuple[int, int, int], device: str) -> None:
+        self.shape, self.device = shape, torch.device(device)
+
+    def sample(self, n: int, *, labels: None, generator: torch.Generator) -> torch.Tensor:
+        return torch.rand(n, *self.shape, generator=generator).to(self.device)
+
+    def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
+        return (images * 255).to(torch.uint8)
+
+
+@entry
+def score_cost(options: Options) -> Result:
+    """What cnn_fid costs, drawing left out: features and statistics of 1000 real and 1000 drawn pictures."""
+    sides = []
+    for shape in ((1, 28, 28), (3, 32, 32), (3, 64, 64)):
+        real = torch.randint(0, 256, (1000, *shape), dtype=torch.uint8, device=options.device)
+        noise = _Noise(shape, options.device)
+
+        def score(real: torch.Tensor = real, noise: _Noise = noise) -> None:
+            scores = SampleScores(num_samples=len(real))
+            scores._network = ReferenceClassifier(real.shape[1], 10).eval()
+            for some in real.split(100):
+                scores.update("test", some, None)
+            scores.compute("test", noise)
+
+        sides.append(Side(" x ".join(map(str, shape)), score, len(real)))
+    with one_thread():
+        return compare(
+            "cnn_fid of 1000 pictures", sides, options, ["One core on a CPU. Drawing is the technique's own cost."]
+        )

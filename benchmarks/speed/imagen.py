@@ -1,0 +1,179 @@
+"""Imagen: training steps of both stages and drawing beside imagen-pytorch; what the cache of embeddings saves."""
+
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed.diffusion import batch_size, drawn, train
+from benchmarks.speed.harness import Options, Result, compare, entry, side_of
+from darkroom.errors import UserError
+from darkroom.lightning_modules.diffusion import Denoiser, EfficientUNet, ImagenCascade, SuperResolution, TextToImage
+from darkroom.lightning_modules.diffusion.base import Diffusion
+from darkroom.lightning_modules.diffusion.text import MiniLM, Text, TextEncoder
+
+SMALL, LARGE, STEPS, TOKENS, DIM = (3, 32, 32), (3, 64, 64), 20, 16, 768
+
+
+class Ready(TextEncoder):
+    """Tokens that are there already: reading is not what is compared."""
+
+    def __init__(self) -> None:
+        super().__init__(DIM, TOKENS)
+        self.register_buffer("tokens", torch.randn(TOKENS, DIM))
+
+    def forward(self, captions: Sequence[str]) -> Text:
+        """The same tokens for every caption."""
+        tokens = self.tokens.expand(len(captions), -1, -1)
+        return Text(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool))
+
+    def tokens_of(self, caption: str) -> list[str]:
+        """As many pieces as there are tokens."""
+        return [caption] * TOKENS
+
+
+def base() -> TextToImage:
+    """About 16 M parameters, as many as the peer's."""
+    network = Denoiser(
+        SMALL, None, 56, (1, 2, 4), 2, 16, 56, modulation="adaptive", resampling="conv", dropout=0.0, text_dim=DIM
+    )
+    return TextToImage(Ready(), SMALL, network, steps=STEPS, guidance=2.0)
+
+
+def upsampler() -> SuperResolution:
+    """About 30 M parameters, as many as the peer's."""
+    network = EfficientUNet(LARGE, DIM, (82, 164, 328), (1, 2, 4), head_channels=82)
+    return SuperResolution(LARGE, 2, Ready(), network, steps=STEPS)
+
+
+def peer(options: Options) -> nn.Module:
+    """imagen-pytorch: both stages, with its own blocks at 64 channels, attention where ours has it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from transformers import T5Config
+
+    # Its modules ask the hub for the size of a T5 when they are imported; nothing else of T5 is used.
+    asked, T5Config.from_pretrained = T5Config.from_pretrained, classmethod(lambda cls, *_, **__: T5Config(d_model=DIM))
+    try:
+        from imagen_pytorch import Imagen, Unet
+        from imagen_pytorch import imagen_pytorch as library
+    finally:
+        T5Config.from_pretrained = asked
+    library.tqdm = lambda steps, **_: steps
+    shape = {"dim": 64, "text_embed_dim": DIM, "dim_mults": (1, 2, 4)}
+    looks = dict.fromkeys(("layer_attns", "layer_cross_attns"), (False, True, True))
+    coarsest = dict.fromkeys(looks, (False, False, True))
+    unets = (
+        Unet(num_resnet_blocks=2, **shape, **looks),
+        Unet(num_resnet_blocks=(1, 2, 4), memory_efficient=True, lowres_cond=True, **shape, **coarsest),
+    )
+    sizes = (SMALL[1], LARGE[1])
+    return options.place(Imagen(unets, image_sizes=sizes, timesteps=STEPS, text_embed_dim=DIM, cond_drop_prob=0.1))
+
+
+def _beside(sides: list, add: Callable[[], object], notes: list[str]) -> None:
+    try:
+        sides.append(add())
+    except ImportError as error:
+        notes.append(f"{error.name} is not installed (pip install 'darkroom[bench]'); left out.")
+
+
+def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int, int], options: Options) -> Result:
+    """A training step of a stage, ours beside imagen-pytorch's, each with its own loss; Adam and clipping for both."""
+    batch, notes = batch_size(options, 8, 64), []
+    image = options.images(batch, *shape).clamp(-1, 1)
+    ours = options.place(build()).train()
+    ours.log_loss = lambda terms: terms["loss"]
+    told = {"image": image, "caption": ["a picture"] * batch}
+    step = train(
+        ours.network,
+        lambda: ours.training_step(told, 0),
+        ours.configure_optimizers(),
+        lambda: ours.ema.update(ours.network),
+        options,
+    )
+    sides = [side_of(f"darkroom {type(ours).__name__}", [ours.network], step, batch, options)]
+
+    def add() -> object:
+        imagen = peer(options)
+        unet, text = imagen.unets[stage], torch.randn(batch, TOKENS, DIM, device=options.device)
+        adam = torch.optim.Adam(unet.parameters(), lr=1e-4, fused=True)
+
+        def loss() -> Tensor:
+            return imagen((image + 1) / 2, text_embeds=text, unet_number=stage + 1)
+
+        step = train(unet, loss, adam, lambda: None, options)
+        return side_of("imagen-pytorch", [unet], step, batch, options)
+
+    _beside(sides, add, notes)
+    notes.append("Ours also averages its weights.")
+    return compare(f"{type(ours).__name__} training step, batch {batch}, {shape[1]} px", sides, options, notes)
+
+
+@entry
+def text_to_image_step(options: Options) -> Result:
+    """Training step of the base model, 16 M parameters, 16 tokens of text, beside imagen-pytorch."""
+    return _training(base, 0, SMALL, options)
+
+
+@entry
+def super_resolution_step(options: Options) -> Result:
+    """Training step of a super-resolution, 30 M parameters, 32 -> 64, beside imagen-pytorch."""
+    return _training(upsampler, 1, LARGE, options)
+
+
+@entry
+def cascade_sampling(options: Options) -> Result:
+    """Drawing with both stages, 20 steps each, guidance in the first, beside imagen-pytorch."""
+    batch, notes = batch_size(options, 2, 32), []
+    cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
+    draw = drawn(lambda: cascade.sample(["a picture"] * batch), options)
+    sides = [side_of("darkroom ImagenCascade", cascade.networks(), draw, batch, options)]
+
+    def add() -> object:
+        imagen = peer(options).eval()
+        text = torch.randn(batch, TOKENS, DIM, device=options.device)
+        weights = {"cond_scale": (2.0, 1.0), "use_tqdm": False}
+        draw = drawn(lambda: imagen.sample(text_embeds=text, **weights), options)
+        return side_of("imagen-pytorch", list(imagen.unets), draw, batch, options)
+
+    _beside(sides, add, notes)
+    notes.append(
+        "Ours by DDIM, theirs by ancestral steps: as many calls of networks, but for guidance, whose two are one."
+    )
+    return compare(f"Cascade 32 -> 64 px, {STEPS} steps each, {batch} pictures at once", sides, options, notes)
+
+
+@entry
+def embedding_cache(options: Options) -> Result:
+    """MiniLM's embeddings of 64 captions: computed, from files, from memory."""
+    title = "Embeddings of 64 captions by MiniLM"
+    new = count()
+    with tempfile.TemporaryDirectory() as folder:
+        reader = MiniLM(cache_dir=folder).to(options.device)
+        captions = [f"a small {uuid.uuid4().hex[:4]} circle left of a blue square" for _ in range(64)]
+        try:
+            reader(captions)
+        except UserError as error:
+            return Result(title, notes=[f"Left out: {error}"])
+
+        def miss() -> Tensor:
+            return reader([f"{caption} {next(new)}" for caption in captions]).tokens
+
+        def from_files() -> Tensor:
+            return MiniLM(cache_dir=folder).to(options.device)(captions).tokens
+
+        sides = [
+            side_of(name, [], step, len(captions), options)
+            for name, step in (
+                ("memory", lambda: reader(captions).tokens),
+                ("files", from_files),
+                ("computed and kept", miss),
+            )
+        ]
+        return compare(title, sides, options, ["A new reader for every turn of files: it has nothing in memory."])

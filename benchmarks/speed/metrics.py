@@ -1,0 +1,25 @@
+"""What judging costs."""
+
+import torch
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+
+from benchmarks.speed.harness import Options, Result, Side, compare, entry
+from darkroom.lightning_modules.segmentation import SegmentationScores
+
+
+@entry
+def segmentation_scores(options: Options) -> Result:
+    """mIoU, Dice and pixel accuracy from logits 8 x 21 x 256 x 256: one confusion matrix against three metrics."""
+    logits = torch.randn(8, 21, 256, 256, device=options.device)
+    truth = torch.randint(0, 21, (8, 256, 256), device=options.device)
+    ours = SegmentationScores(21).to(options.device)
+    kinds = (MulticlassJaccardIndex, MulticlassF1Score, MulticlassAccuracy)
+    theirs = MetricCollection([kind(21, ignore_index=255, validate_args=False) for kind in kinds]).to(options.device)
+    channels_last = logits.contiguous(memory_format=torch.channels_last)
+    sides = [
+        Side("darkroom, one confusion matrix", lambda: ours.update(logits.argmax(1), truth), 8),
+        Side("the same, logits channels_last", lambda: ours.update(channels_last.argmax(1), truth), 8),
+        Side("torchmetrics, three metrics", lambda: theirs.update(logits, truth), 8),
+    ]
+    return compare("Scores of a batch, 8 x 21 x 256 x 256", sides, options)

@@ -1,0 +1,173 @@
+"""Training steps of networks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.segmentation import fcn_resnet50
+
+from benchmarks.speed.harness import Options, Result, Side, compare, entry
+from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.lightning_modules import segmentation
+from darkroom.lightning_modules.segmentation import (
+    Inference,
+    SegmentationScores,
+    SemanticSegmentation,
+    UNet,
+    UNetNetwork,
+)
+
+BATCH, SIZE, CLASSES = 4, 128, 2
+WORLD = len(ShapesSegmentation.class_names)
+CONFIGS = Path(__file__).parents[1] / "configs" / "segmentation"
+
+
+def _side(name: str, network: nn.Module, step: Callable[[], object], compiled: bool) -> Side:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    parameters = sum(p.numel() for p in network.parameters())
+    if compiled:  # only now: what is compiled cannot be counted
+        network.compile()
+    return Side(name, step, BATCH, parameters, counter.get_total_flops())
+
+
+def _plain(name: str, network: nn.Module, options: Options) -> Side:
+    """A plain PyTorch loop: forward, cross-entropy, backward, AdamW with its defaults."""
+    network = options.place(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    image, mask = _batch(CLASSES, options)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with options.autocast():
+            outputs = network(image)
+            maps = outputs.values() if isinstance(outputs, dict) else [outputs]
+            loss = sum(F.cross_entropy(logits, mask, ignore_index=255) for logits in maps)
+        loss.backward()
+        optimizer.step()
+
+    return _side(name, network, step, options.compile)
+
+
+def _ours(name: str, model: SemanticSegmentation, options: Options) -> Side:
+    """A technique's own training step and optimizer, without a Trainer."""
+    model = options.place(model).train()
+    model.log_loss = lambda terms: terms["loss"]
+    optimizer = model.configure_optimizers()
+    image, mask = _batch(model.num_classes, options)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with options.autocast():
+            loss = model.training_step({"image": image, "mask": mask}, 0)
+        loss.backward()
+        optimizer.step()
+
+    return _side(name, model.network, step, options.compile)
+
+
+def _batch(classes: int, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.randint(0, classes, (BATCH, SIZE, SIZE), device=options.device)
+    return options.images(BATCH, 3, SIZE, SIZE), mask
+
+
+@entry
+def unet_step(options: Options) -> Result:
+    """U-Net, base width 64, training step, against a plain loop over the same network and against smp's Unet."""
+    unet = UNet(num_classes=CLASSES, channels_last=options.channels_last)
+    sides = [
+        _ours("darkroom UNet", unet, options),
+        _plain("plain loop, same network", UNetNetwork(num_classes=CLASSES), options),
+    ]
+    notes = []
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError:
+        notes.append("segmentation-models-pytorch is not installed (pip install 'darkroom[bench]'); left out.")
+    else:
+        sides.append(_plain("smp.Unet(resnet34)", smp.Unet("resnet34", encoder_weights=None, classes=CLASSES), options))
+    return compare(f"U-Net training step, batch {BATCH}, {SIZE} px", sides, options, notes)
+
+
+@entry
+def fcn_resnet50_step(options: Options) -> Result:
+    """torchvision's fcn_resnet50 with its auxiliary head, training step: under SemanticSegmentation and in a plain loop."""
+
+    def network() -> nn.Module:
+        return fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
+
+    ours = SemanticSegmentation(network(), num_classes=CLASSES, aux_weight=1.0, channels_last=options.channels_last)
+    sides = [
+        _ours("darkroom SemanticSegmentation", ours, options),
+        _plain("plain loop, same network", network(), options),
+    ]
+    return compare(f"fcn_resnet50 training step, batch {BATCH}, {SIZE} px", sides, options)
+
+
+def _techniques() -> dict[str, SemanticSegmentation]:
+    """Every technique as its config on the embedded world has it."""
+    models = {}
+    for name in ("unet", "unet_paper", "fcn", "deconvnet", "dilated", "convolutionalized"):
+        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
+        own = {k: v for k, v in config["init_args"].items() if k not in ("optimizer", "lr_scheduler", "loss")}
+        models[name] = getattr(segmentation, config["class_path"])(num_classes=WORLD, **own)
+    return models
+
+
+@entry
+def segmentation_steps(options: Options) -> Result:
+    """Every segmentation technique as its config has it, training step."""
+    sides = [_ours(name, model, options) for name, model in _techniques().items()]
+    return compare(f"Training step, batch {BATCH}, {SIZE} px", sides, options)
+
+
+@entry
+def segmentation_evaluation(options: Options) -> Result:
+    """Every segmentation technique as its config has it, over a whole set: loader, normalisation, network, loss, scores."""
+    scenes, sides = 64, []
+    data = ShapesSegmentation(side=SIZE, test_size=scenes, eval_batch_size=BATCH, num_workers=0)
+    data.setup("test")
+    for name, model in _techniques().items():
+        model = options.place(model).eval()
+        scores = SegmentationScores(data.num_classes).to(options.device)
+
+        def step(model: SemanticSegmentation = model, scores: SegmentationScores = scores) -> None:
+            for batch in data.test_dataloader():
+                batch = data.on_after_batch_transfer({key: value.to(options.device) for key, value in batch.items()})
+                with torch.inference_mode(), options.autocast():
+                    logits = model.infer(batch)
+                    model.loss_terms(logits, batch)
+                    scores.update(logits.argmax(1), batch["mask"])
+            scores.compute()
+            scores.reset()
+
+        sides.append(Side(name, step, scenes))
+    return compare(f"Evaluation of {scenes} scenes, {SIZE} px, batches of {BATCH}", sides, options)
+
+
+@entry
+def tiled_inference(options: Options) -> Result:
+    """A picture of 2048 x 2048 by U-Net (width 16), tiles of 512; the rate is megapixels/s."""
+    side, sides = 2048, []
+    ways = {
+        "tiles of 512, overlap 1/4, blended": ("same", Inference(tile=512)),
+        "tiles of 512, no overlap": ("same", Inference(tile=512, overlap=0.0)),
+        "valid convolutions, overlap-tile of 512": ("valid", Inference(tile=512, tiles_at_once=1)),
+        "the whole picture at once": ("same", Inference()),
+    }
+    image = options.images(1, 3, side, side)
+    for name, (padding, inference) in ways.items():
+        model = UNet(num_classes=CLASSES, base_channels=16, padding=padding, channels_last=True, inference=inference)
+        model = options.place(model).eval()
+
+        def step(model: SemanticSegmentation = model) -> None:
+            with torch.inference_mode(), options.autocast():
+                model.infer({"image": image})
+
+        sides.append(Side(name, step, side**2 / 1e6))
+    notes = ["Megapixels in place of images."]
+    return compare(f"Tiled inference, {side} x {side}", sides, options, notes)

@@ -1,0 +1,127 @@
+"""DetectionLogger: truth, detections and mistakes in the same pictures, epoch after epoch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from darkroom.callbacks.base import FirstSamplesLogger
+from darkroom.callbacks.plotting.boxes import captions, class_index, confident, draw_boxes, draw_mistakes
+from darkroom.callbacks.plotting.images import contact_sheet, fitting, to_picture
+from darkroom.callbacks.writers.prediction_files import detections
+from darkroom.errors import UsageError
+
+_CORNERS = ("minX", "minY", "maxX", "maxY")
+Sample = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # picture, truth, detections
+
+
+class DetectionLogger(FirstSamplesLogger):
+    """Draws truth, detections and mistakes in the first samples of the validation (and test) set, the same every time.
+
+    The detections are what the step returned: the network does not run again. Mistakes are wrong detections, in red, and
+    missed objects, in dashed white (at an IoU of 0.5, as COCO counts). Difficult objects and crowds, dashed, are neither.
+
+    In W&B boxes and masks can be switched on and off and the boxes filtered by score; the file
+    ``pictures/<stage>_detections/<step>.png`` shows them in rows.
+
+    Args:
+        num_samples: how many samples.
+        every_n_validations: draw after every n-th validation.
+        score_threshold: detections with a lower score, in [0, 1], are not shown.
+        max_boxes: of those above it at most so many, the best.
+        side: longer side of a drawn sample in pixels.
+    """
+
+    what = "detections"
+
+    def __init__(
+        self,
+        num_samples: int = 8,
+        every_n_validations: int = 1,
+        score_threshold: float = 0.3,
+        max_boxes: int = 100,
+        side: int = 256,
+    ) -> None:
+        super().__init__(num_samples, every_n_validations)
+        for name, value in {"max_boxes": max_boxes, "side": side}.items():
+            if value < 1:
+                raise UsageError(f"DetectionLogger.{name} is {value}; it must be at least 1")
+        if not 0 <= score_threshold <= 1:
+            raise UsageError(f"DetectionLogger.score_threshold is {score_threshold}; scores lie in [0, 1]")
+        self.score_threshold, self.max_boxes, self.side = score_threshold, max_boxes, side
+
+    def samples(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
+    ) -> list[Sample]:
+        pictures = [to_picture(trainer.datamodule.denormalize(image)) for image in batch["image"]]
+        truths = [{k: v.cpu() for k, v in target.items() if isinstance(v, Tensor)} for target in batch["target"]]
+        found = detections(outputs, self, pl_module)[: len(pictures)]
+        shown = [confident(one, self.score_threshold, self.max_boxes) for one in found]
+        return list(zip(pictures, truths, shown, strict=True))
+
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        names = trainer.datamodule.class_names
+        tile = fitting(samples[0][0], self.side, self.side)
+        rows: dict[str, list[Tensor]] = {"truth": [], "prediction": [], "errors": []}
+        for picture, truth, found in samples:
+            size = fitting(picture, *tile)
+            rows["truth"].append(draw_boxes(picture, truth, names, size))
+            rows["prediction"].append(draw_boxes(picture, found, names, size))
+            rows["errors"].append(draw_mistakes(picture, found, truth, names, size))
+        legend = {name: class_index(label) for label, name in enumerate(names, 1)}
+        return contact_sheet(rows, legend, self.side), for_wandb(samples, names)
+
+
+def for_wandb(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str, list[Any]]:
+    """Arguments for ``WandbLogger.log_image``: pictures with the boxes and masks of truth and prediction.
+
+    W&B shows all pictures of a step at the size of the first, so they are filled up to one.
+    """
+    height, width = (max(sides) for sides in zip(*(picture.shape[1:] for picture, *_ in samples), strict=True))
+    labels = dict(enumerate(class_names, 1))
+    images, boxes, masks = [], [], []
+    for picture, truth, found in samples:
+        rest = (0, width - picture.shape[2], 0, height - picture.shape[1])
+        images.append(F.pad(picture, rest).permute(1, 2, 0).numpy())
+        groups = {"ground_truth": truth, "predictions": found}
+        boxes.append(
+            {name: {"box_data": _boxes(one, class_names), "class_labels": labels} for name, one in groups.items()}
+        )
+        masks.append(
+            {
+                name: {"mask_data": F.pad(_classes(one), rest).numpy(), "class_labels": {0: "background", **labels}}
+                for name, one in groups.items()
+                if "masks" in one
+            }
+        )
+    return {"images": images, "boxes": boxes} | ({"masks": masks} if any(masks) else {})
+
+
+def _boxes(objects: Mapping[str, Tensor], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Objects as W&B's boxes, in whole pixels."""
+    corners, labels = objects["boxes"].round().int().tolist(), objects["labels"].tolist()
+    names = captions(objects, class_names)
+    boxes = [
+        {
+            "position": dict(zip(_CORNERS, corner, strict=True)),
+            "domain": "pixel",
+            "class_id": label,
+            "box_caption": name,
+        }
+        for corner, label, name in zip(corners, labels, names, strict=True)
+    ]
+    if "scores" in objects:
+        scores = objects["scores"].tolist()
+        boxes = [box | {"scores": {"score": score}} for box, score in zip(boxes, scores, strict=True)]
+    return boxes
+
+
+def _classes(objects: Mapping[str, Tensor]) -> Tensor:
+    """The label of the first object that covers a pixel, 0 where there is none: int64 (H, W)."""
+    classes = torch.zeros(objects["masks"].shape[1:], dtype=torch.long)
+    for mask, label in reversed(list(zip(objects["masks"], objects["labels"], strict=True))):
+        classes[mask.bool()] = label
+    return classes

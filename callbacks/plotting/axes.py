@@ -1,0 +1,119 @@
+"""The frame of a plot: ticks, names of its axes, title and legend around it. Pure functions, as in drawing.py."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from darkroom.callbacks.plotting.images import INK, PAPER, palette
+
+SMOOTH = 3  # how much larger a plot is drawn than it is shown
+_MARGIN, _MOST_NAMES = 14, 24
+_LINE, _AXIS, _PALE = (234, 234, 238), (190, 190, 196), (110, 110, 116)
+# Ten hues that are told apart at a point's size.
+_HUES = (
+    (31, 119, 200),
+    (255, 127, 14),
+    (44, 160, 44),
+    (214, 39, 40),
+    (148, 103, 189),
+    (140, 86, 75),
+    (236, 100, 190),
+    (120, 120, 120),
+    (178, 180, 20),
+    (23, 190, 207),
+)
+
+Colour = tuple[int, int, int]
+Ticks = Sequence[tuple[float, float]]  # values, and where they stand: in [0, 1], from the left or from below
+
+
+def class_colour(label: int, count: int) -> Colour:
+    """A class's colour among so many; the palette's first one, near black, is kept for backgrounds."""
+    return _HUES[label] if count <= len(_HUES) else tuple(palette(255)[1 + label % 254].tolist())
+
+
+def has_names(count: int) -> bool:
+    """Whether so many classes are told apart well enough to be named in the plot itself."""
+    return count <= len(_HUES)
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Round numbers between two, four to nine of them."""
+    rough = (high - low) / 8
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
+    return [round(index * step, 12) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def round_powers(low: float, high: float) -> list[float]:
+    """Round numbers between two positive ones, for a logarithmic axis: powers of ten, and where these are few, 2 and 5
+    times them."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for times in ((1,), (1, 2, 5)):
+        found = [float(f"{factor}e{power}") for power in powers for factor in times]
+        found = [value for value in found if low <= value <= high]
+        if len(found) > 2:
+            return found
+    return found if len(found) > 1 else round_numbers(low, high)
+
+
+def empty_plot(size: tuple[int, int], across: Ticks, up: Ticks) -> Image.Image:
+    """A plot with lines at the ticks, ``SMOOTH`` times as large as its width and height; ``shown`` finishes it."""
+    width, height = size[0] * SMOOTH, size[1] * SMOOTH
+    plot = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(plot)
+    for _, place in across:
+        draw.line((place * width, 0, place * width, height), _LINE, SMOOTH)
+    for _, place in up:
+        draw.line((0, (1 - place) * height, width, (1 - place) * height), _LINE, SMOOTH)
+    return plot
+
+
+def shown(plot: Image.Image) -> Image.Image:
+    """A plot at the size it is shown at, with an edge."""
+    width, height = plot.size
+    ImageDraw.Draw(plot).rectangle((0, 0, width - 1, height - 1), outline=_AXIS, width=SMOOTH)
+    return plot.resize((width // SMOOTH, height // SMOOTH), Image.Resampling.BOX)
+
+
+def framed(
+    plot: Image.Image,
+    across: Ticks,
+    up: Ticks,
+    title: str,
+    axes: tuple[str, str] = ("", ""),
+    entries: Sequence[tuple[str, Colour]] = (),
+) -> Tensor:
+    """A plot with its surroundings, a picture uint8 (3, H, W).
+
+    Args:
+        plot: as it is shown.
+        across, up: what is written below it and on its left.
+        title: above it.
+        axes: names of the axes.
+        entries: names and colours of the legend on its right; of too many, none is written.
+    """
+    font, large = ImageFont.load_default(12), ImageFont.load_default(14)
+    entries = entries if len(entries) <= _MOST_NAMES else ()
+    legend = max((round(font.getlength(name)) for name, _ in entries), default=-30) + 30
+    left, top, (width, height) = _MARGIN + 36, _MARGIN + 44, plot.size
+    full = max(left + width + legend + _MARGIN, _MARGIN + round(large.getlength(title)) + _MARGIN)
+    sheet = Image.new("RGB", (full, top + height + 40 + _MARGIN), PAPER)
+    sheet.paste(plot, (left, top))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN + 6), title, INK, large, anchor="lm")
+    for value, place in across:
+        draw.text((left + place * width, top + height + 12), f"{value:g}", _PALE, font, anchor="mm")
+    for value, place in up:
+        draw.text((left - 8, top + (1 - place) * height), f"{value:g}", _PALE, font, anchor="rm")
+    draw.text((left + width / 2, top + height + 30), axes[0], INK, font, anchor="mm")
+    draw.text((_MARGIN, top - 12), axes[1], INK, font, anchor="lm")
+    for row, (name, colour) in enumerate(entries):
+        x, y = left + width + 16, top + 10 + 20 * row
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), colour)
+        draw.text((x + 12, y), name, INK, font, anchor="lm")
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)

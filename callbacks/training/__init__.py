@@ -1,0 +1,1 @@
+"""Callbacks of every fit: resume, stop, checkpoints, progress, throughput."""

@@ -1,0 +1,75 @@
+"""``darkroom proposals``: fill the cache of region proposals for a split and print their recall by the number of boxes."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from darkroom.cli.catalog import import_all
+from darkroom.cli.config_checks import readable_config
+from darkroom.cli.console import explain
+from darkroom.datamodules.detection.base import DetectionDataModule
+from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, as_markdown, fill, recall
+from darkroom.errors import DataError, UsageError
+from darkroom.paths import shipped_configs
+
+
+def _data_section(path: str) -> str:
+    """Read the data section of a config, by path or shipped name, as JSON for the parser."""
+    file = Path(path) if Path(path).exists() else shipped_configs().parent / path
+    readable_config(file)
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return json.dumps({"data": config["data"]} if "data" in config else {})
+
+
+def _parse(argv: Sequence[str]) -> tuple[DetectionDataModule, str]:
+    """Build the datamodule that a command line describes; return it with the split."""
+    import_all()
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    for index in [index + 1 for index, word in enumerate(argv[:-1]) if word == "--config"]:
+        argv[index] = _data_section(argv[index])
+    parser = ArgumentParser(prog="darkroom proposals", description="Make region proposals and print their recall.")
+    parser.add_argument("--config", action=ActionConfigFile, help="config; only its data section is used")
+    parser.add_argument("--split", type=Literal["train", "val", "test"], default="val", help="split of the data")
+    parser.add_subclass_arguments(DetectionDataModule, "data", required=True)
+    config = parser.parse_args(argv)
+    return parser.instantiate_classes(config).data, config.split
+
+
+def report(data: DetectionDataModule, split: Literal["train", "val", "test"]) -> str:
+    """Fill the cache for a split and return the recall over all objects that count, as a Markdown table."""
+    if data.proposals is None:
+        raise UsageError("data.proposals is not set; name a method, such as --data.proposals SelectiveSearch")
+    data.prepare_data()
+    dataset, cache = data.dataset(split), ProposalCache(data.proposals, data.proposals_dir)
+    fill(dataset, cache, data.proposal_workers, f"proposals {split}")
+    boxes, truths = [], []
+    for sample in map(WithProposals(dataset, cache).__getitem__, range(len(dataset))):
+        target: dict[str, Any] = sample["target"]
+        keep = torch.ones(len(target["boxes"]), dtype=torch.bool)
+        for flag in ("difficult", "iscrowd"):
+            keep &= ~target[flag] if flag in target else True
+        boxes.append(sample["proposals"].numpy())
+        truths.append(target["boxes"][keep].numpy())
+    objects = sum(map(len, truths))
+    if not objects:
+        raise DataError(f"the {split} split of {type(data).__name__} has no objects that proposals could find")
+    head = f"{data.proposals.key}: {len(boxes)} images of {type(data).__name__} {split}, {objects} objects"
+    return f"{head}\n\n{as_markdown(recall(boxes, truths))}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        print(report(*_parse(sys.argv[1:] if argv is None else argv)))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the proposals made so far are kept", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return explain(error)
+    return 0

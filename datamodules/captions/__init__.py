@@ -1,0 +1,1 @@
+"""Datamodules of images with captions, and of prompts alone."""

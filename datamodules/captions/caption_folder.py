@@ -1,0 +1,245 @@
+"""CaptionFolder: your own pictures with captions, in a folder with a table."""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from darkroom.datamodules.captions.base import CaptionedFile, CaptionedImages
+from darkroom.datamodules.captions.caption_text import captions_in
+from darkroom.errors import DataError, UsageError
+
+SPLITS = ("train", "val", "test")
+TABLES = ("captions.tsv", "captions.csv", "captions.jsonl")
+_CELL = re.compile(r'(?:^|\t)(?:"((?:[^"]|"")*)"(?=\t|$)|([^\t]*))')  # in quotes as a whole, or as it is
+_NAMED = 5  # as many rows as a message names
+
+
+class Row(NamedTuple):
+    """A row of the table and the line that it stands in, from 1."""
+
+    line: int
+    cells: dict[str, Any]
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a ``.tsv`` or ``.csv`` with a line of names first, or of a ``.jsonl`` with an object in every line.
+
+    In a ``.tsv`` a row is one line, and quotes are read as they are, but around a whole cell. In a ``.csv`` a cell in
+    quotes may hold commas and line breaks.
+
+    Raises:
+        DataError: it is missing, of another kind, or a line of it is damaged.
+    """
+    readers = {".tsv": _tab_separated, ".csv": _comma_separated, ".jsonl": _objects}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path} should be a table of captions: {', '.join(readers)}; check data.table")
+    try:
+        return list(readers[path.suffix.lower()](path))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise DataError(f"{path} is no file; data.table should name a table in data.root") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); save it as that") from error
+
+
+def _tab_separated(path: Path) -> Iterator[Row]:
+    names, opened = None, None  # the line whose last cell opens with a quote: a line break may have cut it
+    with path.open(newline="\n", encoding="utf-8-sig") as file:
+        for line, text in enumerate((text.rstrip("\r\n") for text in file), 1):
+            cells = [quoted.replace('""', '"') or plain for quoted, plain in _CELL.findall(text)]
+            if not text:
+                continue
+            if names is None:
+                names = cells
+            elif len(cells) == len(names):
+                yield Row(line, dict(zip(names, cells, strict=True)))
+            else:
+                raise DataError(
+                    f"{path}, line {opened or line}, is damaged (line {line} has {len(cells)} of {len(names)} cells); a "
+                    "row of a .tsv is one line, without line breaks in its cells"
+                )
+            opened = line if cells[-1].startswith('"') else None
+
+
+def _comma_separated(path: Path) -> Iterator[Row]:
+    names, line = None, 1
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            for cells in reader:
+                if names is not None and cells:
+                    if len(cells) != len(names):
+                        raise csv.Error(f"it has {len(cells)} of {len(names)} cells")
+                    yield Row(line, dict(zip(names, cells, strict=True)))
+                names, line = names or cells or None, reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{path}: the row that begins in line {line} is damaged ({error}); a cell with commas, quotes or line "
+                'breaks is written "a ""red"" circle, or so"'
+            ) from error
+
+
+def _objects(path: Path) -> Iterator[Row]:
+    with path.open(newline="\n", encoding="utf-8-sig") as file:  # captions may hold other signs that end a line
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                cells = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{path}, line {line}, cannot be read as JSON ({error}); correct it") from error
+            if not isinstance(cells, dict):
+                raise DataError(
+                    f"{path}, line {line}, should be an object such as " + '{"file": "a.png", "caption": "a"}'
+                )
+            yield Row(line, cells)
+
+
+def _some_values(rows: list[Row], column: str) -> list[str]:
+    return list(dict.fromkeys(str(row.cells.get(column)) for row in rows))[:10]
+
+
+class CaptionFolder(CaptionedImages):
+    """Your own pictures with captions: ``root/captions.tsv`` (or ``.csv``, ``.jsonl``) beside the pictures.
+
+    A row names a picture and says what it shows; the first line names the columns. Several columns, several rows of the
+    same picture, or in a ``.jsonl`` a list, are several captions of it. Splits come from a column, or by chance; then
+    pictures with the same (first) caption are in one split, so that the captions of evaluation are new to the model.
+
+    Args:
+        root: the folder that holds the pictures and the table.
+        table: its file, in ``root``; None: captions.tsv, captions.csv or captions.jsonl, whichever is there.
+        picture_column: where it names a picture's file, relative to ``root``.
+        caption_columns: where it says what a picture shows; in evaluation the first that is not empty counts.
+        split_column: where it says train, val or test; None: splits are drawn.
+        keep: only rows that have these values in these columns, such as {style: noto}.
+        val_fraction, test_fraction: shares, of captions, of splits that the table does not have, drawn by ``seed`` from
+            those to train on.
+        size, channels, background, flip, max_words, limit, mean, std: see ``CaptionedPictures``.
+    """
+
+    def __init__(
+        self,
+        root: str = "images",
+        table: str | None = None,
+        picture_column: str = "file",
+        caption_columns: Sequence[str] = ("caption",),
+        split_column: str | None = None,
+        keep: dict[str, str] | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root, self.table_name = Path(root), table
+        self.picture_column, self.caption_columns, self.split_column = picture_column, caption_columns, split_column
+        self.keep, self.fractions = keep or {}, {"val": val_fraction, "test": test_fraction}
+        if isinstance(caption_columns, str):
+            raise UsageError(f"data.caption_columns is {caption_columns!r}; give a list: [{caption_columns}]")
+        if not caption_columns:
+            raise UsageError("data.caption_columns is empty; name one column at least")
+        if sum(self.fractions.values()) >= 1 or min(self.fractions.values()) < 0:
+            raise UsageError(
+                f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on"
+            )
+
+    @cached_property
+    def table(self) -> Path:
+        """The table's file."""
+        if not self.root.is_dir():
+            raise DataError(f"{self.root} is no folder; data.root should hold the pictures and a table of captions")
+        if self.table_name is not None:
+            return self.root / self.table_name
+        found = [name for name in TABLES if (self.root / name).is_file()]
+        if not found:
+            raise DataError(f"{self.root} holds none of {', '.join(TABLES)}; add one, or name another by data.table")
+        if len(found) > 1:
+            raise UsageError(f"{self.root} holds {' and '.join(found)}; say by data.table which one counts")
+        return self.root / found[0]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows to keep, each with all the columns that are asked for."""
+        rows = read_table(self.table)
+        if not rows:
+            raise DataError(f"{self.table} holds no captions; give every picture a row")
+        asked = {"picture_column": [self.picture_column], "caption_columns": self.caption_columns, "keep": self.keep}
+        asked["split_column"] = [self.split_column] if self.split_column else []
+        columns = dict.fromkeys(name for row in rows for name in row.cells)
+        hint = "" if self.table.suffix.lower() == ".jsonl" else " (the first line of the table names the columns)"
+        for setting, names in asked.items():
+            for name in names:
+                if name not in columns:
+                    raise UsageError(
+                        f"data.{setting} names {name}, but {self.table} has only {', '.join(columns)}{hint}"
+                    )
+        kept = [row for row in rows if all(str(row.cells.get(name)) == value for name, value in self.keep.items())]
+        if not kept:
+            found = "; ".join(f"{name}: {', '.join(_some_values(rows, name))}" for name in self.keep)
+            raise UsageError(f"data.keep {self.keep} leaves none of the {len(rows)} rows of {self.table} ({found})")
+        return kept
+
+    @cached_property
+    def pictures(self) -> dict[CaptionedFile, str | None]:
+        """The pictures, in the table's order, and the split that it says."""
+        found: dict[Path, tuple[dict[str, None], str | None]] = {}
+        missing: list[str] = []
+        for line, cells in self.rows:
+            path, split = self.root / str(cells.get(self.picture_column, "")), self._split(line, cells)
+            if path not in found and not path.is_file():
+                missing.append(f"line {line}: {cells.get(self.picture_column) or 'names none'}")
+            texts = [text for column in self.caption_columns for text in captions_in(cells.get(column))]
+            if not texts:
+                raise DataError(
+                    f"{self.table}, line {line}, has no caption for {path} ({', '.join(self.caption_columns)}); add "
+                    "one, or take the row out"
+                )
+            known, before = found.setdefault(path, ({}, split))
+            if before != split:
+                raise DataError(f"{self.table}, line {line}, has {path} in {split}, an earlier line in {before}")
+            known.update(dict.fromkeys(texts))  # each once, in order
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            raise DataError(
+                f"{self.table}: {len(missing)} of {len(self.rows)} rows have no picture "
+                f"({'; '.join(missing[:_NAMED])}{more}); the files should lie in {self.root}"
+            )
+        return {CaptionedFile(path, tuple(texts)): split for path, (texts, split) in found.items()}
+
+    def _split(self, line: int, cells: dict[str, Any]) -> str | None:
+        split = cells.get(self.split_column) if self.split_column else None
+        if self.split_column and split not in SPLITS:
+            raise DataError(f"{self.table}, line {line}, has the split {split!r}; it should be {', '.join(SPLITS)}")
+        return split
+
+    def _drawn(self, files: list[CaptionedFile], fractions: dict[str, float]) -> dict[str, str]:
+        """The split of each first caption, by a hash of it: hardly moved when pictures are added."""
+        first = {file.captions[0] for file in files}
+        order = sorted(first, key=lambda caption: hashlib.sha256(f"{self.seed}/{caption}".encode()).digest())
+        splits, start = dict.fromkeys(order, "train"), 0
+        for split, fraction in fractions.items():
+            stop = start + round(fraction * len(order))
+            splits |= dict.fromkeys(order[start:stop], split)
+            start = stop
+        return splits
+
+    def files(self, split: Literal["train", "val", "test"]) -> list[CaptionedFile]:
+        said = set(self.pictures.values()) - {None}
+        if split != "train" and split in said:
+            return [file for file, of in self.pictures.items() if of == split]
+        remaining = [file for file, of in self.pictures.items() if of in (None, "train")]
+        fractions = {name: fraction for name, fraction in self.fractions.items() if name not in said}
+        drawn = self._drawn(remaining, fractions)
+        files = [file for file in remaining if drawn[file.captions[0]] == split]
+        if not files:
+            blamed = fractions if split == "train" else [split]
+            settings = " and ".join(f"data.{name}_fraction {fractions[name]}" for name in blamed)
+            raise UsageError(
+                f"{settings or 'data.split_column'} leaves none of {len(self.pictures)} pictures for {split}; change it, "
+                "or name every split in a column of the table (data.split_column)"
+            )
+        return files

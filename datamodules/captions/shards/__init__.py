@@ -1,0 +1,1 @@
+"""Captioned images in WebDataset's tar shards."""

@@ -1,0 +1,346 @@
+"""Shards: tar files of samples, in WebDataset's layout, read from start to end from a disk or from afar."""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any, NamedTuple, NoReturn
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from darkroom.datamodules.captions.base import PictureFormat
+from darkroom.datamodules.captions.caption_text import captions_in
+from darkroom.datamodules.io.read_images import EXTENSIONS
+from darkroom.errors import DataError, UsageError
+
+INDEX = "shards.json"  # how many samples every shard holds
+_PIPES = "DARKROOM_ALLOW_PIPE"  # in the environment, because a config cannot vouch for itself
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class StoredSample(NamedTuple):
+    """The files of a sample by their extensions; all have its key before their first dot."""
+
+    key: str
+    files: dict[str, bytes]
+
+
+class NamedBytes(io.BytesIO):
+    """A file in memory that messages can name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address names a protocol, such as ``https:`` or ``pipe:``, and not a file."""
+    return _REMOTE.match(address) is not None
+
+
+def opened(address: str) -> IO[bytes]:
+    """Opens a file, or what the package webdataset can open: ``https:``, ``gs:``, ``hf:``, ``pipe:<command>`` ...
+
+    Raises:
+        UsageError: the package is missing, or does not know the protocol.
+    """
+    if not is_remote(address):
+        return open(address, "rb")
+    try:
+        from webdataset.gopen import gopen
+    except ImportError:
+        raise UsageError(
+            f"{address} is not on this disk, and reading from elsewhere needs the package webdataset: "
+            "pip install 'darkroom[shards]'"
+        ) from None
+    try:
+        return gopen(address)
+    except ValueError as error:
+        raise UsageError(f"{address} cannot be opened ({error}); try pipe: and a command that writes it out") from error
+
+
+def address_of(root: str, name: str) -> str:
+    """Where a shard of ``root`` is: a file or an address; a name with a protocol stands for itself."""
+    return name if is_remote(name) else f"{root.rstrip('/')}/{name}" if is_remote(root) else str(Path(root, name))
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """``a-{08..11}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``, ``a-11.tar``."""
+    found = _RANGE.search(pattern)
+    if found is None:
+        yield pattern
+        return
+    first, last = found.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _expanded(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
+
+
+def check_pattern(setting: str, root: str, pattern: str) -> None:
+    """Refuses a pattern that cannot name shards of ``root``, before anything is opened.
+
+    Raises:
+        UsageError: it is a command that nobody has allowed, counts down, starts with a folder of its own, or has a ``*``
+            that nobody can list.
+    """
+    for name, address in {"root": root, setting: pattern}.items():
+        if address.startswith("pipe:") and os.environ.get(_PIPES) != "1":
+            raise UsageError(
+                f"data.{name} is {address}, which runs a command in a shell; a config from elsewhere should not do that "
+                f"unasked: read it, and then set {_PIPES}=1 in the environment"
+            )
+    for first, last in _RANGE.findall(pattern):
+        if int(first) > int(last):
+            raise UsageError(f"data.{setting} is {pattern}, which counts down; write {{{last}..{first}}}")
+    if is_remote(pattern):
+        return
+    if pattern.startswith("/") or Path(pattern).is_absolute():
+        raise UsageError(f"data.{setting} is {pattern}; give the folder by data.root and here only the names in it")
+    if is_remote(root) and "*" in pattern:
+        raise UsageError(f"data.{setting} is {pattern}, but {root} cannot be listed; write NAME-{{000000..000099}}.tar")
+
+
+def list_shards(root: str, pattern: str) -> list[str]:
+    """The names of shards, relative to ``root``: of a pattern with ``{000..099}``, or of files with ``*`` and ``?``.
+
+    Raises:
+        DataError: there are none, or files of a pattern with numbers are missing.
+    """
+    names = list(_expanded(pattern))
+    if is_remote(address_of(root, names[0])):
+        return names
+    names = [
+        name
+        for part in names
+        for name in (
+            sorted(str(p.relative_to(root)) for p in Path(root).glob(part)) if set(part) & set("*?") else [part]
+        )
+    ]
+    missing = [name for name in names if not Path(root, name).is_file()]
+    if missing or not names:
+        raise DataError(f"{root} holds no shards {', '.join(missing[:5]) or pattern}; make some by darkroom shards")
+    return names
+
+
+def _key_and_extension(name: str) -> tuple[str, str]:
+    folder, _, file = name.rpartition("/")
+    key, _, extension = file.partition(".")
+    return f"{folder}/{key}" if folder else key, extension.lower()
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, Iterator[tarfile.TarInfo]]]:
+    """The files of each sample, which lie one after another."""
+    files = (member for member in archive if member.isfile() and not Path(member.name).name.startswith((".", "__")))
+    return groupby(files, key=lambda member: _key_and_extension(member.name)[0])
+
+
+def _unreadable(address: str, error: Exception) -> DataError:
+    if is_remote(address):
+        return DataError(f"{address} cannot be fetched ({error}); check data.root and the network")
+    return DataError(f"{address} cannot be read as a shard ({error}); get it anew")
+
+
+def read_samples(address: str) -> Iterator[StoredSample]:
+    """The samples of a shard, in its order.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with opened(address) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for key, members in _members(archive):
+                yield StoredSample(key, {_key_and_extension(m.name)[1]: archive.extractfile(m).read() for m in members})
+                archive.members = []  # it would remember all of them
+            while stream.read(1 << 16):  # a command that cannot write its last bytes would report an error
+                pass
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise _unreadable(address, error) from error
+
+
+def count_samples(address: str) -> int:
+    """How many samples a shard holds; of a file only the headers are read."""
+    if is_remote(address):
+        return sum(1 for _ in read_samples(address))
+    try:
+        with tarfile.open(address) as archive:
+            return sum(1 for _ in _members(archive))
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise _unreadable(address, error) from error
+
+
+def shard_sizes(root: str, names: Sequence[str]) -> list[int]:
+    """How many samples every shard holds, as ``shards.json`` in ``root`` says; those of files that it lacks are counted.
+
+    Raises:
+        DataError: shards from elsewhere are not in it, or it is damaged.
+    """
+    path, known = address_of(root, INDEX), {}
+    if is_remote(path) or Path(path).is_file():
+        try:
+            with opened(path) as file:
+                content = file.read()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            known = json.loads(content)
+            if not all(isinstance(size, int) and size > 0 for size in known.values()):
+                raise ValueError("it should give every shard's name a number above 0")
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path} should say how many samples every shard holds, but ({error})") from error
+    unknown = [name for name in names if name not in known and is_remote(address_of(root, name))]
+    if unknown:
+        raise DataError(
+            f"{path} does not say how many samples {unknown[0]} holds, nor {len(unknown) - 1} other shards; write "
+            + '{"NAME": NUMBER, ...} there, or make the shards by darkroom shards'
+        )
+    return [known.get(name) or count_samples(address_of(root, name)) for name in names]
+
+
+class ShardReader:
+    """Reads a shard from its start, and keeps what it passes by until that is asked for.
+
+    Args:
+        address: of the shard.
+        size: how many samples it should hold.
+        window: how far behind the latest sample another may be asked for.
+    """
+
+    def __init__(self, address: str, size: int, window: int) -> None:
+        self.address, self.size, self.window = address, size, window
+        self.next, self.last_use = 0, 0
+        self.passed: dict[int, StoredSample] = {}
+        self._samples = read_samples(address)
+        self._damage: str | None = None
+
+    def can_reach(self, position: int) -> bool:
+        """Whether a sample is still to come, or kept."""
+        return position >= self.next or position in self.passed
+
+    def _refuse(self, holds: str) -> NoReturn:
+        raise DataError(
+            f"{self.address} holds {holds} samples, but {INDEX} says {self.size}; correct that, or remove it: shards on "
+            "this disk are counted without it"
+        )
+
+    def _following(self) -> StoredSample | None:
+        """The next sample. A shard that is damaged says so whenever it is asked, without being read again."""
+        if self._damage is not None:
+            raise DataError(self._damage)
+        try:
+            return next(self._samples, None)
+        except DataError as error:
+            self._damage = str(error)
+            raise
+
+    def take(self, position: int) -> StoredSample:
+        """A sample that can be reached."""
+        oldest = position - self.window  # nothing up to it will be asked for
+        while self.next <= position:
+            sample = self._following()
+            if sample is None:
+                self._refuse(str(self.next))
+            if self.next > oldest:
+                self.passed[self.next] = sample
+            self.next += 1
+            if self.next == self.size and self._following() is not None:
+                self._refuse("more")
+        self.passed = {number: sample for number, sample in self.passed.items() if number > oldest}
+        return self.passed.pop(position)
+
+
+class ShardSamples(Dataset):
+    """Samples of shards, with the entries of ``CaptionedFiles``. Any order gives the same, ``ShardSampler``'s is quick.
+
+    Args:
+        addresses: of the shards.
+        sizes: samples in each.
+        picture_format: how pictures are read.
+        all_captions: whether a sample has its ``captions``.
+        window: see ``ShardReader``.
+        patience: after so many samples of other shards one is closed.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        sizes: Sequence[int],
+        picture_format: PictureFormat,
+        all_captions: bool,
+        window: int,
+        patience: int,
+    ) -> None:
+        self.addresses, self.sizes, self.picture_format = addresses, sizes, picture_format
+        self.all_captions, self.window, self.patience = all_captions, window, patience
+        self._ends = np.cumsum(sizes)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process, self._clock, self._readers = os.getpid(), 0, []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": [], "_process": None}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _stored(self, shard: int, position: int) -> StoredSample:
+        if self._process != os.getpid():  # a worker must not share its parent's open files
+            self._forget()
+        self._clock += 1
+        address = self.addresses[shard]
+        ready = [reader for reader in self._readers if reader.address == address and reader.can_reach(position)]
+        reader = max(ready, key=lambda reader: reader.next, default=None)
+        if reader is None:
+            reader = ShardReader(address, self.sizes[shard], self.window)
+            self._readers.append(reader)
+        sample = reader.take(position)
+        reader.last_use = self._clock
+        self._readers = [
+            reader
+            for reader in self._readers
+            if self._clock - reader.last_use < self.patience and (reader.passed or reader.next < reader.size)
+        ]
+        return sample
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of a sample, and which it is in there."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, int(index - self._ends[shard] + self.sizes[shard])
+
+    def name_of(self, index: int) -> str:
+        """What messages and lists call a sample."""
+        shard, position = self._place(index)
+        return f"{self.addresses[shard]}, sample {position}"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # ends a for loop over the data set
+        shard, position = self._place(index)
+        sample = self._stored(shard, position)
+        place = f"{self.addresses[shard]}/{sample.key}"
+        extension = next((name for name in sample.files if f".{name}" in EXTENSIONS), None)
+        captions = stored_captions(sample, place)
+        if extension is None or not captions:
+            lacking = "picture" if extension is None else "caption"
+            raise DataError(f"{place} has no {lacking}, only {', '.join(sample.files)}; make the shard anew")
+        picture = NamedBytes(sample.files[extension], f"{place}.{extension}")
+        found = {"image": self.picture_format.read(picture), "caption": captions[0], "path": picture.name}
+        return found | {"captions": captions} if self.all_captions else found
+
+
+def stored_captions(sample: StoredSample, place: str) -> tuple[str, ...]:
+    """The captions in a sample's ``.txt``, or of its ``.json`` the ``caption``, a text or a list of them."""
+    try:
+        if "txt" in sample.files:
+            return tuple(captions_in(sample.files["txt"].decode()))
+        return tuple(captions_in(json.loads(sample.files.get("json", b"{}")).get("caption")))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{place} has a caption that cannot be read ({error}); make the shard anew") from error

@@ -1,0 +1,1 @@
+"""Datamodules of images with boxes and perhaps instance masks."""

@@ -1,0 +1,240 @@
+"""CocoDetection: COCO's instances, or any data whose boxes lie in such a JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import faster_coco_eval.core.mask as coco_mask
+import numpy as np
+
+from darkroom.datamodules.detection.annotations import Annotation
+from darkroom.datamodules.detection.base import DetectionDataModule
+from darkroom.errors import DataError, UsageError
+
+_EMPTY: tuple[Any, ...] = ([], [[]])  # how a segmentation says that nothing was drawn
+
+
+def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
+    """COCO's compressed run lengths of an object.
+
+    Args:
+        segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or run lengths {"size": [H, W], "counts": ...},
+            compressed (str) or not (a list).
+        size: height and width of the picture.
+        place: file and object, for messages.
+
+    Raises:
+        DataError: it is neither, or of another size.
+    """
+    try:
+        if isinstance(segmentation, dict):
+            if tuple(segmentation["size"]) != size:
+                raise ValueError(f"its size is {segmentation['size']}, that of the picture {list(size)}")
+        elif not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+            raise ValueError("a polygon needs x and y of three points or more")
+        elif far := [v for polygon in segmentation for v in polygon if not abs(v) <= 2 * max(size)]:
+            # the library walks along every edge, pixel by pixel
+            raise ValueError(f"a polygon's {far[0]} is far outside of a picture of {size[1]} x {size[0]}")
+        runs = coco_mask.segmToRle(segmentation, size[1], size[0])
+        if isinstance(segmentation, dict):
+            coco_mask.decode([runs])  # counts the pixels
+    except Exception as error:  # whatever the library stumbles over
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{place} has a segmentation that cannot be read ({reason})") from error
+    return runs["counts"]
+
+
+@dataclass(frozen=True)
+class RunLengthMasks:
+    """Reads the masks of one picture, uint8 (N, H, W), from run lengths."""
+
+    size: tuple[int, int]
+    runs: tuple[bytes, ...]
+
+    def __call__(self) -> np.ndarray:
+        if not self.runs:
+            return np.zeros((0, *self.size), np.uint8)
+        masks = coco_mask.decode([{"size": list(self.size), "counts": counts} for counts in self.runs])
+        return np.ascontiguousarray(masks.transpose(2, 0, 1))
+
+
+def _entry(entry: Any, key: str, place: str, kind: type = object) -> Any:
+    try:
+        value = entry[key]
+    except (KeyError, TypeError):
+        raise DataError(f"{place} has no {key!r}") from None
+    if not isinstance(value, kind):
+        raise DataError(f"{place} has {value!r} instead of {kind.__name__} as its {key!r}")
+    return value
+
+
+def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """A JSON with ``images``, ``annotations`` and ``categories``.
+
+    Raises:
+        DataError: it is missing, cannot be parsed or lacks one of the three.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; check data.root and data.*_json") from None
+    except (ValueError, RecursionError) as error:  # of JSON, or of its letters
+        raise DataError(f"{path} cannot be read as JSON ({error}); replace it") from error
+    return {key: _entry(content, key, str(path), list) for key in ("images", "annotations", "categories")}
+
+
+def read_categories(content: dict[str, list[dict[str, Any]]], path: Path) -> dict[int, str]:
+    """Names of the categories by their ids, in the order of ids, which may have holes."""
+    categories: dict[int, str] = {}
+    for number, category in enumerate(content["categories"]):
+        place = f"{path}: categories[{number}]"
+        key = _entry(category, "id", place, int)
+        if key in categories:
+            raise DataError(f"{place} has the id {key}, which is that of {categories[key]!r} already")
+        categories[key] = _entry(category, "name", place, str)
+    return dict(sorted(categories.items()))
+
+
+def _objects(
+    content: dict[str, list[dict[str, Any]]], labels: dict[int, int], path: Path
+) -> dict[int, list[tuple[str, dict[str, Any]]]]:
+    """By the id of an image its annotations, each after its place in the file."""
+    objects: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    for number, image in enumerate(content["images"]):
+        place = f"{path}: images[{number}]"
+        key = _entry(image, "id", place, int)
+        if key in objects:
+            raise DataError(f"{place} has the id {key}, which is that of an image before it")
+        objects[key] = []
+    for number, annotation in enumerate(content["annotations"]):
+        place = f"{path}: annotations[{number}]"
+        for name, known in (("image_id", objects), ("category_id", labels)):
+            if _entry(annotation, name, place, int) not in known:
+                kind = name.removesuffix("_id")
+                raise DataError(f"{place} has {name} {annotation[name]}, but there is no {kind} of that id")
+        objects[annotation["image_id"]].append((place, annotation))
+    return objects
+
+
+def _box(annotation: dict[str, Any], place: str) -> tuple[float, float, float, float]:
+    """The box as x0, y0, x1, y1."""
+    box = _entry(annotation, "bbox", place)
+    try:
+        x, y, width, height = map(float, box)
+    except (TypeError, ValueError):
+        raise DataError(f"{place} has bbox {box!r} instead of [x, y, width, height]") from None
+    return x, y, x + width, y + height
+
+
+def _runs(annotation: dict[str, Any], size: tuple[int, int], place: str) -> bytes:
+    """The run lengths of its segmentation, which may be empty."""
+    segmentation = _entry(annotation, "segmentation", place)
+    if segmentation in _EMPTY:
+        segmentation = {"size": size, "counts": [size[0] * size[1]]}
+    return run_lengths(segmentation, size, place)
+
+
+def parse_coco(
+    path: Path, folder: Path, categories: dict[int, str] | None = None, masks: bool = False
+) -> list[Annotation]:
+    """Reads a JSON in the manner of COCO's instances. Label i is the i-th category in the order of ids.
+
+    Args:
+        path: the JSON.
+        folder: what its file names are relative to.
+        categories: those that it must have.
+        masks: read the segmentations too; objects with an empty one become ``unmasked``.
+
+    Raises:
+        DataError: it cannot be parsed, lacks something, or refers to an image or a category that it does not have.
+    """
+    content = read_coco(path)
+    own = read_categories(content, path)
+    if categories not in (None, own):
+        raise DataError(f"{path} has the categories {own}, but the validation split has {categories}")
+    labels = {key: label for label, key in enumerate(own, 1)}
+    objects = _objects(content, labels, path)
+    annotations = []
+    for number, image in enumerate(content["images"]):
+        place = f"{path}: images[{number}]"
+        size = _entry(image, "height", place, int), _entry(image, "width", place, int)
+        if not all(0 < side < 2**16 for side in size):
+            raise DataError(f"{place} is {size[1]} x {size[0]}, which no picture can be; give its width and height")
+        file = folder / _entry(image, "file_name", place, str)
+        if not file.is_file():
+            raise DataError(f"{file} does not exist, but {place} is it")
+        found = objects[image["id"]]
+        runs = tuple(_runs(o, size, where) for where, o in found if masks)
+        annotations.append(
+            Annotation(
+                path=file,
+                size=size,
+                boxes=np.array([_box(o, where) for where, o in found], np.float32).reshape(-1, 4),
+                labels=np.array([labels[o["category_id"]] for _, o in found], np.int64),
+                image_id=image["id"],
+                source=path,
+                iscrowd=np.array([bool(o.get("iscrowd", 0)) for _, o in found], bool),
+                unmasked=np.array([o["segmentation"] in _EMPTY for _, o in found], bool) if masks else None,
+                masks=RunLengthMasks(size, runs) if masks else None,
+            )
+        )
+    return annotations
+
+
+class CocoDetection(DetectionDataModule):
+    """Detection and instance segmentation in COCO's format (Lin et al. 2014): one JSON per split beside its pictures.
+
+    The JSON of the validation split names the classes, the others must have the same. Category ids may have holes: labels
+    have none, and ``category_ids[label - 1]`` leads back. Crowd regions are kept, but never trained on. COCO publishes no
+    boxes of its test pictures, so the test split is the validation split unless you have better. Get COCO itself from
+    https://cocodataset.org; it has a box without area, for which there is ``bad_boxes`` drop.
+
+    Args:
+        root: folder that the others are relative to.
+        train_images, val_images, test_images: folders of pictures; a test split needs ``test_json`` too.
+        train_json, val_json, test_json: their instances.
+        keep_empty: train on pictures without objects too; they always count in evaluation.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/coco",
+        train_images: str = "train2017",
+        train_json: str = "annotations/instances_train2017.json",
+        val_images: str = "val2017",
+        val_json: str = "annotations/instances_val2017.json",
+        test_images: str | None = None,
+        test_json: str | None = None,
+        keep_empty: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if (test_images is None) != (test_json is None):
+            raise UsageError("data.test_images and data.test_json need each other; one is missing")
+        self.root, self.keep_empty = Path(root), keep_empty
+        self.files = {"train": (train_json, train_images), "val": (val_json, val_images)}
+        self.files["test"] = self.files["val"] if test_json is None else (test_json, test_images)
+
+    @cached_property
+    def _categories(self) -> dict[int, str]:
+        path = self.root / self.files["val"][0]
+        return read_categories(read_coco(path), path)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return tuple(self._categories.values())
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        """The ids of the categories in the JSON, in the order of labels."""
+        return tuple(self._categories)
+
+    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
+        json_path, folder = (self.root / part for part in self.files[split])
+        annotations = parse_coco(json_path, folder, self._categories, self.masks)
+        if split == "train" and not self.keep_empty:
+            annotations = [one for one in annotations if self._trained(one).any()]
+        return annotations

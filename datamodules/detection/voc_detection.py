@@ -1,0 +1,214 @@
+"""VOCDetection: PASCAL VOC 2007-2012 with its boxes, or any data in its layout."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from darkroom.datamodules.detection.annotations import Annotation
+from darkroom.datamodules.detection.base import DetectionDataModule, pictures_by_stem
+from darkroom.datamodules.io.download import fetch_folder
+from darkroom.datamodules.io.image_size import image_size
+from darkroom.datamodules.segmentation.image_mask_folder import listed_names
+from darkroom.datamodules.segmentation.voc_segmentation import VOC_CLASSES
+from darkroom.errors import DataError, UsageError
+
+_ARCHIVES = {year: archive for year, archive in DATASET_YEAR_DICT.items() if year.isdigit()}
+_TEST_2007 = DATASET_YEAR_DICT["2007-test"]
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _root(path: Path) -> Element:
+    try:
+        text = path.read_bytes()
+        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # a few bytes of entities can grow to gigabytes
+            raise DataError(f"{path} declares a document type or entities, which no annotation needs; do not trust it")
+        root = ElementTree.fromstring(text)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; every listed picture needs its annotation") from None
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path} cannot be read as XML ({error}); replace it") from error
+    if root.tag != "annotation":
+        raise DataError(f"{path} holds <{root.tag}> instead of an <annotation> in the manner of VOC")
+    return root
+
+
+def _number(element: Element, tag: str, place: str) -> float:
+    text = element.findtext(tag)
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        wrong = "no" if text is None else f"{text.strip()!r} instead of a number as its"
+        raise DataError(f"{place} has {wrong} <{tag}>") from None
+
+
+def _size(root: Element, path: Path, image: Path) -> tuple[int, int]:
+    """Height and width; those of the picture where the file keeps silent about them."""
+    size = root.find("size")
+    if size is None:
+        return image_size(image)
+    height, width = (int(_number(size, tag, f"{path}: its <size>")) for tag in ("height", "width"))
+    return (height, width) if height and width else image_size(image)
+
+
+def parse_voc(
+    path: Path,
+    image: Path,
+    class_names: Sequence[str],
+    ignore_classes: Sequence[str] = (),
+    one_based: bool = True,
+    image_id: int = 0,
+) -> Annotation:
+    """Reads an annotation in the manner of VOC.
+
+    VOC counts pixels from 1 and its boxes include their last one: the upper left corner is lowered by one, so that pixel k
+    reaches from k to k + 1. Where the last pixel is the first, nothing was marked, and the box keeps being without area.
+
+    Args:
+        path: the XML file.
+        image: its picture.
+        class_names: the classes; label i is ``class_names[i - 1]``.
+        ignore_classes: classes whose objects are left out.
+        one_based: False: corners are what they should be already, x0, y0, x1, y1.
+        image_id: number of the picture.
+
+    Raises:
+        DataError: the file is missing, is no XML, lacks something, or names an unknown class.
+    """
+    root = _root(path)
+    boxes, labels, difficult = [], [], []
+    for number, item in enumerate(root.iterfind("object")):
+        place = f"{path}: object {number}"
+        name = (item.findtext("name") or "").strip()
+        if name in ignore_classes:
+            continue
+        if name not in class_names:
+            raise DataError(
+                f"{place} is {name!r}, which is none of data.class_names {list(class_names)}; add it there or to "
+                "data.ignore_classes"
+            )
+        corners = item.find("bndbox")
+        if corners is None:
+            raise DataError(f"{place} has no <bndbox>")
+        boxes.append([_number(corners, tag, place) for tag in _CORNERS])
+        labels.append(class_names.index(name) + 1)
+        difficult.append(item.find("difficult") is not None and _number(item, "difficult", place) != 0)
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    if one_based:
+        boxes[:, :2] -= boxes[:, :2] < boxes[:, 2:]
+    return Annotation(
+        path=image,
+        size=_size(root, path, image),
+        boxes=boxes,
+        labels=np.array(labels, np.int64),
+        image_id=image_id,
+        source=path,
+        difficult=np.array(difficult, bool),
+    )
+
+
+class VOCDetection(DetectionDataModule):
+    """Detection in PASCAL VOC layout (Everingham et al. 2010): lists in ``ImageSets/Main``, an XML file per picture.
+
+    ``root`` holds ``VOCdevkit/VOC<year>/{JPEGImages,Annotations,ImageSets/Main/<list>.txt}``. Objects marked as difficult
+    are kept, left out of training unless ``train_on_difficult``, and neither right nor wrong in VOC's AP. "07+12" is
+    ``years`` [2007, 2012] with ``train_list`` trainval, ``val_list`` test and ``eval_year`` 2007. Of the test pictures
+    VOC has published only those of 2007 with their boxes.
+
+    Args:
+        root: the folder that holds ``VOCdevkit``.
+        years: which folders ``VOC<year>`` to train on.
+        class_names: the classes; default: VOC's 20.
+        ignore_classes: classes whose objects are left out.
+        train_list, val_list, test_list: which file in ``ImageSets/Main`` names a split's pictures.
+        eval_year: the year to validate and test on; None: the last one of ``years``.
+        one_based: pixels are counted from 1, as VOC and most tools that write its format do.
+        download: fetch what is missing: training and validation pictures of the years, and the test pictures of 2007
+            where a list needs them; torchvision knows addresses and checksums.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        years: Sequence[int | str] = (2007,),
+        class_names: Sequence[str] = VOC_CLASSES[1:],
+        ignore_classes: Sequence[str] = (),
+        train_list: str = "train",
+        val_list: str = "val",
+        test_list: str = "test",
+        eval_year: int | str | None = None,
+        one_based: bool = True,
+        download: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not years:
+            raise UsageError("data.years is empty; it needs a year to train on, for example [2007]")
+        if both := set(class_names) & set(ignore_classes):
+            raise UsageError(f"data.class_names and data.ignore_classes both have {sorted(both)}; which is meant?")
+        if self.masks:
+            raise UsageError("data.masks is true, but VOCDetection has boxes only; InstanceFolder has masks")
+        self.devkit, self.download = Path(root) / "VOCdevkit", download
+        self.class_names, self.ignore_classes, self.one_based = tuple(class_names), tuple(ignore_classes), one_based
+        eval_year = years[-1] if eval_year is None else eval_year
+        self.lists_of = {
+            "train": [(str(year), train_list) for year in years],
+            "val": [(str(eval_year), val_list)],
+            "test": [(str(eval_year), test_list)],
+        }
+        self.needed = sorted({pair for pairs in self.lists_of.values() for pair in pairs})
+        if unknown := {year for year, _ in self.needed} - _ARCHIVES.keys() if download else ():
+            raise UsageError(
+                f"data.download knows the years {', '.join(sorted(_ARCHIVES))}, but {', '.join(sorted(unknown))} is wanted"
+            )
+
+    def prepare_data(self) -> None:
+        for year in sorted({year for year, _ in self.needed}) if self.download else ():
+            archive = _ARCHIVES[year]
+            fetch_folder(archive["url"], self.devkit / f"VOC{year}", inside=archive["base_dir"], md5=archive["md5"])
+        if self.download and ("2007", "test") in self.needed:
+            self._fetch_test()
+
+    def _fetch_test(self) -> None:
+        """Adds the test pictures to the folder of 2007, the list of them last: where it lies, all of them do."""
+        folder, part = self.devkit / "VOC2007", self.devkit / "VOC2007-test"
+        last = folder / "ImageSets/Main/test.txt"
+        if last.is_file():
+            return
+        fetch_folder(_TEST_2007["url"], part, inside=_TEST_2007["base_dir"], md5=_TEST_2007["md5"])
+        moves = {path: folder / path.relative_to(part) for path in part.rglob("*") if path.is_file()}
+        for path, goal in sorted(moves.items(), key=lambda move: move[1] == last):
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(goal)
+        shutil.rmtree(part)
+
+    def _listed(self, year: str, listed: str) -> list[tuple[Path, Path]]:
+        """Files of annotation and picture."""
+        folder = self.devkit / f"VOC{year}"
+        if not folder.is_dir():
+            remedy = "--data.download true fetches it" if year in _ARCHIVES else "check data.root and data.years"
+            raise DataError(f"folder {folder} does not exist; data.root must hold VOCdevkit/VOC{year}: {remedy}")
+        names = folder / "ImageSets" / "Main" / f"{listed}.txt"
+        listed_stems = listed_names(names)
+        images = pictures_by_stem(folder / "JPEGImages")
+        pairs = []
+        for name in listed_stems:
+            if name not in images:
+                raise DataError(f"{folder / 'JPEGImages' / name}.jpg does not exist, but {names} lists {name}")
+            pairs.append((folder / "Annotations" / f"{name}.xml", images[name]))
+        return pairs
+
+    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
+        pairs = [pair for year, listed in self.lists_of[split] for pair in self._listed(year, listed)]
+        return self.parsed(
+            split,
+            [(image, path) for path, image in pairs],
+            lambda path, image, number: parse_voc(
+                path, image, self.class_names, self.ignore_classes, self.one_based, number
+            ),
+        )

@@ -1,0 +1,186 @@
+"""YoloFolder: your own pictures with Ultralytics' text labels."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from darkroom.datamodules.detection.annotations import Annotation
+from darkroom.datamodules.detection.base import DetectionDataModule, pictures_by_stem
+from darkroom.datamodules.detection.coco_detection import RunLengthMasks, run_lengths
+from darkroom.datamodules.io.image_size import image_size
+from darkroom.datamodules.io.read_images import list_images
+from darkroom.datamodules.segmentation.image_mask_folder import seeded_split
+from darkroom.errors import DataError, UsageError
+
+_NAMES = ("data.yaml", "dataset.yaml")
+
+
+def _row(line: str, place: str) -> tuple[int, np.ndarray]:
+    """Class and points (P, 2) of a line, in shares of the picture: centre and sides of a box, or a polygon's corners."""
+    try:
+        name, *numbers = map(float, line.split())
+    except ValueError:
+        raise DataError(f"{place} is {line.strip()!r}; it should hold numbers alone: class cx cy w h") from None
+    if not name.is_integer() or abs(name) >= 2**31:
+        raise DataError(f"{place} has the class {name}; classes are whole numbers from 0")
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise DataError(
+            f"{place} has {len(numbers)} numbers after the class; a box has 4 (cx cy w h), a polygon 6 or more (x y ...)"
+        )
+    if max(numbers) > 2:
+        raise DataError(
+            f"{place} has {max(numbers)}, which looks like pixels; labels are shares of the picture's width and height, "
+            "from 0 to 1"
+        )
+    return int(name), np.array(numbers).reshape(-1, 2)
+
+
+def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) -> Annotation:
+    """Reads Ultralytics' labels: a line per object, ``class cx cy w h`` in shares of the picture's width and height, or
+    ``class x y x y x y ...``, a polygon, of which the box is what it spans. Class c becomes label c + 1.
+
+    Args:
+        path: the text file; a picture without one has no objects.
+        image: its picture.
+        masks: read the polygons as masks too; then each object must have one.
+        image_id: number of the picture.
+
+    Raises:
+        DataError: a line is not of this kind; file and line are named.
+    """
+    height, width = image_size(image)
+    boxes, labels, runs = [], [], []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text ({error}); labels are lines of class cx cy w h") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        name, points = _row(line, place)
+        points = points * (width, height)
+        if len(points) == 2:
+            if masks:
+                raise DataError(f"{place} is a box, but data.masks is true, which needs polygons")
+            boxes.append(np.concatenate([points[0] - points[1] / 2, points[0] + points[1] / 2]))
+        else:
+            boxes.append(np.concatenate([points.min(0), points.max(0)]))
+            runs += [run_lengths([points.ravel().tolist()], (height, width), place)] if masks else []
+        labels.append(name + 1)
+    return Annotation(
+        path=image,
+        size=(height, width),
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
+        image_id=image_id,
+        source=path,
+        masks=RunLengthMasks((height, width), tuple(runs)) if masks else None,
+    )
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The classes under ``names`` of an Ultralytics data set file: a list, or a dict with the numbers from 0."""
+    try:
+        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as YAML ({error}); replace it") from error
+    except (KeyError, TypeError):
+        raise DataError(f"{path} has no names; add them, or set data.class_names") from None
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise DataError(f"{path} has names of {list(names)}; they must be numbered from 0 without holes")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{path} has the names {names!r}; it needs a list of classes")
+    return tuple(map(str, names))
+
+
+class YoloFolder(DetectionDataModule):
+    """Detection and instance segmentation with Ultralytics' text labels, a file per picture of the same name.
+
+    By default ``root`` holds ``images/{train,val,test}/NAME.jpg``, ``labels/{train,val,test}/NAME.txt`` and ``data.yaml``
+    or ``dataset.yaml`` with the ``names`` of the classes, which is all that is read there. For folders such as
+    ``valid/images`` set ``images_dir`` "{split}/images", ``labels_dir`` "{split}/labels" and ``val`` valid. A picture
+    without label file has no objects; a label file without picture is an error.
+
+    Args:
+        root: the folder that all others are relative to.
+        images_dir, labels_dir: folders of pictures and labels; ``{split}`` stands for the name of the split. Folders
+            without ``{split}`` are split by chance.
+        train, val, test: names of the splits; several may have one name, for data without test pictures.
+        class_names: the classes in the order of their numbers in the labels; None: those of the YAML file.
+        val_fraction, test_fraction: sizes of the splits by chance.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        images_dir: str = "images/{split}",
+        labels_dir: str = "labels/{split}",
+        train: str = "train",
+        val: str = "val",
+        test: str = "test",
+        class_names: Sequence[str] | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.by_chance = "{split}" not in images_dir
+        if self.by_chance != ("{split}" not in labels_dir):
+            raise UsageError(
+                f"data.images_dir is {images_dir} and data.labels_dir {labels_dir}; both need {{split}}, or neither"
+            )
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+            raise UsageError(
+                f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must not be negative and must "
+                "leave pictures to train on"
+            )
+        self.root, self.images_dir, self.labels_dir = Path(root), images_dir, labels_dir
+        self.split_names = {"train": train, "val": val, "test": test}
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self._class_names = class_names
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:
+        if self._class_names is not None:
+            return tuple(self._class_names)
+        for path in (self.root / name for name in _NAMES):
+            if path.is_file():
+                return read_names(path)
+        raise DataError(f"{self.root} has no {' or '.join(_NAMES)} that names the classes; set data.class_names")
+
+    def _flat(self) -> str:
+        """What to do if the pictures lie in no folders of splits."""
+        folder = self.root / "images"
+        if not folder.is_dir() or not list_images(folder):
+            return ""
+        return f"; {folder} itself holds pictures: --data.images_dir images --data.labels_dir labels splits by chance"
+
+    def _pairs(self, split: str) -> list[tuple[Path, Path]]:
+        """Files of picture and labels."""
+        name = self.split_names[split]
+        folder, labels = (self.root / part.replace("{split}", name) for part in (self.images_dir, self.labels_dir))
+        for missing, what in ((folder, "images"), (labels, "labels")):
+            if not missing.is_dir():
+                raise DataError(
+                    f"folder {missing} does not exist; it should hold the {what} of the {split} split: check data.root, "
+                    f"data.{what}_dir and data.{split}, which may be the name of another split{self._flat()}"
+                )
+        images = pictures_by_stem(folder)
+        labelled = {path.stem for path in labels.glob("*.txt")} - {"classes"}  # LabelImg's list of the classes
+        if lonely := sorted(labelled - images.keys()):
+            raise DataError(f"{labels / lonely[0]}.txt has no picture in {folder}, nor have {len(lonely) - 1} others")
+        if images and not labelled:
+            raise DataError(f"folder {labels} has no labels; for pictures without objects give one an empty file")
+        pairs = [(image, labels / f"{name}.txt") for name, image in images.items()]
+        return seeded_split(pairs, self.fractions, self.seed)[split] if self.by_chance else pairs
+
+    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
+        pairs = self._pairs(split)
+        return self.parsed(split, pairs, lambda path, image, number: parse_yolo(path, image, self.masks, number))

@@ -1,0 +1,1 @@
+"""Datamodules of images with a class label each."""

@@ -1,0 +1,126 @@
+"""ImageFolder: your own pictures, a folder for every class, or just a folder."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from darkroom.datamodules.images.base import FileImages, LabelledImages
+from darkroom.datamodules.io.read_images import EXTENSIONS, list_images
+from darkroom.datamodules.segmentation.image_mask_folder import seeded_split
+from darkroom.errors import DataError, UsageError
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name: one for every class, none where it holds the pictures itself."""
+    pictures = list_images(folder)
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if pictures and folders:
+        raise DataError(
+            f"{folder} holds pictures ({pictures[0].name}) and folders ({folders[0].name}); it should hold either the "
+            "pictures, without classes, or a folder of pictures for every class"
+        )
+    return folders
+
+
+class ImageFolder(LabelledImages):
+    """Your own pictures: ``root/<class>/*.png`` for pictures with a class, ``root/*.png`` for pictures without.
+
+    Splits come from folders, ``root/{train,val,test}/<class>/*.png`` (or without ``<class>``), or by chance from the one
+    folder there is. Classes are numbered by name. Any common format; photos are turned as their EXIF data says, and of
+    oblong pictures the middle square is taken.
+
+    Args:
+        root: the folder that holds the pictures, the classes, or ``train``.
+        size: side in pixels that all pictures are scaled to.
+        channels: 3 for colour, 1 for grey; pictures of the other kind are converted.
+        val_fraction, test_fraction: shares of splits without a folder, drawn by ``seed`` from the pictures to train on.
+        flip, limit, mean, std: see ``LabelledImages``.
+    """
+
+    def __init__(
+        self,
+        root: str = "images",
+        size: int = 64,
+        channels: Literal[1, 3] = 3,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        flip: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(size=size, flip=flip, **kwargs)
+        self.root, self.channels, self.fractions = Path(root), channels, {"val": val_fraction, "test": test_fraction}
+        if sum(self.fractions.values()) >= 1 or min(self.fractions.values()) < 0:
+            raise UsageError(
+                f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.channels, self.size, self.size
+
+    @cached_property
+    def folders(self) -> dict[str, Path]:
+        """The folders of the splits that have one; training always has."""
+        if not self.root.is_dir():
+            raise DataError(
+                f"data.root is {self.root}, which does not exist; give the folder that holds the pictures "
+                f"({', '.join(EXTENSIONS)}), or a folder of them for every class"
+            )
+        found = {split: self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()}
+        if found and "train" not in found:
+            raise DataError(
+                f"{self.root} holds a folder {min(found)} but none named train; add the pictures to train on"
+            )
+        return found or {"train": self.root}
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(folder.name for folder in class_folders(self.folders["train"]))
+
+    def files(self, folder: Path) -> list[tuple[Path, int]]:
+        """The pictures of a split's folder and their classes; without classes -1."""
+        if not self.class_names:
+            return [(path, -1) for path in list_images(folder)]
+        files = []
+        for inside in class_folders(folder):
+            if inside.name not in self.class_names:
+                raise DataError(
+                    f"{inside} is no class: {self.folders['train']} has no folder of this name, only "
+                    f"{', '.join(self.class_names)}"
+                )
+            pictures = list_images(inside)
+            if not pictures:
+                raise DataError(f"{inside} holds no pictures ({', '.join(EXTENSIONS)})")
+            files += [(path, self.class_names.index(inside.name)) for path in pictures]
+        return files
+
+    def share(self, split: Literal["train", "val", "test"], files: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
+        """What chance leaves for a split of the pictures to train on."""
+        by_chance = {name: fraction for name, fraction in self.fractions.items() if name not in self.folders}
+        found = seeded_split(files, by_chance, self.seed)[split]
+        if files and not found:
+            blamed = by_chance if split == "train" else [split]
+            settings = " and ".join(f"data.{name}_fraction {by_chance[name]}" for name in blamed)
+            raise UsageError(
+                f"{settings} leaves none of {len(files)} pictures for {split}; change it, or give every split a folder "
+                f"({self.root / 'train'}, {self.root / 'val'}, {self.root / 'test'})"
+            )
+        return found
+
+    def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
+        split = "test" if split == "predict" else split
+        own = split != "train" and split in self.folders
+        folder = self.folders[split if own else "train"]
+        files = self.files(folder)
+        if not files:
+            wanted = "folders of pictures, as train does," if own and self.class_names else "pictures"
+            raise DataError(
+                f"{folder} holds no {wanted} ({', '.join(EXTENSIONS)}); data.root is {self.root}: give the folder that "
+                "holds your pictures"
+            )
+        files = files if own else self.share(split, files)
+        files = self.limited(files) if split == "train" else files
+        labels = [label for _, label in files] if self.class_names else None
+        return FileImages([path for path, _ in files], labels, self.size, self.channels)

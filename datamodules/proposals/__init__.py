@@ -1,0 +1,1 @@
+"""Region proposals: the methods, their cache and their recall."""

@@ -1,0 +1,78 @@
+"""ChairSegments: chairs cut out and pasted into scenes, 64 x 64 pixels."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from darkroom.datamodules.io.download import fetch_folder
+from darkroom.datamodules.io.read_images import read_image
+from darkroom.datamodules.segmentation.image_mask_folder import SegmentationFiles, pair_by_name
+from darkroom.errors import DataError
+
+URL = "https://www.cs.rice.edu/~vo9/chair-segments/Chair064.zip"
+
+
+def read_chair_mask(path: Path) -> Image.Image:
+    """1 where the first channel exceeds 0.4 of its range, else 0; colour and JPEG masks are meant to be read so."""
+    return Image.fromarray((np.asarray(read_image(path))[..., 0] > 0.4 * 255).astype(np.uint8))
+
+
+def numbered_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """``image/<int>.*`` and ``mask/<int>.*`` in the order of the integers."""
+    pairs = pair_by_name(folder / "image", folder / "mask")
+    for image, _ in pairs:
+        if not image.stem.isdecimal():
+            raise DataError(f"{image} has no number for a name; Chair Segments names its pictures 0, 1, 2 and so on")
+    if not pairs:
+        raise DataError(f"{folder / 'image'} holds no pictures")
+    return sorted(pairs, key=lambda pair: int(pair[0].stem))
+
+
+def check_layout(folder: Path) -> None:
+    """Looks whether ``train`` and ``val`` have a mask to every picture."""
+    for split in ("train", "val"):
+        numbered_pairs(folder / split)
+
+
+class ChairSegments(SegmentationFiles):
+    """Chair Segments (Pinto-Alva et al. 2020): 50,000 composites of about 900 chairs on 10,000 scenes to train on.
+
+    ``root`` holds ``Chair064/{train,val[,test]}/{image,mask}/<int>.<ext>``; the test split is ``val`` where there is no
+    ``test`` folder. All pictures are of one size, so evaluation can take many at a time.
+
+    Args:
+        root: the folder that holds ``Chair064``.
+        crop: side of the training window in pixels; 64 is the whole picture.
+        download: fetch what is missing. No checksum of the archive is published: it is verified by its layout, a mask to
+            every picture, and by the checksums that a zip keeps of its members.
+        sha256: what the archive's should be, if you know it.
+    """
+
+    read_mask = staticmethod(read_chair_mask)
+
+    def __init__(
+        self,
+        root: str = "data",
+        crop: int = 64,
+        download: bool = False,
+        sha256: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(class_names=("background", "chair"), crop=crop, **kwargs)
+        self.folder, self.download, self.sha256 = Path(root) / "Chair064", download, sha256
+
+    def prepare_data(self) -> None:
+        if self.download:
+            fetch_folder(URL, self.folder, inside="Chair064", sha256=self.sha256, check=check_layout)
+
+    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+        if not self.folder.is_dir():
+            raise DataError(
+                f"folder {self.folder} does not exist; data.root must hold Chair064, as unpacked from {URL}: "
+                "--data.download true fetches it"
+            )
+        if split == "test" and not (self.folder / "test").is_dir():
+            split = "val"
+        return numbered_pairs(self.folder / split)

@@ -1,0 +1,114 @@
+"""VOCSegmentation: PASCAL VOC 2007-2012, or any data in its layout; with SBD's masks to train on, if you like."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from scipy.io import loadmat
+from torchvision.datasets import SBDataset
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from darkroom.datamodules.io.download import fetch_folder
+from darkroom.datamodules.io.read_images import read_mask
+from darkroom.datamodules.segmentation.image_mask_folder import SegmentationFiles, pair_by_list
+from darkroom.errors import DataError, UsageError
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+SBD = "benchmark_RELEASE"
+_ARCHIVES = {year: archive for year, archive in DATASET_YEAR_DICT.items() if year.isdigit()}
+
+
+def read_voc_or_sbd_mask(path: Path) -> Image.Image:
+    """An index picture, or SBD's ``.mat`` with the same values in ``GTcls.Segmentation``."""
+    if path.suffix != ".mat":
+        return read_mask(path)
+    try:
+        return Image.fromarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
+    except Exception as error:  # scipy raises what it stumbles over
+        raise DataError(f"{path} cannot be read as a mask of SBD ({error}); replace it") from error
+
+
+class VOCSegmentation(SegmentationFiles):
+    """Segmentation in PASCAL VOC layout (Everingham et al. 2010): lists in ``ImageSets/Segmentation``, palette masks.
+
+    ``root`` holds ``VOCdevkit/VOC<year>/{JPEGImages,SegmentationClass,ImageSets/Segmentation/<split>.txt}``. The contour
+    value 255 is ignored. VOC publishes no test masks, so the test split is ``val`` unless you have better.
+
+    SBD (Hariharan et al. 2011) has coarser masks for more of VOC's photos. Its training and validation pictures join the
+    training split, but none that ``val_list`` or ``test_list`` names, and VOC's own mask goes before SBD's: with VOC 2012
+    this is the "train_aug" that DeepLab and others train on. FCN took SBD's ``train`` alone and validated on "seg11valid",
+    those of VOC 2011 val that are not in it: ``sbd_lists`` [train] with such a ``val_list`` comes close.
+
+    Args:
+        root: the folder that holds ``VOCdevkit``.
+        year: which folder ``VOC<year>``.
+        class_names: the classes in the order of their values in the masks; default: VOC's 21.
+        train_list, val_list, test_list: which file in ``ImageSets/Segmentation`` names a split's pictures.
+        sbd_root: the folder that holds ``benchmark_RELEASE``, relative to ``root``; None: train without SBD.
+        sbd_lists: which of SBD's lists to take, besides train and val perhaps ``train_noval``, which you must add yourself.
+        download: fetch what is missing: training and validation pictures of the year, and SBD if ``sbd_root`` is given;
+            torchvision knows addresses and checksums.
+    """
+
+    read_mask = staticmethod(read_voc_or_sbd_mask)
+
+    def __init__(
+        self,
+        root: str = "data",
+        year: str = "2012",
+        class_names: Sequence[str] = VOC_CLASSES,
+        train_list: str = "train",
+        val_list: str = "val",
+        test_list: str = "val",
+        sbd_root: str | None = None,
+        sbd_lists: Sequence[str] = ("train", "val"),
+        download: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(class_names=class_names, **kwargs)
+        if download and year not in _ARCHIVES:
+            raise UsageError(f"data.download knows the years {', '.join(sorted(_ARCHIVES))}, but data.year is {year}")
+        self.folder, self.year, self.download = Path(root) / "VOCdevkit" / f"VOC{year}", year, download
+        self.sbd = None if sbd_root is None else Path(root) / sbd_root / SBD
+        self.lists, self.sbd_lists = {"train": train_list, "val": val_list, "test": test_list}, tuple(sbd_lists)
+
+    def prepare_data(self) -> None:
+        if self.download:
+            archive = _ARCHIVES[self.year]
+            fetch_folder(archive["url"], self.folder, inside=archive["base_dir"], md5=archive["md5"])
+        if self.download and self.sbd is not None:
+            fetch_folder(SBDataset.url, self.sbd, inside=SBD, md5=SBDataset.md5)
+
+    def _listed(self, split: str) -> list[tuple[Path, Path]]:
+        names = self.folder / "ImageSets" / "Segmentation" / f"{self.lists[split]}.txt"
+        return pair_by_list(names, self.folder / "JPEGImages", self.folder / "SegmentationClass")
+
+    def _from_sbd(self, taken: set[str]) -> list[tuple[Path, Path]]:
+        """SBD's pictures, less those whose names are taken."""
+        if not self.sbd.is_dir():
+            raise DataError(
+                f"folder {self.sbd} does not exist; data.sbd_root must hold {SBD}, as unpacked from {SBDataset.url}: "
+                "--data.download true fetches it"
+            )
+        folder = self.sbd / "dataset"
+        listed = [
+            pair_by_list(folder / f"{name}.txt", folder / "img", folder / "cls", ".mat") for name in self.sbd_lists
+        ]
+        unique = {image.stem: (image, mask) for pairs in listed for image, mask in pairs}
+        return [pair for name, pair in unique.items() if name not in taken]
+
+    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+        if not self.folder.is_dir():
+            remedy = "--data.download true fetches it" if self.year in _ARCHIVES else "check data.root and data.year"
+            raise DataError(
+                f"folder {self.folder} does not exist; data.root must hold VOCdevkit/VOC{self.year}: {remedy}"
+            )
+        pairs = self._listed(split)
+        if split == "train" and self.sbd is not None:
+            others = [*pairs, *self._listed("val"), *self._listed("test")]
+            pairs += self._from_sbd(taken={image.stem for image, _ in others})
+        return pairs

@@ -1,0 +1,8 @@
+"""Shapes, the synthetic dataset, as data for every family of methods."""
+
+from darkroom.datamodules.shapes.captions import ShapesCaptions
+from darkroom.datamodules.shapes.detection import ShapesDetection
+from darkroom.datamodules.shapes.images import ShapesImages
+from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+
+__all__ = ["ShapesCaptions", "ShapesDetection", "ShapesImages", "ShapesSegmentation"]

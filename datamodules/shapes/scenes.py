@@ -1,0 +1,388 @@
+"""The embedded world: scenes of coloured shapes that need no download and know every answer.
+
+A scene is a function of ``(seed, split, index)`` alone: its parameters are hashes of these numbers, and the renderer
+uses only operations that IEEE 754 rounds exactly, so every machine, worker and process draws the same bytes. One
+description yields image, semantic mask, instance masks, boxes, labels, caption and latent factors; a datamodule is a thin
+view of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.io.hash_random import uniform
+from darkroom.datamodules.transforms.border_map import BorderMap
+from darkroom.datamodules.transforms.deconvnet_crops import CROPS
+from darkroom.errors import UsageError
+
+KINDS = ("circle", "square", "triangle", "star", "cross")
+SIZES = ("small", "medium", "large")
+COLOURS = {
+    "red": (222, 60, 52),
+    "orange": (240, 150, 45),
+    "yellow": (242, 214, 65),
+    "green": (66, 176, 84),
+    "cyan": (66, 194, 203),
+    "blue": (66, 105, 222),
+    "purple": (152, 80, 201),
+    "pink": (240, 128, 178),
+}
+SPLITS = ("train", "val", "test")
+FACTORS = ("kind", "colour", "x", "y", "radius", "angle")
+
+_PLAIN = (24, 26, 34)  # RGB of the plain background
+_RADII = np.array([[0.09, 0.12], [0.13, 0.165], [0.18, 0.22]])  # small, medium, large; as parts of the image side
+_CANDIDATES = 12  # positions tried for an object before it is left out
+_APART = {True: 0.55, False: 1.05}  # centre distance over the sum of radii, at least: with and without occlusion
+_MIN_VISIBLE = 4  # pixels; an object with fewer has no box
+
+
+# --- signed distances -------------------------------------------------------------------------------------------------
+# x, y: coordinates in units of the object's radius; result: distance to the edge in the same unit, negative inside.
+# Every shape lies within the unit circle. (Quilez, "2D distance functions".)
+
+
+def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.sqrt(x * x + y * y) - np.float32(0.9)
+
+
+def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.7)
+
+
+def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    slanted = np.float32(0.8660254) * np.abs(x) - np.float32(0.5) * y  # the two upper edges, folded onto one
+    return np.maximum(slanted, y) - np.float32(0.5)
+
+
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = np.abs(x), np.abs(y)
+    return np.maximum(np.maximum(x, y) - np.float32(0.92), np.minimum(x, y) - np.float32(0.3))
+
+
+def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Five points: the plane is folded twice onto one tenth, where the star is a single edge."""
+    cos, sin = np.float32(0.809017), np.float32(0.587785)  # 36 degrees
+    x = np.abs(x)
+    y = -y
+    for side in (1, -1):
+        fold = 2 * np.maximum(side * cos * x - sin * y, 0)
+        x, y = x - fold * side * cos, y + fold * sin
+    x, y = np.abs(x), y - 1
+    # Edge from the tip (0, 0) to the inner corner, at .45 of the outer radius.
+    ex, ey = np.float32(0.45 * 0.587785), np.float32(0.45 * 0.809017 - 1)
+    along = np.clip((x * ex + y * ey) / (ex * ex + ey * ey), 0, 1)
+    dx, dy = x - ex * along, y - ey * along
+    return np.sqrt(dx * dx + dy * dy) * np.sign(y * ex - x * ey)
+
+
+_DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross}
+
+
+def phrase(kind: str, colour: str, size: str | None = None) -> str:
+    """Names an object: "a small red circle", "an orange star"."""
+    words = [colour, kind] if size is None else [size, colour, kind]
+    return ("an " if words[0] == "orange" else "a ") + " ".join(words)
+
+
+@cache
+def _textures(side: int) -> np.ndarray:
+    """Backgrounds to cut from: float32 (6, side, side) in [-1, 1]. Smooth noise at three scales, stripes, checks, grain."""
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    layers = []
+    for layer, cell in enumerate((24, 12, 5)):
+        lattice = uniform([layer, np.arange(side // cell + 2)], side // cell + 2).astype(np.float32) * 2 - 1
+        iy, ix = (y // cell).astype(int), (x // cell).astype(int)
+        fy, fx = y / cell - iy, x / cell - ix
+        fy, fx = fy * fy * (3 - 2 * fy), fx * fx * (3 - 2 * fx)
+        top = lattice[iy, ix] * (1 - fx) + lattice[iy, ix + 1] * fx
+        bottom = lattice[iy + 1, ix] * (1 - fx) + lattice[iy + 1, ix + 1] * fx
+        layers.append(top * (1 - fy) + bottom * fy)
+    layers.append(np.abs((x + 2 * y) % 16 - 8) / 4 - 1)
+    layers.append(np.where((x // 8 + y // 8) % 2 == 0, np.float32(0.7), np.float32(-0.7)))
+    layers.append(uniform([99, np.arange(side)], side) * 2 - 1)
+    return np.stack(layers).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Descriptions of B scenes with up to K objects each, painted in slot order (later ones occlude earlier ones).
+
+    ``kind``, ``colour``, ``size`` are indices into KINDS, COLOURS, SIZES, all (B, K); ``x``, ``y``, ``radius`` in pixels
+    (continuous, the first pixel's centre is at .5); ``angle`` in radians; ``present`` False where a slot is empty (slot 0
+    never is); ``tint`` (B, K, 3) colour jitter; ``ground`` (B, 12) numbers that decide the background, unless that is
+    ``plain``: one flat dark colour, the same in all scenes.
+    """
+
+    side: int
+    kind: np.ndarray
+    colour: np.ndarray
+    size: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray
+    present: np.ndarray
+    tint: np.ndarray
+    ground: np.ndarray
+    plain: bool = False
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @cached_property
+    def _rendered(self) -> tuple[np.ndarray, np.ndarray]:
+        canvas, owner = self._background(), np.zeros((len(self), self.side, self.side), np.uint8)
+        for slot in range(self.kind.shape[1]):
+            scene = np.flatnonzero(self.present[:, slot])
+            if len(scene):
+                self._paint(canvas, owner, scene, slot)
+        if not self.plain:
+            grain = self._cut(np.full(len(self), 5), self.ground[:, 10:12])
+            canvas += 5 * grain[..., None]
+        return (np.clip(canvas, 0, 255) + np.float32(0.5)).astype(np.uint8).transpose(0, 3, 1, 2), owner
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint8 (B, 3, side, side), RGB."""
+        return self._rendered[0]
+
+    @property
+    def owner(self) -> np.ndarray:
+        """uint8 (B, side, side): 0 for background, slot + 1 of the object that is seen there."""
+        return self._rendered[1]
+
+    def semantic(self) -> np.ndarray:
+        """uint8 (B, side, side): 0 for background, 1 + index into KINDS."""
+        classes = np.zeros((len(self), self.kind.shape[1] + 1), np.uint8)
+        classes[:, 1:] = self.kind + 1
+        return np.take_along_axis(classes, self.owner.reshape(len(self), -1), 1).reshape(self.owner.shape)
+
+    def instances(self, scene: int) -> np.ndarray:
+        """bool (N, side, side): the visible part of each object that has a box, in slot order."""
+        slots = np.flatnonzero(self.boxes()[1][scene])
+        return self.owner[scene] == (slots + 1)[:, None, None]
+
+    def boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tight boxes of what is visible: float32 (B, K, 4) xyxy in pixels, and bool (B, K), False where there is none."""
+        seen = self.owner[:, None] == np.arange(1, self.kind.shape[1] + 1, dtype=np.uint8)[:, None, None]
+        columns, rows = seen.any(2), seen.any(3)
+        x0, y0 = columns.argmax(2), rows.argmax(2)
+        x1, y1 = self.side - columns[..., ::-1].argmax(2), self.side - rows[..., ::-1].argmax(2)
+        return np.stack([x0, y0, x1, y1], -1).astype(np.float32), np.count_nonzero(seen, (2, 3)) >= _MIN_VISIBLE
+
+    def labels(self) -> np.ndarray:
+        """int64 (B, K): 1 + index into KINDS, the label of a box (0 is background)."""
+        return self.kind + 1
+
+    def caption(self, scene: int) -> str:
+        """Says what is there: "a small red circle left of a blue square"; more than two objects are listed."""
+        slots = np.flatnonzero(self.present[scene])
+        phrases = []
+        for k in slots:
+            size = SIZES[self.size[scene, k]]
+            kind, colour = KINDS[self.kind[scene, k]], list(COLOURS)[self.colour[scene, k]]
+            phrases.append(phrase(kind, colour, None if size == "medium" else size))
+        if len(slots) != 2:
+            return " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+        dx, dy = (axis[scene, slots[0]] - axis[scene, slots[1]] for axis in (self.x, self.y))
+        relation = ("left of" if dx < 0 else "right of") if abs(dx) > abs(dy) else ("above" if dy < 0 else "below")
+        return f"{phrases[0]} {relation} {phrases[1]}"
+
+    def factors(self) -> np.ndarray:
+        """float32 (B, 6): FACTORS of the first object; x, y, radius as parts of the image side, angle in radians."""
+        first = [self.kind, self.colour, self.x / self.side, self.y / self.side, self.radius / self.side, self.angle]
+        return np.stack([factor[:, 0] for factor in first], 1).astype(np.float32)
+
+    def _cut(self, texture: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """A window of a texture for each scene: float32 (B, side, side)."""
+        bank = _textures(self.side + 64)
+        corner = (where * 64).astype(int)
+        windows = [bank[t, y : y + self.side, x : x + self.side] for t, (y, x) in zip(texture, corner, strict=True)]
+        return np.stack(windows)
+
+    def _background(self) -> np.ndarray:
+        """float32 (B, side, side, 3): a texture between two muted colours, or the plain one."""
+        if self.plain:
+            return np.tile(np.float32(_PLAIN), (self.side, self.side, 1))[None].repeat(len(self), 0)
+        ground = self.ground.astype(np.float32)
+        texture = self._cut((self.ground[:, 0] * 5).astype(int), self.ground[:, 1:3])
+        middle = 50 + 150 * (0.6 * ground[:, 3:4] + 0.4 * ground[:, 4:7])
+        contrast = (10 + 30 * ground[:, 7:8]) * (0.6 + 0.8 * (ground[:, 8:9] - 0.5) * np.float32([1, 0, -1]))
+        return middle[:, None, None] + texture[..., None] * contrast[:, None, None]
+
+    def _paint(self, canvas: np.ndarray, owner: np.ndarray, scene: np.ndarray, slot: int) -> None:
+        """Draws one slot's object into each of the given scenes, in windows that hold the largest of them."""
+        x, y, radius, angle = (a[scene, slot] for a in (self.x, self.y, self.radius, self.angle))
+        window = min(self.side, 2 * int(np.ceil(radius.max())) + 2)
+        left, top = (np.clip(np.floor(c).astype(int) - window // 2, 0, self.side - window) for c in (x, y))
+        columns = left[:, None] + np.arange(window)
+        rows = top[:, None] + np.arange(window)
+        # Sine and cosine may differ in the last bit between machines; rounded to 2^-20 they do not.
+        cos, sin = (np.round(f(angle) * 2**20) / 2**20 / radius for f in (np.cos, np.sin))
+        dx = (columns + 0.5 - x[:, None]).astype(np.float32)[:, None, :]
+        dy = (rows + 0.5 - y[:, None]).astype(np.float32)[:, :, None]
+        cos, sin = (a.astype(np.float32)[:, None, None] for a in (cos, sin))
+        u, v = cos * dx + sin * dy, cos * dy - sin * dx
+        distance = np.empty_like(u)
+        for index, kind in enumerate(KINDS):
+            chosen = self.kind[scene, slot] == index
+            if chosen.any():
+                distance[chosen] = _DISTANCES[kind](u[chosen], v[chosen])
+        distance *= radius.astype(np.float32)[:, None, None]  # in pixels: coverage falls from 1 to 0 across the edge
+        coverage = np.clip(np.float32(0.5) - distance, 0, 1)[..., None]
+        light = 1 - np.float32(0.16) * (dx + 2 * dy) / (2 * radius.astype(np.float32)[:, None, None])
+        colour = np.array(list(COLOURS.values()), np.float32)[self.colour[scene, slot]] + self.tint[scene, slot]
+        at = (scene[:, None, None], rows[:, :, None], columns[:, None, :])
+        under = canvas[at]
+        canvas[at] = under + coverage * (colour[:, None, None].astype(np.float32) * light[..., None] - under)
+        owner[at] = np.where(distance < 0, np.uint8(slot + 1), owner[at])
+
+
+@dataclass(frozen=True)
+class World:
+    """All scenes of a seed.
+
+    ``side`` in pixels; ``objects``: fewest and most; ``occlusion``: may objects overlap? ``plain``: is the background one
+    flat dark colour? ``upright``: are objects not turned? ``zoom``: how much larger than usual they are, at most 2.
+    """
+
+    seed: int = 0
+    side: int = 64
+    objects: tuple[int, int] = (1, 5)
+    occlusion: bool = True
+    plain: bool = False
+    upright: bool = False
+    zoom: float = 1.0
+
+    def describe(self, split: Literal["train", "val", "test"], indices: Sequence[int]) -> Scenes:
+        """The scenes with these indices of a split; the splits share none."""
+        keys = [self.seed, SPLITS.index(split), np.asarray(indices, np.int64)]
+        slots, side = self.objects[1], self.side
+        draws = uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))
+        ground, draws = draws[:, :13], draws[:, 13:].reshape(len(draws), slots, -1)
+        size = (draws[..., 2] * len(SIZES)).astype(np.int64)
+        low, high = _RADII[size].transpose(2, 0, 1)
+        radius = (low + (high - low) * draws[..., 3]) * side * self.zoom
+        count = self.objects[0] + (ground[:, 12] * (slots - self.objects[0] + 1)).astype(int)
+        room = radius[..., None, None] + (side - 2 * radius[..., None, None]) * draws[..., 9:].reshape(
+            len(draws), slots, 2, -1
+        )
+        x, y, fits = self._place(room, radius)
+        return Scenes(
+            side=side,
+            kind=(draws[..., 0] * len(KINDS)).astype(np.int64),
+            colour=(draws[..., 1] * len(COLOURS)).astype(np.int64),
+            size=size,
+            x=x,
+            y=y,
+            radius=radius,
+            angle=draws[..., 4] * 2 * np.pi * (not self.upright),
+            present=fits & (np.arange(slots) < count[:, None]),
+            tint=(draws[..., 5:8] - 0.5) * 40,
+            ground=ground[:, :12],
+            plain=self.plain,
+        )
+
+    def _place(self, room: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The first candidate position of each object that is far enough from all earlier ones; False if none is."""
+        scenes = np.arange(len(radius))
+        x, y = room[:, :, 0, 0].copy(), room[:, :, 1, 0].copy()
+        fits = np.ones(radius.shape, bool)
+        for slot in range(1, radius.shape[1]):
+            dx, dy = (room[:, slot, axis, :, None] - c[:, None, :slot] for axis, c in enumerate((x, y)))
+            apart = (_APART[self.occlusion] * (radius[:, :slot] + radius[:, slot : slot + 1]))[:, None]
+            free = ((dx * dx + dy * dy >= apart * apart) | ~fits[:, None, :slot]).all(2)
+            first = free.argmax(1)
+            x[:, slot], y[:, slot] = room[scenes, slot, 0, first], room[scenes, slot, 1, first]
+            fits[:, slot] = free.any(1)
+        return x, y, fits
+
+
+class SegmentationScenes(Dataset):
+    """Scenes as images and semantic masks: ``{"image": uint8 (3, H, W), "mask": uint8 (H, W)}``.
+
+    With ``instances`` also ``"instances"``, int32 (H, W): slot + 1 of the object that is seen there, 0 for none.
+    """
+
+    def __init__(
+        self, world: World, split: Literal["train", "val", "test"], length: int, instances: bool = False
+    ) -> None:
+        self.world, self.split, self.length, self.instances = world, split, length, instances
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A whole batch at once: many times faster than one by one."""
+        scenes = self.world.describe(self.split, indices)
+        batch = {"image": torch.from_numpy(scenes.images), "mask": torch.from_numpy(scenes.semantic())}
+        return batch | {"instances": torch.from_numpy(scenes.owner.astype(np.int32))} if self.instances else batch
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(index)  # ends a for loop over the data set
+        return {key: value[0] for key, value in self.__getitems__([index]).items()}
+
+
+class ShapesSegmentation(VisionDataModule):
+    """The embedded world for segmentation: background and five kinds of shapes; colour tells nothing about the class.
+
+    Args:
+        train_size, val_size, test_size: scenes per split.
+        side: image side in pixels; 64 is what the scores in this project are measured on.
+        objects: fewest and most objects in a scene.
+        occlusion: whether objects may overlap.
+        crops: what training sees: "whole" scenes; "objects" and "windows" are the two stages of DeconvNet, one object
+            scaled to the side and all else background, then windows that overlap an object, scaled, with all classes.
+        borders: add ``border`` to every sample, the distance to the two nearest objects (U-Net's loss weighs it), and in
+            training make background of pixels where objects touch.
+    """
+
+    class_names = ("background", *KINDS)
+
+    def __init__(
+        self,
+        train_size: int = 8192,
+        val_size: int = 512,
+        test_size: int = 1024,
+        side: int = 64,
+        objects: tuple[int, int] = (1, 5),
+        occlusion: bool = True,
+        crops: Literal["whole", "objects", "windows"] = "whole",
+        borders: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if side < 16:
+            raise UsageError(f"data.side is {side}; shapes need at least 16 pixels")
+        if not 1 <= objects[0] <= objects[1]:
+            raise UsageError(f"data.objects is {tuple(objects)}; it needs 1 <= fewest <= most, for example [1, 5]")
+        self.world = World(self.seed, side, tuple(objects), occlusion)
+        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+        self.crops, self.borders = crops, borders
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3, self.world.side, self.world.side
+
+    def fit_to_batch(self) -> list[v2.Transform]:
+        if self.crops == "whole":
+            return []
+        fill = [round(255 * mean) for mean in self.mean]
+        return [CROPS[self.crops](self.world.side, fill, keep_instances=self.borders)]
+
+    def finish(self, split: str) -> list[v2.Transform]:
+        return [BorderMap(separate=split == "train")] if self.borders else []
+
+    def dataset(self, split: str) -> Dataset:
+        split = "test" if split == "predict" else split
+        instances = self.borders or (split == "train" and self.crops != "whole")
+        return SegmentationScenes(self.world, split, self.sizes[split], instances)

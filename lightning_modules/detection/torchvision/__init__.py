@@ -1,0 +1,1 @@
+"""Parts that Faster R-CNN, Mask R-CNN and SSD share with torchvision's detectors."""

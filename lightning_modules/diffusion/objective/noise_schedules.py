@@ -1,0 +1,175 @@
+"""Noise schedules: how much of a picture is left after t steps of the forward process."""
+
+import math
+from bisect import bisect_left
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.utils.precision import KeepFloat32
+
+
+class NoiseSchedule(KeepFloat32):
+    """Base of the schedules. q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I), t = 0 ... T - 1, alpha_t^2 + sigma_t^2 = 1.
+
+    alpha_t^2 is DDPM's alphas_cumprod. Time -1 is the picture itself: alpha 1, sigma 0. Everything is computed in float64;
+    training looks numbers up in float32 tables on the device, rounded once, which no cast of the module reaches; samplers
+    ask ``at``, which answers in Python's floats and never waits for the device.
+
+    Args:
+        betas: float64 (T,), each in (0, 1): the variance that step t adds.
+
+    Raises:
+        UsageError: fewer than two steps, or a beta out of its range.
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        super().__init__()
+        betas = betas.double()
+        wrong = int((~((betas > 0) & (betas < 1))).sum())
+        if len(betas) < 2 or wrong:
+            raise UsageError(
+                f"model.schedule.betas has {len(betas)} values, {wrong} of them not in (0, 1); give at least 2, all "
+                "in (0, 1)"
+            )
+        self.num_steps = len(betas)
+        log_kept = torch.log1p(-betas).cumsum(0)  # log alphas_cumprod
+        log_lost = torch.log(-torch.expm1(log_kept))
+        self._half_log_snr = ((log_kept - log_lost) / 2).tolist()  # log(alpha / sigma)
+        # The last entry, found by index -1, is time -1.
+        alphas, sigmas = F.pad((log_kept / 2).exp(), (0, 1), value=1.0), F.pad((log_lost / 2).exp(), (0, 1))
+        self.register_buffer("alphas", alphas.float(), persistent=False)
+        self.register_buffer("sigmas", sigmas.float(), persistent=False)
+        self.register_buffer("betas", betas.float(), persistent=False)
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Times int64 (B,), -1 ... T - 1 -> alpha and sigma, float32 (B, 1, 1, 1) each."""
+        return self.alphas[t][:, None, None, None], self.sigmas[t][:, None, None, None]
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Times int64 (B,), 0 ... T - 1 -> variance of the step to it, float32 (B, 1, 1, 1)."""
+        return self.betas[t][:, None, None, None]
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = alpha_t x_0 + sigma_t noise (Ho et al. 2020, equation 4), for times int64 (B,)."""
+        alpha, sigma = self.alpha_sigma(t)
+        return alpha * x + sigma * noise
+
+    def at(self, t: float) -> tuple[float, float]:
+        """alpha and sigma at one time, also between two steps (log SNR is linear there); -1: (1, 0)."""
+        if t == -1:
+            return 1.0, 0.0
+        log_snr = 2 * self.half_log_snr(t)
+        return math.sqrt(1 / (1 + math.exp(-log_snr))), math.sqrt(1 / (1 + math.exp(log_snr)))
+
+    def half_log_snr(self, t: float) -> float:
+        """log(alpha / sigma) at a time in [0, T - 1], the lambda of DPM-Solver; falls with t."""
+        below = min(int(t), self.num_steps - 2)
+        low, high = self._half_log_snr[below : below + 2]
+        return low + (high - low) * (t - below)
+
+    def time_of(self, half_log_snr: float) -> float:
+        """The inverse of ``half_log_snr``; beyond the ends, the end."""
+        above = bisect_left(self._half_log_snr, -half_log_snr, lo=1, hi=self.num_steps - 1, key=lambda value: -value)
+        low, high = self._half_log_snr[above - 1 : above + 1]
+        return min(max(above - 1 + (half_log_snr - low) / (high - low), 0.0), self.num_steps - 1.0)
+
+
+class LinearSchedule(NoiseSchedule):
+    """Betas on a line (Ho et al. 2020, section 4), scaled so that any number of steps ends as noisy as 1000 do.
+
+    The scale 1000 / T is that of Improved DDPM's code.
+
+    Args:
+        num_steps: T.
+        start: the first beta of 1000 steps.
+        end: the last one, at least ``start``.
+
+    Raises:
+        UsageError: an argument out of its range, or T so small that a beta would reach 1.
+    """
+
+    def __init__(self, num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> None:
+        if not 0 < start < math.inf:
+            raise UsageError(f"model.schedule.start is {start}; it is the first beta of 1000 steps, above 0")
+        if not start <= end < math.inf:
+            raise UsageError(
+                f"model.schedule.end is {end}; it is the last beta of 1000 steps, at least start ({start})"
+            )
+        smallest = max(2, math.floor(1000 * end) + 1)  # of which the last beta is below 1
+        if num_steps < smallest:
+            raise UsageError(
+                f"model.schedule.num_steps is {num_steps}; this schedule needs at least {smallest}, or a beta would reach "
+                f"1: lower model.schedule.end ({end}), or take CosineSchedule"
+            )
+        super().__init__(_line(start, end, num_steps) * (1000 / num_steps))
+
+
+class CosineSchedule(NoiseSchedule):
+    """alphas_cumprod falls as a squared cosine (Nichol & Dhariwal 2021, equation 17).
+
+    Args:
+        num_steps: T, at least 2.
+        s: offset, from 0 on, that keeps the first betas from being too small.
+        max_beta: no beta is larger, in (0, 1); the last would be 1 (section 3.2).
+
+    Raises:
+        UsageError: an argument out of its range.
+    """
+
+    def __init__(self, num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> None:
+        if not 0 <= s < math.inf:
+            raise UsageError(f"model.schedule.s is {s}; it is an offset of the time from 0 on, such as 0.008")
+        if not 0 < max_beta < 1:
+            raise UsageError(f"model.schedule.max_beta is {max_beta}; it is the largest beta, in (0, 1)")
+        _check_steps(num_steps)
+        time = _line(0, 1, num_steps + 1)
+        super().__init__(_betas(torch.cos((time + s) / (1 + s) * math.pi / 2).square(), max_beta))
+
+
+class SigmoidSchedule(NoiseSchedule):
+    """alphas_cumprod falls as a sigmoid (Jabri et al. 2022, figure 8; Chen 2023, section 2.1).
+
+    Betas are capped at 0.999, as the cosine's are: the last would be 1.
+
+    Args:
+        num_steps: T, at least 2.
+        start: where on the sigmoid time begins.
+        end: where it ends, above ``start``.
+        tau: temperature, above 0; the smaller, the steeper in the middle.
+
+    Raises:
+        UsageError: an argument out of its range, or a sigmoid so steep that its ends are flat in float64.
+    """
+
+    def __init__(self, num_steps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> None:
+        if not -math.inf < start < end < math.inf:
+            raise UsageError(f"model.schedule.start is {start} and end {end}; start lies below end")
+        if not 0 < tau < math.inf:
+            raise UsageError(f"model.schedule.tau is {tau}; it is a temperature above 0")
+        _check_steps(num_steps)
+        left = torch.sigmoid(-_line(start, end, num_steps + 1) / tau)
+        betas = _betas(left - left[-1], max_beta=0.999)
+        if not (betas > 0).all():
+            raise UsageError(
+                f"model.schedule.tau is {tau}, with which the sigmoid from {start} to {end} is flat at its ends: some "
+                "steps would add no noise; raise tau, or bring start and end nearer to 0"
+            )
+        super().__init__(betas)
+
+
+def _check_steps(num_steps: int) -> None:
+    if num_steps < 2:
+        raise UsageError(f"model.schedule.num_steps is {num_steps}; a schedule needs at least 2 steps")
+
+
+def _line(start: float, end: float, count: int) -> Tensor:
+    # On the CPU also within torch.device("meta") or of a device without float64.
+    return torch.linspace(start, end, count, dtype=torch.float64, device="cpu")
+
+
+def _betas(alphas_cumprod: Tensor, max_beta: float) -> Tensor:
+    """What is left after 0 ... T steps, to any scale, float64 (T + 1,) -> the betas of the steps (T,), capped."""
+    return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=max_beta)

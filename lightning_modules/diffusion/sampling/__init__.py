@@ -1,0 +1,1 @@
+"""Samplers, guidance and inpainting."""

@@ -1,0 +1,1 @@
+"""The base of all models that generate images."""

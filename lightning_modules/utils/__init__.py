@@ -1,0 +1,1 @@
+"""Helpers that are not layers: loading weights, precision, random numbers, distribution."""

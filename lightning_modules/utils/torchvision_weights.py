@@ -1,0 +1,29 @@
+"""Weights that torchvision publishes."""
+
+from pathlib import Path, PurePosixPath
+from urllib.error import URLError
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+from torchvision.models import WeightsEnum
+
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.utils.safe_load import read_safely
+
+
+def published(weights: WeightsEnum, option: str = "model.weights") -> dict[str, Tensor]:
+    """The state dict of torchvision's weights; downloaded unless it lies in torch's hub folder already.
+
+    Raises:
+        UsageError: where to put the file, if it cannot be downloaded; or that it holds something else.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(weights.url).path).name)
+    try:
+        if not path.is_file():
+            return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, OSError) as error:
+        raise UsageError(
+            f"{option}: {weights.url} cannot be fetched ({error}); get the file elsewhere and put it into {path.parent}"
+        ) from error
+    return read_safely(f"{option}:", path)  # torchvision would run what lies there

@@ -1,0 +1,348 @@
+"""What one sees of generative techniques: reconstructions, samples, latent spaces, and the files of a prediction."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from darkroom.callbacks.loggers.latent_space_logger import LatentSpaceLogger
+from darkroom.callbacks.loggers.reconstruction_logger import ReconstructionLogger
+from darkroom.callbacks.loggers.sample_logger import SampleLogger
+from darkroom.callbacks.plotting.grids import TITLE
+from darkroom.callbacks.writers.sample_writer import SampleWriter
+from darkroom.datamodules.captions.prompts import Prompts
+from darkroom.errors import UsageError
+from tests.callbacks.blobs import BlobData, BlobModel, blobs, trainer
+from tests.runtime.test_wandb import read
+
+VIEWS = ("interpolations", "latents", "manifold", "traversals")
+
+
+def drawn(what: str) -> list[Tensor]:
+    """The pictures in one of the folders, by step."""
+    files = sorted(Path("pictures", what).glob("*.png"))
+    return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
+
+
+def folders() -> list[str]:
+    return sorted(path.name for path in Path("pictures").glob("*"))
+
+
+# --- reconstructions --------------------------------------------------------------------------------------------------
+
+
+def test_inputs_stand_over_reconstructions_and_what_they_differ_by() -> None:
+    data, model = BlobData((1, 20, 40)), BlobModel((1, 20, 40))
+    trainer(ReconstructionLogger(6)).validate(model, data, verbose=False)
+    (sheet,) = drawn("val_reconstructions")
+    assert model.reconstructed == 1  # of two batches at once: a DCGAN searches as long for few as for one
+    rows = [sheet[:, 4 + 44 * row : 44 + 44 * row].int() for row in range(3)]
+    for index in range(6):
+        truth = data.dataset("val")[index]["image"].expand(3, -1, -1)
+        left = sheet.shape[2] - 4 - (6 - index) * 84
+        shown = [row[:, ::2, left : left + 80 : 2] for row in rows]  # twice as large
+        assert torch.equal(shown[0], truth.int())
+        assert torch.equal(shown[2], (shown[0] - shown[1]).abs())
+
+
+def test_the_first_samples_are_drawn_after_every_validation_and_the_test_set_too() -> None:
+    fit = trainer(ReconstructionLogger(4), max_epochs=2)
+    fit.fit(BlobModel(num_classes=3), data := BlobData())
+    first, second = drawn("val_reconstructions")
+    assert torch.equal(first[:, :45], second[:, :45])
+    assert not torch.equal(first, second)
+    trainer(ReconstructionLogger(4)).test(BlobModel(num_classes=3), data, verbose=False)
+    assert len(drawn("test_reconstructions")) == 1
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_come_from_the_same_noise_every_time_and_leave_random_numbers_alone() -> None:
+    model, state = BlobModel((3, 32, 32)), torch.get_rng_state()
+    for _ in range(2):
+        trainer(SampleLogger(9), max_epochs=2, limit_train_batches=0).validate(
+            model, BlobData((3, 32, 32)), verbose=False
+        )
+    assert torch.equal(torch.get_rng_state(), state)
+    (sheet,) = drawn("val_samples")
+    z = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    for index, picture in enumerate(model.to_uint8(blobs(z, (3, 32, 32)))):
+        y, x = 10 + TITLE + 66 * (index // 3), 10 + 66 * (index % 3)
+        assert torch.equal(sheet[:, y : y + 64 : 2, x : x + 64 : 2], picture)
+
+
+def test_another_seed_is_other_noise() -> None:
+    sheets = []
+    for seed in (1, 2):
+        trainer(SampleLogger(4, seed=seed)).test(BlobModel(), BlobData(), verbose=False)
+        sheets += drawn("test_samples")
+    assert not torch.equal(*sheets)
+
+
+def test_classes_have_a_row_each() -> None:
+    model = BlobModel(num_classes=3)
+    trainer(SampleLogger(13)).validate(model, BlobData(), verbose=False)
+    (labels,) = model.drawn
+    assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    (sheet,) = drawn("val_samples")
+    assert sheet.shape[1] == 2 * 10 + TITLE + 3 * 40 + 2 * 2  # three rows
+
+
+def test_a_fit_leaves_its_progress_also_of_what_went_before() -> None:
+    model, data = BlobModel(), BlobData()
+    first = trainer(SampleLogger(4), max_epochs=2)
+    first.fit(model, data)
+    assert Image.open("pictures/samples/progress.gif").n_frames == 2
+    first.save_checkpoint("half.ckpt")
+    trainer(SampleLogger(4), max_epochs=3).fit(model, data, ckpt_path="half.ckpt")
+    assert [path.stem for path in sorted(Path("pictures/samples").glob("*.png"))] == ["0000001", "0000003", "0000005"]
+    assert Image.open("pictures/samples/progress.gif").n_frames == 3
+
+
+def test_no_animation_is_made_of_one_picture_or_where_none_is_wanted() -> None:
+    trainer(SampleLogger(4), max_epochs=1).fit(BlobModel(), BlobData())
+    trainer(SampleLogger(4, animation=False), max_epochs=2).fit(BlobModel(), BlobData())
+    assert not Path("pictures/samples/progress.gif").exists()
+
+
+def test_nothing_is_drawn_in_the_sanity_check_and_only_every_nth_time() -> None:
+    callbacks = (SampleLogger(4, every_n_validations=2), LatentSpaceLogger(every_n_validations=2, grid=3))
+    trainer(*callbacks, max_epochs=3, num_sanity_val_steps=1).fit(BlobModel(), BlobData())
+    assert [path.stem for path in sorted(Path("pictures/samples").glob("*.png"))] == ["0000001", "0000005"]
+    assert len(drawn("latents")) == 2
+
+
+def test_wandb_gets_pictures_and_the_animation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = WandbLogger(save_dir=".", project="x")
+    trainer(SampleLogger(4), max_epochs=2, logger=logger).fit(BlobModel(), BlobData())
+    import wandb
+
+    wandb.finish()
+    wandb.teardown()  # its own process may still be writing
+    (folder,) = Path("wandb").glob("offline-run-*")
+    _, history, _, _ = read(next(folder.glob("*.wandb")))
+    assert history["samples.count"] == 1
+    (video,) = history["samples_progress.videos"]
+    with Image.open(folder / "files" / video["path"]) as gif:
+        assert gif.n_frames == 2
+
+
+# --- latent spaces ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent_dim", "num_classes", "labelled"),
+    [
+        ((1, 20, 28), 2, None, True),
+        ((3, 32, 32), 6, None, False),
+        ((1, 16, 16), 5, 3, True),
+        ((1, 16, 16), 1, None, True),
+    ],
+)
+def test_a_fit_leaves_four_views_of_a_latent_space(
+    shape: tuple[int, int, int], latent_dim: int, num_classes: int | None, labelled: bool
+) -> None:
+    model = BlobModel(shape, latent_dim, num_classes)
+    trainer(LatentSpaceLogger(grid=4), max_epochs=1).fit(model, BlobData(shape, labelled))
+    assert folders() == sorted(VIEWS)
+    trainer(LatentSpaceLogger(grid=4)).test(model, BlobData(shape, labelled), verbose=False)
+    assert folders() == sorted([*VIEWS, *(f"test_{view}" for view in VIEWS)])
+
+
+def test_the_manifold_of_two_dimensions_goes_to_the_right_and_up() -> None:
+    trainer(LatentSpaceLogger(grid=3)).validate(BlobModel((1, 49, 49)), BlobData((1, 49, 49)), verbose=False)
+    (sheet,) = drawn("val_manifold")
+    left = int((sheet[0, -11] < 255).nonzero()[0])  # right of the axis' values
+    grid = sheet[0, -10 - 3 * 49 : -10, left : left + 3 * 49]
+    where = [[divmod(int(tile.flatten().argmax()), 49) for tile in row.split(49, 1)] for row in grid.split(49)]
+    far = round(48 * 0.967 / 8)  # the quantile of 5 in 6, in pixels
+    for row, y in enumerate((24 - far, 24, 24 + far)):
+        for column, x in enumerate((24 - far, 24, 24 + far)):
+            assert where[row][column] == pytest.approx((y, x), abs=1)
+
+
+def test_points_are_spread_over_the_set_and_their_number_bounded() -> None:
+    model = BlobModel()
+    trainer(LatentSpaceLogger(num_points=4, num_pairs=1, grid=3)).validate(model, BlobData(), verbose=False)
+    assert model.encoded == 4 + 2 + 2  # one of each of four batches; the pair, and once more to interpolate
+
+
+def test_without_scatter_few_pictures_are_encoded() -> None:
+    model = BlobModel(latent_dim=20)
+    trainer(LatentSpaceLogger(scatter=False, num_pairs=3)).validate(model, BlobData(), verbose=False)
+    assert model.encoded == 12
+    assert folders() == ["val_interpolations", "val_manifold", "val_traversals"]
+
+
+def test_a_technique_whose_encode_is_a_search_is_not_asked_for_a_scatter() -> None:
+    class Searching(BlobModel):
+        encodes_by_search = True
+
+    model = Searching()
+    trainer(LatentSpaceLogger(num_pairs=2, grid=3)).validate(model, BlobData(), verbose=False)
+    assert model.encoded == 8
+    assert "val_latents" not in folders()
+    trainer(LatentSpaceLogger(num_pairs=2, grid=3, scatter=True)).validate(model, BlobData(), verbose=False)
+    assert "val_latents" in folders()
+
+
+def test_pictures_of_one_class_are_interpolated_where_the_class_is_told() -> None:
+    asked = []
+
+    class Listening(BlobModel):
+        def interpolate(self, a: Tensor, b: Tensor, steps: int, *, labels: Tensor | None = None) -> Tensor:
+            asked.append((a, b, labels))
+            return super().interpolate(a, b, steps, labels=labels)
+
+    data = BlobData()
+    trainer(LatentSpaceLogger(num_pairs=2)).validate(Listening(num_classes=3), data, verbose=False)
+    ((a, b, labels),) = asked
+    assert labels.tolist() == [0, 1]
+    for index, picture in ((0, a[0]), (3, b[0]), (1, a[1]), (4, b[1])):
+        assert torch.equal(data._normalize(data.dataset("val")[index]["image"]), picture)
+
+
+def test_a_model_that_has_diverged_can_still_be_drawn() -> None:
+    model = BlobModel(latent_dim=3)
+    model.encode = lambda x, labels=None: torch.full((len(x), 3), torch.nan)
+    trainer(LatentSpaceLogger(grid=2)).validate(model, BlobData(), verbose=False)
+    assert "val_latents" not in folders()
+
+
+# --- the writer -------------------------------------------------------------------------------------------------------
+
+
+def predict(model: BlobModel, data: Any, **kwargs: Any) -> list[dict[str, str]]:
+    """Rows of samples.csv."""
+    trainer(SampleWriter(**kwargs)).predict(model, data, return_predictions=False)
+    return list(csv.DictReader(Path("predictions/samples.csv").open()))
+
+
+def test_prompts_become_pictures_under_their_number_and_class() -> None:
+    rows = predict(BlobModel(num_classes=3), Prompts(count=5, labels=[2, 0], captions=["a, b"], batch_size=2))
+    assert list(rows[0]) == ["index", "seed", "label", "caption", "file"]
+    assert [row["file"] for row in rows] == [f"{index:06d}_{(2, 0)[index % 2]}.png" for index in range(5)]
+    assert {row["caption"] for row in rows} == {"a, b"}
+    z = torch.randn(1, 2, generator=torch.Generator().manual_seed(int(rows[3]["seed"])))
+    with Image.open("predictions/000003_0.png") as image:
+        assert image.mode == "L"
+        expected = BlobModel().to_uint8(blobs(z, (1, 20, 28), torch.tensor([0])))[0, 0]
+        assert np.array_equal(np.array(image), expected.numpy())
+    with Image.open("predictions/grid.png") as grid:
+        assert grid.size == (20 + 3 * 84 + 4, 20 + 2 * (60 + 18) + 2)  # captions below
+
+
+def test_pictures_do_not_depend_on_the_batch_size_and_nothing_old_is_left() -> None:
+    predict(BlobModel((3, 16, 16)), Prompts(count=6, batch_size=6))
+    before = [np.array(Image.open(f"predictions/00000{index}.png")) for index in range(4)]
+    rows = predict(BlobModel((3, 16, 16)), Prompts(count=4, batch_size=3), grid=0)
+    assert sorted(path.name for path in Path("predictions").glob("*.png")) == [row["file"] for row in rows]
+    assert list(rows[0]) == ["index", "seed", "file"]
+    after = [np.array(Image.open(f"predictions/00000{index}.png")) for index in range(4)]
+    assert all(map(np.array_equal, before, after))
+
+
+def photos(*names: str, folder: str = "photos") -> str:
+    Path(folder).mkdir(exist_ok=True)
+    for name in names:
+        Image.effect_noise((28, 20), 80).save(f"{folder}/{name}.png")
+    return folder
+
+
+def test_images_are_reconstructed_under_the_names_of_their_files() -> None:
+    rows = predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
+    assert [row["file"] for row in rows] == ["cat.png", "dog.png"]
+    assert len(predict(BlobModel(), BlobData())) == 5  # of the data set, which has no files
+
+
+def test_the_grid_shows_images_over_what_was_made_of_them() -> None:
+    predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
+    grid = torch.from_numpy(np.array(Image.open("predictions/grid.png"))).permute(2, 0, 1)
+    assert grid.shape[1] == 20 + 2 * 60 + 2 + 18
+    for column, name in enumerate(("cat", "dog")):
+        left = grid.shape[2] - 10 - (2 - column) * 86 + 2
+        for top, folder in ((10, "photos"), (72, "predictions")):
+            shown = grid[0, top : top + 60 : 3, left : left + 84 : 3]
+            assert np.array_equal(shown.numpy(), np.array(Image.open(f"{folder}/{name}.png")))
+
+
+def test_a_photo_may_have_the_name_of_the_grid() -> None:
+    rows = predict(BlobModel(), BlobData(predict_dir=photos("grid", "cat")))
+    assert [row["file"] for row in rows] == ["cat.png", "grid_png.png"]
+    assert Image.open("predictions/grid_png.png").size == (28, 20)
+
+
+def test_predictions_are_not_written_over_their_own_images() -> None:
+    folder = photos("cat", folder="predictions")
+    before = Path("predictions/cat.png").read_bytes()
+    with pytest.raises(UsageError, match="data.predict_dir is the folder that predictions are written to"):
+        predict(BlobModel(), BlobData(predict_dir=folder))
+    assert Path("predictions/cat.png").read_bytes() == before
+
+
+def test_a_predict_that_fails_leaves_the_earlier_result() -> None:
+    class Failing(BlobModel):
+        def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            raise RuntimeError("no memory")
+
+    predict(BlobModel(), Prompts(count=3))
+    photos("mine", folder="predictions")
+    before = {path.name: path.read_bytes() for path in Path("predictions").iterdir()}
+    with pytest.raises(RuntimeError, match="no memory"):
+        predict(Failing(), Prompts(count=2))
+    assert {path.name: path.read_bytes() for path in Path("predictions").iterdir()} == before
+    predict(BlobModel(), Prompts(count=1))
+    left = sorted(path.name for path in Path("predictions").iterdir())
+    assert left == ["000000.png", "grid.png", "mine.png", "samples.csv"]
+
+
+def test_a_caption_of_several_lines_is_drawn_in_one() -> None:
+    (row,) = predict(BlobModel(), Prompts(captions=["a red circle\nover a green square " * 5]))
+    assert row["caption"].count("\n") == 5
+
+
+def test_a_picture_that_two_ranks_wrote_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom.callbacks.writers.sample_writer.of_all_ranks", lambda trainer, rows: rows + rows[:1])
+    assert [row["index"] for row in predict(BlobModel(), Prompts(count=3))] == ["0", "1", "2"]
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("callback", [ReconstructionLogger, SampleLogger, LatentSpaceLogger, SampleWriter])
+def test_a_technique_of_another_task_is_refused(callback: type) -> None:
+    class Segments(BlobModel):
+        reconstruct = sample = interpolate = to_uint8 = None
+
+    with pytest.raises(UsageError, match=rf"{callback.__name__} calls .*Segments has not; .* VAE"):
+        trainer(callback()).validate(Segments(), BlobData(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SampleLogger(0), "SampleLogger.num_samples is 0"),
+        (lambda: SampleLogger(every_n_validations=0), "SampleLogger.every_n_validations is 0"),
+        (lambda: LatentSpaceLogger(grid=0), "LatentSpaceLogger.grid is 0"),
+        (lambda: ReconstructionLogger(-1), "ReconstructionLogger.num_samples is -1"),
+        (lambda: SampleWriter(-1), "SampleWriter.grid is -1"),
+    ],
+)
+def test_counts_start_at_one(build: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build()
+
+
+def test_data_without_a_datamodule_are_refused() -> None:
+    loader = DataLoader(BlobData().dataset("val"))
+    with pytest.raises(UsageError, match="SampleLogger needs a datamodule"):
+        trainer(SampleLogger()).validate(BlobModel(), loader, verbose=False)

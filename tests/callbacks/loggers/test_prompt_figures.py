@@ -1,0 +1,434 @@
+"""What one sees of prompts: pictures by guidance, stages, upsampling, where words were looked at, a prediction's files."""
+
+import csv
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image, ImageFont
+from torch import Tensor
+
+from darkroom.callbacks.base import generators
+from darkroom.callbacks.loggers.attention_map_logger import AttentionMapLogger
+from darkroom.callbacks.loggers.cascade_logger import StagesLogger
+from darkroom.callbacks.loggers.prompt_logger import PromptLogger
+from darkroom.callbacks.loggers.sample_logger import SampleLogger
+from darkroom.callbacks.loggers.upsampling_logger import UpsamplingLogger, middle, psnr
+from darkroom.callbacks.plotting.grids import TITLE, picture_grid, wrapped
+from darkroom.callbacks.plotting.heat_maps import heat_colours, heated
+from darkroom.callbacks.plotting.images import resize
+from darkroom.callbacks.writers.sample_writer import SampleWriter, slug
+from darkroom.datamodules.captions.caption_folder import CaptionFolder
+from darkroom.datamodules.captions.prompts import Prompts
+from darkroom.errors import UsageError
+from tests.callbacks.blobs import BlobData, BlobModel, trainer
+from tests.callbacks.prompt_fakes import (
+    CAPTIONS,
+    CaptionedData,
+    CascadeModel,
+    TextModel,
+    UpsamplingModel,
+    places,
+    square,
+)
+
+DIFFERENT = [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
+
+
+def drawn(what: str) -> list[Tensor]:
+    """The pictures in one of the folders, by step."""
+    files = sorted(Path("pictures", what).glob("*.png"))
+    return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
+
+
+def tile_of(prompt: str, place: tuple[int, int], weight: float = 4.0, side: int = 64) -> Tensor:
+    """What TextModel draws, as it is shown."""
+    picture = 1 - (1 - square(prompt, place, 16)) * weight / 4
+    return resize(BlobModel().to_uint8(picture), (side, side))
+
+
+class Listener(WandbLogger):
+    """Stands for W&B, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, dict[str, Any]] = {}
+        self.videos: list[str] = []
+        Logger.__init__(self)
+
+    name = version = save_dir = None
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self.images[key] = {"images": images, **kwargs}
+
+    def log_video(self, key: str, videos: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self.videos.append(key)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None: ...
+    def log_graph(self, *args: Any, **kwargs: Any) -> None: ...
+    def after_save_checkpoint(self, *args: Any) -> None: ...
+    def finalize(self, status: str) -> None: ...
+
+
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is written on the sheets of stages and of upsampling."""
+    written = []
+
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        written.append(inspect.signature(picture_grid).bind(*args, **kwargs).arguments)
+        return picture_grid(*args, **kwargs)
+
+    for name in ("stages_logger", "upsampling_logger"):
+        monkeypatch.setattr(f"callbacks.{name}.picture_grid", noted)
+    return written
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_are_rows_weights_are_groups_and_columns_share_their_noise() -> None:
+    model, state = TextModel(), torch.get_rng_state()
+    model.trained_steps = 7  # the title says so
+    prompts = ["a red square", "a blue square, beside which there is nothing else to be seen at all"]
+    trainer(PromptLogger(prompts, num_samples=3, guidance=[1, 4], steps=5)).validate(
+        model, CaptionedData(), verbose=False
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [(call["guidance"], call["steps"]) for call in model.calls] == [(1, 5), (4, 5)]
+    (sheet,) = drawn("val_prompts")
+    right = sheet.shape[2] - 10 - (3 * 66 - 2)  # of the second group
+    for row, prompt in enumerate(prompts):
+        for group, weight in enumerate((1, 4)):
+            for column, place in enumerate(places(generators(0, 3), 16)):
+                left = right + 66 * column - (1 - group) * (3 * 66 - 2 + 20)
+                top = 10 + TITLE + 18 + 66 * row
+                assert torch.equal(sheet[:, top : top + 64, left : left + 64], tile_of(prompt, place, weight))
+    assert sheet.shape[2] < 20 + 200 + 6 * 66 + 20  # a long prompt is wrapped
+
+
+def test_without_prompts_the_first_different_captions_of_the_data_are_drawn() -> None:
+    for logger, expected in ((PromptLogger(num_prompts=5), DIFFERENT), (PromptLogger(num_prompts=2), DIFFERENT[:2])):
+        model = TextModel()
+        fit = trainer(logger, max_epochs=2, num_sanity_val_steps=1)
+        fit.fit(model, CaptionedData(batch_size=2))
+        assert len(model.calls) == 6
+        assert all(call["captions"][::4] == expected for call in model.calls)
+    assert len(drawn("prompts")) == 2
+    with Image.open("pictures/prompts/progress.gif") as gif:
+        assert gif.size[0] > 400
+
+
+def test_pictures_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets = []
+    for chunk in (64, 5):
+        monkeypatch.setattr("darkroom.callbacks.loggers.prompt_logger._CHUNK", chunk)
+        model = TextModel()
+        trainer(PromptLogger()).test(model, CaptionedData(), verbose=False)
+        assert max(len(call["captions"]) for call in model.calls) <= chunk
+        sheets += drawn("test_prompts")
+    assert torch.equal(*sheets)
+
+
+def test_wandb_gets_every_picture_with_its_prompt() -> None:
+    listener = Listener()
+    trainer(PromptLogger(num_samples=2, guidance=[1, 2.5]), max_epochs=2, logger=listener).fit(
+        TextModel(), CaptionedData()
+    )
+    given = listener.images["prompts"]
+    assert len(given["images"]) == len(given["caption"]) == 3 * 2 * 2
+    assert given["caption"][::2] == [f"{prompt} (guidance {weight})" for weight in ("1", "2.5") for prompt in DIFFERENT]
+    assert given["images"][0].shape == (16, 16, 3)
+    assert listener.videos == ["prompts_progress"]
+
+
+def test_a_cascade_is_drawn_likewise() -> None:
+    trainer(PromptLogger()).test(CascadeModel(), CaptionedData(), verbose=False)
+    assert len(drawn("test_prompts")) == 1
+
+
+def test_text_is_wrapped_into_its_width_and_its_rest_dotted() -> None:
+    font = ImageFont.load_default(12)
+    text = "a small red circle left of a large blue square"
+    lines = wrapped(text, 100, font, 5)
+    assert " ".join(lines) == text
+    assert len(lines) > 2
+    assert all(font.getlength(line) <= 100 for line in lines)
+    assert wrapped(text, 100, font, 2)[0] == lines[0]
+    assert wrapped(text, 100, font, 2)[1].endswith("…")
+    assert wrapped("", 100, font, 2) == []
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_stages_of_a_prompt_stand_side_by_side_at_one_size() -> None:
+    trainer(StagesLogger(num_prompts=2, seed=3)).test(CascadeModel(), CaptionedData(), verbose=False)
+    (sheet,), model = drawn("test_stages"), CascadeModel()
+    for row, prompt in enumerate(DIFFERENT[:2]):
+        stages = model.sample([prompt], generator=generators(3, 2)[row : row + 1], stages=True)
+        for column, stage in enumerate(stages):
+            left, top = sheet.shape[2] - 10 - (2 - column) * 226 + 2, 10 + 18 + 226 * row
+            shown = sheet[:, top : top + 224, left : left + 224]
+            assert torch.equal(shown, resize(model.to_uint8(stage)[0], (224, 224)))
+
+
+def test_in_prediction_they_are_those_of_the_very_pictures_that_are_written() -> None:
+    listener = Listener()
+    data = Prompts(captions=["a red square", "a green square"], count=5, batch_size=2)
+    callbacks = (StagesLogger(num_prompts=3), SampleWriter())
+    trainer(*callbacks, logger=listener).predict(CascadeModel(), data, return_predictions=False)
+    given = listener.images["predict_stages"]
+    assert given["caption"] == [
+        f"a {colour} square ({head})"
+        for colour in ("red", "green", "red")
+        for head in ("8 x 8, guidance 2", "16 x 16, augmentation 0.1")
+    ]
+    for index, name in enumerate(("000000_a-red-square", "000001_a-green-square", "000002_a-red-square")):
+        written = np.array(Image.open(f"predictions/{name}.png"))
+        assert np.array_equal(given["images"][2 * index + 1][::14, ::14], written)
+
+
+def test_heads_say_the_cascades_settings_or_the_stages_own_and_the_title_a_step(sheets: list[dict[str, Any]]) -> None:
+    model = CascadeModel()
+    model.guidance, model.augmentation, model.trained_steps = [1.0, 1.35], [None], 7
+    for steps, title in ((7, "step 7"), (0, "")):
+        model.trained_steps = steps
+        trainer(StagesLogger(num_prompts=1)).test(model, CaptionedData(), verbose=False)
+        assert sheets[-1]["title"] == title
+        assert sheets[-1]["heads"] == ["8 x 8", "16 x 16, guidance 1.35, augmentation 0.25"]
+
+
+# --- upsampling -------------------------------------------------------------------------------------------------------
+
+
+def test_small_bicubic_drawn_and_true_pictures_stand_in_a_row() -> None:
+    listener, model = Listener(), UpsamplingModel()
+    logger = UpsamplingLogger(3, guidance=2, augmentation=0.1, steps=4)
+    trainer(logger, logger=listener).validate(model, data := CaptionedData(), verbose=False)
+    options = {"augmentation": 0.1, "guidance": 2, "steps": 4}
+    assert model.calls == [{"captions": list(CAPTIONS[:3]), **options}]
+    given = listener.images["val_upsampling"]
+    for index in range(3):
+        true = data.dataset("val")[index]["image"]
+        _, bicubic, output, last = (
+            torch.from_numpy(image).permute(2, 0, 1) for image in given["images"][4 * index :][:4]
+        )
+        assert torch.equal(last[:, ::10, ::10], true)
+        assert given["caption"][4 * index] == f"{CAPTIONS[index]}, 8 x 8"
+        for name, picture in (("bicubic", bicubic), ("drawn", output)):
+            assert (
+                f"{name}, {psnr(picture[:, ::10, ::10], true):.1f} dB"
+                in given["caption"][4 * index + 1 + (name == "drawn")]
+            )
+    before = drawn("val_upsampling")[0]
+    trainer(UpsamplingLogger(3, augmentation=0.1)).validate(model, CaptionedData(batch_size=2), verbose=False)
+    assert torch.equal(before, drawn("val_upsampling")[0])
+
+
+def test_the_mean_psnr_stands_above_its_column(sheets: list[dict[str, Any]]) -> None:
+    trainer(UpsamplingLogger(3)).validate(UpsamplingModel(), CaptionedData(), verbose=False)
+    (sheet,) = sheets
+    for column, name in ((1, "bicubic"), (2, "drawn")):
+        mean = sum(float(row[column].removesuffix(" dB")) for row in sheet["captions"]) / 3
+        head, value = sheet["heads"][column].removesuffix(" dB").split(", mean ")
+        assert head == name
+        assert float(value) == pytest.approx(mean, abs=0.11)
+    assert sheet["heads"][::3] == ["8 x 8", "true"]
+
+
+def test_pictures_without_captions_are_drawn_too_and_of_large_ones_the_middle() -> None:
+    trainer(UpsamplingLogger(2)).test(UpsamplingModel(), BlobData((3, 16, 16)), verbose=False)
+    trainer(UpsamplingLogger(1), max_epochs=1).fit(UpsamplingModel(400), BlobData((3, 400, 400)))
+    assert drawn("val_upsampling")[0].shape == (3, 20 + TITLE + 18 + 320 + 18 + 2 - 2, 20 + 4 * 322 - 2)
+    picture = torch.arange(3 * 5 * 7).view(3, 5, 7)
+    assert torch.equal(middle(picture, 3), picture[:, 1:4, 2:5])
+
+
+def test_psnr_is_in_decibels() -> None:
+    black = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    assert psnr(black + 255, black) == pytest.approx(0)
+    assert psnr(black + 1, black) == pytest.approx(48.13, abs=0.01)
+    assert psnr(black, black) == float("inf")
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def test_a_word_glows_where_it_was_looked_at_and_stands_below_its_tile() -> None:
+    listener = Listener()
+    trainer(AttentionMapLogger(["a red square"], seed=1), logger=listener, max_epochs=1).fit(
+        TextModel(), CaptionedData()
+    )
+    given = listener.images["attention"]
+    assert given["caption"] == ["a red square", *(f"{word}: a red square" for word in ("a", "red", "square"))]
+    (place,) = places(generators(1, 1), 16)
+    there = (square("red", place, 16) < 1).any(0)
+    for image in given["images"][1:]:
+        brightness = torch.from_numpy(image[3::7, 3::7]).float().mean(2)
+        assert brightness[there].min() > brightness[~there].max()
+    (sheet,) = drawn("attention")
+    assert sheet.shape[1] == 20 + TITLE + 112 + 18
+
+
+def test_a_word_that_was_hardly_looked_at_stays_dark_and_a_long_prompt_goes_on_in_the_next_row() -> None:
+    class Looking(TextModel):
+        def word_maps(self, captions: list[str], **kwargs: Any) -> tuple[Tensor, list[list[str]], list[Tensor]]:
+            pictures, words, maps = super().word_maps(captions, **kwargs)
+            weights = [torch.linspace(1, 0, len(some)).view(-1, 1, 1) for some in words]
+            return pictures, words, [one * weight for one, weight in zip(maps, weights, strict=True)]
+
+    prompts = [" ".join(["red"] * 12), "red"]
+    listener = Listener()
+    trainer(AttentionMapLogger(prompts), logger=listener).test(Looking(), CaptionedData(), verbose=False)
+    brightest = [image.max() for image in listener.images["test_attention"]["images"]]
+    assert brightest[1] == brightest[9] > brightest[11] > brightest[12]
+    (sheet,) = drawn("test_attention")
+    assert sheet.shape[1] == 20 + TITLE + 3 * (112 + 18) + 2 * 2
+
+
+def test_heat_goes_from_dark_to_bright_and_leaves_the_picture_visible() -> None:
+    ramp = heat_colours(torch.linspace(0, 1, 20)[None]).mean(0)[0]
+    assert (ramp.diff() > 0).all()
+    half = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    half[:, :, 10:] = 255
+    for strength in (0.0, 1.0):
+        shown = heated(half, torch.full((4, 4), strength)).float()
+        assert shown[:, :, :10].mean() < shown[:, :, 10:].mean() - 10
+
+
+# --- the writer -------------------------------------------------------------------------------------------------------
+
+
+def predict(data: Any) -> list[dict[str, str]]:
+    """Rows of captions.tsv."""
+    trainer(SampleWriter()).predict(TextModel(), data, return_predictions=False)
+    return list(csv.DictReader(Path("predictions/captions.tsv").open(newline=""), dialect="excel-tab"))
+
+
+def test_pictures_are_named_by_index_and_caption_and_can_be_read_back_as_data() -> None:
+    captions = ["a red square", 'a "green"\tsquare,\nthat is', "blue"]
+    rows = predict(Prompts(captions=captions, count=10, batch_size=4))
+    assert list(rows[0]) == ["file", "caption", "seed"]
+    names = ["a-red-square", "a-green-square-that-is", "blue"]
+    assert [row["file"] for row in rows] == [f"{index:06d}_{names[index % 3]}.png" for index in range(10)]
+    assert rows[1]["caption"] == 'a "green" square, that is'
+    (place,) = places([torch.Generator().manual_seed(int(rows[3]["seed"]))], 16)
+    written = torch.from_numpy(np.array(Image.open("predictions/000003_a-red-square.png"))).permute(2, 0, 1)
+    assert torch.equal(written, TextModel().to_uint8(square("red", place, 16)))
+    folder = CaptionFolder("predictions", size=16, test_fraction=0.5)
+    folder.setup("test")
+    read = [folder.test_dataloader().dataset[index]["caption"] for index in range(3)]
+    assert set(read) <= {row["caption"] for row in rows}
+
+
+def test_pictures_and_rows_do_not_depend_on_batches_and_nothing_old_is_left() -> None:
+    wanted = {"captions": ["a red square", "a green square"], "seed": 4}
+    first = predict(Prompts(**wanted, count=6, batch_size=6))
+    before = {row["file"]: Path("predictions", row["file"]).read_bytes() for row in first[:4]}
+    Path("predictions/mine.png").touch()
+    rows = predict(Prompts(**wanted, count=4, batch_size=3))
+    assert rows == first[:4]
+    assert {path.name for path in Path("predictions").glob("*.png")} == {*before, "grid.png", "mine.png"}
+    assert {name: Path("predictions", name).read_bytes() for name in before} == before
+
+
+def test_a_predict_without_captions_leaves_no_captions() -> None:
+    predict(Prompts(captions=["a red square"]))
+    trainer(SampleWriter()).predict(BlobModel(), Prompts(count=1), return_predictions=False)
+    assert sorted(path.name for path in Path("predictions").iterdir()) == ["000000.png", "grid.png", "samples.csv"]
+
+
+def test_rows_of_all_ranks_are_listed_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {"index": 0, "seed": 7, "caption": "a red square", "file": "000000_a-red-square.png"}
+    Path("predictions").mkdir()
+    Image.new("RGB", (16, 16)).save("predictions/000000_a-red-square.png")  # the other rank's
+
+    def gathered(trainer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | {"index": 1 + row["index"], "file": row["file"]} for row in rows] + [other]
+
+    monkeypatch.setattr("darkroom.callbacks.writers.sample_writer.of_all_ranks", gathered)
+    rows = predict(Prompts(captions=["a green square"], count=1))
+    assert [row["caption"] for row in rows] == ["a red square", "a green square"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [
+        ("A red circle, left of a blue square!", "a-red-circle-left-of-a-blue-square"),
+        ("Ein Käfer / ../etc", "ein-kafer-etc"),
+        ("日本", ""),
+        (" ".join(["word"] * 40), "-".join(["word"] * 12)),
+        ("x" * 300, "x" * 60),
+    ],
+)
+def test_a_caption_in_a_file_name_is_short_and_safe(caption: str, name: str) -> None:
+    assert slug(caption) == name
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("callback", "model", "message"),
+    [
+        (
+            PromptLogger(),
+            BlobModel(),
+            "PromptLogger calls sample with captions, guidance, steps, which that of BlobModel",
+        ),
+        (
+            SampleLogger(),
+            TextModel(),
+            "SampleLogger calls sample with n, labels, which that of TextModel does not take",
+        ),
+        (StagesLogger(), TextModel(), "StagesLogger calls sample with stages, .* it is for ImagenCascade"),
+        (
+            AttentionMapLogger(),
+            CascadeModel(),
+            "AttentionMapLogger calls word_maps, which CascadeModel has not; .* TextToImage",
+        ),
+        (UpsamplingLogger(), TextModel(), "UpsamplingLogger calls reduced, upsampled, which TextModel has not"),
+    ],
+)
+def test_a_technique_that_draws_otherwise_is_refused(callback: Any, model: BlobModel, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        trainer(callback).validate(model, CaptionedData(), verbose=False)
+
+
+def test_data_without_captions_need_prompts() -> None:
+    data = BlobData((3, 16, 16))
+    with pytest.raises(
+        UsageError, match="PromptLogger draws captions of the data, but BlobData has none; give it prompts"
+    ):
+        trainer(PromptLogger()).validate(TextModel(), data, verbose=False)
+    trainer(PromptLogger(["a red square"])).validate(TextModel(), data, verbose=False)
+
+
+def test_guidance_of_a_model_that_cannot_be_guided_is_refused_before_training() -> None:
+    model = TextModel()
+    model.unguided = "model.text_dropout is 0"
+    with pytest.raises(UsageError, match=r"guidance has 2.0, but model.text_dropout is 0; or set it to \[1.0\]"):
+        trainer(PromptLogger()).fit(model, CaptionedData())
+    trainer(PromptLogger(guidance=[1.0])).validate(model, CaptionedData(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: PromptLogger([]), "PromptLogger.prompts is empty"),
+        (lambda: PromptLogger(guidance=[]), "PromptLogger.guidance is empty"),
+        (lambda: PromptLogger(num_samples=0), "PromptLogger.num_samples is 0"),
+        (lambda: StagesLogger(num_prompts=0), "StagesLogger.num_prompts is 0"),
+        (lambda: UpsamplingLogger(0), "UpsamplingLogger.num_samples is 0"),
+        (lambda: AttentionMapLogger(every_n_validations=0), "AttentionMapLogger.every_n_validations is 0"),
+    ],
+)
+def test_settings_are_checked(build: Callable, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build()

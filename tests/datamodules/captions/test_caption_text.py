@@ -1,0 +1,49 @@
+"""What is done with captions."""
+
+import torch
+
+from darkroom.datamodules.captions.caption_text import (
+    DrawnCaption,
+    UnsidedFlip,
+    captions_in,
+    most_frequent_words,
+    words_of,
+)
+from darkroom.datamodules.loading import KeyedDataset, keyed_rng
+
+
+def test_words_are_lower_case_and_without_signs() -> None:
+    assert words_of("A red-hot fire, 2nd try.") == ["a", "red", "hot", "fire", "2nd", "try"]
+    assert most_frequent_words(["b a c", "C b", "b"], 2) == ["b", "c"]
+    assert most_frequent_words(["b a c"], None) == ["a", "b", "c"]
+
+
+def test_cells_hold_none_one_or_several() -> None:
+    assert captions_in(None) == captions_in(" ") == captions_in([]) == []
+    assert captions_in(" a \n circle") == ["a circle"]
+    assert captions_in(["a", "", "b"]) == ["a", "b"]
+
+
+def test_one_of_the_captions_is_drawn_by_seed_epoch_and_index() -> None:
+    sample = {"image": torch.zeros(3, 4, 4, dtype=torch.uint8), "caption": "a", "captions": ("a", "b", "c")}
+    data = KeyedDataset([sample] * 30, DrawnCaption(), seed=3)
+    drawn = [data[1, index]["caption"] for index in range(30)]
+    assert set(drawn) == {"a", "b", "c"}
+    assert drawn == [data[1, index]["caption"] for index in range(30)]
+    assert drawn != [data[2, index]["caption"] for index in range(30)]
+    assert data[0, 0].keys() == {"image", "caption"}
+
+
+def test_a_flip_leaves_pictures_whose_caption_speaks_of_a_side() -> None:
+    ramp = torch.arange(16, dtype=torch.uint8).expand(3, 4, 16)
+    for caption, share in {
+        "a cat on a mat": 0.5,
+        "A leftmost cat": 0,
+        "to the Right of": 0,
+        "a bright cleft": 0.5,
+    }.items():
+        mirrored = 0
+        for key in range(200):
+            with keyed_rng(key):
+                mirrored += not torch.equal(UnsidedFlip()({"image": ramp, "caption": caption})["image"], ramp)
+        assert abs(mirrored / 200 - share) < 0.1 * (share > 0) + 1e-9

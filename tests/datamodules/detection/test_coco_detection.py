@@ -1,0 +1,241 @@
+"""CocoDetection: category ids with holes, crowds, masks of polygons and run lengths, what may be wrong with the JSON."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval.core import mask as coco_mask
+
+from darkroom.datamodules.detection.coco_detection import CocoDetection, RunLengthMasks, parse_coco, run_lengths
+from darkroom.errors import DataError, UsageError
+from tests.contracts.datamodule import DetectionDataContract
+from tests.fakes.boxes import coco_detection, grey
+
+
+class TestCocoDetection(DetectionDataContract):
+    val_is_test = True
+
+    def build(self, tmp_path: Path, **kwargs: Any) -> CocoDetection:
+        return CocoDetection(root=str(coco_detection(tmp_path / "data")), **kwargs)
+
+    def test_labels_have_no_holes_and_lead_back(self, data: CocoDetection) -> None:
+        assert data.class_names == ("cat", "dog", "toothbrush")
+        assert data.category_ids == (3, 7, 90)
+
+    def test_ids_are_those_of_the_file(self, data: CocoDetection) -> None:
+        for sample in data.dataset("val"):
+            assert sample["target"]["image_id"] == int(Path(sample["path"]).stem)
+
+    def test_boxes_and_labels_belong_to_the_objects(self, data: CocoDetection) -> None:
+        for sample in data.dataset("val"):
+            boxes, labels = sample["target"]["boxes"].int().tolist(), sample["target"]["labels"].tolist()
+            for (x0, y0, x1, y1), label in zip(boxes, labels, strict=True):
+                inside = sample["image"][:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float().mean()
+                assert inside == pytest.approx(grey(label, 3), abs=4)
+
+    def test_crowds_are_judged_but_not_trained_on(self, data: CocoDetection) -> None:
+        assert data.dataset("val")[0]["target"]["iscrowd"].tolist() == [False, True, False]
+        assert data.dataset("train")[0]["target"]["iscrowd"].tolist() == [False, False]
+
+
+class TestWithMasks(TestCocoDetection):
+    def build(self, tmp_path: Path, **kwargs: Any) -> CocoDetection:
+        return super().build(tmp_path, masks=True, **kwargs)
+
+    def test_masks_fill_the_boxes(self, data: CocoDetection) -> None:
+        for sample in data.dataset("val"):
+            target = sample["target"]
+            assert len(target["masks"]) == len(target["boxes"])
+            for mask, (x0, y0, x1, y1) in zip(target["masks"], target["boxes"].int().tolist(), strict=True):
+                assert mask[y0:y1, x0:x1].all()
+                assert mask.sum() == (x1 - x0) * (y1 - y0)
+
+    def test_masks_stay_with_their_objects_when_a_crowd_goes(self, data: CocoDetection) -> None:
+        assert torch.equal(data.dataset("train")[0]["target"]["masks"].flatten(1).any(1), torch.tensor([True, True]))
+        kept, all_of_them = data.dataset("train").annotations[0], data.annotations("train")[0]
+        assert np.array_equal(kept.masks(), all_of_them.masks()[[0, 2]])
+
+    def test_annotations_can_go_to_worker_processes(self, data: CocoDetection) -> None:
+        dataset = pickle.loads(pickle.dumps(data.dataset("train")))
+        assert torch.equal(dataset[1]["target"]["masks"], data.dataset("train")[1]["target"]["masks"])
+
+
+def test_pictures_without_objects_are_kept_unless_unwanted(tmp_path: Path) -> None:
+    data = CocoDetection(root=str(coco_detection(tmp_path)))
+    assert [len(data.dataset(split)) for split in ("train", "val")] == [5, 5]
+    data = CocoDetection(root=str(tmp_path), keep_empty=False)
+    assert [len(data.dataset(split)) for split in ("train", "val")] == [4, 5]
+
+
+def test_a_test_split_of_its_own(tmp_path: Path) -> None:
+    coco_detection(tmp_path, ("train2017", "val2017", "mine"))
+    data = CocoDetection(root=str(tmp_path), test_images="mine", test_json="annotations/instances_mine.json")
+    assert {path.parent.name for path in data.dataset("test").paths} == {"mine"}
+    with pytest.raises(UsageError, match="data.test_images and data.test_json need each other"):
+        CocoDetection(test_images="mine")
+
+
+def test_the_splits_must_have_the_same_categories(tmp_path: Path) -> None:
+    path = coco_detection(tmp_path) / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace('"cat"', '"lynx"'))
+    with pytest.raises(DataError, match=r"instances_train2017\.json has the categories .*lynx.*validation split"):
+        CocoDetection(root=str(tmp_path)).dataset("train")
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+DISC = np.hypot(*np.mgrid[-6:7, -8:9]) < 5  # (13, 17)
+
+
+@pytest.mark.parametrize("kind", ["compressed", "bytes", "not compressed"])
+def test_run_lengths_give_the_mask(kind: str) -> None:
+    runs = coco_mask.encode(np.asfortranarray(DISC.astype(np.uint8)))
+    if kind == "compressed":
+        runs = {**runs, "counts": runs["counts"].decode()}
+    if kind == "not compressed":
+        lengths = np.diff(np.flatnonzero(np.diff(DISC.T.ravel())) + 1, prepend=0, append=DISC.size)
+        runs = {"size": [13, 17], "counts": lengths.tolist()}
+    counts = run_lengths(runs, (13, 17), "here")
+    masks = RunLengthMasks((13, 17), (counts, counts))()
+    assert masks.shape == (2, 13, 17)
+    assert masks.dtype == np.uint8
+    assert np.array_equal(masks, np.stack([DISC, DISC]))
+
+
+def test_polygons_in_two_pieces_are_one_mask() -> None:
+    pieces = [[0, 0, 4, 0, 4, 4, 0, 4], [10, 6, 12, 6, 12, 9, 10, 9]]
+    (mask,) = RunLengthMasks((13, 17), (run_lengths(pieces, (13, 17), "here"),))()
+    assert mask.sum() == 16 + 6
+    assert mask[:4, :4].all()
+    assert mask[6:9, 10:12].all()
+
+
+def test_no_objects_no_masks() -> None:
+    assert RunLengthMasks((13, 17), ())().shape == (0, 13, 17)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        [[]],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [1, 2, 3, 4, 5, 6],
+        [["a"] * 6],
+        "abc",
+        None,
+        {"size": [13, 17]},
+        {"counts": [221]},
+        {"size": [17, 13], "counts": [221]},
+        {"size": [13, 17], "counts": [5, 3]},
+        {"size": [13, 17], "counts": [5, 3000]},
+        {"size": [13, 17], "counts": [-5, 226]},
+        {"size": [13, 17], "counts": "~~~"},
+    ],
+    ids=str,
+)
+def test_a_segmentation_that_cannot_be_read_is_named(wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"here has a segmentation that cannot be read \(.+\)"):
+        run_lengths(wrong, (13, 17), "here")
+
+
+# --- what may be wrong with a JSON ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return coco_detection(tmp_path) / "annotations/instances_val2017.json"
+
+
+def broken(path: Path, *where: Any, value: Any = None) -> Path:
+    """Replaces what lies under some keys, or takes it away."""
+    content = json.loads(path.read_text())
+    entry = content
+    for key in where[:-1]:
+        entry = entry[key]
+    entry.pop(where[-1]) if value is None else entry.__setitem__(where[-1], value)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("images",), None, "json has no 'images'"),
+        (("annotations",), None, "json has no 'annotations'"),
+        (("categories",), {"1": "cat"}, "json has {'1': 'cat'} instead of list as its 'categories'"),
+        (("categories", 1, "id"), None, r"categories\[1\] has no 'id'"),
+        (("categories", 1, "id"), 7, r"categories\[1\] has the id 7, which is that of 'dog'"),
+        (("images", 2), "photo.jpg", r"images\[2\] has no 'id'"),
+        (("images", 2, "id"), "two", r"images\[2\] has 'two' instead of int as its 'id'"),
+        (("images", 2, "id"), 7000, r"images\[2\] has the id 7000, which is that of an image before it"),
+        (("images", 2, "width"), None, r"images\[2\] has no 'width'"),
+        (("images", 2, "file_name"), "gone.jpg", r"val2017/gone.jpg does not exist, but .*images\[2\]"),
+        (("annotations", 2, "image_id"), 5, r"annotations\[2\] has image_id 5, but there is no image of that id"),
+        (("annotations", 2, "category_id"), 4, r"annotations\[2\] has category_id 4, but there is no category of that"),
+        (("annotations", 2, "category_id"), None, r"annotations\[2\] has no 'category_id'"),
+        (("annotations", 2, "bbox"), None, r"annotations\[2\] has no 'bbox'"),
+        (("annotations", 2, "bbox"), [1, 2, 3], r"annotations\[2\] has bbox \[1, 2, 3\] instead of \[x, y, width,"),
+        (("annotations", 2, "segmentation"), None, r"annotations\[2\] has no 'segmentation'"),
+        (("annotations", 2, "segmentation"), [[1, 2]], r"annotations\[2\] has a segmentation that cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_named(path: Path, where: tuple[Any, ...], value: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        parse_coco(broken(path, *where, value=value), path.parents[1] / "val2017", masks=True)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"", b'{"images": [', b"\xff\xfe\xfa", b"hello"])
+def test_what_is_no_json_is_named(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+    with pytest.raises(DataError, match=r"instances_val2017\.json cannot be read as JSON"):
+        CocoDetection(root=str(path.parents[1])).class_names  # noqa: B018
+
+
+def test_a_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"annotations/instances_val2017\.json does not exist; check data.root"):
+        CocoDetection(root=str(tmp_path)).num_classes  # noqa: B018
+
+
+def test_without_masks_a_segmentation_is_not_needed(path: Path) -> None:
+    broken(path, "annotations", 2, "segmentation")
+    assert len(parse_coco(path, path.parents[1] / "val2017")) == 5
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([5, 5, 0, 8], "has no area"),
+        ([5, 5, -3, 8], "ends before it begins"),
+        ([5, 5, 500, 8], "reaches out of its picture"),
+    ],
+)
+def test_bad_boxes_are_named_or_dropped(path: Path, box: list[float], message: str) -> None:
+    broken(path, "annotations", 0, "bbox", value=box)
+    root = str(path.parents[1])
+    with pytest.raises(DataError, match=rf"instances_val2017\.json: box 0 of 000000007000\.jpg {message}"):
+        CocoDetection(root=root).dataset("val")
+    with pytest.warns(UserWarning, match=f"dropped 1 of .*: 1 {message}"):
+        dataset = CocoDetection(root=root, bad_boxes="drop", masks=True).dataset("val")
+    assert dataset[0]["target"]["iscrowd"].tolist() == [True, False]
+    assert len(dataset[0]["target"]["masks"]) == 2
+
+
+@pytest.mark.parametrize("empty", [[], [[]]], ids=str)
+def test_objects_without_a_mask_are_named_or_dropped(path: Path, empty: list) -> None:
+    broken(path, "annotations", 2, "segmentation", value=empty)
+    root = str(path.parents[1])
+    with pytest.raises(
+        DataError, match=r"box 2 of 000000007000\.jpg has an empty segmentation.*data.bad_boxes to drop"
+    ):
+        CocoDetection(root=root, masks=True).dataset("val")
+    with pytest.warns(UserWarning, match="dropped 1 of .*: 1 has an empty segmentation"):
+        target = CocoDetection(root=root, masks=True, bad_boxes="drop").dataset("val")[0]["target"]
+    assert (len(target["boxes"]), target["masks"].flatten(1).any(1).tolist()) == (2, [True, True])
+    assert len(CocoDetection(root=root).dataset("val")[0]["target"]["boxes"]) == 3  # boxes alone need none

@@ -1,0 +1,238 @@
+"""YoloFolder: layouts, names of the classes, polygons, and what may be wrong with the labels."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from darkroom.datamodules.detection.yolo_folder import YoloFolder, parse_yolo, read_names
+from darkroom.errors import DataError, UsageError
+from tests.contracts.datamodule import DetectionDataContract
+from tests.fakes.boxes import grey, yolo_folder
+
+
+class TestYoloFolder(DetectionDataContract):
+    def build(self, tmp_path: Path, **kwargs: Any) -> YoloFolder:
+        return YoloFolder(root=str(yolo_folder(tmp_path / "data")), **kwargs)
+
+    def test_names_are_those_of_the_yaml(self, data: YoloFolder) -> None:
+        assert data.class_names == ("red", "green")
+
+    def test_boxes_and_labels_belong_to_the_objects(self, data: YoloFolder) -> None:
+        for sample in data.dataset("val"):
+            boxes, labels = sample["target"]["boxes"].round().int().tolist(), sample["target"]["labels"].tolist()
+            for (x0, y0, x1, y1), label in zip(boxes, labels, strict=True):
+                assert (sample["image"][:, y0:y1, x0:x1] == grey(label, 2)).all()
+
+    def test_a_picture_without_labels_has_no_objects(self, data: YoloFolder) -> None:
+        assert [len(sample["target"]["boxes"]) > 0 for sample in data.dataset("train")] == [True, True, False, True]
+
+
+class TestPolygons(TestYoloFolder):
+    def build(self, tmp_path: Path, **kwargs: Any) -> YoloFolder:
+        return YoloFolder(root=str(yolo_folder(tmp_path / "data", polygons=True)), masks=True, **kwargs)
+
+    def test_masks_fill_the_boxes(self, data: YoloFolder) -> None:
+        for sample in data.dataset("val"):
+            for mask, box in zip(sample["target"]["masks"], sample["target"]["boxes"], strict=True):
+                x0, y0, x1, y1 = box.round().int().tolist()
+                assert mask[y0:y1, x0:x1].all()
+                assert mask.sum() == (x1 - x0) * (y1 - y0)
+
+
+class TestFlat(DetectionDataContract):
+    """One folder, split by chance."""
+
+    def build(self, tmp_path: Path, **kwargs: Any) -> YoloFolder:
+        yolo_folder(tmp_path / "parts", count=10)
+        for kind in ("images", "labels"):
+            (tmp_path / "parts" / kind / "train").rename(tmp_path / kind)
+        arguments = {"images_dir": "images", "labels_dir": "labels", "class_names": ["red", "green"]}
+        return YoloFolder(root=str(tmp_path), val_fraction=0.2, test_fraction=0.3, **arguments, **kwargs)
+
+    def test_sizes_of_the_splits(self, data: YoloFolder) -> None:
+        assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [5, 2, 3]
+
+
+def test_roboflow_s_layout(tmp_path: Path) -> None:
+    yolo_folder(tmp_path / "parts")
+    for kind in ("images", "labels"):
+        for split, name in {"train": "train", "val": "valid"}.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / "parts" / kind / split).rename(tmp_path / name / kind)
+    shutil.copy(tmp_path / "parts/data.yaml", tmp_path / "data.yaml")
+    data = YoloFolder(
+        root=str(tmp_path), images_dir="{split}/images", labels_dir="{split}/labels", val="valid", test="valid"
+    )
+    assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [4, 4, 4]
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
+    shutil.rmtree(yolo_folder(tmp_path) / "images/test")
+    data = YoloFolder(root=str(tmp_path))
+    data.setup("fit")
+    with pytest.raises(
+        DataError, match=r"images/test does not exist; .*the test split.*data.test, which may be the name"
+    ):
+        data.setup("test")
+    data = YoloFolder(root=str(tmp_path), test="val")
+    data.setup("test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images_dir": "images"}, "both need {split}, or neither"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "must leave pictures to train on"),
+        ({"val_fraction": -0.1}, "must not be negative"),
+    ],
+)
+def test_contradictions(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        YoloFolder(**arguments)
+
+
+def test_label_files_must_have_pictures(tmp_path: Path) -> None:
+    labels = yolo_folder(tmp_path) / "labels/train"
+    (labels / "classes.txt").write_text("red\ngreen\n")
+    assert len(YoloFolder(root=str(tmp_path)).dataset("train")) == 4
+    (labels / "000.txt").rename(labels / "OOO.txt")
+    with pytest.raises(DataError, match=r"labels/train/OOO\.txt has no picture in .*images/train"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+
+
+def test_labels_that_are_all_missing_are_no_empty_pictures(tmp_path: Path) -> None:
+    for path in (yolo_folder(tmp_path) / "labels/train").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"labels/train has no labels"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+    (tmp_path / "labels/train").rmdir()
+    with pytest.raises(DataError, match=r"labels/train does not exist; it should hold the labels of the train split"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+
+
+def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+    folder = yolo_folder(tmp_path) / "images/train"
+    Image.new("RGB", (9, 9)).save(folder / "000.bmp")
+    with pytest.raises(DataError, match=r"000\.bmp and .*000\.png have the same name"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+
+
+def test_pictures_without_folders_of_splits_are_led_to_chance(tmp_path: Path) -> None:
+    yolo_folder(tmp_path / "parts")
+    for kind in ("images", "labels"):
+        (tmp_path / "parts" / kind / "train").rename(tmp_path / kind)
+    with pytest.raises(DataError, match="--data.images_dir images --data.labels_dir labels splits by chance"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["names: [a, 7]", "names:\n  1: 7\n  0: a\n", "nc: 2\nnames: ['a', '7']"])
+def test_names_as_list_or_by_number(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    assert read_names(tmp_path / "data.yaml") == ("a", "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [a", "cannot be read as YAML"),
+        ("nc: 2", "has no names; add them, or set data.class_names"),
+        ("", "has no names"),
+        ("names: {0: a, 2: b}", r"has names of \[0, 2\]; they must be numbered from 0"),
+        ("names: {a: 0, 1: b}", r"has names of \['a', 1\]"),
+        ("names: []", "has the names .* a list of classes"),
+        ("names: cat", "has the names .* a list of classes"),
+    ],
+)
+def test_names_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=rf"data\.yaml {message}"):
+        read_names(tmp_path / "data.yaml")
+
+
+def test_without_any_names(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"has no data\.yaml or dataset\.yaml that names the classes; set data.class_names"
+    ):
+        YoloFolder(root=str(tmp_path)).num_classes  # noqa: B018
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+def parse(tmp_path: Path, text: str | bytes, **kwargs: Any) -> Any:
+    (tmp_path / "a.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    Image.new("RGB", (200, 100)).save(tmp_path / "a.png")
+    return parse_yolo(tmp_path / "a.txt", tmp_path / "a.png", **kwargs)
+
+
+def test_shares_become_pixels_and_classes_labels(tmp_path: Path) -> None:
+    found = parse(tmp_path, "\ufeff3 0.5 0.5 1 1\r\n\n0 .25 .3 .1 .2\n1.0 0.1 0.2 0.3 0.2 0.2 0.9\n")
+    assert found.size == (100, 200)
+    assert found.boxes == pytest.approx(torch.tensor([[0, 0, 200, 100], [40, 20, 60, 40], [20, 20, 60, 90.0]]).numpy())
+    assert found.labels.tolist() == [4, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("dog 0.5 0.5 0.1 0.1", "is 'dog 0.5 0.5 0.1 0.1'; it should hold numbers alone"),
+        ("0, 0.5, 0.5, 0.1, 0.1", "is '0, .*; it should hold numbers alone"),
+        ("0.5 0.5 0.5 0.1 0.1", r"has the class 0\.5; classes are whole numbers"),
+        ("nan 0.5 0.5 0.1 0.1", "has the class nan"),
+        ("0 0.5 0.5 0.1", "has 3 numbers after the class"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "has 5 numbers after the class"),
+        ("0", "has 0 numbers after the class"),
+        ("0 120 50 20 20", "has 120.0, which looks like pixels"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"a\.txt, line 3 {message}"):
+        parse(tmp_path, f"0 .5 .5 .1 .1\n\n{line}\n")
+
+
+def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt is not text"):
+        parse(tmp_path, b"\xff\xfe0 .5")
+
+
+def test_a_box_has_no_mask(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt, line 1 is a box, but data.masks is true, which needs polygons"):
+        parse(tmp_path, "0 .5 .5 .1 .1\n", masks=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 .5 .5 0 .2", "has no area"),
+        ("0 .5 .5 -.1 .2", "ends before it begins"),
+        ("1 .9 .5 .4 .2", "reaches out of its picture"),
+        ("2 .5 .5 .1 .2", "has a label outside of 1 to 2"),
+        ("-1 .5 .5 .1 .2", "has a label outside of 1 to 2"),
+    ],
+)
+def test_bad_boxes_are_named_or_dropped(tmp_path: Path, line: str, message: str) -> None:
+    path = yolo_folder(tmp_path) / "labels/train/000.txt"
+    good = len(path.read_text().splitlines())
+    path.write_text(path.read_text() + line)
+    with pytest.raises(DataError, match=rf"000\.txt: box {good} of 000\.png {message}"):
+        YoloFolder(root=str(tmp_path)).dataset("train")
+    with pytest.warns(UserWarning, match=f"dropped 1 of .* {message}"):
+        dataset = YoloFolder(root=str(tmp_path), bad_boxes="drop").dataset("train")
+    assert len(dataset[0]["target"]["boxes"]) == good
+
+
+def test_labels_are_shares_of_the_turned_photo(tmp_path: Path) -> None:
+    image = Image.new("RGB", (200, 100))
+    exif = image.getexif()
+    exif[0x0112] = 8  # turned by a quarter
+    image.save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "a.txt").write_text("0 .5 .5 1 1")
+    found = parse_yolo(tmp_path / "a.txt", tmp_path / "a.jpg")
+    assert found.boxes.tolist() == [[0, 0, 100, 200]]

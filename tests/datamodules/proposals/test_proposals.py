@@ -1,0 +1,527 @@
+"""Proposals: the same boxes in the same order everywhere, a cache that nothing spoils, recall, and the command."""
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from darkroom.cli.commands.proposals import main
+from darkroom.datamodules.detection import base
+from darkroom.datamodules.proposals import cache
+from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, as_markdown, fill, recall
+from darkroom.datamodules.proposals.methods import GridProposals, Proposals, SelectiveSearch, in_order
+from darkroom.datamodules.shapes.detection import DetectionScenes, ShapesDetection
+from darkroom.datamodules.shapes.scenes import World
+from darkroom.errors import DataError, UsageError
+from darkroom.paths import user_cache
+
+
+class Quarters(Proposals):
+    """The quarters of an image, one of them twice; tells how often it was asked, and may take its time."""
+
+    calls: ClassVar[int] = 0
+
+    def __init__(self, limit: int | None = None, pause: float = 0.0) -> None:
+        super().__init__(min_side=1, limit=limit)
+        self.pause = pause
+
+    def candidates(self, image: np.ndarray) -> np.ndarray:
+        Quarters.calls += 1
+        time.sleep(self.pause)
+        height, width = image.shape[0] / 2, image.shape[1] / 2
+        corners = [(0, 0), (width, 0), (0, height), (width, height), (0, 0)]
+        return np.array([[x, y, x + width, y + height] for x, y in corners])
+
+
+class DiesAtWork(Quarters):
+    def candidates(self, image: np.ndarray) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().candidates(image)
+
+
+class Unreadable(Dataset):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        raise DataError("picture.png cannot be read")
+
+
+def scenes(count: int = 8, side: int = 64) -> DetectionScenes:
+    return DetectionScenes(World(side=side), "train", count)
+
+
+def picture(index: int = 0, side: int = 64) -> np.ndarray:
+    return np.ascontiguousarray(scenes(index + 1, side)[index]["image"].permute(1, 2, 0).numpy())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_valid(boxes: np.ndarray, height: int, width: int) -> None:
+    assert boxes.dtype == np.float32
+    assert boxes.shape == (len(np.unique(boxes, axis=0)), 4)
+    assert boxes[:, :2].min() >= 0
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert boxes[:, 2].max() <= width
+    assert boxes[:, 3].max() <= height
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_order_depends_on_the_boxes_alone() -> None:
+    boxes = np.random.default_rng(0).integers(0, 30, (200, 4)).astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2] + 1
+    ordered = in_order(boxes)
+    shuffled = np.random.default_rng(1).permutation(np.concatenate([boxes, boxes[:50]]))
+    assert ordered.tobytes() == in_order(shuffled).tobytes()
+    assert {tuple(box) for box in ordered} == {tuple(box) for box in boxes}
+
+
+def test_order_is_the_one_that_caches_hold() -> None:
+    """If this fails, _ORDER must be raised, or old files would be read in the old order."""
+    boxes = [[0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30], [20, 20, 40, 40], [-0.0, 0, 10, 11], [5, 5, 25, 25]]
+    order = [[20, 0, 30, 10], [0, 0, 10, 11], [0, 20, 10, 30], [20, 20, 40, 40], [5, 5, 25, 25], [0, 0, 10, 10]]
+    assert in_order(np.array(boxes)).tolist() == order
+
+
+# --- Selective Search -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "quality"])
+def test_selective_search_repeats_though_opencv_shuffles(mode: str) -> None:
+    pytest.importorskip("cv2")
+    method, image = SelectiveSearch(mode, min_side=4, scale=1.5), picture(1)[:50]
+    raw = [method.candidates(image) for _ in range(2)]
+    assert not np.array_equal(*raw)
+    boxes = method(image)
+    assert len(boxes) > 10
+    assert_valid(boxes, 50, 64)
+    assert (boxes[:, 2:] - boxes[:, :2]).min() >= 4
+    assert boxes.tobytes() == method(image).tobytes()
+    assert np.array_equal(SelectiveSearch(mode, min_side=4, scale=1.5, limit=7)(image), boxes[:7])
+
+
+def test_selective_search_finds_what_stands_out() -> None:
+    pytest.importorskip("cv2")
+    image = np.full((80, 96, 3), 40, np.uint8)
+    image[30:60, 20:70] = (200, 30, 30)
+    for method in (SelectiveSearch(), SelectiveSearch(scale=2), SelectiveSearch(max_side=48)):
+        (found,) = recall([method(image)], [np.array([[20, 30, 70, 60]])], counts=[10])
+        assert found.best_overlap > 0.85
+        assert [0, 0, 96, 80] in method(image).tolist()
+
+
+def test_selective_search_sees_colours_as_they_are() -> None:
+    """OpenCV takes blue for red unless told; hue and likeness then differ, and so do the boxes."""
+    cv2 = pytest.importorskip("cv2")
+    image = picture(1)
+    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    search.switchToSelectiveSearchFast()
+    x, y, w, h = search.process().T
+    assert np.array_equal(in_order(np.stack([x, y, x + w, y + h], 1)), SelectiveSearch(min_side=0)(image))
+
+
+def test_opencv_keeps_its_threads_and_a_fork_does_not_wait_for_them() -> None:
+    cv2 = pytest.importorskip("cv2")
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (5, 5), 1)  # starts the threads
+        child = multiprocessing.get_context("fork").Process(target=SelectiveSearch(), args=(picture(),), daemon=True)
+        child.start()
+        child.join(20)
+        assert child.exitcode == 0
+        SelectiveSearch()(picture())
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("cv2", [None, SimpleNamespace(__version__="5.0.0")])
+def test_missing_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch, cv2: Any) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", cv2)
+    message = r"SelectiveSearch needs OpenCV's contrib modules: pip install 'darkroom\[proposals\]'"
+    with pytest.raises(UsageError, match=message):
+        SelectiveSearch()(picture())
+    with pytest.raises(UsageError, match=message):  # before any worker process
+        ProposalCache(SelectiveSearch(), "cache")
+
+
+def test_where_nothing_is_large_enough_the_whole_is_proposed() -> None:
+    pytest.importorskip("cv2")
+    assert SelectiveSearch(min_side=20)(picture()[:10]).tolist() == [[0, 0, 64, 10]]
+
+
+def test_only_colour_images_of_bytes() -> None:
+    for image in (np.zeros((8, 8), np.uint8), np.zeros((3, 8, 9), np.uint8), np.zeros((8, 8, 3), np.float32)):
+        with pytest.raises(UsageError, match=r"uint8 \(H, W, 3\), not (uint8|float32) \(\d"):
+            Quarters()(image)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SelectiveSearch(limit=0), "data.proposals.limit is 0; it must be at least 1"),
+        (lambda: SelectiveSearch(min_side=-1), "data.proposals.min_side is -1"),
+        (lambda: SelectiveSearch(scale=0), "data.proposals.scale is 0; it must be above 0"),
+        (lambda: SelectiveSearch(increment_k=0), "data.proposals.increment_k is 0"),  # OpenCV would not come back
+        (lambda: GridProposals(sides=[]), r"data.proposals.sides is \[\]"),
+        (lambda: GridProposals(stride=0), "data.proposals.stride is"),
+        (lambda: fill(scenes(), ProposalCache(Quarters(), "cache"), -1), "data.proposal_workers is -1"),
+    ],
+)
+def test_mistakes_name_the_key(build: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build()
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 96), (12, 90)])
+def test_grid_covers_the_image(height: int, width: int) -> None:
+    method = GridProposals(sides=[0.3, 0.6], limit=None)
+    boxes = method(np.zeros((height, width, 3), np.uint8))
+    assert_valid(boxes, height, width)
+    assert boxes.min(0)[:2].tolist() == [0, 0]
+    assert boxes.max(0)[2:].tolist() == [width, height]
+    assert boxes.tobytes() == method(np.full((height, width, 3), 7, np.uint8)).tobytes()
+    covered = np.zeros((height, width), bool)
+    for x0, y0, x1, y1 in boxes.round().astype(int):
+        covered[y0:y1, x0:x1] = True
+    assert covered.all()
+
+
+def test_grid_has_the_sizes_and_shapes_asked_for() -> None:
+    boxes = GridProposals(sides=[0.25, 0.5], aspect_ratios=[0.5, 2], stride=0.5)(np.zeros((100, 200, 3), np.uint8))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert sorted(set((sides[:, 0] / sides[:, 1]).round(3).tolist())) == [0.5, 2]
+    assert sorted(set(np.sqrt(sides.prod(1)).round(2).tolist())) == [25, 50]
+    objects = np.random.default_rng(0).uniform(0, 1, (200, 4)) * [60, 20, 20, 20] + [0, 0, 30, 30]
+    objects[:, 2:] += objects[:, :2]
+    (found,) = recall([GridProposals()(np.zeros((100, 100, 3), np.uint8))], [objects], counts=[2000])
+    assert found.recall[0.5] == 1
+
+
+def test_grid_has_one_file_for_all_images_of_a_shape(tmp_path: Path) -> None:
+    cache = ProposalCache(GridProposals(), tmp_path)
+    fill(scenes(), cache)
+    assert not contents(tmp_path)  # made when wanted
+    for image in (picture(0), picture(1), picture(0)[:40]):
+        assert np.array_equal(cache.get(image), GridProposals()(image))
+    assert len(contents(tmp_path)) == 2
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def test_a_hit_computes_nothing(tmp_path: Path) -> None:
+    cache, calls = ProposalCache(Quarters(), tmp_path), Quarters.calls
+    first = cache.get(picture())
+    assert Quarters.calls == calls + 1
+    assert first.tobytes() == cache.get(picture()).tobytes() == Quarters()(picture()).tobytes()
+    calls = Quarters.calls
+    assert np.array_equal(ProposalCache(Quarters(limit=2), tmp_path).get(picture()), first[:2])
+    assert Quarters.calls == calls
+    assert len(contents(tmp_path)) == 1
+
+
+def test_image_and_parameters_are_the_name(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    searches = [SelectiveSearch("quality")]
+    searches += [SelectiveSearch(**{name: 3}) for name in ("min_side", "scale", "max_side", "base_k", "increment_k")]
+    methods = [SelectiveSearch(), SelectiveSearch(sigma=1), Quarters(), Quarters(pause=1), *searches]
+    names = {ProposalCache(method, tmp_path).path(picture()) for method in methods}
+    assert len(names) == len(methods)
+    assert ProposalCache(SelectiveSearch(scale=1), tmp_path).path(picture()) in names
+    cache = ProposalCache(Quarters(), tmp_path)
+    assert cache.path(picture(0)) != cache.path(picture(1))
+    assert cache.path(np.zeros((4, 8, 3), np.uint8)) != cache.path(np.zeros((8, 4, 3), np.uint8))
+    assert cache.path(picture()) == cache.path(np.asfortranarray(picture()))
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "zeros", "wrong shape"])
+def test_damaged_files_are_made_anew(tmp_path: Path, damage: str) -> None:
+    cache = ProposalCache(Quarters(), tmp_path)
+    boxes, path = cache.get(picture()), cache.path(picture())
+    whole = path.read_bytes()
+    spoilt = {"empty": b"", "cut": whole[:-5], "garbage": b"PK\x03\x04" + whole[4:], "zeros": bytes(len(whole))}
+    path.write_bytes(spoilt.get(damage, b""))
+    if damage == "wrong shape":
+        np.save(path, np.zeros((4, 5), np.float32))
+    assert np.array_equal(cache.get(picture()), boxes)
+    assert path.read_bytes() == whole
+    assert len(contents(tmp_path)) == 1
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"proposals cannot be kept in .*file.*set data.proposals_dir"):
+        ProposalCache(Quarters(), tmp_path / "file").get(picture())
+
+
+def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert user_cache("proposals") == tmp_path / "home/.cache/darkroom/proposals"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert ProposalCache(Quarters()).folder == tmp_path / "darkroom/proposals"
+
+
+def test_workers_make_the_same_files(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    for workers in (0, 2):
+        fill(scenes(), ProposalCache(SelectiveSearch(min_side=4), tmp_path / str(workers)), workers)
+    assert torch.equal(torch.get_rng_state(), state)
+    files = contents(tmp_path / "0")
+    assert len(files) == 8
+    assert files == contents(tmp_path / "2")
+    calls = Quarters.calls
+    fill(scenes(), ProposalCache(Quarters(), tmp_path / "quarters"), 2)
+    assert Quarters.calls == calls  # not in this process
+
+
+def fill_as_another_process(number: int, folder: Path) -> None:
+    """As a run of its own would: OpenCV's random order is another."""
+    ctypes.CDLL(None).srand(number)
+    fill(scenes(20), ProposalCache(SelectiveSearch(min_side=4), folder), 0)
+
+
+def test_processes_that_fill_at_once_write_the_same_whole_files(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    fork = multiprocessing.get_context("fork")
+    folders = [tmp_path / "shared", tmp_path / "shared", tmp_path / "alone"]
+    running = [fork.Process(target=fill_as_another_process, args=work, daemon=True) for work in enumerate(folders)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert len(contents(tmp_path / "alone")) == 20
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
+def test_names_are_the_same_in_every_run() -> None:
+    path = ProposalCache(Quarters(), "cache").path(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    assert path == Path("cache/8f/d197512117d42ecb4dc0c72438f11581200c13.npy")
+
+
+def test_a_fill_that_is_killed_goes_on(tmp_path: Path) -> None:
+    slow, folder = ProposalCache(Quarters(pause=0.02), tmp_path / "killed"), tmp_path / "killed"
+    child = multiprocessing.get_context("fork").Process(target=fill, args=(scenes(40), slow, 0), daemon=True)
+    child.start()
+    while len(list(folder.rglob("*.npy"))) < 5:
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
+    assert 5 <= len(made) < 40
+    assert all(np.load(path).shape == (4, 4) for path in made)
+    half = next(iter(made)).with_name("half-written.tmp")
+    half.write_bytes(b"\x93NUMPY")
+    os.utime(half, (0, 0))  # left behind long ago
+    young = half.with_name("young.tmp")
+    young.write_bytes(b"")  # perhaps somebody's who is at work
+    slow.method.pause = 0
+    fill(scenes(40), slow, 0)
+    assert all(path.stat().st_mtime_ns == before for path, before in made.items())
+    assert not half.exists()
+    young.unlink()
+    whole = ProposalCache(Quarters(pause=0.02), tmp_path / "whole")
+    whole.method.pause = 0
+    fill(scenes(40), whole, 0)
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+class Files(Dataset):
+    """Pictures that tell how often one was read."""
+
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        self.paths, self.max_side, self.reads = [folder / "a.png", folder / "b.png"], max_side, 0
+        for path in self.paths:
+            path.write_text("pixels")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.reads += 1
+        return scenes()[index]
+
+
+def test_files_that_are_done_are_not_read_again(tmp_path: Path) -> None:
+    def reads(max_side: int | None = None, pause: float = 0.0) -> int:
+        files.reads, files.max_side = 0, max_side
+        fill(files, ProposalCache(Quarters(pause=pause), tmp_path / "cache"), 0)
+        return files.reads
+
+    files = Files(tmp_path)
+    assert [reads(), reads()] == [2, 0]
+    assert [reads(max_side=40), reads(pause=1e-3), reads()] == [2, 2, 0]
+    files.paths[0].write_text("other pixels")
+    assert [reads(), reads()] == [1, 0]
+
+
+def test_classes_of_one_name_do_not_share_files(tmp_path: Path) -> None:
+    assert SelectiveSearch.__name__ not in Quarters().key
+    assert GridProposals().key.startswith("GridProposals ")
+    other = type("Quarters", (Quarters,), {"__module__": "elsewhere", "__qualname__": "Quarters"})
+    assert ProposalCache(other(), tmp_path).path(picture()) != ProposalCache(Quarters(), tmp_path).path(picture())
+
+
+def test_failure_in_a_worker_ends_with_its_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"picture.png cannot be read"):
+        fill(Unreadable(), ProposalCache(Quarters(), tmp_path), 2)
+    with pytest.raises(DataError, match=r"was killed.*what is made is kept.*data.proposal_workers below 2"):
+        fill(scenes(), ProposalCache(DiesAtWork(), tmp_path), 2)
+    deadline = time.time() + 10
+    while multiprocessing.active_children() and time.time() < deadline:
+        time.sleep(0.01)
+    assert not multiprocessing.active_children()
+
+
+# --- samples with proposals -------------------------------------------------------------------------------------------
+
+
+def test_samples_come_with_proposals(tmp_path: Path) -> None:
+    plain = scenes(3)
+    data = WithProposals(plain, ProposalCache(Quarters(), tmp_path), limit=3)
+    assert len(data) == 3
+    assert data.world is plain.world
+    assert not hasattr(data, "paths")
+    assert list(data[0]) == [*plain[0], "proposals"]
+    samples = list(data)
+    batch = data.__getitems__([0, 1, 2])
+    for index, sample in enumerate(samples):
+        assert sample["proposals"].dtype == torch.float32
+        assert torch.equal(sample["proposals"], torch.from_numpy(Quarters()(picture(index))[:3]))
+        assert torch.equal(sample["proposals"], batch["proposals"][index])
+        assert torch.equal(sample["image"], plain[index]["image"])
+    assert torch.equal(pickle.loads(pickle.dumps(data))[1]["proposals"], samples[1]["proposals"])
+
+
+def test_a_data_set_of_single_samples_still_makes_batches(tmp_path: Path) -> None:
+    single = [{"image": scenes(2)[index]["image"]} for index in range(2)]
+    data = WithProposals(single, ProposalCache(Quarters(), tmp_path))
+    assert [list(sample) for sample in data.__getitems__([1, 0])] == [["image", "proposals"]] * 2
+
+
+def test_boxes_may_be_changed_without_changing_the_next_ones(tmp_path: Path) -> None:
+    data = WithProposals(scenes(1), ProposalCache(GridProposals(), tmp_path))
+    before = data[0]["proposals"].clone()
+    data[0]["proposals"].zero_()
+    assert torch.equal(data[0]["proposals"], before)
+
+
+def test_datamodule_delivers_proposals(tmp_path: Path) -> None:
+    sizes = {"train_size": 4, "val_size": 2, "test_size": 2, "side": 64}
+    data = ShapesDetection(**sizes, batch_size=2, num_workers=0, proposals=Quarters(), proposals_dir=str(tmp_path))
+    data.setup("fit")
+    assert len(list(tmp_path.rglob("*.npy"))) == 6
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batch = next(iter(loader))
+        assert [tuple(boxes.shape) for boxes in batch["proposals"]] == [(4, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 6), (4, 1), (8, 1)])
+def test_ranks_share_the_processors(monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int) -> None:
+    asked = []
+    monkeypatch.setattr(base, "processors", lambda: 6)
+    monkeypatch.setattr(base, "fill", lambda dataset, cache, workers, **_: asked.append(workers))
+    for proposal_workers in (None, 5):
+        data = ShapesDetection(proposals=GridProposals(), proposal_workers=proposal_workers)
+        data.trainer = SimpleNamespace(num_devices=ranks)
+        data.supplied(scenes())
+    assert asked == [workers, 5]
+
+
+# --- recall -----------------------------------------------------------------------------------------------------------
+
+
+def test_recall_of_an_example_done_by_hand() -> None:
+    proposals = [
+        np.array([[0, 0, 10, 10], [0, 0, 10, 6], [50, 50, 60, 60]]),  # IoU with the object: .5, 5/6, 0
+        np.array([[0, 0, 4, 4]]),  # with the two objects: 1 and 0
+        np.zeros((0, 4)),
+        np.array([[0, 0, 5, 5], [1, 1, 9, 9]]),  # nothing to find
+    ]
+    truths = [
+        np.array([[0, 0, 10, 5]]),
+        np.array([[0, 0, 4, 4], [8, 8, 9, 9]]),
+        np.array([[3, 3, 8, 8]]),
+        np.zeros((0, 4)),
+    ]
+    one, two = recall(proposals, truths, counts=(1, 2))
+    assert (one.count, one.boxes) == (1, 0.75)
+    assert one.recall == pytest.approx({0.5: 2 / 4, 0.7: 1 / 4})
+    assert one.best_overlap == pytest.approx(1.5 / 4)
+    assert (two.count, two.boxes) == (2, 1.25)
+    assert two.recall == pytest.approx({0.5: 2 / 4, 0.7: 2 / 4})
+    assert two.best_overlap == pytest.approx((1 + 5 / 6) / 4)
+    lines = as_markdown([one, two]).split("\n")
+    assert lines[0] == "| first boxes | boxes per image | recall at IoU 0.5 | recall at IoU 0.7 | mean best IoU |"
+    assert lines[3] == "| 2 | 1.2 | 0.500 | 0.500 | 0.458 |"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+CONFIG = """
+seed_everything: 0
+model: {class_path: RCNN, init_args: {whatever: 1}}
+trainer: {max_epochs: 3}
+data:
+  class_path: ShapesDetection
+  init_args: {side: 64, val_size: 4, proposals: {class_path: GridProposals, init_args: {sides: [0.2, 0.4]}}}
+"""
+
+
+def test_command_fills_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("cv2")
+    Path("a.yaml").write_text(CONFIG)
+    Path("b.yaml").write_text("data: {init_args: {test_size: 6}}\n")
+    assert main(["--config", "a.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "4 images of ShapesDetection val" in out
+    assert out.count("\n|") == 8
+    more = ["--data.proposals", "SelectiveSearch", "--data.proposals.min_side", "6", "--data.proposals_dir", "kept"]
+    assert main(["--config=a.yaml", "--config", "b.yaml", "--split", "test", *more]) == 0
+    assert "6 images of ShapesDetection test" in capsys.readouterr().out
+    assert len(list(Path("kept").rglob("*.npy"))) == 6
+
+
+def test_command_tells_what_is_missing(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["--data", "ShapesDetection"]) == 2
+    assert "data.proposals is not set; name a method, such as --data.proposals" in capsys.readouterr().err
+    assert main(["--config", "nowhere.yaml"]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["--split", "val"])
+    assert stop.value.code == 2
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(["--data", "ShapesDetection", "--data.proposals", "SelectiveSearch"]) == 2
+    assert "pip install 'darkroom[proposals]'" in capsys.readouterr().err
+
+
+def test_command_can_be_interrupted(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: ProposalCache, image: np.ndarray) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache.ProposalCache, "get", interrupted)
+    assert main(["--data", "ShapesDetection", "--data.proposals", "GridProposals"]) == 130
+    assert "the proposals made so far are kept" in capsys.readouterr().err

@@ -1,0 +1,576 @@
+"""R-CNN: the paper's and the authors' numbers, stage by stage, and that a fit of stages can be stopped and continued."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from darkroom.callbacks.training.exact_resume import ExactResume
+from darkroom.datamodules.proposals.methods import GridProposals
+from darkroom.datamodules.shapes.detection import ShapesDetection
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.detection.boxes import decode, match
+from darkroom.lightning_modules.detection.rcnn import (
+    RCNN,
+    Examples,
+    HardNegatives,
+    RCNNNetwork,
+    fit_boxes,
+    sample_windows,
+    technique,
+)
+from darkroom.lightning_modules.detection.rcnn.svm import linear_svm
+from darkroom.lightning_modules.optimizers import CaffeSGD
+from tests.contracts.detection import DetectionContract
+from tests.contracts.module import trainer
+
+
+def small(**kwargs: Any) -> RCNN:
+    torch.manual_seed(0)
+    return RCNN(**{"num_classes": 5, "window": 64, "width": 0.05, "regions": 16, **kwargs})
+
+
+def shapes(**kwargs: Any) -> ShapesDetection:
+    sizes = {"train_size": 8, "val_size": 2, "test_size": 2, "batch_size": 4, "num_workers": 0, "side": 64}
+    proposals = {"proposals": GridProposals(limit=40), "proposals_dir": "proposals", "proposal_workers": 0}
+    return ShapesDetection(**{**sizes, **proposals, **kwargs})
+
+
+class TestRCNN(DetectionContract):
+    steps, by_heart, lr, epochs = 60, 0.8, 1e-3, 3
+
+    def build(self, **kwargs: Any) -> RCNN:
+        network = {"backbone": "vgg11_bn", "window": 32, "width": 0.06, "regions": 64, "new_layer_factor": 1.0}
+        few = {"cost": 0.1, "penalty": 10.0}  # the paper's are for thousands of pictures
+        return small(**{**network, **few, **kwargs})
+
+    def data(self, **kwargs: Any) -> ShapesDetection:
+        grid = GridProposals(sides=(0.2, 0.28, 0.4, 0.55), aspect_ratios=(0.75, 1.0, 1.33), limit=500)
+        return super().data(proposals=grid, proposals_dir="proposals", proposal_workers=0, **kwargs)
+
+    def test_logs_stage_and_name(self, tmp_path: Path) -> None:
+        """Besides what every technique logs: how many examples the later stages have found."""
+        names = set(self.fit(self.build(), self.data(), tmp_path).callback_metrics)
+        assert names >= {"train/loss", "train/class", "val/loss", "val/class", "val/mAP", "val/VOC_AP50"}
+        assert {name for name in names if name.startswith("train/")} == {
+            *("train/loss", "train/class", "train/box_pairs", "train/svm_negatives")
+        }
+
+
+# --- regions and crops ------------------------------------------------------------------------------------------------
+
+
+def targets_of(*objects: list[tuple[list[float], int]]) -> list[dict[str, Tensor]]:
+    return [
+        {
+            "boxes": torch.tensor([box for box, _ in some]).view(-1, 4),
+            "labels": torch.tensor([label for _, label in some], dtype=torch.long),
+        }
+        for some in objects
+    ]
+
+
+def test_a_step_sees_32_objects_and_96_of_background() -> None:
+    """Section 2.3; over all images of the batch, and however few of either kind there are."""
+    targets = targets_of([([0.0, 0, 40, 40], 3), ([50.0, 50, 90, 90], 1)], [])
+    proposals = [torch.rand(300, 2).mul(60).repeat(1, 2) + torch.tensor([0.0, 0, 40, 40]) for _ in range(2)]
+    regions, labels = sample_windows(proposals, targets)
+    assert [len(regions), len(labels), (labels > 0).sum()] == [2, 128, 32]
+    assert len(regions[0]) + len(regions[1]) == 128
+    assert min(len(regions[0]), len(regions[1])) > 32  # both images
+    iou, truth = match(regions[0], targets[0]["boxes"])
+    assert torch.equal(iou >= 0.5, labels[: len(regions[0])] > 0)
+    objects = iou >= 0.5
+    assert torch.equal(targets[0]["labels"][truth[objects]], labels[: len(regions[0])][objects])
+    assert labels[len(regions[0]) :].max() == 0
+    few, labels = sample_windows([torch.tensor([[60.0, 60, 90, 90]])], targets_of([([0.0, 0, 40, 40], 3)]))
+    assert (labels == 3).sum() == 32
+    assert (labels == 0).sum() == 96
+    assert torch.equal(few[0].unique(dim=0), torch.tensor([[0.0, 0, 40, 40], [60, 60, 90, 90]]))
+
+
+def test_iou_of_one_half_is_an_object() -> None:
+    halves = torch.tensor([[0.0, 0, 40, 20], [0, 0, 40, 19]])
+    regions, labels = sample_windows([halves], targets_of([([0.0, 0, 40, 40], 2)]))
+    assert labels[(regions[0] == halves[0]).all(1)].unique().tolist() == [2]
+    assert labels[(regions[0] == halves[1]).all(1)].unique().tolist() == [0]
+
+
+def test_nothing_to_draw_from() -> None:
+    model, image = small(), torch.rand(3, 64, 64)
+    for boxes in (torch.zeros(0, 4), torch.tensor([[0.0, 0, 30, 30]])):
+        batch = {"image": [image], "proposals": [boxes], "target": targets_of([])}
+        loss = model.loss_terms(batch)["class"]
+        loss.backward()
+        assert loss.isfinite()
+    with torch.inference_mode():
+        found = model.eval().detect({"image": [image], "proposals": [torch.zeros(0, 4)]})
+    assert found[0]["boxes"].shape == (0, 4)
+
+
+def test_crops_have_16_pixels_of_context_and_the_mean_beyond_the_image() -> None:
+    """A box of 195 pixels fills a crop of 227 at its own scale (appendix A)."""
+    model, image = small(window=227), torch.rand(3, 240, 240)
+    assert model.context == 16
+    normalized = (image - model.mean) / model.std
+    crop = model.crops(image, torch.tensor([[20.0, 20, 215, 215]]))[0]
+    torch.testing.assert_close(crop, normalized[:, 4:231, 4:231], atol=1e-4, rtol=1e-4)
+    crop = model.crops(image, torch.tensor([[0.0, 45, 195, 240]]))[0]
+    torch.testing.assert_close(crop[:, :210, 17:], normalized[:, 29:239, 1:211], atol=1e-4, rtol=1e-4)
+    assert crop[:, :, :15].abs().max() == crop[:, 213:].abs().max() == 0
+    assert small(window=227).crops(image, torch.tensor([[7.0, 9, 60, 200]])).shape == (1, 3, 227, 227)
+
+
+def test_network_of_the_paper() -> None:
+    """AlexNet of 227 pixels: 256 x 6 x 6 features at pool5, 4096 at fc7 (section 2.1); torchvision's parameters fit."""
+    with torch.device("meta"):
+        network = RCNNNetwork(20)
+        pool5, fc7 = network.hidden(torch.empty(2, 3, 227, 227))
+    assert pool5.shape == (2, 9216)
+    assert fc7.shape == (2, 4096)
+    assert sum(p.numel() for p in network.parameters()) == 61_100_840 - 4_097_000 + 4097 * 21
+    new = RCNNNetwork(5, width=0.1).classifier[-1]
+    assert new.weight.std().item() == pytest.approx(0.01, rel=0.1)
+
+
+# --- hard negatives and boxes -----------------------------------------------------------------------------------------
+
+
+def mining(cost: float = 0.1, max_negatives: int = 5000) -> tuple[HardNegatives, Tensor]:
+    """One class at 3 on the first axis, and a first image of background around -3."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(60, 4, generator=generator) / 4
+    positives = noise[:20] + torch.tensor([3.0, 0, 0, 0])
+    state = {"positives": positives, "labels": torch.ones(20, dtype=torch.long)}
+    return HardNegatives(1, cost, max_negatives, state), noise[20:] - torch.tensor([3.0, 0, 0, 0])
+
+
+def test_mining_finds_the_hard_negative_and_drops_easy_ones() -> None:
+    """The first image gives all negatives, later ones those above -1.0001; below -1.2 they go (the authors' settings)."""
+    svm, background = mining()
+    every = torch.ones(40, 1, dtype=torch.bool)
+    assert svm.hard(background, every).all()
+    svm.add(background, every)
+    assert svm.trained
+    assert 0 < len(svm) < 40
+    assert svm.scores(svm.negatives).min() >= -1.2
+    planted = torch.tensor([[2.5, 1.5, 0, 0], [-9.0, 0, 0, 0]])  # like an object, and like nothing
+    assert svm.scores(planted)[0] > 0
+    hard = svm.hard(planted, torch.ones(2, 1, dtype=torch.bool))
+    assert hard.tolist() == [[True], [False]]
+    assert not svm.hard(planted, torch.zeros(2, 1, dtype=torch.bool)).any()
+    svm.add(planted[hard[:, 0]].repeat(50, 1), hard[:1].repeat(50, 1))
+    svm.train(torch.tensor([True]))
+    assert svm.scores(planted)[0] < 0
+    assert (svm.negatives == planted[0]).all(1).any()
+
+
+def test_an_svm_is_trained_again_after_2000_new_negatives() -> None:
+    svm, background = mining()
+    svm.add(background, torch.ones(40, 1, dtype=torch.bool))
+    before, hard = svm.weights.clone(), torch.tensor([[2.5, 1.5, 0, 0]])
+    svm.add(hard.repeat(2000, 1), torch.ones(2000, 1, dtype=torch.bool))
+    assert torch.equal(svm.weights, before)
+    svm.add(hard, torch.ones(1, 1, dtype=torch.bool))
+    assert not torch.equal(svm.weights, before)
+    assert svm.added.item() == 0
+
+
+def test_a_class_learns_from_its_own_negatives_only() -> None:
+    """A feature may be a negative of one class and the positive of another."""
+    positives = torch.tensor([[3.0, 0], [0, 3]])
+    svm = HardNegatives(2, 0.1, 100, {"positives": positives, "labels": torch.tensor([1, 2])})
+    svm.add(positives, ~torch.eye(2, dtype=torch.bool))
+    targets = torch.tensor([[1, 0], [0, 1], [0, -1], [-1, 0]])
+    expected = linear_svm(torch.cat([positives, positives]), targets, 0.1)
+    torch.testing.assert_close(svm.weights, expected)
+
+
+def test_beyond_the_limit_the_hardest_remain() -> None:
+    svm, background = mining(max_negatives=6)
+    svm.add(background, torch.ones(40, 1, dtype=torch.bool))
+    assert len(svm) == 6
+    hard = torch.tensor([[2.5, 1.5, 0, 0], [2.4, 1.4, 0, 0]])
+    svm.add(hard, torch.ones(2, 1, dtype=torch.bool))
+    assert len(svm) == 6
+    assert all((svm.negatives == one).all(1).any() for one in hard)
+
+
+def test_mean_norm_of_features_is_20() -> None:
+    """Measured on up to 200 regions of the first 200 images."""
+    examples = Examples(2, 10)
+    proposals = torch.rand(1000, 4)
+    assert len(examples.measured(proposals)) == 200
+    assert len(examples.measured(proposals[:7])) == 7
+    assert len(examples.measured(proposals[:0])) == 0
+    examples.images = 200
+    assert len(examples.measured(proposals)) == 0
+    pool5, fc7, none = torch.rand(50, 6), torch.rand(50, 8), torch.zeros(0, dtype=torch.long)
+    norms = torch.stack([pool5.norm(dim=1), fc7.norm(dim=1)], 1)
+    examples.add(fc7=fc7[:0], labels=none, pool5=pool5[:0], offsets=pool5[:0, :4], pair_labels=none, norms=norms)
+    for features, scale in zip((pool5, fc7), examples.scales(), strict=True):
+        assert (features * scale).norm(dim=1).mean().item() == pytest.approx(20)
+
+
+def test_pairs_are_limited_per_class() -> None:
+    examples, labels = Examples(2, 3), torch.tensor([1, 2, 1, 1, 2])
+    examples.measured(torch.rand(9, 4))
+    for start in (0, 5):
+        numbers = torch.arange(5.0)[:, None] + start
+        pairs = {"pool5": numbers, "offsets": numbers.expand(5, 4), "pair_labels": labels}
+        examples.add(fc7=numbers, labels=labels, norms=numbers.expand(5, 2), **pairs)
+    assert examples.whole("pool5").flatten().tolist() == [0, 1, 2, 3, 4, 6]
+    assert examples.whole("pair_labels").tolist() == [1, 2, 1, 1, 2, 2]
+    assert len(examples.whole("fc7")) == 10
+    again = Examples(2, 3, examples.state_dict())
+    assert len(again) == len(examples) == 6
+    assert again.images == examples.images == 1
+    assert torch.equal(again.counts, examples.counts)
+
+
+def test_box_regression_is_the_authors_whose_whitening_cancels() -> None:
+    """(A'A + lambda) b = A'y for every whitened y, as their code says it, and undone afterwards."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=generator).double()
+    y = (torch.randn(40, 4, generator=generator) @ torch.randn(4, 4, generator=generator)).double() / 9 + 0.3
+    a, centred = torch.cat([x, torch.ones(40, 1)], 1), y - y.mean(0)
+    d, v = torch.linalg.eigh(centred.T @ centred / 40)
+    white = v @ torch.diag((d + 0.001) ** -0.5) @ v.T
+    beta = torch.linalg.inv(a.T @ a + 10 * torch.eye(7)) @ a.T @ (centred @ white)
+    expected = a @ beta @ torch.linalg.inv(white) + y.mean(0)
+    weights = fit_boxes(x, y, 10.0)
+    torch.testing.assert_close(x @ weights[:, :-1].T + weights[:, -1], expected)
+    assert fit_boxes(x[:0], y[:0], 10.0).abs().max() == 0
+    one = fit_boxes(x[:1], y[:1], 10.0)
+    torch.testing.assert_close(x[:1] @ one[:, :-1].T + one[:, -1], y[:1])
+
+
+# --- stages of a fit --------------------------------------------------------------------------------------------------
+
+
+def fit(model: RCNN, folder: Path, epochs: int = 3, callbacks: tuple[Callback, ...] = (), **kwargs: Any) -> Trainer:
+    data = kwargs.pop("data", None) or shapes()
+    checkpoint = kwargs.pop("ckpt_path", None)
+    fitting = trainer(
+        folder, max_epochs=epochs, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), **kwargs
+    )
+    fitting.fit(model, data, ckpt_path=checkpoint)
+    return fitting
+
+
+class Watch(Callback):
+    """Remembers the network at the end of every training epoch, and what validation finds ready."""
+
+    def __init__(self) -> None:
+        self.networks: list[dict[str, Tensor]] = []
+        self.ready: list[list[bool]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: RCNN) -> None:
+        self.networks.append({name: value.clone() for name, value in pl_module.network.state_dict().items()})
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: RCNN) -> None:
+        if not trainer.sanity_checking:
+            self.ready.append(pl_module.network.ready.tolist())
+
+
+def test_later_stages_move_no_weight_and_validation_sees_what_they_solved(tmp_path: Path) -> None:
+    """Not even momentum, weight decay or batch norm."""
+    watch = Watch()
+    optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
+    model = small(backbone="vgg11_bn", window=32, optimizer=optimizer)
+    fitting = fit(model, tmp_path, callbacks=(watch,))
+    first, second, third = watch.networks
+    learned = {"svm", "regression", "ready"}
+    for name in first.keys() - learned:
+        assert torch.equal(first[name], second[name]), name
+        assert torch.equal(first[name], third[name]), name
+    assert any(
+        not torch.equal(first[name], value)
+        for name, value in small(backbone="vgg11_bn", window=32).network.state_dict().items()
+        if name in first
+    )
+    assert watch.ready == [[False, False], [False, True], [True, True]]
+    assert first["svm"].abs().max() == 0 < third["svm"].abs().max()
+    assert first["regression"].abs().max() == 0 < second["regression"].abs().max()
+    assert fitting.global_step == 6
+    assert model.network.training
+    assert model.examples is None
+    assert model.negatives is None
+
+
+@pytest.mark.parametrize(
+    ("options", "ready"),
+    [
+        ({"svm": False}, [[False, False], [False, False], [False, True]]),
+        ({"box_regression": False}, [[False, False], [False, False], [True, False]]),
+        ({"svm": False, "box_regression": False}, [[False, False]] * 3),
+        ({"finetune_epochs": 1}, [[False, False], [False, True], [True, True]]),
+    ],
+)
+def test_stages_are_the_last_epochs_and_can_be_left_out(tmp_path: Path, options: dict, ready: list) -> None:
+    watch = Watch()
+    fit(small(**options), tmp_path, callbacks=(watch,))
+    assert watch.ready == ready
+
+
+def test_svms_learn_from_true_boxes_and_what_overlaps_them_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positives: the true boxes alone. Negatives: IoU below .3 with the class's true boxes. Pairs: IoU of .6 and more."""
+    regions, added, mined, targets = [], [], [], []
+
+    def hidden(self: RCNN, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        regions.append(boxes)
+        return boxes, boxes
+
+    def remember(kept: list, method: Callable) -> Callable:
+        return lambda self, *args, **kwargs: (kept.append(kwargs or args), method(self, *args, **kwargs))[1]
+
+    class Targets(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: RCNN, batch: Any, batch_idx: int) -> None:
+            targets.extend(batch["target"])
+
+    monkeypatch.setattr(RCNN, "_hidden", hidden)
+    monkeypatch.setattr(RCNN, "_solve", lambda self, stage: None)
+    monkeypatch.setattr(Examples, "add", remember(added, Examples.add))
+    monkeypatch.setattr(HardNegatives, "hard", remember(mined, HardNegatives.hard))
+    fit(small(finetune_epochs=0), tmp_path, epochs=2, callbacks=(Targets(),), limit_val_batches=0)
+    assert len(added) == len(mined) == 8
+    for target, boxes, found in zip(targets[:8], regions[:8], added, strict=True):
+        assert torch.equal(found["labels"], target["labels"])
+        assert torch.equal(found["fc7"], target["boxes"])
+        pairs = found["pool5"]
+        iou, truth = match(pairs, target["boxes"])
+        assert iou.min() >= 0.6
+        assert torch.equal(found["pair_labels"], target["labels"][truth])
+        torch.testing.assert_close(decode(found["offsets"], pairs, (1.0,) * 4), target["boxes"][truth])
+        assert len(found["norms"]) == 40
+        assert len(boxes) == len(pairs) + 40
+    for target, boxes, (_, candidates) in zip(targets[8:], regions[8:], mined, strict=True):
+        assert torch.equal(boxes[: len(target["boxes"])], target["boxes"])  # negatives of other classes
+        for label in range(1, 6):
+            iou, _ = match(boxes, target["boxes"][target["labels"] == label])
+            assert torch.equal(candidates[:, label - 1], iou < 0.3)
+
+
+def test_what_was_solved_for_scaled_features_is_kept_for_plain_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved, fits = [], []
+    solve = RCNN._solve
+
+    def remember(self: RCNN, stage: str) -> None:
+        scales, negatives = self.examples.scales(), self.negatives
+        solve(self, stage)
+        solved.append((scales, negatives))
+
+    monkeypatch.setattr(RCNN, "_solve", remember)
+    monkeypatch.setattr(technique, "fit_boxes", lambda *args: fits.append((fit_boxes(*args), args)) or fits[-1][0])
+    model = small()
+    fit(model, tmp_path)
+    assert [penalty for _, (_, _, penalty) in fits] == [1000.0] * 5
+    network, crops = model.network.eval(), torch.rand(6, 3, 64, 64)
+    pool5, fc7 = network.hidden(crops)
+    scores, offsets = network.judge(crops)
+    (pool5_scale, fc7_scale), negatives = solved[1]
+    assert negatives.cost == 1e-3
+    torch.testing.assert_close(scores, negatives.scores(fc7 * fc7_scale).sigmoid())
+    for k, (weights, _) in enumerate(fits):
+        torch.testing.assert_close(offsets[:, k], pool5 * pool5_scale @ weights[:, :-1].T + weights[:, -1])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Path]:
+    """The network after an uninterrupted fit, and a folder with a checkpoint of every step of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
+    ends = ModelCheckpoint(folder, "end-{step}", every_n_epochs=1, save_top_k=-1, save_on_train_epoch_end=True)
+    model = small()
+    data = shapes(proposals_dir=str(folder))  # no test's own folder yet: a fixture of the module comes first
+    fit(model, folder, callbacks=(saving, ends, ExactResume()), data=data)
+    return model.state_dict(), folder
+
+
+@pytest.mark.parametrize("name", ["step=1", "end-step=2", "step=3", "end-step=4", "step=5"])
+def test_a_fit_that_was_stopped_in_any_stage_continues_as_if_it_had_not(
+    whole: tuple, tmp_path: Path, name: str
+) -> None:
+    expected, folder = whole
+    torch.manual_seed(1)
+    model = RCNN(num_classes=5, window=64, width=0.05, regions=16)
+    fit(
+        model,
+        tmp_path,
+        callbacks=(ExactResume(),),
+        ckpt_path=folder / f"{name}.ckpt",
+        data=shapes(proposals_dir=str(tmp_path)),
+    )
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("part", "call"), [(Examples, 6), (HardNegatives, 6)])
+def test_a_batch_whose_step_failed_is_seen_again(
+    whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, call: int
+) -> None:
+    """The second image of the stage's second batch: what the first one gave must not count twice."""
+    add, calls = part.add, []
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyError("on purpose")
+        add(self, *args, **kwargs)
+
+    monkeypatch.setattr(part, "add", fail)
+    saving = ModelCheckpoint(tmp_path, "last", every_n_epochs=10, save_on_exception=True)
+    with pytest.raises(KeyError, match="on purpose"):
+        fit(small(), tmp_path, callbacks=(saving, ExactResume()))
+    model = small()
+    fit(model, tmp_path, callbacks=(ExactResume(),), ckpt_path=tmp_path / "last.ckpt")
+    assert all(torch.equal(value, whole[0][key]) for key, value in model.state_dict().items())
+
+
+def test_continued_for_more_epochs_it_is_fine_tuned_further(whole: tuple, tmp_path: Path) -> None:
+    watch, model = Watch(), small()
+    fit(model, tmp_path, epochs=6, callbacks=(watch,), ckpt_path=whole[1] / "end-step=6.ckpt")
+    assert watch.ready == [[False, False], [False, True], [True, True]]
+    assert not torch.equal(watch.networks[0]["features.0.weight"], whole[0]["network.features.0.weight"])
+    with pytest.raises(UsageError, match="continue with the trainer.max_epochs"):
+        fit(small(), tmp_path, epochs=3, ckpt_path=whole[1] / "end-step=2.ckpt", callbacks=(Skip(),))
+
+
+class Skip(Callback):
+    """Has the collecting epoch forgotten."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: RCNN) -> None:
+        pl_module.examples = None
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "said"),
+    [
+        ({}, 1, "trainer.max_epochs is 1; RCNN takes the last 2"),
+        ({"svm": False}, 0, "trainer.max_epochs is 0; RCNN takes the last 1"),
+        ({"finetune_epochs": 3}, 3, "trainer.max_epochs is 3; model.finetune_epochs 3 and 2 .* make 5: set it to that"),
+        ({"finetune_epochs": 3, "svm": False}, 5, "make 4: set it to that"),
+    ],
+)
+def test_epochs_that_do_not_suffice_are_refused(tmp_path: Path, options: dict, epochs: int, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        fit(small(**options), tmp_path, epochs=epochs)
+
+
+def test_a_fit_that_ends_too_early_says_so(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="ended before SVMs and box regression were solved"):
+        fit(small(), tmp_path, max_steps=3)
+
+
+def test_fast_dev_run_needs_one_epoch(tmp_path: Path) -> None:
+    fit(small(lr_scheduler=WarmupCosine), tmp_path, fast_dev_run=True)
+
+
+def test_missing_proposals_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="RCNN needs proposals.*data.proposals.*SelectiveSearch"):
+        fit(small(), tmp_path, data=shapes(proposals=None))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"context": 32}, "model.context is 32; a crop of 64 has room for 0 to 31"),
+        ({"cost": 0.0}, "model.cost is 0.0"),
+        ({"finetune_epochs": -1}, "model.finetune_epochs is -1"),
+        ({"window": 20}, "model.window is 20; alexnet needs at least 63"),
+    ],
+)
+def test_wrong_values_are_refused(options: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        small(**options)
+
+
+# --- rates and detections ---------------------------------------------------------------------------------------------
+
+
+def test_the_new_layer_learns_ten_times_as_fast() -> None:
+    model = small(optimizer=partial(CaffeSGD, lr=1e-3, weight_decay=5e-4))
+    groups = {id(p): group for group in model.configure_optimizers().param_groups for p in group["params"]}
+    assert len(groups) == len(list(model.network.parameters()))
+    for name, parameter in model.network.named_parameters():
+        new, bias = name.startswith("classifier.6"), name.endswith("bias")
+        assert groups[id(parameter)]["lr"] == pytest.approx(1e-3 * (10 if new else 1) * (2 if bias else 1)), name
+        assert groups[id(parameter)]["weight_decay"] == (0 if bias else 5e-4)
+
+
+def test_warmup_cosine_ends_with_the_fine_tuning(tmp_path: Path) -> None:
+    rates = []
+    watch = type(
+        "Rates",
+        (Callback,),
+        {"on_train_batch_start": lambda self, t, *_: rates.append(t.optimizers[0].param_groups[0]["lr"])},
+    )
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    fit(
+        small(lr_scheduler=WarmupCosine, optimizer=optimizer),
+        tmp_path,
+        epochs=4,
+        callbacks=(watch(),),
+        limit_val_batches=0,
+    )
+    assert all(rate > 0 for rate in rates[:4])
+    assert rates[4] == pytest.approx(0, abs=1e-9)
+
+
+class Judge(torch.nn.Module):
+    """Finds what it is told."""
+
+    def __init__(self, scores: Tensor, offsets: Tensor | None) -> None:
+        super().__init__()
+        self.scores, self.offsets = scores, offsets
+
+    def judge(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.scores, self.offsets
+
+
+def test_boxes_are_regressed_per_class_then_suppressed_at_an_iou_of_03() -> None:
+    model, image = small().eval(), torch.rand(3, 64, 64)
+    boxes = torch.tensor([[0.0, 0, 20, 20], [10.0, 0, 30, 20], [11.0, 0, 31, 20], [40.0, 40, 60, 60]])
+    scores = torch.tensor([[0.9], [0.8], [0.7], [0.1]]).expand(4, 5) * torch.tensor([1.0, 0, 0, 0, 0])
+    batch = {"image": [image], "proposals": [boxes]}
+    model.network = Judge(scores, None)
+    (found,) = model.detect(batch)
+    assert torch.equal(found["boxes"], boxes[[0, 2, 3]])  # IoU 1/3 is too much, 9/31 is not
+    offsets = torch.zeros(4, 5, 4)
+    offsets[:, 0] = torch.tensor([0.1, 0, torch.tensor(0.5).log(), 0])  # by a tenth to the right, half as wide
+    model.network = Judge(scores, offsets)
+    (found,) = model.detect(batch)
+    torch.testing.assert_close(found["boxes"][0], torch.tensor([7.0, 0, 17, 20]))
+
+
+def test_scores_are_the_svms_through_a_sigmoid() -> None:
+    network, crops = small().network.eval(), torch.rand(6, 3, 64, 64)
+    pool5, fc7 = network.hidden(crops)
+    softmax, none = network.judge(crops)
+    assert none is None
+    torch.testing.assert_close(softmax, network(crops).softmax(1)[:, 1:])
+    network.ready.fill_(True)
+    torch.nn.init.normal_(network.svm)
+    torch.nn.init.normal_(network.regression)
+    scores, offsets = network.judge(crops)
+    torch.testing.assert_close(scores, (fc7 @ network.svm[:, :-1].T + network.svm[:, -1]).sigmoid())
+    torch.testing.assert_close(offsets[2, 3], network.regression[3, :, :-1] @ pool5[2] + network.regression[3, :, -1])
+
+
+def test_starts_from_weights_of_another_set_of_classes(tmp_path: Path) -> None:
+    first = small(num_classes=3)
+    first.network.ready.fill_(True)
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "first.ckpt")
+    second = small(init_from=str(tmp_path / "first.ckpt"))
+    assert torch.equal(first.network.features[0].weight, second.network.features[0].weight)
+    assert not second.network.ready.any()

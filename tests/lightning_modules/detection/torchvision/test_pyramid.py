@@ -1,0 +1,173 @@
+"""Bodies of detectors: the right maps of any torchvision classifier, narrow or with weights, and the pyramid."""
+
+import copy
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.detection.torchvision import pyramid
+from darkroom.lightning_modules.detection.torchvision.pyramid import (
+    FeaturePyramid,
+    FrozenBatchNorm2d,
+    backbone,
+    freeze_norms,
+    narrow,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet18", [64, 128, 256, 512]),  # and not the maps within the first block of the next stage
+        ("resnet50", [256, 512, 1024, 2048]),
+        ("mobilenet_v3_large", [24, 40, 112, 960]),
+        ("efficientnet_b0", [24, 40, 112, 1280]),
+        ("regnet_y_400mf", [48, 104, 208, 440]),
+        ("densenet121", [256, 512, 1024, 1024]),
+        ("vgg16", [256, 512, 512, 512]),
+        ("convnext_tiny", [96, 192, 384, 768]),
+    ],
+)
+def test_last_map_of_every_stride(name: str, channels: list[int]) -> None:
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        body, stated = backbone(name)
+        with torch.no_grad():
+            maps = body.eval()(torch.empty(1, 3, 64, 96))
+    assert stated == channels
+    assert list(maps) == ["0", "1", "2", "3"]
+    strides = (4, 8, 16, 32)
+    assert [map_.shape for map_ in maps.values()] == [
+        (1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "mobilenet_v3_small", "vgg11_bn"])
+def test_narrow_bodies_train(name: str) -> None:
+    body, channels = backbone(name, levels=(3, 4), width=0.25)
+    with torch.device("meta"):
+        _, wide = backbone(name, levels=(3, 4))
+    assert channels == [round(c / 4) for c in wide]
+    sum(map_.square().mean() for map_ in body(torch.randn(2, 3, 64, 64)).values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in body.parameters())
+
+
+def test_narrow_keeps_images_classes_and_groups() -> None:
+    with torch.device("meta"):
+        vgg, mobile = torchvision.models.vgg11_bn(), torchvision.models.mobilenet_v2()
+    for network in (vgg, mobile):
+        narrow(network, 0.1)
+        assert network.eval()(torch.randn(1, 3, 224, 224)).shape == (1, 1000)
+    assert vgg.features[0].weight.shape == (6, 3, 3, 3)
+    assert vgg.classifier[0].weight.shape == (410, 51 * 49)
+    depthwise = [m for m in mobile.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(depthwise) == 17
+    assert all(m.groups == m.in_channels == m.out_channels for m in depthwise)
+    with torch.device("meta"):
+        resnext = torchvision.models.resnext50_32x4d()
+    narrow(resnext, 0.5)
+    assert resnext.layer1[0].conv2.weight.shape == (64, 4, 3, 3)  # 16 groups of four channels, as before
+
+
+def test_weights_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18()
+    monkeypatch.setattr(pyramid, "imagenet", lambda name: theirs.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    for norm in ("batch", "frozen"):
+        body, _ = backbone("resnet18", levels=(2, 5), weights="imagenet", norm=norm)
+        x = theirs.eval().maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
+        first = theirs.layer1(x)
+        last = theirs.layer4(theirs.layer3(theirs.layer2(first)))
+        for map_, expected in zip(body.eval()(image).values(), (first, last), strict=True):
+            torch.testing.assert_close(map_, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_norms_neither_learn_nor_count() -> None:
+    norm = nn.BatchNorm2d(4, eps=1e-3)
+    norm(torch.randn(8, 4, 5, 5))
+    image = torch.randn(2, 4, 3, 3)
+    expected = norm.eval()(image)
+    frozen = freeze_norms(nn.Sequential(norm)).train()
+    assert isinstance(frozen[0], FrozenBatchNorm2d)
+    torch.testing.assert_close(frozen(image), expected)
+    torch.testing.assert_close(frozen(image), torchvision.ops.FrozenBatchNorm2d.forward(frozen[0], image))
+    assert not list(frozen.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert frozen(image.bfloat16()).dtype == torch.bfloat16
+
+
+def test_frozen_stages_are_those_up_to_their_map() -> None:
+    body, _ = backbone("resnet18", width=0.1, frozen_stages=2)
+    stuck = {name.split(".")[0] for name, p in body.named_parameters() if not p.requires_grad}
+    free = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
+    assert stuck == {"conv1", "layer1"}  # torchvision's detectors train layer2 to layer4, and no norm before them
+    assert free == {"layer2", "layer3", "layer4"}
+    before = copy.deepcopy(body.state_dict())
+    body(torch.randn(2, 3, 64, 64))
+    moved = {name.split(".")[0] for name, value in body.state_dict().items() if not torch.equal(before[name], value)}
+    assert moved == {"layer2", "layer3", "layer4"}
+    vgg, _ = backbone("vgg16", levels=[4], width=0.03, frozen_stages=1)
+    assert [n for n, p in vgg.named_parameters() if not p.requires_grad and n.endswith("weight")] == [
+        f"features.{index}.weight" for index in (0, 2, 5, 7)
+    ]
+
+
+def test_pyramid_has_the_names_and_maps_of_torchvisions() -> None:
+    with torch.device("meta"):
+        ours = FeaturePyramid(*backbone("resnet50"))
+        theirs = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=nn.BatchNorm2d)
+        assert {k: v.shape for k, v in ours.state_dict().items()} == {
+            k: v.shape for k, v in theirs.state_dict().items()
+        }
+        maps = ours(torch.empty(1, 3, 128, 64))
+    assert ours.out_channels == 256
+    assert {name: tuple(map_.shape[1:]) for name, map_ in maps.items()} == {
+        "0": (256, 32, 16),
+        "1": (256, 16, 8),
+        "2": (256, 8, 4),
+        "3": (256, 4, 2),
+        "pool": (256, 2, 1),
+    }
+
+
+def test_a_body_can_be_copied() -> None:
+    body, _ = backbone("resnet18", width=0.1)
+    image = torch.randn(1, 3, 32, 32)
+    again = copy.deepcopy(body.eval())
+    assert torch.equal(body(image)["3"], again(image)["3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "resnet51"}, "model.backbone is resnet51; .*resnet50"),
+        ({"name": "alexnet"}, "alexnet has no map of stride 4"),
+        ({"name": "vit_b_16"}, "vit_b_16 has no map of stride 4"),
+        ({"name": "swin_t"}, "swin_t has no map of stride 4"),
+        ({"name": "convnext_tiny", "width": 0.5}, "features.0.1 is a LayerNorm2d"),
+        ({"name": "shufflenet_v2_x1_0", "width": 0.25}, "does not fit together at model.width 0.25"),
+        ({"name": "resnet18", "width": 0}, "model.width is 0"),
+        ({"name": "resnet18", "width": 0.5, "weights": "imagenet"}, "model.weights imagenet is for model.width 1"),
+        ({"name": "resnet18", "frozen_stages": 6}, "model.frozen_stages is 6"),
+    ],
+)
+def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        backbone(**arguments)
+
+
+def test_weights_out_of_reach_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", "/nowhere")
+    monkeypatch.setattr("torch.hub.os.makedirs", lambda *_, **__: None)
+    with pytest.raises(UsageError, match="resnet18-f37072fd.pth .*put it into /nowhere/hub/checkpoints"):
+        backbone("resnet18", weights="imagenet")

@@ -1,0 +1,372 @@
+"""Imagen: stages that learn on their own and draw together."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darkroom.datamodules.shapes.captions import ShapesCaptions
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.diffusion import (
+    CosineSchedule,
+    Denoiser,
+    EfficientUNet,
+    ImagenCascade,
+    SuperResolution,
+    TextToImage,
+)
+from darkroom.lightning_modules.diffusion.sampling.samplers import Step
+from darkroom.lightning_modules.diffusion.text import Text, TextEncoder, Words
+from tests.contracts.generation import CountingScores, GenerationContract
+from tests.contracts.module import trainer
+
+CAPTIONS = ["a red circle", "a blue star", "a small green cross"]
+
+
+def words() -> Words:
+    return Words(ShapesCaptions().words, dim=8, layers=1, heads=2)
+
+
+def denoiser(**kwargs: Any) -> Denoiser:
+    small = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "dropout": 0.0, "text_dim": 8}
+    return Denoiser((3, 16, 16), **{**small, **kwargs})
+
+
+def efficient(side: int = 16, **kwargs: Any) -> EfficientUNet:
+    small = {"channels": (8, 16), "blocks": (1, 1), "head_channels": 8, "text_dim": 8}
+    return EfficientUNet((3, side, side), **{**small, **kwargs})
+
+
+def base(**kwargs: Any) -> TextToImage:
+    return TextToImage(words(), (3, 16, 16), denoiser(), schedule=CosineSchedule(50), steps=2, **kwargs)
+
+
+def stage(side: int = 32, **kwargs: Any) -> SuperResolution:
+    small = {"network": efficient(side, text_dim=None), "schedule": CosineSchedule(50), "steps": 2, "factor": 2}
+    return SuperResolution((3, side, side), **{**small, **kwargs})
+
+
+def awake(model: nn.Module) -> Any:
+    """A model whose networks say more than zero, as new ones do."""
+    torch.manual_seed(1)
+    for network in model.networks():
+        nn.init.normal_(network.head[-1].weight, std=0.1)
+        for module in network.modules():
+            if hasattr(module, "query_key_value"):
+                nn.init.normal_(module.out.weight, std=0.3)
+    return model
+
+
+class CaptionContract(GenerationContract):
+    """Techniques that draw from captions: no latents to come from, no labels."""
+
+    test_there_and_back = test_interpolates_from_one_reconstruction_to_the_other = None
+    test_what_cannot_be_drawn_is_refused = test_labels_are_asked_for_where_they_are_needed = None
+
+    def data(self, **kwargs: Any) -> ShapesCaptions:
+        sizes = {"train_size": 8, "val_size": 8, "test_size": 8, "batch_size": 4, "num_workers": 0, "side": 16}
+        return ShapesCaptions(**{**sizes, **kwargs})
+
+    def prompts(self, n: int) -> dict[str, Any]:
+        return {"caption": CAPTIONS[:n]}
+
+    def test_data_without_captions_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="no 'caption'"):
+            trainer(tmp_path).fit(self.build(), GenerationContract().data())
+
+
+class TestTextToImage(CaptionContract):
+    by_heart = ("loss", 0.35)
+
+    def build(self, **kwargs: Any) -> TextToImage:
+        torch.manual_seed(0)
+        options = {"image_shape": self.image_shape, "steps": 3, "ema_decay": 0.9, "guidance": 2.0}
+        return TextToImage(**{**options, **self.objects(), **kwargs})
+
+    def objects(self) -> dict[str, Any]:
+        return {"text": words(), "network": denoiser(), "schedule": CosineSchedule(50)}
+
+    def drawn(self, model: TextToImage, n: int, seed: int = 0) -> Tensor:
+        return model.sample(CAPTIONS[:n], generator=torch.Generator().manual_seed(seed))
+
+    def test_a_shape_of_two_numbers_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
+            self.build(image_shape=(16, 16))
+
+
+class TestSuperResolution(CaptionContract):
+    test_learns_one_batch_by_heart = None  # trains as TestTextToImage does
+    test_predicts_the_same_pictures_in_batches_of_any_size = None  # it predicts from pictures
+
+    def build(self, **kwargs: Any) -> SuperResolution:
+        torch.manual_seed(0)
+        options = {"image_shape": self.image_shape, "factor": 2, "steps": 3, "ema_decay": 0.9, "guidance": 2.0}
+        return SuperResolution(**{**options, **self.objects(), **kwargs})
+
+    def objects(self) -> dict[str, Any]:
+        return {"text": words(), "network": efficient(), "schedule": CosineSchedule(50)}
+
+    def drawn(self, model: SuperResolution, n: int, seed: int = 0) -> Tensor:
+        low = torch.linspace(-1, 1, n * 3 * 64).view(n, 3, 8, 8)
+        return model.sample(CAPTIONS[:n], low, generator=torch.Generator().manual_seed(seed))
+
+    def test_a_shape_of_two_numbers_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
+            self.build(image_shape=(16, 16))
+
+
+# --- the text ---------------------------------------------------------------------------------------------------------
+
+
+def test_captions_are_dropped_as_often_as_asked_all_of_a_caption_at_once() -> None:
+    model = base(text_dropout=0.25)
+    told = model.condition_of({"caption": CAPTIONS[:1] * 2000}, torch.zeros(2000, 3, 16, 16))
+    there = told["text_mask"].any(1)
+    assert there.float().mean() == pytest.approx(0.75, abs=0.04)
+    assert told["text_mask"][there].all()
+    assert told["text"][~there].abs().max() == 0
+    assert model.eval().condition_of({"caption": CAPTIONS}, torch.zeros(3, 3, 16, 16))["text_mask"].any(1).all()
+
+
+def test_no_guidance_is_the_unconditional_model() -> None:
+    model, generator = awake(base()), [torch.Generator() for _ in range(2)]
+    drawn = [model.sample(texts, guidance=0.0, generator=_seeded(generator)) for texts in (CAPTIONS[:2], CAPTIONS[1:])]
+    assert torch.equal(*drawn)
+    told = model.sample(CAPTIONS[:2], guidance=1.0, generator=_seeded(generator))
+    assert not torch.allclose(told, drawn[0], atol=1e-3)
+
+
+def _seeded(generators: list[torch.Generator]) -> list[torch.Generator]:
+    return [generator.manual_seed(index) for index, generator in enumerate(generators)]
+
+
+def test_a_long_caption_beside_changes_nothing() -> None:
+    """Tokens that are none stay unseen, however many there are."""
+    model = awake(base(guidance=3.0))
+    alone, _ = (model.sample(CAPTIONS[:1], generator=_seeded([torch.Generator()])) for _ in range(2))
+    beside = model.sample([CAPTIONS[0], " ".join(CAPTIONS)], generator=_seeded([torch.Generator(), torch.Generator()]))
+    torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-5)
+
+
+class Frozen(TextEncoder):
+    """Reads nothing but how long a caption is."""
+
+    def forward(self, captions: list[str]) -> Text:
+        tokens = torch.tensor([[[float(len(caption))] * 8] for caption in captions])
+        return Text(tokens, torch.ones(len(captions), 1, dtype=torch.bool))
+
+    def tokens_of(self, caption: str) -> list[str]:
+        return [caption]
+
+
+def test_a_frozen_encoder_is_no_part_of_the_checkpoint_and_one_that_learns_is_averaged() -> None:
+    frozen = TextToImage(Frozen(8, 4), (3, 16, 16), denoiser(), steps=2)
+    assert not any(name.startswith("reader") for name in frozen.state_dict())
+    assert frozen.text is frozen.reader.encoder
+    learning = base(ema_decay=0.5)
+    with torch.no_grad():
+        learning.reader.encoder.embedding.weight.fill_(3.0)
+    for average, module in learning.averages():
+        average.update(module)
+    assert learning.text is not learning.reader.encoder
+    assert 0 < learning.text.embedding.weight.mean() <= 3
+
+
+def test_a_network_that_looks_at_no_words_has_no_maps() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor, *, text: Tensor, text_mask: Tensor) -> Tensor:
+            return self.weight * x
+
+    with pytest.raises(UsageError, match="Plain has no attention to words"):
+        TextToImage(words(), (3, 16, 16), Plain(), steps=2).word_maps(CAPTIONS)
+
+
+def test_where_it_looked_for_each_word() -> None:
+    model = awake(base())
+    pictures, said, maps = model.word_maps(CAPTIONS, generator=torch.Generator().manual_seed(0))
+    assert pictures.shape == (3, 3, 16, 16)
+    assert said == [caption.split() for caption in CAPTIONS]
+    assert [part.shape for part in maps] == [(3, 16, 16), (3, 16, 16), (4, 16, 16)]
+    assert all(0 <= part.min() <= part.sum(0).max() <= 1 for part in maps)  # the rest of the attention went to pixels
+    plain = model.sample(CAPTIONS, guidance=1.0, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pictures, plain)  # being watched changes nothing
+
+
+# --- the small picture ------------------------------------------------------------------------------------------------
+
+
+class Watching(nn.Module):
+    """Remembers what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.shown = nn.Parameter(torch.ones(())), []
+
+    def forward(self, x: Tensor, t: Tensor, *, low: Tensor, low_t: Tensor) -> Tensor:
+        self.shown.append((x.shape, low, low_t))
+        return self.weight * x
+
+
+def test_the_network_is_told_how_noisy_the_small_picture_is() -> None:
+    network = Watching()
+    model = SuperResolution((3, 32, 32), 2, network=network, ema_decay=None, schedule=CosineSchedule(1000))
+    x = torch.full((64, 3, 32, 32), 0.5)
+    told = model.condition_of({}, x)
+    noise = (told["low"] - 0.5).flatten(1).std(1)
+    assert told["low_t"].float().mean() == pytest.approx(500, abs=120)
+    torch.testing.assert_close(noise, model.schedule.alpha_sigma(told["low_t"])[1].flatten(), atol=0.05, rtol=0.05)
+    low = torch.full((2, 3, 16, 16), 0.5)
+    for level in (0.0, 0.3):
+        model.sample(None, low, augmentation=level, steps=1)
+        _, seen, low_t = network.shown[-1]
+        assert low_t.tolist() == [int(level * 999)] * 2
+        assert seen.std() == pytest.approx(model.schedule.at(int(level * 999))[1], abs=0.02)
+    limited = SuperResolution((3, 32, 32), 2, network=network, noise_levels=(0.1, 0.2), schedule=CosineSchedule(1000))
+    assert 99 <= limited.condition_of({}, x)["low_t"].min() <= limited.condition_of({}, x)["low_t"].max() <= 200
+
+
+def test_learns_from_crops_and_draws_whole_pictures(tmp_path: Path) -> None:
+    network = Watching()
+    model = SuperResolution((3, 32, 48), 4, network=network, crop=16, ema_decay=None, steps=1)
+    picture = torch.arange(32 * 48.0).view(1, 1, 32, 48).expand(40, 3, -1, -1) / 1536
+    crops = model.pictures_of({"image": picture})
+    assert crops.shape == (40, 3, 16, 16)
+    assert len({crop[0, 0, 0].item() for crop in crops}) > 20
+    torch.testing.assert_close(crops[:, 0, 1, 0] - crops[:, 0, 0, 0], torch.full((40,), 48 / 1536))
+    assert model.condition_of({}, crops)["low"].shape == (40, 3, 16, 16)
+    assert len({crop[0, 0, 0].item() for crop in model.eval().pictures_of({"image": picture})}) == 1
+    assert model.sample(None, torch.zeros(2, 3, 8, 12)).shape == (2, 3, 32, 48)
+
+
+@pytest.mark.parametrize("reduction", ["area", "bilinear", "bicubic"])
+def test_making_small_and_large_keeps_smooth_pictures(reduction: str) -> None:
+    model = stage(reduction=reduction)
+    ramp = torch.linspace(-0.9, 0.9, 32).expand(1, 3, 32, 32)
+    low = model.reduced(ramp)
+    assert low.shape == (1, 3, 16, 16)
+    assert model.low_shape == (3, 16, 16)
+    torch.testing.assert_close(model.upsampled(low)[..., 4:-4], ramp[..., 4:-4], atol=0.02, rtol=0)
+
+
+def test_a_residual_network_begins_as_bicubic_up_sampling() -> None:
+    network = efficient(32, text_dim=None, residual=True)
+    model, low = stage(network=network, prediction="x0", augmentation=0.0), torch.rand(2, 3, 16, 16) - 0.5
+    drawn = model.sample(None, low)
+    sigma = model.schedule.at(0)[1]  # of the least noise that the small picture can have
+    assert (drawn - model.upsampled(low)).std() == pytest.approx(sigma, rel=0.1)
+
+
+def test_predicts_pictures_made_small() -> None:
+    model, image = stage(), torch.rand(2, 3, 32, 32) * 2 - 1
+    assert model.predict_step({"image": image}).shape == (2, 3, 32, 32)
+    with pytest.raises(UsageError, match="ImagenCascade"):
+        model.predict_step({"caption": CAPTIONS[:1], "seed": torch.tensor([1])})
+
+
+# --- the cascade ------------------------------------------------------------------------------------------------------
+
+
+def test_stages_draw_one_after_the_other() -> None:
+    cascade = awake(ImagenCascade(base(), [stage(32), stage(64)]))
+    steps: list[Step] = []
+    drawn = cascade.sample(CAPTIONS, stages=True, generator=torch.Generator().manual_seed(0), callback=steps.append)
+    assert [tuple(pictures.shape) for pictures in drawn] == [(3, 3, 16, 16), (3, 3, 32, 32), (3, 3, 64, 64)]
+    assert len(steps) == 6
+    last = cascade.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(last, drawn[-1])
+    steps.clear()
+    cascade.sample(CAPTIONS, guidance=[3.0, 1.0, 1.0], steps=[4, 1, 1], callback=steps.append)
+    assert [step.count for step in steps] == [4] * 4 + [1, 1]
+    assert not any(parameter.requires_grad for parameter in cascade.parameters())
+
+
+def test_the_cascade_predicts_the_same_pictures_in_batches_of_any_size() -> None:
+    cascade = awake(ImagenCascade(base(), [stage(32)], augmentation=[0.2]))
+    batch = {"seed": torch.tensor([5, 17, 2**40]), "caption": CAPTIONS}
+    together = cascade.predict_step(batch)
+    for i in range(3):
+        alone = cascade.predict_step({key: value[i : i + 1] for key, value in batch.items()})
+        torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
+    with pytest.raises(UsageError, match="data.labels"):
+        cascade.predict_step({"seed": torch.tensor([5]), "label": torch.tensor([1])})
+
+
+def test_the_cascade_scores_in_the_precision_that_it_predicts_in(tmp_path: Path) -> None:
+    """The Trainer's, which Lightning hands to some of the stages only."""
+    drawn: dict[str, Tensor] = {}
+
+    class Scores(CountingScores):
+        def compute(self, stage: str, module: ImagenCascade) -> dict[str, float]:
+            drawn["score"] = module.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
+            return {}
+
+    cascade = awake(ImagenCascade(base(), [stage(32)], scores=Scores(lambda *args: None)))
+    data = TestTextToImage().data(side=32)
+    trainer(tmp_path, precision="bf16-mixed").test(cascade, data, verbose=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = cascade.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn["score"], predicted)
+
+
+def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for stages, said in (
+        ((base(), [stage(64)]), r"do not chain: model.super_resolutions\[0\].*\(3, 32, 32\).*\(3, 16, 16\)"),
+        ((stage(32), []), "model.base is a SuperResolution; it should be a TextToImage"),
+        ((base(), [base()]), r"model.super_resolutions\[0\] is a TextToImage"),
+        (("nowhere.ckpt", []), "model.base is nowhere.ckpt, which does not exist"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            ImagenCascade(*stages)
+    for settings, said in (
+        ({"guidance": [2.0]}, "model.guidance has 1 values for 2 stages"),
+        ({"guidance": [2.0, 8.0]}, "model.guidance is 8.0, but model.text is null"),
+        ({"steps": [2, 51]}, "model.steps is 51"),
+        ({"augmentation": [3.0]}, "model.augmentation is 3.0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            ImagenCascade(base(), [stage(32)], **settings)
+    with pytest.raises(UsageError, match="learns nothing"):
+        trainer(tmp_path).fit(ImagenCascade(base()), TestTextToImage().data())
+    (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(UsageError, match="model.base .*broken.ckpt cannot be loaded"):
+        ImagenCascade(str(tmp_path / "broken.ckpt"))
+
+
+# --- what can be wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: base(text_dropout=1.0), "model.text_dropout is 1.0"),
+        (lambda: base(text_dropout=0.0, guidance=2.0), "model.guidance is 2.0, but model.text_dropout is 0"),
+        (lambda: TextToImage(words(), (3, 16, 16), denoiser(text_dim=4)), "model.network.text_dim is 4.*8 numbers"),
+        (lambda: TextToImage(words(), (3, 16, 16), Watching()), "takes no text"),
+        (lambda: stage(factor=3), "model.factor is 3"),
+        (lambda: stage(crop=15), "model.crop is 15"),
+        (lambda: stage(crop=10), "model.crop is 10; it is a multiple of 4"),
+        (lambda: stage(text_dropout=1.0), "model.text_dropout is 1.0"),
+        (lambda: stage(augmentation=1.5), "model.augmentation is 1.5"),
+        (lambda: stage(noise_levels=(0.5, 0.1)), "model.noise_levels"),
+        (lambda: stage(guidance=2.0), "model.text is null"),
+        (lambda: stage(network=efficient(32, text_dim=None, residual=True)), "model.prediction is eps; set it to x0"),
+        (lambda: stage(reduction="nearest"), "model.reduction is 'nearest'"),
+        (lambda: stage(network=denoiser(text_dim=None)), "takes no low"),
+        (lambda: base().sample([]), "no captions"),
+        (lambda: base().sample("a red circle"), "give a list of strings"),
+        (lambda: base().predict_step({"caption": CAPTIONS, "label": torch.arange(3)}), "data.labels"),
+        (lambda: base().predict_step({"caption": CAPTIONS}), "--data.captions"),
+        (lambda: stage().sample(None, torch.zeros(2, 1, 4, 4)), r"\(n, 3, h, w\)"),
+        (lambda: TestSuperResolution().build().sample(["a"], torch.zeros(2, 3, 8, 8)), "1 captions were given for 2"),
+    ],
+)
+def test_what_is_wrong_is_named(build: Callable, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        build()

@@ -1,0 +1,237 @@
+"""Files from elsewhere never run anything, and what is written down holds no secrets."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torchvision.models import AlexNet_Weights, ResNet18_Weights
+
+from darkroom.errors import DataError, UsageError
+from darkroom.lightning_modules.detection.torchvision.pyramid import imagenet
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.imagen.load_stage import trained_stage
+from darkroom.lightning_modules.diffusion.text.pretrained import T5
+from darkroom.lightning_modules.layers.backbones import imagenet_weights
+from darkroom.lightning_modules.metrics.classifier_cache import kept_or_trained
+from tests.conftest import CONFIGS
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {Path('canary').absolute()}",)
+
+
+@pytest.fixture
+def unharmed() -> None:
+    """Fails the test if something has run that should not."""
+    yield
+    assert not Path("canary").exists()
+
+
+def test_the_payload_would_work() -> None:
+    pickle.loads(pickle.dumps(Payload()))
+    assert Path("canary").exists()
+
+
+WRITERS = {
+    "zip": lambda content, path: torch.save(content, path),
+    "legacy": lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+    "pickle": lambda content, path: path.write_bytes(pickle.dumps(content)),
+}
+HOW = "holds code (posix.system), and not tensors and plain values alone; it is refused, since loading it would run"
+
+
+@pytest.mark.fault("a checkpoint that runs code")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_checkpoint_that_runs_code_is_refused(
+    darkroom: Callable, tiny: list[str], unharmed: None, writer: str
+) -> None:
+    """By every command, with whatever Lightning is told, and in a run that is continued."""
+    run = Path("runs/tiny/0/checkpoints")
+    run.mkdir(parents=True)
+    for path in (Path("evil.ckpt"), run / "last.ckpt"):
+        WRITERS[writer]({"state_dict": {}, "hyper_parameters": {}, "extra": Payload()}, path)
+    commands = [["fit", *tiny, "--ckpt_path", "evil.ckpt", "--weights_only", "false"]]
+    if writer == "zip":
+        commands += [
+            ["fit", *tiny, "--ckpt_path", "last"],
+            ["validate", *tiny, "--ckpt_path", "evil.ckpt"],
+            ["test", *tiny, "--ckpt_path", "evil.ckpt"],
+            ["predict", *tiny, "--ckpt_path", "evil.ckpt"],
+            ["predict", *tiny, "--data", "Prompts", "--ckpt_path", "evil.ckpt"],
+        ]
+    for command in commands:
+        outcome = darkroom(*command)
+        assert outcome.code == 2, command
+        expected = "holds code (a pickle of Python objects)" if writer == "pickle" else HOW
+        assert expected in outcome.message, command
+        assert ".ckpt" in outcome.message
+        assert "weights_only" not in outcome.message  # torch would advise to load it unsafely
+        assert not Path("canary").exists(), command
+
+
+SEGMENTATION = ["fit", "--data", "ShapesSegmentation", "--trainer.accelerator", "cpu", "--trainer.fast_dev_run", "true"]
+
+
+@pytest.mark.fault("weights that run code")
+@pytest.mark.parametrize(
+    ("named", "settings"),
+    [
+        ("model.pretrained", ["--model", "UNet", "--model.pretrained", "evil.pt"]),
+        ("model.init_from", ["--model", "FCN", "--model.width", "0.05", "--model.init_from", "evil.pt"]),
+        ("model.members", ["--model", "Ensemble", "--model.members", '["evil.pt", "evil.pt"]']),
+    ],
+)
+def test_weights_that_run_code_are_refused(darkroom: Callable, unharmed: None, named: str, settings: list[str]) -> None:
+    torch.save({"state_dict": {}, "extra": Payload()}, "evil.pt")
+    outcome = darkroom(*SEGMENTATION, *settings)
+    assert outcome.code == 2
+    assert f"{named}: evil.pt {HOW}" in outcome.message
+
+
+def test_stages_and_kept_judges_that_run_code_are_refused(tmp_path: Path, unharmed: None) -> None:
+    torch.save({"hyper_parameters": {"_class_path": Payload()}}, "evil.ckpt")
+    with pytest.raises(UsageError, match=r"model.base evil.ckpt holds code \(posix.system\)"):
+        trained_stage("evil.ckpt", DDPM, "model.base")
+    torch.save({"state_dict": {}, "accuracy": Payload()}, "judge.pt")
+    with pytest.raises(UsageError, match=r"judge.pt holds code \(posix.system\)"):
+        kept_or_trained(lambda: torch.nn.Linear(1, 1), lambda: "judge", lambda network: 1.0, tmp_path)
+
+
+def test_weights_in_the_caches_of_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unharmed: None
+) -> None:
+    """torchvision would run what lies where it puts its downloads."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    for weights in (ResNet18_Weights.IMAGENET1K_V1, AlexNet_Weights.DEFAULT):
+        torch.save({"extra": Payload()}, tmp_path / "hub/checkpoints" / weights.url.rsplit("/", 1)[-1])
+    with pytest.raises(UsageError, match=r"model.weights: .*resnet18-\w+.pth holds code \(posix.system\)"):
+        imagenet("resnet18")
+    with pytest.raises(UsageError, match=r"model.weights: .*alexnet-\S+.pth holds code \(posix.system\)"):
+        imagenet_weights("alexnet", 1, 3)
+
+
+def test_text_encoders_that_run_code_are_refused(tmp_path: Path, unharmed: None) -> None:
+    pytest.importorskip("transformers")
+    from tests.fakes.text_models import write_t5
+
+    folder = write_t5(tmp_path / "t5")
+    (folder / "model.safetensors").unlink()
+    torch.save({"extra": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(DataError, match="the text encoder cannot be read"):
+        T5(str(folder), cache="memory")(["a circle"])
+
+
+@pytest.mark.parametrize("content", [np.float64(1), torch.nn.Linear(1, 1), Path("x")], ids=["number", "module", "path"])
+def test_objects_that_are_no_tensors_are_named(darkroom: Callable, tiny: list[str], content: object) -> None:
+    torch.save({"state_dict": {}, "extra": content}, "odd.ckpt")
+    outcome = darkroom("test", *tiny, "--ckpt_path", "odd.ckpt")
+    assert outcome.code == 2
+    assert "odd.ckpt holds code (" in outcome.message
+    assert ("numpy" if isinstance(content, np.generic) else type(content).__name__) in outcome.message
+
+
+@pytest.mark.fault("YAML that runs code")
+def test_yaml_makes_no_objects(darkroom: Callable, tiny: list[str], unharmed: None) -> None:
+    call = f"!!python/object/apply:os.system ['touch {Path('canary').absolute()}']"
+    Path("evil.yaml").write_text(f"trainer:\n  max_epochs: {call}\n")
+    outcome = darkroom("fit", *tiny, "--config", "evil.yaml")
+    assert outcome.code == 2
+    assert "config evil.yaml is not valid YAML: could not determine a constructor" in outcome.message
+    for setting in ("--trainer.max_epochs", "--model", "--trainer", "--model.init_args"):
+        assert darkroom("fit", *tiny, setting, call).code == 2
+    Path("part.yaml").write_text(f"class_path: UNet\ninit_args:\n  base_channels: {call}\n")
+    assert darkroom("fit", *tiny, "--model", "part.yaml").code == 2
+
+
+@pytest.mark.parametrize("class_path", ["os.system", "subprocess.Popen"])
+def test_a_config_builds_only_what_belongs_there(
+    darkroom: Callable, tiny: list[str], unharmed: None, class_path: str
+) -> None:
+    touch = f"touch {Path('canary').absolute()}"
+    evil = {"class_path": class_path, "init_args": {"args": touch, "command": touch, "shell": True}}
+    for place in ("callbacks", "logger", "profiler", "strategy"):
+        Path("evil.yaml").write_text(yaml.safe_dump({"trainer": {place: [evil] if place == "callbacks" else evil}}))
+        assert darkroom("fit", *tiny, "--config", "evil.yaml").code == 2, place
+    for place in ("loss", "optimizer", "lr_scheduler"):
+        Path("evil.yaml").write_text(yaml.safe_dump({"model": {"init_args": {place: evil}}}))
+        assert darkroom("fit", *tiny, "--config", "evil.yaml").code == 2, place
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_written_down(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in configs, checkpoints, logs, W&B's files or on the console."""
+    secrets = {
+        "WANDB_API_KEY": "ca9a51" * 6 + "ca9a",
+        "AWS_SECRET_ACCESS_KEY": "canary/of+aws/" + "x" * 26,
+        "HF_TOKEN": "hf_" + "canary" * 6,
+        "MY_PASSWORD": "canary-of-my-own",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    outcome = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml")
+    assert outcome.code == 0
+    import wandb
+
+    wandb.teardown()  # its process may still be writing
+    files = [path for path in Path.cwd().rglob("*") if path.is_file()]
+    assert {"config.yaml", "metrics.csv", "last.ckpt"} <= {path.name for path in files}
+    assert any(path.suffix == ".wandb" for path in files)
+    for name, value in secrets.items():
+        assert value not in outcome.out + outcome.err, name
+        for path in files:
+            assert value.encode() not in path.read_bytes(), (name, path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://me:hunter2@host/data",
+        "s3://:hunter2@bucket/data",
+        "https://host/data?X-Amz-Signature=hunter2",
+        "https://host/data?a=b&access_token=hunter2",
+        "https://host/data?sig=hunter2",
+        "hf_hunter2hunter2hunter2hunter2hunter2",
+        "pipe:curl -H 'Authorization: Bearer hunter2' https://host/data",
+        "hunter2hunter2-in-the-environment",
+    ],
+)
+def test_a_secret_in_a_config_is_refused(
+    darkroom: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    """With the key where it stands, and without repeating it."""
+    monkeypatch.setenv("BUCKET_SECRET", "hunter2hunter2-in-the-environment")
+    Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": value}}}))
+    outcome = darkroom("fit", "--model", "UNet", "--data", "ImageMaskFolder", "--config", "mine.yaml")
+    assert outcome.code == 2
+    assert "data.root holds a password, a key or a token" in outcome.message
+    assert "~/.netrc" in outcome.message
+    assert "hunter2" not in outcome.out + outcome.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://host/data?page=2&size=10",
+        "https://me@host:8080/data",
+        "https://host/keys/token=1/data",
+        'pipe:curl -H "Authorization: Bearer $TOKEN" https://host/a?sig=$SIG',
+        "data/a:b@c",
+    ],
+)
+def test_addresses_without_secrets_are_not(darkroom: Callable, value: str) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": value}}}))
+    outcome = darkroom("fit", "--model", "UNet", "--data", "ImageMaskFolder", "--config", "mine.yaml")
+    assert "does not exist" in outcome.message

@@ -1,0 +1,148 @@
+"""A job of a cluster: its name, which run it goes on with after a restart, when it is put back into the queue."""
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import distributed
+
+from darkroom.runtime import slurm
+from darkroom.runtime.lightning_compat import start_together
+from tests.fakes.ranks import on_two_ranks
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> asked
+if [ "$1" = show ]; then echo "   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=$PREEMPTED"; exit; fi
+echo "$COMPLAINT" >&2
+[ -z "$COMPLAINT" ]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_", "DARKROOM_"))]:
+        monkeypatch.delenv(name)
+
+
+def within(monkeypatch: pytest.MonkeyPatch, **environment: object) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "may_be_restarted"),
+    [
+        ({}, None, False),
+        ({"SLURM_JOB_ID": 7}, "slurm-7.batch", False),
+        ({"SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0}, "slurm-7.0", False),
+        ({"SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0, "SLURM_RESTART_COUNT": 1}, "slurm-7.0", True),
+        ({"SLURM_JOB_ID": 9, "SLURM_ARRAY_JOB_ID": 7, "SLURM_ARRAY_TASK_ID": 2}, "slurm-7_2.batch", False),
+        ({"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": 0}, None, False),
+        ({"TORCHELASTIC_RUN_ID": "vae", "TORCHELASTIC_RESTART_COUNT": 0}, "torchrun-vae", True),
+        ({"SLURM_JOB_ID": 7, "TORCHELASTIC_RUN_ID": "vae", "TORCHELASTIC_RESTART_COUNT": 0}, "slurm-7.batch", False),
+        ({"SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0, "TORCHELASTIC_RUN_ID": "vae"}, "slurm-7.0", True),
+        ({"DARKROOM_JOB": "a1b2", "TORCHELASTIC_RUN_ID": "vae"}, "a1b2", True),
+    ],
+)
+def test_job(monkeypatch: pytest.MonkeyPatch, environment: dict, name: str | None, may_be_restarted: bool) -> None:
+    within(monkeypatch, **environment)
+    assert slurm.job() == name
+    assert slurm.may_be_restarted() is may_be_restarted
+
+
+def steps(run: str) -> list[int]:
+    return [int(row["step"]) for row in csv.DictReader(Path(run, "metrics.csv").open()) if row["train/loss"]]
+
+
+def test_a_restarted_job_goes_on_with_its_own_run(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within(monkeypatch, SLURM_JOB_ID=7, SLURM_STEP_ID=0)
+    assert darkroom("fit", *tiny).code == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert darkroom("fit", *tiny).code == 0  # another job, another run
+    within(monkeypatch, SLURM_JOB_ID=7, SLURM_RESTART_COUNT=1)
+    assert darkroom("fit", *tiny, "--trainer.max_epochs", "2").code == 0
+    assert sorted(os.listdir("runs/tiny")) == ["0", "1"]
+    assert steps("runs/tiny/0") == [0, 1, 2, 3]
+    assert steps("runs/tiny/1") == [0, 1]
+
+
+def test_a_job_that_had_saved_nothing_begins_anew_in_its_folder(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within(monkeypatch, DARKROOM_JOB="a1b2")
+    failing = ["--trainer.callbacks+=tests.fakes.parts.FailAt", "--trainer.callbacks.step=1"]
+    with pytest.raises(RuntimeError, match="on purpose"):
+        darkroom("fit", *tiny, *failing, "--last_checkpoint.save_on_exception", "false")
+    assert not Path("runs/tiny/0/checkpoints/last.ckpt").exists()
+    assert darkroom("fit", *tiny).code == 0
+    assert os.listdir("runs/tiny") == ["0"]
+    assert steps("runs/tiny/0") == [0, 1]
+
+
+def test_a_job_that_fails_at_once_leaves_nothing(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within(monkeypatch, DARKROOM_JOB="a1b2")
+    assert darkroom("fit", *tiny, "--model.num_classes", "3").code == 2
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "preempted", "requeued"),
+    [
+        (138, "None", True),  # its time is up
+        (143, "2026-01-01T00:00:10", True),
+        (143, "None", False),  # cancelled by its user
+        (130, "2026-01-01T00:00:10", False),
+        (1, "2026-01-01T00:00:10", False),
+        (0, "None", False),
+    ],
+)
+def test_requeue(monkeypatch: pytest.MonkeyPatch, capfd: Any, code: int, preempted: str, requeued: bool) -> None:
+    Path("scontrol").write_text(SCONTROL)
+    Path("scontrol").chmod(0o755)
+    within(monkeypatch, SLURM_JOB_ID=7, PREEMPTED=preempted, COMPLAINT="", PATH=f"{Path.cwd()}:{os.environ['PATH']}")
+    slurm.requeue(code)
+    asked = Path("asked").read_text().splitlines() if Path("asked").exists() else []
+    assert ("requeue 7" in asked) is requeued
+    assert ("job 7 is requeued" in capfd.readouterr().err) is requeued
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_cannot_be_requeued_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: Any, there: bool) -> None:
+    if there:
+        Path("scontrol").write_text(SCONTROL)
+        Path("scontrol").chmod(0o755)
+    within(monkeypatch, SLURM_JOB_ID=7, COMPLAINT="Requested operation is disabled", PATH=f"{Path.cwd()}:/bin")
+    if not there:
+        monkeypatch.setenv("PATH", str(Path.cwd()))
+    slurm.requeue(138)
+    message = capfd.readouterr().err
+    assert ("operation is disabled" if there else "No such file") in message
+    assert "--ckpt_path last" in message
+
+
+def _load_together(rank: int, folder: Path) -> list[str | None]:
+    """What each rank loads, where only the first has found the checkpoint."""
+
+    def broadcast(value: object) -> object:
+        box = [value]
+        distributed.broadcast_object_list(box)
+        return box[0]
+
+    loaded: list[str | None] = []
+    connector = SimpleNamespace(resume_start=lambda path, weights_only: loaded.append(path))
+    trainer = SimpleNamespace(_checkpoint_connector=connector, strategy=SimpleNamespace(broadcast=broadcast))
+    start_together(trainer)
+    connector.resume_start("runs/x/0/checkpoints/last.ckpt" if rank == 0 else None, weights_only=True)
+    return loaded
+
+
+def test_all_ranks_load_what_the_first_found(tmp_path: Path) -> None:
+    assert on_two_ranks(_load_together, tmp_path) == [["runs/x/0/checkpoints/last.ckpt"]] * 2
