@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults cluster lint bench clean
+.PHONY: demo test faults cluster types lint bench clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,9 +34,16 @@ faults: $(BIN)/.installed
 cluster: $(BIN)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster -rs
 
-lint: $(BIN)/.installed
+# Links that have the folders where the installed package has them: type checkers and editors follow no import hooks.
+types:
+	@mkdir -p build/types/darkroom && rm -f build/types/darkroom/*
+	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/runtime lightning_modules datamodules callbacks; do \
+	  ln -sfn ../../../$$part build/types/darkroom/; done
+
+lint: $(BIN)/.installed types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p darkroom
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks
