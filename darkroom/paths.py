@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+DISTRIBUTION = "darkroom-vision"  # the name `darkroom` on the package index is someone else's
+
 
 def shipped_configs() -> Path:
     """Return the folder of the configs that came with this copy, installed or checked out."""
@@ -13,3 +15,15 @@ def shipped_configs() -> Path:
 def user_cache(kind: str) -> Path:
     """Return ``darkroom/<kind>`` in the user's cache folder: ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / kind
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an optional extra to this installation.
+
+    Args:
+        extra: name in ``[project.optional-dependencies]``.
+    """
+    root = Path(__file__).parents[1]
+    if (root / "pyproject.toml").is_file():  # a clone
+        return f"pip install -e '{'.' if root == Path.cwd() else root}[{extra}]'"
+    return f"pip install '{DISTRIBUTION}[{extra}]'"

@@ -38,3 +38,12 @@ class ProposalMethod(Protocol):
     def propose(self, image: np.ndarray) -> np.ndarray:
         """Propose boxes float32 (P, 4), xyxy in pixels, for an image uint8 (H, W, 3), RGB."""
         ...
+
+
+@runtime_checkable
+class DescribesBatches(Protocol):
+    """A datamodule that can name the samples of a training batch."""
+
+    def describe_batch(self, epoch: int, batch_idx: int) -> str:
+        """Name the samples of a training batch of this rank: their files, or their indices."""
+        ...

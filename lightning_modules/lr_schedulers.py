@@ -1,12 +1,80 @@
-"""Schedules of the learning rate that the papers' recipes need and torch lacks in one piece."""
+"""Learning rate schedules that the papers' recipes need and torch lacks in one piece."""
 
+import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from lightning import Trainer
+from lightning.pytorch.cli import ReduceLROnPlateau as LightningReduceLROnPlateau
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from darkroom.errors import UsageError
+
+
+def count_fit_steps(trainer: Trainer, needed_by: str) -> int:
+    """Return the number of optimizer steps of the whole fit.
+
+    Args:
+        trainer: of the fit.
+        needed_by: named in the error.
+
+    Raises:
+        UsageError: the fit has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        raise UsageError(f"{needed_by} needs the length of the fit: set trainer.max_epochs or max_steps")
+    return int(steps)
+
+
+@runtime_checkable
+class StepsByInterval(Protocol):
+    """A scheduler that states what it is stepped by; all others are stepped by the epoch."""
+
+    interval: ClassVar[str]
+
+
+def configure_scheduler(scheduler: LRScheduler | ReduceLROnPlateau) -> dict[str, Any]:
+    """Return a scheduler as Lightning takes it, with its interval and, for ReduceLROnPlateau, its monitor."""
+    config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
+    if isinstance(scheduler, StepsByInterval):
+        config["interval"] = scheduler.interval
+    if isinstance(scheduler, LightningReduceLROnPlateau):
+        config["monitor"] = scheduler.monitor
+    return config
+
+
+class WarmupCosine(LRScheduler):
+    """Linear warm-up, then half a cosine down to zero, over the whole fit, stepped every batch.
+
+    Args:
+        optimizer: its learning rate is the peak.
+        warmup: fraction of the fit that warms up, in [0, 1).
+    """
+
+    interval: ClassVar[str] = "step"
+
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.05) -> None:
+        if not 0 <= warmup < 1:
+            raise UsageError(f"WarmupCosine.warmup must be a fraction in [0, 1), got {warmup}")
+        self.warmup, self.total_steps = warmup, 1
+        super().__init__(optimizer)
+
+    def spread(self, total_steps: int) -> None:
+        """Stretch the schedule over this many steps; must be called before the first one, also when a run resumes."""
+        self.total_steps = total_steps
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+    def get_lr(self) -> list[float]:
+        done = min(1.0, (self.last_epoch + 1) / (self.total_steps + 1))
+        cosine = (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
+        return [lr * (done / self.warmup if done < self.warmup else cosine) for lr in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().state_dict().items() if key != "total_steps"}
 
 
 class WarmupSteps(LRScheduler):

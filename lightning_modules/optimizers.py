@@ -1,11 +1,79 @@
-"""Optimizers that the papers' recipes need and torch lacks."""
+"""Options of the optimization, gradient clipping, and optimizers that the papers' recipes need and torch lacks."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from darkroom.errors import UsageError
+
+
+@dataclass
+class Optim:
+    """Options of the optimization, and of the network's weights in memory.
+
+    Args:
+        optimizer: builds the optimizer from parameters; None: the method's own, by default AdamW, lr 1e-3, fused.
+        lr_scheduler: builds a scheduler from the optimizer; ours that count steps (``WarmupCosine``, ``WarmupConstant``)
+            step every batch, all others every epoch. None keeps the rate constant.
+        channels_last: keep the network's weights and images in NHWC order: a gain for most convolutional networks.
+        compile: ``torch.compile`` the network; pays on a GPU with fixed sizes, not on a CPU.
+    """
+
+    optimizer: OptimizerCallable | None = None
+    lr_scheduler: LRSchedulerCallable | None = None
+    channels_last: bool = False
+    compile: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of weights and images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def clip_gradients(
+    module: LightningModule, optimizer: Optimizer, value: float | None, algorithm: Literal["norm", "value"] = "norm"
+) -> None:
+    """Clip the gradients of an optimizer's parameters, fused optimizers' too, after unscaling them.
+
+    Args:
+        module: whose Trainer's precision says whether there is a scale (16-mixed).
+        optimizer: about to step.
+        value: largest norm of all gradients together, or largest value of each; None or 0: nothing is clipped.
+        algorithm: norm or value.
+    """
+    if not value:
+        return
+    precision = module.trainer.precision_plugin
+    clip = precision.clip_gradients
+    if isinstance(precision, MixedPrecision):
+        # Lightning refuses optimizers that take off the scale themselves, whether there is one or not.
+        clip = super(MixedPrecision, precision).clip_gradients
+        if precision.scaler is not None and supports_amp_scaling(optimizer):
+            precision.scaler.unscale_(optimizer)
+    clip(optimizer, value, GradClipAlgorithmType(algorithm))
+
+
+def supports_amp_scaling(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer's step unscales the gradients itself, as fused ones do."""
+    return "_step_supports_amp_scaling" in vars(optimizer) or "_step_supports_amp_scaling" in vars(type(optimizer))
+
+
+@torch.no_grad()
+def align_optimizer_states(optimizers: Iterable[Optimizer]) -> None:
+    """Lay optimizer states out in memory as their weights: fused optimizers rely on it, a checkpoint's may differ."""
+    for optimizer in optimizers:
+        for weight, states in optimizer.state.items():
+            for name, value in states.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                    states[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 class CaffeSGD(torch.optim.SGD):

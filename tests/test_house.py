@@ -1,10 +1,6 @@
 """The laws of the house that a machine can check."""
 
 import ast
-import shutil
-import subprocess
-import sys
-import zipfile
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -88,39 +84,3 @@ def test_nothing_imports_a_second_copy() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in names:
                 assert name.split(".")[0] not in ("callbacks", "datamodules", "lightning_modules"), path
-
-
-def test_installed_copy_brings_its_configs(tmp_path: Path) -> None:
-    """The wheel holds the configs, and its `darkroom list` finds them."""
-    source = tmp_path / "source"  # setuptools builds in the folder of its sources
-    for folder in ("darkroom", "lightning_modules", "datamodules", "callbacks", "configs"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        str(source),
-    ]
-    subprocess.run(command, check=True, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
-    code = "from darkroom.__main__ import main; main(['list'])"
-    answer = subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "configs/segmentation/unet.yaml" in answer.stdout
-    assert "ShapesSegmentation" in answer.stdout

@@ -95,7 +95,7 @@ _BERNOULLI = (
 )
 _PUBLIC_ADAM = ("lr=0.0002", "betas=[0.5, 0.999]")
 _PUBLIC_DCGAN = (
-    *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema_decay", "null"),
+    *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema.decay", "null"),
     *(
         word
         for network in ("generator", "discriminator")
@@ -104,15 +104,15 @@ _PUBLIC_DCGAN = (
     ),
 )
 # Pictures take many passes here: they are drawn after the first validation and in test, and val/loss says what is best.
-_DIFFUSING = (*_DRAWING, "--model.steps", "50", "--model.scores.every_n_validations", str(VALIDATIONS))
+_DIFFUSING = (*_DRAWING, "--model.sampling.steps", "50", "--model.scores.every_n_validations", str(VALIDATIONS))
 _NARROW = ("--model.network.base_channels", "16", "--model.network.multipliers", "[1, 2, 4]")
 _OURS = (
     *_DIFFUSING,
     *_NARROW,
     *(
-        "--model.sampler",
+        "--model.sampling.sampler",
         "ddim",
-        "--model.guidance",
+        "--model.sampling.guidance",
         "1",
         "--model.bpd_samples",
         "0",
@@ -133,7 +133,7 @@ GENERATION = {
     "the same by class": Entry("diffusion/ddpm_conditional", _OURS),
     "denoising-diffusion-pytorch, Adam 8e-5": Entry(_PUBLIC_DDPM, _DIFFUSING),
     "denoising-diffusion-pytorch, Adam 1e-3": Entry(
-        _PUBLIC_DDPM, (*_DIFFUSING, "--model.optimizer.init_args.lr", "1e-3")
+        _PUBLIC_DDPM, (*_DIFFUSING, "--model.optim.optimizer.init_args.lr", "1e-3")
     ),
 }
 FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}

@@ -95,7 +95,7 @@ def peers(options: Options, notes: list[str]) -> list[Peer]:
         try:
             found.append(build(options))
         except ImportError as error:
-            notes.append(f"{error.name} is not installed (pip install 'darkroom[bench]'); left out.")
+            notes.append(f"{error.name} is not installed (pip install -e '.[bench]'); left out.")
     return found
 
 

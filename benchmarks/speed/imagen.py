@@ -80,7 +80,7 @@ def _beside(sides: list, add: Callable[[], object], notes: list[str]) -> None:
     try:
         sides.append(add())
     except ImportError as error:
-        notes.append(f"{error.name} is not installed (pip install 'darkroom[bench]'); left out.")
+        notes.append(f"{error.name} is not installed (pip install -e '.[bench]'); left out.")
 
 
 def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int, int], options: Options) -> Result:

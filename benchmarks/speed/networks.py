@@ -87,7 +87,7 @@ def unet_step(options: Options) -> Result:
     try:
         import segmentation_models_pytorch as smp
     except ImportError:
-        notes.append("segmentation-models-pytorch is not installed (pip install 'darkroom[bench]'); left out.")
+        notes.append("segmentation-models-pytorch is not installed (pip install -e '.[bench]'); left out.")
     else:
         sides.append(_plain("smp.Unet(resnet34)", smp.Unet("resnet34", encoder_weights=None, classes=CLASSES), options))
     return compare(f"U-Net training step, batch {BATCH}, {SIZE} px", sides, options, notes)

@@ -23,7 +23,7 @@ from darkroom.callbacks.training.progress_bar import QuietProgressBar
 from darkroom.callbacks.training.throughput import Throughput
 from darkroom.cli.trainer_defaults import NoProfiler
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.segmentation import SemanticSegmentation
 from darkroom.runtime.csv_logger import MetricsFile
 

@@ -1,20 +1,61 @@
-"""What there is: techniques, data sets and configs, read from the sources without importing them."""
+"""The catalog of methods, datamodules, callbacks and configs, read from the sources without importing them."""
 
 import ast
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Collection
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-ROOMS = ("lightning_modules", "datamodules", "callbacks")
+from darkroom.errors import UsageError
+from darkroom.renames import PACKAGES, own_folder
+
+# Groups of entry points by which installed packages add classes of their own.
+ENTRY_POINTS = ("darkroom.modules", "darkroom.datamodules", "darkroom.callbacks")
 
 
 def import_all() -> None:
-    """Imports every module of the rooms, so that the command line knows their classes by bare name."""
-    for room in ROOMS:
-        package = importlib.import_module(f"darkroom.{room}")
+    """Import every module of ours and every entry point, so that the command line knows their classes by bare name.
+
+    Raises:
+        UsageError: an entry point of another package cannot be imported.
+    """
+    for name in PACKAGES:
+        package = importlib.import_module(f"darkroom.{name}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    for point in plugins():
+        try:
+            point.load()
+        except Exception as error:
+            raise UsageError(f"the entry point {point.name} = {point.value} cannot be imported ({error})") from error
+
+
+def plugins() -> list[EntryPoint]:
+    """Return the entry points by which installed packages add modules, datamodules and callbacks."""
+    return [point for group in ENTRY_POINTS for point in entry_points(group=group)]
+
+
+def import_users(names: Collection[str]) -> None:
+    """Import the user's own classes of these names from ``callbacks/``, ``datamodules/`` and ``lightning_modules/``.
+
+    The folders lie where the command is typed. Files that hold none of the names are not imported.
+
+    Raises:
+        UsageError: a file cannot be read or imported.
+    """
+    for package in PACKAGES:
+        folder = own_folder(package)
+        for path in [] if folder is None else sorted(folder.rglob("*.py")):
+            try:
+                tree = ast.parse(path.read_text(encoding="utf-8"))
+            except (SyntaxError, ValueError) as error:
+                raise UsageError(f"{path} cannot be read as Python ({error}); mend or remove it") from error
+            if names & {node.name for node in tree.body if isinstance(node, ast.ClassDef)}:
+                module = ".".join([package, *path.relative_to(folder).with_suffix("").parts])
+                importlib.import_module(module.removesuffix(".__init__"))
 
 
 def classes(room: str, base: str) -> dict[str, str]:
@@ -58,8 +99,11 @@ def show(config_folder: Path) -> None:
         "Callbacks (--trainer.callbacks+)": classes("callbacks", "Callback"),
         "Configs (--config)": {name: line for name, line in found.items() if name not in sweeps},
         "Sweeps (wandb sweep)": sweeps,
+        "Of other packages": {point.name: point.value for point in plugins()},
     }
     for title, entries in sections.items():
+        if not entries:
+            continue
         print(title)
         width = max(map(len, entries), default=0)
         for name, line in entries.items():

@@ -1,11 +1,16 @@
-"""From a command line to its exit code: finds configs, runs the command, explains what went wrong."""
+"""Run a command line: find its configs, run the command, explain what went wrong, return the exit code."""
 
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
 
 from darkroom.cli import config_checks
-from darkroom.cli.catalog import import_all
+from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.cli import DarkroomCLI
 from darkroom.cli.console import Parser, explain, quieten
 from darkroom.cli.trainer_defaults import ConfigSaver
@@ -13,12 +18,20 @@ from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import Stopped
 from darkroom.lightning_modules.base import Technique
 from darkroom.paths import shipped_configs
+from darkroom.renames import update_arguments, update_config
 from darkroom.runtime.wandb_logger import finish_wandb
 from darkroom.signals import die_with_parent
 
+_load_yaml = get_loader("yaml")
 
-def with_configs(argv: list[str]) -> list[str]:
-    """The command line, with what it leaves to be found: a shipped config by its name, a checkpoint's own config."""
+
+def load_config(text: str) -> Any:
+    """Load YAML, a whole config or one value of it, with today's names for those of the previous version."""
+    return update_config(_load_yaml(text))
+
+
+def complete_arguments(argv: list[str]) -> list[str]:
+    """Complete a command line: shipped configs by their paths, a checkpoint's own config, today's names for old ones."""
     paths = ("--config=", "--ckpt_path=")
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(paths) else [word])]
     given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
@@ -34,19 +47,28 @@ def with_configs(argv: list[str]) -> list[str]:
         beside = checkpoint.parent.parent / "config.yaml"
         if checkpoint.parent.name == "checkpoints" and beside.is_file():
             argv[1:1] = ["--config", str(beside)]
-    return argv
+    return update_arguments(argv)
+
+
+def import_named_classes(argv: list[str]) -> None:
+    """Import the user's own classes that a command line or its configs name, so that their bare names are known."""
+    configs = [Path(argv[index + 1]) for index, word in enumerate(argv[:-1]) if word in ("-c", "--config")]
+    texts = argv + [path.read_text(encoding="utf-8") for path in configs]
+    import_users(set(re.findall(r"\w+", " ".join(texts))))
 
 
 def run(argv: list[str]) -> int:
-    """Runs one command line; returns its exit code."""
+    """Run one command line; return its exit code."""
     die_with_parent()
     quieten()
-    import_all()
+    set_loader("yaml", load_config, (yaml.YAMLError,))
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own classes lie where the command is typed
     code = 1
     try:
-        sys.argv[1:] = with_configs(argv)  # in sys.argv, because Lightning starts the other ranks with it
+        import_all()
+        sys.argv[1:] = complete_arguments(argv)  # in sys.argv, because Lightning starts the other ranks with it
+        import_named_classes(sys.argv[1:])
         DarkroomCLI(
             Technique,
             VisionDataModule,

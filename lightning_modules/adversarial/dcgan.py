@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -15,11 +14,12 @@ from darkroom.lightning_modules.adversarial.losses import (
     generator_loss,
     gradient_penalty,
 )
-from darkroom.lightning_modules.adversarial.manual_optimization import Alternation
-from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim, Alternation
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
-from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.utils.arguments import build_options, check_choice
 from darkroom.lightning_modules.utils.eval_mode import evaluating
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
@@ -165,7 +165,7 @@ class DCGANDiscriminator(nn.Module):
         return logits.float()
 
 
-class DCGAN(Alternation, Generative):
+class DCGAN(Alternation, Generative, Technique):
     """DCGAN: a deep convolutional generator and its opponent (Radford, Metz, Chintala 2016).
 
     The defaults are the paper's but for the average of the generator's weights, which draws the pictures. A step is one
@@ -193,15 +193,12 @@ class DCGAN(Alternation, Generative):
         r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on pictures from the data (Mescheder et al. 2018, equation 9).
             It asks for each picture's own gradient, so not for batch norm in the discriminator, and for a gradient's
             gradient, which a compiled network has not.
-        ema_decay: of the average of the generator's weights (in [0, 1)); None draws with the weights as they are.
+        ema: of the generator's weights; null: samples use the weights as they are.
         discriminator_steps: the discriminator's steps to one of the generator's.
-        gradient_clip_val: the largest norm of a network's gradients; in place of the Trainer's. None: any.
-        accumulate_grad_batches: batches to a step; in place of the Trainer's.
         inversion_steps: of gradient descent, to find a picture's latent (``encode``).
-        generator_optimizer, discriminator_optimizer: default Adam, lr 2e-4, beta1 0.5, fused.
-        lr_scheduler: builds a scheduler for each of the two; see Technique. A ReduceLROnPlateau should monitor a score,
-            such as val/cnn_fid; what it monitors by default, val/loss, is the discriminator's.
-        scores, channels_last, compile_network: see Generative.
+        scores: see Generative.
+        optim: of both networks; the optimizer is Adam by default, lr 2e-4, beta1 0.5, fused. A ReduceLROnPlateau should
+            monitor a metric such as val/cnn_fid; what it monitors by default, val/loss, is the discriminator's.
 
     Raises:
         UsageError: pictures of another size, a value out of its range, or options that exclude each other.
@@ -221,59 +218,47 @@ class DCGAN(Alternation, Generative):
         loss: AdversarialLoss = "non_saturating",
         discriminator_norm: DiscriminatorNorm = "batch",
         r1: float = 0.0,
-        ema_decay: float | None = 0.999,
+        ema: EMAOptions | None = EMAOptions(decay=0.999),  # noqa: B008 (frozen)
         discriminator_steps: int = 1,
-        gradient_clip_val: float | None = None,
-        accumulate_grad_batches: int = 1,
         inversion_steps: int = 200,
-        generator_optimizer: OptimizerCallable | None = None,
-        discriminator_optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
         scores: SampleScores | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: AlternatingOptim | None = None,
     ) -> None:
         if conditional and num_classes is None:
             raise UsageError(
                 "model.conditional is true, but nothing says how many classes there are: model.num_classes"
             )
         classes = num_classes if conditional else None
-        super().__init__(
-            image_shape,
-            classes,
-            scores,
-            lr_scheduler=lr_scheduler,
-            channels_last=channels_last,
-            compile_network=compile_network,
-        )
+        options = build_options(AlternatingOptim, optim)
+        super().__init__(image_shape=image_shape, num_classes=classes, scores=scores, optim=options)
         _at_least(1, latent_dim=latent_dim, base_channels=base_channels)
-        _at_least(1, discriminator_steps=discriminator_steps, accumulate_grad_batches=accumulate_grad_batches)
+        _at_least(1, discriminator_steps=discriminator_steps)
         _at_least(0, r1=r1, inversion_steps=inversion_steps)
-        if gradient_clip_val is not None and gradient_clip_val <= 0:
-            raise UsageError(f"model.gradient_clip_val is {gradient_clip_val}; it is above 0, or null to clip nothing")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise UsageError(f"model.ema_decay is {ema_decay}; it is in [0, 1), such as 0.999, or null for no average")
         if r1 and discriminator_norm == "batch":
             raise UsageError(
                 f"model.r1 is {r1} with model.discriminator_norm batch; R1 asks for every picture's own gradient, which "
                 "batch norm mixes with the others': set discriminator_norm spectral or none"
             )
-        if r1 and compile_network:
+        if r1 and options.compile:
             raise UsageError(
-                f"model.r1 is {r1} with model.compile_network; R1 asks for a gradient's gradient, which a compiled network "
-                "has not: set r1 to 0 or compile_network to false"
+                f"model.r1 is {r1} with model.optim.compile; R1 asks for a gradient's gradient, which a compiled network "
+                "has not: set r1 to 0 or model.optim.compile to false"
             )
         self.automatic_optimization = False
-        self.latent_dim, self.prior = latent_dim, one_of("model.prior", prior, Prior)
-        self.loss, self.r1 = one_of("model.loss", loss, AdversarialLoss), r1
-        self.discriminator_steps, self.accumulate_grad_batches = discriminator_steps, accumulate_grad_batches
-        self.gradient_clip_val, self.inversion_steps = gradient_clip_val, inversion_steps
+        self.latent_dim, self.prior = latent_dim, check_choice("model.prior", prior, Prior)
+        self.loss, self.r1 = check_choice("model.loss", loss, AdversarialLoss), r1
+        self.discriminator_steps, self.inversion_steps = discriminator_steps, inversion_steps
+        self.gradient_clip_val, self.accumulate_grad_batches = (
+            options.gradient_clip_val,
+            options.accumulate_grad_batches,
+        )
         self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, classes)
-        norm = one_of("model.discriminator_norm", discriminator_norm, DiscriminatorNorm)
+        norm = check_choice("model.discriminator_norm", discriminator_norm, DiscriminatorNorm)
         self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, classes, norm)
-        self.ema = None if ema_decay is None else EMA(self.generator, ema_decay)
+        self.ema = None if ema is None else EMA(self.generator, build_options(EMAOptions, ema).decay)
         adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
-        self._optimizers = discriminator_optimizer or adam, generator_optimizer or adam
+        both = options.optimizer or adam
+        self._optimizers = options.discriminator_optimizer or both, options.generator_optimizer or both
         # Latents and labels of the batches that wait for a step, and the pictures drawn from them if these have a graph.
         self._waiting: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
 
@@ -284,7 +269,7 @@ class DCGAN(Alternation, Generative):
     def configure_optimizers(self) -> Any:
         networks = self.discriminator, self.generator
         optimizers = [build(network.parameters()) for build, network in zip(self._optimizers, networks, strict=True)]
-        return optimizers, self.schedule(optimizers, self._lr_scheduler, (1, self.discriminator_steps))
+        return optimizers, self.schedule(optimizers, self.optim.lr_scheduler, (1, self.discriminator_steps))
 
     # --- training -----------------------------------------------------------------------------------------------------
 

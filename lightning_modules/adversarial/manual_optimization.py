@@ -2,18 +2,49 @@
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import ReduceLROnPlateau as LightningReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import WarmupCosine, clip_gradients, steps_of_fit
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine, configure_scheduler, count_fit_steps
+from darkroom.lightning_modules.optimizers import Optim, clip_gradients
+
+
+@dataclass
+class AlternatingOptim(Optim):
+    """Options of the optimization of a generator and a discriminator that step in turn.
+
+    Args:
+        optimizer: of both networks, unless they have their own.
+        generator_optimizer, discriminator_optimizer: of one of them.
+        gradient_clip_val: largest norm of a network's gradients, above 0; None: any. Instead of the Trainer's.
+        accumulate_grad_batches: batches to a step, at least 1. Instead of the Trainer's.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    generator_optimizer: OptimizerCallable | None = None
+    discriminator_optimizer: OptimizerCallable | None = None
+    gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
+            raise UsageError(f"model.optim.gradient_clip_val must be above 0 or null, got {self.gradient_clip_val}")
+        if self.accumulate_grad_batches < 1:
+            raise UsageError(
+                f"model.optim.accumulate_grad_batches must be at least 1, got {self.accumulate_grad_batches}"
+            )
 
 
 class Alternation(LightningModule):
@@ -39,7 +70,7 @@ class Alternation(LightningModule):
             if value != neutral:
                 raise UsageError(
                     f"trainer.{name} is {value}, but {type(self).__name__} has two optimizers, which the Trainer does not "
-                    f"step; use model.{name} instead"
+                    f"step; use model.optim.{name} instead"
                 )
         return []
 
@@ -121,8 +152,8 @@ class Alternation(LightningModule):
         schedulers = [build(optimizer) for optimizer in optimizers]
         for scheduler, steps in zip(schedulers, every, strict=True):
             if isinstance(scheduler, WarmupCosine):
-                scheduler.spread(steps_of_fit(self.trainer, "WarmupCosine") // steps)
-        return [{"scheduler": s, "interval": getattr(s, "interval", "epoch")} for s in schedulers]
+                scheduler.spread(count_fit_steps(self.trainer, "WarmupCosine") // steps)
+        return [configure_scheduler(scheduler) for scheduler in schedulers]
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
@@ -137,7 +168,8 @@ class Alternation(LightningModule):
 
     def _step_on_plateau(self, scheduler: ReduceLROnPlateau) -> None:
         """Tells the scheduler the metric that it monitors, once there was a validation."""
-        monitor, known = getattr(scheduler, "monitor", "val/loss"), self.trainer.callback_metrics
+        monitor = scheduler.monitor if isinstance(scheduler, LightningReduceLROnPlateau) else "val/loss"
+        known = self.trainer.callback_metrics
         if monitor in known:
             scheduler.step(known[monitor])
         elif any(name.startswith("val/") for name in known):

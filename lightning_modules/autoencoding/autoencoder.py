@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
-from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
 from darkroom.lightning_modules.utils.random import Generators
 
@@ -63,7 +64,7 @@ class CodeDistribution(KeepFloat32):
             return self.mean + noise @ root.to(noise)
 
 
-class AutoEncoder(Generative):
+class AutoEncoder(Generative, Technique):
     """Learns to give a picture back through a narrow code, which is a plain vector: nothing says how codes lie.
 
     To sample all the same, a normal distribution is fitted to the codes of the training pictures and drawn from (ex-post
@@ -82,7 +83,7 @@ class AutoEncoder(Generative):
         reconstruction: what is minimised: squared_error or binary cross_entropy (of pictures as values in [0, 1]).
         noise: part of a training picture's values, in [0, 1), that are blacked out before the encoder sees them, for a
             denoising autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each by chance).
-        scores, optimizer, lr_scheduler, channels_last, compile_network: see Generative.
+        scores, optim: see Generative.
 
     Raises:
         UsageError: for a network whose output does not fit, and for values outside of these ranges.
@@ -100,19 +101,16 @@ class AutoEncoder(Generative):
         reconstruction: Reconstruction = "squared_error",
         noise: float = 0.0,
         scores: SampleScores | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
-        super().__init__(image_shape, None, scores, optimizer, lr_scheduler, channels_last, compile_network)
+        super().__init__(image_shape=image_shape, num_classes=None, scores=scores, optim=optim)
         if not 0 <= noise < 1:
             raise UsageError(f"model.noise is {noise}; it is a part of a picture's values, in [0, 1)")
         self.latent_dim, self.blackened = latent_dim, noise
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape, latent_dim, latent_dim, architecture, channels, hidden, None, encoder, decoder
         )
-        self.squares = one_of("model.reconstruction", reconstruction, Reconstruction) == "squared_error"
+        self.squares = check_choice("model.reconstruction", reconstruction, Reconstruction) == "squared_error"
         self.likelihood = Gaussian(sigma=0.5**0.5) if self.squares else Bernoulli()
         self.codes = CodeDistribution(latent_dim)
 

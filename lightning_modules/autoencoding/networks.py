@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.eval_mode import evaluating
 
 Architecture = Literal["conv", "mlp"]
@@ -189,7 +189,7 @@ def encoder_and_decoder(
             raise UsageError(
                 f"model.{name} is {list(value) if len(value) != 1 else value[0]}; it takes numbers from 1 on"
             )
-    if one_of("model.architecture", architecture, Architecture) == "conv":
+    if check_choice("model.architecture", architecture, Architecture) == "conv":
         first, second, widths = ConvEncoder, ConvDecoder, channels
     else:
         first, second, widths = MLPEncoder, MLPDecoder, hidden

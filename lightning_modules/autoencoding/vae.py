@@ -6,7 +6,6 @@ from math import prod
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
@@ -15,9 +14,11 @@ from darkroom.lightning_modules.autoencoding.disentanglement import MutualInform
 from darkroom.lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, PixelMeanWeight
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
-from darkroom.lightning_modules.base import steps_of_fit
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.lr_schedulers import count_fit_steps
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
 
 _DECODED_AT_ONCE = 512  # pictures that the importance-weighted bound decodes in one go, at least a batch
@@ -34,7 +35,7 @@ def normal_log_prob(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
 
-class VAE(Generative):
+class VAE(Generative, Technique):
     """Autoencoder whose codes are distributed: q(z|x) is normal with a diagonal covariance, kept near the prior N(0, 1).
 
     The loss is -log p(x|z) + beta KL(q(z|x) || p(z)), with one z for each picture, summed over the values of a picture and
@@ -60,7 +61,7 @@ class VAE(Generative):
             by dimension, of the batch's mean (Kingma et al. 2016, equation 15).
         iwae_samples: k of the importance-weighted bound ``test/iwae`` (Burda et al. 2016, equation 8); None: none. The ELBO
             of the test is then that of the same k samples, which ``iwae`` is never below.
-        scores, optimizer, lr_scheduler, channels_last, compile_network: see Generative.
+        scores, optim: see Generative.
 
     Raises:
         UsageError: for a network whose output does not fit, and for values outside of these ranges.
@@ -83,15 +84,12 @@ class VAE(Generative):
         free_bits: float = 0.0,
         iwae_samples: int | None = None,
         scores: SampleScores | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
         if self.conditional and num_classes is None:
             raise UsageError("model.num_classes is missing; a conditional VAE needs the number of labels, such as 10")
         classes = num_classes if self.conditional else None
-        super().__init__(image_shape, classes, scores, optimizer, lr_scheduler, channels_last, compile_network)
+        super().__init__(image_shape=image_shape, num_classes=classes, scores=scores, optim=optim)
         if not 0 <= free_bits < math.inf:
             raise UsageError(f"model.free_bits is {free_bits}; it is nats per latent dimension, from 0 on")
         if iwae_samples is not None and iwae_samples < 1:
@@ -150,7 +148,7 @@ class VAE(Generative):
         trainer, progress = self._trainer, 1.0
         if self.kl_schedule.needs_progress and trainer is not None and trainer.state.fn == "fit":
             if self._fit_steps is None:
-                self._fit_steps = steps_of_fit(trainer, type(self.kl_schedule).__name__)
+                self._fit_steps = count_fit_steps(trainer, type(self.kl_schedule).__name__)
             progress = min(1.0, trainer.global_step / self._fit_steps)
         return self.kl_schedule(progress, prod(self.image_shape))
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -14,6 +13,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.detection.boxes import repeatable
 from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.precision import check_images
 
 Detections = list[dict[str, Tensor]]
@@ -35,7 +35,7 @@ class ObjectDetection(Technique):
             ``boxes``, ``scores``, ``labels`` and perhaps ``masks`` (M, 1, H, W) of probabilities. It counts the background.
         num_classes: classes of objects, without the background; the command line takes it from the data.
         masks: judge masks too; the network must give and the data must have them.
-        optimizer, lr_scheduler, channels_last, compile_network: see Technique.
+        optim: see Technique.
     """
 
     def __init__(
@@ -43,12 +43,9 @@ class ObjectDetection(Technique):
         network: nn.Module,
         num_classes: int | None = None,
         masks: bool = False,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, channels_last, compile_network)
+        super().__init__(optim=optim)
         if num_classes is None or num_classes < 1:
             raise UsageError(f"model.num_classes is {num_classes}; it counts classes of objects, at least 1")
         self.network, self.num_classes, self.masks = network, num_classes, masks

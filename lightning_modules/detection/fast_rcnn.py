@@ -96,7 +96,7 @@ class FastRCNN(ObjectDetection):
         foreground: part of them that are objects, at most.
         background_iou: IoU range of the others; the paper begins at 0.1, a kind of hard-negative mining.
         score_threshold, nms_threshold, max_detections: see ``detections``.
-        optimizer, lr_scheduler, channels_last, compile_network: see Technique.
+        optim: see Technique.
     """
 
     starts_from = ("weights",)

@@ -40,7 +40,7 @@ class FasterRCNN(ObjectDetection):
         proposals: and of them, after non-maximum suppression; the paper takes 2000, 300.
         rpn_nms_threshold: IoU of this suppression.
         score_threshold, nms_threshold, max_detections: see ``detections``; the paper's IoU is 0.3.
-        **kwargs: optimizer, lr_scheduler, channels_last, compile_network, see Technique.
+        **kwargs: optim, see Technique.
     """
 
     starts_from = ("weights",)

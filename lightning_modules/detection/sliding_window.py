@@ -65,7 +65,7 @@ class SlidingWindow(ObjectDetection):
         foreground_iou: IoU with a true box from which on a window is an object.
         background_iou: IoU below which it is background; what is between teaches nothing.
         score_threshold, nms_threshold, max_detections: see ``detections``.
-        optimizer, lr_scheduler, channels_last, compile_network: see Technique.
+        optim: see Technique.
     """
 
     mean: Tensor

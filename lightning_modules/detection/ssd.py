@@ -311,7 +311,7 @@ class SSD(ObjectDetection):
         frozen_stages: the backbone's layers up to a stride of 2^this do not learn.
         negatives: hard negatives for each match.
         score_threshold, nms_threshold, max_detections: see ``detections``; the paper's.
-        **kwargs: optimizer, lr_scheduler, channels_last, compile_network, see Technique.
+        **kwargs: optim, see Technique.
     """
 
     starts_from = ("weights",)

@@ -327,7 +327,7 @@ class YOLO(ObjectDetection):
         max_detections: of an image at most.
         init_from: checkpoint of ours or state dict to start from. The first convolutions (``features``), which the authors
             pretrain as a classifier, must be in it; what follows them is taken where it is there and fits.
-        **kwargs: optimizer, lr_scheduler, channels_last, compile_network, see ObjectDetection.
+        **kwargs: optim, see ObjectDetection.
     """
 
     starts_from = ("init_from",)

@@ -2,26 +2,30 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import LossWeight, Prediction, loss_of, to_x0
-from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, check_interval
-from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Denoising, Threshold, ask, guess_of
-from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
-from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing
+from darkroom.lightning_modules.diffusion.objective.parameterization import Simple, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, Threshold
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Denoising, ask, guess_of
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.generation.base import Generative
-from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.scores import Scores
+from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.arguments import build_options, check_choice
 from darkroom.lightning_modules.utils.fsdp import gather, release
 from darkroom.lightning_modules.utils.random import Generators
 
@@ -33,10 +37,10 @@ def check_fractions(**values: float) -> None:
     """Refuses options that are not in [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:
-            raise UsageError(f"model.{name} is {value}; it is in [0, 1)")
+            raise UsageError(f"model.{name} must be in [0, 1), got {value}")
 
 
-class Diffusion(Generative):
+class Diffusion(Generative, Technique):
     """Base of diffusion models. A model says what its network is told (``condition_of``), what stands for not being told
     (``null``), and how it is asked for pictures (``sample``).
 
@@ -48,11 +52,14 @@ class Diffusion(Generative):
         num_classes: of a model that is told a class; None: it is not.
         network: called as ``network(x, t, **condition)``, which also has ``x0`` if it conditions itself; it has been found
             fitting.
-        schedule, prediction, loss_weight, learned_variance, vlb_weight, self_conditioning, ema_decay: see DDPM.
-        sampler, steps, spacing, eta, order, variance: likewise.
-        guidance, guidance_interval, threshold, percentile: likewise.
-        scores, optimizer, lr_scheduler, channels_last, compile_network: see Generative.
+        schedule: of the noise.
+        objective, ema, sampling: see DDPM.
+        scores, optim: see Generative.
     """
+
+    network: nn.Module
+    default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.Adam, lr=1e-4, fused=True)
+    default_sampling: ClassVar[dict[str, Any]] = {"steps": 50, "guidance": 1.0, "threshold": "static"}
 
     def __init__(
         self,
@@ -60,44 +67,26 @@ class Diffusion(Generative):
         num_classes: int | None,
         network: nn.Module | None,
         schedule: NoiseSchedule,
-        prediction: Prediction,
-        loss_weight: LossWeight,
-        learned_variance: bool,
-        vlb_weight: float,
-        self_conditioning: bool,
-        ema_decay: float | None,
-        sampler: SamplerName,
-        steps: int,
-        spacing: Spacing | None,
-        eta: float,
-        order: int,
-        variance: FixedVariance,
-        guidance: float,
-        guidance_interval: tuple[float, float] | None,
-        threshold: Threshold,
-        percentile: float,
+        objective: Objective | None,
+        ema: EMAOptions | None,
+        sampling: Sampling | None,
         scores: Scores | None,
-        optimizer: OptimizerCallable | None,
-        lr_scheduler: LRSchedulerCallable | None,
-        channels_last: bool,
-        compile_network: bool,
+        optim: Optim | None,
     ) -> None:
-        super().__init__(image_shape, num_classes, scores, optimizer, lr_scheduler, channels_last, compile_network)
-        check_fractions(ema_decay=ema_decay or 0.0)
-        if not vlb_weight >= 0:
-            raise UsageError(f"model.vlb_weight is {vlb_weight}; it must be at least 0")
+        super().__init__(image_shape=image_shape, num_classes=num_classes, scores=scores, optim=optim)
+        objective = build_options(Objective, objective)
+        ema = None if ema is None else build_options(EMAOptions, ema)
+        sampling = build_options(Sampling, sampling).with_defaults(**self.default_sampling)
         self.schedule, self.network = schedule, network
-        self.prediction, self.loss_weight = one_of("model.prediction", prediction, Prediction), loss_weight
-        self.learned_variance, self.vlb_weight = learned_variance, vlb_weight
-        self.self_conditioning = self_conditioning
-        self.ema = None if ema_decay is None else EMA(network, ema_decay)
-        one_of("model.variance", variance, FixedVariance)
-        self.sampling = Sampling(sampler, steps, spacing, eta, order, "learned" if learned_variance else variance)
+        self.prediction, self.loss_weight = objective.prediction, objective.loss_weight or Simple()
+        self.learned_variance, self.vlb_weight = objective.learned_variance, objective.vlb_weight
+        self.self_conditioning = objective.self_conditioning
+        self.ema = None if ema is None else EMA(network, ema.decay)
+        self.variance = check_choice("model.sampling.variance", sampling.variance, FixedVariance)
+        self.sampling = replace(sampling, variance="learned") if self.learned_variance else sampling
         self.sampling.pairs(schedule)  # refuses more steps than the schedule has
-        self.variance, self.guidance, self.guidance_interval = variance, guidance, check_interval(guidance_interval)
-        self.threshold, self.percentile = one_of("model.threshold", threshold, Threshold), percentile
         self.on_step: OnStep | None = None  # watches predict_step
-        self.denoising({})  # refuses a percentile that is none
+        self.check_guidance(self.sampling.guidance)
 
     # --- what a model adds --------------------------------------------------------------------------------------------
 
@@ -127,9 +116,11 @@ class Diffusion(Generative):
             UsageError: it is no finite number, or not 1 while nothing is learned without the condition.
         """
         if not math.isfinite(weight):
-            raise UsageError(f"model.guidance is {weight}; it is a number, 1 for the conditional model itself")
+            raise UsageError(
+                f"model.sampling.guidance must be a finite number, 1 for the conditional model itself, got {weight}"
+            )
         if weight != 1 and self.unguided is not None:
-            raise UsageError(f"model.guidance is {weight}, but {self.unguided}")
+            raise UsageError(f"model.sampling.guidance is {weight}, but {self.unguided}")
         return weight
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -228,16 +219,16 @@ class Diffusion(Generative):
         network = self.averaged
         if guidance != 1:
             steps = self.schedule.num_steps
-            network = Guided(network, self.check_guidance(guidance), self.null, self.guidance_interval, steps)
+            network = Guided(network, self.check_guidance(guidance), self.null, self.sampling.guidance_interval, steps)
         return Denoising(
             network,
-            self.schedule,
-            self.prediction,
-            condition,
-            self.learned_variance,
-            self.self_conditioning,
-            threshold or self.threshold,
-            self.percentile,
+            schedule=self.schedule,
+            prediction=self.prediction,
+            condition=condition,
+            learned_variance=self.learned_variance,
+            self_conditioning=self.self_conditioning,
+            threshold=threshold or self.sampling.threshold,
+            percentile=self.sampling.percentile,
         )
 
     def drawn_from(
@@ -256,7 +247,7 @@ class Diffusion(Generative):
 
     def weight_or_own(self, guidance: float | None) -> float:
         """A weight of guidance; None: the model's own."""
-        return self.guidance if guidance is None else guidance
+        return self.sampling.guidance if guidance is None else guidance
 
     def sampling_with(self, **given: Any) -> Sampling:
         """The model's own sampling, with what is given and not None in its place."""

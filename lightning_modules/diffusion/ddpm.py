@@ -2,33 +2,33 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
-from darkroom.lightning_modules.diffusion.build_network import fitting
-from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, code_length
+from darkroom.lightning_modules.diffusion.build_network import build_network
+from darkroom.lightning_modules.diffusion.objective.config import Objective
+from darkroom.lightning_modules.diffusion.objective.likelihood import code_length
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule, NoiseSchedule
 from darkroom.lightning_modules.diffusion.objective.parameterization import (
-    LossWeight,
-    Prediction,
-    Simple,
     to_eps,
     to_x0,
 )
 from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint
-from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Threshold
-from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
-from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing, ddim_invert
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, ddim_invert
 from darkroom.lightning_modules.diffusion.unet import Denoiser
+from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.metrics.scores import share_of_rank
+from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.random import Generators
 
 
@@ -56,37 +56,19 @@ class DDPM(Diffusion):
         conditional: learn pictures given their class.
         label_dropout: part of the pictures, in [0, 1), that are learned without their class, for guidance.
         schedule: of the noise; None: ``LinearSchedule`` of 1,000 steps.
-        prediction: what the network predicts: eps, the noise; x0, the picture; v (Salimans & Ho 2022).
-        loss_weight: of the error at each time; None: ``Simple``, equation 14.
-        learned_variance: the network also predicts the variance of a step, by the hybrid loss (Nichol & Dhariwal 2021,
-            equation 16).
-        vlb_weight: of the variational bound in it.
-        self_conditioning: the network is also given its last prediction (Chen et al. 2022).
-        ema_decay: of the average of the network's weights, in [0, 1), with warm-up; None: no average.
-        sampler: draws: ancestral (Algorithm 2), ddim, dpm_solver++ or heun (EDM); see ``samplers``.
-        steps: of the sampler, 1 to T.
-        spacing: of the times: uniform, quadratic, log_snr or karras; None: log_snr for dpm_solver++, karras for heun,
-            uniform for the others.
-        eta: of ddim: 0 draws no noise, 1 as much as the posterior has.
-        order: of dpm_solver++: 1, 2 or 3.
-        variance: of ancestral steps, and of bits/dim, where it is not learned: small is the posterior's, large that of the
-            forward step.
-        guidance: weight w of the condition: 1 is the conditional model itself, 0 the unconditional one (equation 6 of Ho &
-            Salimans 2022, whose w is ours minus 1).
-        guidance_interval: part of the time, of [0, 1] with 1 all noise, in which guidance is at work (Kynkäänniemi et al.
-            2024); None: always.
-        threshold: of the picture predicted at every step: static clips it to [-1, 1]; dynamic (Saharia et al. 2022, section
-            2.3); none leaves it.
-        percentile: of dynamic thresholding, in (0, 1].
+        objective: what is predicted, and how errors are weighted.
+        ema: of the network's weights, with warm-up; null: none. Validation, samples and scores use it.
+        sampling: sampler, guidance and threshold.
         bpd_samples: pictures, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
-        scores, channels_last, compile_network: see Generative.
-        optimizer: default Adam, lr 2e-4, fused.
-        lr_scheduler: see Technique.
+        scores: see Generative.
+        optim: see Technique; its optimizer is Adam by default, lr 2e-4, fused.
 
     Raises:
         UsageError: a value out of its range, a network built for another model, or guidance without an unconditional
             branch.
     """
+
+    default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.Adam, lr=2e-4, fused=True)
 
     def __init__(
         self,
@@ -96,28 +78,12 @@ class DDPM(Diffusion):
         conditional: bool = False,
         label_dropout: float = 0.1,
         schedule: NoiseSchedule | None = None,
-        prediction: Prediction = "eps",
-        loss_weight: LossWeight | None = None,
-        learned_variance: bool = False,
-        vlb_weight: float = 0.001,
-        self_conditioning: bool = False,
-        ema_decay: float | None = 0.9999,
-        sampler: SamplerName = "ddim",
-        steps: int = 50,
-        spacing: Spacing | None = None,
-        eta: float = 0.0,
-        order: int = 2,
-        variance: FixedVariance = "large",
-        guidance: float = 1.0,
-        guidance_interval: tuple[float, float] | None = None,
-        threshold: Threshold = "static",
-        percentile: float = 0.995,
+        objective: Objective | None = None,
+        ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
+        sampling: Sampling | None = None,
         bpd_samples: int = 64,
         scores: SampleScores | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
         if conditional and num_classes is None:
             raise UsageError(
@@ -125,41 +91,25 @@ class DDPM(Diffusion):
             )
         num_classes = num_classes if conditional else None
         built_for = {"image_shape": image_shape, "num_classes": num_classes}
-        built_for |= {"learned_variance": learned_variance, "self_conditioning": self_conditioning}
-        asked = {"label": "model.conditional is true"} if conditional else {}
+        objective = build_options(Objective, objective)
+        built_for |= {"learned_variance": objective.learned_variance, "self_conditioning": objective.self_conditioning}
+        given = {"label": "model.conditional is true"} if conditional else {}
         super().__init__(
-            image_shape,
-            num_classes,
-            fitting(network, Denoiser, built_for, asked),
-            schedule or LinearSchedule(),
-            prediction,
-            loss_weight or Simple(),
-            learned_variance,
-            vlb_weight,
-            self_conditioning,
-            ema_decay,
-            sampler,
-            steps,
-            spacing,
-            eta,
-            order,
-            variance,
-            guidance,
-            guidance_interval,
-            threshold,
-            percentile,
-            scores,
-            optimizer or partial(torch.optim.Adam, lr=2e-4, fused=True),
-            lr_scheduler,
-            channels_last,
-            compile_network,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            network=build_network(network, default=Denoiser, built_for=built_for, given=given),
+            schedule=schedule or LinearSchedule(),
+            objective=objective,
+            ema=ema,
+            sampling=sampling,
+            scores=scores,
+            optim=optim,
         )
         check_fractions(label_dropout=label_dropout)
         if bpd_samples < 0:
             raise UsageError(f"model.bpd_samples is {bpd_samples}; it must be at least 0")
         self.label_dropout, self.bpd_samples = label_dropout, bpd_samples
         self.bits, self._measured = MeanMetric(), 0  # bits/dim, and of how many pictures on this rank
-        self.check_guidance(guidance)
 
     # --- the class ----------------------------------------------------------------------------------------------------
 
@@ -198,7 +148,7 @@ class DDPM(Diffusion):
 
     def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
         x = self.draw_latents(n, generator)
-        return self.drawn_from(x, told(labels), self.sampling, self.guidance, generator, self.on_step)
+        return self.drawn_from(x, told(labels), self.sampling, self.weight_or_own(None), generator, self.on_step)
 
     def sample(
         self,

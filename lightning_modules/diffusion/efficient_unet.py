@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.blocks import (
     Block,
     Downsample,
@@ -21,6 +20,7 @@ from darkroom.lightning_modules.diffusion.blocks import (
     known_shape,
 )
 from darkroom.lightning_modules.diffusion.time_embedding import Sinusoidal
+from darkroom.lightning_modules.utils.arguments import check_choice
 
 SKIP_SCALE = 2**-0.5  # appendix B
 
@@ -89,7 +89,7 @@ class EfficientUNet(TimedUNet):
         super().__init__(text_dim, gradient_checkpointing)
         self.image_shape = known_shape(image_shape)
         _check(channels, blocks, attentions, head_channels, dropout)
-        one_of("model.network.modulation", modulation, Modulation)
+        check_choice("model.network.modulation", modulation, Modulation)
         self.step = 2 ** (len(channels) - (not halve_first))
         _check_size(self.image_shape[1:], self.step)
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.blocks import (
     Block,
     Downsample,
@@ -20,6 +19,7 @@ from darkroom.lightning_modules.diffusion.blocks import (
     known_shape,
 )
 from darkroom.lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
+from darkroom.lightning_modules.utils.arguments import check_choice
 
 TimeEmbedding = Literal["sinusoidal", "fourier"]
 Resampling = Literal["conv", "residual"]
@@ -94,14 +94,14 @@ class Denoiser(TimedUNet):
         if isinstance(attention, int):
             attention = [side for side in sides if side <= attention]
         _check_attention(attention, sides)
-        one_of("model.network.modulation", modulation, Modulation)
+        check_choice("model.network.modulation", modulation, Modulation)
         self.image_shape, self.num_classes, self.null_label = image_shape, num_classes, num_classes
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)
 
         options = {"head_channels": head_channels, "modulation": modulation, "dropout": dropout}
         block = partial(Block, text=text_dim is not None, **options)
         half, double = Downsample, Upsample
-        if one_of("model.network.resampling", resampling, Resampling) == "residual":
+        if check_choice("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
             double = partial(block, resample=nn.Upsample(scale_factor=2.0))
         levels = [(base_channels * times, side in attention) for times, side in zip(multipliers, sides, strict=True)]
@@ -115,7 +115,7 @@ class Denoiser(TimedUNet):
         width = levels[0][0]
         self.head = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1))
 
-        fourier = one_of("model.network.time_embedding", time_embedding, TimeEmbedding) == "fourier"
+        fourier = check_choice("model.network.time_embedding", time_embedding, TimeEmbedding) == "fourier"
         self.waves = (RandomFourier if fourier else Sinusoidal)(base_channels)
         wide = 4 * base_channels
         self.embed = nn.Sequential(nn.Linear(base_channels, wide), nn.SiLU(), nn.Linear(wide, wide))

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning import LightningModule
 from torch import Tensor, distributed
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.metrics.scores import Scores
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.eval_mode import evaluating
 from darkroom.lightning_modules.utils.random import Generators, draw_noise
 
@@ -23,9 +23,11 @@ def check_image_shape(image_shape: tuple[int, int, int] | None) -> None:
         )
 
 
-class Generative(Technique):
-    """Base of the techniques that draw pictures. A technique adds ``training_step``, ``evaluate`` and four small methods:
-    ``draw_latents``, ``encode``, ``decode`` and, with more than one network, ``networks``.
+class Generative(LightningModule):
+    """Base of the methods that generate images, beside Technique: ``class VAE(Generative, Technique)``.
+
+    A method adds ``training_step``, ``evaluate`` and four small methods: ``draw_latents``, ``encode``, ``decode`` and, with
+    more than one network, ``networks``.
 
     Pictures are float32 (B, C, H, W) in [-1, 1], in and out. Batch: ``image``; ``label`` int64 (B,) where the technique is
     conditional. In prediction ``seed`` int64 (B,), one number for each picture to be drawn, and ``label`` where asked for;
@@ -35,23 +37,21 @@ class Generative(Technique):
         image_shape: (C, H, W); the command line takes it from the data.
         num_classes: of a conditional technique; None: unconditional.
         scores: judges drawn pictures after a validation and in test; None: nobody does.
-        optimizer, lr_scheduler, channels_last, compile_network: see Technique.
+        optim: see Technique.
     """
 
     value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     encodes_by_search: ClassVar[bool] = False  # whether encode takes many passes
+    memory_format: torch.memory_format  # of Technique
 
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None,
         num_classes: int | None = None,
         scores: Scores | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, channels_last, compile_network)
+        super().__init__(optim=optim)
         check_image_shape(image_shape)
         if num_classes is not None and num_classes < 1:
             raise UsageError(

@@ -1,6 +1,7 @@
 """EMA: a slow copy of a network, whose weights are the exponential moving average of those that train."""
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,24 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.fsdp import local
 from darkroom.lightning_modules.utils.precision import KeepFloat32
+
+
+@dataclass(frozen=True)
+class EMAOptions:
+    """Options of an exponential moving average.
+
+    Args:
+        decay: in [0, 1), reached after a warm-up; 0 follows at once.
+
+    Raises:
+        UsageError: the decay is not in [0, 1).
+    """
+
+    decay: float = 0.9999
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise UsageError(f"model.ema.decay must be in [0, 1), such as 0.999, got {self.decay}")
 
 
 class EMA(KeepFloat32):
@@ -32,7 +51,9 @@ class EMA(KeepFloat32):
     def __init__(self, module: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise UsageError(f"the decay of an exponential moving average is {decay}; it is in [0, 1), such as 0.999")
+            raise UsageError(
+                f"the decay of an exponential moving average must be in [0, 1), such as 0.999, got {decay}"
+            )
         self.decay, self.warmup = decay, warmup
         self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))

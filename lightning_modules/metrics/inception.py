@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
+from darkroom.paths import install_command
 
 _ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
@@ -28,7 +29,7 @@ class Inception(nn.Module):
         super().__init__()
         if find_spec("torch_fidelity") is None:
             raise UsageError(
-                "model.scores.features is inception, which needs the package torch-fidelity: pip install 'darkroom[fid]' "
+                f"model.scores.features is inception, which needs the package torch-fidelity: {install_command('fid')} "
                 "(or choose features cnn, whose scores have names of their own)"
             )
         from torchmetrics.image.fid import NoTrainInceptionV3

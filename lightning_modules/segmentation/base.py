@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import CrossEntropy
@@ -36,7 +36,7 @@ class SemanticSegmentation(Technique):
         aux_weight: factor of the auxiliary head's loss.
         metrics: further scores, of (class ids, mask), beside SegmentationScores.
         inference: tiles, flips and scales for test and prediction.
-        optimizer, lr_scheduler, channels_last, compile_network: see Technique.
+        optim: see Technique.
     """
 
     def __init__(
@@ -48,12 +48,9 @@ class SemanticSegmentation(Technique):
         aux_weight: float = 0.5,
         metrics: list[Metric] | None = None,
         inference: Inference | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, channels_last, compile_network)
+        super().__init__(optim=optim)
         if num_classes is None or num_classes < 2:
             raise UsageError(
                 f"model.num_classes is {num_classes}; it counts what a mask can hold, background included: at least 2"

@@ -111,7 +111,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if self.compile_network:
+        if self.optim.compile:
             self.network.windows.compile()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -148,3 +148,8 @@ def _each(modules: Iterable[nn.Module], do: Callable[[FSDPModule], Any]) -> None
 def local(tensor: Tensor) -> Tensor:
     """What lies on this rank of a tensor, for in-place work without gradients."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether a module's weights are sharded among ranks."""
+    return isinstance(module, FSDPModule)

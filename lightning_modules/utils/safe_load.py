@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from darkroom.errors import UsageError
+from darkroom.renames import with_todays_arguments
 
 # How torch names what a file wants to call or to build.
 _WANTED = re.compile(r"GLOBAL (\S+)|TorchScript")
@@ -53,7 +54,7 @@ def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch asks for reports on files of other kinds
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except OSError as error:
         raise Damaged(f"{named} {path} cannot be loaded ({error})") from error
     except Exception as error:  # a file can be damaged in many ways, and torch advises to load it unsafely
@@ -71,3 +72,4 @@ def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
         raise Damaged(
             f"{named} {path} cannot be loaded ({kind}): it is damaged, or torch.save did not write it; get it anew"
         ) from error
+    return with_todays_arguments(content)

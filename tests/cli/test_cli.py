@@ -106,7 +106,7 @@ class TestCheckpoint:
         assert darkroom("fit", *again, "--trainer.gradient_clip_val", 0.5).code == 0
         assert saved("runs/tiny/1")["trainer"]["gradient_clip_val"] == 0.5
         # a learning rate would be overridden by the optimizer's state: that is refused
-        outcome = darkroom("fit", *again, "--model.optimizer.lr", 0.125)
+        outcome = darkroom("fit", *again, "--model.optim.optimizer.lr", 0.125)
         assert outcome.code == 2
         assert "was trained with model.optimizer" in outcome.message
 

@@ -111,4 +111,4 @@ def test_a_missing_package_is_named_with_what_installs_it(darkroom: Callable, mo
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     message = darkroom("fit", "--config", CONFIGS / "segmentation/smp_unet.yaml").message
     assert "segmentation_models_pytorch" in message
-    assert "pip install 'darkroom[smp]'" in message
+    assert r"pip install -e '[^']*\[smp\]'" in message

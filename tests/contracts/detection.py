@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
+from darkroom.lightning_modules.optimizers import Optim
 from tests.contracts.module import trainer
 
 
@@ -43,7 +44,7 @@ class DetectionContract:
         return data.on_after_batch_transfer(next(iter(data.test_dataloader())))
 
     def test_learns_one_batch_by_heart(self, tmp_path: Path) -> None:
-        model = self.build(optimizer=lambda params: torch.optim.AdamW(params, lr=self.lr))
+        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr)))
         data = self.data(objects=(1, 2))
         self.fit(model, data, tmp_path, limit_val_batches=0, max_epochs=self.steps)
         data.setup("fit")

@@ -13,6 +13,7 @@ from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import TrainingError, UsageError
 from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.optimizers import Optim
 from tests.contracts.module import trainer
 
 
@@ -220,7 +221,7 @@ class GenerationContract:
             pytest.skip("two networks that play against each other have no loss that falls")
         name, value = self.by_heart
         fitting = trainer(tmp_path, max_steps=150, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)
-        model = self.build(optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2))
+        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2)))
         fitting.fit(model, self.data(train_size=4))
         assert fitting.callback_metrics[f"train/{name}"] < value
 

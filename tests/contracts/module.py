@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from darkroom.datamodules.shapes.scenes import ShapesSegmentation
 from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation import SemanticSegmentation
 
 
@@ -37,7 +38,7 @@ class SegmentationContract:
         return ShapesSegmentation(**{**sizes, **kwargs})
 
     def test_learns_one_batch_by_heart(self, tmp_path: Path) -> None:
-        model = self.build(optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2))
+        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2)))
         fitting = trainer(tmp_path, max_steps=self.steps, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)
         fitting.fit(model, self.data())
         assert fitting.callback_metrics["train/loss"] < self.by_heart

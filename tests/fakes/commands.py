@@ -86,7 +86,7 @@ class Command:
 
 TINY = (
     *("fit", "--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"),
-    *("--model.network.num_classes", "6", "--model.lr_scheduler", "darkroom.lightning_modules.base.WarmupCosine"),
+    *("--model.network.num_classes", "6", "--model.optim.lr_scheduler", "WarmupCosine"),
     *("--data", "ShapesSegmentation", "--data.train_size", "20", "--data.val_size", "4", "--data.batch_size", "4"),
     *("--data.side", "16", "--data.augment", '[{"class_path": "torchvision.transforms.v2.RandomHorizontalFlip"}]'),
     *("--data.num_workers", "0", "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "2"),

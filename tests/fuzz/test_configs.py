@@ -18,7 +18,7 @@ VALUES = (
     *([], {}, [1], [None], {"a": 1}, {"class_path": "os.system"}, {"class_path": "UNett"}, {"init_args": {}}),
     *(
         "torch.optim.Adam",
-        "darkroom.lightning_modules.base.WarmupCosine",
+        "WarmupCosine",
         {"class_path": "torch.nn.Linear"},
         "é",
         "2e-3",

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.optimizers import CaffeSGD
 
 

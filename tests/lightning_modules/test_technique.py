@@ -13,7 +13,9 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from darkroom.datamodules.shapes.scenes import ShapesSegmentation
 from darkroom.errors import TrainingError, UsageError
-from darkroom.lightning_modules.base import Technique, WarmupCosine, clip_gradients
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine
+from darkroom.lightning_modules.optimizers import Optim, clip_gradients
 from darkroom.lightning_modules.segmentation import SemanticSegmentation
 from tests.contracts.module import trainer
 from tests.fakes.parts import NanAt, TinyNetwork
@@ -72,7 +74,7 @@ def test_warmup_cosine_spans_the_fit(tmp_path: Path) -> None:
     record = Record()
     schedule, optimizer = partial(WarmupCosine, warmup=0.5), partial(torch.optim.SGD, lr=1.0)
     fitting = trainer(tmp_path, callbacks=[record], max_epochs=2, limit_val_batches=0)
-    fitting.fit(model(optimizer=optimizer, lr_scheduler=schedule), data())
+    fitting.fit(model(optim=Optim(optimizer, schedule)), data())
     lrs = record.lrs  # twelve steps
     assert lrs == sorted(lrs[:6]) + sorted(lrs[6:], reverse=True)
     assert max(lrs) == pytest.approx(1, abs=0.1)
@@ -82,7 +84,9 @@ def test_warmup_cosine_spans_the_fit(tmp_path: Path) -> None:
 
 def test_warmup_cosine_needs_an_end(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_epochs or max_steps"):
-        trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01").fit(model(lr_scheduler=WarmupCosine), data())
+        trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01").fit(
+            model(optim=Optim(lr_scheduler=WarmupCosine)), data()
+        )
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("bf16-mixed", False)])
@@ -97,7 +101,7 @@ def test_gradients_are_clipped(tmp_path: Path, precision: str, fused: bool, algo
 
     clip = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
     fitting = trainer(tmp_path, precision=precision, callbacks=[Watch()], limit_val_batches=0, **clip)
-    fitting.fit(model(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=fused)), data())
+    fitting.fit(model(optim=Optim(partial(torch.optim.AdamW, lr=1e-3, fused=fused))), data())
     assert len(norms) == 6
     assert all(norm == pytest.approx(1e-3, rel=1e-2) for norm in norms)
 

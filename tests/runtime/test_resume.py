@@ -25,7 +25,7 @@ def test_killed_and_continued_equals_uninterrupted(darkroom: Callable, every: st
     """Weights, optimizer, schedule, dropout, order and augmentation, from the middle of an epoch and from its end."""
     command = [
         *("fit", "--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"),
-        *("--model.network.num_classes", "6", "--model.lr_scheduler", "darkroom.lightning_modules.base.WarmupCosine"),
+        *("--model.network.num_classes", "6", "--model.optim.lr_scheduler", "WarmupCosine"),
         *("--data", "ShapesSegmentation", "--data.train_size", "20", "--data.val_size", "4", "--data.batch_size", "4"),
         *("--data.side", "16", "--data.augment", '[{"class_path": "torchvision.transforms.v2.RandomHorizontalFlip"}]'),
         *("--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "4", "--trainer.accelerator", "cpu"),

@@ -15,7 +15,6 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchvision.ops import box_iou
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import WarmupCosine
 from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
 from darkroom.lightning_modules.detection.boxes import (
     decode,
@@ -37,6 +36,7 @@ from darkroom.lightning_modules.layers.backbones import (
     imagenet_weights,
     load_all_but_the_answer,
 )
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.utils.load_weights import load_weights
 
 Stage = Literal["fine-tuning", "examples", "mining"]
@@ -116,7 +116,7 @@ class RCNN(ObjectDetection):
         max_pairs: of regions and true boxes that each class's box regression is solved from, at most; see ``Examples``.
         crops_per_pass: how many crops go through the network at once where nothing is trained.
         score_threshold, nms_threshold, max_detections: see ``detections``.
-        optimizer, lr_scheduler, channels_last, compile_network: see Technique. WarmupCosine spreads over the fine-tuning.
+        optim: see Technique. WarmupCosine spreads over the fine-tuning.
     """
 
     starts_from = ("weights", "init_from")
@@ -356,20 +356,15 @@ class RCNN(ObjectDetection):
 
     # --- optimizer, checkpoints ---------------------------------------------------------------------------------------
 
+    def build_optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
+        new_layer = set(self.network.classifier[-1].parameters())
+        optimizer = super().build_optimizer([p for p in parameters if p not in new_layer])
+        for group in super().build_optimizer([p for p in parameters if p in new_layer]).param_groups:
+            optimizer.add_param_group({**group, "lr": self.new_layer_factor * group["lr"]})
+        return optimizer
+
     def configure_optimizers(self) -> Any:
-        build, last = self._optimizer, set(self.network.classifier[-1].parameters())
-
-        def with_new_layer(parameters: Sequence[nn.Parameter]) -> Optimizer:
-            optimizer = build([p for p in parameters if p not in last])
-            for group in build([p for p in parameters if p in last]).param_groups:
-                optimizer.add_param_group({**group, "lr": self.new_layer_factor * group["lr"]})
-            return optimizer
-
-        self._optimizer = with_new_layer
-        try:
-            configured = super().configure_optimizers()
-        finally:
-            self._optimizer = build
+        configured = super().configure_optimizers()
         scheduler = configured["lr_scheduler"]["scheduler"] if isinstance(configured, dict) else None
         if isinstance(scheduler, WarmupCosine) and not self.trainer.fast_dev_run:
             epochs = self.trainer.max_epochs

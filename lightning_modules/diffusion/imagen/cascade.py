@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.diffusion.imagen.load_stage import trained_stage
 from darkroom.lightning_modules.diffusion.imagen.super_resolution import SuperResolution
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import captions_of, check_captions
@@ -15,12 +16,13 @@ from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImag
 from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
 
 Number = TypeVar("Number", int, float)
 
 
-class ImagenCascade(Generative):
+class ImagenCascade(Generative, Technique):
     """Imagen: a base model draws a small picture of a caption, super-resolution stages make it larger, one by one.
 
     It is for ``test`` and ``predict``: every stage has been trained on its own.
@@ -32,7 +34,7 @@ class ImagenCascade(Generative):
         steps: of each stage's sampler; None: each stage's own.
         augmentation: noise of the small picture in each super-resolution, in [0, 1]; None: each stage's own.
         scores: of the last stage's pictures, ``CaptionScores``.
-        channels_last, compile_network: see Technique.
+        optim: see Technique; only its memory layout counts, since nothing trains.
 
     Raises:
         UsageError: a checkpoint that is not there or of another technique, stages that do not chain, settings for another
@@ -49,8 +51,7 @@ class ImagenCascade(Generative):
         steps: list[int] | None = None,
         augmentation: list[float] | None = None,
         scores: CaptionScores | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
         first = trained_stage(base, TextToImage, "model.base")
         others = [
@@ -58,7 +59,7 @@ class ImagenCascade(Generative):
             for index, stage in enumerate(super_resolutions)
         ]
         _check_chain([first, *others])
-        super().__init__([first, *others][-1].image_shape, None, scores, None, None, channels_last, compile_network)
+        super().__init__(image_shape=[first, *others][-1].image_shape, scores=scores, optim=optim)
         self.base, self.super_resolutions = first, nn.ModuleList(others)
         self.guidance = per_stage("model.guidance", guidance, 1 + len(others))
         self.steps = per_stage("model.steps", steps, 1 + len(others))

@@ -2,31 +2,29 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
-from darkroom.lightning_modules.diffusion.build_network import fitting
+from darkroom.lightning_modules.diffusion.build_network import build_network
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import Reader, captions_of, check_captions
-from darkroom.lightning_modules.diffusion.imagen.text_to_image import check_text_dim
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import check_fixed_variance, check_text_dim
 from darkroom.lightning_modules.diffusion.metrics.upsampling_scores import UpsamplingScores
-from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance
+from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import CosineSchedule, NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import LossWeight, Prediction, Simple
-from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Threshold
-from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
-from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.diffusion.text import TextEncoder
 from darkroom.lightning_modules.generation.base import check_image_shape
-from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
+from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.arguments import build_options, check_choice
 from darkroom.lightning_modules.utils.random import Generators
 
 Reduction = Literal["area", "bilinear", "bicubic"]
@@ -57,17 +55,16 @@ class SuperResolution(Diffusion):
             whose noise is about a byte's step.
         text_dropout: part of the captions, in [0, 1), that are learned as none.
         schedule: of the noise; None: ``CosineSchedule`` of 1,000 steps. The small picture's noise has the same.
-        prediction, loss_weight, self_conditioning, ema_decay: see DDPM.
-        sampler, steps, spacing, eta, order, variance: likewise.
-        guidance: weight of the caption, 1 the conditional model itself; the paper's for FID is 8.
-        guidance_interval, threshold, percentile: see DDPM.
-        scores: of the pictures, ``UpsamplingScores``.
-        optimizer: default Adam, lr 1e-4, fused.
-        lr_scheduler, channels_last, compile_network: see Technique.
+        objective, ema: see DDPM; the variance is not learned.
+        sampling: see DDPM; 20 steps by default, guidance 1 (the paper's for FID is 8), and a dynamic threshold.
+        scores: of the images, ``UpsamplingScores``.
+        optim: see Technique; its optimizer is Adam by default, lr 1e-4, fused.
 
     Raises:
         UsageError: a value out of its range, sizes that the factor does not divide, a network built for another model.
     """
+
+    default_sampling: ClassVar[dict[str, Any]] = {"steps": 20, "guidance": 1.0, "threshold": "dynamic"}
 
     def __init__(
         self,
@@ -81,77 +78,49 @@ class SuperResolution(Diffusion):
         augmentation: float = 0.1,
         text_dropout: float = 0.1,
         schedule: NoiseSchedule | None = None,
-        prediction: Prediction = "eps",
-        loss_weight: LossWeight | None = None,
-        self_conditioning: bool = False,
-        ema_decay: float | None = 0.9999,
-        sampler: SamplerName = "ddim",
-        steps: int = 20,
-        spacing: Spacing | None = None,
-        eta: float = 0.0,
-        order: int = 2,
-        variance: FixedVariance = "large",
-        guidance: float = 1.0,
-        guidance_interval: tuple[float, float] | None = None,
-        threshold: Threshold = "dynamic",
-        percentile: float = 0.995,
+        objective: Objective | None = None,
+        ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
+        sampling: Sampling | None = None,
         scores: UpsamplingScores | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
         _check_sizes(image_shape, factor, crop)
         check_fractions(text_dropout=text_dropout)
         if not 0 <= noise_levels[0] <= noise_levels[1] <= 1:
             raise UsageError(f"model.noise_levels is {noise_levels}; they are two rising parts of the time in [0, 1]")
-        built_for = {"image_shape": image_shape, "learned_variance": False, "self_conditioning": self_conditioning}
+        objective = build_options(Objective, objective)
+        check_fixed_variance(objective)
+        built_for = {"image_shape": image_shape, "learned_variance": False}
+        built_for["self_conditioning"] = objective.self_conditioning
         default = partial(EfficientUNet, text_dim=None if text is None else text.dim)
-        asked = dict.fromkeys(("low", "low_t"), "the small picture is shown")
+        given = dict.fromkeys(("low", "low_t"), "the small picture is shown")
         if text is not None:
-            asked |= dict.fromkeys(("text", "text_mask"), "model.text reads captions")
-        network = fitting(network, default, built_for, asked)
+            given |= dict.fromkeys(("text", "text_mask"), "model.text reads captions")
+        network = build_network(network, default=default, built_for=built_for, given=given)
         if text is not None:
             check_text_dim(network, text)
         if crop is not None and crop % getattr(network, "step", 1):
             raise UsageError(f"model.crop is {crop}; it is a multiple of {network.step}, which model.network can halve")
-        if getattr(network, "residual", False) and prediction != "x0":
+        if getattr(network, "residual", False) and objective.prediction != "x0":
             raise UsageError(
-                f"model.network.residual adds the small picture to what the network predicts, but model.prediction is "
-                f"{prediction}; set it to x0"
+                "model.network.residual adds the small image to the prediction: model.objective.prediction must be x0, "
+                f"got {objective.prediction}"
             )
         super().__init__(
-            image_shape,
-            None,
-            network,
-            schedule or CosineSchedule(),
-            prediction,
-            loss_weight or Simple(),
-            False,
-            0.0,
-            self_conditioning,
-            ema_decay,
-            sampler,
-            steps,
-            spacing,
-            eta,
-            order,
-            variance,
-            guidance,
-            guidance_interval,
-            threshold,
-            percentile,
-            scores,
-            optimizer or partial(torch.optim.Adam, lr=1e-4, fused=True),
-            lr_scheduler,
-            channels_last,
-            compile_network,
+            image_shape=image_shape,
+            num_classes=None,
+            network=network,
+            schedule=schedule or CosineSchedule(),
+            objective=objective,
+            ema=ema,
+            sampling=sampling,
+            scores=scores,
+            optim=optim,
         )
         self.factor, self.crop, self.noise_levels = factor, crop, tuple(noise_levels)
-        self.reduction = one_of("model.reduction", reduction, Reduction)
+        self.reduction = check_choice("model.reduction", reduction, Reduction)
         self.augmentation = self.check_augmentation(augmentation)
-        self.reader = None if text is None else Reader(text, text_dropout, ema_decay)
-        self.check_guidance(guidance)
+        self.reader = None if text is None else Reader(text, text_dropout, ema)
 
     # --- the small picture --------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from torch import nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, check_fractions
 from darkroom.lightning_modules.diffusion.text import TextEncoder
-from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
+from darkroom.lightning_modules.utils.arguments import build_options
 
 
 def check_captions(captions: Sequence[str]) -> list[str]:
@@ -30,16 +31,16 @@ class Reader(nn.Module):
     Args:
         encoder: captions -> tokens.
         dropout: part of the captions, in [0, 1), that are learned as none, for guidance (Saharia et al. 2022, section 2.2).
-        ema_decay: of the average; None: no average.
+        ema: of the encoder's weights, if they train; None: none.
     """
 
     null = {"text": 0.0, "text_mask": False}
 
-    def __init__(self, encoder: TextEncoder, dropout: float, ema_decay: float | None) -> None:
+    def __init__(self, encoder: TextEncoder, dropout: float, ema: EMAOptions | None) -> None:
         super().__init__()
         check_fractions(text_dropout=dropout)
         self.encoder, self.dropout = encoder, dropout
-        self.ema = EMA(encoder, ema_decay) if encoder.trains and ema_decay is not None else None
+        self.ema = EMA(encoder, build_options(EMAOptions, ema).decay) if encoder.trains and ema is not None else None
 
     @property
     def averaged(self) -> TextEncoder:

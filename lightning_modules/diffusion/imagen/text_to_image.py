@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -13,18 +12,18 @@ from typing_extensions import Self
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion
 from darkroom.lightning_modules.diffusion.blocks import watching_text
-from darkroom.lightning_modules.diffusion.build_network import fitting
+from darkroom.lightning_modules.diffusion.build_network import build_network
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import Reader, captions_of, check_captions
 from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
-from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance
+from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import CosineSchedule, NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import LossWeight, Prediction, Simple
-from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Threshold
-from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
-from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Spacing, Step
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
+from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Step
 from darkroom.lightning_modules.diffusion.text import TextEncoder
 from darkroom.lightning_modules.diffusion.unet import Denoiser
-from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
+from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.random import Generators
 
 
@@ -35,6 +34,12 @@ def check_text_dim(network: nn.Module, text: TextEncoder) -> None:
             f"model.network.text_dim is {network.text_dim}, but model.text, a {type(text).__name__}, makes tokens of "
             f"{text.dim} numbers; set it to {text.dim}"
         )
+
+
+def check_fixed_variance(objective: Objective) -> None:
+    """Refuse a learned variance, which Imagen's models do not have."""
+    if objective.learned_variance:
+        raise UsageError("model.objective.learned_variance must be false for models of text")
 
 
 class TextToImage(Diffusion):
@@ -54,19 +59,16 @@ class TextToImage(Diffusion):
             ``Denoiser``, whose ``text_dim`` is the encoder's. None: the paper's CIFAR-sized one, told by text.
         text_dropout: part of the captions, in [0, 1), that are learned as none.
         schedule: of the noise; None: ``CosineSchedule`` of 1,000 steps.
-        prediction, loss_weight, self_conditioning, ema_decay: see DDPM.
-        sampler, steps, spacing, eta, order, variance: likewise.
-        guidance: weight w of the caption: 1 is the conditional model itself, 0 the unconditional one. The paper's for FID
-            is 1.35.
-        guidance_interval, threshold, percentile: see DDPM.
-        scores: of the pictures, ``CaptionScores``.
-        channels_last, compile_network: see Technique.
-        optimizer: default Adam, lr 1e-4, fused.
-        lr_scheduler: see Technique.
+        objective, ema: see DDPM; the variance is not learned.
+        sampling: see DDPM; guidance is 1.35 by default, the paper's for FID, and the threshold dynamic.
+        scores: of the images, ``CaptionScores``.
+        optim: see Technique; its optimizer is Adam by default, lr 1e-4, fused.
 
     Raises:
         UsageError: a value out of its range, a network built for another model, or guidance where no caption is dropped.
     """
+
+    default_sampling: ClassVar[dict[str, Any]] = {"steps": 50, "guidance": 1.35, "threshold": "dynamic"}
 
     def __init__(
         self,
@@ -75,61 +77,32 @@ class TextToImage(Diffusion):
         network: nn.Module | None = None,
         text_dropout: float = 0.1,
         schedule: NoiseSchedule | None = None,
-        prediction: Prediction = "eps",
-        loss_weight: LossWeight | None = None,
-        self_conditioning: bool = False,
-        ema_decay: float | None = 0.9999,
-        sampler: SamplerName = "ddim",
-        steps: int = 50,
-        spacing: Spacing | None = None,
-        eta: float = 0.0,
-        order: int = 2,
-        variance: FixedVariance = "large",
-        guidance: float = 1.35,
-        guidance_interval: tuple[float, float] | None = None,
-        threshold: Threshold = "dynamic",
-        percentile: float = 0.995,
+        objective: Objective | None = None,
+        ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
+        sampling: Sampling | None = None,
         scores: CaptionScores | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
+        objective = build_options(Objective, objective)
+        check_fixed_variance(objective)
         built_for = {"image_shape": image_shape, "num_classes": None, "learned_variance": False}
-        built_for["self_conditioning"] = self_conditioning
+        built_for["self_conditioning"] = objective.self_conditioning
         default = partial(Denoiser, text_dim=text.dim)
-        asked = dict.fromkeys(("text", "text_mask"), "model.text reads captions")
-        network = fitting(network, default, built_for, asked)
+        given = dict.fromkeys(("text", "text_mask"), "model.text reads captions")
+        network = build_network(network, default=default, built_for=built_for, given=given)
         check_text_dim(network, text)
         super().__init__(
-            image_shape,
-            None,
-            network,
-            schedule or CosineSchedule(),
-            prediction,
-            loss_weight or Simple(),
-            False,
-            0.0,
-            self_conditioning,
-            ema_decay,
-            sampler,
-            steps,
-            spacing,
-            eta,
-            order,
-            variance,
-            guidance,
-            guidance_interval,
-            threshold,
-            percentile,
-            scores,
-            optimizer or partial(torch.optim.Adam, lr=1e-4, fused=True),
-            lr_scheduler,
-            channels_last,
-            compile_network,
+            image_shape=image_shape,
+            num_classes=None,
+            network=network,
+            schedule=schedule or CosineSchedule(),
+            objective=objective,
+            ema=ema,
+            sampling=sampling,
+            scores=scores,
+            optim=optim,
         )
-        self.reader = Reader(text, text_dropout, ema_decay)
-        self.check_guidance(guidance)
+        self.reader = Reader(text, text_dropout, ema)
 
     # --- the caption --------------------------------------------------------------------------------------------------
 

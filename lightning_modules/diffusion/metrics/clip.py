@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.metrics.scores import summed
+from darkroom.paths import install_command
 
 
 class ClipScore:
@@ -23,7 +24,7 @@ class ClipScore:
 
     def __init__(self, name: str) -> None:
         if find_spec("transformers") is None:
-            raise UsageError("model.scores.clip needs the package transformers: pip install 'darkroom[text]'")
+            raise UsageError(f"model.scores.clip needs the package transformers: {install_command('text')}")
         from transformers import CLIPModel, CLIPProcessor
 
         try:

@@ -1,11 +1,14 @@
 """Guidance: pictures more like their condition than the model would draw them, and kept within their range."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+
+Threshold = Literal["static", "dynamic", "none"]
 
 
 def check_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -16,8 +19,8 @@ def check_interval(interval: tuple[float, float] | None) -> tuple[float, float] 
     """
     if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
         raise UsageError(
-            f"model.guidance_interval is {interval}; give its start and end, two rising parts of the time in [0, 1], such "
-            "as [0.2, 0.8]"
+            f"model.sampling.guidance_interval must be two rising fractions of the time in [0, 1], such as [0.2, 0.8], got "
+            f"{interval}"
         )
     return interval
 
@@ -53,7 +56,9 @@ class Guided(nn.Module):
     ) -> None:
         super().__init__()
         if check_interval(interval) is not None and num_steps is None:
-            raise UsageError(f"model.guidance_interval is {interval}, parts of the time: give Guided its num_steps, T")
+            raise UsageError(
+                f"model.sampling.guidance_interval is {interval}, parts of the time: give Guided its num_steps, T"
+            )
         self.network, self.weight, self.null = network, weight, dict(null)
         self.interval = None if interval is None else tuple(part * num_steps for part in interval)
 

@@ -1,18 +1,16 @@
 """Denoising: what samplers ask of a network: noisy pictures and a time, for the pictures behind the noise."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.objective.parameterization import Prediction, to_x0
-from darkroom.lightning_modules.diffusion.sampling.guidance import dynamic_threshold, static_threshold
+from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, dynamic_threshold, static_threshold
 from darkroom.lightning_modules.diffusion.sampling.samplers import Denoised
-
-Threshold = Literal["static", "dynamic", "none"]
+from darkroom.lightning_modules.utils.arguments import check_choice
 
 
 def ask(
@@ -34,8 +32,8 @@ def ask(
     channels = x.shape[1]
     if output.shape[1] != channels * (1 + learned_variance):
         raise UsageError(
-            f"the network returns {output.shape[1]} channels for pictures of {channels}; with model.learned_variance "
-            f"{str(learned_variance).lower()} it should be {channels * (1 + learned_variance)}"
+            f"the network must return {channels * (1 + learned_variance)} channels for images of {channels}, with "
+            f"model.objective.learned_variance {str(learned_variance).lower()}, got {output.shape[1]}"
         )
     return (output, None) if not learned_variance else (output[:, :channels], output[:, channels:])
 
@@ -76,10 +74,10 @@ class Denoising:
         percentile: float = 0.995,
     ) -> None:
         if not 0 < percentile <= 1:
-            raise UsageError(f"model.percentile is {percentile}; it is in (0, 1], such as 0.995")
+            raise UsageError(f"model.sampling.percentile must be in (0, 1], such as 0.995, got {percentile}")
         self.network, self.schedule, self.prediction, self.condition = network, schedule, prediction, condition or {}
         self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
-        self.threshold, self.percentile = one_of("model.threshold", threshold, Threshold), percentile
+        self.threshold, self.percentile = check_choice("model.sampling.threshold", threshold, Threshold), percentile
         self._last: Tensor | None = None
 
     def __call__(self, x: Tensor, t: float) -> Denoised:

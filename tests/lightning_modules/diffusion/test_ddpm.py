@@ -309,7 +309,7 @@ def test_labels_and_times_that_there_are_not() -> None:
 def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
     """It says nothing of sizes and classes, and neither do the prompts: the checkpoint does."""
     small = ("--data.train_size", 8, "--data.val_size", 8, "--data.batch_size", 4, "--data.num_workers", 0)
-    model = ("--model.network.base_channels", 4, "--model.scores", "null", "--model.steps", 2)
+    model = ("--model.network.base_channels", 4, "--model.scores", "null", "--model.sampling.steps", 2)
     base = ("--config", CONFIGS / "diffusion/ddpm_conditional.yaml", *model, "--experiment", "it")
     config = Path("plain.yaml")
     config.write_text("trainer: {callbacks: null}")
@@ -319,7 +319,14 @@ def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
     drawn = []
     for size in (1, 3):
         prompts = ("--data", "Prompts", "--data.labels", "[0, 39, 7]", "--data.batch_size", size, "--data.seed", 4)
-        settings = ("--model.sampler", "ancestral", "--model.steps", 3, "--model.guidance", 3)
+        settings = (
+            "--model.sampling.sampler",
+            "ancestral",
+            "--model.sampling.steps",
+            3,
+            "--model.sampling.guidance",
+            3,
+        )
         outcome = darkroom("predict", *base, *prompts, *settings, "--ckpt_path", "last")
         assert outcome.code == 0, outcome.err
         files = sorted(Path("runs/it/0/predictions").glob("0*.png"))

@@ -20,7 +20,6 @@ from darkroom.cli import run
 from darkroom.datamodules.shapes.captions import ShapesCaptions
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import WarmupCosine
 from darkroom.lightning_modules.diffusion import (
     DDPM,
     CosineSchedule,
@@ -31,6 +30,7 @@ from darkroom.lightning_modules.diffusion import (
 )
 from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.utils.fsdp import Sharded, gather, release, shard
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores
@@ -337,7 +337,7 @@ def test_what_is_not_divided_is_named(darkroom: Callable, tiny: list[str]) -> No
 
 def test_compilation_is_refused(darkroom: Callable) -> None:
     sharing = ["--config", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", "1"]
-    outcome = darkroom("fit", *arguments(), *sharing, "--model.compile_network", "true")
+    outcome = darkroom("fit", *arguments(), *sharing, "--model.optim.compile", "true")
     assert outcome.code == 2
     assert "model.compile_network is true" in outcome.message
 

@@ -15,7 +15,6 @@ from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.datamodules.proposals.methods import GridProposals
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.base import WarmupCosine
 from darkroom.lightning_modules.detection.boxes import decode, match
 from darkroom.lightning_modules.detection.rcnn import (
     RCNN,
@@ -27,6 +26,7 @@ from darkroom.lightning_modules.detection.rcnn import (
     technique,
 )
 from darkroom.lightning_modules.detection.rcnn.svm import linear_svm
+from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.optimizers import CaffeSGD
 from tests.contracts.detection import DetectionContract
 from tests.contracts.module import trainer

@@ -14,8 +14,16 @@ from tests.conftest import CONFIGS
 QUICK = ("--data.train_size", 8, "--data.val_size", 8, "--data.test_size", 8, "--data.batch_size", 4)
 QUICK = (*QUICK, "--data.num_workers", 0, "--model.scores", "null", "--trainer.max_steps", 1)
 BASE = ("--model.network.base_channels", 4, "--model.text.dim", 8, "--model.network.text_dim", 8)
-BASE = ("--config", CONFIGS / "diffusion/imagen.yaml", *BASE, "--model.network.head_channels", 4, "--model.steps", 2)
-UPPER = ("--model.network.channels", "[4, 8]", "--model.network.blocks", "[1, 1]", "--model.steps", 2)
+BASE = (
+    "--config",
+    CONFIGS / "diffusion/imagen.yaml",
+    *BASE,
+    "--model.network.head_channels",
+    4,
+    "--model.sampling.steps",
+    2,
+)
+UPPER = ("--model.network.channels", "[4, 8]", "--model.network.blocks", "[1, 1]", "--model.sampling.steps", 2)
 UPPER = ("--config", CONFIGS / "diffusion/imagen_sr.yaml", *UPPER, "--model.network.head_channels", 8)
 STAGES = ("runs/base/0/checkpoints/last.ckpt", "runs/upper/0/checkpoints/last.ckpt")
 CASCADE = ("--model.base", STAGES[0], "--model.super_resolutions", f"[{STAGES[1]}]")
@@ -43,7 +51,7 @@ def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, .
     drawn = []
     for size in (1, 3):
         asked = ("--data", "Prompts", "--data.captions", '["a red circle", "a star", ""]', "--data.batch_size", size)
-        settings = ("--data.seed", 4, "--model.steps", "[3, 2]", "--model.guidance", "[3.0, 1.0]")
+        settings = ("--data.seed", 4, "--model.sampling.steps", "[3, 2]", "--model.sampling.guidance", "[3.0, 1.0]")
         options = (*CASCADE, "--model.scores", "null", *plain, "--trainer.callbacks+=SampleWriter", *asked, *settings)
         outcome = darkroom("predict", *options, "--experiment", f"drawn{size}")
         assert outcome.code == 0, outcome.err

@@ -1,0 +1,187 @@
+"""Names of the previous version: they work for one more version, with one warning each that states the new name."""
+
+import ast
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# Were installed under these global names, and are now folders of the package `darkroom`.
+PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+
+# Class name -> class name.
+CLASSES: dict[str, str] = {}
+
+# Section of a config -> argument -> argument, a dot where it is now in a group of options.
+_GROUPS = {
+    "optim": ("optimizer", "lr_scheduler", "channels_last"),
+    "sampling": (
+        "sampler",
+        "steps",
+        "spacing",
+        "eta",
+        "order",
+        "variance",
+        "guidance",
+        "guidance_interval",
+        "threshold",
+    ),
+    "objective": ("prediction", "loss_weight", "learned_variance", "vlb_weight", "self_conditioning"),
+}
+KEYS: dict[str, dict[str, str]] = {
+    "model": {
+        **{name: f"{group}.{name}" for group, names in _GROUPS.items() for name in names},
+        "percentile": "sampling.percentile",
+        "compile_network": "optim.compile",
+        "ema_decay": "ema.decay",
+        "generator_optimizer": "optim.generator_optimizer",
+        "discriminator_optimizer": "optim.discriminator_optimizer",
+        "gradient_clip_val": "optim.gradient_clip_val",
+        "accumulate_grad_batches": "optim.accumulate_grad_batches",
+    },
+    "data": {},
+}
+
+
+def rename_class(path: str) -> str:
+    """Return today's import path of a class, for a path or bare name of the previous version; others unchanged."""
+    module, _, name = path.rpartition(".")
+    today = CLASSES.get(name, name)
+    if not module:
+        return _warn(path, today)
+    package = module.partition(".")[0]
+    if package in PACKAGES and today in class_modules() and not _is_of_user(module):
+        return _warn(path, f"{class_modules()[today]}.{today}")
+    return _warn(path, f"{module}.{today}") if module.startswith("darkroom.") else path
+
+
+def rename_keys(section: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a section ("model", "data") under today's names.
+
+    Args:
+        section: of the config.
+        arguments: by the names of the previous version, of today, or both; today's win.
+    """
+    renamed: dict[str, Any] = {}
+    for old, value in arguments.items():
+        new = KEYS[section].get(old)
+        if new is None:
+            renamed[old] = _merge(renamed.get(old), value)
+            continue
+        _warn(f"{section}.{old}", f"{section}.{new}")
+        group, _, name = new.partition(".")
+        if not name:
+            renamed.setdefault(group, value)
+        elif value is None and not _is_optional(group, name):
+            renamed.setdefault(group, None)
+        else:
+            renamed[group] = _merge({name: value}, renamed.get(group) or {})
+    return renamed
+
+
+def update_config(config: Any) -> Any:
+    """Return a config, or any part of one, with today's class names and keys."""
+    if isinstance(config, list):
+        return [update_config(entry) for entry in config]
+    if not isinstance(config, dict):
+        return config
+    updated = {key: update_config(value) for key, value in config.items()}
+    if isinstance(updated.get("class_path"), str):
+        updated["class_path"] = rename_class(updated["class_path"])
+    for section in KEYS.keys() & updated.keys():
+        content = updated[section]
+        if isinstance(content, str):
+            updated[section] = rename_class(content)
+        elif isinstance(content, dict):
+            content = rename_keys(section, content)
+            if isinstance(content.get("init_args"), dict):
+                content["init_args"] = rename_keys(section, content["init_args"])
+            updated[section] = content
+    return updated
+
+
+def update_arguments(argv: Sequence[str]) -> list[str]:
+    """Return a command line with today's class names and keys."""
+    return [_update_argument(word) for word in argv]
+
+
+def with_todays_arguments(checkpoint: Any) -> Any:
+    """Return the content of a checkpoint with today's class names and keys in its hyper-parameters."""
+    arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(arguments, dict):
+        return checkpoint
+    arguments = rename_keys("model", update_config(arguments))
+    if isinstance(arguments.get("_class_path"), str):
+        arguments["_class_path"] = rename_class(arguments["_class_path"])
+    return checkpoint | {"hyper_parameters": arguments}
+
+
+@cache
+def class_modules() -> dict[str, str]:
+    """Return the module of every class of ours, by class name; read from the sources, without importing them."""
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        spec = find_spec(f"darkroom.{package}")
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        root = Path(spec.submodule_search_locations[0])
+        for path in sorted(root.rglob("*.py")):
+            module = ".".join(["darkroom", package, *path.relative_to(root).with_suffix("").parts])
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, module.removesuffix(".__init__"))
+    return found
+
+
+def own_folder(package: str) -> Path | None:
+    """Return the folder of this name where the command was typed, if it is the user's: ours are skipped."""
+    folder = Path.cwd() / package
+    spec = find_spec(f"darkroom.{package}")
+    ours = spec is not None and any(folder == Path(place).resolve() for place in spec.submodule_search_locations or ())
+    return folder if folder.is_dir() and not ours else None
+
+
+def _is_of_user(module: str) -> bool:
+    package, _, rest = module.partition(".")
+    folder = own_folder(package)
+    if folder is None:
+        return False
+    path = folder / rest.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def _update_argument(word: str) -> str:
+    if not word.startswith("--"):
+        return rename_class(word)
+    name, equals, value = word.partition("=")
+    section, _, rest = name.removeprefix("--").partition(".")
+    if section in KEYS:
+        nested = rest.startswith("init_args.")
+        old, dot, tail = rest.removeprefix("init_args.").partition(".")
+        new = KEYS[section].get(old)
+        if new is not None:
+            _warn(f"{section}.{old}", f"{section}.{new}")
+            name = f"--{section}.{'init_args.' * nested}{new}{dot}{tail}"
+    return f"{name}{equals}{rename_class(value) if equals else ''}"
+
+
+def _merge(first: Any, second: Any) -> Any:
+    """Merge two values of one key: groups of options by their names, else the second."""
+    return {**first, **second} if isinstance(first, dict) and isinstance(second, dict) else second
+
+
+def _is_optional(group: str, name: str) -> bool:
+    """None is a value of the option itself; elsewhere None switched off what the whole group describes."""
+    return (group, name) != ("ema", "decay")
+
+
+_warned: set[str] = set()
+
+
+def _warn(old: str, new: str) -> str:
+    if old != new and old not in _warned:
+        _warned.add(old)
+        warnings.warn(f"{old} is now {new}; the old name works for one more version", FutureWarning, stacklevel=3)
+    return new

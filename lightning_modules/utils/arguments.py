@@ -1,0 +1,74 @@
+"""Arguments of constructors: groups of options, choices, and what a checkpoint saves of them."""
+
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from types import FrameType
+from typing import Any, TypeVar, get_args
+
+from lightning import LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.parsing import collect_init_args
+
+from darkroom.errors import UsageError
+
+Options = TypeVar("Options")
+
+
+def build_options(kind: type[Options], value: Options | Mapping[str, Any] | None) -> Options:
+    """Return a group of options: the given one, one built of a checkpoint's plain values, or the defaults for None.
+
+    Args:
+        kind: dataclass of the group.
+        value: a ``kind``, its fields by name, or None.
+    """
+    if value is None:
+        return kind()
+    return kind(**value) if isinstance(value, Mapping) else value
+
+
+def check_choice(key: str, value: str, choices: Any) -> str:
+    """Return a value that must be one of a Literal's choices; the command line checks that by itself, Python does not.
+
+    Args:
+        key: names the setting, such as ``model.loss``.
+        value: to be checked.
+        choices: a ``Literal``.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if value not in get_args(choices):
+        raise UsageError(f"{key} must be one of {', '.join(get_args(choices))}, got {value!r}")
+    return value
+
+
+def save_arguments(module: LightningModule, frame: FrameType | None) -> None:
+    """Save the constructor's arguments as ``hparams``, as far as they are plain values.
+
+    From the command line every argument is plain (class_path and init_args). In Python some are objects; those must be
+    passed to ``load_from_checkpoint`` again.
+
+    Args:
+        module: being constructed.
+        frame: of its outermost base's constructor.
+    """
+    assert frame is not None
+    # Of all constructors on the way, outermost last.
+    arguments = ChainMap(*collect_init_args(frame, [], classes=(LightningModule,))[::-1])
+    if _given_hyperparameters.get():  # by the command line, which has the class paths
+        module.save_hyperparameters(frame=frame)
+        return
+    options = {name: asdict(value) for name, value in arguments.items() if is_dataclass(value)}
+    objects = [name for name, value in arguments.items() if not is_plain(value)]
+    module.save_hyperparameters(ignore=objects, frame=frame)
+    module.hparams.update({name: value for name, value in options.items() if is_plain(value)})
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is None, a number, a string, or a tuple, list or dict of such: safe in a checkpoint."""
+    if isinstance(value, dict):
+        return all(is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
