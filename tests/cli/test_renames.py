@@ -9,7 +9,6 @@ import torch
 import yaml
 
 from darkroom import renames
-from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.segmentation import UNet
 from tests.conftest import CONFIGS
@@ -88,5 +87,5 @@ def test_old_config_fits_and_old_checkpoint_loads(darkroom: Callable, tiny: list
     checkpoint["hyper_parameters"]["lr_scheduler"] = {"class_path": "lightning_modules.base.WarmupCosine"}
     del checkpoint["hyper_parameters"]["optim"]
     torch.save(checkpoint, path)
-    assert isinstance(Technique.load_from_checkpoint(path), UNet)
+    assert isinstance(UNet.load_from_checkpoint(path), UNet)
     assert darkroom("test", "--ckpt_path", path).code == 0
