@@ -1,6 +1,7 @@
 """Folders of this installation and of its user."""
 
 import os
+import warnings
 from pathlib import Path
 
 DISTRIBUTION = "darkroom-vision"  # the name `darkroom` on the package index is someone else's
@@ -10,6 +11,28 @@ def shipped_configs() -> Path:
     """Return the folder of the configs that came with this copy, installed or checked out."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def find_config(path: Path) -> Path:
+    """Return where a config lies: the given file, or the shipped one of that name; unchanged if there is neither.
+
+    Args:
+        path: as typed. ``configs/paper/NAME.yaml`` and ``configs/data/NAME.yaml``, which the previous version had, are
+            found in the folders of their families.
+    """
+    if path.exists() or path.parts[:1] != ("configs",):
+        return path
+    shipped = shipped_configs().joinpath(*path.parts[1:])
+    if shipped.is_file():
+        return shipped
+    if path.parts[1:-1] in (("paper",), ("data",)):
+        for moved in sorted(shipped.parent.glob(f"*/{path.name}")):
+            today = Path("configs", moved.relative_to(shipped_configs())).as_posix()
+            warnings.warn(
+                f"{path} is now {today}; the old path works for one more version", FutureWarning, stacklevel=2
+            )
+            return moved
+    return path
 
 
 def user_cache(kind: str) -> Path:

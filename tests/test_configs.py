@@ -1,6 +1,5 @@
 """Every YAML trains: found by glob, two steps on a fake of the real layout."""
 
-import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -134,17 +133,12 @@ STAGED = ("RCNN",)  # its stages are epochs, and all of them are a fit
 
 def family_of(name: str) -> str:
     """Which family an experiment belongs to, or an overlay is tried with."""
-    kind, stem = Path(name).parent.name, Path(name).stem
-    if kind == "data":
-        if stem in CAPTION_FAKES:
-            return "diffusion"
-        return "detection" if stem in DETECTION_FAKES else "autoencoding" if stem in LABELLED_FAKES else "segmentation"
-    if kind == "paper":
-        technique = yaml.safe_load((CONFIGS / name).read_text())["model"]["class_path"]
-        return next(f for f in FAMILIES if hasattr(importlib.import_module(f"lightning_modules.{f}"), technique))
     if name == "trainer/fsdp.yaml":
         return "diffusion"
-    return kind if kind in FAMILIES else "segmentation"
+    folder = Path(name).parent.name
+    return {"images": "autoencoding", "captions": "diffusion"}.get(
+        folder, folder if folder in FAMILIES else "segmentation"
+    )
 
 
 def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list[object]:

@@ -17,7 +17,7 @@ from darkroom.cli.trainer_defaults import ConfigSaver
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import Stopped
 from darkroom.lightning_modules.base import Technique
-from darkroom.paths import shipped_configs
+from darkroom.paths import find_config
 from darkroom.renames import update_arguments, update_config
 from darkroom.runtime.wandb_logger import finish_wandb
 from darkroom.signals import die_with_parent
@@ -36,9 +36,7 @@ def complete_arguments(argv: list[str]) -> list[str]:
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(paths) else [word])]
     given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
     for index in given:
-        shipped = shipped_configs().parent / argv[index]
-        if argv[index].startswith("configs/") and shipped.is_file() and not Path(argv[index]).exists():
-            argv[index] = str(shipped)
+        argv[index] = str(find_config(Path(argv[index])))
         config_checks.readable_config(Path(argv[index]))
     if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
         checkpoint = Path(argv[argv.index("--ckpt_path") + 1])

@@ -191,7 +191,7 @@ class DilatedNet(SemanticSegmentation):
     """Dilated convolutions: resolution kept by dilation, context gathered exponentially (Yu & Koltun 2016).
 
     The paper trains the front end (``context: null``), then the context module on it (``init_from``,
-    ``freeze_front_end``), then both: configs/paper/dilated_front_end.yaml, dilated_context.yaml, dilated_joint.yaml.
+    ``freeze_front_end``), then both: configs/paper/segmentation/dilated_{front_end,context,joint}.yaml.
 
     Args:
         in_channels: channels of the images.

@@ -142,7 +142,7 @@ class FCN(SemanticSegmentation):
     """FCN: a classifier's layers as convolutions, its coarse scores refined by finer layers (Long et al. 2015).
 
     The paper trains 32s from ImageNet weights, then 16s from 32s and 8s from 16s, with a summed loss
-    (``CrossEntropy(reduction="sum")``) and ``CaffeSGD``: configs/paper/fcn32s.yaml, fcn16s.yaml, fcn8s.yaml.
+    (``CrossEntropy(reduction="sum")``) and ``CaffeSGD``: configs/paper/segmentation/fcn32s.yaml, fcn16s.yaml, fcn8s.yaml.
 
     Args:
         in_channels: channels of the images.

@@ -11,6 +11,7 @@ import yaml
 from darkroom import renames
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.segmentation import UNet
+from darkroom.paths import find_config
 from tests.conftest import CONFIGS
 
 
@@ -66,6 +67,15 @@ def test_old_keys_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ["fit", "--model.old=3", "--model.init_args.old", "4", "--model.old.init_args.x", "--model.older", "5"]
     renamed = ["fit", "--model.group.name=3", "--model.init_args.group.name", "4"]
     assert renames.update_arguments(argv) == [*renamed, "--model.group.name.init_args.x", "--model.older", "5"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("paper/unet", "paper/segmentation/unet"), ("data/mnist", "data/images/mnist")]
+)
+def test_old_paths_of_configs_are_found(old: str, new: str) -> None:
+    with pytest.warns(FutureWarning, match=f"is now configs/{new}.yaml"):
+        assert find_config(Path(f"configs/{old}.yaml")) == CONFIGS / f"{new}.yaml"
+    assert find_config(Path("configs/paper/no.yaml")) == Path("configs/paper/no.yaml")
 
 
 def test_every_renamed_class_exists() -> None:

@@ -16,12 +16,12 @@ from darkroom.cli.console import explain
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, as_markdown, fill, recall
 from darkroom.errors import DataError, UsageError
-from darkroom.paths import shipped_configs
+from darkroom.paths import find_config
 
 
 def _data_section(path: str) -> str:
     """Read the data section of a config, by path or shipped name, as JSON for the parser."""
-    file = Path(path) if Path(path).exists() else shipped_configs().parent / path
+    file = find_config(Path(path))
     readable_config(file)
     config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return json.dumps({"data": config["data"]} if "data" in config else {})
