@@ -1,182 +1,238 @@
-"""PictureCallback: brings a picture to everyone who looks: a PNG in the run's folder, W&B, TensorBoard."""
+"""FigureCallback: publishes figures as PNG in the run folder, in W&B and in TensorBoard."""
 
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
+from typing_extensions import get_protocol_members
 
 from darkroom.callbacks.plotting.images import save
 from darkroom.errors import UsageError
+from darkroom.protocols import ClassData, ImageData, TrainedModel, TrainerWithData
+
+P = TypeVar("P")
+Sample = TypeVar("Sample")
+WandbImages = dict[str, list[Any]]  # arguments of ``WandbLogger.log_image``
 
 
 def steps_taken(trainer: Trainer) -> int:
-    """Training batches that led to a step; what Lightning logs metrics under (global_step counts every optimizer). Outside
-    of a fit those of the checkpoint."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped or getattr(trainer.lightning_module, "trained_steps", 0)
+    """Return the number of training batches that led to a step, under which Lightning logs metrics.
+
+    ``global_step`` counts the steps of every optimizer. Outside of a fit it is the number in the loaded checkpoint.
+    """
+    module = trainer.lightning_module
+    loaded = module.trained_steps if isinstance(module, TrainedModel) else 0
+    return trainer.fit_loop.epoch_loop._batches_that_stepped or loaded
 
 
-def needs_methods(callback: Callback, module: LightningModule, *names: str) -> None:
-    """Refuses a module without the methods of generative techniques that a callback calls.
+def run_folder(trainer: Trainer) -> Path:
+    """Return the folder of the run; every rank must call this, since ``log_dir`` is broadcast."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def datamodule_of(trainer: Trainer) -> object:
+    """Return the datamodule of a Trainer, or None."""
+    return trainer.datamodule if isinstance(trainer, TrainerWithData) else None
+
+
+def require_data(trainer: Trainer, protocol: type[P], callback: Callback) -> P:
+    """Return the datamodule, checked against what a callback needs of it.
 
     Raises:
-        UsageError: one is missing.
+        UsageError: there is no datamodule, or it lacks something.
     """
-    missing = [name for name in names if not callable(getattr(module, name, None))]
-    if missing:
-        raise UsageError(
-            f"{type(callback).__name__} calls {', '.join(missing)}, which {type(module).__name__} has not; it is for "
-            f"generative techniques: {_techniques(callback)}"
-        )
+    data = datamodule_of(trainer)
+    if not isinstance(data, protocol):
+        needs = " and ".join(sorted(get_protocol_members(protocol)))
+        raise UsageError(f"{type(callback).__name__} needs a datamodule with {needs} (VisionDataModule)")
+    return data
 
 
-def _techniques(callback: Callback) -> str:
-    """Those that a callback is for."""
-    return getattr(callback, "techniques", "AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM")
+def require_module(module: LightningModule, protocol: type[P], callback: Callback, supported: str) -> P:
+    """Return the module, checked against what a callback calls: methods, attributes and the arguments of methods.
 
-
-def needs_arguments(callback: Callback, module: LightningModule, *names: str) -> None:
-    """Refuses a module whose ``sample`` does not take what a callback draws from: captions are no number of pictures.
+    Args:
+        module: of the Trainer.
+        protocol: methods and attributes that the callback uses.
+        callback: named in the error.
+        supported: methods that the callback is for, named in the error.
 
     Raises:
-        UsageError: an argument is missing.
+        UsageError: the module lacks something.
     """
-    missing = [name for name in names if name not in inspect.signature(module.sample).parameters]
-    if missing:
+    name, kind = type(callback).__name__, type(module).__name__
+    if not isinstance(module, protocol):
+        missing = [member for member in sorted(get_protocol_members(protocol)) if _lacks(module, protocol, member)]
         raise UsageError(
-            f"{type(callback).__name__} calls sample with {', '.join(missing)}, which that of {type(module).__name__} does "
-            f"not take; it is for {_techniques(callback)}"
+            f"{name} needs {', '.join(missing)} of the module, which {kind} does not have; it is for {supported}"
         )
+    for member in sorted(get_protocol_members(protocol)):
+        rejected = _rejected_arguments(module, protocol, member)
+        if rejected:
+            raise UsageError(
+                f"{name} calls {member} with {', '.join(rejected)}, which {kind}.{member} does not accept; it is for "
+                f"{supported}"
+            )
+    return module
+
+
+def _lacks(module: LightningModule, protocol: type, member: str) -> bool:
+    if not hasattr(module, member):
+        return True
+    return callable(getattr(protocol, member, None)) and not callable(getattr(module, member))
+
+
+def _rejected_arguments(module: object, protocol: type, member: str) -> list[str]:
+    """Return the arguments that a method of the protocol takes by name and that of the module does not."""
+    method = getattr(protocol, member, None)
+    if not inspect.isfunction(method):
+        return []
+    accepted = inspect.signature(getattr(module, member)).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return []
+    _, *wanted = inspect.signature(method).parameters.values()  # without self
+    named = [parameter.name for parameter in wanted if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY]
+    return [name for name in named if name not in accepted]
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:
-    """One for each picture's noise, so that a picture does not depend on those drawn with it, nor on how many they are."""
+    """Make a generator for the noise of each sample, so that a sample depends neither on the others nor on their number."""
     seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
     return [torch.Generator().manual_seed(one) for one in seeds]
 
 
-def captioned(pictures: Sequence[Tensor], captions: Sequence[str]) -> dict[str, list[Any]]:
-    """Arguments for ``WandbLogger.log_image``: pictures uint8 (3, H, W), all of one size, each with its caption."""
-    return {"images": [picture.permute(1, 2, 0).numpy() for picture in pictures], "caption": list(captions)}
+def wandb_images(images: Sequence[Tensor], captions: Sequence[str]) -> WandbImages:
+    """Return arguments of ``WandbLogger.log_image`` for images uint8 (3, H, W) of one size, each with a caption."""
+    return {"images": [image.permute(1, 2, 0).numpy() for image in images], "caption": list(captions)}
 
 
-class PictureCallback(Callback):
-    """Base of the callbacks that draw. They ask ``trainer.datamodule`` for class names and to undo its normalisation."""
+class FigureCallback(Callback):
+    """Base of the callbacks that log figures when a validation or a test ends, on rank 0.
 
-    methods: ClassVar[tuple[str, ...]] = ()  # what generative techniques have and this callback calls
-    arguments: ClassVar[tuple[str, ...]] = ()  # and what it calls their sample with
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not hasattr(trainer.datamodule, "denormalize"):
-            raise UsageError(
-                f"{type(self).__name__} needs a datamodule with class_names and denormalize (VisionDataModule)"
-            )
-        needs_methods(self, pl_module, *self.methods)
-        if self.arguments:
-            needs_arguments(self, pl_module, *self.arguments)
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so it is done here
-
-    def publish(
-        self, trainer: Trainer, what: str, sheet: Tensor, wandb: dict[str, Sequence[Any]] | None = None
-    ) -> None:
-        """Shows a sheet (uint8 (3, H, W)) as ``pictures/<what>/<step>.png`` and in the loggers; on rank 0 alone.
-
-        ``wandb`` holds arguments for ``WandbLogger.log_image`` where W&B can show more than a flat picture.
-        """
-        step = steps_taken(trainer)
-        save(sheet, self.folder / "pictures" / what / f"{step:07d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(what, step=step, **(wandb or {"images": [sheet.permute(1, 2, 0).numpy()]}))
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(what, sheet, step)
-
-
-class PeriodicPictures(PictureCallback):
-    """Base of the callbacks that draw when a validation or a test ends, on rank 0.
+    A subclass collects what it needs of the batches in ``collect`` and publishes figures in ``log_figures``.
 
     Args:
-        every_n_validations: draw after every n-th validation of a fit, and in every other command.
+        every_n_validations: log figures after every n-th validation of a fit, and in every other command.
     """
 
+    needs: ClassVar[type] = object  # protocol of the module
+    supported: ClassVar[str] = "AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM"  # methods that fulfil it
+
     def __init__(self, every_n_validations: int = 1) -> None:
-        self._at_least_1(every_n_validations=every_n_validations)
+        self._check_at_least_1(every_n_validations=every_n_validations)
         self.every_n_validations, self._validations = every_n_validations, 0
 
-    def state_dict(self) -> dict[str, int]:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require_data(trainer, ImageData, self)
+        self.require(pl_module, self.needs)
+        self.folder = run_folder(trainer)
+
+    def require(self, module: LightningModule, protocol: type[P]) -> P:
+        """Return the module, checked against a protocol; see ``require_module``."""
+        return require_module(module, protocol, self, self.supported)
+
+    def data(self, trainer: Trainer) -> ClassData:
+        """Return the datamodule of a Trainer, checked."""
+        return require_data(trainer, ClassData, self)
+
+    def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
 
-    def due(self, trainer: Trainer) -> bool:
-        """Whether this rank draws after the present validation or test."""
-        # Outside of a fit every set is drawn, whatever count a checkpoint has brought along.
+    def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
+        """Save what a figure needs of a batch of a validation or a test, and of the outputs of its step."""
+
+    def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Publish figures at the end of a validation ("val") or a test ("test")."""
+        raise NotImplementedError
+
+    def publish(self, trainer: Trainer, what: str, figure: Tensor, wandb: WandbImages | None = None) -> None:
+        """Save a figure, uint8 (3, H, W), as ``figures/<what>/<step>.png`` and log it; on rank 0 alone.
+
+        ``wandb`` holds arguments of ``WandbLogger.log_image`` where W&B can show more than a flat figure.
+        """
+        step = steps_taken(trainer)
+        save(figure, self.folder / "figures" / what / f"{step:07d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(what, step=step, **(wandb or {"images": [figure.permute(1, 2, 0).numpy()]}))
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(what, figure, step)
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Return True where this rank logs figures after the present validation or test."""
+        # Outside of a fit every set is logged, whatever count a checkpoint holds.
         wanted = trainer.state.fn != "fit" or self._validations % self.every_n_validations == 0
         return wanted and trainer.is_global_zero and not trainer.sanity_checking
 
-    def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
-        """Keeps what is drawn of a batch of a validation or a test, and of what its step returned."""
-
-    def draw_all(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Draws and publishes when a validation ("val") or a test ("test") has ended and pictures are due."""
-        raise NotImplementedError
-
-    def _at_least_1(self, **values: int) -> None:
+    def _check_at_least_1(self, **values: int) -> None:
         for name, value in values.items():
             if value < 1:
-                raise UsageError(f"{type(self).__name__}.{name} is {value}; it must be at least 1")
+                raise UsageError(f"{type(self).__name__}.{name} must be at least 1, got {value}")
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        if self.due(trainer):
+        if self.is_due(trainer):
             self.collect(trainer, pl_module, outputs, batch)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        if self.due(trainer):
+        if self.is_due(trainer):
             self.collect(trainer, pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.due(trainer):
-            self.draw_all(trainer, pl_module, "val")
+        if self.is_due(trainer):
+            self.log_figures(trainer, pl_module, "val")
         self._validations += not trainer.sanity_checking
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.due(trainer):
-            self.draw_all(trainer, pl_module, "test")
+        if self.is_due(trainer):
+            self.log_figures(trainer, pl_module, "test")
 
 
-class FirstSamplesLogger(PeriodicPictures):
-    """Base of the callbacks that draw the first samples of the validation (and test) set, which never change, so that
-    epochs can be compared. The file is ``pictures/<stage>_<what>/<step>.png``.
+class FirstSamplesLogger(FigureCallback, Generic[Sample]):
+    """Base of the callbacks that show the first samples of the validation (and test) set.
+
+    These are the same in every epoch, so that epochs can be compared. The file is ``figures/<stage>_<what>/<step>.png``.
 
     Args:
-        num_samples: how many samples.
-        every_n_validations: draw after every n-th validation of a fit, and in every other command.
+        num_samples: number of samples.
+        every_n_validations: log figures after every n-th validation of a fit, and in every other command.
     """
 
     what: ClassVar[str]
 
     def __init__(self, num_samples: int = 8, every_n_validations: int = 1) -> None:
         super().__init__(every_n_validations)
-        self._at_least_1(num_samples=num_samples)
+        self._check_at_least_1(num_samples=num_samples)
         self.num_samples = num_samples
-        self._samples: list[Any] = []
+        self._samples: list[Sample] = []
 
-    def samples(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> list[Any]:
-        """What is kept of each sample of a batch, or of its beginning, and what its step returned; on the CPU."""
+    def samples(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
+    ) -> list[Sample]:
+        """Return what a figure needs of each sample of a batch, on the CPU.
+
+        Args:
+            trainer: of the validation or test.
+            pl_module: its module.
+            outputs: of the step; they may be those of more samples than the batch has.
+            batch: the batch, or its beginning.
+        """
         raise NotImplementedError
 
-    def draw(self, trainer: Trainer, samples: list[Any]) -> tuple[Tensor, dict[str, Sequence[Any]] | None]:
-        """The sheet of what was kept, and the arguments of W&B's ``log_image`` or None, see ``publish``."""
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages | None]:
+        """Return the figure of the samples and the arguments of W&B's ``log_image``, or None; see ``publish``."""
         raise NotImplementedError
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
@@ -185,8 +241,8 @@ class FirstSamplesLogger(PeriodicPictures):
             some = {key: value[:missing] for key, value in batch.items()}
             self._samples += self.samples(trainer, pl_module, outputs, some)
 
-    def draw_all(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         samples, self._samples = self._samples, []
         if samples:
-            sheet, wandb = self.draw(trainer, samples)
-            self.publish(trainer, f"{stage}_{self.what}", sheet, wandb)
+            figure, wandb = self.draw(trainer, samples)
+            self.publish(trainer, f"{stage}_{self.what}", figure, wandb)

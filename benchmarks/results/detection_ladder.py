@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from darkroom.callbacks.plotting.boxes import class_index, confident, draw_boxes
-from darkroom.callbacks.plotting.images import contact_sheet, save, to_picture
+from darkroom.callbacks.plotting.boxes import class_index, draw_boxes, filter_by_score
+from darkroom.callbacks.plotting.images import contact_sheet, save, to_uint8_rgb
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.proposals.methods import Proposals, SelectiveSearch
 from darkroom.datamodules.shapes.detection import ShapesDetection
@@ -81,11 +81,11 @@ def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Pr
         technique = LightningModule.load_from_checkpoint(run / "checkpoints" / f"{which}.ckpt").cpu().eval()
         with torch.inference_mode():
             found = technique.predict_step(batch)
-        pictures = [to_picture(image) for image in batch["image"]]
+        pictures = [to_uint8_rgb(image) for image in batch["image"]]
         truth = [draw_boxes(p, t, data.class_names) for p, t in zip(pictures, batch["target"], strict=True)]
         rows.setdefault("truth", truth)
         rows[name] = [
-            draw_boxes(p, confident(one, 0.4), data.class_names) for p, one in zip(pictures, found, strict=True)
+            draw_boxes(p, filter_by_score(one, 0.4), data.class_names) for p, one in zip(pictures, found, strict=True)
         ]
     legend = {name: class_index(label) for label, name in enumerate(ShapesDetection.class_names, 1)}
     save(contact_sheet(rows, legend, 144), out)

@@ -12,7 +12,7 @@ import yaml
 from lightning import LightningModule
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import contact_sheet, save, to_picture
+from darkroom.callbacks.plotting.images import contact_sheet, save, to_uint8_rgb
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.generation.base import Generative
@@ -57,7 +57,7 @@ def main() -> None:
         generator = torch.Generator().manual_seed(arguments.seed)
 
         def drawn(pictures: Tensor, data: VisionDataModule = data) -> list[Tensor]:
-            return [to_picture(data.denormalize(picture)) for picture in pictures]
+            return [to_uint8_rgb(data.denormalize(picture)) for picture in pictures]
 
         rows.setdefault("test pictures", drawn(x))
         if not technique.encodes_by_search:

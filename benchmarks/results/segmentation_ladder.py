@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import colorize, contact_sheet, save, to_picture
+from darkroom.callbacks.plotting.images import colorize, contact_sheet, save, to_uint8_rgb
 from darkroom.datamodules.shapes.scenes import ShapesSegmentation
 from darkroom.lightning_modules.segmentation.ensemble import load_technique
 
@@ -35,7 +35,7 @@ def main() -> None:
             masks = technique.predict_step({"image": image})
         classes = len(data.class_names)
         # The same scenes at every side: the first run's are shown.
-        rows.setdefault("input", [to_picture(one) for one in data.denormalize(image)])
+        rows.setdefault("input", [to_uint8_rgb(one) for one in data.denormalize(image)])
         rows.setdefault("truth", [colorize(scene["mask"], classes) for scene in scenes])
         rows[name] = [colorize(mask, classes) for mask in masks]
     names = ShapesSegmentation.class_names

@@ -1,4 +1,4 @@
-"""AttentionMapLogger: where in a picture each word of its prompt was looked at."""
+"""AttentionMapLogger: the attention of a sample to each word of its prompt."""
 
 from collections.abc import Sequence
 
@@ -6,83 +6,89 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import captioned, generators, steps_taken
-from darkroom.callbacks.plotting.grids import as_pictures, picture_grid, tile_size
-from darkroom.callbacks.plotting.heat_maps import heated
+from darkroom.callbacks.base import generators, steps_taken, wandb_images
+from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
+from darkroom.callbacks.plotting.heat_maps import overlay_heat
 from darkroom.callbacks.plotting.images import PAPER, resize
-from darkroom.callbacks.prompt_figures import PromptPictures
+from darkroom.callbacks.prompt_figures import PromptFigures
+from darkroom.protocols import WordMapModel
 
-_MOST_WORDS = 9  # in a row; a longer prompt goes on in the next
-_SMALLEST = 112  # pixels of a small picture
-_DARK = 0.25  # of the strongest word: words below it glow less
+_MOST_WORDS = 9  # in a row; a longer prompt is continued in the next
+_SMALLEST = 112  # pixels of a small image
+_DARK = 0.25  # fraction of the strongest word; words below it stay darker
 
 
-class AttentionMapLogger(PromptPictures):
-    """Draws prompts and, for each word, the picture again, glowing where it looked at the word while it was drawn: the mean
-    over all steps and attention maps, of each word in proportion to where it was strongest. A word that was looked at far
-    less than another stays dark. What a text encoder reads in pieces is one word here; its own marks are left out.
+class AttentionMapLogger(PromptFigures):
+    """Shows a sample of each prompt and, for each word, the sample under the heat map of its attention to the word.
 
-    A fit leaves ``pictures/attention/<step>.png``; ``validate`` and ``test`` draw into ``pictures/<stage>_attention``. The
-    noise is the same every time.
+    A heat map is the mean over all steps and attention layers, relative to its own maximum. The map of a word with much
+    less attention than another stays dark. Tokens of one word are added up; special tokens are left out.
+
+    A fit writes ``figures/attention/<step>.png``; ``validate`` and ``test`` write to ``figures/<stage>_attention``. The
+    noise is the same in every epoch.
 
     Args:
-        prompts: what is drawn; None: the first different captions of the validation (or test) set.
-        num_prompts: how many captions of the data.
-        every_n_validations: draw after every n-th validation of a fit, and in every other command.
+        prompts: texts to sample; None: the first different captions of the validation (or test) set.
+        num_prompts: number of captions of the data.
+        every_n_validations: log figures after every n-th validation of a fit, and in every other command.
         seed: decides the noise.
     """
 
-    methods = ("word_maps", "to_uint8")
-    techniques = "TextToImage"
+    needs = WordMapModel
+    supported = "TextToImage"
 
     def __init__(
         self, prompts: Sequence[str] | None = None, num_prompts: int = 4, every_n_validations: int = 1, seed: int = 0
     ) -> None:
         super().__init__(prompts, num_prompts, every_n_validations, seed)
 
-    def draw_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
+    def log_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
+        model = self.require(module, WordMapModel)
         with trainer.precision_plugin.forward_context():
-            drawn, words, maps = module.word_maps(prompts, generator=generators(self.seed, len(prompts)))
-        pictures = as_pictures(module.to_uint8(drawn))
-        tile = tile_size(*pictures.shape[2:], 1 + _MOST_WORDS, _SMALLEST)
+            sampled, words, maps = model.word_maps(prompts, generator=generators(self.seed, len(prompts)))
+        images = expand_to_rgb(model.to_uint8(sampled))
+        height, width = images.shape[2:]
+        tile = tile_size(height, width, 1 + _MOST_WORDS, _SMALLEST)
         tiles = [
-            [resize(picture, tile), *_glowing(picture, one.float().cpu(), tile)]
-            for picture, one in zip(pictures, maps, strict=True)
+            [resize(image, tile), *_overlay_maps(image, one.float().cpu(), tile)]
+            for image, one in zip(images, maps, strict=True)
         ]
         below = [["", *some] for some in words]
-        sheet = attention_sheet(tiles, below, prompts, f"step {steps_taken(trainer)}")
-        said = [
+        figure = attention_sheet(tiles, below, prompts, f"step {steps_taken(trainer)}")
+        captions = [
             f"{word}: {prompt}" if word else prompt for prompt, row in zip(prompts, below, strict=True) for word in row
         ]
         what = "attention" if trainer.state.fn == "fit" else f"{stage}_attention"
-        self.publish(trainer, what, sheet, captioned([picture for row in tiles for picture in row], said))
+        self.publish(trainer, what, figure, wandb_images([image for row in tiles for image in row], captions))
 
 
-def _glowing(picture: Tensor, maps: Tensor, tile: tuple[int, int]) -> list[Tensor]:
-    """The picture for each word's map (H, W) of (n, H, W), as large as a tile."""
+def _overlay_maps(image: Tensor, maps: Tensor, tile: tuple[int, int]) -> list[Tensor]:
+    """Return the image under each word's map (H, W) of (n, H, W), at the size of a tile."""
     if not len(maps):
         return []  # a prompt without words
     strongest = torch.maximum(maps.amax((1, 2), keepdim=True), _DARK * maps.amax()).clamp(min=1e-12)
-    return [heated(resize(picture, tile), one) for one in maps / strongest]
+    return [overlay_heat(resize(image, tile), one) for one in maps / strongest]
 
 
 def attention_sheet(
     tiles: Sequence[Sequence[Tensor]], words: Sequence[Sequence[str]], names: Sequence[str], title: str
 ) -> Tensor:
-    """A row for each prompt, or several: its picture, then a tile for each word, which stands below it.
+    """Draw one or more rows for each prompt: its sample, then a tile for each word, above that word.
 
     Args:
-        tiles: pictures uint8 (3, H, W) of one size.
+        tiles: images uint8 (3, H, W) of one size.
         words: one for each tile.
         names: one for each prompt.
         title: above all.
     """
-    rows, below, beside = [], [], []
+    rows: list[list[Tensor]] = []
+    below: list[list[str]] = []
+    beside: list[str] = []
     blank = torch.tensor(PAPER, dtype=torch.uint8).view(3, 1, 1).expand_as(tiles[0][0])
-    for (picture, *glowing), (head, *said), name in zip(tiles, words, names, strict=True):
-        for start in range(0, max(1, len(glowing)), _MOST_WORDS):
+    for (image, *maps), (head, *written), name in zip(tiles, words, names, strict=True):
+        for start in range(0, max(1, len(maps)), _MOST_WORDS):
             some, first = slice(start, start + _MOST_WORDS), start == 0
-            rows.append([picture if first else blank, *glowing[some]])
-            below.append([head if first else "", *said[some]])
+            rows.append([image if first else blank, *maps[some]])
+            below.append([head if first else "", *written[some]])
             beside.append(name if first else "")
-    return picture_grid(rows, beside, (), title, captions=below, smallest=1)
+    return image_grid(rows, beside, (), title, captions=below, smallest=1)

@@ -1,4 +1,4 @@
-"""StagesLogger: what every stage of a cascade makes of a prompt."""
+"""CascadeLogger: samples of every stage of a cascade."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,31 +7,31 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import captioned, generators, steps_taken
-from darkroom.callbacks.plotting.grids import as_pictures, picture_grid, tile_size
+from darkroom.callbacks.base import generators, steps_taken, wandb_images
+from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
 from darkroom.callbacks.plotting.images import resize
-from darkroom.callbacks.prompt_figures import PromptPictures
+from darkroom.callbacks.prompt_figures import PromptFigures
+from darkroom.protocols import AugmentedStage, CascadeModel
 
-_CHUNK = 8  # prompts drawn at once
-_SMALLEST = 224  # pixels of a small picture, whose settings stand above it
+_CHUNK = 8  # prompts sampled at once
+_SMALLEST = 224  # pixels of a small image, wide enough for the settings above it
 
 
-class StagesLogger(PromptPictures):
-    """Draws the stages of a cascade side by side, all at one size, a row per prompt, as ``pictures/<stage>_stages``.
-    Each column says its stage's pixels, guidance and augmentation.
+class CascadeLogger(PromptFigures):
+    """Shows the stages of a cascade side by side, all at one size, with a row per prompt.
 
-    In prediction these are the first of the very pictures that are predicted, and ``prompts`` are left alone.
+    The files are ``figures/<stage>_stages/<step>.png``. The head of each column gives its stage's pixels, guidance and
+    augmentation. In prediction the figure shows the first predicted images, and ``prompts`` are ignored.
 
     Args:
-        prompts: what is drawn; None: the first different captions of the validation (or test) set.
-        num_prompts: how many captions of the data.
-        every_n_validations: draw after every n-th validation of a fit, and in every other command.
-        seed: decides the noise; in prediction the data's do.
+        prompts: texts to sample; None: the first different captions of the validation (or test) set.
+        num_prompts: number of captions of the data.
+        every_n_validations: log figures after every n-th validation of a fit, and in every other command.
+        seed: decides the noise; in prediction the seeds of the data do.
     """
 
-    methods = ("sample", "to_uint8")
-    arguments = ("captions", "stages")
-    techniques = "ImagenCascade"
+    needs = CascadeModel
+    supported = "ImagenCascade"
 
     def __init__(
         self, prompts: Sequence[str] | None = None, num_prompts: int = 6, every_n_validations: int = 1, seed: int = 0
@@ -39,8 +39,8 @@ class StagesLogger(PromptPictures):
         super().__init__(prompts, num_prompts, every_n_validations, seed)
         self._predicted: list[tuple[str, int]] = []
 
-    def draw_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
-        self._draw(trainer, module, prompts, generators(self.seed, len(prompts)), f"{stage}_stages")
+    def log_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
+        self._log(trainer, module, prompts, generators(self.seed, len(prompts)), f"{stage}_stages")
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -52,11 +52,10 @@ class StagesLogger(PromptPictures):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         predicted, self._predicted = self._predicted, []
         if predicted:
-            prompts, seeds = zip(*predicted, strict=True)
-            noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-            self._draw(trainer, pl_module, list(prompts), noise, "predict_stages")
+            noise = [torch.Generator().manual_seed(seed) for _, seed in predicted]
+            self._log(trainer, pl_module, [prompt for prompt, _ in predicted], noise, "predict_stages")
 
-    def _draw(
+    def _log(
         self,
         trainer: Trainer,
         module: LightningModule,
@@ -64,31 +63,34 @@ class StagesLogger(PromptPictures):
         noise: list[torch.Generator],
         what: str,
     ) -> None:
-        """Draws and publishes the stages of so many prompts, each by its own generator."""
-        rows, heads = [], []
+        """Sample the stages of the prompts, each with its own generator, and publish the figure."""
+        model = self.require(module, CascadeModel)
+        rows: list[list[Tensor]] = []
+        heads: list[str] = []
         with trainer.precision_plugin.forward_context():
             for start in range(0, len(prompts), _CHUNK):
                 some = slice(start, start + _CHUNK)
-                stages = module.sample(prompts[some], generator=noise[some], stages=True)
-                stages = [as_pictures(module.to_uint8(pictures)) for pictures in stages]
-                heads = [_head(module, index, pictures) for index, pictures in enumerate(stages)]
-                tile = tile_size(*stages[-1].shape[2:], len(stages), _SMALLEST)
-                rows += [[resize(picture, tile) for picture in row] for row in zip(*stages, strict=True)]
+                sampled = model.sample(prompts[some], generator=noise[some], stages=True)
+                stages = [expand_to_rgb(model.to_uint8(images)) for images in sampled]
+                heads = [_describe_stage(model, index, images) for index, images in enumerate(stages)]
+                height, width = stages[-1].shape[2:]
+                tile = tile_size(height, width, len(stages), _SMALLEST)
+                rows += [[resize(image, tile) for image in row] for row in zip(*stages, strict=True)]
         captions = [f"{prompt} ({head})" for prompt in prompts for head in heads]
-        wandb = captioned([picture for row in rows for picture in row], captions)
-        step = steps_taken(trainer)  # none where the stages come from checkpoints
-        sheet = picture_grid(rows, prompts, heads, f"step {step}" if step else "", smallest=1)
-        self.publish(trainer, what, sheet, wandb)
+        wandb = wandb_images([image for row in rows for image in row], captions)
+        step = steps_taken(trainer)  # 0 where the stages come from checkpoints
+        figure = image_grid(rows, prompts, heads, f"step {step}" if step else "", smallest=1)
+        self.publish(trainer, what, figure, wandb)
 
 
-def _head(module: LightningModule, index: int, pictures: Tensor) -> str:
-    """A stage's pixels and settings: the cascade's, or else its own; guidance where it is at work."""
-    stage, guidance = module.stages[index], module.guidance[index]
+def _describe_stage(model: CascadeModel, index: int, images: Tensor) -> str:
+    """Return a stage's pixels and settings: the cascade's, else its own; guidance where it is not 1."""
+    stage, guidance = model.stages[index], model.guidance[index]
     guidance = stage.guidance if guidance is None else guidance
-    parts = [f"{pictures.shape[2]} x {pictures.shape[3]}"]
+    parts = [f"{images.shape[2]} x {images.shape[3]}"]
     if guidance != 1:
         parts.append(f"guidance {guidance:g}")
-    if index:
-        augmentation = module.augmentation[index - 1]
+    if index and isinstance(stage, AugmentedStage):
+        augmentation = model.augmentation[index - 1]
         parts.append(f"augmentation {stage.augmentation if augmentation is None else augmentation:g}")
     return ", ".join(parts)

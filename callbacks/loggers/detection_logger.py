@@ -1,4 +1,4 @@
-"""DetectionLogger: truth, detections and mistakes in the same pictures, epoch after epoch."""
+"""DetectionLogger: truth, detections and mistakes in the same images in every epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,31 +8,32 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from darkroom.callbacks.base import FirstSamplesLogger
-from darkroom.callbacks.plotting.boxes import captions, class_index, confident, draw_boxes, draw_mistakes
-from darkroom.callbacks.plotting.images import contact_sheet, fitting, to_picture
-from darkroom.callbacks.writers.prediction_files import detections
+from darkroom.callbacks.base import FirstSamplesLogger, WandbImages
+from darkroom.callbacks.plotting.boxes import captions, class_index, draw_boxes, draw_mistakes, filter_by_score
+from darkroom.callbacks.plotting.images import contact_sheet, fit_size, to_uint8_rgb
+from darkroom.callbacks.writers.prediction_files import check_detections
 from darkroom.errors import UsageError
 
 _CORNERS = ("minX", "minY", "maxX", "maxY")
-Sample = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # picture, truth, detections
+Sample = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # image, truth, detections
 
 
-class DetectionLogger(FirstSamplesLogger):
-    """Draws truth, detections and mistakes in the first samples of the validation (and test) set, the same every time.
+class DetectionLogger(FirstSamplesLogger[Sample]):
+    """Shows truth, detections and mistakes in the first samples of the validation (and test) set.
 
-    The detections are what the step returned: the network does not run again. Mistakes are wrong detections, in red, and
-    missed objects, in dashed white (at an IoU of 0.5, as COCO counts). Difficult objects and crowds, dashed, are neither.
+    The samples are the same in every epoch. The detections are those that the step returned; the network does not run
+    again. Mistakes are wrong detections, in red, and
+    missed objects, in dashed white, at an IoU of 0.5 as in COCO. Difficult objects and crowds, dashed, are neither.
 
     In W&B boxes and masks can be switched on and off and the boxes filtered by score; the file
-    ``pictures/<stage>_detections/<step>.png`` shows them in rows.
+    ``figures/<stage>_detections/<step>.png`` shows them in rows.
 
     Args:
-        num_samples: how many samples.
-        every_n_validations: draw after every n-th validation.
+        num_samples: number of samples.
+        every_n_validations: log figures after every n-th validation.
         score_threshold: detections with a lower score, in [0, 1], are not shown.
-        max_boxes: of those above it at most so many, the best.
-        side: longer side of a drawn sample in pixels.
+        max_boxes: maximum number of detections shown, best first.
+        side: longer side of a sample in pixels.
     """
 
     what = "detections"
@@ -46,46 +47,47 @@ class DetectionLogger(FirstSamplesLogger):
         side: int = 256,
     ) -> None:
         super().__init__(num_samples, every_n_validations)
-        for name, value in {"max_boxes": max_boxes, "side": side}.items():
-            if value < 1:
-                raise UsageError(f"DetectionLogger.{name} is {value}; it must be at least 1")
+        self._check_at_least_1(max_boxes=max_boxes, side=side)
         if not 0 <= score_threshold <= 1:
-            raise UsageError(f"DetectionLogger.score_threshold is {score_threshold}; scores lie in [0, 1]")
+            raise UsageError(f"DetectionLogger.score_threshold must be in [0, 1], got {score_threshold}")
         self.score_threshold, self.max_boxes, self.side = score_threshold, max_boxes, side
 
     def samples(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
     ) -> list[Sample]:
-        pictures = [to_picture(trainer.datamodule.denormalize(image)) for image in batch["image"]]
+        data = self.data(trainer)
+        images = [to_uint8_rgb(data.denormalize(image)) for image in batch["image"]]
         truths = [{k: v.cpu() for k, v in target.items() if isinstance(v, Tensor)} for target in batch["target"]]
-        found = detections(outputs, self, pl_module)[: len(pictures)]
-        shown = [confident(one, self.score_threshold, self.max_boxes) for one in found]
-        return list(zip(pictures, truths, shown, strict=True))
+        found = check_detections(outputs, self, pl_module)[: len(images)]
+        best = [filter_by_score(one, self.score_threshold, self.max_boxes) for one in found]
+        return list(zip(images, truths, best, strict=True))
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, dict[str, Sequence[Any]]]:
-        names = trainer.datamodule.class_names
-        tile = fitting(samples[0][0], self.side, self.side)
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+        names = self.data(trainer).class_names
+        tile = fit_size(samples[0][0], self.side, self.side)
         rows: dict[str, list[Tensor]] = {"truth": [], "prediction": [], "errors": []}
-        for picture, truth, found in samples:
-            size = fitting(picture, *tile)
-            rows["truth"].append(draw_boxes(picture, truth, names, size))
-            rows["prediction"].append(draw_boxes(picture, found, names, size))
-            rows["errors"].append(draw_mistakes(picture, found, truth, names, size))
+        for image, truth, found in samples:
+            size = fit_size(image, *tile)
+            rows["truth"].append(draw_boxes(image, truth, names, size))
+            rows["prediction"].append(draw_boxes(image, found, names, size))
+            rows["errors"].append(draw_mistakes(image, found, truth, names, size))
         legend = {name: class_index(label) for label, name in enumerate(names, 1)}
         return contact_sheet(rows, legend, self.side), for_wandb(samples, names)
 
 
-def for_wandb(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str, list[Any]]:
-    """Arguments for ``WandbLogger.log_image``: pictures with the boxes and masks of truth and prediction.
+def for_wandb(samples: Sequence[Sample], class_names: Sequence[str]) -> WandbImages:
+    """Return arguments of ``WandbLogger.log_image``: images with the boxes and masks of truth and prediction.
 
-    W&B shows all pictures of a step at the size of the first, so they are filled up to one.
+    W&B shows all images of a step at the size of the first, so they are padded to one size.
     """
-    height, width = (max(sides) for sides in zip(*(picture.shape[1:] for picture, *_ in samples), strict=True))
+    height, width = (max(sides) for sides in zip(*(image.shape[1:] for image, *_ in samples), strict=True))
     labels = dict(enumerate(class_names, 1))
-    images, boxes, masks = [], [], []
-    for picture, truth, found in samples:
-        rest = (0, width - picture.shape[2], 0, height - picture.shape[1])
-        images.append(F.pad(picture, rest).permute(1, 2, 0).numpy())
+    images: list[Any] = []
+    boxes: list[Any] = []
+    masks: list[Any] = []
+    for image, truth, found in samples:
+        rest = (0, width - image.shape[2], 0, height - image.shape[1])
+        images.append(F.pad(image, rest).permute(1, 2, 0).numpy())
         groups = {"ground_truth": truth, "predictions": found}
         boxes.append(
             {name: {"box_data": _boxes(one, class_names), "class_labels": labels} for name, one in groups.items()}
@@ -101,10 +103,10 @@ def for_wandb(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str
 
 
 def _boxes(objects: Mapping[str, Tensor], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Objects as W&B's boxes, in whole pixels."""
+    """Return objects as W&B's boxes, in whole pixels."""
     corners, labels = objects["boxes"].round().int().tolist(), objects["labels"].tolist()
     names = captions(objects, class_names)
-    boxes = [
+    boxes: list[dict[str, Any]] = [
         {
             "position": dict(zip(_CORNERS, corner, strict=True)),
             "domain": "pixel",
@@ -120,7 +122,7 @@ def _boxes(objects: Mapping[str, Tensor], class_names: Sequence[str]) -> list[di
 
 
 def _classes(objects: Mapping[str, Tensor]) -> Tensor:
-    """The label of the first object that covers a pixel, 0 where there is none: int64 (H, W)."""
+    """Return the label of the first object that covers each pixel, 0 where there is none: int64 (H, W)."""
     classes = torch.zeros(objects["masks"].shape[1:], dtype=torch.long)
     for mask, label in reversed(list(zip(objects["masks"], objects["labels"], strict=True))):
         classes[mask.bool()] = label

@@ -1,27 +1,28 @@
-"""SegmentationMaskLogger: input, truth, prediction and errors of the same scenes, epoch after epoch."""
+"""SegmentationMaskLogger: input, truth, prediction and errors of the same samples in every epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import FirstSamplesLogger
-from darkroom.callbacks.plotting.images import IGNORE, colorize, contact_sheet, error_map, to_picture
+from darkroom.callbacks.base import FirstSamplesLogger, WandbImages
+from darkroom.callbacks.plotting.images import IGNORE, colorize, contact_sheet, error_map, to_uint8_rgb
+from darkroom.errors import UsageError
 
-Sample = tuple[Tensor, Tensor, Tensor]  # picture, truth, prediction
+Sample = tuple[Tensor, Tensor, Tensor]  # image, truth, prediction
 
 
-class SegmentationMaskLogger(FirstSamplesLogger):
-    """Draws the first samples of the validation (and test) set, which never change, so that epochs can be compared.
+class SegmentationMaskLogger(FirstSamplesLogger[Sample]):
+    """Shows predictions for the first samples of the validation (and test) set, the same in every epoch.
 
-    In W&B the masks are overlays that can be switched on and off; the file ``pictures/<stage>_masks/<step>.png`` shows
-    them in rows.
+    The predictions are those that the step returned (``SegmentationOutputs``); the network does not run again. In W&B the
+    masks are overlays that can be switched on and off. The file ``figures/<stage>_masks/<step>.png`` shows them in rows.
 
     Args:
-        num_samples: how many samples.
-        every_n_validations: draw after every n-th validation.
+        num_samples: number of samples.
+        every_n_validations: log figures after every n-th validation.
     """
 
     what = "masks"
@@ -29,20 +30,24 @@ class SegmentationMaskLogger(FirstSamplesLogger):
     def samples(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
     ) -> list[Sample]:
-        with trainer.precision_plugin.forward_context():
-            predictions = pl_module.predict_step(batch, 0)
-        images = trainer.datamodule.denormalize(batch["image"])
-        return list(zip(map(to_picture, images), batch["mask"].cpu(), predictions.cpu(), strict=True))
+        if not isinstance(outputs, Mapping) or "prediction" not in outputs:
+            raise UsageError(
+                f"the step of {type(pl_module).__name__} must return a dict with 'prediction', class ids (B, H, W), for "
+                "SegmentationMaskLogger; it is for semantic segmentation"
+            )
+        images = self.data(trainer).denormalize(batch["image"])
+        predictions = outputs["prediction"][: len(images)]
+        return list(zip(map(to_uint8_rgb, images), batch["mask"].cpu(), predictions.cpu(), strict=True))
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, dict[str, Sequence[Any]]]:
-        names = trainer.datamodule.class_names
-        pictures, truths, predictions = zip(*samples, strict=True)
-        sheet = contact_sheet(
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+        names = self.data(trainer).class_names
+        images, truths, predictions = zip(*samples, strict=True)
+        figure = contact_sheet(
             {
-                "input": pictures,
+                "input": images,
                 "truth": [colorize(m, len(names)) for m in truths],
                 "prediction": [colorize(m, len(names)) for m in predictions],
-                "errors": [error_map(*sample) for sample in zip(pictures, predictions, truths, strict=True)],
+                "errors": [error_map(*sample) for sample in zip(images, predictions, truths, strict=True)],
             },
             legend={name: index for index, name in enumerate(names)},
         )
@@ -54,4 +59,4 @@ class SegmentationMaskLogger(FirstSamplesLogger):
             }
             for _, truth, prediction in samples
         ]
-        return sheet, {"images": [picture.permute(1, 2, 0).numpy() for picture in pictures], "masks": masks}
+        return figure, {"images": [image.permute(1, 2, 0).numpy() for image in images], "masks": masks}

@@ -1,4 +1,4 @@
-"""UpsamplingLogger: what super-resolution makes of a reduced picture, beside bicubic up-sampling and the true picture."""
+"""UpsamplingLogger: super-resolution beside bicubic upsampling and the true image."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,40 +7,41 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import FirstSamplesLogger, captioned, generators, steps_taken
-from darkroom.callbacks.plotting.grids import as_pictures, picture_grid, tile_size
+from darkroom.callbacks.base import FirstSamplesLogger, WandbImages, generators, steps_taken, wandb_images
+from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
 from darkroom.callbacks.plotting.images import resize
+from darkroom.protocols import UpsamplingModel
 
-_SMALLEST, _LARGEST = 160, 320  # pixels of a small picture; of a larger one its middle is shown
+_SMALLEST, _LARGEST = 160, 320  # pixels of a small image; a larger one is cropped to its center
 
 
 class Sample(NamedTuple):
-    """A picture as the model sees it (C, H, W), and its caption, if it has one."""
+    """Normalized image (C, H, W) and its caption, if it has one."""
 
     image: Tensor
     caption: str | None
 
 
-class UpsamplingLogger(FirstSamplesLogger):
-    """Draws the first samples of the validation (and test) set: reduced, up-sampled bicubically, drawn by the model from
-    the reduced one and true, with the PSNR against the true one, and above its mean over them.
+class UpsamplingLogger(FirstSamplesLogger[Sample]):
+    """Shows super-resolution of the first samples of the validation (and test) set.
 
-    Of pictures of more than 320 pixels it shows the middle, pixel by pixel. The noise is the same every time; the
-    file is ``pictures/<stage>_upsampling/<step>.png``.
+    The columns are the downscaled image, its bicubic upsampling, the sample of the model, and the true image. Below
+    each image stands its PSNR against the true one, and above each column the mean. Images of more than 320 pixels
+    are cropped to their center. The noise is the same in every epoch. The file is
+    ``figures/<stage>_upsampling/<step>.png``.
 
     Args:
-        num_samples: how many samples.
+        num_samples: number of samples.
         guidance: weight of the caption; None: the model's own.
-        augmentation: how noisy the reduced picture is made, in [0, 1]; None: the model's own.
+        augmentation: noise level added to the small image, in [0, 1]; None: the model's own.
         steps: of the sampler; None: the model's own.
-        every_n_validations: draw after every n-th validation of a fit, and in every other command.
+        every_n_validations: log figures after every n-th validation of a fit, and in every other command.
         seed: decides the noise.
     """
 
     what = "upsampling"
-    methods = ("sample", "reduced", "upsampled", "to_uint8")
-    arguments = ("captions", "low")
-    techniques = "SuperResolution"
+    needs = UpsamplingModel
+    supported = "SuperResolution"
 
     def __init__(
         self,
@@ -60,14 +61,14 @@ class UpsamplingLogger(FirstSamplesLogger):
         images = batch["image"].cpu()
         return list(map(Sample, images, batch.get("caption", [None] * len(images))))
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, dict[str, Sequence[Any]]]:
-        module = trainer.lightning_module
-        images = torch.stack([sample.image for sample in samples]).to(module.device)
-        texts = [sample.caption for sample in samples]
-        captions = None if None in texts else texts
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+        model = self.require(trainer.lightning_module, UpsamplingModel)
+        images = torch.stack([sample.image for sample in samples]).to(model.device)
+        texts = [sample.caption for sample in samples if sample.caption is not None]
+        captions = texts if len(texts) == len(samples) else None
         with trainer.precision_plugin.forward_context():
-            low = module.reduced(images)
-            drawn = module.sample(
+            low = model.reduced(images)
+            sampled = model.sample(
                 captions,
                 low,
                 augmentation=self.augmentation,
@@ -75,46 +76,45 @@ class UpsamplingLogger(FirstSamplesLogger):
                 steps=self.steps,
                 generator=generators(self.seed, len(images)),
             )
-            columns = low, module.upsampled(low), drawn, images
-        columns = [as_pictures(module.to_uint8(pictures)) for pictures in columns]
+            outputs = low, model.upsampled(low), sampled, images
+        columns = [expand_to_rgb(model.to_uint8(some)) for some in outputs]
         return _sheet(columns, captions, f"step {steps_taken(trainer)}")
 
 
-def _sheet(
-    columns: Sequence[Tensor], captions: Sequence[str] | None, title: str
-) -> tuple[Tensor, dict[str, Sequence[Any]]]:
-    """A row for each sample, of its pictures uint8 (N, 3, H, W) in each column; and the same for W&B."""
+def _sheet(columns: Sequence[Tensor], captions: Sequence[str] | None, title: str) -> tuple[Tensor, WandbImages]:
+    """Draw a row for each sample from columns of images uint8 (N, 3, H, W); return the figure, and the same for W&B."""
     low, true = columns[0], columns[-1]
-    size = true.shape[2:]
-    names = [f"{low.shape[2]} x {low.shape[3]}", "bicubic", "drawn", "true"]
+    height, width = true.shape[2:]
+    names = [f"{low.shape[2]} x {low.shape[3]}", "bicubic", "sampled", "true"]
     values = [list(map(psnr, column, true)) for column in columns[1:3]]
     means = ["", *(f", mean {sum(some) / len(some):.1f} dB" for some in values), ""]
     heads = [name + mean for name, mean in zip(names, means, strict=True)]
     decibels = [["", *(f"{value:.1f} dB" for value in some), ""] for some in zip(*values, strict=True)]
-    tile = tile_size(*(min(side, _LARGEST) for side in size), len(heads), _SMALLEST)
+    tile = tile_size(min(height, _LARGEST), min(width, _LARGEST), len(heads), _SMALLEST)
     rows = [
-        [resize(middle(resize(picture, size), _LARGEST), tile) for picture in row] for row in zip(*columns, strict=True)
+        [resize(crop_center(resize(image, (height, width)), _LARGEST), tile) for image in row]
+        for row in zip(*columns, strict=True)
     ]
-    if max(size) > _LARGEST:
-        title += f", the middle of {size[0]} x {size[1]} pixels"
-    sheet = picture_grid(rows, captions or (), heads, title, captions=decibels, smallest=1)
-    said = [
+    if max(height, width) > _LARGEST:
+        title += f", center of {height} x {width} pixels"
+    figure = image_grid(rows, captions or (), heads, title, captions=decibels, smallest=1)
+    texts = [
         ", ".join(filter(None, (captions[index] if captions else "", name, value)))
         for index, row in enumerate(decibels)
         for name, value in zip(names, row, strict=True)
     ]
-    return sheet, captioned([picture for row in rows for picture in row], said)
+    return figure, wandb_images([image for row in rows for image in row], texts)
 
 
-def psnr(picture: Tensor, true: Tensor) -> float:
-    """Peak signal-to-noise ratio of a picture uint8 (3, H, W) in decibels: 10 log10(255^2 / mean squared error)."""
-    error = (picture.double() - true.double()).square().mean()
+def psnr(image: Tensor, true: Tensor) -> float:
+    """Return the peak signal-to-noise ratio of an image uint8 (3, H, W) in decibels: 10 log10(255^2 / MSE)."""
+    error = (image.double() - true.double()).square().mean()
     return (10 * torch.log10(255**2 / error)).item()
 
 
-def middle(picture: Tensor, most: int) -> Tensor:
-    """The middle of a picture (3, H, W), of so many pixels on a side at most."""
+def crop_center(image: Tensor, most: int) -> Tensor:
+    """Crop an image (3, H, W) to its center, at most ``most`` pixels on a side."""
     for axis in (1, 2):
-        side = min(picture.shape[axis], most)
-        picture = picture.narrow(axis, (picture.shape[axis] - side) // 2, side)
-    return picture
+        side = min(image.shape[axis], most)
+        image = image.narrow(axis, (image.shape[axis] - side) // 2, side)
+    return image

@@ -1,16 +1,16 @@
-"""Pictures as an animation, one after the other."""
+"""Animations of images."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import INK, PAPER
+from darkroom.callbacks.plotting.images import INK, PAPER, load_font
 
 _MOST_BYTES = 3_000_000
-_STRIP, _HELD = 26, 2500  # pixels below a picture for its caption; milliseconds that the last one stays
+_STRIP, _HELD = 26, 2500  # pixels below an image for its caption; milliseconds of the last frame
 
 
 def animate(
@@ -22,24 +22,27 @@ def animate(
     skip: int = 0,
     colours: int = 64,
 ) -> None:
-    """Writes a GIF that never ends, of some seconds whatever the number of frames, and stays on the last one for a while.
-    Pictures that would make it larger than 3 MB are reduced further.
+    """Write a GIF that loops, takes some seconds whatever the number of frames, and pauses on the last one.
+
+    Images are scaled down further until the file has at most 3 MB.
 
     Args:
-        frames: pictures uint8 (3, H, W), or files of such, in order; those of another size than the last are left out.
-        captions: what is written below each.
+        frames: images uint8 (3, H, W), or their files, in order; those of another size than the last are left out.
+        captions: one below each frame.
         path: of the GIF.
-        most_frames: of more, so many are taken evenly, the first and the last among them.
-        most_side: larger pictures are reduced to this longer side in pixels.
-        skip: pixels at a picture's top that are left out: a title that the caption repeats.
-        colours: of all pictures together, at most 256.
+        most_frames: maximum number of frames; of more, an even selection with the first and the last.
+        most_side: maximum longer side in pixels.
+        skip: pixels that are cut off at the top, such as a title that the caption repeats.
+        colours: of all frames together, at most 256.
     """
-    size = _opened(frames[-1]).size
-    shown = [(frame, text) for frame, text in zip(frames, captions, strict=True) if _opened(frame).size == size]
-    chosen = torch.linspace(0, len(shown) - 1, min(len(shown), most_frames)).round().long().tolist()
-    pictures = _shared_palette([_frame(*shown[index], most_side, skip) for index in chosen], colours)
-    pause = min(500, max(80, 6000 // len(pictures)))
-    first, *rest = pictures
+    size = _open(frames[-1]).size
+    usable = [(frame, text) for frame, text in zip(frames, captions, strict=True) if _open(frame).size == size]
+    chosen = torch.linspace(0, len(usable) - 1, min(len(usable), most_frames)).round().long().tolist()
+    images = _share_palette(
+        [_draw_frame(frame, text, most_side, skip) for frame, text in (usable[index] for index in chosen)], colours
+    )
+    pause = min(500, max(80, 6000 // len(images)))
+    first, *rest = images
     times = [pause] * len(rest) + [_HELD]
     first.save(path, save_all=True, append_images=rest, duration=times, loop=0, disposal=1)
     excess = path.stat().st_size / _MOST_BYTES
@@ -47,26 +50,24 @@ def animate(
         animate(frames, captions, path, most_frames, int(most_side * 0.95 / excess**0.5), skip, colours)
 
 
-def _opened(frame: Path | Tensor) -> Image.Image:
+def _open(frame: Path | Tensor) -> Image.Image:
     return Image.open(frame) if isinstance(frame, Path) else Image.fromarray(frame.permute(1, 2, 0).numpy())
 
 
-def _frame(frame: Path | Tensor, caption: str, most_side: int, skip: int) -> Image.Image:
-    """A picture with its caption."""
-    picture = _opened(frame).convert("RGB")
-    picture = picture.crop((0, skip, *picture.size))
-    picture.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
-    width, height = picture.size
-    frame = Image.new("RGB", (width, height + _STRIP), PAPER)
-    frame.paste(picture)
-    ImageDraw.Draw(frame).text(
-        (width / 2, height + _STRIP / 2 - 4), caption, INK, ImageFont.load_default(13), anchor="mm"
-    )
-    return frame
+def _draw_frame(frame: Path | Tensor, caption: str, most_side: int, skip: int) -> Image.Image:
+    """Draw an image over its caption."""
+    image = _open(frame).convert("RGB")
+    image = image.crop((0, skip, *image.size))
+    image.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
+    width, height = image.size
+    canvas = Image.new("RGB", (width, height + _STRIP), PAPER)
+    canvas.paste(image)
+    ImageDraw.Draw(canvas).text((width / 2, height + _STRIP / 2 - 4), caption, INK, load_font(13), anchor="mm")
+    return canvas
 
 
-def _shared_palette(frames: Sequence[Image.Image], colours: int) -> list[Image.Image]:
-    """The frames in the colours that suit a few of them best: a GIF then keeps only what changes from one to the next."""
+def _share_palette(frames: Sequence[Image.Image], colours: int) -> list[Image.Image]:
+    """Convert the frames to one palette, made of a few of them, so that the GIF stores only what changes between frames."""
     few = [frames[index] for index in torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long().tolist()]
     width, height = frames[0].size
     together = Image.new("RGB", (width, height * len(few)))

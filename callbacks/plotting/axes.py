@@ -1,19 +1,19 @@
-"""The frame of a plot: ticks, names of its axes, title and legend around it. Pure functions, as in drawing.py."""
+"""Axes of a plot: ticks, names, title and legend. Pure functions."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import INK, PAPER, palette
+from darkroom.callbacks.plotting.images import INK, PAPER, load_font, palette
 
-SMOOTH = 3  # how much larger a plot is drawn than it is shown
+SMOOTH = 3  # supersampling factor of a plot
 _MARGIN, _MOST_NAMES = 14, 24
 _LINE, _AXIS, _PALE = (234, 234, 238), (190, 190, 196), (110, 110, 116)
-# Ten hues that are told apart at a point's size.
+# Ten hues that are distinguishable at the size of a point.
 _HUES = (
     (31, 119, 200),
     (255, 127, 14),
@@ -28,21 +28,24 @@ _HUES = (
 )
 
 Colour = tuple[int, int, int]
-Ticks = Sequence[tuple[float, float]]  # values, and where they stand: in [0, 1], from the left or from below
+Ticks = Sequence[tuple[float, float]]  # values and their positions in [0, 1], from the left or from below
 
 
 def class_colour(label: int, count: int) -> Colour:
-    """A class's colour among so many; the palette's first one, near black, is kept for backgrounds."""
-    return _HUES[label] if count <= len(_HUES) else tuple(palette(255)[1 + label % 254].tolist())
+    """Return the colour of a class among ``count``; the first of the palette, near black, is reserved for backgrounds."""
+    if count <= len(_HUES):
+        return _HUES[label]
+    red, green, blue = palette(255)[1 + label % 254].tolist()
+    return red, green, blue
 
 
 def has_names(count: int) -> bool:
-    """Whether so many classes are told apart well enough to be named in the plot itself."""
+    """Return True if ``count`` classes are few enough to be named in the plot itself."""
     return count <= len(_HUES)
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """Round numbers between two, four to nine of them."""
+    """Return four to nine round numbers in a range."""
     rough = (high - low) / 8
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
@@ -50,8 +53,8 @@ def round_numbers(low: float, high: float) -> list[float]:
 
 
 def round_powers(low: float, high: float) -> list[float]:
-    """Round numbers between two positive ones, for a logarithmic axis: powers of ten, and where these are few, 2 and 5
-    times them."""
+    """Return round numbers in a range of positive numbers, for a logarithmic axis: powers of ten, and 2 and 5 times them
+    where these are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for times in ((1,), (1, 2, 5)):
         found = [float(f"{factor}e{power}") for power in powers for factor in times]
@@ -62,7 +65,7 @@ def round_powers(low: float, high: float) -> list[float]:
 
 
 def empty_plot(size: tuple[int, int], across: Ticks, up: Ticks) -> Image.Image:
-    """A plot with lines at the ticks, ``SMOOTH`` times as large as its width and height; ``shown`` finishes it."""
+    """Draw an empty plot with grid lines at the ticks, ``SMOOTH`` times as large; ``finish_plot`` scales it down."""
     width, height = size[0] * SMOOTH, size[1] * SMOOTH
     plot = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(plot)
@@ -73,14 +76,14 @@ def empty_plot(size: tuple[int, int], across: Ticks, up: Ticks) -> Image.Image:
     return plot
 
 
-def shown(plot: Image.Image) -> Image.Image:
-    """A plot at the size it is shown at, with an edge."""
+def finish_plot(plot: Image.Image) -> Image.Image:
+    """Draw the edge of a plot and scale it down to its final size."""
     width, height = plot.size
     ImageDraw.Draw(plot).rectangle((0, 0, width - 1, height - 1), outline=_AXIS, width=SMOOTH)
     return plot.resize((width // SMOOTH, height // SMOOTH), Image.Resampling.BOX)
 
 
-def framed(
+def add_axes(
     plot: Image.Image,
     across: Ticks,
     up: Ticks,
@@ -88,16 +91,16 @@ def framed(
     axes: tuple[str, str] = ("", ""),
     entries: Sequence[tuple[str, Colour]] = (),
 ) -> Tensor:
-    """A plot with its surroundings, a picture uint8 (3, H, W).
+    """Draw axes, title and legend around a plot; return an image uint8 (3, H, W).
 
     Args:
-        plot: as it is shown.
-        across, up: what is written below it and on its left.
+        plot: at its final size.
+        across, up: ticks below it and on its left.
         title: above it.
         axes: names of the axes.
-        entries: names and colours of the legend on its right; of too many, none is written.
+        entries: names and colours of the legend on its right; left out if there are more than 24.
     """
-    font, large = ImageFont.load_default(12), ImageFont.load_default(14)
+    font, large = load_font(12), load_font(14)
     entries = entries if len(entries) <= _MOST_NAMES else ()
     legend = max((round(font.getlength(name)) for name, _ in entries), default=-30) + 30
     left, top, (width, height) = _MARGIN + 36, _MARGIN + 44, plot.size

@@ -1,7 +1,7 @@
-"""Tensors to pictures. Pure functions: pictures in and out are uint8 (3, H, W); no trainer, no files but ``save``."""
+"""Images and contact sheets. Pure functions; images in and out are uint8 (3, H, W), unless stated otherwise."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,15 +11,29 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from darkroom.errors import UsageError
+
 IGNORE = 255
 _IGNORE_COLOUR = (190, 190, 190)
 _FIRST_COLOURS = [(24, 24, 28), (230, 75, 70), (78, 186, 105), (72, 118, 232), (245, 196, 66), (198, 92, 214)]
 PAPER, INK, _GAP = (255, 255, 255), (40, 40, 44), 4
 
 
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """Load the font of all figures; Pillow has it as long as it was built with FreeType, as its wheels are.
+
+    Raises:
+        UsageError: Pillow was built without FreeType.
+    """
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise UsageError("Pillow was built without FreeType, which figures need; install a wheel of Pillow")
+    return font
+
+
 @cache
 def palette(num_classes: int) -> Tensor:
-    """A colour per class: uint8 (256, 3). Class 0 is near black; 255, "ignore", is grey; colours never change with K."""
+    """Return a colour per class: uint8 (256, 3). Class 0 is near black; 255, "ignore", is grey; both for every K."""
     colours = torch.zeros(256, 3, dtype=torch.uint8)
     for index in range(num_classes):
         hue, value = index * 0.618034 % 1, 0.65 + 0.3 * (index % 2)
@@ -29,68 +43,70 @@ def palette(num_classes: int) -> Tensor:
     return colours
 
 
-def to_picture(image: Tensor) -> Tensor:
-    """An image float (C, H, W) in [0, 1], one or three channels -> picture."""
+def to_uint8_rgb(image: Tensor) -> Tensor:
+    """Convert an image float (C, H, W) in [0, 1] of one or three channels to uint8 (3, H, W), on the CPU."""
     return (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
 
 
 def colorize(mask: Tensor, num_classes: int) -> Tensor:
-    """Class ids int (H, W) -> picture in the classes' colours."""
+    """Convert class ids int (H, W) to an image in the classes' colours."""
     return palette(num_classes)[mask.cpu().long()].permute(2, 0, 1)
 
 
-def overlay(
-    picture: Tensor, mask: Tensor, num_classes: int, opacity: float = 0.5, background: int | None = 0
-) -> Tensor:
-    """The classes' colours over a picture; the background class, if there is one, and ignored pixels stay clear."""
+def overlay(image: Tensor, mask: Tensor, num_classes: int, opacity: float = 0.5, background: int | None = 0) -> Tensor:
+    """Blend the classes' colours over an image, except at ignored pixels and the background class, if there is one."""
     mask = mask.cpu()
     clear = (mask == IGNORE) | (mask == (IGNORE if background is None else background))
-    mixed = torch.lerp(picture.float(), colorize(mask, num_classes).float(), opacity)
-    return torch.where(clear, picture, mixed.round().to(torch.uint8))
+    mixed = torch.lerp(image.float(), colorize(mask, num_classes).float(), opacity)
+    return torch.where(clear, image, mixed.round().to(torch.uint8))
 
 
-def dimmed(picture: Tensor) -> Tensor:
-    """A picture in dark grey, for something bright on it."""
-    return (picture.float().mean(0, keepdim=True) * 0.45).to(torch.uint8).expand(3, -1, -1)
+def darken(image: Tensor) -> Tensor:
+    """Convert an image to dark grey."""
+    return (image.float().mean(0, keepdim=True) * 0.45).to(torch.uint8).expand(3, -1, -1)
 
 
-def error_map(picture: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
-    """Wrong pixels red over a dimmed picture, ignored ones grey."""
+def error_map(image: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
+    """Draw wrong pixels red over a darkened image, ignored ones grey."""
     prediction, truth = prediction.cpu(), truth.cpu()
     red, grey = (torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1) for colour in ((244, 62, 62), _IGNORE_COLOUR))
-    return torch.where(truth == IGNORE, grey, torch.where(prediction != truth, red, dimmed(picture)))
+    return torch.where(truth == IGNORE, grey, torch.where(prediction != truth, red, darken(image)))
 
 
-def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """A picture at another height and width: enlarged without blur, reduced smoothly."""
-    mode = {"mode": "nearest"} if size[0] >= picture.shape[1] else {"mode": "bilinear", "antialias": True}
-    return F.interpolate(picture[None].float(), size, **mode)[0].round().to(torch.uint8)
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize an image to a height and width: nearest neighbour if it grows, bilinear with antialiasing if it shrinks."""
+    grows = size[0] >= image.shape[1]
+    resized = F.interpolate(image[None].float(), size, mode="nearest" if grows else "bilinear", antialias=not grows)
+    return resized[0].round().to(torch.uint8)
 
 
-def fitting(picture: Tensor, height: int, width: int) -> tuple[int, int]:
-    """The largest height and width of a picture's own aspect that a tile of this height and width holds."""
-    scale = min(height / picture.shape[1], width / picture.shape[2])
-    return max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[2] * scale))
+def fit_size(image: Tensor, height: int, width: int) -> tuple[int, int]:
+    """Return the largest height and width, at the image's aspect ratio, that fit a tile of this height and width."""
+    scale = min(height / image.shape[1], width / image.shape[2])
+    return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[2] * scale))
 
 
-def tiled(picture: Tensor, height: int, width: int) -> Tensor:
-    """Centres a picture in a tile that it is made to fit."""
-    size = fitting(picture, height, width)
+def center_in_tile(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize an image to fit a tile and center it there."""
+    size = fit_size(image, height, width)
     tile = torch.tensor(PAPER, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    tile[:, top : top + size[0], left : left + size[1]] = resize(picture, size)
+    tile[:, top : top + size[0], left : left + size[1]] = resize(image, size)
     return tile
 
 
-def contact_sheet(rows: dict[str, Sequence[Tensor]], legend: dict[str, int] | None = None, side: int = 128) -> Tensor:
-    """Pictures in named rows, one column per sample, with a legend of class names and ids below.
+def contact_sheet(
+    rows: Mapping[str, Sequence[Tensor]], legend: Mapping[str, int] | None = None, side: int = 128
+) -> Tensor:
+    """Draw images in named rows, one column per sample, with a legend of class names and ids below.
 
-    Pictures may differ in size: each is fitted into a tile whose longer side is ``side``, of the first picture's aspect.
+    Images may differ in size: each is resized to fit a tile with the first image's aspect ratio, ``side`` on its longer
+    side.
     """
     first = next(iter(rows.values()))[0]
-    height, width = fitting(first, side, side)
+    height, width = fit_size(first, side, side)
     count = max(map(len, rows.values()))
-    font = ImageFont.load_default(13)
+    font = load_font(13)
     label = max(round(font.getlength(name)) for name in rows) + 14
     total_width = label + count * (width + _GAP) + _GAP
     entries, x, line = [], label, 0
@@ -103,11 +119,11 @@ def contact_sheet(rows: dict[str, Sequence[Tensor]], legend: dict[str, int] | No
     bottom = len(rows) * (height + _GAP) + _GAP
     sheet = Image.new("RGB", (total_width, bottom + (24 * (line + 1) if entries else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for r, (name, pictures) in enumerate(rows.items()):
+    for r, (name, images) in enumerate(rows.items()):
         y = _GAP + r * (height + _GAP)
         draw.text((label - 8, y + height // 2), name, INK, font, anchor="rm")
-        for c, picture in enumerate(pictures):
-            tile = tiled(picture, height, width).permute(1, 2, 0).numpy()
+        for c, image in enumerate(images):
+            tile = center_in_tile(image, height, width).permute(1, 2, 0).numpy()
             sheet.paste(Image.fromarray(np.ascontiguousarray(tile)), (label + c * (width + _GAP), y))
     colours = palette(max([0, *(legend or {}).values()]) + 1)
     for name, index, x, line in entries:
@@ -117,16 +133,16 @@ def contact_sheet(rows: dict[str, Sequence[Tensor]], legend: dict[str, int] | No
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
 
-def save(picture: Tensor, path: Path) -> None:
-    """Writes a picture, or a grey one uint8 (1, H, W), as PNG, making its folder."""
+def save(image: Tensor, path: Path) -> None:
+    """Write an image, uint8 (3, H, W) or (1, H, W), as PNG; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    array = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+    array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(path)
 
 
 def save_mask(mask: Tensor, path: Path, num_classes: int) -> None:
-    """Writes class ids int (H, W) as a palette PNG: its values are the ids, its colours the classes'."""
+    """Write class ids int (H, W) as a palette PNG: its values are the ids, its colours the classes'."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(mask.cpu().to(torch.uint8).numpy())
-    picture.putpalette(palette(num_classes).flatten().tolist())
-    picture.save(path)
+    indexed = Image.fromarray(mask.cpu().to(torch.uint8).numpy())
+    indexed.putpalette(palette(num_classes).flatten().tolist())
+    indexed.save(path)

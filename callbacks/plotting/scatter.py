@@ -1,23 +1,23 @@
-"""Points in the plane, coloured by class. Pure functions, as in drawing.py."""
+"""Scatter plots, coloured by class. Pure functions."""
 
 import math
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from darkroom.callbacks.plotting.axes import (
     SMOOTH,
     Colour,
+    add_axes,
     class_colour,
     empty_plot,
-    framed,
+    finish_plot,
     has_names,
     round_numbers,
-    shown,
 )
-from darkroom.callbacks.plotting.images import INK, PAPER
+from darkroom.callbacks.plotting.images import INK, PAPER, load_font
 
 _SIDE, _PLAIN = 520, (72, 118, 232)  # pixels of the plot; of points without a class
 
@@ -25,7 +25,7 @@ _SIDE, _PLAIN = 520, (72, 118, 232)  # pixels of the plot; of points without a c
 def scatter(
     points: Tensor, labels: Tensor | None, names: Sequence[str], title: str, axes: tuple[str, str] = ("", "")
 ) -> Tensor:
-    """A picture of points, both axes at one scale, with a legend of the classes on its right.
+    """Plot points, both axes at one scale, with a legend of the classes on the right.
 
     Args:
         points: float (N, 2), finite.
@@ -47,24 +47,24 @@ def scatter(
     at = (points.double() - torch.tensor(centre)) / (2 * reach) + 0.5
     plot = empty_plot((_SIDE, _SIDE), across, up)
     _dots(plot, at, labels, colours)
-    plot = shown(plot)
+    plot = finish_plot(plot)
     if has_names(count) and labels is not None:
         _write(plot, {name: at[labels == label].median(0).values * _SIDE for label, name in entries.items()})
-    return framed(plot, across, up, title, axes, [(name, colours[label]) for label, name in entries.items()])
+    return add_axes(plot, across, up, title, axes, [(name, colours[label]) for label, name in entries.items()])
 
 
 def _extent(points: Tensor) -> tuple[list[float], float]:
-    """The middle of the points and how far the plot reaches from it, along both axes, in the points' unit."""
+    """Return the center of the points and the half side of the plot, in the points' unit."""
     low, high = points.double().amin(0), points.double().amax(0)
     reach = float((high - low).max()) / 2 * 1.06
     return ((low + high) / 2).tolist(), reach or 1.0
 
 
 def _dots(plot: Image.Image, at: Tensor, labels: Tensor | None, colours: dict[int, Colour]) -> None:
-    """Draws points at (x, y) in [0, 1], y upward."""
+    """Draw points at (x, y) in [0, 1], y upward."""
     draw, side = ImageDraw.Draw(plot, "RGBA"), plot.width  # so that colours mix
     radius = SMOOTH * min(4.0, max(2.6, 80 / math.sqrt(len(at))))
-    # Shuffled: no class lies on top because it came last.
+    # Shuffled, so that no class covers the others because it is the last.
     for index in torch.randperm(len(at), generator=torch.Generator().manual_seed(0)).tolist():
         x, y = at[index, 0].item() * side, (1 - at[index, 1].item()) * side
         colour = _PLAIN if labels is None else colours[int(labels[index])]
@@ -72,8 +72,8 @@ def _dots(plot: Image.Image, at: Tensor, labels: Tensor | None, colours: dict[in
 
 
 def _write(plot: Image.Image, medians: dict[str, Tensor]) -> None:
-    """Names in the middle of their points, but for those that lie close: names over names say nothing."""
-    draw, font = ImageDraw.Draw(plot), ImageFont.load_default(14)
+    """Write names at the median of their points, except where they would overlap."""
+    draw, font = ImageDraw.Draw(plot), load_font(14)
     for name, place in medians.items():
         near = sum(bool(((place - other).abs() < torch.tensor([50, 16])).all()) for other in medians.values())
         if near == 1:

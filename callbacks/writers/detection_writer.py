@@ -1,4 +1,4 @@
-"""DetectionWriter: what ``darkroom predict`` leaves behind for detection: overlays and COCO's JSON."""
+"""DetectionWriter: overlays and COCO JSON of ``darkroom predict`` for detection."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,59 +8,66 @@ import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from darkroom.callbacks.base import PictureCallback
-from darkroom.callbacks.plotting.boxes import confident, draw_boxes
-from darkroom.callbacks.plotting.images import save, to_picture
-from darkroom.callbacks.writers.prediction_files import PredictedFiles, detections, of_all_ranks
+from darkroom.callbacks.base import require_data, run_folder
+from darkroom.callbacks.plotting.boxes import draw_boxes, filter_by_score
+from darkroom.callbacks.plotting.images import save, to_uint8_rgb
+from darkroom.callbacks.writers.prediction_files import PredictedFiles, check_detections, gather_rows
 from darkroom.errors import UsageError
+from darkroom.protocols import CategoryData, ClassData
 
 
-class DetectionWriter(PictureCallback):
-    """Writes detections as overlays and as COCO's JSON, in ``predictions/`` of the run's folder.
+class DetectionWriter(Callback):
+    """Writes detections as overlays and as COCO JSON, to ``predictions/`` in the run folder.
 
-    ``overlays/<name>.png`` shows boxes and masks over each picture as the network saw it. ``detections.json`` is a data set
-    in COCO's format: pictures, categories, and the detections as annotations with a ``score``. ``results.json`` holds the
-    detections alone, the list that COCO's evaluation takes (``loadRes``).
+    ``overlays/<name>.png`` shows boxes and masks over each network input. ``detections.json`` is a data set in COCO's
+    format: images, categories, and the detections as annotations with a ``score``. ``results.json`` holds the detections
+    alone, as the list that COCO's evaluation takes (``loadRes``).
 
-    The JSONs count in pixels of the pictures' files (turned as their EXIF data says): boxes are x, y, width, height, masks
-    compressed run lengths. Categories have the ids of the data set, or the labels, from 1; pictures the ids of their
-    targets, or their place in the set, from 0.
+    The JSON files use pixels of the image files, after their EXIF rotation. Boxes are x, y, width, height; masks are
+    compressed run lengths. Categories have the ids of the data set, or the labels, from 1. Images have the ids of their
+    targets, or their index in the set, from 0.
 
     Args:
-        score_threshold: detections with a lower score, in [0, 1], are not written.
+        score_threshold: minimum score, in [0, 1], of the detections written.
         overlay_threshold: the same for overlays.
     """
 
     def __init__(self, score_threshold: float = 0.05, overlay_threshold: float = 0.3) -> None:
         for name, value in {"score_threshold": score_threshold, "overlay_threshold": overlay_threshold}.items():
             if not 0 <= value <= 1:
-                raise UsageError(f"DetectionWriter.{name} is {value}; scores lie in [0, 1]")
+                raise UsageError(f"DetectionWriter.{name} must be in [0, 1], got {value}")
         self.score_threshold, self.overlay_threshold = score_threshold, overlay_threshold
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require_data(trainer, ClassData, self)
+        self.folder = run_folder(trainer) / "predictions"
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []  # a picture and its annotations
+        self._rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []  # an image and its annotations
         self._files = PredictedFiles(trainer)
-        names = trainer.datamodule.class_names
-        self._category_ids = list(getattr(trainer.datamodule, "category_ids", range(1, len(names) + 1)))
-        if trainer.is_global_zero:  # what an earlier predict has left
-            for path in (self.folder / "predictions" / "overlays").glob("*.png"):
+        data = require_data(trainer, ClassData, self)
+        ids = data.category_ids if isinstance(data, CategoryData) else range(1, len(data.class_names) + 1)
+        self._category_ids = list(ids)
+        if trainer.is_global_zero:  # overlays of an earlier predict
+            for path in (self.folder / "overlays").glob("*.png"):
                 path.unlink()
         trainer.strategy.barrier()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        found = detections(outputs, self, pl_module)
+        data = require_data(trainer, ClassData, self)
+        found = check_detections(outputs, self, pl_module)
         for index, (one, image) in enumerate(zip(found, batch["image"], strict=True)):
             number = len(self._rows) * trainer.world_size + trainer.global_rank
             name, path = self._files.name(batch, index, number), self._files.path(batch, index)
-            shown = confident(one, self.overlay_threshold)
-            picture = to_picture(trainer.datamodule.denormalize(image))
-            drawn = draw_boxes(picture, shown, trainer.datamodule.class_names)
-            save(drawn, self.folder / "predictions" / "overlays" / f"{name}.png")
-            seen = tuple(image.shape[-2:])
+            best = filter_by_score(one, self.overlay_threshold)
+            overlay = draw_boxes(to_uint8_rgb(data.denormalize(image)), best, data.class_names)
+            save(overlay, self.folder / "overlays" / f"{name}.png")
+            seen = image.shape[-2], image.shape[-1]
             height, width = batch["size"][index].tolist() if "size" in batch else seen
             entry = {
                 "id": int(batch["target"][index]["image_id"]) if "target" in batch else number,
@@ -68,39 +75,39 @@ class DetectionWriter(PictureCallback):
                 "width": width,
                 "height": height,
             }
-            written = confident(one, self.score_threshold)
+            written = filter_by_score(one, self.score_threshold)
             annotations = coco_annotations(written, seen, (height, width), self._category_ids)
             self._rows.append((entry, [{"image_id": entry["id"], **annotation} for annotation in annotations]))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rows = sorted(of_all_ranks(trainer, self._rows), key=lambda row: row[0]["id"])
+        rows = sorted(gather_rows(trainer, self._rows), key=lambda row: row[0]["id"])
         if not trainer.is_global_zero:
             return
-        categories = zip(self._category_ids, trainer.datamodule.class_names, strict=True)
+        categories = zip(self._category_ids, require_data(trainer, ClassData, self).class_names, strict=True)
         annotations = [annotation for _, some in rows for annotation in some]
         data_set = {
             "info": {"description": f"Detections of {type(pl_module).__name__}"},
             "images": [image for image, _ in rows],
             "categories": [{"id": id, "name": name} for id, name in categories],
-            # From 1: COCO's evaluation takes an object with the id 0 for none.
+            # From 1: COCO's evaluation treats an object with the id 0 as none.
             "annotations": [{"id": id, **annotation} for id, annotation in enumerate(annotations, 1)],
         }
         of_results = ("image_id", "category_id", "bbox", "score", "segmentation")
         results = [{key: one[key] for key in of_results if key in one} for one in annotations]
-        folder = self.folder / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "detections.json").write_text(json.dumps(data_set))
-        (folder / "results.json").write_text(json.dumps(results))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "detections.json").write_text(json.dumps(data_set))
+        (self.folder / "results.json").write_text(json.dumps(results))
 
 
 def run_lengths(mask: np.ndarray, size: tuple[int, int]) -> list[int]:
-    """COCO's run lengths of a mask at another size: how many pixels in turn are off and on, column after column.
+    """Compute COCO's run lengths of a mask at another size: the numbers of pixels that are off and on in turn, column by
+    column.
 
-    Every pixel takes the nearest one of the mask. The mask is not enlarged: where its rows begin is enough.
+    Every pixel takes the nearest one of the mask. The mask is not resized: the first pixel of each of its rows is enough.
 
     Args:
         mask: bool (h, w).
-        size: height and width that it is meant for.
+        size: height and width of the result.
     """
     rows, columns = ((2 * np.arange(to) + 1) * side // (2 * to) for side, to in zip(mask.shape, size, strict=True))
     rows, starts = np.unique(rows, return_index=True)
@@ -109,8 +116,8 @@ def run_lengths(mask: np.ndarray, size: tuple[int, int]) -> list[int]:
     return np.diff(column * size[0] + starts[row], prepend=0, append=size[0] * size[1]).tolist()
 
 
-def compressed(runs: list[int], size: tuple[int, int]) -> dict[str, Any]:
-    """Run lengths as COCO's JSON has them, for a picture of a height and a width."""
+def compress_runs(runs: list[int], size: tuple[int, int]) -> dict[str, Any]:
+    """Compress run lengths as in COCO's JSON, for an image of a height and a width."""
     packed = coco_mask.frPyObjects({"size": list(size), "counts": runs}, *size)
     return {"size": list(size), "counts": packed["counts"].decode()}
 
@@ -118,13 +125,13 @@ def compressed(runs: list[int], size: tuple[int, int]) -> dict[str, Any]:
 def coco_annotations(
     found: Mapping[str, Tensor], seen: tuple[int, int], size: tuple[int, int], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Detections of one image as COCO's annotations, without ids.
+    """Convert detections of one image to COCO's annotations, without ids.
 
     Args:
         found: on the CPU.
-        seen: height and width of the image that they were found in.
-        size: height and width of the image that the annotations are for.
-        category_ids: that of label i is ``category_ids[i - 1]``.
+        seen: height and width of the network input.
+        size: height and width of the annotated image.
+        category_ids: the id of label i is ``category_ids[i - 1]``.
     """
     scale = torch.tensor([size[1] / seen[1], size[0] / seen[0]] * 2, dtype=torch.float64)
     corners = found["boxes"].double() * scale
@@ -142,7 +149,7 @@ def coco_annotations(
         }
         if "masks" in found:
             runs = run_lengths(found["masks"][index].bool().numpy(), size)
-            annotation["segmentation"] = compressed(runs, size)
+            annotation["segmentation"] = compress_runs(runs, size)
             annotation["area"] = sum(runs[1::2])
         annotations.append(annotation)
     return annotations

@@ -1,4 +1,4 @@
-"""Predictions: what a step has returned, how the files made of it are called, one list of them from all ranks."""
+"""Predictions: checks of a step's outputs, names of the files written, and rows gathered from all ranks."""
 
 import os
 from collections import Counter
@@ -12,58 +12,61 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from darkroom.errors import UsageError
+from darkroom.protocols import FileDataset, WrappedDataset
 
 
 class PredictedFiles:
-    """The files of the pictures that are predicted on, and names for what is written of each.
+    """Files of the images of a prediction, and names for what is written of each.
 
     Args:
-        trainer: that predicts.
-        reserved: names, without endings, that no picture may have.
+        trainer: of the prediction.
+        reserved: file stems that are used otherwise.
     """
 
     def __init__(self, trainer: Trainer, reserved: Collection[str] = ()) -> None:
-        dataset = getattr(trainer.predict_dataloaders.dataset, "dataset", None)
-        paths = [Path(path) for path in getattr(dataset, "paths", ())]
+        loader = trainer.predict_dataloaders
+        wrapper = loader.dataset if isinstance(loader, WrappedDataset) else None
+        dataset = wrapper.dataset if isinstance(wrapper, WrappedDataset) else None
+        paths = [Path(path) for path in dataset.paths] if isinstance(dataset, FileDataset) else []
         self.folders = {path.parent for path in paths}
         self._folder = os.path.commonpath(self.folders) if paths else None
         counts = Counter(path.stem for path in paths)
         self._ambiguous = {stem for stem, count in counts.items() if count > 1} | set(reserved)
 
     def path(self, batch: Mapping[str, Any], index: int) -> Path | None:
-        """A picture's file, relative to the folder that holds all of them; None: it has none."""
+        """Return the file of an image, relative to the common folder of all; None: the image has no file."""
         if "path" not in batch:
             return None
         path = Path(batch["path"][index])
         return Path(path.name) if self._folder is None else path.relative_to(self._folder)
 
     def name(self, batch: Mapping[str, Any], index: int, number: int) -> str:
-        """The file's name without its ending, with folder and ending where that is taken; else the number."""
+        """Return the stem of the image's file, with folder and suffix where stems are ambiguous; else the number."""
         path = self.path(batch, index)
         if path is None:
             return f"{number:06d}"
         return "_".join(path.parts).replace(".", "_") if path.stem in self._ambiguous else path.stem
 
 
-def of_all_ranks(trainer: Trainer, rows: list[Any]) -> list[Any]:
-    """The rows that every rank has collected, one rank's after the other's; all ranks must ask."""
+def gather_rows(trainer: Trainer, rows: list[Any]) -> list[Any]:
+    """Gather the rows of all ranks, in the order of ranks; every rank must call this."""
     if trainer.world_size == 1:
         return rows
     per_rank: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(per_rank, rows)
-    return [row for part in per_rank for row in part]
+    return [row for rows in per_rank for row in rows]
 
 
-def detections(outputs: Any, callback: Callback, module: LightningModule) -> list[dict[str, Tensor]]:
-    """What a step of a module has returned, if that are detections.
+def check_detections(outputs: Any, callback: Callback, module: LightningModule) -> list[dict[str, Tensor]]:
+    """Return the outputs of a step, checked to be detections.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: they are something else.
     """
     expected = {"boxes", "scores", "labels"}
     if isinstance(outputs, list | tuple) and all(isinstance(x, Mapping) and expected <= x.keys() for x in outputs):
         return list(outputs)
     raise UsageError(
-        f"{type(callback).__name__} shows detections, for every image a dict of {', '.join(sorted(expected))}, but the "
-        f"step of {type(module).__name__} returns {type(outputs).__name__}; it is for techniques of detection"
+        f"{type(callback).__name__} needs detections, a dict of {', '.join(sorted(expected))} for every image, but the "
+        f"step of {type(module).__name__} returns {type(outputs).__name__}; it is for object detection"
     )

@@ -100,9 +100,9 @@ def say_how_to_go_on(run: Path, mended: bool) -> None:
 
 
 def describe(run: Path) -> None:
-    """Prints where a run lies and its newest picture of each kind."""
+    """Prints where a run lies and its newest figure of each kind."""
     print(f"run folder: {run}")
-    for what in sorted(run.glob("pictures/*")):
+    for what in sorted(run.glob("figures/*")):
         newest = max(what.glob("*.png"), default=None) or max(what.glob("*.gif"), default=None)
         if newest:
             print(f"  {what.name}: {newest}")

@@ -16,6 +16,7 @@ from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import CrossEntropy
 from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 from darkroom.lightning_modules.utils.precision import check_images
+from darkroom.protocols import SegmentationOutputs
 
 
 class SemanticSegmentation(Technique):
@@ -133,11 +134,13 @@ class SemanticSegmentation(Technique):
             terms |= {"aux": aux, "loss": terms["loss"] + aux}
         return self.log_loss(terms)
 
-    def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> None:
+    def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> SegmentationOutputs:
         logits = self.infer(batch)
-        scores.update(logits.argmax(1), batch["mask"])  # one argmax, one confusion matrix for all scores
+        prediction = logits.argmax(1)
+        scores.update(prediction, batch["mask"])  # one argmax, one confusion matrix for all scores
         losses = self.loss_terms(logits, batch)
         self.log_evaluation({f"{stage}/{name}": term for name, term in losses.items()}, len(logits))
+        return {"prediction": prediction}  # not the logits, which would stay in memory during the next batch
 
     def _log_scores(self, scores: MetricCollection) -> None:
         values = scores.compute()  # reduced over the ranks by torchmetrics
@@ -146,14 +149,14 @@ class SemanticSegmentation(Technique):
         self.log_dict({k: v for k, v in values.items() if k not in headline}, sync_dist=self.trainer.world_size > 1)
         scores.reset()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "val", self.val_scores)
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> SegmentationOutputs:
+        return self._evaluate(batch, "val", self.val_scores)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores(self.val_scores)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "test", self.test_scores)
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> SegmentationOutputs:
+        return self._evaluate(batch, "test", self.test_scores)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores(self.test_scores)

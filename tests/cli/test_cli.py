@@ -34,7 +34,7 @@ def test_a_run_has_its_folder(darkroom: Callable, tiny: list[str]) -> None:
         "metrics.csv",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
-        "pictures/val_masks/0000001.png",
+        "figures/val_masks/0000001.png",
     ):
         assert (folder / name).is_file(), name
     assert not Path("lightning_logs").exists()

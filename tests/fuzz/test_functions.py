@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darkroom.callbacks.plotting.boxes import draw_boxes, draw_mistakes
 from darkroom.callbacks.plotting.curves import curves
-from darkroom.callbacks.plotting.grids import picture_grid
+from darkroom.callbacks.plotting.grids import image_grid
 from darkroom.callbacks.plotting.scatter import scatter
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
@@ -122,4 +122,4 @@ def test_drawing_plots(seed: int) -> None:
     labels = torch.tensor([random.randint(0, 40) for _ in range(n)]) if random.random() < 0.7 else None
     assert is_picture(scatter(points, labels, ["a", "b"], "title"))
     rows = [[torch.zeros(3, random.randint(1, 40), random.randint(1, 40), dtype=torch.uint8)] * random.randint(1, 5)]
-    assert is_picture(picture_grid(rows * random.randint(1, 3), captions=(), title=random.choice(("", "é" * 200))))
+    assert is_picture(image_grid(rows * random.randint(1, 3), captions=(), title=random.choice(("", "é" * 200))))

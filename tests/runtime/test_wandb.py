@@ -74,7 +74,7 @@ def test_offline_run_holds_everything(darkroom: Callable, tiny: list[str]) -> No
     assert set(masks) == {"prediction", "ground_truth"}  # native overlays, which can be switched on and off
     assert all((folder / "files" / mask["path"]).is_file() for mask in masks.values())
     assert Path("runs/tiny/0/metrics.csv").is_file()  # files beside it all the same
-    assert list(Path("runs/tiny/0/pictures/val_masks").glob("*.png"))
+    assert list(Path("runs/tiny/0/figures/val_masks").glob("*.png"))
 
     # continued in place, the run keeps its id
     again = darkroom(

@@ -15,7 +15,7 @@ from torch import Tensor
 from darkroom.callbacks.loggers.denoising_logger import DenoisingLogger
 from darkroom.callbacks.loggers.diffusion_sample_logger import DiffusionSampleLogger
 from darkroom.callbacks.loggers.timestep_loss_logger import TimestepLossLogger
-from darkroom.callbacks.plotting.grids import TITLE, as_pictures
+from darkroom.callbacks.plotting.grids import TITLE, expand_to_rgb
 from darkroom.callbacks.training.progress_bar import QuietProgressBar
 from darkroom.datamodules.captions.prompts import Prompts
 from darkroom.errors import UsageError
@@ -51,7 +51,8 @@ class DiffusionModel(BlobModel):
 
     def __init__(self, shape: tuple[int, int, int] = (1, 20, 28), num_classes: int | None = None) -> None:
         super().__init__(shape, num_classes=num_classes)
-        self.schedule, self.on_step, self.label_dropout = Schedule(), None, 0.1
+        self.schedule, self.on_step = Schedule(), None
+        self.unguided: str | None = None
         self.calls: list[dict[str, Any]] = []
         self.asked: list[Tensor] = []
 
@@ -98,7 +99,7 @@ class DiffusionModel(BlobModel):
 
 def drawn(what: str) -> list[Tensor]:
     """The pictures in one of the folders, by step."""
-    files = sorted(Path("pictures", what).glob("*.png"))
+    files = sorted(Path("figures", what).glob("*.png"))
     return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
 
 
@@ -130,7 +131,7 @@ def test_classes_are_rows_weights_are_groups_and_columns_share_their_noise() -> 
     x, places = noise(2, shape), {}
     for label in range(3):
         for weight in (1, 2.5):
-            pictures = as_pictures(model.to_uint8((label + 1) * 0.1 * weight + 0.05 * x))
+            pictures = expand_to_rgb(model.to_uint8((label + 1) * 0.1 * weight + 0.05 * x))
             for column in range(2):
                 places[label, weight, column] = place_of(pictures[column], sheet)
     left = places[0, 1, 0][1]
@@ -155,7 +156,7 @@ def test_without_classes_it_is_a_plain_grid_and_guidance_has_no_say() -> None:
     logger = DiffusionSampleLogger(4, sampler="heun", steps=3, seed=5)
     trainer(logger).test(model, BlobData(shape), verbose=False)
     (sheet,) = drawn("test_samples")
-    for index, picture in enumerate(as_pictures(model.to_uint8(0.05 * noise(4, shape, seed=5)))):
+    for index, picture in enumerate(expand_to_rgb(model.to_uint8(0.05 * noise(4, shape, seed=5)))):
         assert place_of(picture, sheet) == (10 + TITLE + 50 * (index // 2), 10 + 50 * (index % 2))
     (call,) = model.calls
     assert (call["guidance"], call["sampler"], call["steps"]) == (None, "heun", 3)
@@ -169,7 +170,7 @@ def test_large_pictures_in_many_groups_fit_on_a_screen() -> None:
 
 def test_a_fit_leaves_the_progress_of_samples() -> None:
     trainer(DiffusionSampleLogger(6), max_epochs=2).fit(DiffusionModel(num_classes=3), BlobData())
-    assert Image.open("pictures/samples/progress.gif").n_frames == 2
+    assert Image.open("figures/samples/progress.gif").n_frames == 2
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_a_strip_goes_from_noise_to_the_sample_over_what_the_network_predicts() 
     trainer(DenoisingLogger(2, grid=0)).validate(model, BlobData(shape), verbose=False)
     (sheet,), x = drawn("val_denoising"), noise(2, shape)
     x0 = (torch.tensor([0, 2]) + 1).view(-1, 1, 1, 1) * 0.1 + 0.05 * x  # of three classes both ends
-    starts, ends = as_pictures(model.to_uint8(x)), as_pictures(model.to_uint8(x0))
+    starts, ends = expand_to_rgb(model.to_uint8(x)), expand_to_rgb(model.to_uint8(x0))
     top, left = place_of(starts[0], sheet)
     assert place_of(starts[1], sheet) == (top + 2 * 66 + 18, left)
     for index in range(2):
@@ -199,7 +200,7 @@ def test_few_steps_are_all_shown_and_the_animation_ends_with_the_sample() -> Non
     trainer(DenoisingLogger(1, grid=2, steps=3)).test(model, BlobData(), verbose=False)
     assert [(call["n"], call["steps"]) for call in model.calls] == [(1, 3), (4, 3)]
     assert drawn("test_denoising")[0].shape[2] < 5 * (84 + 2) + 120
-    with Image.open("pictures/test_denoising/trajectory.gif") as gif:
+    with Image.open("figures/test_denoising/trajectory.gif") as gif:
         assert gif.n_frames == 4
 
 
@@ -216,7 +217,7 @@ def test_a_fit_draws_strips_every_time_and_forward_process_and_animation_once() 
     trainer(DenoisingLogger(2), max_epochs=3).fit(model, data, ckpt_path="half.ckpt")
     assert len(drawn("denoising")) == 3
     assert len(drawn("forward_process")) == 1
-    assert [path.name for path in Path("pictures/denoising").glob("*.gif")] == ["trajectory.gif"]
+    assert [path.name for path in Path("figures/denoising").glob("*.gif")] == ["trajectory.gif"]
 
 
 def test_the_forward_process_goes_from_the_picture_to_noise() -> None:
@@ -227,7 +228,7 @@ def test_the_forward_process_goes_from_the_picture_to_noise() -> None:
     x = torch.stack([data.dataset("val")[index]["image"] for index in range(2)]).float() / 127.5 - 1
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
     for index in range(2):
-        top, left = place_of(as_pictures(model.to_uint8(x))[index], sheet)
+        top, left = place_of(expand_to_rgb(model.to_uint8(x))[index], sheet)
         assert (top, left) == (10 + TITLE + 18 + 66 * index, 10)
         for column, t in ((1, 0), (10, T - 1)):
             noisy = model.schedule.add_noise(x, eps, torch.full((2,), t))
@@ -265,7 +266,7 @@ def test_errors_are_averaged_over_parts_of_the_time(shown: list[Any]) -> None:
 
 def test_times_are_the_same_every_time_and_pictures_spread_over_the_set(shown: list[Any]) -> None:
     model = DiffusionModel()
-    trainer(TimestepLossLogger(num_pictures=7, bins=3), max_epochs=2).fit(model, BlobData())
+    trainer(TimestepLossLogger(num_images=7, bins=3), max_epochs=2).fit(model, BlobData())
     assert [len(t) for t in model.asked] == [2] * 8  # two of each of four batches
     assert torch.equal(torch.cat(model.asked[:4]), torch.cat(model.asked[4:]))
     assert torch.equal(shown[1][0][0].nan_to_num(), shown[1][0][1].nan_to_num())
@@ -327,13 +328,16 @@ def test_the_bar_leaves_alone_who_else_watches() -> None:
 
 @pytest.mark.parametrize("callback", [DiffusionSampleLogger, DenoisingLogger, TimestepLossLogger])
 def test_a_technique_without_steps_is_refused(callback: type) -> None:
-    with pytest.raises(UsageError, match=rf"{callback.__name__} calls .*errors_at, which BlobModel has not; .* DDPM"):
+    with pytest.raises(
+        UsageError,
+        match=rf"{callback.__name__} needs errors_at, schedule of the module, which BlobModel does not have; .* DDPM",
+    ):
         trainer(callback()).validate(BlobModel(), BlobData(), verbose=False)
 
 
 def test_guidance_that_was_not_learned_is_refused_before_training() -> None:
     model = DiffusionModel(num_classes=3)
-    model.label_dropout = 0.0
+    model.unguided = "model.label_dropout is 0"
     with pytest.raises(UsageError, match=r"guidance has 2.0, but model.label_dropout is 0"):
         trainer(DiffusionSampleLogger()).fit(model, BlobData())
     trainer(DiffusionSampleLogger(guidance=[1.0])).validate(model, BlobData(), verbose=False)
@@ -342,12 +346,12 @@ def test_guidance_that_was_not_learned_is_refused_before_training() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DiffusionSampleLogger(0), "DiffusionSampleLogger.num_samples is 0"),
+        (lambda: DiffusionSampleLogger(0), r"DiffusionSampleLogger.num_samples must be at least \d, got 0"),
         (lambda: DiffusionSampleLogger(guidance=[]), "DiffusionSampleLogger.guidance is empty"),
-        (lambda: DenoisingLogger(0), "DenoisingLogger.num_samples is 0"),
-        (lambda: DenoisingLogger(grid=-1), "DenoisingLogger.grid is -1"),
-        (lambda: TimestepLossLogger(num_pictures=0), "TimestepLossLogger.num_pictures is 0"),
-        (lambda: TimestepLossLogger(bins=0), "TimestepLossLogger.bins is 0"),
+        (lambda: DenoisingLogger(0), r"DenoisingLogger.num_samples must be at least \d, got 0"),
+        (lambda: DenoisingLogger(grid=-1), r"DenoisingLogger.grid must be at least \d, got -1"),
+        (lambda: TimestepLossLogger(num_images=0), r"TimestepLossLogger.num_images must be at least \d, got 0"),
+        (lambda: TimestepLossLogger(bins=0), r"TimestepLossLogger.bins must be at least \d, got 0"),
     ],
 )
 def test_counts_are_checked(build: Callable, message: str) -> None:

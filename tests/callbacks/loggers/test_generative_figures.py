@@ -27,12 +27,12 @@ VIEWS = ("interpolations", "latents", "manifold", "traversals")
 
 def drawn(what: str) -> list[Tensor]:
     """The pictures in one of the folders, by step."""
-    files = sorted(Path("pictures", what).glob("*.png"))
+    files = sorted(Path("figures", what).glob("*.png"))
     return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
 
 
 def folders() -> list[str]:
-    return sorted(path.name for path in Path("pictures").glob("*"))
+    return sorted(path.name for path in Path("figures").glob("*"))
 
 
 # --- reconstructions --------------------------------------------------------------------------------------------------
@@ -100,23 +100,23 @@ def test_a_fit_leaves_its_progress_also_of_what_went_before() -> None:
     model, data = BlobModel(), BlobData()
     first = trainer(SampleLogger(4), max_epochs=2)
     first.fit(model, data)
-    assert Image.open("pictures/samples/progress.gif").n_frames == 2
+    assert Image.open("figures/samples/progress.gif").n_frames == 2
     first.save_checkpoint("half.ckpt")
     trainer(SampleLogger(4), max_epochs=3).fit(model, data, ckpt_path="half.ckpt")
-    assert [path.stem for path in sorted(Path("pictures/samples").glob("*.png"))] == ["0000001", "0000003", "0000005"]
-    assert Image.open("pictures/samples/progress.gif").n_frames == 3
+    assert [path.stem for path in sorted(Path("figures/samples").glob("*.png"))] == ["0000001", "0000003", "0000005"]
+    assert Image.open("figures/samples/progress.gif").n_frames == 3
 
 
 def test_no_animation_is_made_of_one_picture_or_where_none_is_wanted() -> None:
     trainer(SampleLogger(4), max_epochs=1).fit(BlobModel(), BlobData())
     trainer(SampleLogger(4, animation=False), max_epochs=2).fit(BlobModel(), BlobData())
-    assert not Path("pictures/samples/progress.gif").exists()
+    assert not Path("figures/samples/progress.gif").exists()
 
 
 def test_nothing_is_drawn_in_the_sanity_check_and_only_every_nth_time() -> None:
     callbacks = (SampleLogger(4, every_n_validations=2), LatentSpaceLogger(every_n_validations=2, grid=3))
     trainer(*callbacks, max_epochs=3, num_sanity_val_steps=1).fit(BlobModel(), BlobData())
-    assert [path.stem for path in sorted(Path("pictures/samples").glob("*.png"))] == ["0000001", "0000005"]
+    assert [path.stem for path in sorted(Path("figures/samples").glob("*.png"))] == ["0000001", "0000005"]
     assert len(drawn("latents")) == 2
 
 
@@ -311,7 +311,7 @@ def test_a_caption_of_several_lines_is_drawn_in_one() -> None:
 
 
 def test_a_picture_that_two_ranks_wrote_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("darkroom.callbacks.writers.sample_writer.of_all_ranks", lambda trainer, rows: rows + rows[:1])
+    monkeypatch.setattr("darkroom.callbacks.writers.sample_writer.gather_rows", lambda trainer, rows: rows + rows[:1])
     assert [row["index"] for row in predict(BlobModel(), Prompts(count=3))] == ["0", "1", "2"]
 
 
@@ -323,18 +323,18 @@ def test_a_technique_of_another_task_is_refused(callback: type) -> None:
     class Segments(BlobModel):
         reconstruct = sample = interpolate = to_uint8 = None
 
-    with pytest.raises(UsageError, match=rf"{callback.__name__} calls .*Segments has not; .* VAE"):
+    with pytest.raises(UsageError, match=rf"{callback.__name__} needs .*Segments does not have; .* VAE"):
         trainer(callback()).validate(Segments(), BlobData(), verbose=False)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: SampleLogger(0), "SampleLogger.num_samples is 0"),
-        (lambda: SampleLogger(every_n_validations=0), "SampleLogger.every_n_validations is 0"),
-        (lambda: LatentSpaceLogger(grid=0), "LatentSpaceLogger.grid is 0"),
-        (lambda: ReconstructionLogger(-1), "ReconstructionLogger.num_samples is -1"),
-        (lambda: SampleWriter(-1), "SampleWriter.grid is -1"),
+        (lambda: SampleLogger(0), r"SampleLogger.num_samples must be at least \d, got 0"),
+        (lambda: SampleLogger(every_n_validations=0), r"SampleLogger.every_n_validations must be at least \d, got 0"),
+        (lambda: LatentSpaceLogger(grid=0), r"LatentSpaceLogger.grid must be at least \d, got 0"),
+        (lambda: ReconstructionLogger(-1), r"ReconstructionLogger.num_samples must be at least \d, got -1"),
+        (lambda: SampleWriter(-1), r"SampleWriter.grid must be at least \d, got -1"),
     ],
 )
 def test_counts_start_at_one(build: Any, message: str) -> None:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from darkroom.callbacks.base import generators
 from darkroom.callbacks.loggers.attention_map_logger import AttentionMapLogger
-from darkroom.callbacks.loggers.cascade_logger import StagesLogger
+from darkroom.callbacks.loggers.cascade_logger import CascadeLogger
 from darkroom.callbacks.loggers.prompt_logger import PromptLogger
 from darkroom.callbacks.loggers.sample_logger import SampleLogger
-from darkroom.callbacks.loggers.upsampling_logger import UpsamplingLogger, middle, psnr
-from darkroom.callbacks.plotting.grids import TITLE, picture_grid, wrapped
-from darkroom.callbacks.plotting.heat_maps import heat_colours, heated
+from darkroom.callbacks.loggers.upsampling_logger import UpsamplingLogger, crop_center, psnr
+from darkroom.callbacks.plotting.grids import TITLE, image_grid, wrap
+from darkroom.callbacks.plotting.heat_maps import heat_colours, overlay_heat
 from darkroom.callbacks.plotting.images import resize
 from darkroom.callbacks.writers.sample_writer import SampleWriter, slug
 from darkroom.datamodules.captions.caption_folder import CaptionFolder
@@ -42,7 +42,7 @@ DIFFERENT = [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
 
 def drawn(what: str) -> list[Tensor]:
     """The pictures in one of the folders, by step."""
-    files = sorted(Path("pictures", what).glob("*.png"))
+    files = sorted(Path("figures", what).glob("*.png"))
     return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
 
 
@@ -81,11 +81,11 @@ def sheets(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     written = []
 
     def noted(*args: Any, **kwargs: Any) -> Tensor:
-        written.append(inspect.signature(picture_grid).bind(*args, **kwargs).arguments)
-        return picture_grid(*args, **kwargs)
+        written.append(inspect.signature(image_grid).bind(*args, **kwargs).arguments)
+        return image_grid(*args, **kwargs)
 
-    for name in ("stages_logger", "upsampling_logger"):
-        monkeypatch.setattr(f"callbacks.{name}.picture_grid", noted)
+    for name in ("cascade_logger", "upsampling_logger"):
+        monkeypatch.setattr(f"darkroom.callbacks.loggers.{name}.image_grid", noted)
     return written
 
 
@@ -109,7 +109,7 @@ def test_prompts_are_rows_weights_are_groups_and_columns_share_their_noise() -> 
                 left = right + 66 * column - (1 - group) * (3 * 66 - 2 + 20)
                 top = 10 + TITLE + 18 + 66 * row
                 assert torch.equal(sheet[:, top : top + 64, left : left + 64], tile_of(prompt, place, weight))
-    assert sheet.shape[2] < 20 + 200 + 6 * 66 + 20  # a long prompt is wrapped
+    assert sheet.shape[2] < 20 + 200 + 6 * 66 + 20  # a long prompt is wrap
 
 
 def test_without_prompts_the_first_different_captions_of_the_data_are_drawn() -> None:
@@ -120,7 +120,7 @@ def test_without_prompts_the_first_different_captions_of_the_data_are_drawn() ->
         assert len(model.calls) == 6
         assert all(call["captions"][::4] == expected for call in model.calls)
     assert len(drawn("prompts")) == 2
-    with Image.open("pictures/prompts/progress.gif") as gif:
+    with Image.open("figures/prompts/progress.gif") as gif:
         assert gif.size[0] > 400
 
 
@@ -155,20 +155,20 @@ def test_a_cascade_is_drawn_likewise() -> None:
 def test_text_is_wrapped_into_its_width_and_its_rest_dotted() -> None:
     font = ImageFont.load_default(12)
     text = "a small red circle left of a large blue square"
-    lines = wrapped(text, 100, font, 5)
+    lines = wrap(text, 100, font, 5)
     assert " ".join(lines) == text
     assert len(lines) > 2
     assert all(font.getlength(line) <= 100 for line in lines)
-    assert wrapped(text, 100, font, 2)[0] == lines[0]
-    assert wrapped(text, 100, font, 2)[1].endswith("…")
-    assert wrapped("", 100, font, 2) == []
+    assert wrap(text, 100, font, 2)[0] == lines[0]
+    assert wrap(text, 100, font, 2)[1].endswith("…")
+    assert wrap("", 100, font, 2) == []
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_stages_of_a_prompt_stand_side_by_side_at_one_size() -> None:
-    trainer(StagesLogger(num_prompts=2, seed=3)).test(CascadeModel(), CaptionedData(), verbose=False)
+    trainer(CascadeLogger(num_prompts=2, seed=3)).test(CascadeModel(), CaptionedData(), verbose=False)
     (sheet,), model = drawn("test_stages"), CascadeModel()
     for row, prompt in enumerate(DIFFERENT[:2]):
         stages = model.sample([prompt], generator=generators(3, 2)[row : row + 1], stages=True)
@@ -181,7 +181,7 @@ def test_the_stages_of_a_prompt_stand_side_by_side_at_one_size() -> None:
 def test_in_prediction_they_are_those_of_the_very_pictures_that_are_written() -> None:
     listener = Listener()
     data = Prompts(captions=["a red square", "a green square"], count=5, batch_size=2)
-    callbacks = (StagesLogger(num_prompts=3), SampleWriter())
+    callbacks = (CascadeLogger(num_prompts=3), SampleWriter())
     trainer(*callbacks, logger=listener).predict(CascadeModel(), data, return_predictions=False)
     given = listener.images["predict_stages"]
     assert given["caption"] == [
@@ -199,7 +199,7 @@ def test_heads_say_the_cascades_settings_or_the_stages_own_and_the_title_a_step(
     model.guidance, model.augmentation, model.trained_steps = [1.0, 1.35], [None], 7
     for steps, title in ((7, "step 7"), (0, "")):
         model.trained_steps = steps
-        trainer(StagesLogger(num_prompts=1)).test(model, CaptionedData(), verbose=False)
+        trainer(CascadeLogger(num_prompts=1)).test(model, CaptionedData(), verbose=False)
         assert sheets[-1]["title"] == title
         assert sheets[-1]["heads"] == ["8 x 8", "16 x 16, guidance 1.35, augmentation 0.25"]
 
@@ -221,10 +221,10 @@ def test_small_bicubic_drawn_and_true_pictures_stand_in_a_row() -> None:
         )
         assert torch.equal(last[:, ::10, ::10], true)
         assert given["caption"][4 * index] == f"{CAPTIONS[index]}, 8 x 8"
-        for name, picture in (("bicubic", bicubic), ("drawn", output)):
+        for name, picture in (("bicubic", bicubic), ("sampled", output)):
             assert (
                 f"{name}, {psnr(picture[:, ::10, ::10], true):.1f} dB"
-                in given["caption"][4 * index + 1 + (name == "drawn")]
+                in given["caption"][4 * index + 1 + (name == "sampled")]
             )
     before = drawn("val_upsampling")[0]
     trainer(UpsamplingLogger(3, augmentation=0.1)).validate(model, CaptionedData(batch_size=2), verbose=False)
@@ -234,7 +234,7 @@ def test_small_bicubic_drawn_and_true_pictures_stand_in_a_row() -> None:
 def test_the_mean_psnr_stands_above_its_column(sheets: list[dict[str, Any]]) -> None:
     trainer(UpsamplingLogger(3)).validate(UpsamplingModel(), CaptionedData(), verbose=False)
     (sheet,) = sheets
-    for column, name in ((1, "bicubic"), (2, "drawn")):
+    for column, name in ((1, "bicubic"), (2, "sampled")):
         mean = sum(float(row[column].removesuffix(" dB")) for row in sheet["captions"]) / 3
         head, value = sheet["heads"][column].removesuffix(" dB").split(", mean ")
         assert head == name
@@ -247,7 +247,7 @@ def test_pictures_without_captions_are_drawn_too_and_of_large_ones_the_middle() 
     trainer(UpsamplingLogger(1), max_epochs=1).fit(UpsamplingModel(400), BlobData((3, 400, 400)))
     assert drawn("val_upsampling")[0].shape == (3, 20 + TITLE + 18 + 320 + 18 + 2 - 2, 20 + 4 * 322 - 2)
     picture = torch.arange(3 * 5 * 7).view(3, 5, 7)
-    assert torch.equal(middle(picture, 3), picture[:, 1:4, 2:5])
+    assert torch.equal(crop_center(picture, 3), picture[:, 1:4, 2:5])
 
 
 def test_psnr_is_in_decibels() -> None:
@@ -298,7 +298,7 @@ def test_heat_goes_from_dark_to_bright_and_leaves_the_picture_visible() -> None:
     half = torch.zeros(3, 20, 20, dtype=torch.uint8)
     half[:, :, 10:] = 255
     for strength in (0.0, 1.0):
-        shown = heated(half, torch.full((4, 4), strength)).float()
+        shown = overlay_heat(half, torch.full((4, 4), strength)).float()
         assert shown[:, :, :10].mean() < shown[:, :, 10:].mean() - 10
 
 
@@ -352,7 +352,7 @@ def test_rows_of_all_ranks_are_listed_in_order(monkeypatch: pytest.MonkeyPatch) 
     def gathered(trainer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [row | {"index": 1 + row["index"], "file": row["file"]} for row in rows] + [other]
 
-    monkeypatch.setattr("darkroom.callbacks.writers.sample_writer.of_all_ranks", gathered)
+    monkeypatch.setattr("darkroom.callbacks.writers.sample_writer.gather_rows", gathered)
     rows = predict(Prompts(captions=["a green square"], count=1))
     assert [row["caption"] for row in rows] == ["a red square", "a green square"]
 
@@ -380,20 +380,28 @@ def test_a_caption_in_a_file_name_is_short_and_safe(caption: str, name: str) -> 
         (
             PromptLogger(),
             BlobModel(),
-            "PromptLogger calls sample with captions, guidance, steps, which that of BlobModel",
+            "PromptLogger calls sample with captions, guidance, steps, which BlobModel.sample",
         ),
         (
             SampleLogger(),
             TextModel(),
-            "SampleLogger calls sample with n, labels, which that of TextModel does not take",
+            "SampleLogger calls sample with n, labels, which TextModel.sample does not accept",
         ),
-        (StagesLogger(), TextModel(), "StagesLogger calls sample with stages, .* it is for ImagenCascade"),
+        (
+            CascadeLogger(),
+            TextModel(),
+            "CascadeLogger needs augmentation, guidance, stages of the module, .* it is for ImagenCascade",
+        ),
         (
             AttentionMapLogger(),
             CascadeModel(),
-            "AttentionMapLogger calls word_maps, which CascadeModel has not; .* TextToImage",
+            "AttentionMapLogger needs word_maps of the module, which CascadeModel does not have; .* TextToImage",
         ),
-        (UpsamplingLogger(), TextModel(), "UpsamplingLogger calls reduced, upsampled, which TextModel has not"),
+        (
+            UpsamplingLogger(),
+            TextModel(),
+            "UpsamplingLogger needs reduced, upsampled of the module, which TextModel does not have",
+        ),
     ],
 )
 def test_a_technique_that_draws_otherwise_is_refused(callback: Any, model: BlobModel, message: str) -> None:
@@ -404,7 +412,7 @@ def test_a_technique_that_draws_otherwise_is_refused(callback: Any, model: BlobM
 def test_data_without_captions_need_prompts() -> None:
     data = BlobData((3, 16, 16))
     with pytest.raises(
-        UsageError, match="PromptLogger draws captions of the data, but BlobData has none; give it prompts"
+        UsageError, match="PromptLogger samples captions of the data, but BlobData has none; give it prompts"
     ):
         trainer(PromptLogger()).validate(TextModel(), data, verbose=False)
     trainer(PromptLogger(["a red square"])).validate(TextModel(), data, verbose=False)
@@ -412,7 +420,7 @@ def test_data_without_captions_need_prompts() -> None:
 
 def test_guidance_of_a_model_that_cannot_be_guided_is_refused_before_training() -> None:
     model = TextModel()
-    model.unguided = "model.text_dropout is 0"
+    model.unguided = r"model.text_dropout must be at least \d, got 0"
     with pytest.raises(UsageError, match=r"guidance has 2.0, but model.text_dropout is 0; or set it to \[1.0\]"):
         trainer(PromptLogger()).fit(model, CaptionedData())
     trainer(PromptLogger(guidance=[1.0])).validate(model, CaptionedData(), verbose=False)
@@ -423,10 +431,13 @@ def test_guidance_of_a_model_that_cannot_be_guided_is_refused_before_training() 
     [
         (lambda: PromptLogger([]), "PromptLogger.prompts is empty"),
         (lambda: PromptLogger(guidance=[]), "PromptLogger.guidance is empty"),
-        (lambda: PromptLogger(num_samples=0), "PromptLogger.num_samples is 0"),
-        (lambda: StagesLogger(num_prompts=0), "StagesLogger.num_prompts is 0"),
-        (lambda: UpsamplingLogger(0), "UpsamplingLogger.num_samples is 0"),
-        (lambda: AttentionMapLogger(every_n_validations=0), "AttentionMapLogger.every_n_validations is 0"),
+        (lambda: PromptLogger(num_samples=0), r"PromptLogger.num_samples must be at least \d, got 0"),
+        (lambda: CascadeLogger(num_prompts=0), r"CascadeLogger.num_prompts must be at least \d, got 0"),
+        (lambda: UpsamplingLogger(0), r"UpsamplingLogger.num_samples must be at least \d, got 0"),
+        (
+            lambda: AttentionMapLogger(every_n_validations=0),
+            r"AttentionMapLogger.every_n_validations must be at least \d, got 0",
+        ),
     ],
 )
 def test_settings_are_checked(build: Callable, message: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from darkroom.callbacks.plotting.axes import class_colour, round_numbers, round_powers
-from darkroom.callbacks.plotting.curves import _faded, curves
+from darkroom.callbacks.plotting.curves import _fade, curves
 
 
 def centre_of(sheet: Tensor, colour: tuple[int, int, int]) -> tuple[float, float]:
@@ -43,12 +43,12 @@ def test_what_has_no_place_is_left_out_and_its_neighbours_joined() -> None:
 
 
 def test_a_history_grows_stronger_and_the_newest_is_named_first() -> None:
-    darkness = [sum(_faded(index, 5)) for index in range(5)]
+    darkness = [sum(_fade(index, 5)) for index in range(5)]
     assert darkness == sorted(darkness, reverse=True)
     assert darkness[3] - darkness[4] > darkness[0] - darkness[3]  # the newest stands out
     series = [torch.tensor([[0.0, 1.0], [1.0, height]]) for height in (3.0, 2.0)]
     sheet = curves(series, ["old", "new"], "", history=True)
-    assert sheet[:, 68, 706].tolist() == list(_faded(1, 2))
+    assert sheet[:, 68, 706].tolist() == list(_fade(1, 2))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFont
 
 from darkroom.callbacks.plotting.animation import animate
-from darkroom.callbacks.plotting.grids import as_pictures, near_square, picture_grid, shortened, tile_size
+from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, near_square, shorten, tile_size
 from darkroom.callbacks.plotting.images import save
 from darkroom.callbacks.plotting.scatter import class_colour, scatter
 
@@ -29,7 +29,7 @@ def test_small_pictures_are_enlarged_by_whole_numbers_and_large_ones_reduced(
 
 def test_a_grid_holds_every_picture_in_its_place() -> None:
     pictures = noise(5, 3, 60, 50)
-    sheet = picture_grid([pictures[:3], pictures[3:]], gap=2)
+    sheet = image_grid([pictures[:3], pictures[3:]], gap=2)
     assert sheet.shape == (3, 2 * 60 + 2 + 20, 3 * 50 + 4 + 20)
     for index, picture in enumerate(pictures):
         y, x = 10 + 62 * (index // 3), 10 + 52 * (index % 3)
@@ -38,9 +38,9 @@ def test_a_grid_holds_every_picture_in_its_place() -> None:
 
 
 def test_names_heads_and_title_make_room_and_pictures_stay_whole() -> None:
-    pictures = as_pictures(noise(4, 1, 48, 48))
-    plain = picture_grid([pictures[:2], pictures[2:]])
-    full = picture_grid([pictures[:2], pictures[2:]], ["small", "a long name"], ["-1", "+1"], "a title" * 20)
+    pictures = expand_to_rgb(noise(4, 1, 48, 48))
+    plain = image_grid([pictures[:2], pictures[2:]])
+    full = image_grid([pictures[:2], pictures[2:]], ["small", "a long name"], ["-1", "+1"], "a title" * 20)
     left = next(x for x in range(full.shape[2]) if torch.equal(full[:, 52:100, x : x + 48], pictures[0]))
     assert torch.equal(full[:, 52:150, left : left + 98], plain[:, 10:108, 10:108])
     assert full.shape[2] > 500  # as wide as the title
@@ -48,15 +48,15 @@ def test_names_heads_and_title_make_room_and_pictures_stay_whole() -> None:
 
 def test_captions_stand_below_their_pictures_and_rows_without_take_no_room() -> None:
     pictures = noise(4, 3, 50, 60)
-    sheet = picture_grid([pictures[:2], pictures[2:]], captions=[(), ("cat", "a very long caption of a dog")])
+    sheet = image_grid([pictures[:2], pictures[2:]], captions=[(), ("cat", "a very long caption of a dog")])
     assert sheet.shape[1] == 20 + 2 * 50 + 2 + 18
     assert torch.equal(sheet[:, 62:112, 72:132], pictures[3])
     assert (sheet[:, 112:130, 72:132] < 200).any()
     font = ImageFont.load_default(12)
-    assert shortened("cat", 60, font) == "cat"
-    assert shortened("a very long caption", 60, font).endswith("…")
-    assert font.getlength(shortened("a very long caption", 60, font)) <= 60
-    assert shortened("cat", 2, font) == ""
+    assert shorten("cat", 60, font) == "cat"
+    assert shorten("a very long caption", 60, font).endswith("…")
+    assert font.getlength(shorten("a very long caption", 60, font)) <= 60
+    assert shorten("cat", 2, font) == ""
 
 
 def test_grids_are_about_as_wide_as_high() -> None:

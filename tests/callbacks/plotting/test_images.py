@@ -11,13 +11,13 @@ from darkroom.callbacks.plotting.images import (
     colorize,
     contact_sheet,
     error_map,
-    fitting,
+    fit_size,
     overlay,
     palette,
     resize,
     save,
     save_mask,
-    to_picture,
+    to_uint8_rgb,
 )
 
 
@@ -48,7 +48,7 @@ def test_error_map_is_red_where_wrong() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_round(channels: int) -> None:
-    assert to_picture(torch.full((channels, 2, 2), 0.999)).unique().tolist() == [255]
+    assert to_uint8_rgb(torch.full((channels, 2, 2), 0.999)).unique().tolist() == [255]
 
 
 def test_contact_sheet_holds_pictures_of_any_size() -> None:
@@ -64,9 +64,9 @@ def test_contact_sheet_holds_pictures_of_any_size() -> None:
 
 def test_contact_sheet_leaves_alone_what_was_made_to_fit() -> None:
     first, second = (torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((30, 40), (90, 31)))
-    tile = fitting(first, 64, 64)
+    tile = fit_size(first, 64, 64)
     assert tile == (48, 64)
-    fitted = [resize(picture, fitting(picture, *tile)) for picture in (first, second)]
+    fitted = [resize(picture, fit_size(picture, *tile)) for picture in (first, second)]
     assert torch.equal(contact_sheet({"a": [first, second]}, side=64), contact_sheet({"a": fitted}, side=64))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from darkroom.callbacks.plotting.latent_views import (
-    _edges,
+    _edge_labels,
     activity,
     encodings,
     manifold,
@@ -43,8 +43,8 @@ def test_the_manifold_lies_at_quantiles_of_the_prior_first_to_the_right_second_u
 
 
 def test_axes_tell_their_first_middle_and_last_value() -> None:
-    assert _edges(torch.tensor([-1.86, -0.7, -0.04, 0.7, 1.86])) == ["-1.9", "", "0", "", "+1.9"]
-    assert _edges(torch.tensor([0.02])) == ["0"]
+    assert _edge_labels(torch.tensor([-1.86, -0.7, -0.04, 0.7, 1.86])) == ["-1.9", "", "0", "", "+1.9"]
+    assert _edge_labels(torch.tensor([0.02])) == ["0"]
 
 
 def test_one_dimension_is_a_row() -> None:

@@ -1,4 +1,4 @@
-"""What one sees of detection: boxes on pictures, mistakes, W&B's boxes, COCO's JSON. The detections are made up."""
+"""Figures and files of detection: boxes on images, mistakes, W&B boxes, COCO JSON. The detections are made up."""
 
 import json
 from collections.abc import Callable
@@ -16,10 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.callbacks.loggers.detection_logger import DetectionLogger, for_wandb
-from darkroom.callbacks.plotting.boxes import captions, class_index, confident, draw_boxes, draw_mistakes, mistakes
+from darkroom.callbacks.plotting.boxes import (
+    captions,
+    class_index,
+    draw_boxes,
+    draw_mistakes,
+    filter_by_score,
+    find_mistakes,
+)
 from darkroom.callbacks.plotting.images import palette
-from darkroom.callbacks.writers.detection_writer import DetectionWriter, coco_annotations, compressed, run_lengths
-from darkroom.callbacks.writers.prediction_files import of_all_ranks
+from darkroom.callbacks.writers.detection_writer import DetectionWriter, coco_annotations, compress_runs, run_lengths
+from darkroom.callbacks.writers.prediction_files import gather_rows
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
 from tests.runtime.test_wandb import read
@@ -178,8 +185,8 @@ def test_captions_say_class_and_score() -> None:
 
 def test_confident_keeps_the_best_in_order() -> None:
     found = objects(*[(i, 0, i + 1, 1) for i in range(4)], scores=[0.2, 0.9, 0.3, 0.5])
-    assert confident(found, 0.3)["scores"].tolist() == pytest.approx([0.9, 0.5, 0.3])
-    assert confident(found, 0.3, 2)["boxes"][:, 0].tolist() == [1, 3]
+    assert filter_by_score(found, 0.3)["scores"].tolist() == pytest.approx([0.9, 0.5, 0.3])
+    assert filter_by_score(found, 0.3, 2)["boxes"][:, 0].tolist() == [1, 3]
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -206,18 +213,18 @@ BOX, NEAR, FAR = (10.0, 10.0, 30.0, 30.0), (12.0, 10.0, 32.0, 30.0), (60.0, 60.0
     ],
 )
 def test_mistakes_are_counted_as_coco_does(found: dict, target: dict, false: list[bool], missed: list[bool]) -> None:
-    assert [flags.tolist() for flags in mistakes(found, target)] == [false, missed]
+    assert [flags.tolist() for flags in find_mistakes(found, target)] == [false, missed]
 
 
 def test_unsure_objects_make_no_mistakes() -> None:
     target = {**objects(BOX, FAR), "difficult": torch.tensor([True, False])}
     twice = objects(BOX, NEAR, FAR, scores=[0.9, 0.8, 0.7])
-    assert [flags.any().item() for flags in mistakes(twice, target)] == [False, False]
-    assert mistakes(objects(scores=[]), target)[1].tolist() == [False, True]
+    assert [flags.any().item() for flags in find_mistakes(twice, target)] == [False, False]
+    assert find_mistakes(objects(scores=[]), target)[1].tolist() == [False, True]
     # small detections within a crowd, whose IoU with it is small; of another class they are wrong
     crowd = {**objects((0, 0, 100, 100)), "iscrowd": torch.tensor([True])}
     some = objects(BOX, FAR, FAR, labels=[1, 1, 2], scores=[0.9, 0.8, 0.7])
-    assert mistakes(some, crowd)[0].tolist() == [False, False, True]
+    assert find_mistakes(some, crowd)[0].tolist() == [False, False, True]
 
 
 def test_mistakes_are_red_and_white_over_grey() -> None:
@@ -238,7 +245,7 @@ def test_the_same_scenes_every_time_from_the_detections_of_the_step() -> None:
         module = Detector(detect)
         trainer(DetectionLogger(num_samples=3)).validate(module, shapes(), verbose=False)
         assert module.forwards == 3  # batches: the network did not run for the pictures
-        drawn.append(rows(picture("pictures/val_detections/0000000.png")))
+        drawn.append(rows(picture("figures/val_detections/0000000.png")))
     assert drawn[0][0].shape[2] >= 3 * 256
     assert all(torch.equal(sheet[0], drawn[0][0]) for sheet in drawn)
     assert not torch.equal(drawn[0][1], drawn[1][1])
@@ -250,9 +257,9 @@ def test_the_same_scenes_every_time_from_the_detections_of_the_step() -> None:
 def test_every_nth_validation_and_the_test_set() -> None:
     module, data = Detector(truth), shapes(masks=True)
     trainer(DetectionLogger(2, every_n_validations=2), max_epochs=3).fit(module, data)
-    assert [path.name for path in sorted(Path("pictures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
+    assert [path.name for path in sorted(Path("figures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
     trainer(DetectionLogger(2)).test(module, data, verbose=False)
-    assert Path("pictures/test_detections/0000000.png").is_file()
+    assert Path("figures/test_detections/0000000.png").is_file()
 
 
 def test_a_continued_run_keeps_to_every_nth_validation() -> None:
@@ -261,10 +268,10 @@ def test_a_continued_run_keeps_to_every_nth_validation() -> None:
     fit.fit(module, data)
     fit.save_checkpoint("last.ckpt")
     trainer(after, max_epochs=3).fit(module, data, ckpt_path="last.ckpt")
-    assert [path.name for path in sorted(Path("pictures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
-    Path("pictures/val_detections/0000000.png").unlink()
+    assert [path.name for path in sorted(Path("figures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
+    Path("figures/val_detections/0000000.png").unlink()
     trainer(DetectionLogger(2, 2)).validate(module, data, ckpt_path="last.ckpt", verbose=False)
-    assert Path("pictures/val_detections/0000000.png").is_file()
+    assert Path("figures/val_detections/0000000.png").is_file()
 
 
 def test_low_scores_and_many_boxes_are_not_drawn() -> None:
@@ -275,7 +282,7 @@ def test_low_scores_and_many_boxes_are_not_drawn() -> None:
     for detect, limit in ((nothing, 9), (unsure, 9), (truth, 1), (truth, 9)):
         logger = DetectionLogger(2, score_threshold=0.3, max_boxes=limit)
         trainer(logger).validate(Detector(detect), shapes(objects=(3, 5)), verbose=False)
-        sheets.append(rows(picture("pictures/val_detections/0000000.png"))[1])
+        sheets.append(rows(picture("figures/val_detections/0000000.png"))[1])
     assert torch.equal(sheets[0], sheets[1])
     assert not torch.equal(sheets[2], sheets[3])
 
@@ -440,7 +447,7 @@ def test_run_lengths_are_those_of_the_enlarged_mask(size: tuple[int, int], share
     mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) < share
     runs = run_lengths(mask.numpy(), size)
     enlarged = F.interpolate(mask[None, None].to(torch.uint8), size, mode="nearest-exact")[0, 0].numpy()
-    assert compressed(runs, size)["counts"] == coco_mask.encode(np.asfortranarray(enlarged))["counts"].decode()
+    assert compress_runs(runs, size)["counts"] == coco_mask.encode(np.asfortranarray(enlarged))["counts"].decode()
     assert sum(runs[1::2]) == enlarged.sum()
 
 
@@ -456,8 +463,8 @@ def test_ranks_put_their_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     two, one = (type("Ranks", (), {"world_size": size}) for size in (2, 1))
-    assert of_all_ranks(two, ["mine"]) == ["mine", "from the other rank"]
-    assert of_all_ranks(one, ["mine"]) == ["mine"]
+    assert gather_rows(two, ["mine"]) == ["mine", "from the other rank"]
+    assert gather_rows(one, ["mine"]) == ["mine"]
 
 
 def test_a_technique_of_another_task_is_refused() -> None:
