@@ -121,7 +121,7 @@ class FigureCallback(Callback):
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
     """
 
-    needs: ClassVar[type] = object  # protocol of the module
+    needs: ClassVar[type | None] = None  # protocol of the module; None: any module
     supported: ClassVar[str] = "AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM"  # methods that fulfil it
 
     def __init__(self, every_n_validations: int = 1) -> None:
@@ -130,7 +130,8 @@ class FigureCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         require_data(trainer, ImageData, self)
-        self.require(pl_module, self.needs)
+        if self.needs is not None:
+            self.require(pl_module, self.needs)
         self.folder = run_folder(trainer)
 
     def require(self, module: LightningModule, protocol: type[P]) -> P:

@@ -32,7 +32,7 @@ class SampleLogger(FigureCallback):
         animation: write the animation.
     """
 
-    needs: ClassVar[type] = SamplingModel
+    needs: ClassVar[type | None] = SamplingModel
 
     def __init__(
         self, num_samples: int = 64, every_n_validations: int = 1, seed: int = 0, animation: bool = True
