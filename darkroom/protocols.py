@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Generators = (
-    torch.Generator | Sequence[torch.Generator] | None
-)  # several: one for each sample; None: torch's global one
+# Several: one for each sample. None: torch's global one.
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @runtime_checkable
@@ -312,8 +311,9 @@ class WordMapModel(ImageModel, Protocol):
 class CascadeStage(Protocol):
     """One stage of a cascade."""
 
-    @property
-    def guidance(self) -> float: ...
+    def weight_or_own(self, guidance: float | None, /) -> float:
+        """Return a guidance weight; None: the stage's own."""
+        ...
 
 
 @runtime_checkable

@@ -1,7 +1,6 @@
 """A world of one square, and techniques that know it: its colour is the prompt's, its place the noise's."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -97,6 +96,24 @@ class TextModel(BlobModel):
         )
 
 
+class Stage:
+    """Settings of a stage that samples without noise on its input."""
+
+    def __init__(self, guidance: float) -> None:
+        self.guidance = guidance
+
+    def weight_or_own(self, guidance: float | None) -> float:
+        return self.guidance if guidance is None else guidance
+
+
+class NoisyStage(Stage):
+    """Settings of a stage that adds noise to its input."""
+
+    def __init__(self, guidance: float, augmentation: float) -> None:
+        super().__init__(guidance)
+        self.augmentation = augmentation
+
+
 class CascadeModel(TextModel):
     """The same in two stages, of half and of the whole size."""
 
@@ -104,7 +121,7 @@ class CascadeModel(TextModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stages = [SimpleNamespace(guidance=2.0), SimpleNamespace(guidance=1.0, augmentation=0.25)]
+        self.stages = [Stage(2.0), NoisyStage(1.0, 0.25)]
         self.guidance, self.augmentation = [None, None], [0.1]
 
     def sample(

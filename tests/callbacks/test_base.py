@@ -1,25 +1,38 @@
-"""What a run shows: contact sheets that can be compared, and predictions on a folder of photos."""
+"""Figures of a run, predictions on a folder of photos, and the Protocols that callbacks use."""
 
 import csv
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from typing_extensions import get_protocol_members
 
+from darkroom import protocols
+from darkroom.callbacks.base import _rejected_arguments
+from darkroom.lightning_modules.adversarial.dcgan import DCGAN
+from darkroom.lightning_modules.autoencoding.autoencoder import AutoEncoder
+from darkroom.lightning_modules.autoencoding.conditional_vae import ConditionalVAE
+from darkroom.lightning_modules.autoencoding.vae import VAE
+from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.imagen.cascade import ImagenCascade
+from darkroom.lightning_modules.diffusion.imagen.super_resolution import SuperResolution
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
 from tests.conftest import CONFIGS
 
 
-def test_every_validation_draws_the_same_scenes(darkroom: Callable, tiny: list[str]) -> None:
+def test_every_validation_shows_the_same_scenes(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("fit", *tiny, "--trainer.max_epochs", 2).code == 0
-    first, second = sorted(Path("runs/tiny/0/pictures/val_masks").glob("*.png"))
+    first, second = sorted(Path("runs/tiny/0/figures/val_masks").glob("*.png"))
     assert (first.name, second.name) == ("0000001.png", "0000003.png")  # the steps of metrics.csv, which count from 0
     first, second = (np.array(Image.open(path)) for path in (first, second))
     rows = first.shape[0] // 4
     assert np.array_equal(first[: 2 * rows - 20], second[: 2 * rows - 20])  # input and truth
 
 
-def test_the_test_set_is_drawn_and_pointed_at(darkroom: Callable, tiny: list[str]) -> None:
+def test_test_logs_figures_and_prints_their_path(darkroom: Callable, tiny: list[str]) -> None:
     darkroom("fit", *tiny)
     outcome = darkroom("test", *tiny, "--ckpt_path", "best")
     assert outcome.code == 0
@@ -76,7 +89,7 @@ def test_throughput_and_learning_rate_are_logged(darkroom: Callable, tiny: list[
     assert any(row["lr-AdamW"] for row in rows)
 
 
-def test_tensorboard_gets_pictures_and_metrics(darkroom: Callable, tiny: list[str]) -> None:
+def test_tensorboard_gets_figures_and_metrics(darkroom: Callable, tiny: list[str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert darkroom("fit", *tiny, "--config", CONFIGS / "logger/tensorboard.yaml").code == 0
@@ -84,3 +97,28 @@ def test_tensorboard_gets_pictures_and_metrics(darkroom: Callable, tiny: list[st
     events.Reload()
     assert "val_masks" in events.Tags()["images"]
     assert {"val/mIoU", "train/loss"} <= set(events.Tags()["scalars"])
+
+
+_LATENT = (AutoEncoder, VAE, ConditionalVAE, DCGAN, DDPM)
+_FULFILS = [
+    *((model, protocols.SamplingModel) for model in _LATENT),
+    *((model, protocols.ReconstructionModel) for model in _LATENT),
+    *((model, protocols.LatentModel) for model in _LATENT),
+    (DDPM, protocols.DiffusionModel),
+    (TextToImage, protocols.TextModel),
+    (TextToImage, protocols.WordMapModel),
+    (TextToImage, protocols.CascadeStage),
+    (ImagenCascade, protocols.TextModel),
+    (ImagenCascade, protocols.CascadeModel),
+    (SuperResolution, protocols.UpsamplingModel),
+    (SuperResolution, protocols.AugmentedStage),
+]
+
+
+@pytest.mark.parametrize(("model", "protocol"), _FULFILS)
+def test_methods_of_a_model_fulfil_the_protocol_of_its_callbacks(model: type, protocol: type) -> None:
+    methods = [name for name in get_protocol_members(protocol) if inspect.isfunction(getattr(protocol, name, None))]
+    assert methods
+    for name in methods:
+        assert callable(getattr(model, name, None)), name
+        assert not _rejected_arguments(model, protocol, name), name
