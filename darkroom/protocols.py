@@ -31,10 +31,13 @@ class SegmentationModel(Protocol):
 class ProposalMethod(Protocol):
     """What a cache of region proposals needs of the method that makes them."""
 
-    by_shape: bool
-    """All images of one shape have the same proposals."""
     limit: int | None
-    """Most boxes that are handed out for an image; None: all."""
+    """Most boxes that are returned for an image; None: all."""
+
+    @property
+    def by_shape(self) -> bool:
+        """All images of one shape have the same proposals."""
+        ...
 
     @property
     def key(self) -> str:
@@ -368,3 +371,37 @@ class UpsamplingModel(ImageModel, Protocol):
     ) -> Tensor:
         """Sample the large images of small ones; an option that is None takes the model's own value."""
         ...
+
+
+@runtime_checkable
+class SizedDataset(Protocol):
+    """Map-style data set of samples, each a dict, addressed by int."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class BatchedDataset(SizedDataset, Protocol):
+    """Data set that reads many samples at once."""
+
+    def __getitems__(self, indices: Sequence[int], /) -> dict[str, Any] | list[dict[str, Any]]:
+        """Return a whole batch, or a list of samples that are still to be collated."""
+        ...
+
+
+@runtime_checkable
+class NamedSamples(Protocol):
+    """Data set that names its samples for messages, where no single file holds one."""
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a sample."""
+        ...
+
+
+@runtime_checkable
+class DownscaledDataset(Protocol):
+    """Data set that may scale its images down when it reads them."""
+
+    max_side: int | None

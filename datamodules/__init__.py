@@ -1,1 +1,1 @@
-"""What a technique learns from: a file per data set. A class that derives from VisionDataModule is found by its name."""
+"""Datamodules, a file per data set. The command line finds classes that derive from VisionDataModule by name."""

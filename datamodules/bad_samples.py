@@ -1,4 +1,4 @@
-"""Samples that cannot be read: replaced in training, left out elsewhere; listed in a file, counted, and within a budget."""
+"""Samples that cannot be read: replaced in training, left out elsewhere, listed in a file, counted against a budget."""
 
 import logging
 import os
@@ -11,18 +11,20 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import Dataset
 
-from darkroom.datamodules.loading import BAD_SAMPLES, Key, KeyedDataset
+from darkroom.datamodules.datasets import DatasetWrapper, name_of
+from darkroom.datamodules.loading import BAD_SAMPLES, Key, KeyedDataset, KeyedSamples, split_key
 from darkroom.errors import DataError
+from darkroom.protocols import SizedDataset
 
 try:
     import fcntl
-except ImportError:  # not POSIX: one process at a time is all there is
-    fcntl = None
+except ImportError:  # not POSIX: runs have one process there
+    fcntl = None  # type: ignore[assignment]  # the module is absent
 
 BAD_SAMPLES_FILE = "bad_samples.tsv"
 UNREADABLE = (DataError, OSError)
-_TRIES = 100  # samples drawn in the place of one
-_SAID = 5  # on the console, of each rank
+_TRIES = 100  # samples tried instead of a bad one
+_PRINTED = 5  # on the console, of each rank
 _HEADER = "split\tsample\treason\n"
 
 _log = logging.getLogger("lightning.pytorch")
@@ -35,119 +37,106 @@ class BadSample(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
-    """What was read of a batch: samples, or a whole batch that the data set made; and what could not be read."""
+class ReadBatch(NamedTuple):
+    """Result of reading a batch: the samples, or the whole batch that the data set made, and the read failures."""
 
     samples: list[dict[str, Any]] | dict[str, Any]
     bad: list[BadSample]
 
 
-def name_of(dataset: Dataset, index: int) -> str:
-    """What a data set calls a sample, else its file, else its index."""
-    if hasattr(dataset, "name_of"):
-        return dataset.name_of(index)
-    paths = getattr(dataset, "paths", None)
-    return str(paths[index]) if paths else f"sample {index}"
-
-
-class Skipping(Dataset):
-    """A data set addressed by (epoch, index) that goes on where a sample cannot be read.
+class SkippingDataset(Dataset[dict[str, Any]]):
+    """Data set addressed by (epoch, index) that reads on after a sample that cannot be read.
 
     Args:
         keyed: the data set.
-        seed: with epoch and index decides which sample stands in for a bad one.
-        replace: another sample stands in, as training needs batches of one size; else a bad one is left out.
+        seed: with epoch and index determines which sample replaces a bad one.
+        replace: replace a bad sample, as training needs batches of one size; else leave it out.
     """
 
-    def __init__(self, keyed: KeyedDataset, seed: int, replace: bool) -> None:
+    def __init__(self, keyed: KeyedSamples, seed: int, replace: bool) -> None:
         self.keyed, self.seed, self.replace = keyed, seed, replace
         self.dataset = keyed.dataset
 
     def __len__(self) -> int:
         return len(self.keyed)
 
-    def __getitems__(self, keys: Sequence[Key | int]) -> Found:
-        if getattr(self.keyed, "makes_batches", True):
+    def __getitems__(self, keys: Sequence[Key | int]) -> ReadBatch:
+        if self.keyed.makes_batches:
             with suppress(*UNREADABLE):
-                return Found(self.keyed.__getitems__(keys), [])
-        found = Found([], [])
-        for key in keys:
-            self._read(key, found)
-        return found
+                return ReadBatch(self.keyed.__getitems__(keys), [])
+        bad: list[BadSample] = []
+        samples = [sample for key in keys if (sample := self.read(key, bad)) is not None]
+        return ReadBatch(samples, bad)
 
-    def _read(self, key: Key | int, found: Found) -> None:
-        """Adds a sample, or the one that stands in for it, and what is bad on the way."""
-        for epoch, index in self._candidates(*(key if isinstance(key, tuple) else (0, key))):
+    def read(self, key: Key | int, bad: list[BadSample]) -> dict[str, Any] | None:
+        """Return a sample, its replacement, or None where it is left out; add read failures to ``bad``."""
+        for epoch, index in self._candidates(*split_key(key)):
             try:
-                found.samples.append(self.keyed[epoch, index])
-                return
+                return self.keyed[epoch, index]
             except UNREADABLE as error:
-                found.bad.append(BadSample(name_of(self.dataset, index), str(error)))
+                bad.append(BadSample(name_of(self.dataset, index), str(error)))
         if self.replace:
-            raise DataError(f"{_TRIES} samples drawn in turn cannot be read; the first: {found.bad[-_TRIES].reason}")
+            raise DataError(f"{_TRIES} samples chosen in turn cannot be read; the first: {bad[-_TRIES].reason}")
+        return None
 
     def _candidates(self, epoch: int, index: int) -> Iterator[Key]:
         yield epoch, index
         if self.replace:
-            draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch, index))))
+            random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch, index))))
             for _ in range(_TRIES - 1):
-                yield epoch, int(draw.integers(len(self)))
+                yield epoch, int(random.integers(len(self)))
 
 
-def collate_found(found: Found, collate: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """A batch of what was read, with what was not under a key that the loader takes out again."""
-    batch = collate(found.samples) if found.samples else {}
-    return batch | {BAD_SAMPLES: found.bad} if found.bad else batch
+def collate_readable(read: ReadBatch, collate: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Collate the samples that were read; the failures go under a key that the loader removes again."""
+    batch = collate(read.samples) if read.samples else {}
+    return batch | {BAD_SAMPLES: read.bad} if read.bad else batch
 
 
-class StandingIn(Dataset):
-    """A data set addressed by int, outside of a loader, where others stand in for samples that cannot be read.
-
-    Whatever else the data set offers (``paths``, ``labels``) is found here too.
+class SubstitutingDataset(DatasetWrapper):
+    """Data set addressed by int, for use without a loader, in which others replace samples that cannot be read.
 
     Args:
         dataset: addressed by int.
-        seed: see ``Skipping``.
-        note: is told what cannot be read.
+        seed: see ``SkippingDataset``.
+        note: called with the samples that cannot be read.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, note: Callable[[list[BadSample]], None]) -> None:
-        self.skipping, self.note = Skipping(KeyedDataset(dataset), seed, replace=True), note
-
-    def __len__(self) -> int:
-        return len(self.skipping)
+    def __init__(self, dataset: SizedDataset, seed: int, note: Callable[[list[BadSample]], None]) -> None:
+        super().__init__(dataset)
+        self.skipping, self.note = SkippingDataset(KeyedDataset(dataset), seed, replace=True), note
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a for loop over the data set
-        (sample,), bad = self.skipping.__getitems__([index])
+        bad: list[BadSample] = []
+        sample = self.skipping.read(index, bad)
         self.note(bad)
+        if sample is None:  # never with replace: ``read`` raises
+            raise IndexError(index)
         return sample
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "skipping" or name.startswith("__"):  # while it is unpickled, and what a class has or has not
-            raise AttributeError(name)
-        return getattr(self.skipping.dataset, name)
 
 
 class BadSamples:
-    """What could not be read in a run: each sample once in ``bad_samples.tsv``, which all ranks and continued runs share.
+    """Record of the samples of a run that cannot be read: each once in ``bad_samples.tsv``.
+
+    All ranks share the file, and so do runs that resume.
 
     Args:
-        budget: so many of a split; one more is an error.
+        budget: most bad samples of a split; one more is an error.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.path: Path | None = None  # known when the run is
+        self.path: Path | None = None  # set when the run has a folder
         self._listed: set[tuple[str, str]] = set()
         self._found = 0
 
     def note(self, split: str, found: Sequence[BadSample]) -> None:
-        """Lists those that are new, and says so.
+        """List the new ones in the file and log them.
 
         Raises:
-            DataError: they are more than the budget.
+            DataError: there are more than the budget.
         """
         found = [one._replace(name=_one_line(one.name), reason=_one_line(one.reason)) for one in found]
         if all((split, one.name) in self._listed for one in found):
@@ -155,9 +144,9 @@ class BadSamples:
         new = self._list(split, {one.name: one for one in found})
         for one in new:
             self._found += 1
-            if self._found <= _SAID:
+            if self._found <= _PRINTED:
                 _log.warning(f"bad sample ({split}): {one.reason}")
-            elif self._found == _SAID + 1:
+            elif self._found == _PRINTED + 1:
                 _log.warning(f"more bad samples are found; {self._where}")
         if new and self._counted(split) > self.budget:
             raise DataError(
@@ -166,14 +155,14 @@ class BadSamples:
             )
 
     def count(self, split: str) -> int:
-        """How many samples of a split all ranks have found so far."""
+        """Count the bad samples of a split that all ranks have found so far."""
         if self.path is not None and self.path.is_file():
             with self.path.open(encoding="utf-8") as file:
-                self._remember(file)
+                self._load(file)
         return self._counted(split)
 
     def report(self) -> None:
-        """Says how many there are."""
+        """Log how many there are."""
         for split in sorted({split for split, _ in self._listed}):
             rank_zero_info(f"bad samples ({split}): {self.count(split)}; {self._where}")
 
@@ -185,39 +174,39 @@ class BadSamples:
         return sum(listed == split for listed, _ in self._listed)
 
     def _list(self, split: str, found: dict[str, BadSample]) -> list[BadSample]:
-        """Appends those that no rank has listed before, and returns them."""
-        with self._opened() as file:
+        """Append those that no rank has listed before, and return them."""
+        with self._open_locked() as file:
             if file is not None:
-                self._remember(file)
+                self._load(file)
             new = [one for name, one in found.items() if (split, name) not in self._listed]
             if file is not None and new:
                 lines = "".join(f"{split}\t{one.name}\t{one.reason}\n" for one in new)
-                # In one piece, so that lines of several ranks do not mix, and after one that a killed process began.
-                os.write(file.fileno(), f"{_beginning(file)}{lines}".encode())
+                # One write, so that lines of several ranks do not mix; a killed process may have left half a line.
+                os.write(file.fileno(), f"{_line_start(file)}{lines}".encode())
         self._listed |= {(split, one.name) for one in new}
         return new
 
     @contextmanager
-    def _opened(self) -> Iterator[IO[str] | None]:
-        """The list, which no other rank changes meanwhile."""
+    def _open_locked(self) -> Iterator[IO[str] | None]:
+        """Open the list and lock it against the other ranks."""
         if self.path is None:
             yield None
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+", encoding="utf-8") as file:
             if fcntl is not None:
-                with suppress(OSError):  # some network file systems have no locks: a sample may then be listed twice
+                with suppress(OSError):  # some network file systems have no locks; a sample may be listed twice there
                     fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
-    def _remember(self, file: IO[str]) -> None:
+    def _load(self, file: IO[str]) -> None:
         file.seek(0)
         rows = (line.split("\t") for line in file.read().splitlines()[1:])
         self._listed |= {(row[0], row[1]) for row in rows if len(row) == 3}
 
 
-def _beginning(file: IO[str]) -> str:
-    """What must stand before the next line."""
+def _line_start(file: IO[str]) -> str:
+    """Return what must precede the next line: the header, a line break, or nothing."""
     file.seek(0)
     content = file.read()
     return _HEADER if not content else "" if content.endswith("\n") else "\n"

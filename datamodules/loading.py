@@ -1,29 +1,32 @@
-"""Order, augmentation and position of the data, each a function of what is written down: (seed, epoch, rank) decides the
-order, (seed, epoch, index) the augmentation, and the loader's position is in the checkpoint. So a killed run continues
-with the very samples it would have seen.
+"""Order, augmentation and position of the data, all reproducible.
+
+(seed, epoch, rank) determines the order, (seed, epoch, index) the augmentation. The checkpoint has the loader's position,
+so a killed run resumes with exactly the samples that it would have seen.
 """
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 from torchvision import tv_tensors
 
 from darkroom.errors import DataError, UsageError
+from darkroom.protocols import BatchedDataset, SizedDataset
 
 Key = tuple[int, int]  # (epoch, index)
-BAD_SAMPLES = "bad_samples"  # under this key a batch brings what could not be read from a worker process
+BAD_SAMPLES = "bad_samples"  # key under which a batch carries the read failures of a worker process
 
 
 @contextmanager
 def keyed_rng(*key: int) -> Iterator[None]:
-    """Within, torch's global generator is a function of the key; afterwards it is where it was before."""
+    """Seed torch's global generator by the key; on exit it has its previous state again."""
     before = torch.get_rng_state()
     # default_generator, because torch.manual_seed would seed every GPU as well.
     torch.default_generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
@@ -33,19 +36,19 @@ def keyed_rng(*key: int) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
-class SeededSampler(DistributedSampler):
-    """Yields the keys (epoch, index) of one rank's share of an epoch, in an order that (seed, epoch) decides.
+class SeededSampler(DistributedSampler[Key]):
+    """Sampler of the keys (epoch, index) of one rank's share of an epoch, in an order that (seed, epoch) determines.
 
-    In training every rank gets the same number of samples: what is left over is seen in another epoch. In evaluation the
-    ranks share the set without repeating a sample, so that a score counts each one once. It is a DistributedSampler so
-    that Lightning leaves it in place and announces epochs.
+    In training every rank gets the same number of samples; the remainder is seen in another epoch. In evaluation the
+    ranks share the set without repeating a sample, so that a metric counts each one once. It is a DistributedSampler so
+    that Lightning leaves it in place and calls ``set_epoch``.
 
     Args:
         length: samples in the set.
-        shuffle: whether this is training.
-        seed, rank, world_size: decide the order and the share.
-        groups: a number per sample; in training, batches of ``batch_size`` hold samples of one group, on all ranks, for as
-            long as there are enough of them; the last batches of an epoch mix what is left.
+        shuffle: True in training.
+        seed, rank, world_size: determine the order and the share.
+        groups: a number per sample. In training, batches of ``batch_size`` hold samples of one group, on all ranks, as
+            long as there are enough of them; the last batches of an epoch mix the rest.
         batch_size: of one rank.
     """
 
@@ -60,28 +63,35 @@ class SeededSampler(DistributedSampler):
         groups: Sequence[int] | None = None,
         batch_size: int = 1,
     ) -> None:
-        super().__init__(range(length), world_size, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
-        self.groups, self.batch_size = groups, batch_size
-        self.skip = 0  # samples already seen; set by the loader when a run is continued
+        super().__init__(
+            range(length),  # type: ignore[arg-type]  # only its length is used
+            num_replicas=world_size,
+            rank=rank,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=shuffle,
+        )
+        self.length, self.groups, self.batch_size = length, groups, batch_size
+        self.skip = 0  # samples already seen; set by the loader when a run resumes
 
     def order(self, epoch: int) -> list[int]:
-        """The indices of this rank's samples in this epoch."""
-        indices = np.arange(len(self.dataset))
+        """Return the indices of this rank's samples in this epoch."""
+        indices = np.arange(self.length)
         if self.shuffle:
             np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch)))).shuffle(indices)
-            indices = indices if self.groups is None else self._grouped(indices)
+            indices = indices if self.groups is None else self._group(indices, self.groups)
             indices = indices[: len(indices) - len(indices) % self.num_replicas]
         return indices[self.rank :: self.num_replicas].tolist()
 
-    def _grouped(self, indices: np.ndarray) -> np.ndarray:
-        """The same indices, in batches of one group, each as early as it is full."""
+    def _group(self, indices: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+        """Return the same indices in batches of one group, each as early as it is full."""
         order: list[int] = []
         waiting: dict[int, list[int]] = {}
         for index in indices.tolist():
-            batch = waiting.setdefault(self.groups[index], [])
+            batch = waiting.setdefault(groups[index], [])
             batch.append(index)
             if len(batch) == self.batch_size * self.num_replicas:
-                order += waiting.pop(self.groups[index])
+                order += waiting.pop(groups[index])
         return np.array(order + [index for group in sorted(waiting) for index in waiting[group]])
 
     def __iter__(self) -> Iterator[Key]:
@@ -90,22 +100,22 @@ class SeededSampler(DistributedSampler):
         return ((epoch, index) for index in self.order(epoch)[start:])
 
     def __len__(self) -> int:
-        left = len(self.dataset) % self.num_replicas
-        return len(self.dataset) // self.num_replicas + (not self.shuffle and self.rank < left)
+        left = self.length % self.num_replicas
+        return self.length // self.num_replicas + (not self.shuffle and self.rank < left)
 
 
 class ShardSampler(SeededSampler):
-    """The order for data that lie in shards, each of which is quick to read only from its start to its end.
+    """Sampler for data in shards, each of which is fast to read only from start to end.
 
-    The shards, in training in an order that (seed, epoch) decides, are cut into stretches of equal length, ``streams`` for
-    every rank, and a rank's batches come from its stretches in turn. So a worker reads stretches of its own, if the number
-    of workers divides ``streams``, and the order does not depend on it. In training a sample is seen less than ``window``
-    places from where it lies in its stretch.
+    The shards are cut into stretches of equal length, ``streams`` for every rank; in training (seed, epoch) determines the
+    order of shards first. A rank's batches come from its stretches in turn. So every worker reads its own stretches if the
+    number of workers divides ``streams``, and the order does not depend on that number. In training a sample is seen less
+    than ``window`` places from its position in the stretch.
 
     Args:
         sizes: samples in each shard.
         streams: stretches of a rank; fewer where they would hold less than a batch.
-        window: how far samples are shuffled; what has to be kept of a stretch.
+        window: how far samples are shuffled, and how many samples of a stretch must be cached.
         shuffle, seed, rank, world_size, batch_size: see ``SeededSampler``.
     """
 
@@ -125,16 +135,16 @@ class ShardSampler(SeededSampler):
             sum(sizes), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, batch_size=batch_size
         )
         self.sizes, self.window = np.asarray(sizes), window
-        self.streams = max(1, min(streams, len(self.dataset) // (world_size * batch_size)))
+        self.streams = max(1, min(streams, self.length // (world_size * batch_size)))
 
     def _bounds(self) -> np.ndarray:
-        """Where this rank's stretches begin, and where the last one ends, in the epoch's row of samples."""
-        count, stretches = len(self.dataset), self.num_replicas * self.streams
+        """Return where this rank's stretches begin, and where the last one ends, in the epoch's row of samples."""
+        count, stretches = self.length, self.num_replicas * self.streams
         number = np.arange(self.rank * self.streams, (self.rank + 1) * self.streams + 1)
         return number * (count // stretches) if self.shuffle else number * count // stretches
 
     def _stretch(self, shards: np.ndarray, begin: int, end: int, epoch: int) -> np.ndarray:
-        """The samples from ``begin`` to ``end`` of these shards in a row, near where they lie."""
+        """Return the samples ``begin`` to ``end`` of the concatenated shards, shuffled within the window."""
         ends = np.cumsum(self.sizes[shards])
         first, last = np.searchsorted(ends, (begin, end - 1), side="right")
         starts = np.cumsum(self.sizes) - self.sizes
@@ -142,8 +152,8 @@ class ShardSampler(SeededSampler):
         skipped = begin - (ends[first] - self.sizes[shards[first]])
         row = row[skipped : skipped + end - begin]
         if self.shuffle:
-            draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch, begin))))
-            row = row[np.argsort(np.arange(len(row)) + draw.uniform(0, self.window, len(row)), kind="stable")]
+            random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch, begin))))
+            row = row[np.argsort(np.arange(len(row)) + random.uniform(0, self.window, len(row)), kind="stable")]
         return row
 
     def order(self, epoch: int) -> list[int]:
@@ -166,27 +176,59 @@ class ShardSampler(SeededSampler):
         return int(bounds[-1] - bounds[0])
 
 
-class KeyedDataset(Dataset):
-    """A data set of dicts addressed by (epoch, index); augments each sample under a generator of that key.
+class KeyedSamples(Protocol):
+    """Samples addressed by (epoch, index), or by plain indices, which Lightning's overfit_batches uses."""
 
-    ``augment`` maps a dict of tv_tensors to the same (``transforms.v2``): image and mask are transformed together.
+    @property
+    def dataset(self) -> SizedDataset:
+        """The data set below, addressed by int."""
+        ...
+
+    @property
+    def makes_batches(self) -> bool:
+        """Whether a batch is read at once instead of sample by sample."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key | int, /) -> dict[str, Any]: ...
+
+    def __getitems__(self, keys: Sequence[Key | int], /) -> dict[str, Any] | list[dict[str, Any]]: ...
+
+
+def split_key(key: Key | int) -> Key:
+    """Return epoch and index; the epoch of a plain index is 0."""
+    return key if isinstance(key, tuple) else (0, key)
+
+
+class KeyedDataset(Dataset[dict[str, Any]]):
+    """Data set addressed by (epoch, index) that augments each sample under a generator seeded by that key.
+
+    Args:
+        dataset: addressed by int.
+        augment: maps a dict of tv_tensors to the same (``transforms.v2``): image and mask are transformed together.
+        seed: part of every key.
     """
 
-    def __init__(self, dataset: Dataset, augment: Callable[[dict], dict] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: SizedDataset,
+        augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        seed: int = 0,
+    ) -> None:
         self.dataset, self.augment, self.seed = dataset, augment, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
-        epoch, index = (
-            key if isinstance(key, tuple) else (0, key)
-        )  # Lightning's overfit_batches hands out plain indices
+        epoch, index = split_key(key)
         if self.augment is None:
             return self.dataset[index]
         with keyed_rng(self.seed, epoch, index):
             sample = self.augment(as_tv_tensors(self.dataset[index]))
-        if (dtype := getattr(sample["image"], "dtype", type(sample["image"]).__name__)) != torch.uint8:
+        image = sample["image"]
+        if (dtype := image.dtype if isinstance(image, Tensor) else type(image).__name__) != torch.uint8:
             raise UsageError(
                 f"data.augment makes images {dtype} instead of torch.uint8; leave dtype and normalisation to the "
                 "datamodule: take out ToDtype, Normalize and their like"
@@ -195,12 +237,12 @@ class KeyedDataset(Dataset):
 
     @property
     def makes_batches(self) -> bool:
-        """Whether a batch is read at once, and not sample by sample."""
-        return self.augment is None and hasattr(self.dataset, "__getitems__")
+        """Whether a batch is read at once instead of sample by sample."""
+        return self.augment is None and isinstance(self.dataset, BatchedDataset)
 
-    def __getitems__(self, keys: list[Key | int]) -> dict[str, Any] | list[dict[str, Any]]:
-        if self.makes_batches:
-            return self.dataset.__getitems__([key[1] if isinstance(key, tuple) else key for key in keys])
+    def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Any] | list[dict[str, Any]]:
+        if self.augment is None and isinstance(self.dataset, BatchedDataset):
+            return self.dataset.__getitems__([split_key(key)[1] for key in keys])
         return [self[key] for key in keys]
 
 
@@ -209,21 +251,21 @@ _BOXES = ("boxes", "proposals")
 
 
 def as_tv_tensors(sample: dict[str, Any], canvas_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Tells transforms.v2 which tensor is the image, which are masks (``instances``: ids, beside the classes) and boxes."""
+    """Wrap image, masks (``instances``: ids, beside the classes) and boxes in the types that transforms.v2 expects."""
     size = canvas_size or tuple(sample["image"].shape[-2:])
-    told = {}
+    wrapped = {}
     for key, value in sample.items():
         if key == "target":
-            told[key] = as_tv_tensors(value, size)
+            wrapped[key] = as_tv_tensors(value, size)
         elif key in _BOXES:
-            told[key] = tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=size)
+            wrapped[key] = tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=size)
         else:
-            told[key] = _KINDS[key](value) if key in _KINDS else value
-    return told
+            wrapped[key] = _KINDS[key](value) if key in _KINDS else value
+    return wrapped
 
 
 def _as_tensors(value: Any) -> Any:
-    """Takes back what ``as_tv_tensors`` said: operations on plain tensors are faster."""
+    """Undo ``as_tv_tensors``: operations on plain tensors are faster."""
     if isinstance(value, dict):
         return {key: _as_tensors(entry) for key, entry in value.items()}
     return value.as_subclass(torch.Tensor) if isinstance(value, tv_tensors.TVTensor) else value
@@ -232,7 +274,7 @@ def _as_tensors(value: Any) -> Any:
 def collate(
     samples: dict[str, Any] | list[dict[str, Any]], unstacked: frozenset[str] = frozenset({"proposals"})
 ) -> dict[str, Any]:
-    """Stacks samples into a batch, but the entries in ``unstacked``; a data set that made a whole batch is left alone."""
+    """Stack samples into a batch, except the entries in ``unstacked``; return a ready batch as it is."""
     if isinstance(samples, dict):
         return samples
     shapes = {tuple(sample["image"].shape) for sample in samples}
@@ -242,30 +284,34 @@ def collate(
             f"images of different shapes {sorted(shapes)} cannot share a batch ({names} ...): "
             "set data.eval_batch_size to 1, or use images of one size"
         )
-    listed = {key: [_as_tensors(sample[key]) for sample in samples] for key in unstacked & samples[0].keys()}
-    rest = [{key: value for key, value in sample.items() if key not in listed} for sample in samples]
-    return (default_collate(rest) if rest[0] else {}) | listed
+    lists = {key: [_as_tensors(sample[key]) for sample in samples] for key in unstacked & samples[0].keys()}
+    rest = [{key: value for key, value in sample.items() if key not in lists} for sample in samples]
+    return (default_collate(rest) if rest[0] else {}) | lists
 
 
 def leave_signals_to_training(worker: int) -> None:
-    """Has a process that loads the data outlive what asks a whole group of processes to end, as Ctrl-C and Slurm do: the
-    training ends its step and then its loaders. SIGTERM counts the second time, which is multiprocessing's own."""
+    """Ignore signals to the whole process group (Ctrl-C, Slurm) in a loader's worker, so that training ends it.
+
+    Training finishes its step first. The first SIGTERM is ignored too; the second one, which multiprocessing sends, ends
+    the worker.
+    """
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.signal(signum, signal.SIG_DFL))
 
 
-class ResumableLoader(DataLoader):
-    """A DataLoader that knows its position. Lightning stores ``state_dict()`` in the checkpoint by itself. With
-    ``overfit_batches`` the sampler is Lightning's, which always begins anew.
+class ResumableLoader(DataLoader[dict[str, Any]]):
+    """DataLoader with a position that can be restored. Lightning stores ``state_dict()`` in the checkpoint.
+
+    With ``overfit_batches`` the sampler is Lightning's, which always starts from the beginning.
 
     Args:
-        on_bad_samples: is told what could not be read of a batch; one of which nothing could be read is left out.
+        on_bad_samples: called with the read failures of a batch; a batch without any readable sample is left out.
     """
 
     def __init__(self, *args: Any, on_bad_samples: Callable[[list[Any]], None] | None = None, **kwargs: Any) -> None:
-        # Its own generator: otherwise starting an epoch would draw from the global one, and a resumed run start one more.
+        # Its own generator: starting an epoch would advance the global one, and a resumed run starts one more epoch.
         super().__init__(
             *args, **{"generator": torch.Generator(), "worker_init_fn": leave_signals_to_training, **kwargs}
         )
@@ -273,11 +319,13 @@ class ResumableLoader(DataLoader):
         self._position = {"epoch": 0, "batches": 0}
         self._resume: dict[str, int] | None = None
 
-    def __iter__(self) -> Iterator[Any]:
-        epoch, done = getattr(self.sampler, "epoch", 0), 0
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # a generator around torch's iterator
+        epoch = self.sampler.epoch if isinstance(self.sampler, DistributedSampler) else 0
+        done = 0
         if self._resume and self._resume["epoch"] == epoch:
             done = self._resume["batches"]
-            self.sampler.skip = done * self.batch_size
+            if isinstance(self.sampler, SeededSampler) and self.batch_size is not None:
+                self.sampler.skip = done * self.batch_size
         self._resume, left_out = None, 0
         self._position = {"epoch": epoch, "batches": done}
         for batch in super().__iter__():
@@ -288,12 +336,12 @@ class ResumableLoader(DataLoader):
                     left_out += 1
                     continue
             yield batch
-        if left_out and left_out == len(self):  # scores of nothing are none, and other ranks would wait for them
-            raise DataError("of the samples to go through not one can be read; see the reasons above")
+        if left_out and left_out == len(self):  # no metrics without samples, and other ranks would wait for them
+            raise DataError("none of the samples can be read; see the reasons above")
 
     def __len__(self) -> int:
-        # A rank that has no batch, of a set smaller than the ranks, must meet the others at the end of the epoch. With a
-        # length of 0 Lightning would not even begin it, and they would wait for ever.
+        # A rank without a batch (fewer samples than ranks) must meet the others at the end of the epoch. With a length of 0
+        # Lightning would not start the epoch there, and the other ranks would wait for ever.
         return max(1, super().__len__())
 
     def state_dict(self) -> dict[str, int]:

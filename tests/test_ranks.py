@@ -12,7 +12,7 @@ import yaml
 from lightning import Trainer
 from torchvision.io import write_png
 
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.errors import DataError
 from tests.conftest import CONFIGS
 from tests.contracts.ranks import command, join, plain_command

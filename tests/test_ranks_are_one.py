@@ -22,7 +22,7 @@ from darkroom.datamodules.base import Split, VisionDataModule
 from darkroom.datamodules.shapes.captions import ShapesCaptions
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.datamodules.shapes.images import ShapesImages
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.autoencoding import AutoEncoder
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.detection.ssd import SSD

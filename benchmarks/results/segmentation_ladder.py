@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from darkroom.callbacks.plotting.images import colorize, contact_sheet, save, to_uint8_rgb
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.segmentation.ensemble import load_technique
 
 

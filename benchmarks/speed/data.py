@@ -12,13 +12,14 @@ from torchvision.transforms import v2
 
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
-from darkroom.datamodules.shapes.scenes import SegmentationScenes, World
+from darkroom.datamodules.shapes.scenes import SceneGenerator
+from darkroom.datamodules.shapes.segmentation import SegmentationScenes
 
 
 @entry
 def embedded_world(options: Options) -> Result:
     """Scenes per second and core, 64 x 64, with masks and boxes: in batches of 32, and one by one."""
-    data, world = SegmentationScenes(World(), "train", 10**6), World()
+    data, world = SegmentationScenes(SceneGenerator(), "train", 10**6), SceneGenerator()
 
     def batch() -> None:
         scenes = world.describe("train", range(32))

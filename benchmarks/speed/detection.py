@@ -200,7 +200,7 @@ def detection_scores(options: Options) -> Result:
 @entry
 def selective_search(options: Options) -> Result:
     """Selective Search on 16 scenes of 256 px: in this process, in two workers, and from the cache."""
-    scenes = DetectionScenes(ShapesDetection(side=256).world, "val", 16)
+    scenes = DetectionScenes(ShapesDetection(side=256).generator, "val", 16)
     pictures = [scene["image"].permute(1, 2, 0).numpy() for scene in (scenes[index] for index in range(16))]
     method = SelectiveSearch()
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import fcn_resnet50
 
 from benchmarks.speed.harness import Options, Result, Side, compare, entry
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules import segmentation
 from darkroom.lightning_modules.segmentation import (
     Inference,

@@ -1,4 +1,4 @@
-"""CaptionedImages: what data sets of picture files with captions share; made for models that draw from a text."""
+"""CaptionDataModule: the base of the data sets of images with captions, for text-to-image models."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -6,33 +6,37 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from PIL import Image, ImageChops, ImageOps
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from darkroom.datamodules.captions.caption_text import DrawnCaption, UnsidedFlip, most_frequent_words
-from darkroom.datamodules.images.base import LabelledImages, centre_square
+from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDataModule
+from darkroom.datamodules.captions.caption_text import CaptionSafeFlip, RandomCaption, most_frequent_words
+from darkroom.datamodules.datasets import limit_items
+from darkroom.datamodules.images.base import centre_square, centred_statistics, check_square_options
 from darkroom.datamodules.io.read_images import PhotoFolder, read_image, to_tensor
 from darkroom.errors import UsageError
+from darkroom.protocols import SizedDataset
 
 Background = Literal["black", "white"]
 
 
 class CaptionedFile(NamedTuple):
-    """A picture's file and what it shows, said in one way or several."""
+    """An image's file and its captions, at least one."""
 
     path: Path
     captions: tuple[str, ...]
 
 
-class PictureFormat(NamedTuple):
-    """How pictures of any kind become uint8 (channels, size, size); see ``CaptionedImages``."""
+class ImageFormat(NamedTuple):
+    """Format in which images are read, uint8 (channels, size, size); see ``CaptionDataModule``."""
 
     size: int
     channels: int
     background: Background
 
-    def read(self, file: Path | IO[bytes]) -> Any:
-        """The middle square of a picture, scaled."""
+    def read(self, file: Path | IO[bytes]) -> Tensor:
+        """Read the middle square of an image, scaled."""
         image = read_image(file, self.channels)
         if self.background == "white":
             with Image.open(file) as stored:
@@ -43,58 +47,59 @@ class PictureFormat(NamedTuple):
         return to_tensor(centre_square(image, self.size))
 
 
-class CaptionedFiles(Dataset):
+class CaptionedFiles(Dataset[dict[str, Any]]):
     """``{"image": uint8 (C, size, size), "caption": the first of its captions, "captions": all, "path"}`` of each file.
 
     Args:
-        files: pictures and their captions.
-        picture_format: how they are read.
-        all_captions: whether a sample has its ``captions``.
+        files: images and their captions.
+        image_format: see ``ImageFormat``.
+        all_captions: add ``captions`` to every sample.
     """
 
-    def __init__(self, files: Sequence[CaptionedFile], picture_format: PictureFormat, all_captions: bool) -> None:
+    def __init__(self, files: Sequence[CaptionedFile], image_format: ImageFormat, all_captions: bool) -> None:
         self.paths, self.captions = [file.path for file in files], [file.captions for file in files]
-        self.picture_format, self.all_captions = picture_format, all_captions
+        self.image_format, self.all_captions = image_format, all_captions
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, captions = self.paths[index], self.captions[index]
-        sample = {"image": self.picture_format.read(path), "caption": captions[0], "path": str(path)}
+        sample = {"image": self.image_format.read(path), "caption": captions[0], "path": str(path)}
         return sample | {"captions": captions} if self.all_captions else sample
 
 
-class _Photos(Dataset):
-    """Photos to predict on, read as the others are: ``{"image": uint8 (C, size, size), "path"}``."""
+class _Photos(Dataset[dict[str, Any]]):
+    """Photos to predict on, in the format of the data set: ``{"image": uint8 (C, size, size), "path"}``."""
 
-    def __init__(self, paths: list[Path], picture_format: PictureFormat) -> None:
-        self.paths, self.picture_format = paths, picture_format
+    def __init__(self, paths: list[Path], image_format: ImageFormat) -> None:
+        self.paths, self.image_format = paths, image_format
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.picture_format.read(self.paths[index]), "path": str(self.paths[index])}
+        return {"image": self.image_format.read(self.paths[index]), "path": str(self.paths[index])}
 
 
-class CaptionedPictures(LabelledImages):
-    """Base of data sets of captioned pictures in any store; there are no classes, and the network sees [-1, 1].
+class CaptionDataModule(VisionDataModule):
+    """Base of the data sets of images with captions; there are no classes, and the network sees [-1, 1].
 
-    Of a picture with several captions one is drawn anew in every epoch, by (seed, epoch, index), and the first is taken
-    in evaluation.
+    A data set of image files adds ``files``; one with another store adds ``dataset`` and ``words``. In training one of
+    several captions is chosen in every epoch by (seed, epoch, index); in evaluation it is the first.
 
     Args:
-        size: side in pixels that all pictures are scaled to; of oblong ones the middle square.
-        channels: 3 for colour, 1 for grey; pictures of the other kind are converted.
-        background: what transparent pixels show.
-        flip: mirror half of the training pictures left-right, but those whose caption says left or right; ``augment``
-            replaces it.
-        max_words: at most so many ``words``, the most frequent.
-        limit, mean, std: see ``LabelledImages``.
+        size: side in pixels that the middle square of all images is scaled to.
+        channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        background: colour of transparent pixels.
+        flip: mirror half of the training images left-right, except those whose caption mentions left or right;
+            ``augment`` replaces it.
+        max_words: most ``words``; the most frequent are used.
+        limit: most images to train on, chosen by ``seed``; None: all.
+        mean, std: per channel in [0, 1]; None: 0.5.
     """
 
-    class_names = ()
+    class_names: Sequence[str] = ()
 
     def __init__(
         self,
@@ -103,46 +108,41 @@ class CaptionedPictures(LabelledImages):
         background: Background = "black",
         flip: bool = False,
         max_words: int = 10_000,
+        limit: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(size=size, flip=flip, **kwargs)
+        super().__init__(**kwargs)
+        check_square_options(size, limit, self.max_side)
         if max_words < 1:
             raise UsageError(f"data.max_words is {max_words}; it must be at least 1")
-        self.picture_format, self.max_words = PictureFormat(size, channels, background), max_words
+        self.image_format, self.max_words = ImageFormat(size, channels, background), max_words
+        self.size, self.flip, self.limit = size, flip, limit
+        self.image_shape = channels, size, size
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.picture_format.channels, self.size, self.size
+    def default_statistics(self) -> Statistics:
+        return centred_statistics(self.image_shape[0])
 
-    @property
-    def words(self) -> list[str]:
-        """The words of the captions to train on, sorted."""
-        raise NotImplementedError
-
-    def fit_to_batch(self) -> list[v2.Transform]:
-        return [DrawnCaption()]
-
-    def default_augment(self) -> list[v2.Transform]:
-        return [UnsidedFlip()] if self.flip else []
-
-    def supplied(self, dataset: Dataset) -> Dataset:
-        """Photos to predict on are brought to the size of the others."""
-        return _Photos(dataset.paths, self.picture_format) if isinstance(dataset, PhotoFolder) else dataset
-
-
-class CaptionedImages(CaptionedPictures):
-    """Base of data sets of picture files with captions. A data set adds ``files``."""
-
-    def files(self, split: Literal["train", "val", "test"]) -> list[CaptionedFile]:
-        """The pictures of a split."""
+    def files(self, split: LabelledSplit) -> list[CaptionedFile]:
+        """Return the images of a split."""
         raise NotImplementedError
 
     @cached_property
     def words(self) -> list[str]:
+        """Words of the captions to train on, sorted."""
         captions = (caption for file in self.files("train") for caption in file.captions)
         return most_frequent_words(captions, self.max_words)
 
-    def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
+    def dataset(self, split: Split) -> SizedDataset:
         files = self.files("test" if split == "predict" else split)
-        files = self.limited(files) if split == "train" else files
-        return CaptionedFiles(files, self.picture_format, all_captions=split == "train")
+        files = limit_items(files, self.limit, self.seed) if split == "train" else files
+        return CaptionedFiles(files, self.image_format, all_captions=split == "train")
+
+    def fit_to_batch(self) -> list[v2.Transform]:
+        return [RandomCaption()]
+
+    def default_augment(self) -> list[v2.Transform]:
+        return [CaptionSafeFlip()] if self.flip else []
+
+    def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
+        """Bring photos to predict on to the format of the data set's images."""
+        return _Photos(dataset.paths, self.image_format) if isinstance(dataset, PhotoFolder) else dataset

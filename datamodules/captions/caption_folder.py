@@ -1,4 +1,4 @@
-"""CaptionFolder: your own pictures with captions, in a folder with a table."""
+"""CaptionFolder: your own images with captions, in a folder with a table."""
 
 import csv
 import hashlib
@@ -7,33 +7,34 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from darkroom.datamodules.captions.base import CaptionedFile, CaptionedImages
+from darkroom.datamodules.base import LABELLED_SPLITS, LabelledSplit
+from darkroom.datamodules.captions.base import CaptionDataModule, CaptionedFile
 from darkroom.datamodules.captions.caption_text import captions_in
+from darkroom.datamodules.io.pairing import check_fractions
 from darkroom.errors import DataError, UsageError
 
-SPLITS = ("train", "val", "test")
 TABLES = ("captions.tsv", "captions.csv", "captions.jsonl")
 _CELL = re.compile(r'(?:^|\t)(?:"((?:[^"]|"")*)"(?=\t|$)|([^\t]*))')  # in quotes as a whole, or as it is
 _NAMED = 5  # as many rows as a message names
 
 
 class Row(NamedTuple):
-    """A row of the table and the line that it stands in, from 1."""
+    """A row of the table and the number of its line, from 1."""
 
     line: int
     cells: dict[str, Any]
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a ``.tsv`` or ``.csv`` with a line of names first, or of a ``.jsonl`` with an object in every line.
+    """Read the rows of a ``.tsv`` or ``.csv`` whose first line has the names, or of a ``.jsonl`` with an object a line.
 
-    In a ``.tsv`` a row is one line, and quotes are read as they are, but around a whole cell. In a ``.csv`` a cell in
-    quotes may hold commas and line breaks.
+    In a ``.tsv`` a row is one line, and quotes are literal except around a whole cell. In a ``.csv`` a cell in quotes
+    may hold commas and line breaks.
 
     Raises:
-        DataError: it is missing, of another kind, or a line of it is damaged.
+        DataError: it is missing, has another format, or a damaged line.
     """
     readers = {".tsv": _tab_separated, ".csv": _comma_separated, ".jsonl": _objects}
     if path.suffix.lower() not in readers:
@@ -103,30 +104,30 @@ def _some_values(rows: list[Row], column: str) -> list[str]:
     return list(dict.fromkeys(str(row.cells.get(column)) for row in rows))[:10]
 
 
-class CaptionFolder(CaptionedImages):
-    """Your own pictures with captions: ``root/captions.tsv`` (or ``.csv``, ``.jsonl``) beside the pictures.
+class CaptionFolder(CaptionDataModule):
+    """Your own images with captions: ``root/captions.tsv`` (or ``.csv``, ``.jsonl``) beside the images.
 
-    A row names a picture and says what it shows; the first line names the columns. Several columns, several rows of the
-    same picture, or in a ``.jsonl`` a list, are several captions of it. Splits come from a column, or by chance; then
-    pictures with the same (first) caption are in one split, so that the captions of evaluation are new to the model.
+    A row has an image's file and its caption; the first line names the columns. An image may have several captions: in
+    several columns, in several rows, or in a list of a ``.jsonl``. Splits are given by a column, or random. Random splits
+    put images with the same (first) caption into one split, so that the captions of evaluation are new to the model.
 
     Args:
-        root: the folder that holds the pictures and the table.
-        table: its file, in ``root``; None: captions.tsv, captions.csv or captions.jsonl, whichever is there.
-        picture_column: where it names a picture's file, relative to ``root``.
-        caption_columns: where it says what a picture shows; in evaluation the first that is not empty counts.
-        split_column: where it says train, val or test; None: splits are drawn.
+        root: the folder that holds the images and the table.
+        table: its file, in ``root``; None: captions.tsv, captions.csv or captions.jsonl.
+        image_column: column of an image's file, relative to ``root``.
+        caption_columns: columns of captions; in evaluation the first that is not empty counts.
+        split_column: column with train, val or test; None: random splits.
         keep: only rows that have these values in these columns, such as {style: noto}.
-        val_fraction, test_fraction: shares, of captions, of splits that the table does not have, drawn by ``seed`` from
-            those to train on.
-        size, channels, background, flip, max_words, limit, mean, std: see ``CaptionedPictures``.
+        val_fraction, test_fraction: of splits that the table does not have, as fractions of the captions to train on,
+            chosen by ``seed``.
+        size, channels, background, flip, max_words, limit, mean, std: see ``CaptionDataModule``.
     """
 
     def __init__(
         self,
         root: str = "images",
         table: str | None = None,
-        picture_column: str = "file",
+        image_column: str = "file",
         caption_columns: Sequence[str] = ("caption",),
         split_column: str | None = None,
         keep: dict[str, str] | None = None,
@@ -136,20 +137,17 @@ class CaptionFolder(CaptionedImages):
     ) -> None:
         super().__init__(**kwargs)
         self.root, self.table_name = Path(root), table
-        self.picture_column, self.caption_columns, self.split_column = picture_column, caption_columns, split_column
+        self.image_column, self.caption_columns, self.split_column = image_column, caption_columns, split_column
         self.keep, self.fractions = keep or {}, {"val": val_fraction, "test": test_fraction}
         if isinstance(caption_columns, str):
             raise UsageError(f"data.caption_columns is {caption_columns!r}; give a list: [{caption_columns}]")
         if not caption_columns:
             raise UsageError("data.caption_columns is empty; name one column at least")
-        if sum(self.fractions.values()) >= 1 or min(self.fractions.values()) < 0:
-            raise UsageError(
-                f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on"
-            )
+        check_fractions(self.fractions)
 
     @cached_property
     def table(self) -> Path:
-        """The table's file."""
+        """File of the table."""
         if not self.root.is_dir():
             raise DataError(f"{self.root} is no folder; data.root should hold the pictures and a table of captions")
         if self.table_name is not None:
@@ -163,11 +161,11 @@ class CaptionFolder(CaptionedImages):
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows to keep, each with all the columns that are asked for."""
+        """Rows to keep, each with all configured columns."""
         rows = read_table(self.table)
         if not rows:
             raise DataError(f"{self.table} holds no captions; give every picture a row")
-        asked = {"picture_column": [self.picture_column], "caption_columns": self.caption_columns, "keep": self.keep}
+        asked = {"image_column": [self.image_column], "caption_columns": self.caption_columns, "keep": self.keep}
         asked["split_column"] = [self.split_column] if self.split_column else []
         columns = dict.fromkeys(name for row in rows for name in row.cells)
         hint = "" if self.table.suffix.lower() == ".jsonl" else " (the first line of the table names the columns)"
@@ -184,14 +182,14 @@ class CaptionFolder(CaptionedImages):
         return kept
 
     @cached_property
-    def pictures(self) -> dict[CaptionedFile, str | None]:
-        """The pictures, in the table's order, and the split that it says."""
+    def images(self) -> dict[CaptionedFile, str | None]:
+        """Images in the table's order, and the split that it gives them."""
         found: dict[Path, tuple[dict[str, None], str | None]] = {}
         missing: list[str] = []
         for line, cells in self.rows:
-            path, split = self.root / str(cells.get(self.picture_column, "")), self._split(line, cells)
+            path, split = self.root / str(cells.get(self.image_column, "")), self._read_split(line, cells)
             if path not in found and not path.is_file():
-                missing.append(f"line {line}: {cells.get(self.picture_column) or 'names none'}")
+                missing.append(f"line {line}: {cells.get(self.image_column) or 'names none'}")
             texts = [text for column in self.caption_columns for text in captions_in(cells.get(column))]
             if not texts:
                 raise DataError(
@@ -210,14 +208,16 @@ class CaptionFolder(CaptionedImages):
             )
         return {CaptionedFile(path, tuple(texts)): split for path, (texts, split) in found.items()}
 
-    def _split(self, line: int, cells: dict[str, Any]) -> str | None:
+    def _read_split(self, line: int, cells: dict[str, Any]) -> str | None:
         split = cells.get(self.split_column) if self.split_column else None
-        if self.split_column and split not in SPLITS:
-            raise DataError(f"{self.table}, line {line}, has the split {split!r}; it should be {', '.join(SPLITS)}")
+        if self.split_column and split not in LABELLED_SPLITS:
+            raise DataError(
+                f"{self.table}, line {line}, has the split {split!r}; it should be {', '.join(LABELLED_SPLITS)}"
+            )
         return split
 
-    def _drawn(self, files: list[CaptionedFile], fractions: dict[str, float]) -> dict[str, str]:
-        """The split of each first caption, by a hash of it: hardly moved when pictures are added."""
+    def _split_captions(self, files: list[CaptionedFile], fractions: dict[str, float]) -> dict[str, str]:
+        """Assign a split to each first caption by a hash of it: nearly the same when images are added."""
         first = {file.captions[0] for file in files}
         order = sorted(first, key=lambda caption: hashlib.sha256(f"{self.seed}/{caption}".encode()).digest())
         splits, start = dict.fromkeys(order, "train"), 0
@@ -227,19 +227,19 @@ class CaptionFolder(CaptionedImages):
             start = stop
         return splits
 
-    def files(self, split: Literal["train", "val", "test"]) -> list[CaptionedFile]:
-        said = set(self.pictures.values()) - {None}
-        if split != "train" and split in said:
-            return [file for file, of in self.pictures.items() if of == split]
-        remaining = [file for file, of in self.pictures.items() if of in (None, "train")]
-        fractions = {name: fraction for name, fraction in self.fractions.items() if name not in said}
-        drawn = self._drawn(remaining, fractions)
-        files = [file for file in remaining if drawn[file.captions[0]] == split]
+    def files(self, split: LabelledSplit) -> list[CaptionedFile]:
+        given = set(self.images.values()) - {None}
+        if split != "train" and split in given:
+            return [file for file, of in self.images.items() if of == split]
+        remaining = [file for file, of in self.images.items() if of in (None, "train")]
+        fractions = {name: fraction for name, fraction in self.fractions.items() if name not in given}
+        chosen = self._split_captions(remaining, fractions)
+        files = [file for file in remaining if chosen[file.captions[0]] == split]
         if not files:
             blamed = fractions if split == "train" else [split]
             settings = " and ".join(f"data.{name}_fraction {fractions[name]}" for name in blamed)
             raise UsageError(
-                f"{settings or 'data.split_column'} leaves none of {len(self.pictures)} pictures for {split}; change it, "
+                f"{settings or 'data.split_column'} leaves none of {len(self.images)} pictures for {split}; change it, "
                 "or name every split in a column of the table (data.split_column)"
             )
         return files

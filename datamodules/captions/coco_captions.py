@@ -5,7 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal
 
-from darkroom.datamodules.captions.base import CaptionedFile, CaptionedImages
+from darkroom.datamodules.base import LabelledSplit
+from darkroom.datamodules.captions.base import CaptionDataModule, CaptionedFile
 from darkroom.errors import DataError
 
 ADDRESS = "https://cocodataset.org"
@@ -26,14 +27,14 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def parse_captions(path: Path, folder: Path) -> list[CaptionedFile]:
-    """The pictures of a JSON in the manner of COCO's captions, in its order, each with its captions in their order.
+    """Read the images and captions of a JSON in the format of COCO's captions, in its order.
 
     Args:
-        path: the JSON.
-        folder: what its file names are relative to.
+        path: of the JSON.
+        folder: of the images that it names.
 
     Raises:
-        DataError: it cannot be parsed; a picture of it does not exist or has no caption.
+        DataError: it cannot be parsed, or an image does not exist or has no caption.
     """
     content = _read(path)
     captions: dict[int, list[str]] = defaultdict(list)
@@ -45,35 +46,35 @@ def parse_captions(path: Path, folder: Path) -> list[CaptionedFile]:
         raise DataError(f"{path} has an image or a caption without {error}; get it anew from {ADDRESS}") from error
     if not folder.is_dir():
         raise DataError(f"folder {folder} does not exist, but {path} describes its pictures; get them from {ADDRESS}")
-    there = {file.name for file in folder.iterdir()}  # far faster than asking for each
-    missing = [name for name in names.values() if name not in there]
-    silent = [name for key, name in names.items() if not any(captions.get(key, ()))]
+    existing = {file.name for file in folder.iterdir()}  # far faster than one call for each file
+    missing = [name for name in names.values() if name not in existing]
+    without_caption = [name for key, name in names.items() if not any(captions.get(key, ()))]
     if missing:
         raise DataError(
             f"{path} describes {len(missing)} pictures that {folder} does not hold ({', '.join(missing[:5])} ...); get "
             f"them from {ADDRESS}"
         )
-    if silent or not names:
-        raise DataError(f"{path} holds no captions of {', '.join(silent[:5]) or 'any picture'}; add them")
+    if without_caption or not names:
+        raise DataError(f"{path} holds no captions of {', '.join(without_caption[:5]) or 'any picture'}; add them")
     return [CaptionedFile(folder / name, tuple(filter(None, captions[key]))) for key, name in names.items()]
 
 
-class CocoCaptions(CaptionedImages):
+class CocoCaptions(CaptionDataModule):
     """COCO's captions (Chen et al. 2015): 118,287 photos to train on and 5,000 to validate, about five captions each.
 
     ``root`` holds ``train<year>/``, ``val<year>/`` and ``annotations/captions_{train,val}<year>.json``. The captions of the
-    official test pictures are not public, so the test split is the validation split. Get it from https://cocodataset.org.
+    official test images are not public, so the test split is the validation split. Get it from https://cocodataset.org.
 
     Args:
         root: the folder that holds them.
         year: 2017, or 2014: the same photos, 82,783 to train on and 40,504 to validate.
-        size, channels, background, flip, max_words, limit, mean, std: see ``CaptionedPictures``.
+        size, channels, background, flip, max_words, limit, mean, std: see ``CaptionDataModule``.
     """
 
     def __init__(self, root: str = "data/coco", year: Literal[2014, 2017] = 2017, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.year = Path(root), year
 
-    def files(self, split: Literal["train", "val", "test"]) -> list[CaptionedFile]:
+    def files(self, split: LabelledSplit) -> list[CaptionedFile]:
         name = f"{'val' if split == 'test' else split}{self.year}"
         return parse_captions(self.root / "annotations" / f"captions_{name}.json", self.root / name)

@@ -1,21 +1,22 @@
-"""Prompts: which pictures a trained model should draw."""
+"""Prompts: labels and captions to sample images for from a trained model."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from lightning.pytorch.trainer.states import TrainerFn
 
 from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.datasets import WholeBatchDataset
 from darkroom.datamodules.loading import KeyedDataset
 from darkroom.errors import UsageError
 
 
-class PromptList(Dataset):
-    """What each picture should be drawn from: ``{"seed": int64, "index": int64[, "label": int64][, "caption": str]}``.
+class PromptList(WholeBatchDataset):
+    """Conditions of the images to sample: ``{"seed": int64, "index": int64[, "label": int64][, "caption": str]}``.
 
-    Labels and captions are taken in turn, from the start again when they are used up.
+    Labels and captions are used in turn, from the start again when they are used up.
     """
 
     def __init__(self, count: int, labels: Sequence[int] | None, captions: Sequence[str] | None, seed: int) -> None:
@@ -25,40 +26,36 @@ class PromptList(Dataset):
         return self.count
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        """A whole batch."""
         states = [np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0] for index in indices]
-        batch = {"seed": torch.tensor([int(state >> 1) for state in states]), "index": torch.tensor(indices)}
+        batch: dict[str, Any] = {
+            "seed": torch.tensor([int(state >> 1) for state in states]),
+            "index": torch.tensor(indices),
+        }
         if self.labels is not None:
             batch["label"] = torch.tensor([self.labels[index % len(self.labels)] for index in indices])
         if self.captions is not None:
             batch["caption"] = [self.captions[index % len(self.captions)] for index in indices]
         return batch
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self.count:
-            raise IndexError(index)  # ends a for loop over the data set
-        return {key: value[0] for key, value in self.__getitems__([index]).items()}
-
 
 class Prompts(VisionDataModule):
-    """Asks a trained model for pictures, in ``darkroom predict``: how many, of which classes, by which captions.
+    """Prompts for ``darkroom predict`` with a trained generative model: number of images, classes and captions.
 
     ``darkroom predict --config runs/vae/0/config.yaml --data Prompts --data.count 16 --ckpt_path best``
 
-    Every picture has a seed of its own, a function of (seed, index), so that the same settings draw the same pictures
-    whatever the batch size and the number of ranks, and more of them draw the same ones first. There are no images in
-    these batches; classes and shape are what the model was trained with.
+    Every image has its own seed, a function of (seed, index). So the same settings sample the same images whatever the
+    batch size and the number of ranks, and a larger count starts with the same images. The batches have no images.
 
     Args:
-        count: how many pictures; None: one for each label or caption (of the longer list), or 16 where there are none.
-        labels: classes to draw, from 0, one picture after another, and again from the start until ``count``.
-        captions: texts to draw, likewise.
-        seed: decides the pictures.
-        batch_size: pictures drawn at a time, per rank.
+        count: number of images; None: one for each label or caption (of the longer list), or 16 without either.
+        labels: classes to sample, from 0, one image each, and again from the start until ``count``.
+        captions: texts to sample images for, likewise.
+        seed: of all images.
+        batch_size: images sampled at a time, per rank.
     """
 
-    image_shape = None
-    num_classes = None
+    image_shape: None = None  # type: ignore[assignment]  # the model keeps the shape that it was trained with
+    num_classes: None = None  # type: ignore[assignment]  # the same of the classes
 
     def __init__(
         self,
@@ -85,11 +82,11 @@ class Prompts(VisionDataModule):
     def setup(self, stage: str) -> None:
         if stage != "predict":
             raise UsageError(
-                f"Prompts is for predict, not for {getattr(stage, 'value', stage)}: it asks for pictures and holds none to "
-                "learn from; set data to a data set"
+                f"Prompts is for predict, not for {TrainerFn(stage).value}: it has no images to learn from; set data to a "
+                "data set"
             )
         self._datasets["predict"] = KeyedDataset(self.prompts, seed=self.seed)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
-        """Leaves the batch as it is: there is no image to normalise."""
+        """Return the batch as it is: there is no image to normalize."""
         return batch

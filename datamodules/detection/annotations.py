@@ -1,4 +1,4 @@
-"""Annotations: what a data set says about the objects in a picture, and whether that can be true."""
+"""Annotations: the objects in an image, and checks of their boxes and labels."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,25 +11,25 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from darkroom.errors import DataError
 
-# Files round their boxes: this far beyond the border of its picture a box is cut, farther it is wrong.
+# Files round their boxes: a box that reaches this far beyond the border is clipped, one that reaches farther is invalid.
 _SLACK = 1.0
 _BACKWARDS, _OUTSIDE = "ends before it begins", "reaches out of its picture"
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The objects of one picture.
+    """Objects of one image.
 
     Args:
-        path: the picture's file.
+        path: file of the image.
         size: its height and width.
         boxes: float32 (N, 4), xyxy in pixels, pixel k reaching from k to k + 1.
         labels: int64 (N,), from 1.
-        image_id: a number of its own.
-        source: the file that says all this, for messages.
+        image_id: unique number of the image.
+        source: file of the annotation, for messages.
         difficult, iscrowd: bool (N,), all False if None.
-        unmasked: bool (N,), objects of which no mask was drawn, though masks were asked for; None: there is none.
-        masks: reads them, uint8 (N, H, W) of 0 and 1; a function that worker processes can import.
+        unmasked: bool (N,), objects without a mask although masks are loaded; None: there is none.
+        masks: function that reads them, uint8 (N, H, W) of 0 and 1; worker processes must be able to import it.
     """
 
     path: Path
@@ -43,19 +43,24 @@ class Annotation:
     unmasked: np.ndarray | None = None
     masks: Callable[[], np.ndarray] | None = None
 
-    def only(self, keep: np.ndarray) -> "Annotation":
-        """The same without some of its objects; ``keep`` is bool (N,)."""
+    def select(self, keep: np.ndarray) -> "Annotation":
+        """Return the annotation with the objects where ``keep``, bool (N,), is True."""
         if keep.all():
             return self
-        flags = {name: getattr(self, name) for name in ("difficult", "iscrowd", "unmasked")}
-        flags = {name: None if flag is None else flag[keep] for name, flag in flags.items()}
-        masks = None if self.masks is None else _Rows(self.masks, keep)
-        return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], masks=masks, **flags)
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            labels=self.labels[keep],
+            difficult=None if self.difficult is None else self.difficult[keep],
+            iscrowd=None if self.iscrowd is None else self.iscrowd[keep],
+            unmasked=None if self.unmasked is None else self.unmasked[keep],
+            masks=None if self.masks is None else _SelectedMasks(self.masks, keep),
+        )
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Some rows of what a function reads."""
+class _SelectedMasks:
+    """Lazily read masks of some of the objects."""
 
     read: Callable[[], np.ndarray]
     keep: np.ndarray
@@ -64,8 +69,8 @@ class _Rows:
         return self.read()[self.keep]
 
 
-def _faults(annotation: Annotation, num_classes: int) -> dict[str, np.ndarray]:
-    """What may be wrong with boxes, and with which: bool (N,) each."""
+def _find_faults(annotation: Annotation, num_classes: int) -> dict[str, np.ndarray]:
+    """Return the boxes with each kind of fault: bool (N,) each."""
     boxes, (height, width) = annotation.boxes, annotation.size
     low, high, limits = boxes[:, :2], boxes[:, 2:], np.array([width, height])
     finite = np.isfinite(boxes).all(1)
@@ -85,7 +90,7 @@ def _faults(annotation: Annotation, num_classes: int) -> dict[str, np.ndarray]:
 
 
 def _hint(reason: str, box: np.ndarray, size: tuple[int, int]) -> str:
-    """What may have led to a fault: a box that is x, y, width, height, or labels that count otherwise."""
+    """Explain a likely cause of a fault: a box that is x, y, width, height, or labels that start at 0."""
     if "label" in reason:
         return "; labels count from 1 (a YOLO file's class number + 1), and data.class_names may lack a class"
     if reason not in (_BACKWARDS, _OUTSIDE):
@@ -95,20 +100,20 @@ def _hint(reason: str, box: np.ndarray, size: tuple[int, int]) -> str:
     return "; it looks like x, y, width, height, but should be x0, y0, x1, y1" if fits else ""
 
 
-def checked(
+def check_annotations(
     annotations: Sequence[Annotation], num_classes: int, bad_boxes: Literal["error", "drop"], split: str
 ) -> list[Annotation]:
-    """The annotations, their boxes cut at the border of the picture, those that cannot be true refused or dropped.
+    """Return the annotations with boxes clipped to the image; invalid ones raise an error or are dropped.
 
     Raises:
-        DataError: with "error", for the first bad box: its file, its number in the file from 0, and what is wrong.
+        DataError: with "error", for the first bad box, with its file, its number in the file from 0, and its fault.
     """
     good: list[Annotation] = []
     dropped: Counter[str] = Counter()
     first: dict[str, str] = {}
     for annotation in annotations:
         bad = np.zeros(len(annotation.boxes), bool)
-        for reason, wrong in _faults(annotation, num_classes).items():
+        for reason, wrong in _find_faults(annotation, num_classes).items():
             for index in np.flatnonzero(wrong & ~bad):
                 box, label = annotation.boxes[index].tolist(), annotation.labels[index]
                 place = f"{annotation.source}: box {index} of {annotation.path.name}"
@@ -121,7 +126,7 @@ def checked(
                 first.setdefault(reason, place)
                 dropped[reason] += 1
             bad |= wrong
-        kept = annotation.only(~bad)
+        kept = annotation.select(~bad)
         limits = np.array([annotation.size[1], annotation.size[0]] * 2, np.float32)
         good.append(replace(kept, boxes=np.clip(kept.boxes, 0, limits)))
     if dropped:

@@ -1,4 +1,4 @@
-"""DetectionDataModule: what every data set of pictures and boxes shares."""
+"""DetectionDataModule: the base of the data sets of images with boxes."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,30 +13,32 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from darkroom.datamodules.bad_samples import UNREADABLE, BadSample
-from darkroom.datamodules.base import VisionDataModule
-from darkroom.datamodules.detection.annotations import Annotation, checked
+from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDataModule
+from darkroom.datamodules.datasets import processor_count, unwrap
+from darkroom.datamodules.detection.annotations import Annotation, check_annotations
 from darkroom.datamodules.io.read_images import list_images, read_image, to_tensor
 from darkroom.datamodules.loading import SeededSampler
-from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill, processors
+from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
 from darkroom.datamodules.proposals.methods import Proposals
 from darkroom.errors import DataError, UsageError
+from darkroom.protocols import SizedDataset
 
 
-def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures directly in a folder by their names without ending, in the order of names.
+def list_images_by_stem(folder: Path) -> dict[str, Path]:
+    """List the images directly in a folder by their names without extension, in the order of names.
 
     Raises:
-        DataError: two differ in their endings alone.
+        DataError: two names differ only in their extensions.
     """
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in list_images(folder):
-        if (other := pictures.setdefault(path.stem, path)) != path:
+        if (other := images.setdefault(path.stem, path)) != path:
             raise DataError(f"{other} and {path} have the same name; which one do the labels mean? Remove the other")
-    return pictures
+    return images
 
 
-class DetectionImages(Dataset):
-    """Pictures and their objects: ``{"image": uint8 (C, H, W), "target": {...}, "path": str, "size": (height, width)}``.
+class DetectionImages(Dataset[dict[str, Any]]):
+    """Images and their objects: ``{"image": uint8 (C, H, W), "target": {...}, "path": str, "size": (height, width)}``.
 
     ``target`` holds ``boxes`` float32 (N, 4), xyxy in pixels of the image, ``labels`` int64 (N,), ``image_id`` int, and,
     where the annotations have them, ``difficult`` and ``iscrowd`` bool (N,) and ``masks`` uint8 (N, H, W).
@@ -51,39 +53,38 @@ class DetectionImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         annotation = self.annotations[index]
-        picture = read_image(annotation.path)
-        if (picture.height, picture.width) != annotation.size:
-            turned = " (after its EXIF turn, if any)" if picture.size == annotation.size else ""
+        photo = read_image(annotation.path)
+        if (photo.height, photo.width) != annotation.size:
+            turned = " (after its EXIF turn, if any)" if photo.size == annotation.size else ""
             raise DataError(
-                f"{annotation.path} has {picture.width} x {picture.height} pixels{turned}, but {annotation.source} says "
+                f"{annotation.path} has {photo.width} x {photo.height} pixels{turned}, but {annotation.source} says "
                 f"{annotation.size[1]} x {annotation.size[0]}"
             )
-        image = to_tensor(picture, self.max_side)
+        image = to_tensor(photo, self.max_side)
         scale = torch.tensor(image.shape[-2:]) / torch.tensor(annotation.size)
         target: dict[str, Any] = {
             "boxes": torch.from_numpy(annotation.boxes.astype(np.float32)).view(-1, 4) * scale.flip(0).repeat(2),
             "labels": torch.from_numpy(annotation.labels.astype(np.int64)),
             "image_id": annotation.image_id,
         }
-        for name in ("difficult", "iscrowd"):
-            if (flag := getattr(annotation, name)) is not None:
+        for name, flag in {"difficult": annotation.difficult, "iscrowd": annotation.iscrowd}.items():
+            if flag is not None:
                 target[name] = torch.from_numpy(flag)
         if self.masks and annotation.masks is not None:
-            target["masks"] = _resized(torch.from_numpy(annotation.masks()), image.shape[-2:])
+            target["masks"] = _resize_masks(torch.from_numpy(annotation.masks()), image.shape[-2:])
         size = torch.tensor(annotation.size)
         return {"image": image, "target": target, "path": str(annotation.path), "size": size}
 
 
-def _resized(masks: Tensor, size: torch.Size) -> Tensor:
-    """Masks uint8 (N, H, W) at another size."""
+def _resize_masks(masks: Tensor, size: torch.Size) -> Tensor:
+    """Resize masks uint8 (N, H, W)."""
     if masks.shape[-2:] == size or not len(masks):
         return masks.new_zeros(len(masks), *size) if not len(masks) else masks
     return F.interpolate(masks[None], tuple(size), mode="nearest-exact")[0]
 
 
 class KeepVisible(v2.Transform):
-    """Drops the objects that a crop has cut away, with all that is said of them: boxes thinner than ``min_side`` pixels,
-    masks without a pixel."""
+    """Drop the objects that a crop has cut away: boxes thinner than ``min_side`` pixels, masks without a pixel."""
 
     def __init__(self, min_side: float = 1.0) -> None:
         super().__init__()
@@ -94,10 +95,10 @@ class KeepVisible(v2.Transform):
         target = sample["target"]
         keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= self.min_side).all(1)
         if "masks" in target:
-            # What a transform fills in beyond the picture is no object, whatever the value meant for the image.
+            # Transforms fill the area beyond the image with values of their own, which are not part of an object.
             target = {**target, "masks": (target["masks"] == 1).to(torch.uint8)}
             keep &= target["masks"].flatten(1).any(1).bool()  # any() of bytes gives bytes
-        # An operation on tv_tensors gives plain ones, which is what the batch is made of.
+        # Indexing tv_tensors returns plain tensors, as the batch needs.
         rows = {name: value[keep] for name, value in target.items() if isinstance(value, Tensor)}
         if "proposals" in sample:
             boxes = sample["proposals"]
@@ -105,27 +106,29 @@ class KeepVisible(v2.Transform):
         return {**sample, "target": {**target, **rows}}
 
 
-def _holds(transform: Any, kind: type[v2.Transform]) -> bool:
-    """Whether a transform is of a kind, or one of those that it is made of (Compose, RandomApply, RandomChoice ...)."""
-    return isinstance(transform, kind) or any(_holds(part, kind) for part in getattr(transform, "transforms", ()))
+def _contains(transform: Any, kind: type[v2.Transform]) -> bool:
+    """Return whether a transform, or one of the transforms in it, is of a kind."""
+    if isinstance(transform, v2.Compose | v2.RandomApply | v2.RandomChoice | v2.RandomOrder):
+        return any(_contains(part, kind) for part in transform.transforms)
+    return isinstance(transform, kind)
 
 
 class DetectionDataModule(VisionDataModule):
-    """Base of the data sets of boxes. A data set states ``class_names`` and returns a split's ``annotations(split)``.
+    """Base of the data sets of boxes. A data set defines ``class_names`` and returns a split's ``annotations(split)``.
 
-    Pictures keep their sizes, in lists (``max_side`` scales large ones down); they reach the module in [0, 1], since
-    detectors normalise and resize on their own. Training leaves out crowds, and objects that are marked as difficult.
+    Images keep their sizes, in lists (``max_side`` scales large ones down). They reach the module in [0, 1], since
+    detectors normalize and resize on their own. Training leaves out crowds, and objects that are marked as difficult.
 
     Args:
-        bad_boxes: boxes without area, with negative sides or out of their picture, and labels beyond the classes, are an
-            "error" that names file and box, or are dropped ("drop"), counted and reported.
-        min_box: after augmentation, objects with a side of fewer pixels are gone.
-        train_on_difficult: train on objects that are marked as difficult; they are never judged in VOC's AP.
-        group_by_aspect: training batches hold either upright pictures or wide ones, so that less of them is padding.
+        bad_boxes: invalid boxes have no area, negative sides, a part outside their image, or a label beyond the classes.
+            "error" raises an error with file and box; "drop" drops, counts and reports them.
+        min_box: after augmentation, objects with a shorter side in pixels are dropped.
+        train_on_difficult: train on objects that are marked as difficult; VOC's AP always ignores them.
+        group_by_aspect: put either upright or wide images into a training batch, which needs less padding.
         masks: load the objects' masks too.
-        proposals: method that proposes regions, for the techniques that need them: SelectiveSearch or GridProposals.
-        proposals_dir: folder that keeps them; default ``~/.cache/darkroom/proposals``.
-        proposal_workers: processes that make what is missing before the fit; None: one per processor, shared among
+        proposals: region proposals for the methods that need them: SelectiveSearch or GridProposals.
+        proposals_dir: folder of their cache; default ``~/.cache/darkroom/proposals``.
+        proposal_workers: processes that compute missing proposals before the fit; None: one per processor, shared among
             ranks.
     """
 
@@ -150,39 +153,33 @@ class DetectionDataModule(VisionDataModule):
         self.group_by_aspect, self.masks = group_by_aspect, masks
         self.proposals, self.proposals_dir, self.proposal_workers = proposals, proposals_dir, proposal_workers
 
-    # Detectors take pictures of any size; what they have in common is the channels.
-    image_shape = (3, 0, 0)
+    image_shape = (3, 0, 0)  # images have any size
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self._mean_std[0] if self._mean_std else (0.0, 0.0, 0.0)
+    def default_statistics(self) -> Statistics:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self._mean_std[1] if self._mean_std else (1.0, 1.0, 1.0)
-
-    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
-        """The pictures of a split and what is in them."""
+    def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        """Return the images of a split and their objects."""
         raise UsageError(f"{type(self).__name__} has no {split} data")
 
-    def parsed(
-        self, split: str, pairs: Sequence[tuple[Path, Path]], parse: Callable[[Path, Path, int], Annotation]
+    def parse_pairs(
+        self, split: LabelledSplit, pairs: Sequence[tuple[Path, Path]], parse: Callable[[Path, Path, int], Annotation]
     ) -> list[Annotation]:
-        """The annotations of pictures that have a file each; one that cannot be read is an error, or a bad sample.
+        """Parse annotations in a file per image; one that cannot be read is an error, or a bad sample.
 
         Args:
-            split: what they belong to.
-            pairs: of every picture its file and that of its annotation.
-            parse: is given annotation, picture and the pair's number.
+            split: of the images.
+            pairs: files of every image and its annotation.
+            parse: called with annotation, image and number of the pair.
         """
         found = []
-        for number, (picture, path) in enumerate(pairs):
+        for number, (image, path) in enumerate(pairs):
             try:
-                found.append(parse(path, picture, number))
+                found.append(parse(path, image, number))
             except UNREADABLE as error:
                 if self.bad_samples is None:
                     raise
-                self.bad_samples.note(split, [BadSample(str(picture), str(error))])
+                self.bad_samples.note(split, [BadSample(str(image), str(error))])
         return found
 
     def setup(self, stage: str) -> None:
@@ -195,14 +192,15 @@ class DetectionDataModule(VisionDataModule):
             )
         super().setup(stage)
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: Split) -> SizedDataset:
         split = "test" if split == "predict" else split
-        annotations = checked(self.annotations(split), self.num_classes, self.bad_boxes, split)
+        annotations = check_annotations(self.annotations(split), self.num_classes, self.bad_boxes, split)
         if split == "train":
-            annotations = [annotation.only(self._trained(annotation)) for annotation in annotations]
+            annotations = [annotation.select(self.select_trained(annotation)) for annotation in annotations]
         return DetectionImages(annotations, self.max_side, self.masks)
 
-    def _trained(self, annotation: Annotation) -> np.ndarray:
+    def select_trained(self, annotation: Annotation) -> np.ndarray:
+        """Return the objects that are trained on: bool (N,)."""
         keep = np.ones(len(annotation.boxes), bool)
         if annotation.iscrowd is not None:
             keep &= ~annotation.iscrowd
@@ -213,32 +211,32 @@ class DetectionDataModule(VisionDataModule):
     def default_augment(self) -> list[v2.Transform]:
         return [v2.RandomHorizontalFlip()]
 
-    def finish(self, split: str) -> list[v2.Transform]:
+    def finish(self, split: Split) -> list[v2.Transform]:
         return [KeepVisible(self.min_box)] if split == "train" else []
 
-    def _transforms(self, split: str) -> list[v2.Transform]:
+    def _transforms(self, split: Split) -> list[v2.Transform]:
         transforms = super()._transforms(split)
-        if self.proposals is not None and any(_holds(one, v2.RandomIoUCrop) for one in transforms):
+        if self.proposals is not None and any(_contains(one, v2.RandomIoUCrop) for one in transforms):
             raise UsageError(
                 "data.augment has RandomIoUCrop, which takes all boxes of a sample for objects, but data.proposals adds "
                 "others; flips and scales go with proposals"
             )
         return transforms
 
-    def supplied(self, dataset: Dataset) -> Dataset:
+    def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
         if self.proposals is None:
             return dataset
         cache = ProposalCache(self.proposals, self.proposals_dir)
         workers = self.proposal_workers
         if workers is None and self.trainer is not None:
-            workers = max(1, processors() // self.trainer.num_devices)
+            workers = max(1, processor_count() // self.trainer.num_devices)
         fill(dataset, cache, workers, skip_bad=self.bad_samples is not None)
         return WithProposals(dataset, cache)
 
-    def _sampler(self, split: str) -> SeededSampler:
+    def _sampler(self, split: Split) -> SeededSampler:
         sampler = super()._sampler(split)
-        annotations = getattr(self._datasets[split].dataset, "annotations", None)
-        if split == "train" and self.group_by_aspect and annotations:
-            sampler.groups = [int(annotation.size[1] > annotation.size[0]) for annotation in annotations]
+        dataset = unwrap(self._datasets[split].dataset)
+        if split == "train" and self.group_by_aspect and isinstance(dataset, DetectionImages):
+            sampler.groups = [int(annotation.size[1] > annotation.size[0]) for annotation in dataset.annotations]
             sampler.batch_size = self.batch_size
         return sampler

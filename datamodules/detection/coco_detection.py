@@ -1,33 +1,34 @@
-"""CocoDetection: COCO's instances, or any data whose boxes lie in such a JSON."""
+"""CocoDetection: COCO's instances, or any data with boxes in such a JSON."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.errors import DataError, UsageError
 
-_EMPTY: tuple[Any, ...] = ([], [[]])  # how a segmentation says that nothing was drawn
+_EMPTY: tuple[Any, ...] = ([], [[]])  # segmentations without any pixel
 
 
 def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
-    """COCO's compressed run lengths of an object.
+    """Return COCO's compressed run lengths of an object.
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or run lengths {"size": [H, W], "counts": ...},
             compressed (str) or not (a list).
-        size: height and width of the picture.
+        size: height and width of the image.
         place: file and object, for messages.
 
     Raises:
-        DataError: it is neither, or of another size.
+        DataError: it has another format or size.
     """
     try:
         if isinstance(segmentation, dict):
@@ -41,7 +42,7 @@ def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
         runs = coco_mask.segmToRle(segmentation, size[1], size[0])
         if isinstance(segmentation, dict):
             coco_mask.decode([runs])  # counts the pixels
-    except Exception as error:  # whatever the library stumbles over
+    except Exception as error:  # the library raises many types
         reason = str(error).partition("\n")[0]
         raise DataError(f"{place} has a segmentation that cannot be read ({reason})") from error
     return runs["counts"]
@@ -49,7 +50,7 @@ def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
 
 @dataclass(frozen=True)
 class RunLengthMasks:
-    """Reads the masks of one picture, uint8 (N, H, W), from run lengths."""
+    """Reader of the masks of one image, uint8 (N, H, W), from run lengths."""
 
     size: tuple[int, int]
     runs: tuple[bytes, ...]
@@ -72,7 +73,7 @@ def _entry(entry: Any, key: str, place: str, kind: type = object) -> Any:
 
 
 def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """A JSON with ``images``, ``annotations`` and ``categories``.
+    """Read a JSON with ``images``, ``annotations`` and ``categories``.
 
     Raises:
         DataError: it is missing, cannot be parsed or lacks one of the three.
@@ -87,7 +88,7 @@ def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def read_categories(content: dict[str, list[dict[str, Any]]], path: Path) -> dict[int, str]:
-    """Names of the categories by their ids, in the order of ids, which may have holes."""
+    """Return the names of the categories by their ids, in the order of ids, which may have gaps."""
     categories: dict[int, str] = {}
     for number, category in enumerate(content["categories"]):
         place = f"{path}: categories[{number}]"
@@ -101,7 +102,7 @@ def read_categories(content: dict[str, list[dict[str, Any]]], path: Path) -> dic
 def _objects(
     content: dict[str, list[dict[str, Any]]], labels: dict[int, int], path: Path
 ) -> dict[int, list[tuple[str, dict[str, Any]]]]:
-    """By the id of an image its annotations, each after its place in the file."""
+    """Return the annotations of each image by its id, each with its place in the file."""
     objects: dict[int, list[tuple[str, dict[str, Any]]]] = {}
     for number, image in enumerate(content["images"]):
         place = f"{path}: images[{number}]"
@@ -120,7 +121,7 @@ def _objects(
 
 
 def _box(annotation: dict[str, Any], place: str) -> tuple[float, float, float, float]:
-    """The box as x0, y0, x1, y1."""
+    """Return the box as x0, y0, x1, y1."""
     box = _entry(annotation, "bbox", place)
     try:
         x, y, width, height = map(float, box)
@@ -130,7 +131,7 @@ def _box(annotation: dict[str, Any], place: str) -> tuple[float, float, float, f
 
 
 def _runs(annotation: dict[str, Any], size: tuple[int, int], place: str) -> bytes:
-    """The run lengths of its segmentation, which may be empty."""
+    """Return the run lengths of a segmentation, which may be empty."""
     segmentation = _entry(annotation, "segmentation", place)
     if segmentation in _EMPTY:
         segmentation = {"size": size, "counts": [size[0] * size[1]]}
@@ -140,12 +141,12 @@ def _runs(annotation: dict[str, Any], size: tuple[int, int], place: str) -> byte
 def parse_coco(
     path: Path, folder: Path, categories: dict[int, str] | None = None, masks: bool = False
 ) -> list[Annotation]:
-    """Reads a JSON in the manner of COCO's instances. Label i is the i-th category in the order of ids.
+    """Read a JSON in the format of COCO's instances. Label i is the i-th category in the order of ids.
 
     Args:
-        path: the JSON.
-        folder: what its file names are relative to.
-        categories: those that it must have.
+        path: of the JSON.
+        folder: of the images that it names.
+        categories: that it must have.
         masks: read the segmentations too; objects with an empty one become ``unmasked``.
 
     Raises:
@@ -185,18 +186,18 @@ def parse_coco(
 
 
 class CocoDetection(DetectionDataModule):
-    """Detection and instance segmentation in COCO's format (Lin et al. 2014): one JSON per split beside its pictures.
+    """Detection and instance segmentation in COCO's format (Lin et al. 2014): one JSON per split beside its images.
 
-    The JSON of the validation split names the classes, the others must have the same. Category ids may have holes: labels
-    have none, and ``category_ids[label - 1]`` leads back. Crowd regions are kept, but never trained on. COCO publishes no
-    boxes of its test pictures, so the test split is the validation split unless you have better. Get COCO itself from
-    https://cocodataset.org; it has a box without area, for which there is ``bad_boxes`` drop.
+    The JSON of the validation split has the classes; the others must have the same. Category ids may have gaps and labels
+    have none; ``category_ids[label - 1]`` is the id of a label. Crowd regions are loaded, but never trained on. COCO
+    publishes no boxes of its test images, so the test split is the validation split unless you have another one. Get COCO
+    from https://cocodataset.org; it has a box without area, which needs ``bad_boxes`` drop.
 
     Args:
         root: folder that the others are relative to.
-        train_images, val_images, test_images: folders of pictures; a test split needs ``test_json`` too.
+        train_images, val_images, test_images: folders of images; a test split needs ``test_json`` too.
         train_json, val_json, test_json: their instances.
-        keep_empty: train on pictures without objects too; they always count in evaluation.
+        keep_empty: train on images without objects too; evaluation always includes them.
     """
 
     def __init__(
@@ -215,26 +216,31 @@ class CocoDetection(DetectionDataModule):
         if (test_images is None) != (test_json is None):
             raise UsageError("data.test_images and data.test_json need each other; one is missing")
         self.root, self.keep_empty = Path(root), keep_empty
-        self.files = {"train": (train_json, train_images), "val": (val_json, val_images)}
-        self.files["test"] = self.files["val"] if test_json is None else (test_json, test_images)
+        val = (val_json, val_images)
+        test = val if test_json is None or test_images is None else (test_json, test_images)
+        self.files: dict[LabelledSplit, tuple[str, str]] = {
+            "train": (train_json, train_images),
+            "val": val,
+            "test": test,
+        }
 
     @cached_property
     def _categories(self) -> dict[int, str]:
         path = self.root / self.files["val"][0]
         return read_categories(read_coco(path), path)
 
-    @property
+    @cached_property
     def class_names(self) -> Sequence[str]:
         return tuple(self._categories.values())
 
     @property
     def category_ids(self) -> Sequence[int]:
-        """The ids of the categories in the JSON, in the order of labels."""
+        """Ids of the categories in the JSON, in the order of labels."""
         return tuple(self._categories)
 
-    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
+    def annotations(self, split: LabelledSplit) -> list[Annotation]:
         json_path, folder = (self.root / part for part in self.files[split])
         annotations = parse_coco(json_path, folder, self._categories, self.masks)
         if split == "train" and not self.keep_empty:
-            annotations = [one for one in annotations if self._trained(one).any()]
+            annotations = [one for one in annotations if self.select_trained(one).any()]
         return annotations

@@ -1,22 +1,23 @@
-"""InstanceFolder: your own pictures, a mask of instance ids beside each."""
+"""InstanceFolder: your own images, a mask of instance ids beside each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects, label
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.io.read_images import read_mask
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
-from darkroom.errors import DataError, UsageError
+from darkroom.errors import DataError
 
 
 def read_instances(path: Path) -> np.ndarray:
-    """The instances of a mask of ids, numbered from 1 in the order of their ids, 0 for none: int32 (H, W).
+    """Read the instances of a mask of ids, numbered from 1 in the order of their ids, 0 for none: int32 (H, W).
 
     Raises:
         DataError: the file cannot be read, or looks like a mask without ids.
@@ -32,7 +33,7 @@ def read_instances(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class InstanceMasks:
-    """Reads the masks of one picture, uint8 (N, H, W), from their ids."""
+    """Reader of the masks of one image, uint8 (N, H, W), from their ids."""
 
     path: Path
 
@@ -42,18 +43,18 @@ class InstanceMasks:
 
 
 def parse_instances(path: Path, image: Path, image_id: int = 0) -> Annotation:
-    """Boxes, all with label 1, and masks of a mask of instance ids.
+    """Read boxes, all with label 1, and masks from a mask of instance ids.
 
     Args:
         path: the mask, one integer channel of 8 or 16 bits, or a palette; 0 is background.
-        image: its picture.
-        image_id: number of the picture.
+        image: file of the image.
+        image_id: number of the image.
     """
     instances = read_instances(path)
     boxes = [[x.start, y.start, x.stop, y.stop] for y, x in find_objects(instances)]
     return Annotation(
         path=image,
-        size=instances.shape,
+        size=(instances.shape[0], instances.shape[1]),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.ones(len(boxes), np.int64),
         image_id=image_id,
@@ -63,7 +64,7 @@ def parse_instances(path: Path, image: Path, image_id: int = 0) -> Annotation:
 
 
 def _check_ids(annotations: Sequence[Annotation], split: str) -> None:
-    """Refuses masks that are black and white: never two ids in one, yet several of them in pieces."""
+    """Refuse black and white masks: none has two ids, but several have more than one piece."""
     if any(len(annotation.boxes) > 1 for annotation in annotations):
         return
     torn = [one.source for one in annotations if label(read_instances(one.source), np.ones((3, 3)))[1] > 1]
@@ -74,41 +75,37 @@ def _check_ids(annotations: Sequence[Annotation], split: str) -> None:
         )
 
 
-class InstanceFiles(DetectionDataModule):
-    """Base of the data sets of instance masks: one class, an object for every id, its box tight around it.
+def read_instance_annotations(
+    data: DetectionDataModule, split: LabelledSplit, pairs: Sequence[tuple[Path, Path]]
+) -> list[Annotation]:
+    """Read the annotations of a split: one class, an object for every id, its box tight around it.
 
     Args:
-        class_name: what the objects are.
+        data: records images that cannot be read.
+        split: of the images.
+        pairs: files of image and mask.
     """
-
-    def __init__(self, class_name: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.class_names = (class_name,)
-
-    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
-        """Files of image and mask of one split."""
-        raise UsageError(f"{type(self).__name__} does not say which files the {split} split has")
-
-    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
-        found = self.parsed(split, self.pairs(split), parse_instances)
-        _check_ids(found, split)
-        return found
+    annotations = data.parse_pairs(split, pairs, parse_instances)
+    _check_ids(annotations, split)
+    return annotations
 
 
-class InstanceFolder(InstanceFiles):
-    """Your own folders of pictures and masks of instance ids, paired by file name; all objects are of one class.
+class InstanceFolder(DetectionDataModule):
+    """Your own folders of images and masks of instance ids, paired by file name; all objects are of one class.
 
-    Validation and test pictures come from their own folders when given, else from a seeded fraction of the training
+    Validation and test images come from their own folders when given, else from a seeded fraction of the training
     folder. All folders are relative to ``root``.
 
     Args:
-        images_dir, masks_dir: pictures (PNG, JPEG, TIFF, BMP, WebP) and their masks (PNG, TIFF, BMP), 0 for background.
-        class_name: what the objects are.
+        images_dir, masks_dir: images (PNG, JPEG, TIFF, BMP, WebP) and their masks (PNG, TIFF, BMP), 0 for background.
+        class_name: of all objects.
         root: folder that the others are relative to.
         val_images_dir, val_masks_dir, test_images_dir, test_masks_dir: splits by folder.
-        val_fraction, test_fraction: splits by chance, for those without folders.
-        mask_suffix: what a mask's name has beyond its picture's, for example "_mask".
+        val_fraction, test_fraction: fractions of the random splits, for those without folders.
+        mask_suffix: suffix of a mask's name that its image's name lacks, for example "_mask".
     """
+
+    class_names: Sequence[str] = ()
 
     def __init__(
         self,
@@ -125,7 +122,8 @@ class InstanceFolder(InstanceFiles):
         mask_suffix: str = "",
         **kwargs: Any,
     ) -> None:
-        super().__init__(class_name=class_name, **kwargs)
+        super().__init__(**kwargs)
+        self.class_names = (class_name,)
         self.files = ImageMaskFolder(
             images_dir=images_dir,
             masks_dir=masks_dir,
@@ -140,5 +138,5 @@ class InstanceFolder(InstanceFiles):
             seed=self.seed,
         )
 
-    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
-        return self.files.pairs(split)
+    def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        return read_instance_annotations(self, split, self.files.pairs(split))

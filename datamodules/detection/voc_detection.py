@@ -3,18 +3,19 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
-from darkroom.datamodules.detection.base import DetectionDataModule, pictures_by_stem
+from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
 from darkroom.datamodules.io.download import fetch_folder
 from darkroom.datamodules.io.image_size import image_size
-from darkroom.datamodules.segmentation.image_mask_folder import listed_names
+from darkroom.datamodules.io.pairing import read_split_list
 from darkroom.datamodules.segmentation.voc_segmentation import VOC_CLASSES
 from darkroom.errors import DataError, UsageError
 
@@ -40,15 +41,16 @@ def _root(path: Path) -> Element:
 
 def _number(element: Element, tag: str, place: str) -> float:
     text = element.findtext(tag)
+    if text is None:
+        raise DataError(f"{place} has no <{tag}>")
     try:
         return float(text)
-    except (TypeError, ValueError):
-        wrong = "no" if text is None else f"{text.strip()!r} instead of a number as its"
-        raise DataError(f"{place} has {wrong} <{tag}>") from None
+    except ValueError:
+        raise DataError(f"{place} has {text.strip()!r} instead of a number as its <{tag}>") from None
 
 
 def _size(root: Element, path: Path, image: Path) -> tuple[int, int]:
-    """Height and width; those of the picture where the file keeps silent about them."""
+    """Return height and width; those of the image itself where the file lacks them."""
     size = root.find("size")
     if size is None:
         return image_size(image)
@@ -64,24 +66,26 @@ def parse_voc(
     one_based: bool = True,
     image_id: int = 0,
 ) -> Annotation:
-    """Reads an annotation in the manner of VOC.
+    """Read an annotation in VOC's format.
 
-    VOC counts pixels from 1 and its boxes include their last one: the upper left corner is lowered by one, so that pixel k
-    reaches from k to k + 1. Where the last pixel is the first, nothing was marked, and the box keeps being without area.
+    VOC counts pixels from 1 and its boxes include their last one. So one is subtracted from the upper left corner, and
+    pixel k reaches from k to k + 1. A box whose last pixel is its first has no area, and still has none afterwards.
 
     Args:
-        path: the XML file.
-        image: its picture.
+        path: of the XML file.
+        image: file of the image.
         class_names: the classes; label i is ``class_names[i - 1]``.
         ignore_classes: classes whose objects are left out.
-        one_based: False: corners are what they should be already, x0, y0, x1, y1.
-        image_id: number of the picture.
+        one_based: subtract one as above; False: corners are x0, y0, x1, y1 already.
+        image_id: number of the image.
 
     Raises:
-        DataError: the file is missing, is no XML, lacks something, or names an unknown class.
+        DataError: the file is missing, not XML or incomplete, or has an unknown class.
     """
     root = _root(path)
-    boxes, labels, difficult = [], [], []
+    corners: list[list[float]] = []
+    labels: list[int] = []
+    difficult: list[bool] = []
     for number, item in enumerate(root.iterfind("object")):
         place = f"{path}: object {number}"
         name = (item.findtext("name") or "").strip()
@@ -92,13 +96,13 @@ def parse_voc(
                 f"{place} is {name!r}, which is none of data.class_names {list(class_names)}; add it there or to "
                 "data.ignore_classes"
             )
-        corners = item.find("bndbox")
-        if corners is None:
+        box = item.find("bndbox")
+        if box is None:
             raise DataError(f"{place} has no <bndbox>")
-        boxes.append([_number(corners, tag, place) for tag in _CORNERS])
+        corners.append([_number(box, tag, place) for tag in _CORNERS])
         labels.append(class_names.index(name) + 1)
         difficult.append(item.find("difficult") is not None and _number(item, "difficult", place) != 0)
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    boxes = np.array(corners, np.float32).reshape(-1, 4)
     if one_based:
         boxes[:, :2] -= boxes[:, :2] < boxes[:, 2:]
     return Annotation(
@@ -113,24 +117,26 @@ def parse_voc(
 
 
 class VOCDetection(DetectionDataModule):
-    """Detection in PASCAL VOC layout (Everingham et al. 2010): lists in ``ImageSets/Main``, an XML file per picture.
+    """Detection in PASCAL VOC layout (Everingham et al. 2010): lists in ``ImageSets/Main``, an XML file per image.
 
     ``root`` holds ``VOCdevkit/VOC<year>/{JPEGImages,Annotations,ImageSets/Main/<list>.txt}``. Objects marked as difficult
-    are kept, left out of training unless ``train_on_difficult``, and neither right nor wrong in VOC's AP. "07+12" is
-    ``years`` [2007, 2012] with ``train_list`` trainval, ``val_list`` test and ``eval_year`` 2007. Of the test pictures
-    VOC has published only those of 2007 with their boxes.
+    are loaded, left out of training unless ``train_on_difficult``, and ignored in VOC's AP. "07+12" is ``years``
+    [2007, 2012] with ``train_list`` trainval, ``val_list`` test and ``eval_year`` 2007. VOC has published the boxes of test
+    images only for 2007.
 
     Args:
         root: the folder that holds ``VOCdevkit``.
-        years: which folders ``VOC<year>`` to train on.
+        years: of the folders ``VOC<year>`` to train on.
         class_names: the classes; default: VOC's 20.
         ignore_classes: classes whose objects are left out.
-        train_list, val_list, test_list: which file in ``ImageSets/Main`` names a split's pictures.
+        train_list, val_list, test_list: files in ``ImageSets/Main`` that list the images of each split.
         eval_year: the year to validate and test on; None: the last one of ``years``.
         one_based: pixels are counted from 1, as VOC and most tools that write its format do.
-        download: fetch what is missing: training and validation pictures of the years, and the test pictures of 2007
-            where a list needs them; torchvision knows addresses and checksums.
+        download: fetch missing training and validation images of the years, and the test images of 2007 where a list needs
+            them; torchvision has the URLs and checksums.
     """
+
+    class_names: Sequence[str] = ()
 
     def __init__(
         self,
@@ -156,7 +162,7 @@ class VOCDetection(DetectionDataModule):
         self.devkit, self.download = Path(root) / "VOCdevkit", download
         self.class_names, self.ignore_classes, self.one_based = tuple(class_names), tuple(ignore_classes), one_based
         eval_year = years[-1] if eval_year is None else eval_year
-        self.lists_of = {
+        self.lists_of: dict[LabelledSplit, list[tuple[str, str]]] = {
             "train": [(str(year), train_list) for year in years],
             "val": [(str(eval_year), val_list)],
             "test": [(str(eval_year), test_list)],
@@ -175,7 +181,7 @@ class VOCDetection(DetectionDataModule):
             self._fetch_test()
 
     def _fetch_test(self) -> None:
-        """Adds the test pictures to the folder of 2007, the list of them last: where it lies, all of them do."""
+        """Add the test images to the folder of 2007, their list last: where it exists, all of them do."""
         folder, part = self.devkit / "VOC2007", self.devkit / "VOC2007-test"
         last = folder / "ImageSets/Main/test.txt"
         if last.is_file():
@@ -187,27 +193,27 @@ class VOCDetection(DetectionDataModule):
             path.replace(goal)
         shutil.rmtree(part)
 
-    def _listed(self, year: str, listed: str) -> list[tuple[Path, Path]]:
-        """Files of annotation and picture."""
+    def _read_pairs(self, year: str, list_name: str) -> list[tuple[Path, Path]]:
+        """Return the files of image and annotation."""
         folder = self.devkit / f"VOC{year}"
         if not folder.is_dir():
             remedy = "--data.download true fetches it" if year in _ARCHIVES else "check data.root and data.years"
             raise DataError(f"folder {folder} does not exist; data.root must hold VOCdevkit/VOC{year}: {remedy}")
-        names = folder / "ImageSets" / "Main" / f"{listed}.txt"
-        listed_stems = listed_names(names)
-        images = pictures_by_stem(folder / "JPEGImages")
+        names = folder / "ImageSets" / "Main" / f"{list_name}.txt"
+        listed_stems = read_split_list(names)
+        images = list_images_by_stem(folder / "JPEGImages")
         pairs = []
         for name in listed_stems:
             if name not in images:
                 raise DataError(f"{folder / 'JPEGImages' / name}.jpg does not exist, but {names} lists {name}")
-            pairs.append((folder / "Annotations" / f"{name}.xml", images[name]))
+            pairs.append((images[name], folder / "Annotations" / f"{name}.xml"))
         return pairs
 
-    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
-        pairs = [pair for year, listed in self.lists_of[split] for pair in self._listed(year, listed)]
-        return self.parsed(
+    def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        pairs = [pair for year, name in self.lists_of[split] for pair in self._read_pairs(year, name)]
+        return self.parse_pairs(
             split,
-            [(image, path) for path, image in pairs],
+            pairs,
             lambda path, image, number: parse_voc(
                 path, image, self.class_names, self.ignore_classes, self.one_based, number
             ),

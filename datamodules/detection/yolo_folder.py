@@ -1,26 +1,27 @@
-"""YoloFolder: your own pictures with Ultralytics' text labels."""
+"""YoloFolder: your own images with Ultralytics' text labels."""
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
-from darkroom.datamodules.detection.base import DetectionDataModule, pictures_by_stem
+from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
 from darkroom.datamodules.detection.coco_detection import RunLengthMasks, run_lengths
 from darkroom.datamodules.io.image_size import image_size
+from darkroom.datamodules.io.pairing import check_fractions, split_by_hash
 from darkroom.datamodules.io.read_images import list_images
-from darkroom.datamodules.segmentation.image_mask_folder import seeded_split
 from darkroom.errors import DataError, UsageError
 
 _NAMES = ("data.yaml", "dataset.yaml")
 
 
 def _row(line: str, place: str) -> tuple[int, np.ndarray]:
-    """Class and points (P, 2) of a line, in shares of the picture: centre and sides of a box, or a polygon's corners."""
+    """Parse a line: class and points (P, 2) in fractions of the image, centre and sides of a box or a polygon's corners."""
     try:
         name, *numbers = map(float, line.split())
     except ValueError:
@@ -40,20 +41,24 @@ def _row(line: str, place: str) -> tuple[int, np.ndarray]:
 
 
 def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) -> Annotation:
-    """Reads Ultralytics' labels: a line per object, ``class cx cy w h`` in shares of the picture's width and height, or
-    ``class x y x y x y ...``, a polygon, of which the box is what it spans. Class c becomes label c + 1.
+    """Read Ultralytics' labels, a line per object. Class c becomes label c + 1.
+
+    A line is ``class cx cy w h`` in fractions of the image's width and height, or ``class x y x y x y ...``, a polygon. The
+    box of a polygon is its bounding box.
 
     Args:
-        path: the text file; a picture without one has no objects.
-        image: its picture.
+        path: of the text file; an image without one has no objects.
+        image: file of the image.
         masks: read the polygons as masks too; then each object must have one.
-        image_id: number of the picture.
+        image_id: number of the image.
 
     Raises:
-        DataError: a line is not of this kind; file and line are named.
+        DataError: a line has another format; the message has file and line.
     """
     height, width = image_size(image)
-    boxes, labels, runs = [], [], []
+    boxes: list[np.ndarray] = []
+    labels: list[int] = []
+    runs: list[bytes] = []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
     except UnicodeDecodeError as error:
@@ -84,7 +89,7 @@ def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) 
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """The classes under ``names`` of an Ultralytics data set file: a list, or a dict with the numbers from 0."""
+    """Read the classes under ``names`` of an Ultralytics data set file: a list, or a dict with the numbers from 0."""
     try:
         names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -101,20 +106,20 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 class YoloFolder(DetectionDataModule):
-    """Detection and instance segmentation with Ultralytics' text labels, a file per picture of the same name.
+    """Detection and instance segmentation with Ultralytics' text labels, a file per image of the same name.
 
     By default ``root`` holds ``images/{train,val,test}/NAME.jpg``, ``labels/{train,val,test}/NAME.txt`` and ``data.yaml``
-    or ``dataset.yaml`` with the ``names`` of the classes, which is all that is read there. For folders such as
-    ``valid/images`` set ``images_dir`` "{split}/images", ``labels_dir`` "{split}/labels" and ``val`` valid. A picture
-    without label file has no objects; a label file without picture is an error.
+    or ``dataset.yaml`` with the ``names`` of the classes; the rest of it is not read. For folders such as
+    ``valid/images`` set ``images_dir`` "{split}/images", ``labels_dir`` "{split}/labels" and ``val`` valid. An image
+    without a label file has no objects; a label file without an image is an error.
 
     Args:
         root: the folder that all others are relative to.
-        images_dir, labels_dir: folders of pictures and labels; ``{split}`` stands for the name of the split. Folders
-            without ``{split}`` are split by chance.
-        train, val, test: names of the splits; several may have one name, for data without test pictures.
+        images_dir, labels_dir: folders of images and labels; ``{split}`` stands for the name of the split. Folders
+            without ``{split}`` are split at random.
+        train, val, test: names of the splits; several may have one name, for data without test images.
         class_names: the classes in the order of their numbers in the labels; None: those of the YAML file.
-        val_fraction, test_fraction: sizes of the splits by chance.
+        val_fraction, test_fraction: fractions of the random splits.
     """
 
     def __init__(
@@ -131,19 +136,15 @@ class YoloFolder(DetectionDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.by_chance = "{split}" not in images_dir
-        if self.by_chance != ("{split}" not in labels_dir):
+        self.random_splits = "{split}" not in images_dir
+        if self.random_splits != ("{split}" not in labels_dir):
             raise UsageError(
                 f"data.images_dir is {images_dir} and data.labels_dir {labels_dir}; both need {{split}}, or neither"
-            )
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise UsageError(
-                f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must not be negative and must "
-                "leave pictures to train on"
             )
         self.root, self.images_dir, self.labels_dir = Path(root), images_dir, labels_dir
         self.split_names = {"train": train, "val": val, "test": test}
         self.fractions = {"val": val_fraction, "test": test_fraction}
+        check_fractions(self.fractions)
         self._class_names = class_names
 
     @cached_property
@@ -156,14 +157,14 @@ class YoloFolder(DetectionDataModule):
         raise DataError(f"{self.root} has no {' or '.join(_NAMES)} that names the classes; set data.class_names")
 
     def _flat(self) -> str:
-        """What to do if the pictures lie in no folders of splits."""
+        """Return a remedy for images that are not in a folder per split."""
         folder = self.root / "images"
         if not folder.is_dir() or not list_images(folder):
             return ""
         return f"; {folder} itself holds pictures: --data.images_dir images --data.labels_dir labels splits by chance"
 
-    def _pairs(self, split: str) -> list[tuple[Path, Path]]:
-        """Files of picture and labels."""
+    def _pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and labels."""
         name = self.split_names[split]
         folder, labels = (self.root / part.replace("{split}", name) for part in (self.images_dir, self.labels_dir))
         for missing, what in ((folder, "images"), (labels, "labels")):
@@ -172,15 +173,15 @@ class YoloFolder(DetectionDataModule):
                     f"folder {missing} does not exist; it should hold the {what} of the {split} split: check data.root, "
                     f"data.{what}_dir and data.{split}, which may be the name of another split{self._flat()}"
                 )
-        images = pictures_by_stem(folder)
+        images = list_images_by_stem(folder)
         labelled = {path.stem for path in labels.glob("*.txt")} - {"classes"}  # LabelImg's list of the classes
         if lonely := sorted(labelled - images.keys()):
             raise DataError(f"{labels / lonely[0]}.txt has no picture in {folder}, nor have {len(lonely) - 1} others")
         if images and not labelled:
             raise DataError(f"folder {labels} has no labels; for pictures without objects give one an empty file")
         pairs = [(image, labels / f"{name}.txt") for name, image in images.items()]
-        return seeded_split(pairs, self.fractions, self.seed)[split] if self.by_chance else pairs
+        return split_by_hash(pairs, self.fractions, self.seed)[split] if self.random_splits else pairs
 
-    def annotations(self, split: Literal["train", "val", "test"]) -> list[Annotation]:
+    def annotations(self, split: LabelledSplit) -> list[Annotation]:
         pairs = self._pairs(split)
-        return self.parsed(split, pairs, lambda path, image, number: parse_yolo(path, image, self.masks, number))
+        return self.parse_pairs(split, pairs, lambda path, image, number: parse_yolo(path, image, self.masks, number))

@@ -1,1 +1,8 @@
-"""Datamodules of images with a class label each."""
+"""Datamodules of whole images, with or without a class each."""
+
+from darkroom.datamodules.images.celeba import CelebA
+from darkroom.datamodules.images.cifar10 import CIFAR10
+from darkroom.datamodules.images.image_folder import ImageFolder
+from darkroom.datamodules.images.mnist import MNIST, FashionMNIST
+
+__all__ = ["CIFAR10", "MNIST", "CelebA", "FashionMNIST", "ImageFolder"]

@@ -1,4 +1,4 @@
-"""LabelledImages: what data sets of whole pictures with a class each share; made for models that draw such pictures."""
+"""LabelledImages: the base of the data sets of whole images with a class each, for classifiers and generative models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,15 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.base import Statistics, VisionDataModule
+from darkroom.datamodules.datasets import permute
 from darkroom.datamodules.io.read_images import PhotoFolder, read_image, to_tensor
 from darkroom.errors import UsageError
+from darkroom.protocols import SizedDataset
 
 
-class ArrayImages(Dataset):
-    """Pictures that lie in memory: ``{"image": uint8 (C, H, W), "label": int64 ()}``.
+class ArrayImages(Dataset[dict[str, Any]]):
+    """In-memory images: ``{"image": uint8 (C, H, W), "label": int64 ()}``.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -32,22 +34,22 @@ class ArrayImages(Dataset):
         return len(self.images)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """A whole batch at once: many times faster than one by one."""
-        indices = torch.as_tensor(indices)  # index_select, because brackets take ten times as long
-        return {"image": self.images.index_select(0, indices), "label": self.labels.index_select(0, indices)}
+        """Read a whole batch at once, which is many times faster than sample by sample."""
+        rows = torch.as_tensor(indices)  # index_select, because brackets take ten times as long
+        return {"image": self.images.index_select(0, rows), "label": self.labels.index_select(0, rows)}
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"image": self.images[index], "label": self.labels[index]}
 
 
-class FileImages(Dataset):
-    """Pictures in files, their middle square scaled: ``{"image": uint8 (C, size, size)[, "label": int64 ()], "path"}``.
+class FileImages(Dataset[dict[str, Any]]):
+    """Images in files, their middle square scaled: ``{"image": uint8 (C, size, size)[, "label": int64 ()], "path"}``.
 
     Args:
-        paths: one file per picture.
-        labels: one class per picture, from 0; None: they have none.
+        paths: one file per image.
+        labels: one class per image, from 0; None: no labels.
         size: side in pixels.
-        channels: 3 for colour, 1 for grey; pictures of the other kind are converted.
+        channels: 3 for colour, 1 for grey; images of the other kind are converted.
     """
 
     def __init__(self, paths: list[Path], labels: Sequence[int] | None, size: int, channels: int = 3) -> None:
@@ -63,25 +65,38 @@ class FileImages(Dataset):
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """The largest square in the middle of a picture, scaled to ``size`` x ``size`` with antialias."""
+    """Crop the largest square in the middle of an image and scale it to ``size`` x ``size`` with antialias."""
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
     return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
 
 
-def scaled(images: Tensor, size: int | None) -> Tensor:
-    """uint8 (N, C, H, W) -> (N, C, size, size) with antialias; None leaves them as they are."""
+def resize_images(images: Tensor, size: int | None) -> Tensor:
+    """Resize uint8 (N, C, H, W) to (N, C, size, size) with antialias; None leaves them as they are."""
     return images if size in (None, images.shape[-1]) else F.resize_image(images, [size, size], antialias=True)
 
 
+def centred_statistics(channels: int) -> Statistics:
+    """Return mean and std that normalize images to [-1, 1]."""
+    return (0.5,) * channels, (0.5,) * channels
+
+
+def check_square_options(size: int | None, limit: int | None, max_side: int | None) -> None:
+    """Raise a UsageError for options that square images of one size cannot have."""
+    for name, value in {"size": size, "limit": limit}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"data.{name} is {value}; it must be at least 1")
+    if max_side is not None:
+        raise UsageError(f"data.max_side is {max_side}, but all images have one size; set data.size")
+
+
 class LabelledImages(VisionDataModule):
-    """Base of data sets of whole pictures with class labels, which a network sees in [-1, 1] (mean and std are 0.5).
+    """Base of data sets of whole images with class labels, which a network sees in [-1, 1] (mean and std are 0.5).
 
     Args:
-        size: side of the pictures in pixels; they are scaled to it with antialias, of oblong ones the middle square. None:
-            as they are.
-        flip: mirror half of the training pictures left-right, anew in every epoch; ``augment`` replaces it.
-        limit: train on no more pictures than these, drawn by ``seed``; None: on all.
+        size: side of the images in pixels; the middle square is scaled to it with antialias. None: as they are.
+        flip: mirror half of the training images left-right, another half in every epoch; ``augment`` replaces it.
+        limit: most images to train on, chosen by ``seed``; None: all.
         mean, std: per channel in [0, 1]; None: 0.5.
     """
 
@@ -95,39 +110,23 @@ class LabelledImages(VisionDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
-        for name, value in {"size": size, "limit": limit}.items():
-            if value is not None and value < 1:
-                raise UsageError(f"data.{name} is {value}; it must be at least 1")
-        if self.max_side is not None:
-            raise UsageError(f"data.max_side is {self.max_side}, but these pictures are all of one size; set data.size")
+        check_square_options(size, limit, self.max_side)
         self.size, self.flip, self.limit = size, flip, limit
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self._mean_std[0] if self._mean_std else (0.5,) * self.image_shape[0]
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self._mean_std[1] if self._mean_std else (0.5,) * self.image_shape[0]
+    def default_statistics(self) -> Statistics:
+        return centred_statistics(self.image_shape[0])
 
     def default_augment(self) -> list[v2.Transform]:
         return [v2.RandomHorizontalFlip()] if self.flip else []
 
-    def supplied(self, dataset: Dataset) -> Dataset:
-        """Photos to predict on are brought to the size of the others."""
+    def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
+        """Bring photos to predict on to the size of the data set's images."""
         if not isinstance(dataset, PhotoFolder):
             return dataset
         return FileImages(dataset.paths, None, self.image_shape[-1], self.image_shape[0])
 
-    def drawn(self, count: int, val_fraction: float, split: Literal["train", "val"]) -> np.ndarray:
-        """Which of ``count`` pictures train and which validate, drawn by the seed: int64 indices, at most ``limit``."""
-        order = self._order(count)
+    def select_indices(self, count: int, val_fraction: float, split: Literal["train", "val"]) -> np.ndarray:
+        """Choose the indices of a split among ``count`` images by the seed: int64, at most ``limit`` to train on."""
+        order = permute(count, self.seed)
         held_out = round(val_fraction * count)
         return order[:held_out] if split == "val" else order[held_out:][: self.limit]
-
-    def limited(self, pictures: list[Any]) -> list[Any]:
-        """At most ``limit`` of the pictures to train on, drawn by the seed."""
-        return pictures if self.limit is None else [pictures[i] for i in self._order(len(pictures))[: self.limit]]
-
-    def _order(self, count: int) -> np.ndarray:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed))).permutation(count)

@@ -1,13 +1,16 @@
 """CelebA: 202,599 faces of 178 x 218 pixels, with 40 attributes."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch.utils.data import Dataset
 from torchvision import datasets
 
+from darkroom.datamodules.base import LabelledSplit, Split
+from darkroom.datamodules.datasets import limit_items
 from darkroom.datamodules.images.base import FileImages, LabelledImages
 from darkroom.errors import DataError, UsageError
+from darkroom.protocols import SizedDataset
 
 ADDRESS = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 PARTITION = {"train": "0", "val": "1", "test": "2"}
@@ -23,10 +26,12 @@ class CelebA(LabelledImages):
     Args:
         root: the folder that holds ``celeba``.
         attribute: one of the 40, such as Smiling; a face that has it is of class 1, another of class 0. None: no labels.
-        size: side of the pictures in pixels; the middle 178 x 178 are scaled to it.
-        download: fetch what is missing from Google Drive; needs the package gdown.
+        size: side of the images in pixels; the middle 178 x 178 are scaled to it.
+        download: fetch missing files from Google Drive; needs the package gdown.
         flip, limit, mean, std: see ``LabelledImages``.
     """
+
+    class_names: Sequence[str] = ()
 
     def __init__(
         self,
@@ -39,11 +44,9 @@ class CelebA(LabelledImages):
     ) -> None:
         super().__init__(size=size, flip=flip, **kwargs)
         self.folder, self.attribute, self.download = Path(root) / "celeba", attribute, download
+        self.size: int = size
+        self.image_shape = 3, size, size
         self.class_names = () if attribute is None else (f"not {attribute}", attribute)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3, self.size, self.size
 
     def prepare_data(self) -> None:
         if not self.download or (self.folder / "img_align_celeba").is_dir():
@@ -58,8 +61,8 @@ class CelebA(LabelledImages):
                 f"{ADDRESS}, and unpack them in {self.folder}"
             ) from error
 
-    def lines(self, name: str) -> list[tuple[int, list[str]]]:
-        """Number and words of every line of a list; empty lines are left out."""
+    def read_lines(self, name: str) -> list[tuple[int, list[str]]]:
+        """Read number and words of every line of a list; empty lines are left out."""
         path = self.folder / name
         if not path.is_file():
             raise DataError(
@@ -69,25 +72,25 @@ class CelebA(LabelledImages):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
-    def damaged(self, name: str, number: int, wanted: str) -> DataError:
-        """What to say of a line of a list."""
+    def line_error(self, name: str, number: int, wanted: str) -> DataError:
+        """Return the error for a damaged line of a list."""
         return DataError(
             f"{self.folder / name}, line {number}, is damaged: it should be {wanted}; get the list anew from {ADDRESS}"
         )
 
-    def names(self, split: Literal["train", "val", "test"]) -> list[str]:
-        """The files of a split."""
-        lines = self.lines(SPLITS)
+    def read_names(self, split: LabelledSplit) -> list[str]:
+        """Read the names of the files of a split."""
+        lines = self.read_lines(SPLITS)
         for number, words in lines or [(1, [])]:
             if len(words) != 2 or words[1] not in PARTITION.values():
-                raise self.damaged(SPLITS, number, "a file's name and 0 (train), 1 (val) or 2 (test)")
-        return [name for _, (name, part) in lines if part == PARTITION[split]]
+                raise self.line_error(SPLITS, number, "a file's name and 0 (train), 1 (val) or 2 (test)")
+        return [name for _, (name, number) in lines if number == PARTITION[split]]
 
-    def labels(self) -> dict[str, int]:
-        """Whether a face has the attribute, by the name of its file."""
-        lines = self.lines(ATTRIBUTES)
+    def read_labels(self) -> dict[str, int]:
+        """Read whether a face has the attribute (1) or not (0), by the name of its file."""
+        lines = self.read_lines(ATTRIBUTES)
         if len(lines) < 2 or len(lines[0][1]) != 1:
-            raise self.damaged(ATTRIBUTES, 1, "the number of pictures, and line 2 the names of the attributes")
+            raise self.line_error(ATTRIBUTES, 1, "the number of pictures, and line 2 the names of the attributes")
         _, (_, names), *rows = lines
         if self.attribute not in names:
             raise UsageError(
@@ -96,18 +99,18 @@ class CelebA(LabelledImages):
         column = names.index(self.attribute) + 1
         for number, row in rows:
             if len(row) != len(names) + 1 or row[column] not in ("1", "-1"):
-                raise self.damaged(ATTRIBUTES, number, f"a file's name and {len(names)} times 1 or -1")
+                raise self.line_error(ATTRIBUTES, number, f"a file's name and {len(names)} times 1 or -1")
         return {row[0]: int(row[column] == "1") for _, row in rows}
 
-    def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
+    def dataset(self, split: Split) -> SizedDataset:
         split = "test" if split == "predict" else split
-        names, faces = self.names(split), self.folder / "img_align_celeba"
-        names = self.limited(names) if split == "train" else names
+        names, faces = self.read_names(split), self.folder / "img_align_celeba"
+        names = limit_items(names, self.limit, self.seed) if split == "train" else names
         if not faces.is_dir():
             raise DataError(f"folder {faces} does not exist; unpack img_align_celeba.zip of {ADDRESS} there")
         labels = None
         if self.attribute is not None:
-            known = self.labels()
+            known = self.read_labels()
             missing = next((name for name in names if name not in known), None)
             if missing is not None:
                 raise DataError(

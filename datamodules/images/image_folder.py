@@ -1,19 +1,21 @@
-"""ImageFolder: your own pictures, a folder for every class, or just a folder."""
+"""ImageFolder: your own images, a folder for every class, or just a folder."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from torch.utils.data import Dataset
-
+from darkroom.datamodules.base import LabelledSplit, Split
+from darkroom.datamodules.datasets import limit_items
 from darkroom.datamodules.images.base import FileImages, LabelledImages
+from darkroom.datamodules.io.pairing import check_fractions, split_by_hash
 from darkroom.datamodules.io.read_images import EXTENSIONS, list_images
-from darkroom.datamodules.segmentation.image_mask_folder import seeded_split
 from darkroom.errors import DataError, UsageError
+from darkroom.protocols import SizedDataset
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name: one for every class, none where it holds the pictures itself."""
+    """Return the folders in a folder, sorted by name: one for every class, none if it holds the images itself."""
     pictures = list_images(folder)
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if pictures and folders:
@@ -25,17 +27,17 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 class ImageFolder(LabelledImages):
-    """Your own pictures: ``root/<class>/*.png`` for pictures with a class, ``root/*.png`` for pictures without.
+    """Your own images: ``root/<class>/*.png`` for images with a class, ``root/*.png`` for images without.
 
-    Splits come from folders, ``root/{train,val,test}/<class>/*.png`` (or without ``<class>``), or by chance from the one
-    folder there is. Classes are numbered by name. Any common format; photos are turned as their EXIF data says, and of
-    oblong pictures the middle square is taken.
+    Splits are folders, ``root/{train,val,test}/<class>/*.png`` (or without ``<class>``), or random fractions of the only
+    folder. Classes are numbered by name. Images have any common format; photos are rotated by their EXIF data, and the
+    middle square of oblong images is used.
 
     Args:
-        root: the folder that holds the pictures, the classes, or ``train``.
-        size: side in pixels that all pictures are scaled to.
-        channels: 3 for colour, 1 for grey; pictures of the other kind are converted.
-        val_fraction, test_fraction: shares of splits without a folder, drawn by ``seed`` from the pictures to train on.
+        root: the folder that holds the images, the classes, or ``train``.
+        size: side in pixels that all images are scaled to.
+        channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        val_fraction, test_fraction: of splits without a folder, chosen by ``seed`` among the images to train on.
         flip, limit, mean, std: see ``LabelledImages``.
     """
 
@@ -51,18 +53,13 @@ class ImageFolder(LabelledImages):
     ) -> None:
         super().__init__(size=size, flip=flip, **kwargs)
         self.root, self.channels, self.fractions = Path(root), channels, {"val": val_fraction, "test": test_fraction}
-        if sum(self.fractions.values()) >= 1 or min(self.fractions.values()) < 0:
-            raise UsageError(
-                f"data.*_fraction {self.fractions} must not be negative and must leave pictures to train on"
-            )
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
+        check_fractions(self.fractions)
+        self.size: int = size
+        self.image_shape = channels, size, size
 
     @cached_property
     def folders(self) -> dict[str, Path]:
-        """The folders of the splits that have one; training always has."""
+        """Folders of the splits that have one; training always has."""
         if not self.root.is_dir():
             raise DataError(
                 f"data.root is {self.root}, which does not exist; give the folder that holds the pictures "
@@ -76,11 +73,11 @@ class ImageFolder(LabelledImages):
         return found or {"train": self.root}
 
     @cached_property
-    def class_names(self) -> tuple[str, ...]:
+    def class_names(self) -> Sequence[str]:
         return tuple(folder.name for folder in class_folders(self.folders["train"]))
 
-    def files(self, folder: Path) -> list[tuple[Path, int]]:
-        """The pictures of a split's folder and their classes; without classes -1."""
+    def list_files(self, folder: Path) -> list[tuple[Path, int]]:
+        """Return the images of a split's folder and their classes, -1 without classes."""
         if not self.class_names:
             return [(path, -1) for path in list_images(folder)]
         files = []
@@ -96,31 +93,31 @@ class ImageFolder(LabelledImages):
             files += [(path, self.class_names.index(inside.name)) for path in pictures]
         return files
 
-    def share(self, split: Literal["train", "val", "test"], files: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
-        """What chance leaves for a split of the pictures to train on."""
-        by_chance = {name: fraction for name, fraction in self.fractions.items() if name not in self.folders}
-        found = seeded_split(files, by_chance, self.seed)[split]
+    def select_split(self, split: LabelledSplit, files: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
+        """Choose the random fraction of a split among the images to train on."""
+        random = {name: fraction for name, fraction in self.fractions.items() if name not in self.folders}
+        found = split_by_hash(files, random, self.seed)[split]
         if files and not found:
-            blamed = by_chance if split == "train" else [split]
-            settings = " and ".join(f"data.{name}_fraction {by_chance[name]}" for name in blamed)
+            blamed = random if split == "train" else [split]
+            settings = " and ".join(f"data.{name}_fraction {random[name]}" for name in blamed)
             raise UsageError(
                 f"{settings} leaves none of {len(files)} pictures for {split}; change it, or give every split a folder "
                 f"({self.root / 'train'}, {self.root / 'val'}, {self.root / 'test'})"
             )
         return found
 
-    def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
+    def dataset(self, split: Split) -> SizedDataset:
         split = "test" if split == "predict" else split
         own = split != "train" and split in self.folders
         folder = self.folders[split if own else "train"]
-        files = self.files(folder)
+        files = self.list_files(folder)
         if not files:
             wanted = "folders of pictures, as train does," if own and self.class_names else "pictures"
             raise DataError(
                 f"{folder} holds no {wanted} ({', '.join(EXTENSIONS)}); data.root is {self.root}: give the folder that "
                 "holds your pictures"
             )
-        files = files if own else self.share(split, files)
-        files = self.limited(files) if split == "train" else files
+        files = files if own else self.select_split(split, files)
+        files = limit_items(files, self.limit, self.seed) if split == "train" else files
         labels = [label for _, label in files] if self.class_names else None
         return FileImages([path for path, _ in files], labels, self.size, self.channels)

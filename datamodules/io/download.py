@@ -1,4 +1,4 @@
-"""Getting data sets from the network: files that resume, archives that are unpacked whole or not at all."""
+"""Download data sets: files resume, archives are unpacked completely or not at all."""
 
 import gzip
 import hashlib
@@ -23,15 +23,15 @@ _TIMEOUT = 60  # seconds without a byte
 _CHUNK = 1 << 20
 
 
-def _receive(answer: HTTPResponse, part: Path) -> bool:
-    """Writes an answer to the end of ``part``, or over it where the server began anew; returns whether all of it came."""
-    start = part.stat().st_size if answer.status == 206 else 0
-    length = answer.headers.get("Content-Length")
+def _receive(response: HTTPResponse, part: Path) -> bool:
+    """Append a response to ``part``, or overwrite it if the server starts again; return whether it is complete."""
+    start = part.stat().st_size if response.status == 206 else 0
+    length = response.headers.get("Content-Length")
     total = None if length is None else start + int(length)
     bar = tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=None)
     with part.open("ab" if start else "wb") as file, bar:
         try:
-            while chunk := answer.read1(_CHUNK):
+            while chunk := response.read1(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
         except (HTTPException, ConnectionError, TimeoutError):
@@ -40,23 +40,23 @@ def _receive(answer: HTTPResponse, part: Path) -> bool:
 
 
 def _download(url: str, part: Path) -> None:
-    """Fills ``part``. A transfer that breaks off is continued for as long as each attempt gets further."""
+    """Download to ``part``. An interrupted transfer resumes as long as each attempt adds bytes."""
     while True:
         have = part.stat().st_size if part.is_file() else 0
         headers = {"User-Agent": "darkroom"} | ({"Range": f"bytes={have}-"} if have else {})
         try:
-            with urlopen(Request(url, headers=headers), timeout=_TIMEOUT) as answer:
-                if _receive(answer, part):
+            with urlopen(Request(url, headers=headers), timeout=_TIMEOUT) as response:
+                if _receive(response, part):
                     return
         except HTTPError as error:
             if error.code != 416 or not have:
                 raise _unreachable(url, part, f"HTTP {error.code} {error.reason}") from error
             if error.headers.get("Content-Range") == f"bytes */{have}":
                 return  # stopped between the last byte and the renaming
-            part.unlink()  # longer than the whole: the file on the server is another by now
+            part.unlink()  # longer than the file on the server, which has changed
             continue
         except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
-            raise _unreachable(url, part, str(getattr(error, "reason", error))) from error
+            raise _unreachable(url, part, str(error.reason if isinstance(error, URLError) else error)) from error
         size = part.stat().st_size
         if size <= have:
             raise DataError(f"{url} broke off after {size} bytes; run the command again to go on from there")
@@ -69,7 +69,7 @@ def _unreachable(url: str, part: Path, reason: str) -> DataError:
 
 
 def _mismatch(path: Path, checksums: dict[str, str | None]) -> str:
-    """What is wrong with a file's checksums, given by algorithm; empty if nothing is, or none is known."""
+    """Describe how a file's checksums, by algorithm, differ from the expected ones; empty if they do not."""
     for algorithm, expected in checksums.items():
         digest = hashlib.new(algorithm, usedforsecurity=False)
         with path.open("rb") as file:
@@ -81,11 +81,11 @@ def _mismatch(path: Path, checksums: dict[str, str | None]) -> str:
 
 
 def fetch(url: str, folder: Path, sha256: str | None = None, md5: str | None = None) -> Path:
-    """Downloads a file into ``folder`` under its name in the URL; one that lies there is only verified.
+    """Download a file into ``folder`` under its name in the URL; a file that exists is only verified.
 
-    An interrupted download stays as ``NAME.part`` and is continued by the next call where the server can (HTTP Range),
-    else begun anew. ``NAME`` appears once it is whole and its checksum, if one is given, is right. Without a checksum only
-    the length is verified; then the caller should look at what the archive holds (``check`` of ``extract``).
+    An interrupted download stays as ``NAME.part``. The next call resumes it where the server can (HTTP Range), else starts
+    from the beginning. ``NAME`` appears when it is complete and its checksum, if given, is correct. Without a checksum only
+    the length is verified; then the caller should check the content of the archive (``check`` of ``extract``).
     """
     path = folder / PurePosixPath(urlsplit(url).path).name
     checksums = {"sha256": sha256, "md5": md5}
@@ -97,20 +97,20 @@ def fetch(url: str, folder: Path, sha256: str | None = None, md5: str | None = N
     part = path.with_name(f"{path.name}.part")
     _download(url, part)
     if wrong := _mismatch(part, checksums):
-        part.unlink()  # continuing it would not mend it
+        part.unlink()  # resuming would not repair it
         raise DataError(f"{url} {wrong}; run the command again, or get it elsewhere and put it at {path}")
     return part.replace(path)
 
 
 def _refuse_odd(archive: Path, name: str, plain: bool) -> None:
-    """Refuses an entry that is not a plain file or folder, or lies outside of where it is unpacked."""
+    """Refuse an entry that is not a plain file or folder, or lies outside the folder it is unpacked to."""
     path = PurePosixPath(name.replace("\\", "/"))
     if not plain or path.is_absolute() or ".." in path.parts:
         raise DataError(f"{archive} holds {name}, a link, a device or a path outside of its folder; do not trust it")
 
 
 def _refuse_too_large(archive: Path, folder: Path, size: int) -> None:
-    """Refuses an archive whose content, in bytes, the disk cannot hold: a small one can hold a great deal of nothing."""
+    """Refuse an archive whose content, in bytes, does not fit on the disk: a small one can unpack to terabytes."""
     free = shutil.disk_usage(folder.parent).free
     if size > free:
         raise DataError(
@@ -120,15 +120,16 @@ def _refuse_too_large(archive: Path, folder: Path, size: int) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a zip or tar; one that names a place outside of ``folder`` is refused."""
+    """Unpack a zip or tar; refuse one with a path outside of ``folder``."""
     if tarfile.is_tarfile(archive):
-        # Python's own filter too, where there is one: Debian 12's 3.11.2 has none.
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         with tarfile.open(archive) as tar:
             for member in tar:
                 _refuse_odd(archive, member.name, member.isfile() or member.isdir())
             _refuse_too_large(archive, folder, sum(member.size for member in tar))
-            tar.extractall(folder, **safely)
+            if hasattr(tarfile, "data_filter"):  # absent in Debian 12's Python 3.11.2
+                tar.extractall(folder, filter="data")
+            else:
+                tar.extractall(folder)
         return
     with zipfile.ZipFile(archive) as entries:
         for entry in entries.infolist():
@@ -138,10 +139,10 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def extract(archive: Path, folder: Path, inside: str = ".", check: Callable[[Path], object] | None = None) -> Path:
-    """Unpacks the folder ``inside`` of a zip or tar as ``folder``, which appears when all of it is there.
+    """Unpack the folder ``inside`` of a zip or tar as ``folder``, which appears when it is complete.
 
-    ``check`` is given the unpacked folder beforehand and raises if something is amiss: the way to verify an archive whose
-    checksum nobody published.
+    ``check`` is called with the unpacked folder before and raises if it is invalid, which verifies an archive without a
+    published checksum.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -167,6 +168,6 @@ def fetch_folder(
     md5: str | None = None,
     check: Callable[[Path], object] | None = None,
 ) -> None:
-    """Provides ``folder`` from the archive at ``url``, which is left beside it; a folder that exists is left alone."""
+    """Download and unpack ``folder`` from the archive at ``url``, which stays beside it; keep a folder that exists."""
     if not folder.is_dir():
         extract(fetch(url, folder.parent, sha256, md5), folder, inside, check)

@@ -8,14 +8,14 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014, Figure 14): uint64 in, well-mixed uint64 out."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea, Flood 2014, Figure 14): uint64 in, well-mixed uint64 out."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def uniform(keys: Sequence[int | np.ndarray], count: int) -> np.ndarray:
-    """Numbers in [0, 1) that depend on the keys alone. Keys broadcast to (B,); returns float64 (B, count)."""
+    """Return numbers in [0, 1) that depend on the keys alone. Keys broadcast to (B,); returns float64 (B, count)."""
     state = np.zeros(1, np.uint64)
     for key in keys:
         state = _mix(state + _GOLDEN + np.atleast_1d(np.asarray(key)).astype(np.uint64))

@@ -1,4 +1,4 @@
-"""The size of a picture without its pixels."""
+"""Read the size of an image without its pixels."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from darkroom.datamodules.io.read_images import read_image
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture as ``read_image`` gives it; of all but turned photos only the header is read.
+    """Return height and width of an image as ``read_image`` returns it; only the header is read, except of rotated photos.
 
     Raises:
         DataError: the file cannot be read.
@@ -18,7 +18,7 @@ def image_size(path: Path) -> tuple[int, int]:
             # The method of the base class, since the one of PNG reads the pixels too.
             if Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) <= 4:
                 return image.height, image.width
-    except Exception:  # said well by read_image
+    except Exception:  # read_image raises an error that names the file
         pass
     image = read_image(path)
     return image.height, image.width

@@ -1,8 +1,8 @@
-"""Reading pictures and masks from files: any common format in, uint8 tensors out, and a clear word when that fails."""
+"""Read images and masks of any common format from files as uint8 tensors; errors name the file."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -18,18 +18,18 @@ IGNORE = 255
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All pictures directly in a folder, sorted by name."""
+    """List the images directly in a folder, sorted by name."""
     if not folder.is_dir():
         raise DataError(f"folder {folder} does not exist; give the folder that holds the pictures")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
 
 
-def _open(path: Path, turned: bool = False) -> Image.Image:
-    """A picture's pixels; ``turned`` as its EXIF data says."""
+def _open(path: Path | IO[bytes], rotate: bool = False) -> Image.Image:
+    """Read an image's pixels; ``rotate`` it by its EXIF data."""
     try:
         image = Image.open(path)
         image.load()
-        return ImageOps.exif_transpose(image) if turned else image
+        return ImageOps.exif_transpose(image) if rotate else image
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except MemoryError:
@@ -39,18 +39,22 @@ def _open(path: Path, turned: bool = False) -> Image.Image:
 
 
 def shrink(image: Image.Image, max_side: int | None, resample: Image.Resampling) -> Image.Image:
-    """Scales down so that the longer side is at most ``max_side``; smaller pictures stay as they are."""
+    """Scale an image down so that its longer side is at most ``max_side``; smaller ones stay as they are."""
     scale = (max_side or max(image.size)) / max(image.size)
-    return image if scale >= 1 else image.resize([max(1, round(side * scale)) for side in image.size], resample)
+    return (
+        image
+        if scale >= 1
+        else image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+    )
 
 
-def read_image(path: Path, channels: int = 3) -> Image.Image:
-    """Reads a picture as RGB (3 channels) or grey (1), 8 bits.
+def read_image(path: Path | IO[bytes], channels: int = 3) -> Image.Image:
+    """Read an image as RGB (3 channels) or grey (1), 8 bits.
 
-    Grey, palette, 16-bit and alpha pictures are converted: 16 bits are divided by 257 (not clipped), transparent pixels
-    become black, photos are turned as their EXIF data says.
+    Grey, palette, 16-bit and alpha images are converted: 16 bits are divided by 257 (not clipped), transparent pixels
+    become black, photos are rotated by their EXIF data.
     """
-    image = _open(path, turned=True)
+    image = _open(path, rotate=True)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     elif image.mode == "F":
@@ -62,7 +66,7 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Reads an index mask, one integer channel; of a palette picture the indices count, not the colours."""
+    """Read an index mask, one integer channel; a palette image has its indices, not its colours."""
     mask = _open(path)
     if mask.format in ("JPEG", "WEBP"):
         raise DataError(f"{path} is a lossy {mask.format}, whose pixel values are not exact; save masks as PNG")
@@ -74,15 +78,15 @@ def read_mask(path: Path) -> Image.Image:
 
 
 def to_tensor(image: Image.Image, max_side: int | None = None) -> Tensor:
-    """uint8 (C, H, W), scaled down to ``max_side``."""
+    """Convert an image to uint8 (C, H, W), scaled down to ``max_side``."""
     array = np.array(shrink(image, max_side, Image.Resampling.BILINEAR))
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).contiguous()
 
 
 def connected_components(classes: np.ndarray) -> np.ndarray:
-    """Numbers the pieces of every class but background and ignored, from 1: int32 of the same shape (H, W).
+    """Number the connected components of every class but background and ignored, from 1: int32 (H, W).
 
-    Pixels of a class that touch at a corner are one piece.
+    Pixels of a class that touch at a corner are connected.
     """
     pieces = np.zeros(classes.shape, np.int32)
     for value in np.setdiff1d(classes, (0, IGNORE)):
@@ -91,8 +95,8 @@ def connected_components(classes: np.ndarray) -> np.ndarray:
     return pieces
 
 
-class PhotoFolder(Dataset):
-    """The pictures of a folder: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
+class PhotoFolder(Dataset[dict[str, Any]]):
+    """Images of a folder: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
 
     def __init__(self, folder: Path, channels: int = 3, max_side: int | None = None) -> None:
         self.paths, self.channels, self.max_side = list_images(folder), channels, max_side
@@ -108,8 +112,8 @@ class PhotoFolder(Dataset):
         return {"image": to_tensor(image, self.max_side), "path": str(self.paths[index]), "size": size}
 
 
-class ImageMaskPairs(Dataset):
-    """Pictures and their masks: ``{"image": uint8 (C, H, W), "mask": uint8 (H, W), "path": str, "size": (height, width)}``.
+class ImageMaskPairs(Dataset[dict[str, Any]]):
+    """Images and their masks: ``{"image": uint8 (C, H, W), "mask": uint8 (H, W), "path": str, "size": (height, width)}``.
 
     With ``instances`` also ``"instances"``, int32 (H, W): numbers from 1, 0 for none.
 
@@ -118,11 +122,11 @@ class ImageMaskPairs(Dataset):
         num_classes: mask values must lie below it, after ``mask_values`` and ``ignore_values`` are applied.
         mask_values: "index": a pixel's value is its class; "nonzero": 0 is background, everything else class 1 (instance
             ids, or 0 and 255).
-        ignore_values: values that are neither right nor wrong; they become 255.
+        ignore_values: values that loss and metrics ignore; they become 255.
         channels, max_side: see ``read_image``.
-        instances: tell them apart: by the mask's own ids, if it has two or more that "nonzero" would make one class, else
-            every connected piece of a class is one.
-        read_mask: reads a mask's file, where that is not an index mask; a function that worker processes can import.
+        instances: add instances: the mask's own ids, if "nonzero" merges two or more of them into one class, else the
+            connected components of every class.
+        read_mask: reads a file that is not an index mask; worker processes must be able to import it.
     """
 
     def __init__(
@@ -161,7 +165,7 @@ class ImageMaskPairs(Dataset):
         if self.mask_values == "nonzero":
             values, numbers = np.unique(mask, return_inverse=True)
             if np.count_nonzero(values) > 1:
-                # Numbered anew, because ids may be as large as their integers, and a number costs memory later.
+                # Renumbered, because ids may be large, and later steps need memory for each number.
                 return torch.from_numpy(np.where(mask == 0, 0, numbers.reshape(mask.shape) + 1).astype(np.int32))
         return torch.from_numpy(connected_components(classes.numpy()))
 

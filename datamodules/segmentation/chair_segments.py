@@ -1,26 +1,28 @@
 """ChairSegments: chairs cut out and pasted into scenes, 64 x 64 pixels."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.io.download import fetch_folder
+from darkroom.datamodules.io.pairing import pair_by_name
 from darkroom.datamodules.io.read_images import read_image
-from darkroom.datamodules.segmentation.image_mask_folder import SegmentationFiles, pair_by_name
+from darkroom.datamodules.segmentation.base import SegmentationFiles
 from darkroom.errors import DataError
 
 URL = "https://www.cs.rice.edu/~vo9/chair-segments/Chair064.zip"
 
 
 def read_chair_mask(path: Path) -> Image.Image:
-    """1 where the first channel exceeds 0.4 of its range, else 0; colour and JPEG masks are meant to be read so."""
+    """Read a mask: 1 where the first channel exceeds 0.4 of its range, else 0, for colour and JPEG masks."""
     return Image.fromarray((np.asarray(read_image(path))[..., 0] > 0.4 * 255).astype(np.uint8))
 
 
-def numbered_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """``image/<int>.*`` and ``mask/<int>.*`` in the order of the integers."""
+def pair_by_number(folder: Path) -> list[tuple[Path, Path]]:
+    """Pair ``image/<int>.*`` with ``mask/<int>.*``, in the order of the integers."""
     pairs = pair_by_name(folder / "image", folder / "mask")
     for image, _ in pairs:
         if not image.stem.isdecimal():
@@ -31,23 +33,23 @@ def numbered_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def check_layout(folder: Path) -> None:
-    """Looks whether ``train`` and ``val`` have a mask to every picture."""
+    """Check that ``train`` and ``val`` have a mask for every image."""
     for split in ("train", "val"):
-        numbered_pairs(folder / split)
+        pair_by_number(folder / split)
 
 
 class ChairSegments(SegmentationFiles):
     """Chair Segments (Pinto-Alva et al. 2020): 50,000 composites of about 900 chairs on 10,000 scenes to train on.
 
     ``root`` holds ``Chair064/{train,val[,test]}/{image,mask}/<int>.<ext>``; the test split is ``val`` where there is no
-    ``test`` folder. All pictures are of one size, so evaluation can take many at a time.
+    ``test`` folder. All images have one size, so evaluation can use larger batches.
 
     Args:
         root: the folder that holds ``Chair064``.
-        crop: side of the training window in pixels; 64 is the whole picture.
-        download: fetch what is missing. No checksum of the archive is published: it is verified by its layout, a mask to
-            every picture, and by the checksums that a zip keeps of its members.
-        sha256: what the archive's should be, if you know it.
+        crop: side of the training window in pixels; 64 is the whole image.
+        download: fetch what is missing. No checksum of the archive is published: it is verified by its layout, a mask for
+            every image, and by the checksums that a zip stores of its members.
+        sha256: expected checksum of the archive, if you know it.
     """
 
     read_mask = staticmethod(read_chair_mask)
@@ -67,7 +69,7 @@ class ChairSegments(SegmentationFiles):
         if self.download:
             fetch_folder(URL, self.folder, inside="Chair064", sha256=self.sha256, check=check_layout)
 
-    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+    def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         if not self.folder.is_dir():
             raise DataError(
                 f"folder {self.folder} does not exist; data.root must hold Chair064, as unpacked from {URL}: "
@@ -75,4 +77,4 @@ class ChairSegments(SegmentationFiles):
             )
         if split == "test" and not (self.folder / "test").is_dir():
             split = "val"
-        return numbered_pairs(self.folder / split)
+        return pair_by_number(self.folder / split)

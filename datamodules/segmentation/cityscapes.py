@@ -1,14 +1,15 @@
 """Cityscapes: streets of 50 cities, 19 classes."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torchvision import datasets
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.io.read_images import IGNORE, read_mask
-from darkroom.datamodules.segmentation.image_mask_folder import SegmentationFiles
+from darkroom.datamodules.segmentation.base import SegmentationFiles
 from darkroom.errors import DataError
 
 ADDRESS = "https://www.cityscapes-dataset.com"
@@ -20,16 +21,16 @@ TRAIN_IDS[[kind.id for kind in _TRAINED]] = [kind.train_id for kind in _TRAINED]
 
 
 def read_label_ids(path: Path) -> Image.Image:
-    """A ``labelIds`` picture as the ids to train on, 0 to 18; all other labels become 255."""
-    return Image.fromarray(TRAIN_IDS[np.clip(read_mask(path), 0, 255)])
+    """Read a ``labelIds`` mask as the ids to train on, 0 to 18; all other labels become 255."""
+    return Image.fromarray(TRAIN_IDS[np.clip(np.asarray(read_mask(path)), 0, 255)])
 
 
 class Cityscapes(SegmentationFiles):
     """Cityscapes (Cordts et al. 2016), fine annotations: 2,975 / 500 photos of 2048 x 1024 pixels.
 
     ``root`` holds ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/*_gtFine_labelIds.png``.
-    The masks of the official test split are not public, so the test split is ``val``. Cityscapes asks you to register, so
-    it cannot be downloaded from here.
+    The masks of the official test split are not public, so the test split is ``val``. Cityscapes requires
+    registration, so it cannot be downloaded from here.
 
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``.
@@ -41,7 +42,7 @@ class Cityscapes(SegmentationFiles):
         super().__init__(class_names=[kind.name for kind in _TRAINED], crop=crop, **kwargs)
         self.root = Path(root)
 
-    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+    def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         images, masks = (
             self.root / part / ("train" if split == "train" else "val") for part in ("leftImg8bit", "gtFine")
         )

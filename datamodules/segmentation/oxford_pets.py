@@ -9,16 +9,18 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.io.download import fetch_folder
+from darkroom.datamodules.io.pairing import check_val_fraction, pair_by_list, split_by_hash
 from darkroom.datamodules.io.read_images import IGNORE, read_mask
-from darkroom.datamodules.segmentation.image_mask_folder import SegmentationFiles, pair_by_list, seeded_split
-from darkroom.errors import DataError, UsageError
+from darkroom.datamodules.segmentation.base import SegmentationFiles
+from darkroom.errors import DataError
 
 PET, BACKGROUND, BORDER = 1, 2, 3
 
 
 def read_trimap(path: Path, border: int) -> Image.Image:
-    """A trimap as classes: 0 background, 1 pet, and ``border`` for the seam between them."""
+    """Read a trimap as classes: 0 background, 1 pet, and ``border`` for the seam between them."""
     trimap = np.asarray(read_mask(path))
     if wrong := set(np.unique(trimap).tolist()) - {PET, BACKGROUND, BORDER}:
         raise DataError(f"{path} holds the value {min(wrong)}; a trimap has 1 (pet), 2 (background) and 3 (border)")
@@ -32,9 +34,9 @@ class OxfordPets(SegmentationFiles):
 
     Args:
         root: the folder that holds ``images`` and ``annotations``.
-        border: what the seam of a few pixels around a pet is: neither right nor wrong, or one of the classes.
-        val_fraction: share of ``trainval`` to validate on, drawn by ``seed``.
-        download: fetch what is missing; torchvision knows addresses and checksums.
+        border: class of the seam of a few pixels around a pet, or "ignore".
+        val_fraction: fraction of ``trainval`` to validate on, chosen by ``seed``.
+        download: fetch missing archives; torchvision has their URLs and checksums.
     """
 
     def __init__(
@@ -46,8 +48,7 @@ class OxfordPets(SegmentationFiles):
         **kwargs: Any,
     ) -> None:
         super().__init__(class_names=("background", "pet"), **kwargs)
-        if not 0 < val_fraction < 1:
-            raise UsageError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")
+        check_val_fraction(val_fraction)
         self.root, self.val_fraction, self.download = Path(root), val_fraction, download
         self.read_mask = partial(read_trimap, border={"ignore": IGNORE, "pet": 1, "background": 0}[border])
 
@@ -56,7 +57,7 @@ class OxfordPets(SegmentationFiles):
             name = PurePosixPath(urlsplit(url).path).name.removesuffix(".tar.gz")  # images, annotations
             fetch_folder(url, self.root / name, inside=name, md5=md5)
 
-    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+    def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         images, annotations = self.root / "images", self.root / "annotations"
         for folder in (images, annotations):
             if not folder.is_dir():
@@ -66,4 +67,4 @@ class OxfordPets(SegmentationFiles):
                 )
         names = annotations / ("test.txt" if split == "test" else "trainval.txt")
         pairs = pair_by_list(names, images, annotations / "trimaps")
-        return pairs if split == "test" else seeded_split(pairs, {"val": self.val_fraction}, self.seed)[split]
+        return pairs if split == "test" else split_by_hash(pairs, {"val": self.val_fraction}, self.seed)[split]

@@ -1,17 +1,19 @@
-"""VOCSegmentation: PASCAL VOC 2007-2012, or any data in its layout; with SBD's masks to train on, if you like."""
+"""VOCSegmentation: PASCAL VOC 2007-2012, or any data in its layout; optionally with SBD's masks to train on."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 from scipy.io import loadmat
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.io.download import fetch_folder
+from darkroom.datamodules.io.pairing import pair_by_list
 from darkroom.datamodules.io.read_images import read_mask
-from darkroom.datamodules.segmentation.image_mask_folder import SegmentationFiles, pair_by_list
+from darkroom.datamodules.segmentation.base import SegmentationFiles
 from darkroom.errors import DataError, UsageError
 
 VOC_CLASSES = (
@@ -23,12 +25,12 @@ _ARCHIVES = {year: archive for year, archive in DATASET_YEAR_DICT.items() if yea
 
 
 def read_voc_or_sbd_mask(path: Path) -> Image.Image:
-    """An index picture, or SBD's ``.mat`` with the same values in ``GTcls.Segmentation``."""
+    """Read an index mask, or SBD's ``.mat`` with the same values in ``GTcls.Segmentation``."""
     if path.suffix != ".mat":
         return read_mask(path)
     try:
         return Image.fromarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
-    except Exception as error:  # scipy raises what it stumbles over
+    except Exception as error:  # scipy raises many types
         raise DataError(f"{path} cannot be read as a mask of SBD ({error}); replace it") from error
 
 
@@ -38,20 +40,20 @@ class VOCSegmentation(SegmentationFiles):
     ``root`` holds ``VOCdevkit/VOC<year>/{JPEGImages,SegmentationClass,ImageSets/Segmentation/<split>.txt}``. The contour
     value 255 is ignored. VOC publishes no test masks, so the test split is ``val`` unless you have better.
 
-    SBD (Hariharan et al. 2011) has coarser masks for more of VOC's photos. Its training and validation pictures join the
-    training split, but none that ``val_list`` or ``test_list`` names, and VOC's own mask goes before SBD's: with VOC 2012
-    this is the "train_aug" that DeepLab and others train on. FCN took SBD's ``train`` alone and validated on "seg11valid",
-    those of VOC 2011 val that are not in it: ``sbd_lists`` [train] with such a ``val_list`` comes close.
+    SBD (Hariharan et al. 2011) has coarser masks for more of VOC's photos. Its training and validation images join the
+    training split, except those that ``val_list`` or ``test_list`` names. Where both have a mask, VOC's is used. With VOC
+    2012 this is the "train_aug" of DeepLab and others. FCN trained on SBD's ``train`` alone and validated on "seg11valid",
+    the images of VOC 2011 val that are not in it: ``sbd_lists`` [train] with such a ``val_list`` comes close.
 
     Args:
         root: the folder that holds ``VOCdevkit``.
-        year: which folder ``VOC<year>``.
+        year: of the folder ``VOC<year>``.
         class_names: the classes in the order of their values in the masks; default: VOC's 21.
-        train_list, val_list, test_list: which file in ``ImageSets/Segmentation`` names a split's pictures.
+        train_list, val_list, test_list: files in ``ImageSets/Segmentation`` that list the images of each split.
         sbd_root: the folder that holds ``benchmark_RELEASE``, relative to ``root``; None: train without SBD.
-        sbd_lists: which of SBD's lists to take, besides train and val perhaps ``train_noval``, which you must add yourself.
-        download: fetch what is missing: training and validation pictures of the year, and SBD if ``sbd_root`` is given;
-            torchvision knows addresses and checksums.
+        sbd_lists: SBD's lists to use; ``train_noval`` must be added to the folder by you.
+        download: fetch missing training and validation images of the year, and SBD if ``sbd_root`` is given; torchvision
+            has the URLs and checksums.
     """
 
     read_mask = staticmethod(read_voc_or_sbd_mask)
@@ -83,32 +85,32 @@ class VOCSegmentation(SegmentationFiles):
         if self.download and self.sbd is not None:
             fetch_folder(SBDataset.url, self.sbd, inside=SBD, md5=SBDataset.md5)
 
-    def _listed(self, split: str) -> list[tuple[Path, Path]]:
+    def _read_pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         names = self.folder / "ImageSets" / "Segmentation" / f"{self.lists[split]}.txt"
         return pair_by_list(names, self.folder / "JPEGImages", self.folder / "SegmentationClass")
 
-    def _from_sbd(self, taken: set[str]) -> list[tuple[Path, Path]]:
-        """SBD's pictures, less those whose names are taken."""
-        if not self.sbd.is_dir():
+    def _sbd_pairs(self, sbd: Path, taken: set[str]) -> list[tuple[Path, Path]]:
+        """Return SBD's pairs without those whose names are taken."""
+        if not sbd.is_dir():
             raise DataError(
-                f"folder {self.sbd} does not exist; data.sbd_root must hold {SBD}, as unpacked from {SBDataset.url}: "
+                f"folder {sbd} does not exist; data.sbd_root must hold {SBD}, as unpacked from {SBDataset.url}: "
                 "--data.download true fetches it"
             )
-        folder = self.sbd / "dataset"
+        folder = sbd / "dataset"
         listed = [
             pair_by_list(folder / f"{name}.txt", folder / "img", folder / "cls", ".mat") for name in self.sbd_lists
         ]
         unique = {image.stem: (image, mask) for pairs in listed for image, mask in pairs}
         return [pair for name, pair in unique.items() if name not in taken]
 
-    def pairs(self, split: Literal["train", "val", "test"]) -> list[tuple[Path, Path]]:
+    def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         if not self.folder.is_dir():
             remedy = "--data.download true fetches it" if self.year in _ARCHIVES else "check data.root and data.year"
             raise DataError(
                 f"folder {self.folder} does not exist; data.root must hold VOCdevkit/VOC{self.year}: {remedy}"
             )
-        pairs = self._listed(split)
+        pairs = self._read_pairs(split)
         if split == "train" and self.sbd is not None:
-            others = [*pairs, *self._listed("val"), *self._listed("test")]
-            pairs += self._from_sbd(taken={image.stem for image, _ in others})
+            others = [*pairs, *self._read_pairs("val"), *self._read_pairs("test")]
+            pairs += self._sbd_pairs(self.sbd, taken={image.stem for image, _ in others})
         return pairs

@@ -1,39 +1,39 @@
-"""ShapesDetection: the embedded world for detection."""
+"""ShapesDetection: Shapes, the synthetic dataset, for detection."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.base import LabelledSplit, Split
+from darkroom.datamodules.datasets import WholeBatchDataset
 from darkroom.datamodules.detection.base import DetectionDataModule
-from darkroom.datamodules.shapes.scenes import KINDS, World
-from darkroom.errors import UsageError
+from darkroom.datamodules.shapes.scenes import KINDS, SceneGenerator, check_objects, check_side
+from darkroom.protocols import SizedDataset
 
 
-class DetectionScenes(Dataset):
+class DetectionScenes(WholeBatchDataset):
     """Scenes as images and objects: ``{"image": uint8 (3, H, W), "target": {"boxes", "labels", "image_id"[, "masks"]}}``.
 
-    Boxes are tight around what is visible of an object, masks are its visible pixels.
+    Boxes are tight around the visible pixels of an object, which are its mask.
     """
 
-    def __init__(self, world: World, split: Literal["train", "val", "test"], length: int, masks: bool = False) -> None:
-        self.world, self.split, self.length, self.masks = world, split, length, masks
+    def __init__(self, generator: SceneGenerator, split: LabelledSplit, length: int, masks: bool = False) -> None:
+        self.generator, self.split, self.length, self.masks = generator, split, length, masks
 
     def __len__(self) -> int:
         return self.length
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        """A whole batch at once: many times faster than one by one."""
-        scenes = self.world.describe(self.split, indices)
-        boxes, seen = scenes.boxes()
+        scenes = self.generator.describe(self.split, indices)
+        boxes, visible = scenes.boxes()
         labels = scenes.labels()
         targets = []
         for row, index in enumerate(indices):
             target: dict[str, Any] = {
-                "boxes": torch.from_numpy(boxes[row][seen[row]]),
-                "labels": torch.from_numpy(labels[row][seen[row]]),
+                "boxes": torch.from_numpy(boxes[row][visible[row]]),
+                "labels": torch.from_numpy(labels[row][visible[row]]),
                 "image_id": int(index),
             }
             if self.masks:
@@ -41,20 +41,15 @@ class DetectionScenes(Dataset):
             targets.append(target)
         return {"image": list(torch.from_numpy(scenes.images)), "target": targets}
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self.length:
-            raise IndexError(index)  # ends a for loop over the data set
-        return {key: value[0] for key, value in self.__getitems__([index]).items()}
-
 
 class ShapesDetection(DetectionDataModule):
-    """The embedded world for detection: five kinds of shapes, which may hide each other; colour tells nothing.
+    """Shapes, the synthetic dataset, for detection: five kinds of shapes of any colour, which may overlap.
 
     Args:
         train_size, val_size, test_size: scenes per split.
         side: image side in pixels.
         objects: fewest and most objects in a scene.
-        occlusion: whether objects may overlap.
+        occlusion: objects may overlap.
     """
 
     class_names = KINDS
@@ -70,23 +65,20 @@ class ShapesDetection(DetectionDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if side < 16:
-            raise UsageError(f"data.side is {side}; shapes need at least 16 pixels")
-        if not 1 <= objects[0] <= objects[1]:
-            raise UsageError(f"data.objects is {tuple(objects)}; it needs 1 <= fewest <= most, for example [1, 5]")
-        self.world = World(self.seed, side, tuple(objects), occlusion)
-        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3, self.world.side, self.world.side
+        check_side(side)
+        check_objects(objects)
+        self.generator = SceneGenerator(
+            seed=self.seed, side=side, objects=(objects[0], objects[1]), occlusion=occlusion
+        )
+        self.image_shape = 3, side, side
+        self.sizes: dict[LabelledSplit, int] = {"train": train_size, "val": val_size, "test": test_size}
 
     def default_augment(self) -> list[v2.Transform]:
         return []  # scenes do not repeat
 
-    def finish(self, split: str) -> list[v2.Transform]:
+    def finish(self, split: Split) -> list[v2.Transform]:
         return super().finish(split) if self.augment or self.proposals else []
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: Split) -> SizedDataset:
         split = "test" if split == "predict" else split
-        return DetectionScenes(self.world, split, self.sizes[split], self.masks)
+        return DetectionScenes(self.generator, split, self.sizes[split], self.masks)

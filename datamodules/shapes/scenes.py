@@ -1,7 +1,7 @@
-"""The embedded world: scenes of coloured shapes that need no download and know every answer.
+"""Shapes, the synthetic dataset: scenes of coloured shapes that need no download and have every kind of label.
 
 A scene is a function of ``(seed, split, index)`` alone: its parameters are hashes of these numbers, and the renderer
-uses only operations that IEEE 754 rounds exactly, so every machine, worker and process draws the same bytes. One
+uses only operations that IEEE 754 rounds exactly, so every machine, worker and process renders the same bytes. One
 description yields image, semantic mask, instance masks, boxes, labels, caption and latent factors; a datamodule is a thin
 view of it.
 """
@@ -9,17 +9,11 @@ view of it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
-from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.base import LABELLED_SPLITS, LabelledSplit
 from darkroom.datamodules.io.hash_random import uniform
-from darkroom.datamodules.transforms.border_map import BorderMap
-from darkroom.datamodules.transforms.deconvnet_crops import CROPS
 from darkroom.errors import UsageError
 
 KINDS = ("circle", "square", "triangle", "star", "cross")
@@ -34,11 +28,10 @@ COLOURS = {
     "purple": (152, 80, 201),
     "pink": (240, 128, 178),
 }
-SPLITS = ("train", "val", "test")
 FACTORS = ("kind", "colour", "x", "y", "radius", "angle")
 
 _PLAIN = (24, 26, 34)  # RGB of the plain background
-_RADII = np.array([[0.09, 0.12], [0.13, 0.165], [0.18, 0.22]])  # small, medium, large; as parts of the image side
+_RADII = np.array([[0.09, 0.12], [0.13, 0.165], [0.18, 0.22]])  # small, medium, large; as fractions of the image side
 _CANDIDATES = 12  # positions tried for an object before it is left out
 _APART = {True: 0.55, False: 1.05}  # centre distance over the sum of radii, at least: with and without occlusion
 _MIN_VISIBLE = 4  # pixels; an object with fewer has no box
@@ -87,14 +80,14 @@ _DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "star
 
 
 def phrase(kind: str, colour: str, size: str | None = None) -> str:
-    """Names an object: "a small red circle", "an orange star"."""
+    """Name an object: "a small red circle", "an orange star"."""
     words = [colour, kind] if size is None else [size, colour, kind]
     return ("an " if words[0] == "orange" else "a ") + " ".join(words)
 
 
 @cache
 def _textures(side: int) -> np.ndarray:
-    """Backgrounds to cut from: float32 (6, side, side) in [-1, 1]. Smooth noise at three scales, stripes, checks, grain."""
+    """Render backgrounds, float32 (6, side, side) in [-1, 1]: smooth noise at three scales, stripes, checks, grain."""
     y, x = np.mgrid[:side, :side].astype(np.float32)
     layers = []
     for layer, cell in enumerate((24, 12, 5)):
@@ -156,7 +149,7 @@ class Scenes:
 
     @property
     def owner(self) -> np.ndarray:
-        """uint8 (B, side, side): 0 for background, slot + 1 of the object that is seen there."""
+        """uint8 (B, side, side): 0 for background, slot + 1 of the visible object."""
         return self._rendered[1]
 
     def semantic(self) -> np.ndarray:
@@ -171,7 +164,7 @@ class Scenes:
         return self.owner[scene] == (slots + 1)[:, None, None]
 
     def boxes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tight boxes of what is visible: float32 (B, K, 4) xyxy in pixels, and bool (B, K), False where there is none."""
+        """Return tight boxes of the visible pixels: float32 (B, K, 4) xyxy, and bool (B, K), False where there is none."""
         seen = self.owner[:, None] == np.arange(1, self.kind.shape[1] + 1, dtype=np.uint8)[:, None, None]
         columns, rows = seen.any(2), seen.any(3)
         x0, y0 = columns.argmax(2), rows.argmax(2)
@@ -183,7 +176,7 @@ class Scenes:
         return self.kind + 1
 
     def caption(self, scene: int) -> str:
-        """Says what is there: "a small red circle left of a blue square"; more than two objects are listed."""
+        """Describe a scene: "a small red circle left of a blue square"; more than two objects are listed."""
         slots = np.flatnonzero(self.present[scene])
         phrases = []
         for k in slots:
@@ -197,12 +190,12 @@ class Scenes:
         return f"{phrases[0]} {relation} {phrases[1]}"
 
     def factors(self) -> np.ndarray:
-        """float32 (B, 6): FACTORS of the first object; x, y, radius as parts of the image side, angle in radians."""
+        """float32 (B, 6): FACTORS of the first object; x, y, radius as fractions of the image side, angle in radians."""
         first = [self.kind, self.colour, self.x / self.side, self.y / self.side, self.radius / self.side, self.angle]
         return np.stack([factor[:, 0] for factor in first], 1).astype(np.float32)
 
     def _cut(self, texture: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """A window of a texture for each scene: float32 (B, side, side)."""
+        """Cut a window of a texture for each scene: float32 (B, side, side)."""
         bank = _textures(self.side + 64)
         corner = (where * 64).astype(int)
         windows = [bank[t, y : y + self.side, x : x + self.side] for t, (y, x) in zip(texture, corner, strict=True)]
@@ -211,15 +204,15 @@ class Scenes:
     def _background(self) -> np.ndarray:
         """float32 (B, side, side, 3): a texture between two muted colours, or the plain one."""
         if self.plain:
-            return np.tile(np.float32(_PLAIN), (self.side, self.side, 1))[None].repeat(len(self), 0)
+            return np.tile(np.array(_PLAIN, np.float32), (self.side, self.side, 1))[None].repeat(len(self), 0)
         ground = self.ground.astype(np.float32)
         texture = self._cut((self.ground[:, 0] * 5).astype(int), self.ground[:, 1:3])
         middle = 50 + 150 * (0.6 * ground[:, 3:4] + 0.4 * ground[:, 4:7])
-        contrast = (10 + 30 * ground[:, 7:8]) * (0.6 + 0.8 * (ground[:, 8:9] - 0.5) * np.float32([1, 0, -1]))
+        contrast = (10 + 30 * ground[:, 7:8]) * (0.6 + 0.8 * (ground[:, 8:9] - 0.5) * np.array([1, 0, -1], np.float32))
         return middle[:, None, None] + texture[..., None] * contrast[:, None, None]
 
     def _paint(self, canvas: np.ndarray, owner: np.ndarray, scene: np.ndarray, slot: int) -> None:
-        """Draws one slot's object into each of the given scenes, in windows that hold the largest of them."""
+        """Paint one slot's object into each of the given scenes, in windows that hold the largest of them."""
         x, y, radius, angle = (a[scene, slot] for a in (self.x, self.y, self.radius, self.angle))
         window = min(self.side, 2 * int(np.ceil(radius.max())) + 2)
         left, top = (np.clip(np.floor(c).astype(int) - window // 2, 0, self.side - window) for c in (x, y))
@@ -246,12 +239,30 @@ class Scenes:
         owner[at] = np.where(distance < 0, np.uint8(slot + 1), owner[at])
 
 
-@dataclass(frozen=True)
-class World:
-    """All scenes of a seed.
+def check_side(side: int) -> None:
+    """Raise a UsageError for an image side that is too small for shapes."""
+    if side < 16:
+        raise UsageError(f"data.side is {side}; shapes need at least 16 pixels")
 
-    ``side`` in pixels; ``objects``: fewest and most; ``occlusion``: may objects overlap? ``plain``: is the background one
-    flat dark colour? ``upright``: are objects not turned? ``zoom``: how much larger than usual they are, at most 2.
+
+def check_objects(objects: Sequence[int]) -> None:
+    """Raise a UsageError unless these are a fewest and a most number of objects."""
+    if not 1 <= objects[0] <= objects[1]:
+        raise UsageError(f"data.objects is {tuple(objects)}; it needs 1 <= fewest <= most, for example [1, 5]")
+
+
+@dataclass(frozen=True)
+class SceneGenerator:
+    """Generator of all scenes of a seed.
+
+    Args:
+        seed: of all scenes.
+        side: of the image, in pixels.
+        objects: fewest and most in a scene.
+        occlusion: objects may overlap.
+        plain: the background is one flat dark colour.
+        upright: objects are not rotated.
+        zoom: factor on the usual size of objects, at most 2.
     """
 
     seed: int = 0
@@ -262,9 +273,9 @@ class World:
     upright: bool = False
     zoom: float = 1.0
 
-    def describe(self, split: Literal["train", "val", "test"], indices: Sequence[int]) -> Scenes:
-        """The scenes with these indices of a split; the splits share none."""
-        keys = [self.seed, SPLITS.index(split), np.asarray(indices, np.int64)]
+    def describe(self, split: LabelledSplit, indices: Sequence[int]) -> Scenes:
+        """Return the scenes of a split with these indices; no scene is in two splits."""
+        keys: list[int | np.ndarray] = [self.seed, LABELLED_SPLITS.index(split), np.asarray(indices, np.int64)]
         slots, side = self.objects[1], self.side
         draws = uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))
         ground, draws = draws[:, :13], draws[:, 13:].reshape(len(draws), slots, -1)
@@ -292,7 +303,7 @@ class World:
         )
 
     def _place(self, room: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The first candidate position of each object that is far enough from all earlier ones; False if none is."""
+        """Choose each object's first candidate position far enough from all earlier ones; False if none is."""
         scenes = np.arange(len(radius))
         x, y = room[:, :, 0, 0].copy(), room[:, :, 1, 0].copy()
         fits = np.ones(radius.shape, bool)
@@ -304,85 +315,3 @@ class World:
             x[:, slot], y[:, slot] = room[scenes, slot, 0, first], room[scenes, slot, 1, first]
             fits[:, slot] = free.any(1)
         return x, y, fits
-
-
-class SegmentationScenes(Dataset):
-    """Scenes as images and semantic masks: ``{"image": uint8 (3, H, W), "mask": uint8 (H, W)}``.
-
-    With ``instances`` also ``"instances"``, int32 (H, W): slot + 1 of the object that is seen there, 0 for none.
-    """
-
-    def __init__(
-        self, world: World, split: Literal["train", "val", "test"], length: int, instances: bool = False
-    ) -> None:
-        self.world, self.split, self.length, self.instances = world, split, length, instances
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A whole batch at once: many times faster than one by one."""
-        scenes = self.world.describe(self.split, indices)
-        batch = {"image": torch.from_numpy(scenes.images), "mask": torch.from_numpy(scenes.semantic())}
-        return batch | {"instances": torch.from_numpy(scenes.owner.astype(np.int32))} if self.instances else batch
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if not 0 <= index < self.length:
-            raise IndexError(index)  # ends a for loop over the data set
-        return {key: value[0] for key, value in self.__getitems__([index]).items()}
-
-
-class ShapesSegmentation(VisionDataModule):
-    """The embedded world for segmentation: background and five kinds of shapes; colour tells nothing about the class.
-
-    Args:
-        train_size, val_size, test_size: scenes per split.
-        side: image side in pixels; 64 is what the scores in this project are measured on.
-        objects: fewest and most objects in a scene.
-        occlusion: whether objects may overlap.
-        crops: what training sees: "whole" scenes; "objects" and "windows" are the two stages of DeconvNet, one object
-            scaled to the side and all else background, then windows that overlap an object, scaled, with all classes.
-        borders: add ``border`` to every sample, the distance to the two nearest objects (U-Net's loss weighs it), and in
-            training make background of pixels where objects touch.
-    """
-
-    class_names = ("background", *KINDS)
-
-    def __init__(
-        self,
-        train_size: int = 8192,
-        val_size: int = 512,
-        test_size: int = 1024,
-        side: int = 64,
-        objects: tuple[int, int] = (1, 5),
-        occlusion: bool = True,
-        crops: Literal["whole", "objects", "windows"] = "whole",
-        borders: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        if side < 16:
-            raise UsageError(f"data.side is {side}; shapes need at least 16 pixels")
-        if not 1 <= objects[0] <= objects[1]:
-            raise UsageError(f"data.objects is {tuple(objects)}; it needs 1 <= fewest <= most, for example [1, 5]")
-        self.world = World(self.seed, side, tuple(objects), occlusion)
-        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
-        self.crops, self.borders = crops, borders
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3, self.world.side, self.world.side
-
-    def fit_to_batch(self) -> list[v2.Transform]:
-        if self.crops == "whole":
-            return []
-        fill = [round(255 * mean) for mean in self.mean]
-        return [CROPS[self.crops](self.world.side, fill, keep_instances=self.borders)]
-
-    def finish(self, split: str) -> list[v2.Transform]:
-        return [BorderMap(separate=split == "train")] if self.borders else []
-
-    def dataset(self, split: str) -> Dataset:
-        split = "test" if split == "predict" else split
-        instances = self.borders or (split == "train" and self.crops != "whole")
-        return SegmentationScenes(self.world, split, self.sizes[split], instances)

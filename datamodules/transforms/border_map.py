@@ -14,7 +14,7 @@ FAR = 1e4  # the border where fewer than two instances are within reach: any wei
 
 
 def border_distance(instances: np.ndarray, reach: int = REACH) -> np.ndarray:
-    """d1 + d2 of Ronneberger et al. 2015, equation 2: float32 (H, W) in pixels.
+    """Compute d1 + d2 of Ronneberger et al. 2015, equation 2: float32 (H, W) in pixels.
 
     Distances from a pixel's centre to the nearest centre of a pixel of the nearest and of the second nearest instance (so
     within an instance d1 is 0), exact up to ``reach``; FAR where either is further. ``instances``: int (H, W), 0 for none.
@@ -24,7 +24,7 @@ def border_distance(instances: np.ndarray, reach: int = REACH) -> np.ndarray:
     for number, box in enumerate(find_objects(instances), 1):
         if box is None:
             continue
-        # Only the instance's box and what lies within reach of it: many times faster than the whole picture each time.
+        # Only the instance's box and the pixels within reach: many times faster than the whole image each time.
         window = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
         distance = distance_transform_edt(instances[window] != number).astype(np.float32)
         distance[distance > reach] = FAR
@@ -33,17 +33,17 @@ def border_distance(instances: np.ndarray, reach: int = REACH) -> np.ndarray:
     return np.minimum(nearest + second, np.float32(FAR))
 
 
-def touching(instances: np.ndarray) -> np.ndarray:
-    """bool (H, W): pixels of an instance with a pixel of another one among their eight neighbours."""
+def find_touching(instances: np.ndarray) -> np.ndarray:
+    """Return bool (H, W): pixels of an instance with a pixel of another one among their eight neighbours."""
     none_is_largest = np.where(instances == 0, np.iinfo(instances.dtype).max, instances)
     return (instances != 0) & (maximum_filter(instances, 3) != minimum_filter(none_is_largest, 3))
 
 
 class BorderMap(v2.Transform):
-    """Turns a sample's ``instances`` (int (H, W)) into its ``border`` (float32 (H, W), see ``border_distance``).
+    """Convert a sample's ``instances`` (int (H, W)) into its ``border`` (float32 (H, W), see ``border_distance``).
 
     Args:
-        separate: make class 0, the background, of pixels where instances touch.
+        separate: set pixels where instances touch to class 0, the background.
     """
 
     def __init__(self, separate: bool = False) -> None:
@@ -52,12 +52,12 @@ class BorderMap(v2.Transform):
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
         mask, instances = sample["mask"].numpy(), sample["instances"].numpy()
-        # Padding and rotation fill every mask alike: what they made of the ids is seen from the classes.
+        # Padding and rotation fill all masks with one value; the classes show which ids are fill.
         instances = np.where((mask == 0) | (mask == IGNORE), 0, instances)
         if self.separate:
-            # The paper's cells have a line of background between them. Where the data have none, no loss could teach a
-            # network to part two cells, however much their border weighs.
-            seam = touching(instances)
+            # The paper's cells have a line of background between them. Without it no loss, however large its weight at the
+            # border, can teach a network to separate two cells.
+            seam = find_touching(instances)
             mask, instances = np.where(seam, 0, mask).astype(mask.dtype), np.where(seam, 0, instances)
         rest = {key: value for key, value in sample.items() if key != "instances"}
         border = torch.from_numpy(border_distance(instances))

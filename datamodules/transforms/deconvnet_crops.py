@@ -1,4 +1,4 @@
-"""Training on crops around objects: the two stages of DeconvNet (Noh et al. 2015)."""
+"""Crops around objects for the two training stages of DeconvNet (Noh et al. 2015)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,27 +15,27 @@ from darkroom.datamodules.io.read_images import IGNORE
 
 CONTEXT = 1.2  # a box is enlarged by this, around its centre
 WARPED = 250 / 224  # side of the warped box over the side of the crop taken from it at random
-MIN_SIDE = 4  # pixels; an object whose box is smaller either way is a speck that says nothing when enlarged
+MIN_SIDE = 4  # pixels; an object with a smaller side has too few pixels to enlarge
 MIN_IOU = 0.5
 _TRIES = 50
 
 
 def padded_random_crop(side: int, fill: Sequence[int]) -> v2.Transform:
-    """A random window; smaller pictures are padded, the image with ``fill`` (per channel, 0 to 255), masks with 255."""
+    """Return a crop to a random window; smaller images are padded with ``fill`` (per channel, 0 to 255), masks with 255."""
     return v2.RandomCrop(side, pad_if_needed=True, fill={tv_tensors.Image: list(fill), tv_tensors.Mask: IGNORE})
 
 
 class ObjectCrop(v2.Transform):
-    """First stage: a random object in the middle of a square window, the other classes become background.
+    """First stage: a random object in the middle of a square window; the other classes become background.
 
     Takes a sample with ``image``, ``mask`` and ``instances`` (int (H, W), 0 for none). The square around the object's
     box, 1.2 times as large, is scaled to 250/224 of the side, and a random crop of it is the result. Other objects of the
-    same class keep their class: to call one of two equal things background would teach a contradiction. A picture without
-    objects gives a random crop.
+    same class keep their class: one of two equal objects as background would be a contradiction. An image without objects
+    gives a random crop.
 
     Args:
         side: height and width of the result in pixels.
-        fill: what the image is padded with outside the picture, per channel, 0 to 255; masks with 255.
+        fill: padding of the image, per channel, 0 to 255; masks are padded with 255.
         keep_instances: leave ``instances`` in the sample, cropped like the mask.
     """
 
@@ -59,31 +59,31 @@ class ObjectCrop(v2.Transform):
         return sample if self.keep_instances else {key: sample[key] for key in sample if key != "instances"}
 
     def crop(self, sample: dict[str, Any], number: int, box: Tensor) -> dict[str, Any]:
-        """The sample seen through a window around the instance ``number``, whose box (xyxy, pixels) is given."""
+        """Crop the sample to a window around the instance ``number`` with this box (xyxy, pixels)."""
         mask = sample["mask"]
         own = mask[sample["instances"] == number][0]
         sample = sample | {"mask": tv_tensors.Mask(torch.where((mask == own) | (mask == IGNORE), mask, 0))}
         longer = (box[2:] - box[:2]).max()
-        return self.cut(sample, self.enlarged(box, longer.expand(2)))
+        return self.cut(sample, self.enlarge_box(box, longer.expand(2)))
 
     @staticmethod
-    def enlarged(box: Tensor, size: Tensor) -> Tensor:
-        """A box of 1.2 times that size (width, height) around the same centre, in whole pixels."""
+    def enlarge_box(box: Tensor, size: Tensor) -> Tensor:
+        """Return a box of 1.2 times that size (width, height) around the same centre, in whole pixels."""
         centre, half = (box[:2] + box[2:]) / 2, size * CONTEXT / 2
         return torch.cat([(centre - half).floor(), (centre + half).ceil()]).int()
 
     def cut(self, sample: dict[str, Any], box: Tensor) -> dict[str, Any]:
-        """Warps the box to a square, and takes a random crop of it."""
+        """Warp the box to a square, and take a random crop of it."""
         left, top, right, bottom = box.tolist()
         height, width = sample["mask"].shape
-        # How far it reaches out of the picture: to the left, above, to the right and below.
+        # How far it reaches beyond the image: to the left, above, to the right and below.
         outside = [max(0, -left), max(0, -top), max(0, right - width), max(0, bottom - height)]
         y, x = torch.randint(self.warped - self.side + 1, (2,)).tolist()
         crops = {}
         for key, fill in (("image", self.fill), ("mask", IGNORE), ("instances", 0)):
             padded = F.pad(sample[key], outside, fill=fill)
             window = padded[..., top + outside[1] : bottom + outside[1], left + outside[0] : right + outside[0]]
-            # F.resize takes "nearest" for masks, which lies half a pixel off the image.
+            # F.resize uses "nearest" for masks, which is shifted by half a pixel from the image.
             how = InterpolationMode.BILINEAR if key == "image" else InterpolationMode.NEAREST_EXACT
             window = F.resize_image(window.reshape(-1, *window.shape[-2:]), [self.warped, self.warped], how)
             crop = window[..., y : y + self.side, x : x + self.side].reshape(*sample[key].shape[:-2], self.side, -1)
@@ -92,25 +92,25 @@ class ObjectCrop(v2.Transform):
 
 
 class WindowCrop(ObjectCrop):
-    """Second stage: a random window that overlaps an object's box with IoU >= .5, all classes kept.
+    """Second stage: a random window that overlaps an object's box with IoU >= .5, with all classes.
 
-    It stands for the paper's object proposals. The window, 1.2 times as large, is warped to a square of 250/224 of the
-    side, and a random crop of it is the result. A picture without objects gives a random crop.
+    It replaces the paper's object proposals. The window, 1.2 times as large, is warped to a square of 250/224 of the
+    side, and a random crop of it is the result. An image without objects gives a random crop.
     """
 
     def crop(self, sample: dict[str, Any], number: int, box: Tensor) -> dict[str, Any]:
         height, width = sample["mask"].shape
         window = self.propose(box, torch.tensor([width, height]))
-        return self.cut(sample, self.enlarged(window, window[2:] - window[:2]))
+        return self.cut(sample, self.enlarge_box(window, window[2:] - window[:2]))
 
     @staticmethod
-    def propose(box: Tensor, picture: Tensor) -> Tensor:
-        """A random box within the picture (its width, height) whose IoU with ``box`` is .5 at least; all xyxy, pixels."""
+    def propose(box: Tensor, image_size: Tensor) -> Tensor:
+        """Return a random box within the image (width, height) whose IoU with ``box`` is at least .5; all xyxy, pixels."""
         size = box[2:] - box[:2]
         for _ in range(_TRIES):
             centre = (box[:2] + box[2:]) / 2 + size * (torch.rand(2) - 0.5)
             half = size * 2 ** (2 * torch.rand(2) - 1) / 2  # half to twice as wide and high
-            window = torch.cat([(centre - half).clamp(min=0), torch.minimum(centre + half, picture)])
+            window = torch.cat([(centre - half).clamp(min=0), torch.minimum(centre + half, image_size)])
             if box_iou(window[None], box[None]) >= MIN_IOU:
                 return window
         return box

@@ -15,9 +15,9 @@ from darkroom.errors import UsageError
 class ElasticGrid(v2.Transform):
     """U-Net's elastic deformation (Ronneberger et al. 2015, section 3.1): image and masks bend together.
 
-    A coarse grid over the picture gets random displacements, bicubic interpolation gives every pixel its own. Images are
+    A coarse grid over the image has random displacements; bicubic interpolation gives every pixel its own. Images are
     sampled bilinearly and mirrored at their edges; masks take the nearest pixel, and 255 (ignored) from outside.
-    ``v2.ElasticTransform`` is another thing: noise at every pixel, blurred.
+    ``v2.ElasticTransform`` differs: blurred noise at every pixel.
 
     Args:
         grid: points along each side of the picture, the first and last on its edges.
@@ -37,7 +37,7 @@ class ElasticGrid(v2.Transform):
         height, width = v2.query_size(flat_inputs)
         points = self.std * torch.randn(1, 2, self.grid, self.grid) * (torch.rand(()) < self.p)
         pixels = interpolate(points, (height, width), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
-        # (1, H, W, 2) in the order x, y; the picture is 2 wide and 2 high.
+        # (1, H, W, 2) in the order x, y; the image is 2 wide and 2 high.
         return {"displacement": pixels * 2 / torch.tensor([width, height])}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

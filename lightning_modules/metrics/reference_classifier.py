@@ -91,7 +91,7 @@ def trained_classifier(datamodule: Any, cache_dir: str | Path | None = None) -> 
     Raises:
         UsageError: the data have no labels, or the folder cannot be written.
     """
-    dataset = getattr(datamodule, "readable", datamodule.dataset)("train")
+    dataset = getattr(datamodule, "open_dataset", datamodule.dataset)("train")
     if "label" not in dataset[0] or datamodule.num_classes < 2:
         raise UsageError(
             f"model.scores with features cnn trains a classifier, but {type(datamodule).__name__} has no labels of two or "

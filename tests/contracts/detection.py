@@ -177,7 +177,7 @@ class DataOf(ShapesDetection):
     """The training batch of other data, to be tested on."""
 
     def __init__(self, data: ShapesDetection, loader: Any) -> None:
-        super().__init__(num_workers=0, side=data.world.side)
+        super().__init__(num_workers=0, side=data.generator.side)
         self.loader = loader
 
     def setup(self, stage: str) -> None:

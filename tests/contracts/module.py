@@ -7,7 +7,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation import SemanticSegmentation

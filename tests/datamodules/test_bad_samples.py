@@ -110,7 +110,7 @@ def test_more_than_the_budget_is_an_error(tmp_path: Path) -> None:
     ):
         seen(data)
     assert len(rows(data.bad_samples.path)) == 4
-    with pytest.raises(DataError, match="100 samples drawn in turn cannot be read; the first: "):
+    with pytest.raises(DataError, match="100 samples chosen in turn cannot be read; the first: "):
         seen(FaultyData(bad=tuple(range(16))))
     with pytest.raises(DataError, match="not one can be read"):
         seen(FaultyData(bad=tuple(range(16))), "val")
@@ -361,7 +361,7 @@ def test_a_judge_of_pictures_learns_from_the_others(tmp_path: Path) -> None:
     data = ImageFolder(
         root=str(tmp_path), val_fraction=0.0, test_fraction=0.0, size=8, num_workers=0, on_bad_sample="skip"
     )
-    readable = data.readable("train")
+    readable = data.open_dataset("train")
     samples = list(readable)
     assert len(samples) == len(readable.labels) == 8
     assert data.bad_samples.count("train") == 1

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.errors import TrainingError, UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine

@@ -14,7 +14,8 @@ from darkroom.cli.catalog import import_all
 from darkroom.cli.config_checks import readable_config
 from darkroom.cli.console import explain
 from darkroom.datamodules.detection.base import DetectionDataModule
-from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, as_markdown, fill, recall
+from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
+from darkroom.datamodules.proposals.recall import as_markdown, recall
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import find_config
 

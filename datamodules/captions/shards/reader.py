@@ -1,4 +1,4 @@
-"""Shards: tar files of samples, in WebDataset's layout, read from start to end from a disk or from afar."""
+"""Shards: tar files of samples in WebDataset's layout, local or remote, read from start to end."""
 
 import io
 import json
@@ -13,26 +13,26 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 from torch.utils.data import Dataset
 
-from darkroom.datamodules.captions.base import PictureFormat
+from darkroom.datamodules.captions.base import ImageFormat
 from darkroom.datamodules.captions.caption_text import captions_in
 from darkroom.datamodules.io.read_images import EXTENSIONS
 from darkroom.errors import DataError, UsageError
 
-INDEX = "shards.json"  # how many samples every shard holds
-_PIPES = "DARKROOM_ALLOW_PIPE"  # in the environment, because a config cannot vouch for itself
+INDEX = "shards.json"  # number of samples of every shard
+_PIPES = "DARKROOM_ALLOW_PIPE"  # an environment variable, because a config must not allow its own commands
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class StoredSample(NamedTuple):
-    """The files of a sample by their extensions; all have its key before their first dot."""
+    """Files of a sample by extension; their names have its key before the first dot."""
 
     key: str
     files: dict[str, bytes]
 
 
 class NamedBytes(io.BytesIO):
-    """A file in memory that messages can name."""
+    """In-memory file with a name for messages."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
@@ -43,15 +43,15 @@ class NamedBytes(io.BytesIO):
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address names a protocol, such as ``https:`` or ``pipe:``, and not a file."""
+    """Return whether an address has a protocol, such as ``https:`` or ``pipe:``, instead of a file's path."""
     return _REMOTE.match(address) is not None
 
 
-def opened(address: str) -> IO[bytes]:
-    """Opens a file, or what the package webdataset can open: ``https:``, ``gs:``, ``hf:``, ``pipe:<command>`` ...
+def open_address(address: str) -> IO[bytes]:
+    """Open a file, or what the package webdataset can open: ``https:``, ``gs:``, ``hf:``, ``pipe:<command>`` ...
 
     Raises:
-        UsageError: the package is missing, or does not know the protocol.
+        UsageError: the package is missing, or does not support the protocol.
     """
     if not is_remote(address):
         return open(address, "rb")
@@ -69,27 +69,27 @@ def opened(address: str) -> IO[bytes]:
 
 
 def address_of(root: str, name: str) -> str:
-    """Where a shard of ``root`` is: a file or an address; a name with a protocol stands for itself."""
+    """Return path or address of a shard of ``root``; a name with a protocol is an address itself."""
     return name if is_remote(name) else f"{root.rstrip('/')}/{name}" if is_remote(root) else str(Path(root, name))
 
 
-def _expanded(pattern: str) -> Iterator[str]:
-    """``a-{08..11}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``, ``a-11.tar``."""
+def _expand_ranges(pattern: str) -> Iterator[str]:
+    """Yield the names of a pattern: ``a-{08..11}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``, ``a-11.tar``."""
     found = _RANGE.search(pattern)
     if found is None:
         yield pattern
         return
     first, last = found.groups()
     for number in range(int(first), int(last) + 1):
-        yield from _expanded(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
+        yield from _expand_ranges(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
 
 
 def check_pattern(setting: str, root: str, pattern: str) -> None:
-    """Refuses a pattern that cannot name shards of ``root``, before anything is opened.
+    """Check that a pattern can name shards of ``root``, before anything is opened.
 
     Raises:
-        UsageError: it is a command that nobody has allowed, counts down, starts with a folder of its own, or has a ``*``
-            that nobody can list.
+        UsageError: it is a command that is not allowed, a descending range, an absolute path, or has a ``*`` where ``root``
+            cannot be listed.
     """
     for name, address in {"root": root, setting: pattern}.items():
         if address.startswith("pipe:") and os.environ.get(_PIPES) != "1":
@@ -109,12 +109,12 @@ def check_pattern(setting: str, root: str, pattern: str) -> None:
 
 
 def list_shards(root: str, pattern: str) -> list[str]:
-    """The names of shards, relative to ``root``: of a pattern with ``{000..099}``, or of files with ``*`` and ``?``.
+    """List the names of shards, relative to ``root``, of a pattern with ``{000..099}``, or of files with ``*`` and ``?``.
 
     Raises:
         DataError: there are none, or files of a pattern with numbers are missing.
     """
-    names = list(_expanded(pattern))
+    names = list(_expand_ranges(pattern))
     if is_remote(address_of(root, names[0])):
         return names
     names = [
@@ -136,59 +136,65 @@ def _key_and_extension(name: str) -> tuple[str, str]:
     return f"{folder}/{key}" if folder else key, extension.lower()
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, Iterator[tarfile.TarInfo]]]:
-    """The files of each sample, which lie one after another."""
+def _group_members(archive: tarfile.TarFile) -> Iterator[tuple[str, Iterator[tarfile.TarInfo]]]:
+    """Yield key and files of each sample, which are adjacent in the archive."""
     files = (member for member in archive if member.isfile() and not Path(member.name).name.startswith((".", "__")))
     return groupby(files, key=lambda member: _key_and_extension(member.name)[0])
 
 
-def _unreadable(address: str, error: Exception) -> DataError:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _read_error(address: str, error: Exception) -> DataError:
     if is_remote(address):
         return DataError(f"{address} cannot be fetched ({error}); check data.root and the network")
     return DataError(f"{address} cannot be read as a shard ({error}); get it anew")
 
 
 def read_samples(address: str) -> Iterator[StoredSample]:
-    """The samples of a shard, in its order.
+    """Yield the samples of a shard, in its order.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with opened(address) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for key, members in _members(archive):
-                yield StoredSample(key, {_key_and_extension(m.name)[1]: archive.extractfile(m).read() for m in members})
-                archive.members = []  # it would remember all of them
+        with open_address(address) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for key, members in _group_members(archive):
+                yield StoredSample(key, {_key_and_extension(m.name)[1]: _content(archive, m) for m in members})
+                archive.members = []  # type: ignore[attr-defined]  # undocumented: the list of all members so far
             while stream.read(1 << 16):  # a command that cannot write its last bytes would report an error
                 pass
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise _unreadable(address, error) from error
+        raise _read_error(address, error) from error
 
 
 def count_samples(address: str) -> int:
-    """How many samples a shard holds; of a file only the headers are read."""
+    """Count the samples of a shard; only the headers of a local file are read."""
     if is_remote(address):
         return sum(1 for _ in read_samples(address))
     try:
         with tarfile.open(address) as archive:
-            return sum(1 for _ in _members(archive))
+            return sum(1 for _ in _group_members(archive))
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise _unreadable(address, error) from error
+        raise _read_error(address, error) from error
 
 
 def shard_sizes(root: str, names: Sequence[str]) -> list[int]:
-    """How many samples every shard holds, as ``shards.json`` in ``root`` says; those of files that it lacks are counted.
+    """Return the number of samples of every shard from ``shards.json`` in ``root``; local shards that it lacks are counted.
 
     Raises:
-        DataError: shards from elsewhere are not in it, or it is damaged.
+        DataError: remote shards are not in it, or it is damaged.
     """
-    path, known = address_of(root, INDEX), {}
+    path = address_of(root, INDEX)
+    known: dict[str, int] = {}
     if is_remote(path) or Path(path).is_file():
         try:
-            with opened(path) as file:
+            with open_address(path) as file:
                 content = file.read()
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _read_error(path, error) from error
         try:
             known = json.loads(content)
             if not all(isinstance(size, int) and size > 0 for size in known.values()):
@@ -205,12 +211,12 @@ def shard_sizes(root: str, names: Sequence[str]) -> list[int]:
 
 
 class ShardReader:
-    """Reads a shard from its start, and keeps what it passes by until that is asked for.
+    """Reader of a shard from its start that caches samples until they are requested.
 
     Args:
         address: of the shard.
-        size: how many samples it should hold.
-        window: how far behind the latest sample another may be asked for.
+        size: expected number of samples.
+        window: how far behind the latest sample a request may be.
     """
 
     def __init__(self, address: str, size: int, window: int) -> None:
@@ -221,7 +227,7 @@ class ShardReader:
         self._damage: str | None = None
 
     def can_reach(self, position: int) -> bool:
-        """Whether a sample is still to come, or kept."""
+        """Return whether a sample is still to come, or cached."""
         return position >= self.next or position in self.passed
 
     def _refuse(self, holds: str) -> NoReturn:
@@ -230,8 +236,8 @@ class ShardReader:
             "this disk are counted without it"
         )
 
-    def _following(self) -> StoredSample | None:
-        """The next sample. A shard that is damaged says so whenever it is asked, without being read again."""
+    def _next_sample(self) -> StoredSample | None:
+        """Read the next sample; None at the end. A damaged shard raises its error again without being read again."""
         if self._damage is not None:
             raise DataError(self._damage)
         try:
@@ -241,49 +247,51 @@ class ShardReader:
             raise
 
     def take(self, position: int) -> StoredSample:
-        """A sample that can be reached."""
-        oldest = position - self.window  # nothing up to it will be asked for
+        """Return a sample that can be reached."""
+        oldest = position - self.window  # up to it, nothing will be requested
         while self.next <= position:
-            sample = self._following()
+            sample = self._next_sample()
             if sample is None:
                 self._refuse(str(self.next))
             if self.next > oldest:
                 self.passed[self.next] = sample
             self.next += 1
-            if self.next == self.size and self._following() is not None:
+            if self.next == self.size and self._next_sample() is not None:
                 self._refuse("more")
         self.passed = {number: sample for number, sample in self.passed.items() if number > oldest}
         return self.passed.pop(position)
 
 
-class ShardSamples(Dataset):
-    """Samples of shards, with the entries of ``CaptionedFiles``. Any order gives the same, ``ShardSampler``'s is quick.
+class ShardSamples(Dataset[dict[str, Any]]):
+    """Samples of shards, with the entries of ``CaptionedFiles``; they can be read in any order, fast in ``ShardSampler``'s.
 
     Args:
         addresses: of the shards.
         sizes: samples in each.
-        picture_format: how pictures are read.
-        all_captions: whether a sample has its ``captions``.
+        image_format: see ``ImageFormat``.
+        all_captions: add ``captions`` to every sample.
         window: see ``ShardReader``.
-        patience: after so many samples of other shards one is closed.
+        patience: samples of other shards after which a shard is closed.
     """
 
     def __init__(
         self,
         addresses: Sequence[str],
         sizes: Sequence[int],
-        picture_format: PictureFormat,
+        image_format: ImageFormat,
         all_captions: bool,
         window: int,
         patience: int,
     ) -> None:
-        self.addresses, self.sizes, self.picture_format = addresses, sizes, picture_format
+        self.addresses, self.sizes, self.image_format = addresses, sizes, image_format
         self.all_captions, self.window, self.patience = all_captions, window, patience
         self._ends = np.cumsum(sizes)
-        self._forget()
+        self._process: int | None = None
+        self._reset()
 
-    def _forget(self) -> None:
-        self._process, self._clock, self._readers = os.getpid(), 0, []
+    def _reset(self) -> None:
+        self._process, self._clock = os.getpid(), 0
+        self._readers: list[ShardReader] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_readers": [], "_process": None}
@@ -293,7 +301,7 @@ class ShardSamples(Dataset):
 
     def _stored(self, shard: int, position: int) -> StoredSample:
         if self._process != os.getpid():  # a worker must not share its parent's open files
-            self._forget()
+            self._reset()
         self._clock += 1
         address = self.addresses[shard]
         ready = [reader for reader in self._readers if reader.address == address and reader.can_reach(position)]
@@ -311,12 +319,12 @@ class ShardSamples(Dataset):
         return sample
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The shard of a sample, and which it is in there."""
+        """Return the shard of a sample and its position there."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, int(index - self._ends[shard] + self.sizes[shard])
 
     def name_of(self, index: int) -> str:
-        """What messages and lists call a sample."""
+        """Return the name of a sample for messages."""
         shard, position = self._place(index)
         return f"{self.addresses[shard]}, sample {position}"
 
@@ -327,17 +335,17 @@ class ShardSamples(Dataset):
         sample = self._stored(shard, position)
         place = f"{self.addresses[shard]}/{sample.key}"
         extension = next((name for name in sample.files if f".{name}" in EXTENSIONS), None)
-        captions = stored_captions(sample, place)
+        captions = read_captions(sample, place)
         if extension is None or not captions:
             lacking = "picture" if extension is None else "caption"
             raise DataError(f"{place} has no {lacking}, only {', '.join(sample.files)}; make the shard anew")
         picture = NamedBytes(sample.files[extension], f"{place}.{extension}")
-        found = {"image": self.picture_format.read(picture), "caption": captions[0], "path": picture.name}
+        found = {"image": self.image_format.read(picture), "caption": captions[0], "path": picture.name}
         return found | {"captions": captions} if self.all_captions else found
 
 
-def stored_captions(sample: StoredSample, place: str) -> tuple[str, ...]:
-    """The captions in a sample's ``.txt``, or of its ``.json`` the ``caption``, a text or a list of them."""
+def read_captions(sample: StoredSample, place: str) -> tuple[str, ...]:
+    """Read the captions in a sample's ``.txt``, or the ``caption`` of its ``.json``, a text or a list of them."""
     try:
         if "txt" in sample.files:
             return tuple(captions_in(sample.files["txt"].decode()))

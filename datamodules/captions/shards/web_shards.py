@@ -1,12 +1,11 @@
-"""ShardedCaptions: captioned pictures in WebDataset's shards, for data beyond one disk."""
+"""ShardedCaptions: images with captions in WebDataset's shards, for data beyond one disk."""
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch.utils.data import Dataset
-
-from darkroom.datamodules.captions.base import CaptionedPictures
+from darkroom.datamodules.base import Split
+from darkroom.datamodules.captions.base import CaptionDataModule
 from darkroom.datamodules.captions.caption_text import most_frequent_words
 from darkroom.datamodules.captions.shards.reader import (
     ShardSamples,
@@ -14,35 +13,37 @@ from darkroom.datamodules.captions.shards.reader import (
     check_pattern,
     is_remote,
     list_shards,
+    read_captions,
     read_samples,
     shard_sizes,
-    stored_captions,
 )
 from darkroom.datamodules.loading import ResumableLoader, SeededSampler, ShardSampler
 from darkroom.errors import UsageError
+from darkroom.protocols import SizedDataset
 
 TEST = "test-*.tar"
 
 
-class ShardedCaptions(CaptionedPictures):
-    """Captioned pictures in tar files: ``<key>.jpg`` (or any common format) beside ``<key>.txt`` or ``<key>.json``.
+class ShardedCaptions(CaptionDataModule):
+    """Images with captions in tar files: ``<key>.jpg`` (or any common format) beside ``<key>.txt`` or ``<key>.json``.
 
-    A text holds the caption; of a JSON ``caption`` is it, a text or a list of several. Shards are read from start to end,
-    each by one worker of one rank, and shuffled: their order by (seed, epoch), then their samples within a buffer. Every
-    rank sees the same number of samples; a continued run reads on in the shards where it was. ``shards.json`` beside the
-    shards says how many samples each holds, {"train-000000.tar": 1000, ...}; shards on this disk are counted without it.
-    ``darkroom shards`` makes shards of other data.
+    The text is the caption; in a JSON it is the entry ``caption``, a text or a list of several. Each shard is read from
+    start to end by one worker of one rank. Training shuffles the order of shards by (seed, epoch), then their samples
+    within a buffer. Every rank sees the same number of samples; a run resumes at its position in the shards.
+    ``shards.json`` beside the shards has the number of samples of each, {"train-000000.tar": 1000, ...}; local shards are
+    counted without it.
+    ``darkroom shards`` writes shards of other data.
 
     Args:
         root: folder of the shards, or its address (https:, gs:, hf: ...), which needs the package webdataset.
-        train, val: the shards in it, by a pattern: ``train-{000000..000099}.tar``, or of files ``train-*.tar``. One with a
-            protocol stands for itself: ``pipe:aws s3 cp s3://bucket/train-{000..099}.tar -``, a
-            command for a shell, which needs DARKROOM_ALLOW_PIPE=1 in the environment.
-        test: those to test on; None: ``test-*.tar`` where ``root`` is a folder that holds such, else as ``val``.
-        streams: places that every rank reads at; ``num_workers`` should divide it, and is lowered until it does. It decides
-            the order, ``num_workers`` does not.
-        buffer: samples that a rank draws from in training, kept in memory as they lie in the shards.
-        size, channels, background, flip, max_words, mean, std: see ``CaptionedPictures``.
+        train, val: pattern of their names: ``train-{000000..000099}.tar``, or for local files ``train-*.tar``. A pattern
+            with a protocol ignores ``root``: ``pipe:aws s3 cp s3://bucket/train-{000..099}.tar -`` is a shell command,
+            which needs DARKROOM_ALLOW_PIPE=1 in the environment.
+        test: the same for test; None: ``test-*.tar`` where ``root`` is a folder with such files, else as ``val``.
+        streams: positions that every rank reads at. It determines the order; ``num_workers`` does not, and is lowered
+            until it divides ``streams``.
+        buffer: samples that a rank shuffles in training, cached in memory in the format of the shards.
+        size, channels, background, flip, max_words, mean, std: see ``CaptionDataModule``.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class ShardedCaptions(CaptionedPictures):
         for name, pattern in self.patterns.items():
             check_pattern(name, root, pattern)
 
-    def _names(self, split: str) -> list[str]:
-        """The shards of a split."""
+    def _list_names(self, split: Split) -> list[str]:
+        """Return the names of a split's shards."""
         pattern = self.patterns.get("test" if split == "predict" else split)
         if pattern is None:
             own = not is_remote(self.root) and any(Path(self.root).glob(TEST))
@@ -76,28 +77,28 @@ class ShardedCaptions(CaptionedPictures):
 
     @cached_property
     def words(self) -> list[str]:
-        """The words of the captions in the first shard to train on, sorted."""
-        shard = address_of(self.root, self._names("train")[0])
-        captions = (caption for sample in read_samples(shard) for caption in stored_captions(sample, shard))
+        """Words of the captions in the first shard to train on, sorted."""
+        shard = address_of(self.root, self._list_names("train")[0])
+        captions = (caption for sample in read_samples(shard) for caption in read_captions(sample, shard))
         return most_frequent_words(captions, self.max_words)
 
-    def dataset(self, split: Literal["train", "val", "test", "predict"]) -> Dataset:
-        names = self._names(split)
+    def dataset(self, split: Split) -> SizedDataset:
+        names = self._list_names(split)
         # Between two samples of a shard lie at most two windows of each stream, and batches begun.
         patience = 2 * self.streams * (self.window + max(self.batch_size, self.eval_batch_size))
         return ShardSamples(
             [address_of(self.root, name) for name in names],
             shard_sizes(self.root, names),
-            self.picture_format,
+            self.image_format,
             all_captions=split == "train",
             window=self.window,
             patience=patience,
         )
 
-    def _sampler(self, split: str) -> SeededSampler:
+    def _sampler(self, split: Split) -> SeededSampler:
         dataset, sampler = self._datasets[split].dataset, super()._sampler(split)
         if not isinstance(dataset, ShardSamples):
-            return sampler  # of photos to predict on
+            return sampler  # for photos to predict on
         return ShardSampler(
             dataset.sizes,
             shuffle=sampler.shuffle,
@@ -109,7 +110,7 @@ class ShardedCaptions(CaptionedPictures):
             window=self.window,
         )
 
-    def _loader(self, split: str) -> ResumableLoader:
+    def _loader(self, split: Split) -> ResumableLoader:
         loader = super()._loader(split)
         if isinstance(loader.sampler, ShardSampler):
             while loader.num_workers and loader.sampler.streams % loader.num_workers:

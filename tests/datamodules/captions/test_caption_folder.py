@@ -62,14 +62,14 @@ def test_captions_of_evaluation_are_new(tmp_path: Path) -> None:
 
 def test_rows_of_one_picture_are_captions_of_it(tmp_path: Path) -> None:
     lines = ["image,text", 'picture0.png,"a ""quoted"", thing"', "picture1.png,b", "picture0.png,another"]
-    data = table(tmp_path / "a", lines, "captions.csv", picture_column="image", caption_columns=["text"])
-    assert [file.captions for file in data.pictures] == [('a "quoted", thing', "another"), ("b",)]
+    data = table(tmp_path / "a", lines, "captions.csv", image_column="image", caption_columns=["text"])
+    assert [file.captions for file in data.images] == [('a "quoted", thing', "another"), ("b",)]
 
 
 def test_quotes_in_a_tsv_are_read_as_they_are(tmp_path: Path) -> None:
     said = ['a 5" nail', '"red" it says', '"open', '6" "deep"', 'shut"']
     lines = ["file\tcaption", *(f"picture{index}.png\t{text}" for index, text in enumerate(said))]
-    assert [file.captions for file in table(tmp_path / "a", lines).pictures] == [(text,) for text in said]
+    assert [file.captions for file in table(tmp_path / "a", lines).images] == [(text,) for text in said]
 
 
 def test_a_tsv_of_csv_writer_is_read_back(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_table_that_is_there_is_taken(tmp_path: Path) -> None:
     for name, lines in {"captions.csv": ["file,caption", "picture0.png,a"], "captions.tsv": ["file\tcaption"]}.items():
         table(tmp_path / "a", lines, name)
         if name == "captions.csv":
-            assert [file.captions for file in CaptionFolder(root=str(tmp_path / "a")).pictures] == [("a",)]
+            assert [file.captions for file in CaptionFolder(root=str(tmp_path / "a")).images] == [("a",)]
     with pytest.raises(UsageError, match="a holds captions.tsv and captions.csv; say by data.table which one counts"):
         CaptionFolder(root=str(tmp_path / "a")).setup("fit")
 
@@ -105,13 +105,13 @@ def test_the_table_that_is_there_is_taken(tmp_path: Path) -> None:
 def test_lines_of_json(tmp_path: Path) -> None:
     rows = [{"file_name": "picture0.png", "text": ["a", "b"]}, {"file_name": "picture1.png", "text": "c"}]
     lines = [json.dumps(row) for row in rows]
-    data = table(tmp_path / "a", lines, "metadata.jsonl", picture_column="file_name", caption_columns=["text"])
-    assert [file.captions for file in data.pictures] == [("a", "b"), ("c",)]
+    data = table(tmp_path / "a", lines, "metadata.jsonl", image_column="file_name", caption_columns=["text"])
+    assert [file.captions for file in data.images] == [("a", "b"), ("c",)]
     long = json.dumps({"file": "picture0.png", "caption": "a\u2028b"}, ensure_ascii=False)
     rows = table(tmp_path / "b", [long, "", long], "captions.jsonl").rows
     assert [row.line for row in rows] == [1, 3]
     with pytest.raises(DataError, match=r"metadata.jsonl, line 2, cannot be read as JSON"):
-        _ = table(tmp_path / "a", [lines[0], "{"], "metadata.jsonl", picture_column="file_name").pictures
+        _ = table(tmp_path / "a", [lines[0], "{"], "metadata.jsonl", image_column="file_name").images
 
 
 def test_splits_of_a_column(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_splits_of_a_column(tmp_path: Path) -> None:
 
 def test_keep_takes_some_rows(tmp_path: Path) -> None:
     data = CaptionFolder(root=str(caption_folder(tmp_path)), keep={"style": "fine"})
-    assert {int(file.path.stem.removeprefix("picture")) % 2 for file in data.pictures} == {1}
+    assert {int(file.path.stem.removeprefix("picture")) % 2 for file in data.images} == {1}
     with pytest.raises(UsageError, match=r"data.keep .* leaves none of the 20 rows .* \(style: plain, fine\)"):
         CaptionFolder(root=str(tmp_path), keep={"style": "coarse"}).files("train")
     with pytest.raises(

@@ -3,8 +3,8 @@
 import torch
 
 from darkroom.datamodules.captions.caption_text import (
-    DrawnCaption,
-    UnsidedFlip,
+    CaptionSafeFlip,
+    RandomCaption,
     captions_in,
     most_frequent_words,
     words_of,
@@ -26,7 +26,7 @@ def test_cells_hold_none_one_or_several() -> None:
 
 def test_one_of_the_captions_is_drawn_by_seed_epoch_and_index() -> None:
     sample = {"image": torch.zeros(3, 4, 4, dtype=torch.uint8), "caption": "a", "captions": ("a", "b", "c")}
-    data = KeyedDataset([sample] * 30, DrawnCaption(), seed=3)
+    data = KeyedDataset([sample] * 30, RandomCaption(), seed=3)
     drawn = [data[1, index]["caption"] for index in range(30)]
     assert set(drawn) == {"a", "b", "c"}
     assert drawn == [data[1, index]["caption"] for index in range(30)]
@@ -45,5 +45,5 @@ def test_a_flip_leaves_pictures_whose_caption_speaks_of_a_side() -> None:
         mirrored = 0
         for key in range(200):
             with keyed_rng(key):
-                mirrored += not torch.equal(UnsidedFlip()({"image": ramp, "caption": caption})["image"], ramp)
+                mirrored += not torch.equal(CaptionSafeFlip()({"image": ramp, "caption": caption})["image"], ramp)
         assert abs(mirrored / 200 - share) < 0.1 * (share > 0) + 1e-9

@@ -125,8 +125,8 @@ def test_workers_do_not_share_their_parents_files(tmp_path: Path) -> None:
 
 def test_shards_are_read_once_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, kept = Counter(), []
-    original, forget = reader.opened, reader.ShardReader.take
-    monkeypatch.setattr(reader, "opened", lambda address: (opened.update([address]), original(address))[1])
+    original, forget = reader.open_address, reader.ShardReader.take
+    monkeypatch.setattr(reader, "open_address", lambda address: (opened.update([address]), original(address))[1])
 
     def take(reader: reader.ShardReader, position: int) -> Any:
         sample = forget(reader, position)
@@ -168,7 +168,7 @@ def test_made_of_other_data(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="b holds shards already"):
         write_shards(source, tmp_path / "b")
     (tmp_path / "b/shards.json").unlink()
-    with pytest.raises(UsageError, match="b holds shards but no reader.json: they were not finished; remove them"):
+    with pytest.raises(UsageError, match="b holds shards but no shards.json: they were not finished; remove them"):
         write_shards(source, tmp_path / "b")
     with pytest.raises(UsageError, match="captions.tsv is no folder"):
         write_shards(source, tmp_path / "a/captions.tsv")
@@ -200,7 +200,7 @@ def test_shards_to_test_on_are_taken_where_there_are_some(tmp_path: Path) -> Non
 
 
 def test_patterns_that_name_no_shards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "opened", lambda address: pytest.fail(f"{address} was opened"))
+    monkeypatch.setattr(reader, "open_address", lambda address: pytest.fail(f"{address} was opened"))
     with pytest.raises(UsageError, match=r"data.train is a-\{003..000\}.tar, which counts down; write \{000..003\}"):
         ShardedCaptions(train="a-{003..000}.tar")
     for pattern in ("/data/val-*.tar", "/data/val-{0..3}.tar"):
@@ -254,10 +254,10 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no shards train-000004.tar, train-000005.tar"):
         reading(tmp_path, train="train-{000000..000005}.tar")
     (tmp_path / "shards.json").write_text('{"train-000001.tar": 12}')
-    with pytest.raises(DataError, match=r"train-000001.tar holds 9 samples, but reader.json says 12"):
+    with pytest.raises(DataError, match=r"train-000001.tar holds 9 samples, but shards.json says 12"):
         reading(tmp_path)
     (tmp_path / "shards.json").write_text('{"train-000001.tar": 8}')
-    with pytest.raises(DataError, match=r"train-000001.tar holds more samples, but reader.json says 8; correct that"):
+    with pytest.raises(DataError, match=r"train-000001.tar holds more samples, but shards.json says 8; correct that"):
         reading(tmp_path)
     (tmp_path / "shards.json").write_text('{"train-000001.tar": "12"}')
     with pytest.raises(DataError, match=r"shards.json should say how many samples every shard holds"):

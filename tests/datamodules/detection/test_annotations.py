@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.datamodules.detection.annotations import Annotation, checked
+from darkroom.datamodules.detection.annotations import Annotation, check_annotations
 from darkroom.errors import DataError
 
 
@@ -40,21 +40,21 @@ BAD = {
 @pytest.mark.parametrize(("box", "reason"), BAD.values(), ids=BAD)
 def test_a_bad_box_is_named(box: list[float], reason: str) -> None:
     with pytest.raises(DataError, match=f"photo.xml: box 1 of photo.jpg {reason}") as caught:
-        checked([annotation([GOOD, box])], 2, "error", "train")
+        check_annotations([annotation([GOOD, box])], 2, "error", "train")
     assert "60 x 40" in str(caught.value)
     assert "data.bad_boxes" in str(caught.value)
 
 
 def test_only_what_could_be_so_is_called_width_and_height() -> None:
     with pytest.raises(DataError) as caught:
-        checked([annotation([[50, 30, 20, 20]])], 2, "error", "train")  # would reach out
+        check_annotations([annotation([[50, 30, 20, 20]])], 2, "error", "train")  # would reach out
     assert "looks like" not in str(caught.value)
 
 
 @pytest.mark.parametrize("label", [0, -1, 3])
 def test_a_label_outside_the_classes_is_named(label: int) -> None:
     with pytest.raises(DataError, match=r"box 1 of photo.jpg has a label outside of 1 to 2 .*background") as caught:
-        checked([annotation([GOOD, GOOD], [1, label])], 2, "error", "train")
+        check_annotations([annotation([GOOD, GOOD], [1, label])], 2, "error", "train")
     assert "looks like" not in str(caught.value)
     assert "class number + 1" in str(caught.value)
     assert "data.class_names may lack a class" in str(caught.value)
@@ -71,7 +71,7 @@ def test_dropped_boxes_are_counted_and_take_along_what_is_said_of_them() -> None
     )
     reported = r"dropped 11 of 14 boxes of the val split: .*3 has no area \(first: photo.xml: box 1 of photo.jpg\)"
     with pytest.warns(UserWarning, match=reported):
-        (kept, _) = checked([bad, annotation([GOOD, GOOD], [0, 1])], 2, "drop", "val")
+        (kept, _) = check_annotations([bad, annotation([GOOD, GOOD], [0, 1])], 2, "drop", "val")
     assert kept.boxes.tolist() == [GOOD, [30, 5, 50, 20]]
     assert kept.labels.tolist() == [1, 2]
     assert kept.difficult.tolist() == [False, True]
@@ -80,11 +80,11 @@ def test_dropped_boxes_are_counted_and_take_along_what_is_said_of_them() -> None
 
 
 def test_boxes_that_were_rounded_are_cut_at_the_border(recwarn: pytest.WarningsRecorder) -> None:
-    (kept,) = checked([annotation([[-1, -0.4, 61, 40.7]])], 1, "error", "train")
+    (kept,) = check_annotations([annotation([[-1, -0.4, 61, 40.7]])], 1, "error", "train")
     assert kept.boxes.tolist() == [[0, 0, 60, 40]]
     assert not recwarn
 
 
 def test_a_picture_without_objects_is_fine() -> None:
-    (kept,) = checked([annotation([])], 1, "error", "train")
+    (kept,) = check_annotations([annotation([])], 1, "error", "train")
     assert kept.boxes.shape == (0, 4)

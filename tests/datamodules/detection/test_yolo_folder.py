@@ -86,7 +86,7 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"images_dir": "images"}, "both need {split}, or neither"),
-        ({"val_fraction": 0.6, "test_fraction": 0.4}, "must leave pictures to train on"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "must leave images to train on"),
         ({"val_fraction": -0.1}, "must not be negative"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from darkroom.datamodules.images.mnist import MNIST, FashionMNIST, bernoulli
+from darkroom.datamodules.images.mnist import MNIST, FashionMNIST, sample_bernoulli
 from darkroom.errors import DataError, UsageError
 from tests.contracts.datamodule import LabelledDataContract
 from tests.datamodules.segmentation.test_real_images import ROOT, needs
@@ -91,8 +91,8 @@ def test_black_and_white_once_and_for_all(tmp_path: Path, how: str) -> None:
 
 def test_a_draw_belongs_to_its_picture() -> None:
     images = torch.full((4, 1, 28, 28), 128, dtype=torch.uint8)
-    drawn = bernoulli(images, (0, 5, np.arange(4)))
-    assert torch.equal(drawn[2:3], bernoulli(images[2:3], (0, 5, np.array([2]))))
+    drawn = sample_bernoulli(images, (0, 5, np.arange(4)))
+    assert torch.equal(drawn[2:3], sample_bernoulli(images[2:3], (0, 5, np.array([2]))))
     assert not torch.equal(drawn[0], drawn[1])
 
 

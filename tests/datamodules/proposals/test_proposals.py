@@ -19,10 +19,11 @@ from torch.utils.data import Dataset
 from darkroom.cli.commands.proposals import main
 from darkroom.datamodules.detection import base
 from darkroom.datamodules.proposals import cache
-from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, as_markdown, fill, recall
-from darkroom.datamodules.proposals.methods import GridProposals, Proposals, SelectiveSearch, in_order
+from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
+from darkroom.datamodules.proposals.methods import GridProposals, Proposals, SelectiveSearch, order_boxes
+from darkroom.datamodules.proposals.recall import as_markdown, recall
 from darkroom.datamodules.shapes.detection import DetectionScenes, ShapesDetection
-from darkroom.datamodules.shapes.scenes import World
+from darkroom.datamodules.shapes.scenes import SceneGenerator
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import user_cache
 
@@ -59,7 +60,7 @@ class Unreadable(Dataset):
 
 
 def scenes(count: int = 8, side: int = 64) -> DetectionScenes:
-    return DetectionScenes(World(side=side), "train", count)
+    return DetectionScenes(SceneGenerator(side=side), "train", count)
 
 
 def picture(index: int = 0, side: int = 64) -> np.ndarray:
@@ -85,9 +86,9 @@ def assert_valid(boxes: np.ndarray, height: int, width: int) -> None:
 def test_order_depends_on_the_boxes_alone() -> None:
     boxes = np.random.default_rng(0).integers(0, 30, (200, 4)).astype(np.float32)
     boxes[:, 2:] += boxes[:, :2] + 1
-    ordered = in_order(boxes)
+    ordered = order_boxes(boxes)
     shuffled = np.random.default_rng(1).permutation(np.concatenate([boxes, boxes[:50]]))
-    assert ordered.tobytes() == in_order(shuffled).tobytes()
+    assert ordered.tobytes() == order_boxes(shuffled).tobytes()
     assert {tuple(box) for box in ordered} == {tuple(box) for box in boxes}
 
 
@@ -95,7 +96,7 @@ def test_order_is_the_one_that_caches_hold() -> None:
     """If this fails, _ORDER must be raised, or old files would be read in the old order."""
     boxes = [[0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30], [20, 20, 40, 40], [-0.0, 0, 10, 11], [5, 5, 25, 25]]
     order = [[20, 0, 30, 10], [0, 0, 10, 11], [0, 20, 10, 30], [20, 20, 40, 40], [5, 5, 25, 25], [0, 0, 10, 10]]
-    assert in_order(np.array(boxes)).tolist() == order
+    assert order_boxes(np.array(boxes)).tolist() == order
 
 
 # --- Selective Search -------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_selective_search_sees_colours_as_they_are() -> None:
     search.setBaseImage(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     search.switchToSelectiveSearchFast()
     x, y, w, h = search.process().T
-    assert np.array_equal(in_order(np.stack([x, y, x + w, y + h], 1)), SelectiveSearch(min_side=0)(image))
+    assert np.array_equal(order_boxes(np.stack([x, y, x + w, y + h], 1)), SelectiveSearch(min_side=0)(image))
 
 
 def test_opencv_keeps_its_threads_and_a_fork_does_not_wait_for_them() -> None:
@@ -319,7 +320,7 @@ def test_processes_that_fill_at_once_write_the_same_whole_files(tmp_path: Path) 
 
 def test_names_are_the_same_in_every_run() -> None:
     path = ProposalCache(Quarters(), "cache").path(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
-    assert path == Path("cache/8f/d197512117d42ecb4dc0c72438f11581200c13.npy")
+    assert path == Path("cache/04/3c2016b5865a6be96e0d480c7ee745e0019aca.npy")
 
 
 def test_a_fill_that_is_killed_goes_on(tmp_path: Path) -> None:
@@ -403,7 +404,7 @@ def test_samples_come_with_proposals(tmp_path: Path) -> None:
     plain = scenes(3)
     data = WithProposals(plain, ProposalCache(Quarters(), tmp_path), limit=3)
     assert len(data) == 3
-    assert data.world is plain.world
+    assert data.generator is plain.generator
     assert not hasattr(data, "paths")
     assert list(data[0]) == [*plain[0], "proposals"]
     samples = list(data)
@@ -442,12 +443,12 @@ def test_datamodule_delivers_proposals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 6), (4, 1), (8, 1)])
 def test_ranks_share_the_processors(monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int) -> None:
     asked = []
-    monkeypatch.setattr(base, "processors", lambda: 6)
+    monkeypatch.setattr(base, "processor_count", lambda: 6)
     monkeypatch.setattr(base, "fill", lambda dataset, cache, workers, **_: asked.append(workers))
     for proposal_workers in (None, 5):
         data = ShapesDetection(proposals=GridProposals(), proposal_workers=proposal_workers)
         data.trainer = SimpleNamespace(num_devices=ranks)
-        data.supplied(scenes())
+        data.prepare_dataset(scenes())
     assert asked == [workers, 5]
 
 

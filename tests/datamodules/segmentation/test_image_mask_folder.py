@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder, seeded_split
+from darkroom.datamodules.io.pairing import split_by_hash
+from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from darkroom.errors import DataError, UsageError
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import dsb2018, image_mask_folder
@@ -61,7 +62,7 @@ def test_large_pictures_are_scaled_down_with_their_masks(tmp_path: Path) -> None
 
 def test_split_hardly_moves_when_pictures_are_added() -> None:
     def split(count: int) -> dict[str, list]:
-        return seeded_split([(Path(f"{i}.png"), Path(f"{i}.png")) for i in range(count)], {"val": 0.2, "test": 0.1}, 0)
+        return split_by_hash([(Path(f"{i}.png"), Path(f"{i}.png")) for i in range(count)], {"val": 0.2, "test": 0.1}, 0)
 
     before, after = split(100), split(101)
     assert {name: len(pairs) for name, pairs in before.items()} == {"val": 20, "test": 10, "train": 70}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.datamodules.shapes.captions import FORMS, HELD_OUT, ShapesCaptions, Told
+from darkroom.datamodules.shapes.captions import FORMS, HELD_OUT, DescribedScenes, ShapesCaptions
 from darkroom.datamodules.shapes.scenes import COLOURS, KINDS, SIZES
 from darkroom.errors import UsageError
 from tests.contracts.datamodule import DataModuleContract
@@ -32,10 +32,12 @@ class TestShapesCaptions(DataModuleContract):
         assert data.dataset("val")[1]["caption"] == data.dataset("val").__getitems__([0, 1])["caption"][1]
 
 
-def told(form: str, split: str = "test", count: int = 600, **kwargs: Any) -> tuple[Told, dict[str, np.ndarray]]:
+def told(
+    form: str, split: str = "test", count: int = 600, **kwargs: Any
+) -> tuple[DescribedScenes, dict[str, np.ndarray]]:
     """Scenes, and by name what is said of them."""
     told = ShapesCaptions(forms=[form], **kwargs).dataset(split).describe(range(count))
-    return told, dict(zip(ShapesCaptions.attribute_names, told.said.T, strict=True))
+    return told, dict(zip(ShapesCaptions.attribute_names, told.stated.T, strict=True))
 
 
 def test_same_bytes_on_every_machine() -> None:

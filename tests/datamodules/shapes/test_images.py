@@ -10,7 +10,7 @@ import torch
 
 from darkroom.datamodules.io.hash_random import uniform
 from darkroom.datamodules.shapes.images import ShapesImages
-from darkroom.datamodules.shapes.scenes import COLOURS, KINDS, World
+from darkroom.datamodules.shapes.scenes import COLOURS, KINDS, SceneGenerator
 from darkroom.errors import UsageError
 from tests.contracts.datamodule import LabelledDataContract
 
@@ -79,7 +79,7 @@ def test_the_plain_background_is_one_dark_colour() -> None:
 def test_objects_stand_upright_unless_told_otherwise() -> None:
     """A square that is not turned fills its box."""
     for upright in (True, False):
-        scenes = World(0, 64, (1, 1), plain=True, upright=upright).describe("train", range(256))
+        scenes = SceneGenerator(0, 64, (1, 1), plain=True, upright=upright).describe("train", range(256))
         squares = np.flatnonzero(scenes.kind[:, 0] == KINDS.index("square"))
         x0, y0, x1, y1 = scenes.boxes()[0][squares, 0].T
         filled = (scenes.owner[squares] == 1).sum((1, 2)) / ((x1 - x0) * (y1 - y0))
@@ -87,7 +87,7 @@ def test_objects_stand_upright_unless_told_otherwise() -> None:
 
 
 def test_scenes_are_those_of_the_world_that_is_textured() -> None:
-    drawn = World(0, 32, (1, 1)).describe("val", range(16)).images
+    drawn = SceneGenerator(0, 32, (1, 1)).describe("val", range(16)).images
     data = ShapesImages(background="textured", upright=False, zoom=1.0)
     assert np.array_equal(data.dataset("val").__getitems__(range(16))["image"].numpy(), drawn)
 

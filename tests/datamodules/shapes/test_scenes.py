@@ -12,11 +12,10 @@ from darkroom.datamodules.shapes.scenes import (
     FACTORS,
     KINDS,
     SIZES,
+    SceneGenerator,
     Scenes,
-    SegmentationScenes,
-    ShapesSegmentation,
-    World,
 )
+from darkroom.datamodules.shapes.segmentation import SegmentationScenes, ShapesSegmentation
 from darkroom.errors import UsageError
 from tests.contracts.datamodule import SegmentationDataContract
 
@@ -28,7 +27,7 @@ class TestShapesSegmentation(SegmentationDataContract):
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    return World().describe("train", range(256))
+    return SceneGenerator().describe("train", range(256))
 
 
 def test_same_bytes_on_every_machine(scenes: Scenes) -> None:
@@ -37,14 +36,14 @@ def test_same_bytes_on_every_machine(scenes: Scenes) -> None:
 
 
 def test_instances_are_told_beside_the_classes_if_asked(scenes: Scenes) -> None:
-    batch = SegmentationScenes(World(), "train", 256, instances=True).__getitems__(range(256))
+    batch = SegmentationScenes(SceneGenerator(), "train", 256, instances=True).__getitems__(range(256))
     assert np.array_equal(batch["instances"], scenes.owner)
     assert np.array_equal(batch["mask"], scenes.semantic())
-    assert SegmentationScenes(World(), "train", 256)[0].keys() == {"image", "mask"}
+    assert SegmentationScenes(SceneGenerator(), "train", 256)[0].keys() == {"image", "mask"}
 
 
 def test_a_scene_does_not_depend_on_its_batch(scenes: Scenes) -> None:
-    alone = World().describe("train", [7])
+    alone = SceneGenerator().describe("train", [7])
     assert np.array_equal(alone.images[0], scenes.images[7])
     assert np.array_equal(alone.semantic()[0], scenes.semantic()[7])
     assert alone.caption(0) == scenes.caption(7)
@@ -52,7 +51,9 @@ def test_a_scene_does_not_depend_on_its_batch(scenes: Scenes) -> None:
 
 def test_splits_and_seeds_differ() -> None:
     pictures = {
-        World(seed).describe(split, range(64)).images.tobytes() for seed in (0, 1) for split in ("train", "val", "test")
+        SceneGenerator(seed).describe(split, range(64)).images.tobytes()
+        for seed in (0, 1)
+        for split in ("train", "val", "test")
     }
     assert len(pictures) == 6
 
@@ -77,7 +78,7 @@ def test_objects_lie_within_the_picture_and_are_seen(scenes: Scenes) -> None:
 
 
 def test_edges_are_antialiased_and_areas_right() -> None:
-    scenes = World(objects=(1, 1)).describe("train", range(512))
+    scenes = SceneGenerator(objects=(1, 1)).describe("train", range(512))
     circles = np.flatnonzero(scenes.kind[:, 0] == KINDS.index("circle"))
     area = (scenes.semantic()[circles] > 0).sum((1, 2))
     expected = np.pi * (0.9 * scenes.radius[circles, 0]) ** 2
@@ -85,7 +86,7 @@ def test_edges_are_antialiased_and_areas_right() -> None:
 
 
 def test_colour_tells_nothing_about_the_class() -> None:
-    scenes = World().describe("train", range(4000))
+    scenes = SceneGenerator().describe("train", range(4000))
     counts = np.zeros((len(KINDS), len(COLOURS)))
     np.add.at(counts, (scenes.kind[scenes.present], scenes.colour[scenes.present]), 1)
     expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
@@ -94,7 +95,7 @@ def test_colour_tells_nothing_about_the_class() -> None:
 
 def test_occlusion_can_be_switched_off() -> None:
     for occlusion in (True, False):
-        scenes = World(objects=(4, 5), occlusion=occlusion).describe("train", range(200))
+        scenes = SceneGenerator(objects=(4, 5), occlusion=occlusion).describe("train", range(200))
         dx, dy = (axis[:, :, None] - axis[:, None] for axis in (scenes.x, scenes.y))
         both = scenes.present[:, :, None] & scenes.present[:, None] & ~np.eye(5, dtype=bool)
         apart = np.hypot(dx, dy) >= scenes.radius[:, :, None] + scenes.radius[:, None]
@@ -102,7 +103,7 @@ def test_occlusion_can_be_switched_off() -> None:
 
 
 def test_captions_say_what_is_there() -> None:
-    scenes = World(objects=(2, 2), occlusion=False).describe("train", range(100))
+    scenes = SceneGenerator(objects=(2, 2), occlusion=False).describe("train", range(100))
     for scene in np.flatnonzero(scenes.present.all(1)):
         caption = scenes.caption(scene)
         for slot in (0, 1):

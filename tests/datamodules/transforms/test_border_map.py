@@ -11,8 +11,9 @@ from torchvision.transforms import v2
 
 from darkroom.datamodules.loading import KeyedDataset
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
-from darkroom.datamodules.shapes.scenes import SegmentationScenes, ShapesSegmentation, World
-from darkroom.datamodules.transforms.border_map import FAR, BorderMap, border_distance, touching
+from darkroom.datamodules.shapes.scenes import SceneGenerator
+from darkroom.datamodules.shapes.segmentation import SegmentationScenes, ShapesSegmentation
+from darkroom.datamodules.transforms.border_map import FAR, BorderMap, border_distance, find_touching
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import dsb2018, image_mask_folder
 
@@ -77,7 +78,7 @@ def test_between_two_columns() -> None:
 
 def test_corners_touch_too() -> None:
     instances = np.array([[1, 0, 0, 0], [0, 2, 2, 0], [0, 2, 2, 0], [0, 0, 0, 3]], np.int32)
-    assert np.argwhere(touching(instances)).tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert np.argwhere(find_touching(instances)).tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
 
 
 @pytest.mark.parametrize("separate", [True, False])
@@ -101,7 +102,7 @@ def test_what_padding_fills_in_is_no_instance() -> None:
 
 
 def test_the_border_is_that_of_the_final_picture() -> None:
-    scenes = SegmentationScenes(World(objects=(3, 5)), "train", 20, instances=True)
+    scenes = SegmentationScenes(SceneGenerator(objects=(3, 5)), "train", 20, instances=True)
     for index in range(20):
         plain = KeyedDataset(scenes, BorderMap())[0, index]
         flipped = KeyedDataset(scenes, v2.Compose([v2.RandomHorizontalFlip(1), BorderMap()]))[0, index]
@@ -115,7 +116,7 @@ def test_only_training_separates() -> None:
         data.setup(stage)
     for split, dataset in data._datasets.items():
         raw = [dataset.dataset[index] for index in range(30)]
-        seams = torch.stack([torch.from_numpy(touching(sample["instances"].numpy())) for sample in raw])
+        seams = torch.stack([torch.from_numpy(find_touching(sample["instances"].numpy())) for sample in raw])
         before = torch.stack([sample["mask"] for sample in raw])
         after = torch.stack([dataset[0, index]["mask"] for index in range(30)])
         moved[split] = bool((after != before).any())

@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 
 from darkroom.datamodules.loading import as_tv_tensors, keyed_rng
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.datamodules.transforms.deconvnet_crops import ObjectCrop, WindowCrop
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import image_mask_folder

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.segmentation import BorderWeighted, CrossEntropy, PerImageScores, SemanticSegmentation
 from tests.contracts.module import SegmentationContract, trainer

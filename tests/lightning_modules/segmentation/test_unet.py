@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.segmentation import UNet, UNetNetwork
 from tests.contracts.module import SegmentationContract, trainer

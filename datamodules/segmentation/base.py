@@ -1,0 +1,90 @@
+"""SegmentationFiles: the base of the segmentation data sets of files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torchvision.transforms import v2
+
+from darkroom.datamodules.base import LabelledSplit, Split, VisionDataModule
+from darkroom.datamodules.io.read_images import IGNORE, ImageMaskPairs, read_mask
+from darkroom.datamodules.transforms.border_map import BorderMap
+from darkroom.datamodules.transforms.deconvnet_crops import CROPS, padded_random_crop
+from darkroom.errors import UsageError
+from darkroom.protocols import SizedDataset
+
+
+class SegmentationFiles(VisionDataModule):
+    """Base of all segmentation data sets of files: crops for training, whole images for evaluation.
+
+    Training takes a random ``crop`` x ``crop`` window and flips half of them left-right. A smaller image is padded with its
+    mean colour, its mask with 255, which is ignored. Validation and test see whole images, one at a time by default since
+    their sizes differ.
+
+    Args:
+        class_names: the classes in the order of their values in the masks, background included.
+        ignore_values: mask values that loss and metrics ignore.
+        crop: side of the training window in pixels.
+        channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        crops: windows for training: "random", or the two stages of DeconvNet. "objects" scales one object to the crop and
+            makes the rest background; "windows" are scaled, overlap an object and keep all classes.
+        borders: add ``border`` to every sample, the distance to the two nearest instances (a weight in U-Net's loss), and
+            in training turn pixels where instances touch into background. With ``mask_values`` nonzero the ids in the
+            masks are the instances, else every connected component of a class. Class 0 must be background.
+    """
+
+    class_names: Sequence[str] = ()
+    mask_values: Literal["index", "nonzero"] = "index"
+    read_mask = staticmethod(read_mask)  # overridden by data sets without index masks
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        ignore_values: Sequence[int] = (IGNORE,),
+        crop: int = 256,
+        channels: Literal[1, 3] = 3,
+        eval_batch_size: int = 1,
+        crops: Literal["random", "objects", "windows"] = "random",
+        borders: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(eval_batch_size=eval_batch_size, **kwargs)
+        if len(class_names) < 2:
+            raise UsageError(
+                f"data.class_names is {list(class_names)}; it needs two classes or more, background included"
+            )
+        if crop < 16:
+            raise UsageError(f"data.crop is {crop}; it needs at least 16 pixels")
+        self.class_names, self.ignore_values = tuple(class_names), tuple(ignore_values)
+        self.crop, self.channels, self.crops, self.borders = crop, channels, crops, borders
+        self.image_shape = channels, crop, crop
+
+    def default_augment(self) -> list[v2.Transform]:
+        return [v2.RandomHorizontalFlip()]
+
+    def fit_to_batch(self) -> list[v2.Transform]:
+        fill = [round(255 * mean) for mean in self.mean]
+        if self.crops == "random":
+            return [padded_random_crop(self.crop, fill)]
+        return [CROPS[self.crops](self.crop, fill, keep_instances=self.borders)]
+
+    def finish(self, split: Split) -> list[v2.Transform]:
+        return [BorderMap(separate=split == "train")] if self.borders else []
+
+    def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and mask of one split."""
+        raise UsageError(f"{type(self).__name__} does not define the files of the {split} split")
+
+    def dataset(self, split: Split) -> SizedDataset:
+        pairs = self.pairs("test" if split == "predict" else split)
+        instances = self.borders or (split == "train" and self.crops != "random")
+        return ImageMaskPairs(
+            pairs,
+            num_classes=self.num_classes,
+            mask_values=self.mask_values,
+            ignore_values=self.ignore_values,
+            channels=self.channels,
+            max_side=self.max_side,
+            instances=instances,
+            read_mask=self.read_mask,
+        )
