@@ -103,7 +103,7 @@ class SubstitutingDataset(DatasetWrapper):
     """
 
     def __init__(self, dataset: SizedDataset, seed: int, note: Callable[[list[BadSample]], None]) -> None:
-        super().__init__(dataset)
+        super().__init__(dataset=dataset)
         self.skipping, self.note = SkippingDataset(KeyedDataset(dataset), seed, replace=True), note
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class CaptionFolder(CaptionDataModule):
     def table(self) -> Path:
         """File of the table."""
         if not self.root.is_dir():
-            raise DataError(f"{self.root} is no folder; data.root should hold the pictures and a table of captions")
+            raise DataError(f"{self.root} is no folder; data.root should hold the images and a table of captions")
         if self.table_name is not None:
             return self.root / self.table_name
         found = [name for name in TABLES if (self.root / name).is_file()]
@@ -164,7 +164,7 @@ class CaptionFolder(CaptionDataModule):
         """Rows to keep, each with all configured columns."""
         rows = read_table(self.table)
         if not rows:
-            raise DataError(f"{self.table} holds no captions; give every picture a row")
+            raise DataError(f"{self.table} holds no captions; give every image a row")
         asked = {"image_column": [self.image_column], "caption_columns": self.caption_columns, "keep": self.keep}
         asked["split_column"] = [self.split_column] if self.split_column else []
         columns = dict.fromkeys(name for row in rows for name in row.cells)
@@ -203,7 +203,7 @@ class CaptionFolder(CaptionDataModule):
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             raise DataError(
-                f"{self.table}: {len(missing)} of {len(self.rows)} rows have no picture "
+                f"{self.table}: {len(missing)} of {len(self.rows)} rows have no image "
                 f"({'; '.join(missing[:_NAMED])}{more}); the files should lie in {self.root}"
             )
         return {CaptionedFile(path, tuple(texts)): split for path, (texts, split) in found.items()}
@@ -239,7 +239,7 @@ class CaptionFolder(CaptionDataModule):
             blamed = fractions if split == "train" else [split]
             settings = " and ".join(f"data.{name}_fraction {fractions[name]}" for name in blamed)
             raise UsageError(
-                f"{settings or 'data.split_column'} leaves none of {len(self.images)} pictures for {split}; change it, "
+                f"{settings or 'data.split_column'} leaves none of {len(self.images)} images for {split}; change it, "
                 "or name every split in a column of the table (data.split_column)"
             )
         return files

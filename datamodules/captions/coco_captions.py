@@ -19,10 +19,10 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
             raise KeyError("images")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
-            f"{path} does not exist; data.root should hold annotations/ beside the folders of pictures, from {ADDRESS}"
+            f"{path} does not exist; data.root should hold annotations/ beside the folders of images, from {ADDRESS}"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is not what COCO's captions are ({error!r}); get it anew from {ADDRESS}") from error
+        raise DataError(f"{path} is not what COCO's captions are ({error!r}); get it again from {ADDRESS}") from error
     return content
 
 
@@ -43,19 +43,19 @@ def parse_captions(path: Path, folder: Path) -> list[CaptionedFile]:
         for annotation in content["annotations"]:
             captions[annotation["image_id"]].append(" ".join(annotation["caption"].split()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} has an image or a caption without {error}; get it anew from {ADDRESS}") from error
+        raise DataError(f"{path} has an image or a caption without {error}; get it again from {ADDRESS}") from error
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist, but {path} describes its pictures; get them from {ADDRESS}")
+        raise DataError(f"folder {folder} does not exist, but {path} describes its images; get them from {ADDRESS}")
     existing = {file.name for file in folder.iterdir()}  # far faster than one call for each file
     missing = [name for name in names.values() if name not in existing]
     without_caption = [name for key, name in names.items() if not any(captions.get(key, ()))]
     if missing:
         raise DataError(
-            f"{path} describes {len(missing)} pictures that {folder} does not hold ({', '.join(missing[:5])} ...); get "
+            f"{path} describes {len(missing)} images that {folder} does not hold ({', '.join(missing[:5])} ...); get "
             f"them from {ADDRESS}"
         )
     if without_caption or not names:
-        raise DataError(f"{path} holds no captions of {', '.join(without_caption[:5]) or 'any picture'}; add them")
+        raise DataError(f"{path} holds no captions of {', '.join(without_caption[:5]) or 'any image'}; add them")
     return [CaptionedFile(folder / name, tuple(filter(None, captions[key]))) for key, name in names.items()]
 
 

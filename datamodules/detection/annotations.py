@@ -13,7 +13,7 @@ from darkroom.errors import DataError
 
 # Files round their boxes: a box that reaches this far beyond the border is clipped, one that reaches farther is invalid.
 _SLACK = 1.0
-_BACKWARDS, _OUTSIDE = "ends before it begins", "reaches out of its picture"
+_BACKWARDS, _OUTSIDE = "ends before it begins", "reaches out of its image"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def check_annotations(
                 place = f"{annotation.source}: box {index} of {annotation.path.name}"
                 if bad_boxes == "error":
                     raise DataError(
-                        f"{place} {reason}: {box}, label {label}, in a picture of {annotation.size[1]} x "
+                        f"{place} {reason}: {box}, label {label}, in an image of {annotation.size[1]} x "
                         f"{annotation.size[0]}{_hint(reason, annotation.boxes[index], annotation.size)}; mend it, or set "
                         "data.bad_boxes to drop"
                     )

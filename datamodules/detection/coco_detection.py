@@ -33,12 +33,12 @@ def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
     try:
         if isinstance(segmentation, dict):
             if tuple(segmentation["size"]) != size:
-                raise ValueError(f"its size is {segmentation['size']}, that of the picture {list(size)}")
+                raise ValueError(f"its size is {segmentation['size']}, that of the image {list(size)}")
         elif not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
             raise ValueError("a polygon needs x and y of three points or more")
         elif far := [v for polygon in segmentation for v in polygon if not abs(v) <= 2 * max(size)]:
             # the library walks along every edge, pixel by pixel
-            raise ValueError(f"a polygon's {far[0]} is far outside of a picture of {size[1]} x {size[0]}")
+            raise ValueError(f"a polygon's {far[0]} is far outside of an image of {size[1]} x {size[0]}")
         runs = coco_mask.segmToRle(segmentation, size[1], size[0])
         if isinstance(segmentation, dict):
             coco_mask.decode([runs])  # counts the pixels
@@ -163,7 +163,7 @@ def parse_coco(
         place = f"{path}: images[{number}]"
         size = _entry(image, "height", place, int), _entry(image, "width", place, int)
         if not all(0 < side < 2**16 for side in size):
-            raise DataError(f"{place} is {size[1]} x {size[0]}, which no picture can be; give its width and height")
+            raise DataError(f"{place} is {size[1]} x {size[0]}, which no image can be; give its width and height")
         file = folder / _entry(image, "file_name", place, str)
         if not file.is_file():
             raise DataError(f"{file} does not exist, but {place} is it")

@@ -19,7 +19,7 @@ def check_complete(folder: Path) -> None:
     """Check that all 170 images and masks are there."""
     for name in ("PNGImages", "PedMasks"):
         if (count := len(list_images(folder / name))) != 170:
-            raise DataError(f"the archive of {URL} has {count} pictures in {name}, but should have 170")
+            raise DataError(f"the archive of {URL} has {count} images in {name}, but should have 170")
 
 
 class PennFudan(DetectionDataModule):

@@ -31,7 +31,7 @@ def _root(path: Path) -> Element:
             raise DataError(f"{path} declares a document type or entities, which no annotation needs; do not trust it")
         root = ElementTree.fromstring(text)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; every listed picture needs its annotation") from None
+        raise DataError(f"{path} does not exist; every listed image needs its annotation") from None
     except ElementTree.ParseError as error:
         raise DataError(f"{path} cannot be read as XML ({error}); replace it") from error
     if root.tag != "annotation":

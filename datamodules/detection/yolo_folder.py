@@ -34,7 +34,7 @@ def _row(line: str, place: str) -> tuple[int, np.ndarray]:
         )
     if max(numbers) > 2:
         raise DataError(
-            f"{place} has {max(numbers)}, which looks like pixels; labels are shares of the picture's width and height, "
+            f"{place} has {max(numbers)}, which looks like pixels; labels are shares of the image's width and height, "
             "from 0 to 1"
         )
     return int(name), np.array(numbers).reshape(-1, 2)
@@ -161,7 +161,7 @@ class YoloFolder(DetectionDataModule):
         folder = self.root / "images"
         if not folder.is_dir() or not list_images(folder):
             return ""
-        return f"; {folder} itself holds pictures: --data.images_dir images --data.labels_dir labels splits by chance"
+        return f"; {folder} itself holds images: --data.images_dir images --data.labels_dir labels splits by chance"
 
     def _pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         """Return the files of image and labels."""
@@ -176,9 +176,9 @@ class YoloFolder(DetectionDataModule):
         images = list_images_by_stem(folder)
         labelled = {path.stem for path in labels.glob("*.txt")} - {"classes"}  # LabelImg's list of the classes
         if lonely := sorted(labelled - images.keys()):
-            raise DataError(f"{labels / lonely[0]}.txt has no picture in {folder}, nor have {len(lonely) - 1} others")
+            raise DataError(f"{labels / lonely[0]}.txt has no image in {folder}, nor have {len(lonely) - 1} others")
         if images and not labelled:
-            raise DataError(f"folder {labels} has no labels; for pictures without objects give one an empty file")
+            raise DataError(f"folder {labels} has no labels; for images without objects give one an empty file")
         pairs = [(image, labels / f"{name}.txt") for name, image in images.items()]
         return split_by_hash(pairs, self.fractions, self.seed)[split] if self.random_splits else pairs
 

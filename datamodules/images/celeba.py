@@ -75,7 +75,7 @@ class CelebA(LabelledImages):
     def line_error(self, name: str, number: int, wanted: str) -> DataError:
         """Return the error for a damaged line of a list."""
         return DataError(
-            f"{self.folder / name}, line {number}, is damaged: it should be {wanted}; get the list anew from {ADDRESS}"
+            f"{self.folder / name}, line {number}, is damaged: it should be {wanted}; get the list again from {ADDRESS}"
         )
 
     def read_names(self, split: LabelledSplit) -> list[str]:
@@ -90,7 +90,7 @@ class CelebA(LabelledImages):
         """Read whether a face has the attribute (1) or not (0), by the name of its file."""
         lines = self.read_lines(ATTRIBUTES)
         if len(lines) < 2 or len(lines[0][1]) != 1:
-            raise self.line_error(ATTRIBUTES, 1, "the number of pictures, and line 2 the names of the attributes")
+            raise self.line_error(ATTRIBUTES, 1, "the number of images, and line 2 the names of the attributes")
         _, (_, names), *rows = lines
         if self.attribute not in names:
             raise UsageError(
@@ -114,7 +114,7 @@ class CelebA(LabelledImages):
             missing = next((name for name in names if name not in known), None)
             if missing is not None:
                 raise DataError(
-                    f"{self.folder / ATTRIBUTES} has no line for {missing}, which {SPLITS} lists; get both anew from "
+                    f"{self.folder / ATTRIBUTES} has no line for {missing}, which {SPLITS} lists; get both again from "
                     f"{ADDRESS}"
                 )
             labels = [known[name] for name in names]

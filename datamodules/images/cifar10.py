@@ -43,7 +43,7 @@ def read_batch(path: Path) -> tuple[np.ndarray, list[int]]:
             batch = _ArrayUnpickler(file, encoding="latin1").load()
         rows, labels = batch["data"].reshape(-1, 3, 32, 32), batch["labels"]
         if rows.dtype != np.uint8 or len(rows) != len(labels) or not set(labels) <= set(range(10)):
-            raise ValueError(f"{len(rows)} pictures of {rows.dtype}, {len(labels)} labels, not all of 0 to 9")
+            raise ValueError(f"{len(rows)} images of {rows.dtype}, {len(labels)} labels, not all of 0 to 9")
         return rows, labels
     except Exception as error:  # a broken pickle may raise any exception
         raise DataError(f"{path} cannot be read as a batch of CIFAR-10 ({error}); {wanted}") from error

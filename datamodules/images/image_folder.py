@@ -16,12 +16,12 @@ from darkroom.protocols import SizedDataset
 
 def class_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder, sorted by name: one for every class, none if it holds the images itself."""
-    pictures = list_images(folder)
+    images = list_images(folder)
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if pictures and folders:
+    if images and folders:
         raise DataError(
-            f"{folder} holds pictures ({pictures[0].name}) and folders ({folders[0].name}); it should hold either the "
-            "pictures, without classes, or a folder of pictures for every class"
+            f"{folder} holds images ({images[0].name}) and folders ({folders[0].name}); it should hold either the "
+            "images, without classes, or a folder of images for every class"
         )
     return folders
 
@@ -62,14 +62,12 @@ class ImageFolder(LabelledImages):
         """Folders of the splits that have one; training always has."""
         if not self.root.is_dir():
             raise DataError(
-                f"data.root is {self.root}, which does not exist; give the folder that holds the pictures "
+                f"data.root is {self.root}, which does not exist; give the folder that holds the images "
                 f"({', '.join(EXTENSIONS)}), or a folder of them for every class"
             )
         found = {split: self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()}
         if found and "train" not in found:
-            raise DataError(
-                f"{self.root} holds a folder {min(found)} but none named train; add the pictures to train on"
-            )
+            raise DataError(f"{self.root} holds a folder {min(found)} but none named train; add the images to train on")
         return found or {"train": self.root}
 
     @cached_property
@@ -87,10 +85,10 @@ class ImageFolder(LabelledImages):
                     f"{inside} is no class: {self.folders['train']} has no folder of this name, only "
                     f"{', '.join(self.class_names)}"
                 )
-            pictures = list_images(inside)
-            if not pictures:
-                raise DataError(f"{inside} holds no pictures ({', '.join(EXTENSIONS)})")
-            files += [(path, self.class_names.index(inside.name)) for path in pictures]
+            images = list_images(inside)
+            if not images:
+                raise DataError(f"{inside} holds no images ({', '.join(EXTENSIONS)})")
+            files += [(path, self.class_names.index(inside.name)) for path in images]
         return files
 
     def select_split(self, split: LabelledSplit, files: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
@@ -101,7 +99,7 @@ class ImageFolder(LabelledImages):
             blamed = random if split == "train" else [split]
             settings = " and ".join(f"data.{name}_fraction {random[name]}" for name in blamed)
             raise UsageError(
-                f"{settings} leaves none of {len(files)} pictures for {split}; change it, or give every split a folder "
+                f"{settings} leaves none of {len(files)} images for {split}; change it, or give every split a folder "
                 f"({self.root / 'train'}, {self.root / 'val'}, {self.root / 'test'})"
             )
         return found
@@ -112,10 +110,10 @@ class ImageFolder(LabelledImages):
         folder = self.folders[split if own else "train"]
         files = self.list_files(folder)
         if not files:
-            wanted = "folders of pictures, as train does," if own and self.class_names else "pictures"
+            wanted = "folders of images, as train does," if own and self.class_names else "images"
             raise DataError(
                 f"{folder} holds no {wanted} ({', '.join(EXTENSIONS)}); data.root is {self.root}: give the folder that "
-                "holds your pictures"
+                "holds your images"
             )
         files = files if own else self.select_split(split, files)
         files = limit_items(files, self.limit, self.seed) if split == "train" else files

@@ -106,14 +106,14 @@ class IdxFiles:
         labels = self.read_file(f"{split}-labels-idx1-ubyte", read_label_file)
         if len(images) != len(labels):
             raise DataError(
-                f"{self.folder} holds {len(images)} pictures in {split}-images-idx3-ubyte, but {len(labels)} labels in "
-                f"{split}-labels-idx1-ubyte; remove both and get them anew"
+                f"{self.folder} holds {len(images)} images in {split}-images-idx3-ubyte, but {len(labels)} labels in "
+                f"{split}-labels-idx1-ubyte; remove both and get them again"
             )
         if images.shape[1:] != (28, 28) or (labels >= self.num_classes).any():
             raise DataError(
-                f"{self.folder} holds pictures of {images.shape[1]} x {images.shape[2]} in {split}-images-idx3-ubyte and "
+                f"{self.folder} holds images of {images.shape[1]} x {images.shape[2]} in {split}-images-idx3-ubyte and "
                 f"labels of up to {max(labels.tolist(), default=0)} in {split}-labels-idx1-ubyte; 28 x 28 and "
-                f"{self.num_classes - 1} would be right: remove both and get them anew"
+                f"{self.num_classes - 1} would be right: remove both and get them again"
             )
         return images[:, None], labels
 

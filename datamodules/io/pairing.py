@@ -24,7 +24,7 @@ def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple
         if lonely:
             wanted = lonely[0] + (mask_suffix if other == "mask" else "")
             raise DataError(
-                f"{len(lonely)} of {len(by_name[role])} pictures lack a partner: {by_name[role][lonely[0]]} has no {other} "
+                f"{len(lonely)} of {len(by_name[role])} images lack a partner: {by_name[role][lonely[0]]} has no {other} "
                 f"{folder / wanted}.*"
             )
     return [(by_name["image"][name], by_name["mask"][name]) for name in sorted(by_name["image"])]

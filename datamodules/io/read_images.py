@@ -20,7 +20,7 @@ IGNORE = 255
 def list_images(folder: Path) -> list[Path]:
     """List the images directly in a folder, sorted by name."""
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist; give the folder that holds the pictures")
+        raise DataError(f"folder {folder} does not exist; give the folder that holds the images")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
 
 
@@ -72,7 +72,7 @@ def read_mask(path: Path) -> Image.Image:
         raise DataError(f"{path} is a lossy {mask.format}, whose pixel values are not exact; save masks as PNG")
     if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
         raise DataError(
-            f"{path} is a colour picture ({mask.mode}); a mask needs one channel of class indices (a grey or palette PNG)"
+            f"{path} is a colour image ({mask.mode}); a mask needs one channel of class indices (a grey or palette PNG)"
         )
     return mask
 
@@ -101,7 +101,7 @@ class PhotoFolder(Dataset[dict[str, Any]]):
     def __init__(self, folder: Path, channels: int = 3, max_side: int | None = None) -> None:
         self.paths, self.channels, self.max_side = list_images(folder), channels, max_side
         if not self.paths:
-            raise DataError(f"{folder} holds no pictures ({', '.join(EXTENSIONS)})")
+            raise DataError(f"{folder} holds no images ({', '.join(EXTENSIONS)})")
 
     def __len__(self) -> int:
         return len(self.paths)

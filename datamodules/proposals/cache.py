@@ -137,7 +137,7 @@ class WithProposals(DatasetWrapper):
     """
 
     def __init__(self, dataset: SizedDataset, cache: ProposalCache, limit: int | None = None) -> None:
-        super().__init__(dataset)
+        super().__init__(dataset=dataset)
         self.cache, self.limit = cache, limit
 
     def _propose(self, image: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ def pair_by_number(folder: Path) -> list[tuple[Path, Path]]:
     pairs = pair_by_name(folder / "image", folder / "mask")
     for image, _ in pairs:
         if not image.stem.isdecimal():
-            raise DataError(f"{image} has no number for a name; Chair Segments names its pictures 0, 1, 2 and so on")
+            raise DataError(f"{image} has no number for a name; Chair Segments names its images 0, 1, 2 and so on")
     if not pairs:
-        raise DataError(f"{folder / 'image'} holds no pictures")
+        raise DataError(f"{folder / 'image'} holds no images")
     return sorted(pairs, key=lambda pair: int(pair[0].stem))
 
 

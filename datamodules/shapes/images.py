@@ -72,7 +72,7 @@ class ShapesImages(LabelledImages):
         super().__init__(size=side, flip=False, limit=None, **kwargs)
         check_side(side)
         if not 1 <= zoom <= 2:
-            raise UsageError(f"data.zoom is {zoom}; it is from 1 to 2, or objects would not fit into the picture")
+            raise UsageError(f"data.zoom is {zoom}; it is from 1 to 2, or objects would not fit into the image")
         self.generator = SceneGenerator(
             seed=self.seed, side=side, objects=(1, 1), plain=background == "plain", upright=upright, zoom=zoom
         )

@@ -277,27 +277,27 @@ class SceneGenerator:
         """Return the scenes of a split with these indices; no scene is in two splits."""
         keys: list[int | np.ndarray] = [self.seed, LABELLED_SPLITS.index(split), np.asarray(indices, np.int64)]
         slots, side = self.objects[1], self.side
-        draws = uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))
-        ground, draws = draws[:, :13], draws[:, 13:].reshape(len(draws), slots, -1)
-        size = (draws[..., 2] * len(SIZES)).astype(np.int64)
+        random = uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))
+        ground, random = random[:, :13], random[:, 13:].reshape(len(random), slots, -1)
+        size = (random[..., 2] * len(SIZES)).astype(np.int64)
         low, high = _RADII[size].transpose(2, 0, 1)
-        radius = (low + (high - low) * draws[..., 3]) * side * self.zoom
+        radius = (low + (high - low) * random[..., 3]) * side * self.zoom
         count = self.objects[0] + (ground[:, 12] * (slots - self.objects[0] + 1)).astype(int)
-        room = radius[..., None, None] + (side - 2 * radius[..., None, None]) * draws[..., 9:].reshape(
-            len(draws), slots, 2, -1
+        room = radius[..., None, None] + (side - 2 * radius[..., None, None]) * random[..., 9:].reshape(
+            len(random), slots, 2, -1
         )
         x, y, fits = self._place(room, radius)
         return Scenes(
             side=side,
-            kind=(draws[..., 0] * len(KINDS)).astype(np.int64),
-            colour=(draws[..., 1] * len(COLOURS)).astype(np.int64),
+            kind=(random[..., 0] * len(KINDS)).astype(np.int64),
+            colour=(random[..., 1] * len(COLOURS)).astype(np.int64),
             size=size,
             x=x,
             y=y,
             radius=radius,
-            angle=draws[..., 4] * 2 * np.pi * (not self.upright),
+            angle=random[..., 4] * 2 * np.pi * (not self.upright),
             present=fits & (np.arange(slots) < count[:, None]),
-            tint=(draws[..., 5:8] - 0.5) * 40,
+            tint=(random[..., 5:8] - 0.5) * 40,
             ground=ground[:, :12],
             plain=self.plain,
         )

@@ -20,7 +20,7 @@ class ElasticGrid(v2.Transform):
     ``v2.ElasticTransform`` differs: blurred noise at every pixel.
 
     Args:
-        grid: points along each side of the picture, the first and last on its edges.
+        grid: points along each side of the image, the first and last on its edges.
         std: standard deviation of a point's displacement along each axis, in pixels.
         p: probability that a sample is deformed.
     """

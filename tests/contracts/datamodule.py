@@ -95,7 +95,7 @@ class SegmentationDataContract(DataModuleContract):
 
 
 class DetectionDataContract(DataModuleContract):
-    """What pictures with boxes must be; batches are lists. Inherit, and define ``build``."""
+    """What images with boxes must be; batches are lists. Inherit, and define ``build``."""
 
     def test_states_its_facts(self, data: VisionDataModule) -> None:
         assert data.num_classes == len(data.class_names) >= 1
@@ -171,7 +171,7 @@ class DetectionDataContract(DataModuleContract):
 
 
 class LabelledDataContract(DataModuleContract):
-    """Adds what whole pictures with a class must be."""
+    """Adds what whole images with a class must be."""
 
     def test_the_network_sees_minus_one_to_one(self, data: VisionDataModule) -> None:
         assert data.value_range == (-1.0, 1.0)

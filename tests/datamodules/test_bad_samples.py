@@ -37,7 +37,7 @@ BAD = (3, 4, 5, 11)
 
 
 class Faulty(Dataset):
-    """Pictures that show their number, some of which cannot be read."""
+    """Images that show their number, some of which cannot be read."""
 
     def __init__(self, length: int, bad: tuple[int, ...]) -> None:
         self.length, self.bad = length, bad
@@ -66,7 +66,7 @@ class FaultyData(VisionDataModule):
 
 
 def seen(data: VisionDataModule, split: str = "train", epoch: int = 0) -> list[list[int]]:
-    """Which pictures each batch holds."""
+    """Which images each batch holds."""
     data.setup({"train": "fit", "val": "validate"}.get(split, split))
     loader = data._loader(split)
     loader.sampler.set_epoch(epoch)
@@ -112,7 +112,7 @@ def test_more_than_the_budget_is_an_error(tmp_path: Path) -> None:
     assert len(rows(data.bad_samples.path)) == 4
     with pytest.raises(DataError, match="100 samples chosen in turn cannot be read; the first: "):
         seen(FaultyData(bad=tuple(range(16))))
-    with pytest.raises(DataError, match="not one can be read"):
+    with pytest.raises(DataError, match="none of the samples can be read"):
         seen(FaultyData(bad=tuple(range(16))), "val")
     with pytest.raises(UsageError, match="data.bad_sample_budget is -1; it must not be negative"):
         FaultyData(bad_sample_budget=-1)
@@ -157,7 +157,7 @@ def test_a_line_that_a_killed_process_began_is_no_sample(tmp_path: Path) -> None
 
 
 def damaged_folder(root: Path) -> dict[str, str]:
-    """Twenty pictures to train and four to validate on, and what is wrong with which."""
+    """Twenty images to train and four to validate on, and what is wrong with which."""
     for folder, count in (("", 20), ("val", 4)):
         image_mask_folder(root / folder, count=count)
     whole = (root / "images/photo03.png").read_bytes()
@@ -250,7 +250,7 @@ def test_predictions_and_scores_leave_them_out(darkroom: Callable, tmp_path: Pat
 
 @pytest.mark.fault("bad samples on two ranks, one of which has less to validate on")
 def test_two_ranks_skip_as_one(tmp_path: Path) -> None:
-    """Ranks take as many steps as each other, whatever they find, and each good picture is scored once."""
+    """Ranks take as many steps as each other, whatever they find, and each good image is scored once."""
     damaged_folder(tmp_path / "data")
     at = COMMAND.index("--data")
     fit = ["fit", "--model", "UNet", "--model.base_channels", "4", *COMMAND[at:], *SKIP, "--trainer.max_epochs", "1"]
@@ -286,7 +286,7 @@ def test_what_is_skipped_is_logged(tmp_path: Path) -> None:
 
 
 def test_of_a_damaged_shard_the_rest_is_used(tmp_path: Path) -> None:
-    """A member that is no picture, and a shard that ends too early."""
+    """A member that is no image, and a shard that ends too early."""
     root = web_shards(tmp_path)
     good = ShardedCaptions(root=str(root), size=16, streams=2, buffer=12, batch_size=4, num_workers=0)
     good.setup("fit")
@@ -320,7 +320,7 @@ def test_of_a_damaged_shard_the_rest_is_used(tmp_path: Path) -> None:
 
 
 class Whole(Proposals):
-    """Proposes the whole picture."""
+    """Proposes the whole image."""
 
     def __init__(self) -> None:
         super().__init__(min_side=0, limit=None)
@@ -339,7 +339,7 @@ def yolo(tmp_path: Path, **kwargs: Any) -> YoloFolder:
 
 
 def test_labels_and_proposals_pass_over_them(tmp_path: Path) -> None:
-    """Files that are read while the data are set up: one for each picture, and pictures that proposals are made of."""
+    """Files that are read while the data are set up: one for each image, and images that proposals are made of."""
     proposals = {"proposals": Whole(), "proposals_dir": str(tmp_path / "cache"), "proposal_workers": 0}
     with pytest.raises(DataError):
         yolo(tmp_path / "error", **proposals).setup("fit")

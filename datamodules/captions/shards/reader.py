@@ -150,7 +150,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _read_error(address: str, error: Exception) -> DataError:
     if is_remote(address):
         return DataError(f"{address} cannot be fetched ({error}); check data.root and the network")
-    return DataError(f"{address} cannot be read as a shard ({error}); get it anew")
+    return DataError(f"{address} cannot be read as a shard ({error}); get it again")
 
 
 def read_samples(address: str) -> Iterator[StoredSample]:
@@ -337,10 +337,10 @@ class ShardSamples(Dataset[dict[str, Any]]):
         extension = next((name for name in sample.files if f".{name}" in EXTENSIONS), None)
         captions = read_captions(sample, place)
         if extension is None or not captions:
-            lacking = "picture" if extension is None else "caption"
-            raise DataError(f"{place} has no {lacking}, only {', '.join(sample.files)}; make the shard anew")
-        picture = NamedBytes(sample.files[extension], f"{place}.{extension}")
-        found = {"image": self.image_format.read(picture), "caption": captions[0], "path": picture.name}
+            lacking = "image" if extension is None else "caption"
+            raise DataError(f"{place} has no {lacking}, only {', '.join(sample.files)}; make the shard again")
+        file = NamedBytes(sample.files[extension], f"{place}.{extension}")
+        found = {"image": self.image_format.read(file), "caption": captions[0], "path": file.name}
         return found | {"captions": captions} if self.all_captions else found
 
 
@@ -351,4 +351,4 @@ def read_captions(sample: StoredSample, place: str) -> tuple[str, ...]:
             return tuple(captions_in(sample.files["txt"].decode()))
         return tuple(captions_in(json.loads(sample.files.get("json", b"{}")).get("caption")))
     except (ValueError, AttributeError) as error:
-        raise DataError(f"{place} has a caption that cannot be read ({error}); make the shard anew") from error
+        raise DataError(f"{place} has a caption that cannot be read ({error}); make the shard again") from error

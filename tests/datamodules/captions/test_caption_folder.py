@@ -42,7 +42,7 @@ class TestTable(CaptionedDataContract):
 
 
 def table(folder: Path, lines: list[str], name: str = "captions.tsv", **kwargs: Any) -> CaptionFolder:
-    """Pictures picture0.png to picture9.png in folder/images, and a table."""
+    """Images picture0.png to picture9.png in folder/images, and a table."""
     if not folder.is_dir():
         flat_folder(folder)
     (folder / name).write_text("\n".join(lines) + "\n")
@@ -50,7 +50,7 @@ def table(folder: Path, lines: list[str], name: str = "captions.tsv", **kwargs: 
 
 
 def test_captions_of_evaluation_are_new(tmp_path: Path) -> None:
-    """Pictures that say the same are in one split."""
+    """Images that say the same are in one split."""
     lines = ["file\tcaption", *(f"picture{index}.png\tkind {index // 2}" for index in range(10))]
     data = table(tmp_path / "a", lines, val_fraction=0.2, test_fraction=0.2)
     captions = {split: {file.captions for file in data.files(split)} for split in ("train", "val", "test")}
@@ -155,7 +155,7 @@ def test_transparent_pixels_show_the_background(tmp_path: Path) -> None:
 
 def test_what_a_table_lacks_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    with pytest.raises(DataError, match=r"a is no folder; data.root should hold the pictures"):
+    with pytest.raises(DataError, match=r"a is no folder; data.root should hold the images"):
         CaptionFolder(root=str(folder)).setup("fit")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file is no folder"):
@@ -167,7 +167,7 @@ def test_what_a_table_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"data.caption_columns is 'caption'; give a list: \[caption\]"):
         CaptionFolder(root=str(tmp_path), caption_columns="caption")
     lines = ["file\tcaption", "picture0.png\ta", *(f"gone{i}.png\tb" for i in range(7)), "\tc"]
-    with pytest.raises(DataError, match=r"8 of 9 rows have no picture \(line 3: gone0.png; .*gone4.png and 3 more\)"):
+    with pytest.raises(DataError, match=r"8 of 9 rows have no image \(line 3: gone0.png; .*gone4.png and 3 more\)"):
         table(folder, lines).setup("fit")
     with pytest.raises(DataError, match="captions.tsv, line 3, has no caption for .*picture1.png"):
         table(folder, ["file\tcaption", "picture0.png\ta", "picture1.png\t "]).setup("fit")
@@ -182,5 +182,5 @@ def test_what_a_table_lacks_is_named(tmp_path: Path) -> None:
         table(folder, ["file\ttext", "picture0.png\ta"]).setup("fit")
     with pytest.raises(DataError, match=r"captions.txt should be a table of captions: .tsv, .csv, .jsonl"):
         table(folder, ["file\ttext"], "captions.txt").setup("fit")
-    with pytest.raises(UsageError, match=r"data.val_fraction 0.1 leaves none of 1 pictures for val"):
+    with pytest.raises(UsageError, match=r"data.val_fraction 0.1 leaves none of 1 images for val"):
         table(folder, ["file\tcaption", "picture0.png\ta"]).files("val")

@@ -45,7 +45,7 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
         CocoCaptions(root=str(tmp_path / "a")).setup("fit")
     root = coco_captions(tmp_path / "b")
     (root / "train2017/000000000002.jpg").unlink()
-    with pytest.raises(DataError, match="describes 1 pictures that .*train2017 does not hold .000000000002.jpg"):
+    with pytest.raises(DataError, match="describes 1 images that .*train2017 does not hold .000000000002.jpg"):
         CocoCaptions(root=str(root)).setup("fit")
     change(root, "annotations", lambda entries: [{"image_id": 1}])
     with pytest.raises(DataError, match="an image or a caption without 'caption'"):

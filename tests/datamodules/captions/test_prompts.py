@@ -1,4 +1,4 @@
-"""Prompts: which pictures a trained model should draw."""
+"""Prompts: which images a trained model should draw."""
 
 from pathlib import Path
 from typing import Any

@@ -104,7 +104,7 @@ def told(batch: dict[str, Any]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_continued_epoch_is_the_same(tmp_path: Path, workers: int) -> None:
-    """Pictures and drawn captions, from after any batch, also with another number of workers."""
+    """Images and drawn captions, from after any batch, also with another number of workers."""
     web_shards(tmp_path)
     whole = [told(batch) for batch in loaded(tmp_path, num_workers=0)]
     assert len(whole) == 16
@@ -263,7 +263,7 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shards.json should say how many samples every shard holds"):
         reading(tmp_path)
     (tmp_path / "shards.json").unlink()
-    write_shard(tmp_path / "train-000001.tar", range(4), png=b"no picture")
+    write_shard(tmp_path / "train-000001.tar", range(4), png=b"no image")
     with pytest.raises(DataError, match=r"train-000001.tar/./00000\d.png cannot be read as an image"):
         reading(tmp_path)
     write_shard(tmp_path / "train-000001.tar", range(1, 3), txt=b" ")

@@ -1,4 +1,4 @@
-"""Pictures and boxes through the whole pipeline: augmentation moves all of a target, batches share an aspect."""
+"""Images and boxes through the whole pipeline: augmentation moves all of a target, batches share an aspect."""
 
 from collections import Counter
 from pathlib import Path
@@ -31,7 +31,7 @@ class TestShapesDetection(DetectionDataContract):
 
 
 def build(root: Path, stage: str = "fit", **kwargs: Any) -> CocoDetection:
-    """Five pictures of grey rectangles, the last without any; the grey tells the class."""
+    """Five images of grey rectangles, the last without any; the grey tells the class."""
     if not (root / "annotations").is_dir():
         coco_detection(root, ending=".png")
     data = CocoDetection(root=str(root), **{"masks": True, "num_workers": 0, "batch_size": 1, **kwargs})
@@ -51,7 +51,7 @@ def tight(masks: Tensor) -> Tensor:
 
 
 def check(image: Tensor, target: dict[str, Any], atol: float = 0.0, shades: float = 0.0) -> int:
-    """Boxes, masks, labels and picture say the same; returns the number of objects."""
+    """Boxes, masks, labels and image say the same; returns the number of objects."""
     boxes, labels, masks, count = target["boxes"], target["labels"], target["masks"], len(target["boxes"])
     height, width = image.shape[-2:]
     assert all(type(value) is Tensor for value in (image, boxes, labels, masks))
@@ -188,7 +188,7 @@ def aspects(loader: Any) -> list[list[bool]]:
 
 
 def grouped(tmp_path: Path, **kwargs: Any) -> YoloFolder:
-    """16 pictures to train on, 8 of them wide."""
+    """16 images to train on, 8 of them wide."""
     if not (tmp_path / "images").is_dir():
         yolo_folder(tmp_path, count=16)
     data = YoloFolder(root=str(tmp_path), **{"batch_size": 3, "num_workers": 0, **kwargs})

@@ -213,7 +213,7 @@ def test_without_masks_a_segmentation_is_not_needed(path: Path) -> None:
     [
         ([5, 5, 0, 8], "has no area"),
         ([5, 5, -3, 8], "ends before it begins"),
-        ([5, 5, 500, 8], "reaches out of its picture"),
+        ([5, 5, 500, 8], "reaches out of its image"),
     ],
 )
 def test_bad_boxes_are_named_or_dropped(path: Path, box: list[float], message: str) -> None:

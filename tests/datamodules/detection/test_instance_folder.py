@@ -179,7 +179,7 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -
         data.prepare_data()
         assert len(data.dataset("train")) == 119
     else:
-        with pytest.raises(DataError, match="has 169 pictures in PNGImages, but should have 170"):
+        with pytest.raises(DataError, match="has 169 images in PNGImages, but should have 170"):
             data.prepare_data()
         assert not (tmp_path / "data/PennFudanPed").exists()
 

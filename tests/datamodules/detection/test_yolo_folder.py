@@ -100,7 +100,7 @@ def test_label_files_must_have_pictures(tmp_path: Path) -> None:
     (labels / "classes.txt").write_text("red\ngreen\n")
     assert len(YoloFolder(root=str(tmp_path)).dataset("train")) == 4
     (labels / "000.txt").rename(labels / "OOO.txt")
-    with pytest.raises(DataError, match=r"labels/train/OOO\.txt has no picture in .*images/train"):
+    with pytest.raises(DataError, match=r"labels/train/OOO\.txt has no image in .*images/train"):
         YoloFolder(root=str(tmp_path)).dataset("train")
 
 
@@ -212,7 +212,7 @@ def test_a_box_has_no_mask(tmp_path: Path) -> None:
     [
         ("0 .5 .5 0 .2", "has no area"),
         ("0 .5 .5 -.1 .2", "ends before it begins"),
-        ("1 .9 .5 .4 .2", "reaches out of its picture"),
+        ("1 .9 .5 .4 .2", "reaches out of its image"),
         ("2 .5 .5 .1 .2", "has a label outside of 1 to 2"),
         ("-1 .5 .5 .1 .2", "has a label outside of 1 to 2"),
     ],

@@ -1,4 +1,4 @@
-"""CelebA: official splits, one attribute as the class, the middle of the picture."""
+"""CelebA: official splits, one attribute as the class, the middle of the image."""
 
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def test_what_is_missing_says_how_to_get_it(tmp_path: Path, missing: str) -> Non
         ("eval_partition", "000001.jpg 0\n\n000002.jpg\n", "line 3, is damaged"),
         ("eval_partition", "000001.jpg 0 1\n", "line 1, is damaged"),
         ("eval_partition", "000001.jpg train\n", "line 1, is damaged"),
-        ("attr_celeba", "", "line 1, is damaged: it should be the number of pictures, and line 2 the names"),
+        ("attr_celeba", "", "line 1, is damaged: it should be the number of images, and line 2 the names"),
         ("attr_celeba", "Bald Smiling Young\n000001.jpg 1 1 1\n", "line 1, is damaged"),
         (
             "attr_celeba",

@@ -1,4 +1,4 @@
-"""CIFAR10: rows of bytes become pictures, and a pickle runs nothing."""
+"""CIFAR10: rows of bytes become images, and a pickle runs nothing."""
 
 import hashlib
 import os

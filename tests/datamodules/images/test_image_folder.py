@@ -45,7 +45,7 @@ def test_splits_without_a_folder_are_drawn_from_training(tmp_path: Path) -> None
 
 
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
-    data = ImageFolder(root=str(flat_folder(tmp_path / "pictures")), size=32, batch_size=4, num_workers=0)
+    data = ImageFolder(root=str(flat_folder(tmp_path / "images")), size=32, batch_size=4, num_workers=0)
     assert data.num_classes == 0
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
@@ -88,7 +88,7 @@ def test_layouts_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         ImageFolder(root="nowhere").setup("fit")
     mixed = image_folder(tmp_path / "mixed")
     Image.new("RGB", (8, 8)).save(mixed / "stray.png")
-    with pytest.raises(DataError, match=r"mixed holds pictures \(stray.png\) and folders \(cats\)"):
+    with pytest.raises(DataError, match=r"mixed holds images \(stray.png\) and folders \(cats\)"):
         ImageFolder(root=str(mixed)).setup("fit")
     untrained = split_image_folder(tmp_path / "untrained", ("test", "val"))
     with pytest.raises(DataError, match="holds a folder test but none named train"):
@@ -99,16 +99,16 @@ def test_layouts_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         ImageFolder(root=str(other)).setup("fit")
     empty = image_folder(tmp_path / "empty")
     (empty / "birds").mkdir()
-    with pytest.raises(DataError, match="birds holds no pictures"):
+    with pytest.raises(DataError, match="birds holds no images"):
         ImageFolder(root=str(empty)).setup("fit")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"nothing holds no pictures \(\.png.*data.root is .*nothing"):
+    with pytest.raises(DataError, match=r"nothing holds no images \(\.png.*data.root is .*nothing"):
         ImageFolder(root=str(tmp_path / "nothing")).setup("fit")
 
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
-    folder = flat_folder(tmp_path / "pictures")
-    (folder / "picture0.png").write_bytes(b"no picture")
+    folder = flat_folder(tmp_path / "images")
+    (folder / "picture0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="picture0.png cannot be read as an image"):
         list(ImageFolder(root=str(folder), val_fraction=0, test_fraction=0).dataset("train"))
 
@@ -117,14 +117,14 @@ def test_shares_must_leave_something(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="data.*_fraction"):
         ImageFolder(val_fraction=0.5, test_fraction=0.5)
     root = str(image_folder(tmp_path))
-    with pytest.raises(UsageError, match=r"data.val_fraction 0 leaves none of 20 pictures for val; .*/val"):
+    with pytest.raises(UsageError, match=r"data.val_fraction 0 leaves none of 20 images for val; .*/val"):
         ImageFolder(root=root, val_fraction=0).setup("fit")
-    with pytest.raises(UsageError, match=r"data.test_fraction 0.01 leaves none of 20 pictures for test"):
+    with pytest.raises(UsageError, match=r"data.test_fraction 0.01 leaves none of 20 images for test"):
         ImageFolder(root=root, test_fraction=0.01).setup("predict")
 
 
 def test_a_split_must_have_the_classes_of_training(tmp_path: Path) -> None:
     root = split_image_folder(tmp_path, ("train",))
     flat_folder(root / "val")
-    with pytest.raises(DataError, match=r"val holds no folders of pictures, as train does, \(\.png"):
+    with pytest.raises(DataError, match=r"val holds no folders of images, as train does, \(\.png"):
         ImageFolder(root=str(root)).setup("fit")

@@ -125,7 +125,7 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path, name: str, kept: int)
 def test_pictures_need_as_many_labels(tmp_path: Path) -> None:
     folder = mnist(tmp_path) / "MNIST/raw"
     (folder / "t10k-labels-idx1-ubyte").rename(folder / "train-labels-idx1-ubyte")
-    with pytest.raises(DataError, match="40 pictures in train-images-idx3-ubyte, but 10 labels"):
+    with pytest.raises(DataError, match="40 images in train-images-idx3-ubyte, but 10 labels"):
         MNIST(root=str(tmp_path)).setup("fit")
 
 

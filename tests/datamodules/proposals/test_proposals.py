@@ -56,7 +56,7 @@ class Unreadable(Dataset):
         return 3
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        raise DataError("picture.png cannot be read")
+        raise DataError("image.png cannot be read")
 
 
 def scenes(count: int = 8, side: int = 64) -> DetectionScenes:
@@ -351,7 +351,7 @@ def test_a_fill_that_is_killed_goes_on(tmp_path: Path) -> None:
 
 
 class Files(Dataset):
-    """Pictures that tell how often one was read."""
+    """Images that tell how often one was read."""
 
     def __init__(self, folder: Path, max_side: int | None = None) -> None:
         self.paths, self.max_side, self.reads = [folder / "a.png", folder / "b.png"], max_side, 0
@@ -387,7 +387,7 @@ def test_classes_of_one_name_do_not_share_files(tmp_path: Path) -> None:
 
 
 def test_failure_in_a_worker_ends_with_its_message(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"picture.png cannot be read"):
+    with pytest.raises(DataError, match=r"image.png cannot be read"):
         fill(Unreadable(), ProposalCache(Quarters(), tmp_path), 2)
     with pytest.raises(DataError, match=r"was killed.*what is made is kept.*data.proposal_workers below 2"):
         fill(scenes(), ProposalCache(DiesAtWork(), tmp_path), 2)

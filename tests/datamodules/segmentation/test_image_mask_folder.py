@@ -1,4 +1,4 @@
-"""ImageMaskFolder: your own pictures, and what can be wrong with them."""
+"""ImageMaskFolder: your own images, and what can be wrong with them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -240,7 +240,7 @@ class TestWhatCanBeWrong:
 
     def test_colour_mask(self, tmp_path: Path) -> None:
         save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)))
-        with pytest.raises(DataError, match="colour picture"):
+        with pytest.raises(DataError, match="colour image"):
             load(tmp_path)
 
     def test_lossy_mask(self, tmp_path: Path) -> None:

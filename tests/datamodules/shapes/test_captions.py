@@ -1,4 +1,4 @@
-"""ShapesCaptions: every caption is true of its picture, and training never shows what is held out."""
+"""ShapesCaptions: every caption is true of its image, and training never shows what is held out."""
 
 import hashlib
 from pathlib import Path

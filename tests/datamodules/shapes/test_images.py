@@ -1,4 +1,4 @@
-"""ShapesImages: one object per picture, and everything that is said of it is true."""
+"""ShapesImages: one object per image, and everything that is said of it is true."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The embedded world: the same everywhere, and every answer agrees with the picture."""
+"""The embedded world: the same everywhere, and every answer agrees with the image."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The border map: the right distances, of the final picture, and nothing of it unless asked for."""
+"""The border map: the right distances, of the final image, and nothing of it unless asked for."""
 
 from pathlib import Path
 from typing import Any
