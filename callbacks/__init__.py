@@ -1,1 +1,1 @@
-"""What you see: drawing*.py and latent_views.py make pictures of tensors, every other file a callback."""
+"""Callbacks: figures (loggers), predictions (writers), plotting functions and training."""

@@ -1,4 +1,4 @@
-"""What one sees of prompts: pictures by guidance, stages, upsampling, where words were looked at, a prediction's files."""
+"""Figures and files of prompts: guidance, cascades, upsampling, attention maps, predictions."""
 
 import csv
 import inspect
