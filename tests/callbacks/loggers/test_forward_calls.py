@@ -12,7 +12,7 @@ from darkroom.callbacks.base import FigureCallback
 from darkroom.callbacks.loggers.detection_logger import DetectionLogger
 from darkroom.callbacks.loggers.segmentation_mask_logger import SegmentationMaskLogger
 from darkroom.datamodules.shapes.detection import ShapesDetection
-from darkroom.datamodules.shapes.scenes import ShapesSegmentation
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from tests.callbacks.blobs import trainer
