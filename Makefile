@@ -1,14 +1,20 @@
 # make demo and make test do all the set-up they need, in .venv; nothing is installed elsewhere.
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGES := darkroom lightning_modules datamodules callbacks benchmarks tests
 
-.PHONY: demo test faults cluster types lint bench clean
+# Every command and every process of a test imports some 3,600 files, which take 15 s to compile and 7 s to load compiled.
+# Many containers forbid Python to write compiled files; here it may.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo test slow fuzz faults cluster test-all types lint bench clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv && \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
-	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	  $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
+	  $(BIN)/python -m pip install --quiet --compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -q $(PACKAGES)
 	touch $@
 
 $(BIN)/.bench: $(BIN)/.installed
@@ -22,17 +28,29 @@ demo: $(BIN)/.installed
 	$(BIN)/darkroom fit --config configs/segmentation/unet.yaml $(BF16) --experiment demo
 	$(BIN)/darkroom test --config configs/segmentation/unet.yaml $(BF16) --experiment demo --ckpt_path best
 
+# Tests run in lanes, by marker; the unit lane is everything without one of these markers.
 # One process per core and one thread each: threads on busy cores wait for each other, many times longer than they save.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
 test: $(BIN)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not cluster"
+	$(PYTEST) -n auto -m "not (slow or fuzz or fault or cluster)"
+
+slow: $(BIN)/.installed
+	$(PYTEST) -n auto -m "slow and not cluster"
+
+# DARKROOM_FUZZ=20 make fuzz: twenty times as many examples, and others every time.
+fuzz: $(BIN)/.installed
+	$(PYTEST) -n auto tests/fuzz
 
 # What a run has to survive, and a report of it.
 faults: $(BIN)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m fault
+	$(PYTEST) -n auto -m fault
 
 # A real Slurm of one machine and of two nodes, where it is installed (tests/cluster/slurm_one_host.sh install), and torchrun.
 cluster: $(BIN)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster -rs
+	$(PYTEST) -m cluster -rs
+
+test-all: test slow fuzz faults cluster
 
 # Links that have the folders where the installed package has them: type checkers and editors follow no import hooks.
 types:

@@ -1,4 +1,7 @@
-"""Every test runs in an empty folder, on one thread, with no login and no network."""
+"""Every test runs in an empty folder, on one thread, with no login and no network.
+
+torch and lightning are imported where they are used: the process that hands tests to the others needs neither.
+"""
 
 import os
 import sys
@@ -7,10 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import lightning  # noqa: F401 (before any test captures the console that its log handlers write to)
 import pytest
-import torch
-from torch import distributed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -67,6 +67,9 @@ def _environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _alone(_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning  # noqa: F401 (before any test captures the console that its log handlers write to)
+    import torch
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "DARKROOM_DEBUG", "XDG_CACHE_HOME"):
@@ -83,6 +86,8 @@ def darkroom(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
 
     What judges captions has hardly learned: that takes minutes.
     """
+    from torch import distributed
+
     from darkroom.__main__ import main
     from darkroom.lightning_modules.metrics import attribute_judge
 

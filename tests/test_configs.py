@@ -1,7 +1,11 @@
-"""Every YAML trains: found by glob, two steps on a fake of the real layout."""
+"""Every YAML trains: found by glob, two steps on a fake of the real layout.
+
+The unit lane has one config of each method, the slow lane all others.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +135,30 @@ COMPOSED = (
 STAGED = ("RCNN",)  # its stages are epochs, and all of them are a fit
 
 
+@cache
+def text_of(name: str) -> str:
+    return (CONFIGS / name).read_text()
+
+
+@cache
+def config_of(name: str) -> dict[str, Any]:
+    """Parse a config once per process; callers must not change it."""
+    return yaml.safe_load(text_of(name))
+
+
+def one_per_method(names: Iterable[str]) -> list[str]:
+    """Select the first experiment of each class of model."""
+    found: dict[str, str] = {}
+    for name in names:
+        if name.startswith(FAMILIES) and name not in COMPOSED:
+            found.setdefault(config_of(name)["model"]["class_path"], name)
+    return list(found.values())
+
+
+def on_shapes(name: str) -> bool:
+    return name.startswith(FAMILIES) and config_of(name)["data"]["class_path"].startswith("Shapes")
+
+
 def family_of(name: str) -> str:
     """Which family an experiment belongs to, or an overlay is tried with."""
     if name == "trainer/fsdp.yaml":
@@ -177,20 +205,30 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of trained classifiers: one for all configs that have the same data."""
+def trained_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache folder of trained classifiers, shared by all configs with the same data."""
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in COMPOSED])
+UNIT = one_per_method(name for name in ALL if "smp" not in name)  # that package is not installed for the tests
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in UNIT else pytest.mark.slow)
+        for name in EXPERIMENTS
+        if name not in COMPOSED
+    ],
+)
 def test_trains_two_steps_and_tests(
-    darkroom: Callable, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    darkroom: Callable, tmp_path: Path, trained_classifiers: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(trained_classifiers))
     kind, family = name.split("/")[0], family_of(name)
-    text, base = (CONFIGS / name).read_text(), CAPTIONED if Path(name).stem in CAPTION_FAKES else BASES[family]
+    text, base = text_of(name), CAPTIONED if Path(name).stem in CAPTION_FAKES else BASES[family]
     alone = kind in (*FAMILIES, "paper")
-    config = yaml.safe_load(text if alone else base.read_text())
+    config = config_of(name if alone else base.relative_to(CONFIGS).as_posix())
     for package, sign in {
         "segmentation_models_pytorch": "segmentation_models_pytorch",
         "cv2": "SelectiveSearch",
@@ -211,7 +249,7 @@ def test_trains_two_steps_and_tests(
 
 @pytest.mark.parametrize("name", ALL)
 def test_opens_with_its_promise(name: str) -> None:
-    first, *rest = (CONFIGS / name).read_text().split("\n")
+    first, *rest = text_of(name).split("\n")
     assert re.match(r"# \w.{20,}", first)
     head = " ".join([first, *(line for line in rest[:8] if line.startswith("#"))])
     if name.startswith(FAMILIES):

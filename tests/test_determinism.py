@@ -9,25 +9,15 @@ import torch
 import yaml
 
 from tests.conftest import CONFIGS
-from tests.test_configs import ALL, COMPOSED, FAMILIES, family_of, small
+from tests.test_configs import ALL, config_of, family_of, on_shapes, one_per_method, small
 
+OURS = [name for name in ALL if on_shapes(name) and "torchvision" not in name and "smp" not in name]
 SCORED = ("adversarial/dcgan.yaml",)  # the best checkpoint is so by its scores
-
-
-def _experiments() -> list[str]:
-    """One config of every technique of ours, on the embedded world."""
-    found: dict[str, str] = {}
-    for name in ALL:
-        if name.startswith(FAMILIES) and name not in COMPOSED:
-            config = yaml.safe_load((CONFIGS / name).read_text())
-            if config["data"]["class_path"].startswith("Shapes") and "torchvision" not in name and "smp" not in name:
-                found.setdefault(config["model"]["class_path"], name)
-    return list(found.values())
 
 
 def fit(darkroom: Callable, name: str, experiment: str, *arguments: object) -> Path:
     """The folder of a small fit."""
-    config = yaml.safe_load((CONFIGS / name).read_text())
+    config = config_of(name)
     given = ["--config", CONFIGS / name, *small(config, Path("fake"), family_of(name), "shapes")]
     given += ["--trainer.check_val_every_n_epoch", 1, "--trainer.log_every_n_steps", 1, "--trainer.callbacks", "null"]
     given += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -50,7 +40,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("name", _experiments())
+@pytest.mark.parametrize("name", one_per_method(OURS))
 def test_two_equal_runs_are_equal(darkroom: Callable, name: str) -> None:
     """One of them held to algorithms that repeat themselves, which on a CPU all do."""
     first, second = fit(darkroom, name, "first"), fit(darkroom, name, "second", "--trainer.deterministic", "true")

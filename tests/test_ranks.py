@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from lightning import Trainer
 from torchvision.io import write_png
 
@@ -17,18 +16,10 @@ from darkroom.errors import DataError
 from tests.conftest import CONFIGS
 from tests.contracts.ranks import command, join, plain_command
 from tests.fakes.ranks import on_two_ranks
-from tests.test_configs import ALL, COMPOSED, FAMILIES, family_of, small
+from tests.test_configs import ALL, config_of, family_of, on_shapes, one_per_method, small
 
-
-def _experiments() -> list[str]:
-    """One config of every technique."""
-    found: dict[str, str] = {}
-    for name in ALL:
-        if name.startswith(FAMILIES) and name not in COMPOSED:
-            config = yaml.safe_load((CONFIGS / name).read_text())
-            if config["data"]["class_path"].startswith("Shapes") and "smp" not in name:
-                found.setdefault(config["model"]["class_path"], name)
-    return list(found.values())
+EXPERIMENTS = one_per_method(name for name in ALL if on_shapes(name) and "smp" not in name)
+UNIT = ("segmentation/unet.yaml",)  # the other methods are in the slow lane
 
 
 _TIMES = ("train/images_per_second", "test/images_per_second")
@@ -36,7 +27,7 @@ SIZES = {"train_size": 9, "val_size": 5, "test_size": 3}  # none of which two ra
 
 
 def arguments(name: str) -> list[object]:
-    config = yaml.safe_load((CONFIGS / name).read_text())
+    config = config_of(name)
     given = ["--config", CONFIGS / name, *small(config, Path("fake"), family_of(name), "shapes")]
     given += [part for key, value in SIZES.items() for part in (f"--data.{key}", value)]
     if config["model"]["class_path"] == "SemanticSegmentation":  # any network will do
@@ -52,7 +43,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", _experiments())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in UNIT else pytest.mark.slow) for name in EXPERIMENTS]
+)
 def test_two_ranks_agree(
     darkroom: Callable, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

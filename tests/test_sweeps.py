@@ -11,7 +11,7 @@ import yaml
 
 from tests.conftest import CONFIGS
 from tests.runtime.test_wandb import read
-from tests.test_configs import family_of, small
+from tests.test_configs import config_of, family_of, small
 
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"), key=lambda path: path.stem)
 
@@ -44,7 +44,7 @@ def command(sweep: Path, trial: dict[str, Any]) -> list[str]:
     return words
 
 
-def config_of(sweep: Path) -> str:
+def experiment_of(sweep: Path) -> str:
     """The experiment that it varies."""
     words = command(sweep, {})
     return words[words.index("--config") + 1].removeprefix("configs/")
@@ -72,9 +72,8 @@ def test_what_is_searched_for_is_logged(
     darkroom: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: Path
 ) -> None:
     """A local agent's loop; of one sweep two runs, which lie beside each other."""
-    name, metric = config_of(sweep), of(sweep)["metric"]["name"]
-    config = yaml.safe_load((CONFIGS / name).read_text())
-    tiny = small(config, tmp_path / "fake", family_of(name), "shapes")
+    name, metric = experiment_of(sweep), of(sweep)["metric"]["name"]
+    tiny = small(config_of(name), tmp_path / "fake", family_of(name), "shapes")
     tiny += ["--trainer.limit_val_batches", 1, "--trainer.enable_progress_bar", "false"]
     for number, trial in enumerate(trials(sweep)[: 2 if sweep.stem == "unet" else 1]):
         monkeypatch.setenv("WANDB_RUN_ID", f"trial{number}")  # as an agent says it

