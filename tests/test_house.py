@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import tomllib
+import yaml
+
+from darkroom import __version__
 
 ROOT = Path(__file__).parents[1]
 ROOMS = [
@@ -72,6 +75,12 @@ def test_every_package_is_installed() -> None:
     assert sorted(listed) == sorted(
         {name.replace("darkroom.darkroom", "darkroom") for name in names} | {"darkroom.configs"}
     )
+
+
+def test_citation_has_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
 
 
 def test_nothing_imports_a_second_copy() -> None:
