@@ -3,6 +3,8 @@
 torch and lightning are imported where they are used: the process that hands tests to the others needs neither.
 """
 
+import atexit
+import gc
 import os
 import sys
 from collections import Counter
@@ -25,6 +27,17 @@ class Outcome(NamedTuple):
         """What the user reads as the error: everything from "darkroom: error:" on."""
         assert "Traceback" not in self.err
         return self.err[self.err.index("darkroom: error:") :]
+
+
+def pytest_collection() -> None:
+    """Keep what is imported while tests are collected out of every collection of garbage, then and later."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)  # libraries report what is left at the end of the process as leaks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,13 +4,14 @@ The unit lane has one config of each method, the slow lane all others.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from _pytest.mark import ParameterSet
 
 from tests.conftest import CONFIGS
 from tests.fakes.boxes import DETECTION_FAKES
@@ -27,6 +28,7 @@ BASES = {
     "diffusion": CONFIGS / "diffusion/ddpm.yaml",
 }
 FAMILIES = tuple(BASES)
+ONE_PER_FAMILY = [path.relative_to(CONFIGS).as_posix() for path in BASES.values()]
 CAPTIONED = CONFIGS / "diffusion/imagen.yaml"  # what those of data with captions are laid over
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = [name for name in ALL if not name.startswith("sweep/")]  # for W&B, these: test_sweeps.py
@@ -155,6 +157,11 @@ def one_per_method(names: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
+def in_lanes(names: Iterable[str], unit: Container[str]) -> list[ParameterSet]:
+    """Parametrize by config: those of ``unit`` in the unit lane, the others in the slow lane."""
+    return [pytest.param(name, marks=[] if name in unit else pytest.mark.slow) for name in names]
+
+
 def on_shapes(name: str) -> bool:
     return name.startswith(FAMILIES) and config_of(name)["data"]["class_path"].startswith("Shapes")
 
@@ -213,14 +220,7 @@ def trained_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 UNIT = one_per_method(name for name in ALL if "smp" not in name)  # that package is not installed for the tests
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in UNIT else pytest.mark.slow)
-        for name in EXPERIMENTS
-        if name not in COMPOSED
-    ],
-)
+@pytest.mark.parametrize("name", in_lanes([name for name in EXPERIMENTS if name not in COMPOSED], UNIT))
 def test_trains_two_steps_and_tests(
     darkroom: Callable, tmp_path: Path, trained_classifiers: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from tests.conftest import CONFIGS
-from tests.test_configs import ALL, config_of, family_of, on_shapes, one_per_method, small
+from tests.test_configs import ALL, ONE_PER_FAMILY, config_of, family_of, in_lanes, on_shapes, one_per_method, small
 
 OURS = [name for name in ALL if on_shapes(name) and "torchvision" not in name and "smp" not in name]
 SCORED = ("adversarial/dcgan.yaml",)  # the best checkpoint is so by its scores
@@ -40,7 +40,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("name", one_per_method(OURS))
+@pytest.mark.parametrize("name", in_lanes(one_per_method(OURS), ONE_PER_FAMILY))
 def test_two_equal_runs_are_equal(darkroom: Callable, name: str) -> None:
     """One of them held to algorithms that repeat themselves, which on a CPU all do."""
     first, second = fit(darkroom, name, "first"), fit(darkroom, name, "second", "--trainer.deterministic", "true")

@@ -16,10 +16,10 @@ from darkroom.errors import DataError
 from tests.conftest import CONFIGS
 from tests.contracts.ranks import command, join, plain_command
 from tests.fakes.ranks import on_two_ranks
-from tests.test_configs import ALL, config_of, family_of, on_shapes, one_per_method, small
+from tests.test_configs import ALL, config_of, family_of, in_lanes, on_shapes, one_per_method, small
 
 EXPERIMENTS = one_per_method(name for name in ALL if on_shapes(name) and "smp" not in name)
-UNIT = ("segmentation/unet.yaml",)  # the other methods are in the slow lane
+UNIT = ("segmentation/unet.yaml",)
 
 
 _TIMES = ("train/images_per_second", "test/images_per_second")
@@ -43,9 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in UNIT else pytest.mark.slow) for name in EXPERIMENTS]
-)
+@pytest.mark.parametrize("name", in_lanes(EXPERIMENTS, UNIT))
 def test_two_ranks_agree(
     darkroom: Callable, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

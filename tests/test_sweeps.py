@@ -14,6 +14,10 @@ from tests.runtime.test_wandb import read
 from tests.test_configs import config_of, family_of, small
 
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"), key=lambda path: path.stem)
+of_every_sweep = pytest.mark.parametrize(
+    "sweep",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem == "unet" else pytest.mark.slow) for path in SWEEPS],
+)
 
 
 def of(sweep: Path) -> dict[str, Any]:
@@ -50,7 +54,7 @@ def experiment_of(sweep: Path) -> str:
     return words[words.index("--config") + 1].removeprefix("configs/")
 
 
-@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+@of_every_sweep
 def test_every_value_is_taken(darkroom: Callable, sweep: Path) -> None:
     for trial in trials(sweep):
         env, program, *argv = command(sweep, trial)
@@ -67,7 +71,7 @@ def test_every_value_is_taken(darkroom: Callable, sweep: Path) -> None:
     assert len({str(trial) for trial in trials(sweep)}) > 1
 
 
-@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+@of_every_sweep
 def test_what_is_searched_for_is_logged(
     darkroom: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: Path
 ) -> None:

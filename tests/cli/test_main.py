@@ -24,6 +24,7 @@ assert time.process_time() < 2  # importing torch alone takes longer; .07 s for 
     assert "darkroom" in answer.stdout or "UNet" in answer.stdout
 
 
+@pytest.mark.slow  # imports everything in a process of its own
 def test_fit_help_imports_little_more_than_lightning() -> None:
     code = """
 import sys

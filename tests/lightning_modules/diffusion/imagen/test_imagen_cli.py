@@ -38,6 +38,7 @@ def plain(tmp_path: Path) -> tuple[object, ...]:
     return "--config", config
 
 
+@pytest.mark.slow  # fits two stages, then the cascade in two ways
 def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, ...]) -> None:
     for name, options in (("base", BASE), ("upper", UPPER)):
         fitted = darkroom("fit", *options, *QUICK, *plain, "--experiment", name)
