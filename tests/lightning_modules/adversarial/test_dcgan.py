@@ -70,6 +70,7 @@ class TestDCGAN(GenerationContract):
         return build(**kwargs)
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestConditionalDCGAN(GenerationContract):
     loss = "d_loss"
     num_classes = 5

@@ -24,6 +24,7 @@ class TestAutoEncoder(GenerationContract):
         return AutoEncoder(self.image_shape, latent_dim=4, channels=(8, 16), **kwargs)
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDenoisingAutoEncoder(GenerationContract):
     test_learns_one_batch_by_heart = None  # it does not see all of it
 

@@ -35,6 +35,7 @@ class TestVAE(GenerationContract):
         return VAE(self.image_shape, latent_dim=4, channels=(8, 16), **kwargs)
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestVAEOfLevels(GenerationContract):
     test_learns_one_batch_by_heart = None  # trains as TestVAE does
 

@@ -370,6 +370,7 @@ class TestYOLO(DetectionContract):
         return small(num_classes=5, width=0.1, image_size=128, **kwargs)
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestYOLOPaper(DetectionContract):
     lr = 1e-3
 
@@ -379,6 +380,7 @@ class TestYOLOPaper(DetectionContract):
         return model
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestYOLODarknet(DetectionContract):
     test_learns_one_batch_by_heart = None  # trains as TestYOLO does
 

@@ -38,6 +38,7 @@ class TestDDPM(GenerationContract):
         return {"network": network(), "schedule": LinearSchedule(50)}
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestConditionalDDPM(GenerationContract):
     """With everything that was found since: v, cosine, learned variance, self-conditioning, guidance."""
 

@@ -33,6 +33,7 @@ class TestDeconvNet(SegmentationContract):
         return DeconvNet(num_classes=6, width=0.1, window=32, **kwargs)
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDeconvNetByProposals(SegmentationContract):
     test_learns_one_batch_by_heart = None  # trains as TestDeconvNet does
 

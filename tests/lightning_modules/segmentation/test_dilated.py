@@ -26,6 +26,7 @@ class TestDilatedNet(SegmentationContract):
         return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.1, border="padded", dropout=0.0, **kwargs)
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDilatedNetReflected(SegmentationContract):
     test_learns_one_batch_by_heart = None  # pictures with a margin of 155 pixels: too long for a test
 

@@ -25,6 +25,7 @@ def test_multiplies_the_members_probabilities(checkpoints: list[str]) -> None:
     assert torch.equal(ensemble.predict_step({"image": image}), product.argmax(1))
 
 
+@pytest.mark.slow  # fits its members first
 def test_is_tested_by_one_command(darkroom: Callable, checkpoints: list[str]) -> None:
     command = ["--model", "Ensemble", "--model.members", str(checkpoints), "--data", "ShapesSegmentation"]
     command += ["--data.test_size", "4", "--data.side", "32", "--trainer.accelerator", "cpu"]
