@@ -1,4 +1,4 @@
-"""The door: help, version and list answer at once, without torch; the other commands open the Lightning command line."""
+"""Entry point: help, version and list run at once, without torch; the other commands start LightningCLI."""
 
 import importlib
 import os
@@ -8,10 +8,10 @@ from darkroom import __version__
 from darkroom.errors import Stopped
 from darkroom.paths import shipped_configs
 from darkroom.runtime import slurm
-from darkroom.signals import handled_by, stop
+from darkroom.signals import handle_signals, stop
 
 HELP = """\
-darkroom - develops pictures: every technique of deep learning for vision, trained by one command
+darkroom - train every deep learning method for vision with one command
 
 usage: darkroom COMMAND [options]
 
@@ -19,17 +19,17 @@ usage: darkroom COMMAND [options]
   validate   score on val       darkroom validate --ckpt_path runs/unet/0/checkpoints/best.ckpt
   test       score on test      darkroom test --ckpt_path runs/unet/0/checkpoints/best.ckpt
   predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict_dir photos
-  list       techniques, data sets and configs with what they promise
+  list       methods, data sets and configs with their results
   proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
   shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
 
   --version, --help
 
-Name a technique and its data         darkroom fit --model UNet --data ShapesSegmentation
+Name a method and its data            darkroom fit --model UNet --data ShapesSegmentation
 Lay one config over another           --config configs/segmentation/unet.yaml --config configs/logger/wandb.yaml
 See all options                       darkroom fit --help, darkroom fit --model.help UNet
 See what a command line amounts to    darkroom fit --config ... --print_config
-Continue the newest run               --ckpt_path last
+Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -37,7 +37,7 @@ OTHERS = ("list", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:
-    """Keeps freed memory in the process and uses huge pages: 11-24% off a CPU training step. Must precede torch."""
+    """Keep freed memory in the process and use huge pages: 11-24% off a CPU training step. Must precede torch."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform == "linux":
         import ctypes
@@ -49,8 +49,17 @@ def keep_freed_memory() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 0, 1 (data or training), 2 (usage)."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run one command line and return its exit code: 0, 1 (data or training), 2 (usage)."""
+    try:
+        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 0
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -70,10 +79,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"darkroom: error: unknown command {command!r}; it must be one of {known}", file=sys.stderr)
         return 2
     keep_freed_memory()
-    with handled_by(stop):
+    with handle_signals(stop):
         code = _run(argv)
     if command == "fit":
-        with handled_by(lambda signum, frame: None):  # whoever ends the job, it is to come back
+        with handle_signals(lambda signum, frame: None):  # a signal must not interrupt the requeueing
             slurm.requeue(code)
     return code
 
@@ -84,7 +93,7 @@ def _run(argv: list[str]) -> int:
 
         return run(argv)
     except Stopped as stopped:
-        return int(stopped.code)
+        return stopped.exit_code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The mistakes a user can make. The door prints them as one message, without a traceback."""
+"""Errors that a user can fix. The command line prints them as one message, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """Base of them. The newest is remembered, because jsonargparse keeps only the text of what a constructor raises."""
+    """Base of these errors. Keeps the newest one, because jsonargparse keeps only the text of a constructor's error."""
 
     exit_code = 1
     newest: ClassVar[UserError | None] = None
@@ -17,30 +17,31 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A wrong command line or config: names the key and the value, and says what would be right. Exit code 2."""
+    """A wrong command line or config; the message names the key, the value and what it must be. Exit code 2."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """Data that cannot be trained on: names the file or folder, and says what would be right. Exit code 1."""
+    """Data that cannot be used; the message names the file or folder and the remedy. Exit code 1."""
 
 
 class TrainingError(UserError):
-    """A training that cannot go on, such as a loss that is not finite. Exit code 1."""
+    """A training that cannot continue, such as a loss that is not finite. Exit code 1."""
 
 
 class StorageError(UserError):
-    """What a run writes and the disk does not take. Exit code 1."""
+    """A file of the run that the disk refuses. Exit code 1."""
 
 
 class Stopped(SystemExit):
-    """The run was asked by a signal to end; exit code 128 and the signal's number, as shells have it.
+    """End of a run by a signal, with exit code 128 plus the signal's number, as in shells.
 
     Args:
-        signum: the signal; None in a process that another one of the same run started, and answers for.
+        signum: the signal; None in a rank that another rank started, whose exit code counts.
     """
 
     def __init__(self, signum: int | None) -> None:
-        super().__init__(0 if signum is None else 128 + signum)
+        self.exit_code = 0 if signum is None else 128 + signum
+        super().__init__(self.exit_code)
         self.signum = signum

@@ -405,3 +405,79 @@ class DownscaledDataset(Protocol):
     """Data set that may scale its images down when it reads them."""
 
     max_side: int | None
+
+
+class ConfigTraits(Protocol):
+    """What the command line reads from a class that a config names, before it is built.
+
+    A class declares them as ``ClassVar``; all of them are optional.
+    """
+
+    @property
+    def linked_arguments(self) -> tuple[str, ...]:
+        """Constructor arguments that a config leaves open and the command line fills from the data and the model."""
+        ...
+
+    @property
+    def initial_weight_arguments(self) -> tuple[str, ...]:
+        """Constructor arguments that name the first weights; a checkpoint replaces them."""
+        ...
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model loads trained weights itself, and predicts without a checkpoint."""
+        ...
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the model uses ``num_classes``, unless its argument ``conditional`` says otherwise."""
+        ...
+
+    @property
+    def monitor(self) -> tuple[str, str]:
+        """Metric of the best checkpoint, and its mode: min or max."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A loader whose position can be restored."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Restore the position."""
+        ...
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """A datamodule whose samples have captions."""
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the training captions, sorted."""
+        ...
+
+
+class BadSampleCounter(Protocol):
+    """The samples of a datamodule that could not be read."""
+
+    def count(self, split: str) -> int:
+        """Count those of a split that all ranks have found so far."""
+        ...
+
+
+@runtime_checkable
+class SkipsBadSamples(Protocol):
+    """A datamodule that may skip samples that cannot be read."""
+
+    @property
+    def bad_samples(self) -> BadSampleCounter | None:
+        """What it skipped; None: it raises instead."""
+        ...
+
+
+@runtime_checkable
+class ReportsSteps(Protocol):
+    """A model that calls ``on_step`` after each step of its sampler in ``predict_step``."""
+
+    on_step: Callable[[SamplerStep], None] | None

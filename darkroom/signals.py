@@ -1,4 +1,4 @@
-"""Signals: what Ctrl-C, a scheduler's SIGTERM and its warning SIGUSR1 do to a command."""
+"""Handling of Ctrl-C, of a scheduler's SIGTERM and of its warning SIGUSR1."""
 
 import ctypes
 import os
@@ -11,19 +11,19 @@ from types import FrameType
 
 from darkroom.errors import Stopped
 
-# Ctrl-C; the end of a job, a container or a machine; of a terminal; the warning that Slurm is asked for by `--signal`.
+# Ctrl-C; end of a job, container or machine; end of a terminal; the warning that Slurm sends with `--signal`.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 @contextmanager
-def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within, the signals call this, but those that are ignored (nohup's) stay so; afterwards what they called before."""
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Context in which the signals call ``handler``; ignored ones (nohup) stay ignored. Restores the previous handlers."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is told of signals
+        yield  # only the main thread receives signals
         return
-    answered = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, handler) for signum in answered}
+    handled = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, handler) for signum in handled}
     try:
         yield
     finally:
@@ -32,11 +32,11 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
 
 def stop(signum: int, frame: FrameType | None = None) -> None:
-    """Ends the command at once, with its exit code and what a failure leaves behind: W&B is told, processes are ended."""
+    """End the command at once, like a failure with the signal's exit code: W&B run marked failed, processes ended."""
     raise Stopped(signum)
 
 
 def die_with_parent() -> None:
-    """Has a rank that another process started end when that one does, even by SIGKILL; on Linux."""
+    """Make a rank that another process started end together with that process, even by SIGKILL; Linux only."""
     if sys.platform == "linux" and int(os.environ.get("LOCAL_RANK", 0)) > 0:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread, side_of
-from darkroom.cli.console import quieten
+from darkroom.cli.console import filter_warnings
 from darkroom.lightning_modules.adversarial import DCGAN
 from darkroom.lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
 from darkroom.lightning_modules.autoencoding import VAE, Gaussian, PixelMeanWeight
@@ -97,7 +97,7 @@ def dcgan_step(options: Options) -> Result:
     precision = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}.get(options.dtype, "32-true")
     accelerator = "gpu" if options.device == "cuda" else "cpu"
 
-    quieten()
+    filter_warnings()
 
     def fit() -> None:
         trainer = Trainer(max_steps=steps, accelerator=accelerator, devices=1, precision=precision, **lean)

@@ -1,22 +1,28 @@
-"""BadSampleCount: how many samples could not be read, beside the other metrics."""
+"""BadSampleCount: the number of samples that could not be read, beside the other metrics."""
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from darkroom.protocols import SkipsBadSamples
+from darkroom.runtime.lightning_compat import datamodule_of
+
 
 class BadSampleCount(Callback):
-    """Logs ``<stage>/bad_samples`` at the end of every epoch of a datamodule that skips them: all of the run so far."""
+    """Log ``<stage>/bad_samples``, the number since the start of the run, after every epoch of data that skips them."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the number of the training split."""
         self._log(trainer, pl_module, "train")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the number of the validation split."""
         self._log(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the number of the test split."""
         self._log(trainer, pl_module, "test")
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        found = getattr(trainer.datamodule, "bad_samples", None)
-        if found is not None:
-            pl_module.log(f"{stage}/bad_samples", float(found.count(stage)), rank_zero_only=True)
+        data = datamodule_of(trainer)
+        if isinstance(data, SkipsBadSamples) and data.bad_samples is not None:
+            pl_module.log(f"{stage}/bad_samples", float(data.bad_samples.count(stage)), rank_zero_only=True)

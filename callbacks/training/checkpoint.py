@@ -1,4 +1,4 @@
-"""SteadyCheckpoint: Lightning's ModelCheckpoint, made for short steps and for runs that end before their time."""
+"""SteadyCheckpoint: Lightning's ModelCheckpoint, made for short steps and for runs that end early."""
 
 import sys
 import time
@@ -6,71 +6,98 @@ from functools import cached_property
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.utilities import _is_max_limit_reached
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.optim import Optimizer
 
 from darkroom.errors import StorageError, TrainingError
+from darkroom.runtime.lightning_compat import (
+    CheckpointSteps,
+    is_accumulating,
+    is_fast_dev_run,
+    is_last_epoch,
+    is_last_step,
+    validation_is_due,
+)
 
 
-def between_steps(trainer: Trainer) -> bool:
-    """Whether a fit that is left after this batch can go on exactly: no gradients are kept for the next batch, and neither
-    a validation nor the end of the epoch or of the fit is due, which Lightning would leave out."""
-    loop = trainer.fit_loop.epoch_loop
-    validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-    return not (loop._should_accumulate() or validates or trainer.is_last_batch or loop._is_training_done)
+def is_between_steps(trainer: Trainer) -> bool:
+    """Whether a fit that ends after the current batch can resume exactly.
+
+    It cannot where gradients are kept for the next batch, or where a validation or the end of the epoch or of the fit is
+    due, which Lightning would skip.
+    """
+    return not (is_accumulating(trainer) or validation_is_due(trainer) or is_last_step(trainer))
 
 
-class SteadyCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint that makes its key once; Lightning asks for it with every hook, a dozen times a step.
+class SteadyCheckpoint(CheckpointSteps):
+    """ModelCheckpoint that computes its key once; Lightning reads it with every hook, a dozen times a step.
 
-    One that monitors nothing keeps its rhythm of steps or of time with two optimizers too, waits with a checkpoint until
-    the fit can go on from it exactly, and ends with that of the last step. A failure is saved only where what is in memory
-    is that of a whole step, and never hides what failed.
+    Without a monitored metric it also keeps its interval of steps or time with two optimizers, delays a checkpoint until
+    the fit can resume from it exactly, and saves the last step of a fit. After an exception it saves only where the memory
+    holds the state of a completed step, and never hides the exception.
     """
 
-    _whole = False  # what is in memory is what a step of this fit left
-    due = False  # to be written as soon as the fit can go on from here
+    _step_is_complete = False
+    due = False  # to be written as soon as the fit can resume from here
+    _warned = False
 
     @cached_property
     def state_key(self) -> str:
+        """Key of this callback's state in a checkpoint."""
         return super().state_key
 
     def save_now(self, trainer: Trainer) -> None:
-        """Writes the checkpoint, on all ranks together, whatever its rhythm."""
+        """Write the checkpoint, on all ranks together, whatever its interval."""
         self.due = False
-        self._last_time_checked = time.monotonic()
-        if not trainer.fast_dev_run:
-            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+        self.last_time = time.monotonic()
+        if not is_fast_dev_run(trainer):
+            self.save_unmonitored(trainer)
+
+    def on_no_validation(self, trainer: Trainer) -> None:
+        """Print once that the checkpoint of the best score needs a validation."""
+        if not self._warned:
+            self._warned = True
+            _report(
+                f"checkpoint.monitor {self.monitor}: no validation has run yet, so there is no {self.filename}.ckpt; train "
+                "for an epoch or set trainer.val_check_interval"
+            )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        self._whole = False
+        """Note that the weights are about to change."""
+        self._step_is_complete = False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._whole = not trainer.fit_loop.epoch_loop._should_accumulate()
+        """Save if the interval has passed, as soon as the fit can resume from here."""
+        self._step_is_complete = not is_accumulating(trainer)
         if self.monitor is not None:
             super().on_train_batch_end(trainer, *args)
             return
-        self.due = self.due or (not self._should_skip_saving_checkpoint(trainer) and self._is_time(trainer))
-        if self.due and between_steps(trainer):
+        self.due = self.due or (not self.is_saved(trainer) and self._interval_has_passed(trainer))
+        if self.due and is_between_steps(trainer):
             self.save_now(trainer)
 
-    def _is_time(self, trainer: Trainer) -> bool:
-        if self._every_n_train_steps >= 1 and trainer.global_step % self._every_n_train_steps == 0:
+    def _interval_has_passed(self, trainer: Trainer) -> bool:
+        if self.every_n_steps >= 1 and trainer.global_step % self.every_n_steps == 0:
             return True
-        if self._train_time_interval is None:
+        if self.time_interval is None:
             return False
-        passed = time.monotonic() - self._last_time_checked  # since the start of the fit, or the checkpoint before
-        return trainer.strategy.broadcast(passed >= self._train_time_interval.total_seconds())
+        passed = time.monotonic() - self.last_time
+        return trainer.strategy.broadcast(passed >= self.time_interval.total_seconds())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        unsaved = self.monitor is None and not self._should_skip_saving_checkpoint(trainer)
-        if unsaved and (self.due or _ends(trainer)):
+        """Save a checkpoint that was delayed, and the last step of the fit."""
+        unsaved = self.monitor is None and not self.is_saved(trainer)
+        if unsaved and (self.due or is_last_epoch(trainer)):
             self.save_now(trainer)
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        sound = self._whole and not trainer.validating and not isinstance(exception, TrainingError | StorageError)
+        """Save the last completed step, unless the exception says that it is damaged or cannot be written."""
+        sound = (
+            self._step_is_complete
+            and not trainer.validating
+            and not isinstance(exception, TrainingError | StorageError)
+        )
         if not sound or not isinstance(exception, Exception):
             return
         try:
@@ -79,11 +106,6 @@ class SteadyCheckpoint(ModelCheckpoint):
             print(f"darkroom: the failed run could not be saved ({another})", file=sys.stderr)
 
 
-def _ends(trainer: Trainer) -> bool:
-    """Whether the epoch that has ended was the fit's last."""
-    epochs = trainer.fit_loop.epoch_progress.current.processed
-    return (
-        trainer.should_stop
-        or _is_max_limit_reached(epochs, trainer.max_epochs)
-        or _is_max_limit_reached(trainer.global_step, trainer.max_steps)
-    )
+@rank_zero_only
+def _report(message: str) -> None:
+    print(f"\ndarkroom: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""GracefulStop: a fit that is asked to end finishes its step, saves, and can go on as if nothing had happened."""
+"""GracefulStop: a fit that receives a signal finishes its step, saves, and can resume exactly."""
 
 import sys
 from collections.abc import Callable
@@ -11,38 +11,41 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import distributed
 
-from darkroom.callbacks.training.checkpoint import SteadyCheckpoint, between_steps
+from darkroom.callbacks.training.checkpoint import SteadyCheckpoint, is_between_steps
 from darkroom.errors import Stopped
-from darkroom.signals import handled_by, stop
+from darkroom.runtime.lightning_compat import is_started_by_this_command
+from darkroom.signals import handle_signals, stop
 
 
 class GracefulStop(Callback):
-    """On SIGINT, SIGTERM or SIGUSR1 ends a fit after the step that it is in, with everything saved in ``last.ckpt``.
+    """End a fit on SIGINT, SIGTERM or SIGUSR1 after the current step, with everything saved in ``last.ckpt``.
 
-    All ranks end after the same step, whichever of them got the signal: each tells the others with an all-reduce that
-    nobody waits for, because it is looked at only a step later. A validation that is due is finished first, so that the
-    fit that goes on has not lost its scores; so is an epoch, after its last step. A second signal ends the fit at once,
-    with the checkpoint there was before.
+    All ranks end after the same step, whichever of them received the signal: each sends it to the others with an
+    all-reduce whose result is read one step later, so no rank waits for it. A validation that is due is finished first,
+    because the resumed fit would lack its metrics. The same holds for an epoch after its last step. A second signal ends
+    the fit at once; the previous checkpoint remains.
     """
 
     def __init__(self) -> None:
-        self._asked = 0  # the signal
-        self._agreed = 0  # the one that all ranks know of
-        self._answer: Callable[[], int] | None = None
+        self._received = 0  # the signal that this rank received
+        self._agreed = 0  # the signal that all ranks know of
+        self._pending: Callable[[], int] | None = None
         self._handlers = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._handlers.enter_context(handled_by(self._ask))
+        """Handle signals during the fit."""
+        self._handlers.enter_context(handle_signals(self._receive))
 
-    def _ask(self, signum: int, frame: FrameType | None = None) -> None:
-        if self._asked:
+    def _receive(self, signum: int, frame: FrameType | None = None) -> None:
+        if self._received:
             stop(signum)
-        self._asked = signum
-        print("\ndarkroom: asked to stop after this step (a second time: at once)", file=sys.stderr)
+        self._received = signum
+        print("\ndarkroom: stopping after this step (a second signal stops at once)", file=sys.stderr)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save and end, if a signal came, as soon as the fit can resume from here."""
         self._agree(trainer)
         if not self._agreed:
             return
@@ -51,56 +54,60 @@ class GracefulStop(Callback):
         ]
         for callback in last:
             callback.due = True  # at the latest at the end of the epoch
-        if between_steps(trainer):
+        if is_between_steps(trainer):
             for callback in last:
                 callback.save_now(trainer)
             self._end(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End where the last epoch has ended and was saved."""
         if self._agreed:
             self._end(trainer)
 
     def _agree(self, trainer: Trainer) -> None:
-        """Learns which signal any rank had got a step ago."""
+        """Read which signal any rank had received one step ago."""
         if trainer.world_size == 1:
-            self._agreed = self._asked
+            self._agreed = self._received
             return
-        if self._answer is not None:
-            self._agreed = self._answer()
-        self._answer = _greatest_of_all(max(self._asked, self._agreed), trainer.strategy.root_device)
+        if self._pending is not None:
+            self._agreed = self._pending()
+        self._pending = _max_over_ranks(max(self._received, self._agreed), trainer.strategy.root_device)
 
     def _end(self, trainer: Trainer) -> None:
-        # One that this command started says nothing: its parent would be killed for the exit code of a child.
-        child = trainer.local_rank > 0 and not trainer.strategy.cluster_environment.creates_processes_externally
-        raise Stopped(None if child else self._agreed)
+        # A rank that this command started exits with 0: Lightning kills the parent for the exit code of a child.
+        raise Stopped(None if is_started_by_this_command(trainer) else self._agreed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._answer is not None:
-            self._answer()
+        """Finish the last all-reduce and restore the signal handlers."""
+        if self._pending is not None:
+            self._pending()
         self._handlers.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._answer = None
+        """Restore the signal handlers, also after an exception."""
+        self._pending = None
         self._handlers.close()
 
 
-def _greatest_of_all(value: int, device: torch.device) -> Callable[[], int]:
-    """Asks all ranks, and returns what gives the greatest of their values later; nothing waits until it is called.
+def _max_over_ranks(value: int, device: torch.device) -> Callable[[], int]:
+    """Start an all-reduce and return a function that waits for its result.
 
-    A GPU's answer is copied as soon as it is there: to fetch it only when it is wanted would wait for all that the GPU was
-    given to do meanwhile.
+    A GPU's result is copied as soon as it is there: a copy at the time of reading would wait for all the work that the GPU
+    was given in between.
     """
     flag = torch.full((), value, device=device)
     work = distributed.all_reduce(flag, distributed.ReduceOp.MAX, async_op=True)
-    wait = work.wait
+    copied: torch.cuda.Event | None = None
     if device.type == "cuda":
-        work.wait()  # of the stream, not of this process
+        work.wait()  # blocks the stream, not this process
         flag, copied = flag.to("cpu", non_blocking=True), torch.cuda.Event()
         copied.record()
-        wait = copied.synchronize
 
-    def answer() -> int:
-        wait()
+    def result() -> int:
+        if copied is None:
+            work.wait()
+        else:
+            copied.synchronize()
         return int(flag)
 
-    return answer
+    return result

@@ -1,153 +1,183 @@
 """The Lightning command line: ``darkroom fit|validate|test|predict``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
-from darkroom.cli import config_checks
-from darkroom.cli.trainer_defaults import equip
+from darkroom.cli import checkpoint_checks, config_checks
+from darkroom.cli.linking import config_traits, link_model
+from darkroom.cli.metrics_table import format_metrics
+from darkroom.cli.trainer_defaults import add_defaults
 from darkroom.errors import Stopped, UsageError
-from darkroom.runtime.lightning_compat import leave_signals, start_together
+from darkroom.runtime.lightning_compat import SteppedCLI, leave_signals, start_together
 from darkroom.runtime.run_folder import (
-    checkpoint_of,
-    describe,
-    fit_without_checkpoint,
-    leave_job,
-    new_run,
-    newest_checkpoint,
+    create_run,
+    find_checkpoint,
+    find_newest_checkpoint,
+    find_run_of_job,
+    find_unsaved_fit,
+    print_resume_hint,
+    print_summary,
+    record_job,
     remove_if_empty,
-    run_of_job,
-    say_how_to_go_on,
 )
-from darkroom.runtime.wandb_logger import loggers_in
+from darkroom.runtime.wandb_logger import direct_loggers
 
 
-class DarkroomCLI(LightningCLI):
-    """LightningCLI with a folder per run, best and last checkpoints, and its silent surprises turned into errors."""
+class DarkroomCLI(SteppedCLI):
+    """LightningCLI with a folder per run, best and last checkpoints, and errors instead of silent surprises."""
 
     run_folder: Path | None = None
+    resumed = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
         except (Exception, Stopped) as error:
             if self.run_folder and isinstance(error, OSError) and error.filename is None:
-                error.filename = str(self.run_folder)  # which a write that fails does not say
+                error.filename = str(self.run_folder)  # a failed write does not name it
             if self.run_folder and self.config.subcommand == "fit" and not isinstance(error, UsageError):
-                say_how_to_go_on(self.run_folder, mended=not isinstance(error, Stopped))
+                print_resume_hint(self.run_folder, failed=not isinstance(error, Stopped))
             raise
         finally:
             remove_if_empty(self.run_folder)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Only the command that was typed: to describe the other three takes .15 s."""
+        """Describe only the command that was typed: the other three would take 0.15 s."""
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name == sys.argv[1]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's folder and the two checkpoints."""
         parser.add_argument(
             "--experiment", type=str | None, help="Folder in runs_dir; default: the names of the configs."
         )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds the experiments.")
-        # Groups of their own, so that no callback list of a config can drop them; two of them, since save_last of one that
-        # monitors a score is not renewed while the score gets worse.
+        # Separate groups, because a config's callback list would replace them; two groups, because save_last of a
+        # checkpoint that monitors a metric becomes stale while the metric gets worse.
         shared = {"save_top_k": 1, "enable_version_counter": False}
-        best = {"filename": "best"}  # by what the technique says
+        best = {"filename": "best"}  # the model says by which metric
         last = {"filename": "last", "every_n_epochs": 1, "save_on_train_epoch_end": True, "save_on_exception": True}
         for group, defaults in {"checkpoint": best | shared, "last_checkpoint": last | shared}.items():
             parser.add_lightning_class_args(SteadyCheckpoint, group)
             parser.set_defaults({f"{group}.{name}": value for name, value in defaults.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, refuse what cannot work, and find the run's folder."""
         super().parse_arguments(parser, args)
         command = self.config.subcommand
         config = self.config[command]
         config_checks.refuse_secrets(config)
         config_checks.refuse_replaced_callbacks(config)
         config_checks.refuse_stale_last(config)
+        config_checks.refuse_learning_rate_finder(config)
         config.experiment = config.experiment or config_checks.experiment_name(config)
         self._find_run(command, config, Path(config.runs_dir, config.experiment))
-        # Only a fit's config can be fitted again, so the others get a name of their own.
+        # config.yaml is that of the fit, which can be fitted again.
         self.save_config_kwargs["config_filename"] = "config.yaml" if command == "fit" else f"{command}.yaml"
 
     def _find_run(self, command: str, config: Namespace, experiment: Path) -> None:
-        """Resolves ``ckpt_path`` last and best, and decides the run's folder: the checkpoint's, or a new one.
+        """Resolve ``ckpt_path`` last and best, and choose the run's folder: the checkpoint's, or a new one.
 
-        A restarted job goes on in the run that it began, whatever it was told to begin with.
+        A restarted job resumes the run that it began, whatever its ``ckpt_path`` was.
         """
         given = config.ckpt_path
-        begun = run_of_job(experiment) if command == "fit" else None
-        if command == "fit" and given == "last" and begun is None and newest_checkpoint(experiment, "last") is None:
-            begun = fit_without_checkpoint(experiment)
+        begun = find_run_of_job(experiment) if command == "fit" else None
+        if (
+            command == "fit"
+            and given == "last"
+            and begun is None
+            and find_newest_checkpoint(experiment, "last") is None
+        ):
+            begun = find_unsaved_fit(experiment)
             if begun is not None:
                 given = config.ckpt_path = None
-        if checkpoint_of(begun, "last"):
-            given, config.ckpt_path = "last", checkpoint_of(begun, "last")
+        if find_checkpoint(begun, "last"):
+            given, config.ckpt_path = "last", find_checkpoint(begun, "last")
         elif given in ("last", "best"):
-            config.ckpt_path = newest_checkpoint(experiment, given, but=begun)
+            config.ckpt_path = find_newest_checkpoint(experiment, given, but=begun)
         if given is not None:
-            config_checks.require_checkpoint(config.ckpt_path, given, experiment)
-        self.continued = begun is not None or (command == "fit" and given == "last")
+            checkpoint_checks.require_checkpoint(config.ckpt_path, given, experiment)
+        self.resumed = begun is not None or (command == "fit" and given == "last")
         checkpoint = Path(config.ckpt_path or "-")
-        in_place = self.continued or (command != "fit" and checkpoint.parent.name == "checkpoints")
-        self.run_folder = begun or (checkpoint.parents[1] if in_place else new_run(experiment))
+        in_place = self.resumed or (command != "fit" and checkpoint.parent.name == "checkpoints")
+        self.run_folder = begun or (checkpoint.parents[1] if in_place else create_run(experiment))
         if command == "fit":
-            leave_job(self.run_folder)
-
-    def _parse_ckpt_path(self) -> None:
-        """Unlike Lightning's: a checkpoint's hyper-parameters never override config and command line."""
+            record_job(self.run_folder)
 
     def instantiate_classes(self) -> None:
+        """Build the datamodule, fill the gaps in the model's config from it, then build the rest."""
         config = self.config[self.subcommand]
-        # The data first: what it knows fills the gaps in the model's config, and so is written down with it.
-        self.config_dump: dict[str, Any] = {}  # only a model's hyper-parameters are read from it
-        self.datamodule = self._parser(self.subcommand).instantiate_classes(Namespace(data=config.data)).data
-        config_checks.prompted_model_is_trained(self.datamodule, config.model, self.subcommand, config.ckpt_path)
-        config_checks.link(self.datamodule, config.model, config.ckpt_path)
+        # The data first: what follows from them fills the gaps in the model's config, and is saved with it.
+        self.config_dump: dict[str, Any] = {}  # the model's hyper-parameters are read from it
+        self.datamodule = self.build_datamodule(config.data)
+        config_checks.require_trained_model(self.datamodule, config.model, str(self.subcommand), config.ckpt_path)
+        link_model(self.datamodule, config.model, config.ckpt_path)
+        traits = config_traits(config.model.class_path)
         if config.checkpoint.monitor is None:
-            config.checkpoint.monitor, config.checkpoint.mode = locate(config.model.class_path).monitor
-        del self.config_dump  # made without the links; made again, it becomes the checkpoint's hyper-parameters
+            config.checkpoint.monitor, config.checkpoint.mode = traits.monitor
+        del self.config_dump  # it lacks the linked arguments; created again, it becomes the hyper-parameters
         building = self.config.clone()
         building[self.subcommand].data = self.datamodule
-        if config.ckpt_path:  # it has better weights than those that the model began with
-            for name in getattr(locate(config.model.class_path), "starts_from", ()):
-                building[self.subcommand].model.init_args[name] = None
-        loggers_in(self.run_folder, building[self.subcommand].trainer)
-        self.config_init = self.parser.instantiate_classes(building)
-        self.model = self._get(self.config_init, "model")
-        self._add_configure_optimizers_method_to_model(self.subcommand)
-        self.trainer = self.instantiate_trainer()
+        for name in (
+            traits.initial_weight_arguments if config.ckpt_path else ()
+        ):  # the checkpoint replaces those weights
+            building[self.subcommand].model.init_args[name] = None
+        if self.subcommand in ("validate", "test"):
+            building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
+        direct_loggers(self._folder, building[self.subcommand].trainer)
+        self.build_model_and_trainer(building)
         if config.ckpt_path:
-            config_checks.checkpoint_fits(
-                Path(config.ckpt_path), self.model, config.model.init_args, self.subcommand == "fit"
+            checkpoint_checks.check_checkpoint(
+                Path(config.ckpt_path), self.model, config.model.init_args, resuming=self.subcommand == "fit"
             )
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-        if config["barebones"]:
+    @property
+    def _folder(self) -> Path:
+        assert self.run_folder is not None  # set by parse_arguments
+        return self.run_folder
+
+    def make_trainer(self, arguments: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:
+        """Build the Trainer with the defaults of every run; ``barebones`` gets none."""
+        if arguments["barebones"]:
             self.save_config_callback, callbacks = None, []
         else:
-            callbacks = equip(config, callbacks, self.run_folder, self.continued)
+            callbacks = add_defaults(arguments, list(callbacks), self._folder, self.resumed)
         try:
-            trainer = super()._instantiate_trainer(config, callbacks)
-        except ValueError as error:  # settings that do not go together, such as fsdp.yaml and 16-mixed
+            trainer = super().make_trainer(arguments, callbacks)
+        except ValueError as error:  # incompatible settings, such as fsdp.yaml and 16-mixed
             raise UsageError(f"trainer: {error}") from error
         leave_signals(trainer)
         start_together(trainer)
         for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:
-            callback.save_on_exception = False  # saving asks all ranks, and the others would wait for ever
+            if isinstance(callback, ModelCheckpoint):
+                callback.save_on_exception = False  # saving needs all ranks, and would wait forever for the others
         return trainer
 
     def before_predict(self) -> None:
-        config_checks.predictions_are_written(self.trainer)
+        """Refuse a prediction that no callback writes."""
+        config_checks.require_prediction_writer(self.trainer)
 
     def after_fit(self) -> None:
+        """Print the run's folder."""
         if self.trainer.is_global_zero:
-            describe(self.run_folder)
+            print_summary(self._folder)
 
-    after_validate = after_test = after_predict = after_fit
+    def after_validate(self) -> None:
+        """Print the metrics and the run's folder."""
+        config = self.config[self.subcommand]
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if config.verbose and metrics and self.trainer.is_global_zero:
+            stage = "val" if self.subcommand == "validate" else "test"
+            print(f"\n{format_metrics(metrics, stage, config_traits(config.model.class_path).monitor[0])}\n")
+        self.after_fit()
+
+    after_predict = after_fit
+    after_test = after_validate

@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
-from darkroom.cli import config_checks
+from darkroom.cli import checkpoint_checks, config_checks
 from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.cli import DarkroomCLI
-from darkroom.cli.console import Parser, explain, quieten
+from darkroom.cli.console import explain, filter_warnings
+from darkroom.cli.parser import Parser
 from darkroom.cli.trainer_defaults import ConfigSaver
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import Stopped
@@ -37,11 +38,11 @@ def complete_arguments(argv: list[str]) -> list[str]:
     given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
     for index in given:
         argv[index] = str(find_config(Path(argv[index])))
-        config_checks.readable_config(Path(argv[index]))
+        config_checks.require_readable_config(Path(argv[index]))
     if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
         checkpoint = Path(argv[argv.index("--ckpt_path") + 1])
         if str(checkpoint) not in ("last", "best"):
-            config_checks.require_checkpoint(checkpoint, str(checkpoint), Path("runs"))
+            checkpoint_checks.require_checkpoint(checkpoint, str(checkpoint), Path("runs"))
         beside = checkpoint.parent.parent / "config.yaml"
         if checkpoint.parent.name == "checkpoints" and beside.is_file():
             argv[1:1] = ["--config", str(beside)]
@@ -58,7 +59,7 @@ def import_named_classes(argv: list[str]) -> None:
 def run(argv: list[str]) -> int:
     """Run one command line; return its exit code."""
     die_with_parent()
-    quieten()
+    filter_warnings()
     set_loader("yaml", load_config, (yaml.YAMLError,))
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own classes lie where the command is typed

@@ -1,4 +1,4 @@
-"""What every run has: its callbacks, its loggers and where they write."""
+"""Defaults of every run: its callbacks, its loggers and where they write."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,10 +17,10 @@ from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.callbacks.training.graceful_stop import GracefulStop
 from darkroom.callbacks.training.progress_bar import QuietProgressBar
 from darkroom.callbacks.training.throughput import Throughput
-from darkroom.cli.config_checks import listed
-from darkroom.runtime.checkpoint_io import CheckpointFile
-from darkroom.runtime.csv_logger import MetricsFile
-from darkroom.runtime.wandb_logger import SteadyWandbLogger
+from darkroom.cli.config_checks import as_list
+from darkroom.runtime.checkpoint_io import AtomicCheckpointIO
+from darkroom.runtime.csv_logger import ResumableCSVLogger
+from darkroom.runtime.wandb_logger import ResilientWandbLogger
 
 
 class NoProfiler(PassThroughProfiler):
@@ -33,44 +33,46 @@ class NoProfiler(PassThroughProfiler):
         return self._nothing
 
 
-def equip(config: dict[str, Any], callbacks: list[Any], folder: Path, continued: bool) -> list[Any]:
-    """Adds to a Trainer's arguments what every run has, and returns its callbacks besides those of the config."""
+def add_defaults(config: dict[str, Any], callbacks: list[Any], folder: Path, resumed: bool) -> list[Any]:
+    """Add the defaults of every run to a Trainer's arguments; return its callbacks besides those of the config."""
     if config["enable_checkpointing"] is False:
         callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), GracefulStop(), BadSampleCount(), *callbacks]
-    own_bar = any(isinstance(callback, ProgressBar) for callback in listed(config["callbacks"]))
+    own_bar = any(isinstance(callback, ProgressBar) for callback in as_list(config["callbacks"]))
     if config["enable_progress_bar"] is not False and not own_bar:
         callbacks.append(QuietProgressBar())
-    loggers = [logger for logger in listed(config["logger"]) if not isinstance(logger, bool)]
-    plugins = listed(config["plugins"])
+    loggers = [logger for logger in as_list(config["logger"]) if not isinstance(logger, bool)]
+    plugins = as_list(config["plugins"])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        config["plugins"] = [*plugins, CheckpointFile()]
+        config["plugins"] = [*plugins, AtomicCheckpointIO()]
     config["profiler"] = config["profiler"] or NoProfiler()
-    config["logger"] = [MetricsFile(folder, continued), *loggers]
+    config["logger"] = [ResumableCSVLogger(folder, resumed), *loggers]
     config["default_root_dir"] = config["default_root_dir"] or str(folder)
     return callbacks
 
 
 class ConfigSaver(SaveConfigCallback):
-    """Writes the resolved config into the run's folder and to W&B, and tells W&B where the checkpoints are."""
+    """Write the resolved config into the run's folder and to W&B, and the paths of the checkpoints to W&B."""
 
     def __init__(self, parser: Any, config: Namespace, *args: Any, **kwargs: Any) -> None:
         config = config.clone()
-        config.ckpt_path = None  # what is saved starts anew, whatever this run went on from
+        config.ckpt_path = None  # the saved config starts from scratch, also that of a resumed run
         super().__init__(parser, config, *args, **kwargs)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log the config to W&B."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
-            if isinstance(logger, SteadyWandbLogger):
+            if isinstance(logger, ResilientWandbLogger):
                 logger.log_hyperparams(config)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the paths of the checkpoints to W&B."""
         paths = {
             f"checkpoint/{callback.filename}": callback.best_model_path
             for callback in trainer.checkpoint_callbacks
             if isinstance(callback, ModelCheckpoint) and callback.best_model_path
         }
         for logger in trainer.loggers:
-            if isinstance(logger, SteadyWandbLogger):
+            if isinstance(logger, ResilientWandbLogger):
                 logger.log_summary(paths)

@@ -1,1 +1,1 @@
-"""What surrounds a run: its folder, checkpoints, loggers, signals' exit codes and the cluster."""
+"""Run folder, checkpoint files, loggers, cluster jobs, and the private names of Lightning."""

@@ -1,4 +1,4 @@
-"""CheckpointFile: a checkpoint gets onto the disk whole or not at all, and is read as data, never as code."""
+"""AtomicCheckpointIO: write a checkpoint completely or not at all, and read it as data, never as code."""
 
 import os
 from collections.abc import Iterator
@@ -12,36 +12,41 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from darkroom.errors import Stopped, StorageError
 
 
-class CheckpointFile(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, has it reach the disk, and only then gives it its name.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint under a temporary name in the same folder, flush it to the disk, then rename it.
 
-    A process killed at any moment, a machine that loses power and a disk that is full leave the checkpoint that was there
-    before. (Lightning's own way writes into the folder for temporary files, often another disk, from which it is copied.)
+    A process killed at any moment, a power failure and a full disk leave the previous checkpoint intact
+    (tests/faults/test_kill.py, test_machine.py). Lightning writes into the folder for temporary files, often on another
+    disk, and copies the file from there.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint. Raises StorageError, with the reason, where the disk does not take it."""
-        if "://" in str(path):  # not a file: Lightning's own way, whole or not at all as far as that place can do it
+        """Write a checkpoint.
+
+        Raises:
+            StorageError: the disk refuses it; gives the reason.
+        """
+        if "://" in str(path):  # remote storage: as atomic as Lightning and that storage make it
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        aside = path.with_name(path.name + ".part")
+        temporary = path.with_name(path.name + ".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
+            with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, path)
+            os.replace(temporary, path)
         except BaseException as error:
-            aside.unlink(missing_ok=True)
-            for cause in _causes(error):  # torch.save has words of its own for what a file says
+            temporary.unlink(missing_ok=True)
+            for cause in _causes(error):  # torch.save wraps the error of the file
                 if isinstance(cause, Stopped):
                     raise cause from None
                 if isinstance(cause, OSError):
                     raise StorageError(
                         f"the checkpoint {path} could not be written ({cause.strerror or cause}); "
-                        + (f"the one before it is whole, in {path}" if path.is_file() else "there is none before it")
+                        + (f"the previous one is intact in {path}" if path.is_file() else "there is no previous one")
                     ) from error
             raise
         _sync_folder(path.parent)
@@ -49,12 +54,12 @@ class CheckpointFile(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads a checkpoint of tensors and plain values; what holds anything else is refused, whatever is asked for."""
+        """Read a checkpoint of tensors and plain values; refuse any other content, whatever ``weights_only`` says."""
         return super().load_checkpoint(path, map_location=map_location, weights_only=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it came from."""
+    """Iterate over an error and its causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -62,7 +67,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Has a new name in a folder reach the disk, where its file system can do that."""
+    """Flush a folder's names to the disk, where the file system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,8 @@
-"""MetricsFile: metrics.csv, the scores of a run as a file that is there whatever else keeps them."""
+"""ResumableCSVLogger: metrics.csv, the metrics of a run as a file, whatever other loggers there are."""
 
 import csv
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +10,49 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
-class MetricsFile(Logger):
-    """Appends every logged metric to ``metrics.csv`` in the run's folder, which it also tells Lightning of.
+class ResumableCSVLogger(Logger):
+    """Append every logged metric to ``metrics.csv`` in the run's folder.
 
-    Being the first logger, its ``save_dir`` is ``trainer.log_dir``, on every rank: checkpoints and pictures go there.
-    A fit that goes on keeps the rows there were when its checkpoint was written (``rows``, ``keep``); what the run that
-    was ended had written after it is written again.
+    As the first logger it defines ``trainer.log_dir`` on every rank, where checkpoints and figures go. A resumed fit keeps
+    the rows that existed when its checkpoint was written (``rows``, ``truncate``) and writes the later ones again
+    (tests/runtime/test_resume.py). Lightning's CSVLogger starts an empty file and holds all rows in memory.
+
+    Args:
+        folder: the run's folder.
+        resumed: drop the rows of an earlier fit until ``truncate`` says how many to keep.
     """
 
     name = ""
     version = ""
 
-    def __init__(self, folder: Path, continued: bool = False) -> None:
+    def __init__(self, folder: Path, resumed: bool = False) -> None:
         super().__init__()
-        self.path, self._kept = folder / "metrics.csv", 0 if continued else None
-        self._columns: list[str] | None = None
+        self.path = folder / "metrics.csv"
         self.rows = 0
+        self._limit = 0 if resumed else None  # number of old rows to keep; None: all
+        self._columns: list[str] = []  # none before the file is opened
 
     @property
     def save_dir(self) -> str:
+        """The run's folder."""
         return str(self.path.parent)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The resolved config lies in config.yaml."""
+        """Do nothing: config.yaml holds the resolved config."""
 
-    def keep(self, rows: int | None) -> None:
-        """Forgets all but the first rows; None: keeps all."""
-        self._kept, self._columns, self.rows = rows, None, len(self._read()[:rows])
+    def truncate(self, rows: int | None) -> None:
+        """Keep only the first rows of the file; None: keep all."""
+        self._limit, self._columns, self.rows = rows, [], len(self._read()[:rows])
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row; new metrics become columns, for which the file is written again."""
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
-        rows = self._open() if self._columns is None else None
+        rows = None if self._columns else self._open()
         new = sorted(row.keys() - set(self._columns))
         if new or rows is not None:
-            if rows is None:
-                rows = self._read()
             self._columns += new
-            self._rewrite(rows)
+            self._rewrite(self._read() if rows is None else rows)
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)
         self.rows += 1
@@ -58,17 +64,18 @@ class MetricsFile(Logger):
             return list(csv.DictReader(file))
 
     def _open(self) -> list[dict[str, str]]:
+        """Read the columns and the rows to keep."""
         rows = self._read()
         self._columns = list(rows[0]) if rows else ["step", "epoch"]
-        rows = rows[: self._kept]
+        rows = rows[: self._limit]
         self.rows = len(rows)
         return rows
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".csv.part")
-        with aside.open("w", newline="") as file:
+        temporary = self.path.with_suffix(".csv.part")
+        with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        aside.replace(self.path)
+        temporary.replace(self.path)

@@ -1,71 +1,81 @@
-"""What a machine can do to a run, in the words of someone who has to mend it."""
+"""Messages for faults of the machine: what failed and what to do."""
 
 import errno
 import re
 from traceback import walk_tb
 
 import torch
+from lightning import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
+from darkroom.runtime.lightning_compat import checkpoint_being_restored
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]+)")
-# gloo and NCCL have no error of their own for it.
-_GONE = re.compile(r"remote worker (crashing|hanging)|remote process exited|Connection (closed|reset) by peer")
-_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+# gloo and NCCL raise a plain RuntimeError.
+_RANK_LOST = re.compile(r"remote worker (crashing|hanging)|remote process exited|Connection (closed|reset) by peer")
+_SMALLER = "lower data.batch_size (trainer.accumulate_grad_batches makes up for it), the image size"
 
 
-def told(error: BaseException) -> str | None:
-    """One message for a fault of the machine: disk, permission, memory, a worker that died; None for any other error."""
-    if isinstance(error, OSError) and error.errno in _FULL | _CLOSED:
-        return _of_the_disk(error)
+def explain_system_error(error: BaseException) -> str | None:
+    """Return a message for a fault of disk, permissions, memory, worker or rank; None for any other error."""
+    if isinstance(error, OSError) and error.errno in _FULL | _DENIED:
+        return _explain_disk_error(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return f"the GPU's memory is full: {_asked_for(error)}; {_SMALLER}, or --config configs/trainer/bf16.yaml"
+        return (
+            f"the GPU's memory is full: {_requested_memory(error)}; {_SMALLER}, or --config configs/trainer/bf16.yaml"
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return f"the machine's memory is full: {_asked_for(error)}; {_SMALLER}, or data.num_workers"
-    if distributed.is_initialized() and _GONE.search(str(error)):
-        return "another rank of this run is gone, and this one ends with it; why, that one's own message says"
+        return f"the machine's memory is full: {_requested_memory(error)}; {_SMALLER}, or data.num_workers"
+    if distributed.is_initialized() and _RANK_LOST.search(str(error)):
+        return (
+            "another rank of this run is gone, and this one ends with it; see the message of that rank for the reason"
+        )
     if worker := _WORKER.search(str(error)):
         how = "ended" if worker[2].startswith("exited") else worker[2].replace("is killed by signal: ", "was killed: ")
         return (
-            f"a process that loads the data (pid {worker[1]}) {how}; most often the machine had no memory left for "
-            "it, or /dev/shm is too small: lower data.num_workers or data.batch_size"
+            f"a data worker process (pid {worker[1]}) {how}; most often the machine ran out of memory, or /dev/shm is too "
+            "small: lower data.num_workers or data.batch_size"
         )
     if "Expected more than 1 value per channel" in str(error):
         return (
-            "a batch norm has one value alone of every channel, and no mean of it: the pictures are too small for this "
-            "network, or data.batch_size is 1; make either larger"
+            "a batch norm got a single value per channel, and cannot normalize it: the images are too small for this "
+            "network, or data.batch_size is 1; increase either"
         )
-    return _of_restoring(error)
+    return _explain_restore_error(error)
 
 
-_SMALLER = "lower data.batch_size (trainer.accumulate_grad_batches makes up for it), the pictures' size"
+def explain_callback_error(error: BaseException) -> str | None:
+    """Return a message for an exception that one of Lightning's own callbacks raised; None for any other error."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    module = frames[-1].f_globals.get("__name__", "") if frames else ""
+    if not module.startswith(("lightning.pytorch.callbacks.", "lightning.pytorch.tuner.")):
+        return None
+    owners = [frame.f_locals.get("self") for frame in frames]
+    names = [type(owner).__name__ for owner in owners if isinstance(owner, Callback)]
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"trainer.callbacks: {names[-1] if names else module} failed: {reason}"
 
 
-def _of_the_disk(error: OSError) -> str:
-    where = error.filename or "what the run writes"
+def _explain_disk_error(error: OSError) -> str:
+    where = error.filename or "the run's files"
     if error.errno in _FULL:
         return f"no space left on the disk for {where} ({error.strerror}); free some, or choose another --runs_dir"
-    mend = "mend its permissions or, if it is the run's, choose another --runs_dir"
-    return f"{where} must not be opened ({error.strerror}); {mend}"
+    remedy = "correct its permissions or, if it belongs to the run, choose another --runs_dir"
+    return f"{where} cannot be opened ({error.strerror}); {remedy}"
 
 
-def _of_restoring(error: BaseException) -> str | None:
-    """A checkpoint that Lightning could read, but not put back: known by where in Lightning the error comes from."""
-    if isinstance(error, MisconfigurationException):  # which says itself what does not fit
+def _explain_restore_error(error: BaseException) -> str | None:
+    """Explain the failure to restore a checkpoint that could be read; Lightning's own messages suffice."""
+    path = None if isinstance(error, MisconfigurationException) else checkpoint_being_restored(error)
+    if path is None:
         return None
-    for frame, _ in walk_tb(error.__traceback__):
-        code = frame.f_code
-        if code.co_filename.endswith("checkpoint_connector.py") and code.co_name.startswith(("resume_", "restore")):
-            path = frame.f_locals["self"].trainer.ckpt_path
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return (
-                f"ckpt_path {path} cannot be restored ({reason}): something in it is missing or was changed; take an older "
-                "one"
-            )
-    return None
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"ckpt_path {path} cannot be restored ({reason}): a part of it is missing or was changed; use an older one"
 
 
-def _asked_for(error: BaseException) -> str:
-    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-    return f"{asked[1]} more were asked for" if asked else "no more can be had"
+def _requested_memory(error: BaseException) -> str:
+    requested = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    return f"tried to allocate {requested[1]}" if requested else "an allocation failed"

@@ -1,44 +1,315 @@
-"""What Lightning does on its way and must not: each function has a Trainer leave one thing alone, or do it otherwise."""
+"""Private names of Lightning: the only file that uses them, behind functions and mixins with plain names.
 
+``PRIVATE`` lists them; tests/runtime/test_lightning_compat.py checks each against the installed version. Attributes that
+Lightning sets but does not declare (``Trainer.datamodule``) are read here too, so that everything else stays typed.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from traceback import walk_tb
 from typing import Any
 
-from lightning import Trainer
+from jsonargparse import Namespace
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.loops.utilities import _is_max_limit_reached
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+# Class -> the names of it that are used below.
+PRIVATE: dict[type, tuple[str, ...]] = {
+    Trainer: ("_checkpoint_connector", "_logger_connector", "_signal_connector"),
+    _CheckpointConnector: ("resume_start", "resume_end", "restore"),
+    _EvaluationLoop: ("_has_run",),
+    _FitLoop: ("_data_fetcher",),
+    _LoggerConnector: ("_first_loop_iter", "log_metrics", "metrics", "should_update_logs"),
+    _SignalConnector: ("register_signal_handlers",),
+    _TrainingEpochLoop: (
+        "_batches_that_stepped",
+        "_broadcast_sigterm_tensor",
+        "_is_training_done",
+        "_should_accumulate",
+        "_should_check_val_fx",
+        "_skip_next_val",
+        "on_advance_end",
+    ),
+    LightningCLI: (
+        "_add_configure_optimizers_method_to_model",
+        "_get",
+        "_instantiate_trainer",
+        "_parse_ckpt_path",
+        "_parser",
+    ),
+    LightningModule: ("_current_fx_name",),
+    ModelCheckpoint: (
+        "_every_n_train_steps",
+        "_last_time_checked",
+        "_monitor_candidates",
+        "_save_none_monitor_checkpoint",
+        "_save_topk_checkpoint",
+        "_should_skip_saving_checkpoint",
+        "_train_time_interval",
+    ),
+    WandbLogger: ("_experiment", "_wandb_init"),
+}
+
+
+# --- what a Trainer has, but does not declare -------------------------------------------------------------------------
+
+
+def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
+    """Return the datamodule of a Trainer; None where it got loaders instead."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return all callbacks of a Trainer."""
+    return trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector
+
+
+def is_fast_dev_run(trainer: Trainer) -> bool:
+    """Whether ``trainer.fast_dev_run`` is on, which saves nothing."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by Lightning's debugging flags
+
+
+def log_interval(trainer: Trainer) -> int:
+    """Return ``trainer.log_every_n_steps``; 0: never."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's logger connector
+
+
+def is_started_by_this_command(trainer: Trainer) -> bool:
+    """Whether this process is a rank that another rank of the same command started."""
+    strategy = trainer.strategy
+    environment = strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None
+    return trainer.local_rank > 0 and environment is not None and not environment.creates_processes_externally
+
+
+def process_rank() -> int:
+    """Return the rank of this process, also before a Trainer exists."""
+    return rank_zero_only.rank  # type: ignore[attr-defined]  # set on the function by Lightning
+
+
+# --- where a fit stands -----------------------------------------------------------------------------------------------
+
+
+def steps_taken(trainer: Trainer) -> int:
+    """Count the training batches that led to an optimizer step: the step under which Lightning logs metrics.
+
+    ``global_step`` counts every optimizer instead.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether the gradients of the current batch are kept for the next one."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def validation_is_due(trainer: Trainer) -> bool:
+    """Whether a validation follows the current batch."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def is_last_step(trainer: Trainer) -> bool:
+    """Whether the current batch is the last one of the epoch or of the fit."""
+    return trainer.is_last_batch or trainer.fit_loop.epoch_loop._is_training_done
+
+
+def is_last_epoch(trainer: Trainer) -> bool:
+    """Whether the epoch that has just ended is the last one of the fit."""
+    epochs = trainer.fit_loop.epoch_progress.current
+    assert isinstance(epochs, _ProcessedTracker)  # declared as its base class
+    return (
+        trainer.should_stop
+        or (trainer.max_epochs is not None and _is_max_limit_reached(epochs.processed, trainer.max_epochs))
+        or _is_max_limit_reached(trainer.global_step, trainer.max_steps)
+    )
+
+
+def unlogged_metrics(trainer: Trainer) -> tuple[dict[str, float], int]:
+    """Return the metrics that were logged but have not reached the loggers yet, and their step."""
+    connector, step = trainer._logger_connector, steps_taken(trainer)
+    at_end_of_epoch = connector._first_loop_iter is None
+    if not trainer.training or not (at_end_of_epoch or connector.should_update_logs):
+        return {}, step
+    logged = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return logged and {"epoch": float(trainer.current_epoch), **logged}, step - at_end_of_epoch
+
+
+def log_metrics(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
+    """Send metrics to all loggers at once."""
+    trainer._logger_connector.log_metrics(metrics, step)
+
+
+# --- what a Trainer does otherwise ------------------------------------------------------------------------------------
 
 
 def leave_signals(trainer: Trainer) -> None:
-    """Has Lightning leave SIGTERM and SIGUSR1 alone; callbacks/training/graceful_stop.py answers them.
+    """Make Lightning ignore SIGTERM and SIGUSR1; callbacks/training/graceful_stop.py handles them.
 
-    Its way ends a fit that got SIGTERM with exit code 0, has all ranks wait for the first of them in every step, saves from
-    within the handler, wherever the step may be, and knows SIGTERM of the first rank only.
+    Lightning's handlers end a fit that got SIGTERM with exit code 0, make all ranks wait for rank 0 in every step, save
+    from within the handler in the middle of a step, and react to a SIGTERM of rank 0 only. tests/faults/test_signals.py
+    covers all of these.
     """
-    trainer._signal_connector.register_signal_handlers = lambda: None
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # has no switch
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]  # has no switch
 
 
 def start_together(trainer: Trainer) -> None:
-    """Has all ranks load the checkpoint that the first of them found.
+    """Make all ranks load the checkpoint that rank 0 found.
 
-    They look for it each at its own time, before they know of each other, in a folder that may be the same only seconds
-    later on another machine.
+    Each rank looks for it before the ranks are connected, in a folder that another machine may see only seconds later.
     """
     connector = trainer._checkpoint_connector
     load = connector.resume_start
-    connector.resume_start = lambda path=None, **how: load(trainer.strategy.broadcast(path), **how)
+
+    def resume_start(path: str | None = None, weights_only: bool | None = None) -> None:
+        load(trainer.strategy.broadcast(path), weights_only=weights_only)
+
+    connector.resume_start = resume_start  # type: ignore[method-assign]  # Lightning has no hook before loading
 
 
 def count_steps_once(trainer: Trainer) -> None:
-    """Has a fit that goes on from where a validation was due count the step before it once.
+    """Make a fit that resumes where a validation was due count the step before it once.
 
-    Lightning begins there with a turn without a step, after which it counts one all the same: all rows that are logged
-    later would stand a step too high.
+    Lightning resumes there with an iteration without an optimizer step, but increments its counter all the same: every
+    later row would be logged one step too high.
     """
     loop = trainer.fit_loop.epoch_loop
-    end_of_turn = loop.on_advance_end
+    end_of_iteration = loop.on_advance_end
 
     def on_advance_end(data_fetcher: Any) -> None:
         if loop._skip_next_val:
             loop._skip_next_val = False
         else:
-            end_of_turn(data_fetcher)
+            end_of_iteration(data_fetcher)
 
-    loop.on_advance_end = on_advance_end
+    loop.on_advance_end = on_advance_end  # type: ignore[method-assign]  # Lightning has no hook around an iteration
+
+
+def checkpoint_being_restored(error: BaseException) -> str | None:
+    """Return the path of the checkpoint that Lightning was restoring when it failed; None for any other failure."""
+    for frame, _ in walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_filename.endswith("checkpoint_connector.py") and code.co_name.startswith(("resume_", "restore")):
+            return str(frame.f_locals["self"].trainer.ckpt_path)
+    return None
+
+
+# --- classes to derive from -------------------------------------------------------------------------------------------
+
+
+def is_loading_from_checkpoint() -> bool:
+    """Whether ``load_from_checkpoint`` builds the current module, and passes its hyper-parameters."""
+    return bool(_given_hyperparameters.get())
+
+
+class FastHookNames:
+    """Mixin of a LightningModule: Lightning records the name of the current hook at the cost of a plain assignment.
+
+    Lightning does so dozens of times a step, and ``nn.Module.__setattr__`` takes 3 us each time.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
+class CheckpointSteps(ModelCheckpoint):
+    """ModelCheckpoint whose decisions have public names."""
+
+    _last_time_checked: float | None
+
+    @property
+    def every_n_steps(self) -> int:
+        """Number of optimizer steps between two checkpoints; 0: not by steps."""
+        return self._every_n_train_steps
+
+    @property
+    def time_interval(self) -> timedelta | None:
+        """Time between two checkpoints."""
+        return self._train_time_interval
+
+    @property
+    def last_time(self) -> float:
+        """Monotonic time of the last checkpoint, or of the start of the fit."""
+        return self._last_time_checked or 0.0
+
+    @last_time.setter
+    def last_time(self, value: float) -> None:
+        self._last_time_checked = value
+
+    def is_saved(self, trainer: Trainer) -> bool:
+        """Whether there is nothing to save: the current step is saved already, or this is not a fit."""
+        return self._should_skip_saving_checkpoint(trainer)
+
+    def save_unmonitored(self, trainer: Trainer) -> None:
+        """Write the checkpoint, whatever its metric."""
+        self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_no_validation(self, trainer: Trainer) -> None:
+        """Handle a checkpoint that is due before any validation could log the metric that it monitors."""
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        missing = self.monitor is not None and self.monitor not in monitor_candidates
+        if missing and self.save_top_k != 0 and not trainer.fit_loop.epoch_loop.val_loop._has_run:
+            self.on_no_validation(trainer)  # instead of a warning with a hint about `log`
+        else:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+
+class RestartableWandbLogger(WandbLogger):
+    """WandbLogger whose W&B run can be replaced by another one."""
+
+    @property
+    def current_run(self) -> Any:
+        """The W&B run, if it has begun."""
+        return self._experiment
+
+    @property
+    def init_arguments(self) -> dict[str, Any]:
+        """Arguments of the next ``wandb.init``, to be changed in place."""
+        return self._wandb_init
+
+    def forget_run(self) -> None:
+        """Make the next access begin another W&B run."""
+        self._experiment = None
+
+
+class SteppedCLI(LightningCLI):
+    """LightningCLI whose parts are built one after the other, and whose config a checkpoint never overrides."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Unlike Lightning's: a checkpoint's hyper-parameters never override config and command line."""
+
+    def build_datamodule(self, data: Namespace) -> LightningDataModule:
+        """Build the datamodule of the current command from its section of the config."""
+        return self._parser(self.subcommand).instantiate_classes(Namespace(data=data)).data
+
+    def build_model_and_trainer(self, config: Namespace) -> None:
+        """Build everything else from a config, and set ``config_init``, ``model`` and ``trainer``."""
+        self.config_init = self.parser.instantiate_classes(config)
+        self.model = self._get(self.config_init, "model")
+        self._add_configure_optimizers_method_to_model(self.subcommand)
+        self.trainer = self.instantiate_trainer()
+
+    def make_trainer(self, arguments: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:
+        """Build the Trainer; subclasses change its arguments and callbacks here."""
+        return super()._instantiate_trainer(arguments, list(callbacks))
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return self.make_trainer(config, callbacks)

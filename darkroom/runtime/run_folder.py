@@ -1,4 +1,4 @@
-"""A run's folder, ``runs/<experiment>/<n>/``."""
+"""The folder of a run, ``runs/<experiment>/<n>/``."""
 
 import sys
 from pathlib import Path
@@ -7,25 +7,26 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from darkroom.errors import StorageError
 from darkroom.runtime import slurm
+from darkroom.runtime.lightning_compat import process_rank
 
 JOB = "job"  # the file in a run's folder
 
 
 @rank_zero_only
-def _say(what: str) -> None:
-    print(what, file=sys.stderr)
+def _report(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
-def runs_of(experiment: Path) -> list[Path]:
-    """The runs of an experiment, oldest first."""
+def list_runs(experiment: Path) -> list[Path]:
+    """List the runs of an experiment, oldest first."""
     numbered = [path for path in experiment.glob("*") if path.name.isdigit() and path.is_dir()]
     return sorted(numbered, key=lambda path: int(path.name))
 
 
-def new_run(experiment: Path) -> Path:
-    """Makes the next numbered folder; two processes that start at once get two."""
-    number = int(runs_of(experiment)[-1].name) + 1 if runs_of(experiment) else 0
-    if rank_zero_only.rank != 0:  # rank 0 makes it, and Lightning tells the others where it is
+def create_run(experiment: Path) -> Path:
+    """Create the next numbered folder; two processes that start at once get two folders."""
+    number = int(list_runs(experiment)[-1].name) + 1 if list_runs(experiment) else 0
+    if process_rank() != 0:  # rank 0 creates it, and Lightning broadcasts its name
         return experiment / str(number)
     while True:
         try:
@@ -35,55 +36,58 @@ def new_run(experiment: Path) -> Path:
             number += 1
         except (NotADirectoryError, FileNotFoundError) as error:
             raise StorageError(
-                f"{error.filename} cannot be made ({error.strerror}); choose another --runs_dir"
+                f"{error.filename} cannot be created ({error.strerror}); choose another --runs_dir"
             ) from error
 
 
 @rank_zero_only
-def leave_job(run: Path) -> None:
-    """Leaves in a run's folder the name of the cluster's job that trains it, by which a restart of the job finds it."""
-    if slurm.job():
-        (run / JOB).write_text(f"{slurm.job()}\n", encoding="utf-8")
+def record_job(run: Path) -> None:
+    """Write the name of the cluster job into the run's folder, so that a restart of the job finds it."""
+    if slurm.job_name():
+        (run / JOB).write_text(f"{slurm.job_name()}\n", encoding="utf-8")
 
 
-def run_of_job(experiment: Path) -> Path | None:
-    """The newest run that an earlier start of this very job began."""
-    job = slurm.job()
+def find_run_of_job(experiment: Path) -> Path | None:
+    """Find the newest run that an earlier start of this job began."""
+    job = slurm.job_name()
     if job is None or not slurm.may_be_restarted():
         return None
-    for run in reversed(runs_of(experiment)):
+    for run in reversed(list_runs(experiment)):
         if (run / JOB).is_file() and (run / JOB).read_text(encoding="utf-8").strip() == job:
-            _say(f"darkroom: job {job} goes on with {run}")
+            _report(f"darkroom: job {job} resumes {run}")
             return run
     return None
 
 
-def checkpoint_of(run: Path | None, name: str) -> str | None:
-    """``checkpoints/<name>.ckpt`` of a run, if it has one."""
+def find_checkpoint(run: Path | None, name: str) -> str | None:
+    """Find ``checkpoints/<name>.ckpt`` of a run."""
     path = run / "checkpoints" / f"{name}.ckpt" if run else None
     return str(path) if path and path.is_file() else None
 
 
-def newest_checkpoint(experiment: Path, name: str, but: Path | None = None) -> str | None:
-    """``checkpoints/<name>.ckpt`` of the newest run, if it has one; ``but`` does not count as a run."""
-    return checkpoint_of(next((run for run in reversed(runs_of(experiment)) if run != but), None), name)
+def find_newest_checkpoint(experiment: Path, name: str, but: Path | None = None) -> str | None:
+    """Find ``checkpoints/<name>.ckpt`` of the newest run other than ``but``."""
+    return find_checkpoint(next((run for run in reversed(list_runs(experiment)) if run != but), None), name)
 
 
-def fit_without_checkpoint(experiment: Path) -> Path | None:
-    """The newest run, if it is of a fit that was killed before its first checkpoint; a new one, if it was not yet made."""
+def find_unsaved_fit(experiment: Path) -> Path | None:
+    """Return the newest run if it is a fit without a checkpoint, or create a run if there is none.
+
+    None: the newest run has a checkpoint or is of another command, or there is no experiment.
+    """
     if not experiment.is_dir():
         return None
-    for run in runs_of(experiment)[-1:]:
+    for run in list_runs(experiment)[-1:]:
         others = [command for command in ("validate", "test", "predict") if (run / f"{command}.yaml").exists()]
         if others or any(run.glob("checkpoints/*.ckpt")):
             return None
-        _say(f"darkroom: {run} has no checkpoint yet; it begins anew")
+        _report(f"darkroom: {run} has no checkpoint yet; it starts from scratch")
         return run
-    return new_run(experiment)
+    return create_run(experiment)
 
 
 def remove_if_empty(run: Path | None) -> None:
-    """A run that failed before it wrote anything leaves no folder, nor the empty ones it lay in."""
+    """Remove the folder of a run that wrote nothing, and its parents if they are empty."""
     if run and [path.name for path in run.glob("*")] == [JOB]:
         (run / JOB).unlink()
     for folder in (run, *run.parents[:2]) if run else ():
@@ -91,16 +95,21 @@ def remove_if_empty(run: Path | None) -> None:
             folder.rmdir()
 
 
-def say_how_to_go_on(run: Path, mended: bool) -> None:
-    """Says that a fit that ended early can go on, if it can; ``mended``: once what ended it is."""
+def print_resume_hint(run: Path, failed: bool) -> None:
+    """Print how to resume a fit that ended early, if it has a checkpoint.
+
+    Args:
+        run: its folder.
+        failed: an error ended it, which must be fixed first.
+    """
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file():
-        when = "once this is mended, the" if mended else "the"
-        _say(f"\ndarkroom: {last} is whole; {when} same command with --ckpt_path last goes on from it")
+        when = "once this is fixed, " if failed else ""
+        _report(f"\ndarkroom: {last} is intact; {when}the same command with --ckpt_path last resumes from it")
 
 
-def describe(run: Path) -> None:
-    """Prints where a run lies and its newest figure of each kind."""
+def print_summary(run: Path) -> None:
+    """Print the folder of a run and its newest figure of each kind."""
     print(f"run folder: {run}")
     for what in sorted(run.glob("figures/*")):
         newest = max(what.glob("*.png"), default=None) or max(what.glob("*.gif"), default=None)

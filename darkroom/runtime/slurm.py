@@ -1,4 +1,4 @@
-"""What Slurm or torchrun, having started this process, says of its job, and how the job goes on after a stop."""
+"""The cluster job of this process, started by Slurm or torchrun: its name, its restarts, and requeueing."""
 
 import os
 import re
@@ -8,29 +8,29 @@ import sys
 WARNED, TERMINATED = 128 + 10, 128 + 15  # exit codes after SIGUSR1 and SIGTERM, where there is Slurm
 
 
-def job() -> str | None:
-    """A name that the processes of a job share, and its later starts, and no other job has; None outside of a job."""
-    return _named() or _of_slurm() or (f"torchrun-{_rendezvous()}" if _rendezvous() else None)
+def job_name() -> str | None:
+    """Return a name that all processes and restarts of a job share, and no other job has; None outside of a job."""
+    return _given_name() or _slurm_name() or (f"torchrun-{_rendezvous()}" if _rendezvous() else None)
 
 
 def may_be_restarted() -> bool:
-    """Whether a run that bears this job's name was begun by an earlier start of it.
+    """Whether a run with this job's name may come from an earlier start of the job.
 
-    Slurm says so. torchrun counts only what happened on this machine, so its id, which no other job has, stands for it;
-    and so does a name that was given. Only where several commands of one start bear the same name, it does not.
+    Slurm counts restarts. torchrun counts only those on this machine, so its unique id counts as a restart, and so does a
+    name given by the user. The id does not count where several commands of one Slurm job share the name.
     """
-    shared = _of_slurm() is not None and "SLURM_STEP_ID" not in os.environ
+    shared = _slurm_name() is not None and "SLURM_STEP_ID" not in os.environ
     counts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
-    return any(count != "0" for count in counts) or bool(_named() or (_rendezvous() and not shared))
+    return any(count != "0" for count in counts) or bool(_given_name() or (_rendezvous() and not shared))
 
 
-def _named() -> str | None:
-    """What the user calls the job, for a scheduler that is not known here."""
+def _given_name() -> str | None:
+    """Return the name that the user gave the job, for other schedulers."""
     return os.environ.get("DARKROOM_JOB") or None
 
 
-def _of_slurm() -> str | None:
-    """The job's number, or the array's and the task's, and the step, which every start counts anew."""
+def _slurm_name() -> str | None:
+    """Return the number of the job, or of the array and its task, and the step, which each start counts from 0."""
     number, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
     if array:
         number = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
@@ -38,20 +38,20 @@ def _of_slurm() -> str | None:
 
 
 def _rendezvous() -> str | None:
-    """The ``--rdzv-id`` that torchrun was given, or made itself for one machine."""
+    """Return torchrun's ``--rdzv-id``, given or generated."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return None if run_id == "none" else run_id
 
 
 def requeue(code: int) -> None:
-    """Puts a Slurm job whose fit was stopped back into the queue, if it is to go on; the last act, for it ends the process.
+    """Requeue a Slurm job whose fit was stopped and should resume. Must be called last: it ends this process.
 
-    That is so after SIGUSR1, which announces the end of its time, and where it was pre-empted: Slurm itself requeues a
-    pre-empted job only if it is still there when its grace has passed, and one that has saved and ended is not. A job that
-    its user cancels gets SIGTERM as well, and stays cancelled.
+    A fit should resume after SIGUSR1, which announces the time limit, and after pre-emption: Slurm itself requeues a
+    pre-empted job only if it still runs at the end of its grace time. A job that its user cancels gets SIGTERM too, and
+    stays cancelled.
 
     Args:
-        code: the fit's exit code, 128 and the number of the signal that stopped it.
+        code: the fit's exit code, 128 plus the number of the signal that stopped it.
     """
     number = os.environ.get("SLURM_JOB_ID")
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
@@ -67,7 +67,7 @@ def _preempted(number: str) -> bool:
 
 
 def _scontrol(*arguments: str) -> tuple[str, str]:
-    """What it says, and what it complains of."""
+    """Run scontrol; return its output and, if it failed, its error."""
     try:
         done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:

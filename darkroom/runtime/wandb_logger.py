@@ -1,10 +1,11 @@
-"""W&B: when it stays offline, what it is told, and why a run never waits for it nor ends with it."""
+"""W&B logging that never blocks, prompts or ends a run: offline without a login, and whenever W&B fails."""
 
 import netrc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from argparse import Namespace as ArgparseNamespace
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pydoc import locate
@@ -15,57 +16,64 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from darkroom.errors import UsageError
+from darkroom.runtime.lightning_compat import RestartableWandbLogger
 
-# W&B's own settings; what the environment says counts more.
-_PATIENCE = {
-    "WANDB_INIT_TIMEOUT": "20",  # seconds; W&B's own 90 are long for a cluster without a way out
-    "WANDB_FINISH_TIMEOUT": "60",  # W&B itself would wait for ever
+# Defaults of W&B's settings; the environment overrides them.
+_DEFAULTS = {
+    "WANDB_INIT_TIMEOUT": "20",  # seconds; W&B's default of 90 is long for a cluster without internet access
+    "WANDB_FINISH_TIMEOUT": "60",  # W&B's default waits forever
     "WANDB_FINISH_TIMEOUT_RAISES": "true",
-    "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # what a killed run loses; W&B's own 15 may be all of it
+    "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # seconds a killed run loses; W&B's default is 15
 }
 
 
-class SteadyWandbLogger(WandbLogger):
-    """W&B's logger, of a run that outlives W&B: it goes on offline where the server does not answer at the start, and where
-    W&B's own process dies in the middle. In between W&B's process tries again by itself, and nothing waits for it."""
+class ResilientWandbLogger(RestartableWandbLogger):
+    """WandbLogger that continues offline if the server does not respond at the start or W&B's process dies during the run.
+
+    Otherwise W&B's process retries by itself, and the run never waits for it. tests/faults/test_wandb_faults.py covers
+    these cases.
+    """
 
     @property
     def experiment(self) -> Any:
+        """The W&B run, offline if the server does not respond."""
         from wandb.errors import CommError
-        from wandb.errors import UsageError as Refused
+        from wandb.errors import UsageError as WandbUsageError
 
-        if self._experiment is not None:
-            return self._experiment
+        if self.current_run is not None:
+            return self.current_run
         before = _folders(self._folder)
         try:
             return super().experiment
         except (CommError, TimeoutError) as error:
-            self._go_offline(f"W&B did not begin the run ({' '.join(str(error).split())})", online=False)
+            self._go_offline(f"W&B did not start the run ({' '.join(str(error).split())})", online=False)
             for begun in set(_folders(self._folder)) - set(before):
-                shutil.rmtree(begun, ignore_errors=True)  # with nothing of the run in it
+                shutil.rmtree(begun, ignore_errors=True)  # it holds nothing of the run
             return super().experiment
-        except Refused as error:
+        except WandbUsageError as error:
             raise UsageError(f"W&B: {error}") from error
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        with self._outlived():
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics of a step."""
+        with self._offline_if_dead():
             super().log_metrics(metrics, step)
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        with self._outlived():
+    def log_hyperparams(self, params: dict[str, Any] | ArgparseNamespace, *args: Any, **kwargs: Any) -> None:
+        """Log the config."""
+        with self._offline_if_dead():
             super().log_hyperparams(params)
 
     @rank_zero_only
     def log_summary(self, values: dict[str, Any]) -> None:
-        """Sets values of the run as a whole."""
-        with self._outlived():
+        """Set values of the run as a whole."""
+        with self._offline_if_dead():
             self.experiment.summary.update(values)
 
     @contextmanager
-    def _outlived(self) -> Iterator[None]:
-        """Within, the death of W&B's process costs what was on its way there, and the fit nothing."""
+    def _offline_if_dead(self) -> Iterator[None]:
+        """Context in which the death of W&B's process loses only what was on its way there."""
         from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
         try:
@@ -74,23 +82,24 @@ class SteadyWandbLogger(WandbLogger):
             self._go_offline(f"W&B's process is gone ({str(error) or type(error).__name__})", online=True)
 
     def _go_offline(self, why: str, online: bool) -> None:
-        """Has what comes next go into a folder of its own, of the same W&B run, which ``wandb sync`` joins to the rest."""
+        """Continue the same W&B run in a new offline folder, which ``wandb sync`` joins with the others."""
         import wandb
 
-        with suppress(Exception):  # of a process that may be dead
+        with suppress(Exception):  # its process may be dead
             wandb.teardown(exit_code=1)
-        wandb.run = self._experiment = None
-        self._wandb_init.update(mode="offline", id=self._wandb_init["id"] or _last_id(self._folder))
+        _clear_current_run()
+        self.forget_run()
+        self.init_arguments.update(mode="offline", id=self.init_arguments["id"] or _last_id(self._folder))
         _drop_empty(self._folder)
-        _say(f"{why}; the run goes on offline", self._folder, online)
+        _report(f"{why}; the run continues offline", self._folder, online)
 
     @property
     def _folder(self) -> Path:
-        return Path(self._wandb_init["dir"] or os.environ.get("WANDB_DIR", "."))
+        return Path(self.init_arguments["dir"] or os.environ.get("WANDB_DIR", "."))
 
 
-def loggers_in(folder: Path, trainer: Namespace) -> None:
-    """Points every logger of the config whose save_dir is "." at the run's folder, and W&B offline without a login."""
+def direct_loggers(folder: Path, trainer: Namespace) -> None:
+    """Set the run's folder as save_dir of every logger whose save_dir is ".", and W&B offline without a login."""
     for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
         if arguments is None:
@@ -101,60 +110,65 @@ def loggers_in(folder: Path, trainer: Namespace) -> None:
             arguments.id = arguments.id or arguments.version or _last_id(folder)
             arguments.name = arguments.name or "/".join(folder.parts[-2:])
             if not (arguments.get("fork_from") or arguments.get("resume_from")):
-                # Lightning's own default, lost on its way through the command line: without it W&B begins the run anew.
+                # Lightning's default, which the command line loses: without it W&B starts the run from scratch.
                 arguments.resume = arguments.get("resume") or "allow"
             _drop_empty(folder)
-            for name, value in _PATIENCE.items():
+            for name, value in _DEFAULTS.items():
                 os.environ.setdefault(name, value)
             if not _logged_in():
                 os.environ.setdefault("WANDB_MODE", "offline")
             if locate(logger.class_path) is WandbLogger:
-                logger.class_path = f"{__name__}.{SteadyWandbLogger.__name__}"
+                logger.class_path = f"{__name__}.{ResilientWandbLogger.__name__}"
 
 
 def finish_wandb(exit_code: int) -> None:
-    """Ends the W&B run, if there is one, as finished or as failed; waits a bounded time for what is not uploaded yet."""
-    wandb = sys.modules.get("wandb")  # not imported here, because that takes a third of a second of every command
+    """End the W&B run, if there is one, as finished or failed; wait a bounded time for the upload."""
+    wandb = sys.modules.get("wandb")  # importing it would take a third of a second of every command
     if wandb is None or wandb.run is None:
         return
-    folder = Path(wandb.run.dir, "../../..")  # of <folder>/wandb/<run>/files
+    folder = Path(wandb.run.dir, "../../..")  # wandb.run.dir is <folder>/wandb/<run>/files
     try:
         wandb.finish(exit_code=exit_code)
-    except Exception as error:  # what the run was for is done, and its exit code is not W&B's
+    except Exception as error:  # the run is complete; W&B must not change its exit code
         with suppress(Exception):
             wandb.teardown(exit_code=exit_code)
-        wandb.run = None
-        _say(f"W&B did not take everything ({str(error) or type(error).__name__})", folder, online=True)
+        _clear_current_run()
+        _report(f"W&B did not upload everything ({str(error) or type(error).__name__})", folder, online=True)
 
 
 def _last_id(folder: Path) -> str | None:
-    """The id of the W&B run that this folder holds, to continue it: folders are named (offline-)run-<date>-<id>."""
+    """Return the id of the W&B run in this folder, to resume it: folders are named (offline-)run-<date>-<id>."""
     found = _folders(folder)
     return found[-1].name.rsplit("-", 1)[-1] if found else None
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Those that W&B has written into, the newest last."""
+    """List the folders that W&B has written, the newest last."""
     return sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
 
 
 @rank_zero_only
 def _drop_empty(folder: Path) -> None:
-    """Removes what W&B had no time to write anything into: `wandb sync` would refuse it, and all beside it."""
+    """Remove folders of W&B without any record: `wandb sync` would refuse them, and all others with them."""
     for log in folder.glob("wandb/*run-*-*/*.wandb"):
-        if log.stat().st_size <= 7:  # its header
+        if log.stat().st_size <= 7:  # the size of its header
             shutil.rmtree(log.parent, ignore_errors=True)
 
 
-def _say(what: str, folder: Path, online: bool) -> None:
-    """Says what happened and how all gets to W&B that has not: what was begun online `wandb sync` takes only if told so."""
+def _clear_current_run() -> None:
+    """Make W&B itself forget the run, so that it can begin another one."""
+    vars(sys.modules["wandb"])["run"] = None  # W&B keeps it as a variable of its module, which has no type
+
+
+def _report(message: str, folder: Path, online: bool) -> None:
+    """Print what happened and how to upload the rest; `wandb sync` takes an online run only with its option."""
     which = "--include-online {}/wandb/*run-*" if online else "{}/wandb/offline-run-*"
-    print(f"\ndarkroom: {what}. What W&B has not got lies on the disk; to upload it:", file=sys.stderr)
+    print(f"\ndarkroom: {message}. The rest is saved on the disk; to upload it:", file=sys.stderr)
     print(f"  wandb sync {which.format(os.path.relpath(folder))}", file=sys.stderr)
 
 
 def _logged_in() -> bool:
-    """Whether W&B would find a key without asking: in the environment or the netrc file."""
+    """Whether W&B finds a key in the environment or the netrc file, without a prompt."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -120,7 +120,7 @@ class TestCheckpoint:
         Path("runs/tiny/1").mkdir()  # killed before its first checkpoint
         outcome = darkroom("fit", *tiny, "--ckpt_path", "last")
         assert outcome.code == 0
-        assert "runs/tiny/1 has no checkpoint yet; it begins anew" in outcome.err
+        assert "runs/tiny/1 has no checkpoint yet; it starts from scratch" in outcome.err
         assert sorted(path.name for path in Path("runs/tiny").iterdir()) == ["0", "1"]
 
     def test_last_without_a_run_is_an_error(self, darkroom: Callable, tiny: list[str]) -> None:

@@ -93,3 +93,10 @@ def test_list_is_what_the_command_line_knows() -> None:
     for room, base in (("lightning_modules", Technique), ("datamodules", VisionDataModule)):
         listed = set(classes(room, base.__name__))
         assert listed <= {kind.__name__ for kind in below(base) if kind.__module__.startswith(f"darkroom.{room}")}
+
+
+def test_list_ends_quietly_where_its_reader_has_gone() -> None:
+    command = f"{sys.executable} -m darkroom list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=CONFIGS.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1

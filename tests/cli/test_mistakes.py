@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.paths import install_command
 from tests.conftest import CONFIGS
 from tests.fakes.pictures import image_mask_folder
 
 USAGE = {
     "unknown key": (["--model.base_chanels", "4"], "base_chanels"),
     "abbreviated key": (["--trainer.max_epoch", "4"], "--trainer.max_epoch"),
-    "wrong type": (["--model.base_channels", "four"], "base_channels: 'four' is not right; it takes int"),
-    "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is not right; it takes"),
+    "wrong type": (["--model.base_channels", "four"], "base_channels: 'four' is invalid; it must be int"),
+    "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is invalid; it must be"),
     "impossible value": (["--model.base_channels", "0"], "model.base_channels is 0; it must be at least 1"),
     "unknown technique": (["--model", "UNett"], "there is no class UNett (DCGAN, "),
     "unknown data": (
@@ -111,4 +112,31 @@ def test_a_missing_package_is_named_with_what_installs_it(darkroom: Callable, mo
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     message = darkroom("fit", "--config", CONFIGS / "segmentation/smp_unet.yaml").message
     assert "segmentation_models_pytorch" in message
-    assert r"pip install -e '[^']*\[smp\]'" in message
+    assert install_command("smp") in message
+
+
+def test_learning_rate_finder_is_refused(darkroom: Callable, tiny: list[str]) -> None:
+    outcome = darkroom("fit", *tiny, "--trainer.callbacks+=LearningRateFinder")
+    assert outcome.code == 2
+    assert "LearningRateFinder cannot set the rate of model.optimizer" in outcome.message
+    assert not Path("runs").exists()
+
+
+def test_error_of_a_lightning_callback_is_one_message(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["fit", *tiny, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/nothing"]
+    outcome = darkroom(*command)
+    assert outcome.code == 2
+    assert "trainer.callbacks: EarlyStopping failed: Early stopping conditioned on metric" in outcome.message
+    monkeypatch.setenv("DARKROOM_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="Early stopping conditioned on metric"):
+        darkroom(*command)
+
+
+def test_a_fit_without_a_validation_says_why_it_has_no_best_checkpoint(darkroom: Callable, tiny: list[str]) -> None:
+    outcome = darkroom("fit", *tiny, "--trainer.max_steps", 1, "--checkpoint.monitor", "val/mIoU")
+    assert outcome.code == 0
+    assert outcome.err.count("checkpoint.monitor val/mIoU: no validation has run yet, so there is no best.ckpt") == 1
+    assert "HINT" not in outcome.err
+    assert not Path("runs/tiny/0/checkpoints/best.ckpt").exists()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.runtime.error_messages import told
+from darkroom.runtime.error_messages import explain_system_error
 from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
 
 LAST = Path("runs/it/0/checkpoints/last.ckpt")
@@ -49,7 +49,7 @@ def test_the_checkpoint_before_a_full_disk_is_kept(small_disk: Path, left: int) 
     where = ("--runs_dir", small_disk)
     command = Command(*TINY, *EVERY_STEP, *where, *trouble("FillDiskAt", step=7, folder=small_disk, left=left))
     assert command.wait() == 1
-    says(command, "No space left on device", "last.ckpt is whole")
+    says(command, "No space left on device", "last.ckpt is intact")
     last = small_disk / LAST.relative_to("runs")
     assert step_of(last) == 7
     assert not list(last.parent.glob("*.part"))
@@ -85,7 +85,7 @@ def test_no_space_whoever_writes(where: str) -> None:
 
     command = Command(*TINY, *EVERY_STEP, before=before)
     assert command.wait() == 1
-    says(command, "o space left on", "last.ckpt is whole")
+    says(command, "o space left on", "last.ckpt is intact")
     assert 0 < step_of(LAST) < 15
     assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
 
@@ -96,7 +96,7 @@ def test_a_folder_that_must_not_be_written() -> None:
         pytest.skip("a folder that not even root may write")
     command = Command(*TINY, "--runs_dir", "/sys/darkroom")
     assert command.wait() == 1
-    says(command, "/sys/darkroom", "must not be opened", "--runs_dir")
+    says(command, "/sys/darkroom", "cannot be opened", "--runs_dir")
 
 
 @pytest.mark.fault("a folder that is none")
@@ -123,7 +123,7 @@ def test_a_loader_s_process_is_killed() -> None:
     options = ("--data.num_workers", "2", *EVERY_STEP)
     command = Command(*TINY, *options, *trouble("KillWorkerAt", step=7))
     assert command.wait() == 1
-    says(command, "a process that loads the data (pid", "data.num_workers", "last.ckpt is whole")
+    says(command, "a data worker process (pid", "data.num_workers", "last.ckpt is intact")
     assert step_of(LAST) >= 6
     assert Command(*TINY, *options, "--ckpt_path", "last").wait() == 0
 
@@ -132,14 +132,14 @@ def test_a_loader_s_process_is_killed() -> None:
 def test_out_of_memory() -> None:
     command = Command(*TINY, *EVERY_STEP, *trouble("AskForMemoryAt", step=7))
     assert command.wait() == 1
-    says(command, "the machine's memory is full", "data.batch_size", "last.ckpt is whole")
+    says(command, "the machine's memory is full", "data.batch_size", "last.ckpt is intact")
     assert step_of(LAST) == 7
     assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
 
 
 @pytest.mark.fault("out of a GPU's memory (its error, without a GPU)")
-def test_a_gpu_s_memory_is_told_from_the_machine_s() -> None:
-    said = told(
+def test_gpu_memory_and_machine_memory_have_different_messages() -> None:
+    said = explain_system_error(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ...")
     )
     assert said is not None
@@ -148,7 +148,7 @@ def test_a_gpu_s_memory_is_told_from_the_machine_s() -> None:
 
 def test_other_errors_are_not_explained_away() -> None:
     for error in (RuntimeError("shapes do not match"), OSError(errno.ENOENT, "No such file"), ValueError("it")):
-        assert told(error) is None
+        assert explain_system_error(error) is None
 
 
 @pytest.mark.fault("weights that a step made infinite, the loss still finite")

@@ -20,8 +20,8 @@ def test_a_fit_that_is_asked_to_end_is_saved_and_goes_on(whole: End, name: str, 
     # Step 11 is one whose loss is logged, just when the fit ends.
     command = Command(*TINY, *trouble("SignalAt", step=11, name=name))
     assert command.wait() == code
-    assert "asked to stop" in command.text
-    assert "last.ckpt is whole; the same command" in command.text
+    assert "stopping after this step" in command.text
+    assert "last.ckpt is intact; the same command" in command.text
     assert torch.load("runs/it/0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
     assert Command(*TINY, "--ckpt_path", "last").wait() == 0
     assert_same(whole)
@@ -141,10 +141,10 @@ def test_a_rank_that_is_gone(whole_on_two_ranks: End) -> None:
 
 
 def test_signals_do_what_they_did_before() -> None:
-    from darkroom.signals import SIGNALS, handled_by, stop
+    from darkroom.signals import SIGNALS, handle_signals, stop
 
     before = [signal.getsignal(signum) for signum in SIGNALS]
-    with handled_by(stop):
+    with handle_signals(stop):
         assert all(signal.getsignal(signum) is stop for signum in SIGNALS)
     assert [signal.getsignal(signum) for signum in SIGNALS] == before
 

@@ -81,7 +81,7 @@ def test_no_answer_at_the_start(
         monkeypatch.setenv("WANDB_BASE_URL", url)
         outcome = darkroom("fit", *tiny, *WANDB)
     assert outcome.code == 0
-    assert outcome.err.count("W&B did not begin the run") == 1
+    assert outcome.err.count("W&B did not start the run") == 1
     assert "wandb sync runs/tiny/0/wandb/offline-run-*" in outcome.err
     nothing_is_lost()
     steps, exits, ids = logged(runs_of_wandb())
@@ -100,7 +100,7 @@ def test_no_answer_any_more(darkroom: Callable, tiny: list[str], monkeypatch: py
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         outcome = darkroom("fit", *tiny, *WANDB)
     assert outcome.code == 0
-    assert "W&B did not take everything" in outcome.err
+    assert "W&B did not upload everything" in outcome.err
     assert "wandb sync --include-online runs/tiny/0/wandb/*run-*" in outcome.err
     nothing_is_lost()
     steps, exits, ids = logged(runs_of_wandb())

@@ -41,7 +41,7 @@ from darkroom.lightning_modules.segmentation import (
     SemanticSegmentation,
     UNet,
 )
-from darkroom.runtime.error_messages import told
+from darkroom.runtime.error_messages import explain_system_error
 from tests.fuzz.strategies import examples
 
 SIDES = (1, 2, 3, 7, 16, 17, 31, 32, 33, 64, 65, 97)
@@ -245,7 +245,7 @@ def test_any_batch_is_learned_from_or_refused(name: str) -> None:
         except UserError:
             pass  # its words are looked at where each is tested
         except ValueError as error:
-            if not told(error):
+            if not explain_system_error(error):
                 raise
 
     holds()

@@ -50,7 +50,7 @@ def within(monkeypatch: pytest.MonkeyPatch, **environment: object) -> None:
 )
 def test_job(monkeypatch: pytest.MonkeyPatch, environment: dict, name: str | None, may_be_restarted: bool) -> None:
     within(monkeypatch, **environment)
-    assert slurm.job() == name
+    assert slurm.job_name() == name
     assert slurm.may_be_restarted() is may_be_restarted
 
 

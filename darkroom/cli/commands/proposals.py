@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from darkroom.cli.catalog import import_all
-from darkroom.cli.config_checks import readable_config
+from darkroom.cli.config_checks import require_readable_config
 from darkroom.cli.console import explain
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
@@ -23,7 +23,7 @@ from darkroom.paths import find_config
 def _data_section(path: str) -> str:
     """Read the data section of a config, by path or shipped name, as JSON for the parser."""
     file = find_config(Path(path))
-    readable_config(file)
+    require_readable_config(file)
     config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return json.dumps({"data": config["data"]} if "data" in config else {})
 

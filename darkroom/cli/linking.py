@@ -1,0 +1,110 @@
+"""Fill what a model's config leaves open from the data, and refuse what contradicts the data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from jsonargparse import Namespace
+
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
+from darkroom.protocols import Captioned, ConfigTraits
+
+
+@dataclass(frozen=True)
+class _Traits:
+    linked_arguments: tuple[str, ...] = ()
+    initial_weight_arguments: tuple[str, ...] = ()
+    is_trained: bool = False
+    is_conditional: bool = True
+    monitor: tuple[str, str] = ("val/loss", "min")
+
+
+def config_traits(class_path: str) -> ConfigTraits:
+    """Read the traits that a class declares for the command line; a class of the user may declare none."""
+    kind = locate(class_path)
+    return _Traits(
+        linked_arguments=getattr(kind, "told", _Traits.linked_arguments),
+        initial_weight_arguments=getattr(kind, "starts_from", _Traits.initial_weight_arguments),
+        is_trained=getattr(kind, "trained", _Traits.is_trained),
+        is_conditional=getattr(kind, "conditional", _Traits.is_conditional),
+        monitor=getattr(kind, "monitor", _Traits.monitor),
+    )
+
+
+def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path | None = None) -> None:
+    """Fill the arguments of a model that its config leaves open.
+
+    Data without images say nothing about the model; the arguments saved in the checkpoint replace them.
+
+    Raises:
+        UsageError: an argument contradicts the data.
+    """
+    arguments = model.get("init_args") or Namespace()
+    saved = _saved_arguments(checkpoint)
+    known = _known_arguments(data)
+    if data.image_shape is None and checkpoint is not None:
+        known = {name: saved.get(name) for name in known if arguments.get(name) is None}
+    if not arguments.get("conditional", config_traits(model.class_path).is_conditional):
+        known.pop("num_classes", None)  # an unconditional model takes data with any number of classes
+    for name, value in known.items():
+        if name not in arguments or value is None:
+            continue
+        if arguments[name] is None:
+            arguments[name] = value
+        elif arguments[name] != value:
+            raise UsageError(
+                f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; set model.{name} to {value}"
+            )
+    _link_part(arguments.get("network"), arguments.as_dict())
+    _link_vocabulary(arguments.get("text"), data, saved.get("text"))
+
+
+def _known_arguments(data: VisionDataModule) -> dict[str, Any]:
+    """Return the model arguments that follow from the data."""
+    channels = None if data.image_shape is None else data.image_shape[0]
+    return {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": channels}
+
+
+def _saved_arguments(checkpoint: str | Path | None) -> dict[str, Any]:
+    """Read the model's arguments from a checkpoint; ``check_checkpoint`` reports one that cannot be read."""
+    if checkpoint is None:
+        return {}
+    try:
+        content = read_safely("ckpt_path", Path(checkpoint), mmap=True)
+    except Damaged:
+        return {}
+    arguments = content.get("hyper_parameters") if isinstance(content, dict) else None
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _link_vocabulary(text: Any, data: VisionDataModule, saved: Any) -> None:
+    """Fill the words of a learned text encoder: those of the checkpoint in their order, or else those of the data."""
+    if not isinstance(text, Namespace) or "words" not in config_traits(text.class_path).linked_arguments:
+        return
+    arguments = text.get("init_args") or Namespace()
+    learned = ((saved or {}).get("init_args") or {}).get("words")
+    if learned and arguments.get("words") not in (None, learned):
+        raise UsageError(
+            "model.text.words must be those of the checkpoint in their order; leave them out: the checkpoint has them"
+        )
+    words = learned or (data.words if isinstance(data, Captioned) else None)
+    if arguments.get("words") is None and not words:
+        raise UsageError(
+            f"{type(data).__name__} has no captions, from which model.text could take its words; use ShapesCaptions, "
+            "CaptionFolder, CocoCaptions or ShardedCaptions"
+        )
+    _link_part(text, {"words": words})
+
+
+def _link_part(part: Any, known: Mapping[str, Any]) -> None:
+    """Fill the ``linked_arguments`` of a part of a model that its config leaves open (None)."""
+    if not isinstance(part, Namespace) or "class_path" not in part:
+        return
+    arguments = part.get("init_args") or Namespace()
+    for name in config_traits(part.class_path).linked_arguments:
+        if arguments.get(name) is None and known.get(name) is not None:
+            arguments[name] = known[name]
