@@ -8,6 +8,8 @@ from darkroom.__main__ import keep_freed_memory
 
 keep_freed_memory()
 
+from benchmarks.speed import trainer  # noqa: E402, F401, I001 (first: the others leave a profiler behind)
+from benchmarks.speed import data, detection, diffusion, generation, imagen, metrics, networks  # noqa: E402, F401 (each registers its entries)
 from benchmarks.speed.harness import ENTRIES, Options, Result, machine  # noqa: E402
 
 

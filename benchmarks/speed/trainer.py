@@ -1,166 +1,294 @@
-"""What a step costs beyond the network: our Trainer with everything on, Lightning's floor, a bare loop."""
+"""Framework overhead per step: each own version of a Lightning part beside Lightning's, on a network that costs nothing."""
 
+import gc
 import logging
-import os
+import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ThroughputMonitor,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.speed.harness import Options, Result, entry
-from darkroom.callbacks.loggers.segmentation_mask_logger import SegmentationMaskLogger
+from benchmarks.speed.harness import Options, Result, entry, one_thread
 from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
 from darkroom.callbacks.training.exact_resume import ExactResume
+from darkroom.callbacks.training.graceful_stop import GracefulStop
 from darkroom.callbacks.training.progress_bar import QuietProgressBar
 from darkroom.callbacks.training.throughput import Throughput
 from darkroom.cli.trainer_defaults import NoProfiler
-from darkroom.datamodules.base import VisionDataModule
-from darkroom.lightning_modules.lr_schedulers import WarmupCosine
-from darkroom.lightning_modules.segmentation import SemanticSegmentation
-from darkroom.runtime.csv_logger import MetricsFile
+from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.runtime.csv_logger import ResumableCSVLogger
+from darkroom.runtime.lightning_compat import FastHookNames
 
-WARM, STEPS = 200, 1200
+WARM, STEPS, BATCH = 50, 300, 4
+Batch = dict[str, Tensor]
+
+
+def _now(device: str | torch.device) -> float:
+    """Read the clock: on a CPU the time that this thread computed, which other processes on the machine do not change."""
+    return time.thread_time() if torch.device(device).type == "cpu" else time.perf_counter()
 
 
 class Clock(Callback):
-    """Time from step WARM to the last one."""
+    """Measure the time from step WARM to the last one."""
+
+    start = end = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start after the warm-up."""
         if batch_idx == WARM:
-            self.start = time.perf_counter()
+            self.start = _now(pl_module.device)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.end = time.perf_counter()
+        """Note the end of a step."""
+        self.end = _now(pl_module.device)
 
 
-class Floor(LightningModule):
-    """The least a LightningModule can do."""
+class Minimal(LightningModule):
+    """A module that does nothing but its step."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.network = network
+        self.network = nn.Linear(8, 8)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        return F.cross_entropy(self.network(batch["image"] / 255), batch["mask"].long())
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the loss."""
+        return F.mse_loss(self.network(batch["image"]), batch["image"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build a fused AdamW."""
         return torch.optim.AdamW(self.parameters(), fused=True)
 
 
-class Ready(Dataset):
-    """A data set whose batches of four are ready, so that only the frame around a step is measured."""
+class FastNames(FastHookNames, Minimal):
+    """The same with the names of hooks stored without nn.Module."""
+
+
+class Logged(Minimal):
+    """The same with Lightning's logging of the loss."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute and log the loss."""
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss)
+        return loss
+
+
+class RunningLoss(Technique):
+    """The same with our running loss."""
 
     def __init__(self) -> None:
-        self.image = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
-        self.mask = torch.randint(0, 2, (4, 8, 8), dtype=torch.uint8)
+        super().__init__()
+        self.network = nn.Linear(8, 8)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Compute the loss and add it to the running means."""
+        return self.log_loss({"loss": F.mse_loss(self.network(batch["image"]), batch["image"])})
+
+
+class OwnEMA(Minimal):
+    """The same with our EMA weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ema = EMA(self.network)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Update the average."""
+        self.ema.update(self.network)
+
+
+class ReadyBatches(Dataset):
+    """A data set whose batches are ready, so that only the framework is measured."""
+
+    def __init__(self) -> None:
+        self.image = torch.randn(BATCH, 8)
 
     def __len__(self) -> int:
-        return 4 * STEPS
+        return BATCH * STEPS
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": self.image[index % 4], "mask": self.mask[index % 4]}
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return {"image": self.image}
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return {"image": self.image, "mask": self.mask}
-
-
-class ReadyData(VisionDataModule):
-    """The same through our data path: keyed order, resumable loader, bytes normalised on the device."""
-
-    class_names = ("a", "b")
-    image_shape = (3, 8, 8)
-
-    def dataset(self, split: str) -> Dataset:
-        return Ready()
+    def __getitem__(self, index: int) -> Batch:
+        return {"image": self.image[index % BATCH]}
 
 
-def _plain_loader() -> DataLoader:
-    return DataLoader(Ready(), batch_size=4, shuffle=True, collate_fn=lambda batch: batch, num_workers=0)
+@dataclass(frozen=True)
+class Side:
+    """One configuration of the Trainer.
+
+    Args:
+        part: what it has on; sides of one part are compared with each other.
+        name: whose version.
+        module: of the fit.
+        trainer: makes the Trainer's arguments for a folder.
+    """
+
+    part: str
+    name: str
+    module: Callable[[], LightningModule] = Minimal
+    trainer: Callable[[Path], dict[str, Any]] = field(default=lambda folder: {})
+
+    @property
+    def title(self) -> str:
+        """Name of its row."""
+        return f"{self.part}: {self.name}"
 
 
-def _bare(options: Options) -> float:
-    network = nn.Conv2d(3, 2, 1).to(options.device)
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    for index, batch in enumerate(_plain_loader()):
+def _callbacks(*makers: Callable[[Path], Callback]) -> Callable[[Path], dict[str, Any]]:
+    return lambda folder: {"callbacks": [make(folder) for make in makers]}
+
+
+def _bar(make: Callable[[], TQDMProgressBar]) -> Callable[[Path], dict[str, Any]]:
+    return lambda folder: {"callbacks": [make()], "enable_progress_bar": True}
+
+
+def _checkpoints(kind: type[ModelCheckpoint], folder: Path) -> list[Callback]:
+    best = kind(folder, "best", monitor="step", mode="max", enable_version_counter=False)
+    last = kind(folder, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    return [best, last]
+
+
+def _two_checkpoints(kind: type[ModelCheckpoint]) -> Callable[[Path], dict[str, Any]]:
+    return lambda folder: {"callbacks": _checkpoints(kind, folder), "enable_checkpointing": True}
+
+
+def _monitor(folder: Path) -> Callback:
+    return ThroughputMonitor(batch_size_fn=lambda batch: len(batch["image"]))
+
+
+def _everything_stock(folder: Path) -> dict[str, Any]:
+    callbacks = [LearningRateMonitor(), _monitor(folder), TQDMProgressBar(), *_checkpoints(ModelCheckpoint, folder)]
+    switches = {"enable_progress_bar": True, "enable_checkpointing": True}
+    return {"callbacks": callbacks, "logger": CSVLogger(folder), **switches}
+
+
+def _everything_ours(folder: Path) -> dict[str, Any]:
+    callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), GracefulStop(), QuietProgressBar()]
+    switches = {"enable_progress_bar": True, "enable_checkpointing": True, "profiler": NoProfiler()}
+    return {
+        "callbacks": callbacks + _checkpoints(SteadyCheckpoint, folder),
+        "logger": ResumableCSVLogger(folder),
+        **switches,
+    }
+
+
+SIDES = [
+    Side("Lightning", "everything off"),
+    Side("hook names", "darkroom", FastNames),
+    Side("loss", "Lightning, self.log", Logged, lambda folder: {"logger": CSVLogger(folder)}),
+    Side("loss", "darkroom, log_loss", RunningLoss, lambda folder: {"logger": CSVLogger(folder)}),
+    Side("progress bar", "Lightning, refresh 1", trainer=_bar(TQDMProgressBar)),
+    Side("progress bar", "Lightning, refresh 20", trainer=_bar(lambda: TQDMProgressBar(refresh_rate=20))),
+    Side("progress bar", "darkroom", trainer=_bar(QuietProgressBar)),
+    Side(
+        "throughput", "Lightning", trainer=lambda folder: {"callbacks": [_monitor(folder)], "logger": CSVLogger(folder)}
+    ),
+    Side("throughput", "darkroom", trainer=lambda folder: {"callbacks": [Throughput()], "logger": CSVLogger(folder)}),
+    Side("profiler", "darkroom", trainer=lambda folder: {"profiler": NoProfiler()}),
+    Side("checkpoints", "Lightning", trainer=_two_checkpoints(ModelCheckpoint)),
+    Side("checkpoints", "darkroom", trainer=_two_checkpoints(SteadyCheckpoint)),
+    Side("CSV logger", "Lightning", Logged, lambda folder: {"logger": CSVLogger(folder)}),
+    Side("CSV logger", "darkroom", Logged, lambda folder: {"logger": ResumableCSVLogger(folder)}),
+    Side("EMA", "Lightning", trainer=_callbacks(lambda folder: EMAWeightAveraging())),
+    Side("EMA", "darkroom", OwnEMA),
+    Side(
+        "resume and stop", "darkroom", trainer=_callbacks(lambda folder: ExactResume(), lambda folder: GracefulStop())
+    ),
+    Side("everything on", "Lightning", Logged, _everything_stock),
+    Side("everything on", "darkroom", RunningLoss, _everything_ours),
+]
+
+
+def _loader() -> DataLoader:
+    return DataLoader(ReadyBatches(), batch_size=BATCH, shuffle=True, collate_fn=lambda batch: batch, num_workers=0)
+
+
+def _bare_loop(options: Options) -> float:
+    module = Minimal().to(options.device)
+    optimizer = module.configure_optimizers()
+    start = 0.0
+    for index, batch in enumerate(_loader()):
         if index == WARM:
-            start = time.perf_counter()
-        image, mask = batch["image"].to(options.device) / 255, batch["mask"].to(options.device).long()
+            start = _now(options.device)
         optimizer.zero_grad()
-        F.cross_entropy(network(image), mask).backward()
+        module.training_step({"image": batch["image"].to(options.device)}, index).backward()
         optimizer.step()
-    return (time.perf_counter() - start) / (STEPS - WARM)
+    return (_now(options.device) - start) / (STEPS - WARM)
 
 
-def _trainer(options: Options, model: LightningModule, data: Any, **kwargs: Any) -> float:
+def _fit(side: Side, options: Options) -> float:
+    gc.collect()
     clock = Clock()
-    callbacks = [*kwargs.pop("callbacks", []), clock]
-    accelerator = "gpu" if options.device == "cuda" else "cpu"
-    trainer = Trainer(
-        accelerator=accelerator, devices=1, max_epochs=1, callbacks=callbacks, enable_model_summary=False, **kwargs
-    )
-    trainer.fit(model, data)
+    with tempfile.TemporaryDirectory() as folder:
+        off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "callbacks": []}
+        arguments = off | side.trainer(Path(folder))
+        arguments["callbacks"] = [*arguments["callbacks"], clock]
+        accelerator = "gpu" if options.device == "cuda" else "cpu"
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            max_epochs=1,
+            log_every_n_steps=50,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            **arguments,
+        )
+        trainer.fit(side.module(), _loader())
     return (clock.end - clock.start) / (STEPS - WARM)
 
 
-def _floor(options: Options) -> float:
-    nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return _trainer(options, Floor(nn.Conv2d(3, 2, 1)), _plain_loader(), **nothing)
-
-
-def _ours(options: Options) -> float:
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["WANDB_MODE"], os.environ["WANDB_SILENT"] = "offline", "true"
-        loggers = [MetricsFile(Path(folder)), TensorBoardLogger(folder), WandbLogger(save_dir=folder)]
-        callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), SegmentationMaskLogger(), QuietProgressBar()]
-        callbacks += [
-            SteadyCheckpoint(folder, "best", monitor="train/loss"),
-            SteadyCheckpoint(folder, "last", save_on_exception=True),
-        ]
-        model = SemanticSegmentation(nn.Conv2d(3, 2, 1), num_classes=2, lr_scheduler=WarmupCosine)
-        data = ReadyData(batch_size=4, num_workers=0)
-        seconds = _trainer(
-            options,
-            model,
-            data,
-            callbacks=callbacks,
-            logger=loggers,
-            log_every_n_steps=50,
-            profiler=NoProfiler(),
-            limit_val_batches=0,
-        )
-        import wandb
-
-        wandb.finish()
-    return seconds
+def _differences(times: dict[str, list[float]]) -> list[str]:
+    """Compare the sides of each part round by round: the median of the ratios, and their quartiles."""
+    lines = []
+    for part in dict.fromkeys(side.part for side in SIDES[1:]):
+        titles = [side.title for side in SIDES if side.part == part]
+        ours = titles[-1]
+        others = titles[:-1] or [SIDES[0].title]
+        for other in others:
+            ratios = [mine / theirs for mine, theirs in zip(times[ours], times[other], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
+            lines.append(f"- {ours} / {other}: {middle:.2f} ({low:.2f} to {high:.2f})")
+    return lines
 
 
 @entry
 def trainer_overhead(options: Options) -> Result:
-    """Microseconds a step on a network that takes none: a bare loop, Lightning's floor, ours with everything on."""
+    """Time of a step on Linear(8, 8): a bare loop, Lightning with everything off, each part, everything on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    runs = {"bare loop": _bare, "Lightning, everything off": _floor, "darkroom, everything on": _ours}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds):
-        for name, run in runs.items():
-            times[name].append(run(options))
-    medians = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-    bare = medians["bare loop"]
-    rows = [(name, 1e3 * t, 4 / t, float("nan"), None, t / bare) for name, t in medians.items()]
-    extra = ", ".join(f"{name} {1e6 * (t - bare):.0f} us" for name, t in medians.items() if name != "bare loop")
-    on = "progress bar, metrics.csv, TensorBoard, W&B offline, learning rate, throughput, checkpoints, exact resume, masks"
+    times: dict[str, list[float]] = {"bare loop": []} | {side.title: [] for side in SIDES}
+    with one_thread():
+        for _ in range(options.rounds):
+            times["bare loop"].append(_bare_loop(options))
+            for side in SIDES:
+                times[side.title].append(_fit(side, options))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    floor = medians[SIDES[0].title]
+    rows = [(name, 1e3 * t, BATCH / t, float("nan"), None, t / floor) for name, t in medians.items()]
     notes = [
-        f"More than the bare loop, a step: {extra}. Target: at most 600 us.",
-        f"Everything on, logging every 50th step: {on}.",
+        f"Processor time of one thread, {STEPS - WARM} steps a round after {WARM} of warm-up, {options.rounds} rounds, interleaved. Logged",
+        "every 50th step. Ratios of the same round, median (quartiles):",
+        "",
+        *_differences(times),
     ]
-    return Result("The frame around a step", rows, notes)
+    return Result("Framework overhead per step", rows, notes)

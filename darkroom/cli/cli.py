@@ -62,9 +62,14 @@ class DarkroomCLI(SteppedCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds the experiments.")
         # Separate groups, because a config's callback list would replace them; two groups, because save_last of a
         # checkpoint that monitors a metric becomes stale while the metric gets worse.
-        shared = {"save_top_k": 1, "enable_version_counter": False}
-        best = {"filename": "best"}  # the model says by which metric
-        last = {"filename": "last", "every_n_epochs": 1, "save_on_train_epoch_end": True, "save_on_exception": True}
+        shared: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False}
+        best: dict[str, Any] = {"filename": "best"}  # the model says by which metric
+        last: dict[str, Any] = {
+            "filename": "last",
+            "every_n_epochs": 1,
+            "save_on_train_epoch_end": True,
+            "save_on_exception": True,
+        }
         for group, defaults in {"checkpoint": best | shared, "last_checkpoint": last | shared}.items():
             parser.add_lightning_class_args(SteadyCheckpoint, group)
             parser.set_defaults({f"{group}.{name}": value for name, value in defaults.items()})

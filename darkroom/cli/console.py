@@ -31,10 +31,10 @@ def explain(error: Exception) -> int:
         # From a data worker the message arrives after that process's traceback.
         message = str(mistake).rsplit(f"{type(mistake).__name__}: ", 1)[-1].strip()
         return _print_error(message, mistake.exit_code if isinstance(mistake, UserError) else 2)
-    if (message := explain_system_error(error)) is not None:
-        return _print_error(message, 1)
-    if (message := explain_callback_error(error)) is not None:
-        return _print_error(message, 2)
+    if (fault := explain_system_error(error)) is not None:
+        return _print_error(fault, 1)
+    if (failure := explain_callback_error(error)) is not None:
+        return _print_error(failure, 2)
     raise error
 
 

@@ -6,6 +6,7 @@ Lightning sets but does not declare (``Trainer.datamodule``) are read here too, 
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
@@ -150,7 +151,7 @@ def unlogged_metrics(trainer: Trainer) -> tuple[dict[str, float], int]:
 
 def log_metrics(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
     """Send metrics to all loggers at once."""
-    trainer._logger_connector.log_metrics(metrics, step)
+    trainer._logger_connector.log_metrics(metrics, step)  # type: ignore[arg-type]  # converts numbers too
 
 
 # --- what a Trainer does otherwise ------------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def start_together(trainer: Trainer) -> None:
     connector = trainer._checkpoint_connector
     load = connector.resume_start
 
-    def resume_start(path: str | None = None, weights_only: bool | None = None) -> None:
+    def resume_start(path: str | Path | None = None, weights_only: bool | None = None) -> None:
         load(trainer.strategy.broadcast(path), weights_only=weights_only)
 
     connector.resume_start = resume_start  # type: ignore[method-assign]  # Lightning has no hook before loading
