@@ -286,8 +286,8 @@ def trainer_overhead(options: Options) -> Result:
     floor = medians[SIDES[0].title]
     rows = [(name, 1e3 * t, BATCH / t, float("nan"), None, t / floor) for name, t in medians.items()]
     notes = [
-        f"Processor time of one thread, {STEPS - WARM} steps a round after {WARM} of warm-up, {options.rounds} rounds, interleaved. Logged",
-        "every 50th step. Ratios of the same round, median (quartiles):",
+        f"Processor time of one thread, {STEPS - WARM} steps a round after {WARM} of warm-up, {options.rounds} rounds,",
+        "interleaved. Logged every 50th step. Ratios of the same round, median (quartiles):",
         "",
         *_differences(times),
     ]

@@ -1,4 +1,4 @@
-"""QuietProgressBar: Lightning's progress bar, twice a second."""
+"""QuietProgressBar: Lightning's progress bar, refreshed twice a second."""
 
 import time
 from typing import Any
@@ -6,52 +6,59 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from darkroom.protocols import ReportsSteps, SamplerStep
+
 
 class QuietProgressBar(TQDMProgressBar):
-    """Lightning's bar, drawn at most twice a second in training; in prediction it counts the steps that a technique tells
-    ``on_step`` of.
+    """Lightning's bar, refreshed at most twice a second in training; in prediction it counts the sampler's steps.
 
-    Drawing reads the metrics, which waits for the GPU: Lightning's bars do so after every batch, or every n-th however long
-    a batch takes.
+    A refresh reads the metrics, which synchronizes with the GPU. Lightning's bars refresh after every n-th batch, however
+    long a batch takes.
     """
 
-    _drawn, _watches = 0.0, False
+    _refreshed = 0.0
+    _watched: ReportsSteps | None = None
 
-    def _due(self) -> bool:
-        """Whether the bar was last drawn half a second ago; if so, it is now."""
+    def _is_due(self) -> bool:
+        """Whether the last refresh was half a second ago; counts as a refresh if so."""
         now = time.monotonic()
-        due = now - self._drawn >= 0.5
-        self._drawn = now if due else self._drawn
+        due = now - self._refreshed >= 0.5
+        self._refreshed = now if due else self._refreshed
         return due
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._due() or trainer.is_last_batch:
+        """Refresh the bar if it is due, and after the last batch."""
+        if self._is_due() or trainer.is_last_batch:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch the sampler's steps, unless something else does."""
         super().on_predict_start(trainer, pl_module)
-        self._watches = self.is_enabled and getattr(pl_module, "on_step", self) is None  # nobody else does
-        if self._watches:
-            pl_module.on_step = self._show_step
+        if self.is_enabled and isinstance(pl_module, ReportsSteps) and pl_module.on_step is None:
+            self._watched = pl_module
+            self._watched.on_step = self._show_step
 
-    def _show_step(self, step: Any) -> None:
-        if self._due():
+    def _show_step(self, step: SamplerStep) -> None:
+        if self._is_due():
             self.predict_progress_bar.set_postfix_str(f"step {step.index + 1}/{step.count}")
 
     def on_predict_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Remove the sampler's step and advance the bar."""
         self.predict_progress_bar.set_postfix_str("", refresh=False)
         super().on_predict_batch_end(trainer, *args, **kwargs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop watching the sampler."""
         super().on_predict_end(trainer, pl_module)
-        self._stop_watching(pl_module)
+        self._stop_watching()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop watching the sampler."""
         super().on_exception(trainer, pl_module, exception)
-        self._stop_watching(pl_module)
+        self._stop_watching()
 
-    def _stop_watching(self, pl_module: LightningModule) -> None:
-        if self._watches:
-            pl_module.on_step, self._watches = None, False
+    def _stop_watching(self) -> None:
+        if self._watched is not None:
+            self._watched.on_step, self._watched = None, None

@@ -19,7 +19,7 @@ USAGE = {
     "unknown technique": (["--model", "UNett"], "there is no class UNett (DCGAN, "),
     "unknown data": (
         ["--data", "Shapes"],
-        "there is no class Shapes (CamVid, ",
+        "there is no class Shapes (CaptionFolder, ",
     ),
     "config missing": (["--config", "nope.yaml"], "config nope.yaml does not exist"),
     "weights missing": (["--model.pretrained", "nope.pth"], "nope.pth does not exist"),
