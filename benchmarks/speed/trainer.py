@@ -38,7 +38,7 @@ from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.runtime.csv_logger import ResumableCSVLogger
 from darkroom.runtime.lightning_compat import FastHookNames
 
-WARM, STEPS, BATCH = 50, 300, 4
+WARM, STEPS, BATCH = 20, 120, 4
 Batch = dict[str, Tensor]
 
 

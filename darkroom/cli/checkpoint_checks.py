@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.safe_load import read_safely, require_whole
 
-_FITTED_ARGUMENTS = ("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler")
+# Their state is in the checkpoint, and would override the config.
+_FITTED_ARGUMENTS = tuple(
+    f"optim.{name}" for name in ("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler")
+)
 
 
 def require_checkpoint(path: str | Path | None, given: str, experiment: Path) -> None:
@@ -77,10 +80,10 @@ def _compare_weights(path: Path, saved: dict[str, Any], built: dict[str, Any]) -
 
 def _compare_arguments(path: Path, saved: dict[str, Any], arguments: Namespace) -> None:
     for name in _FITTED_ARGUMENTS:
-        here = arguments.get(name)
-        here = here.as_dict() if isinstance(here, Namespace) else here
-        here, there = (json.dumps(value, sort_keys=True, default=str) for value in (here, saved.get(name)))
-        if name in saved and here != there:
+        group, key = name.split(".")
+        options = [values.get(group) or {} for values in (arguments.as_dict(), saved)]
+        here, there = (json.dumps(values.get(key), sort_keys=True, default=str) for values in options)
+        if key in options[1] and here != there:
             raise UsageError(
                 f"ckpt_path {path} was trained with model.{name} {there}, the config says {here}; a resumed fit must keep "
                 "them: make them agree, or start from scratch with the weights (model.pretrained)"

@@ -179,7 +179,7 @@ def start_together(trainer: Trainer) -> None:
     def resume_start(path: str | Path | None = None, weights_only: bool | None = None) -> None:
         load(trainer.strategy.broadcast(path), weights_only=weights_only)
 
-    connector.resume_start = resume_start  # type: ignore[method-assign]  # Lightning has no hook before loading
+    connector.resume_start = resume_start  # type: ignore[method-assign, assignment]  # Lightning has no hook before loading
 
 
 def count_steps_once(trainer: Trainer) -> None:
@@ -212,8 +212,8 @@ def checkpoint_being_restored(error: BaseException) -> str | None:
 # --- classes to derive from -------------------------------------------------------------------------------------------
 
 
-def is_loading_from_checkpoint() -> bool:
-    """Whether ``load_from_checkpoint`` builds the current module, and passes its hyper-parameters."""
+def hyperparameters_are_given() -> bool:
+    """Whether the command line builds the current module, and has recorded its arguments with their class paths."""
     return bool(_given_hyperparameters.get())
 
 
