@@ -104,7 +104,7 @@ def test_a_file_in_place_of_a_folder(darkroom: Callable, tmp_path: Path) -> None
     (tmp_path / "file").touch()
     outcome = darkroom(*TINY, "--runs_dir", tmp_path / "file")
     assert outcome.code == 1
-    assert "cannot be made (Not a directory); choose another --runs_dir" in outcome.message
+    assert "cannot be created (Not a directory); choose another --runs_dir" in outcome.message
 
 
 @pytest.mark.fault("a fit that goes on and fails in its first step, or before")
@@ -143,7 +143,7 @@ def test_gpu_memory_and_machine_memory_have_different_messages() -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ...")
     )
     assert said is not None
-    assert said.startswith("the GPU's memory is full: 2.50 GiB more were asked for; lower data.batch_size")
+    assert said.startswith("the GPU's memory is full: tried to allocate 2.50 GiB; lower data.batch_size")
 
 
 def test_other_errors_are_not_explained_away() -> None:
