@@ -14,31 +14,27 @@ from typing_extensions import get_protocol_members
 
 from darkroom.callbacks.plotting.images import save
 from darkroom.errors import UsageError
-from darkroom.protocols import ClassData, ImageData, TrainedModel, TrainerWithData
+from darkroom.protocols import ClassData, ImageData, TrainedModel
+from darkroom.runtime.lightning_compat import datamodule_of, steps_taken
 
 P = TypeVar("P")
 Sample = TypeVar("Sample")
 WandbImages = dict[str, list[Any]]  # arguments of ``WandbLogger.log_image``
 
 
-def steps_taken(trainer: Trainer) -> int:
+def logged_step(trainer: Trainer) -> int:
     """Return the number of training batches that led to a step, under which Lightning logs metrics.
 
     ``global_step`` counts the steps of every optimizer. Outside of a fit it is the number in the loaded checkpoint.
     """
     module = trainer.lightning_module
     loaded = module.trained_steps if isinstance(module, TrainedModel) else 0
-    return trainer.fit_loop.epoch_loop._batches_that_stepped or loaded
+    return steps_taken(trainer) or loaded
 
 
 def run_folder(trainer: Trainer) -> Path:
     """Return the folder of the run; every rank must call this, since ``log_dir`` is broadcast."""
     return Path(trainer.log_dir or trainer.default_root_dir)
-
-
-def datamodule_of(trainer: Trainer) -> object:
-    """Return the datamodule of a Trainer, or None."""
-    return trainer.datamodule if isinstance(trainer, TrainerWithData) else None
 
 
 def require_data(trainer: Trainer, protocol: type[P], callback: Callback) -> P:
@@ -160,7 +156,7 @@ class FigureCallback(Callback):
 
         ``wandb`` holds arguments of ``WandbLogger.log_image`` where W&B can show more than a flat figure.
         """
-        step = steps_taken(trainer)
+        step = logged_step(trainer)
         save(figure, self.folder / "figures" / what / f"{step:07d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

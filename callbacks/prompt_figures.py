@@ -5,8 +5,9 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from darkroom.callbacks.base import FigureCallback, datamodule_of
+from darkroom.callbacks.base import FigureCallback
 from darkroom.errors import UsageError
+from darkroom.runtime.lightning_compat import datamodule_of
 
 
 class PromptFigures(FigureCallback):

@@ -62,13 +62,6 @@ class DescribesBatches(Protocol):
 
 
 @runtime_checkable
-class TrainerWithData(Protocol):
-    """Trainer whose datamodule, if it has one, is public. Lightning sets the attribute without declaring it."""
-
-    datamodule: object
-
-
-@runtime_checkable
 class ImageData(Protocol):
     """Datamodule of normalized images."""
 

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from darkroom.errors import TrainingError
 from darkroom.protocols import DescribesBatches
+from darkroom.runtime.lightning_compat import datamodule_of, steps_taken
 
 _MOST_PENDING = 1000  # batches whose terms wait on the device
 
@@ -36,7 +37,7 @@ class RunningLoss:
         self._places.append((module.current_epoch, loop.batch_idx))
         every = trainer.log_every_n_steps
         steps_now = (loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if every and steps_now and (loop.epoch_loop._batches_that_stepped + 1) % every == 0:
+        if every and steps_now and (steps_taken(trainer) + 1) % every == 0:
             self.log(module, on_step=True)
         elif len(self._pending) == _MOST_PENDING:
             self.fold(module)
@@ -94,7 +95,7 @@ class RunningLoss:
 
 
 def _explain_bad_loss(module: LightningModule, epoch: int, batch_idx: int) -> str:
-    data = module.trainer.datamodule
+    data = datamodule_of(module.trainer)
     samples = f": {data.describe_batch(epoch, batch_idx)}" if isinstance(data, DescribesBatches) else ""
     clip = "trainer" if module.automatic_optimization else "model.optim"
     return (

@@ -6,7 +6,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import generators, steps_taken, wandb_images
+from darkroom.callbacks.base import generators, logged_step, wandb_images
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
 from darkroom.callbacks.plotting.heat_maps import overlay_heat
 from darkroom.callbacks.plotting.images import PAPER, resize
@@ -54,7 +54,7 @@ class AttentionMapLogger(PromptFigures):
             for image, one in zip(images, maps, strict=True)
         ]
         below = [["", *some] for some in words]
-        figure = attention_sheet(tiles, below, prompts, f"step {steps_taken(trainer)}")
+        figure = attention_sheet(tiles, below, prompts, f"step {logged_step(trainer)}")
         captions = [
             f"{word}: {prompt}" if word else prompt for prompt, row in zip(prompts, below, strict=True) for word in row
         ]

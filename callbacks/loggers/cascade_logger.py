@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import generators, steps_taken, wandb_images
+from darkroom.callbacks.base import generators, logged_step, wandb_images
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
 from darkroom.callbacks.plotting.images import resize
 from darkroom.callbacks.prompt_figures import PromptFigures
@@ -78,7 +78,7 @@ class CascadeLogger(PromptFigures):
                 rows += [[resize(image, tile) for image in row] for row in zip(*stages, strict=True)]
         captions = [f"{prompt} ({head})" for prompt in prompts for head in heads]
         wandb = wandb_images([image for row in rows for image in row], captions)
-        step = steps_taken(trainer)  # 0 where the stages come from checkpoints
+        step = logged_step(trainer)  # 0 where the stages come from checkpoints
         figure = image_grid(rows, prompts, heads, f"step {step}" if step else "", smallest=1)
         self.publish(trainer, what, figure, wandb)
 

@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from darkroom.callbacks.base import FigureCallback, generators, steps_taken
+from darkroom.callbacks.base import FigureCallback, generators, logged_step
 from darkroom.callbacks.plotting.animation import animate
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, spread_indices
 from darkroom.protocols import DiffusionModel, SamplerStep
@@ -76,7 +76,7 @@ class DenoisingLogger(FigureCallback):
         moments = self._moments(trainer, self.num_samples, _COLUMNS)
         labels, class_names = self._labels(model, self.num_samples), self.data(trainer).class_names
         names = None if labels is None else [class_names[label] for label in labels.tolist()]
-        self.publish(trainer, f"{prefix}denoising", strip(moments, names, f"step {steps_taken(trainer)}"))
+        self.publish(trainer, f"{prefix}denoising", strip(moments, names, f"step {logged_step(trainer)}"))
         if prefix:
             self._animate(trainer, f"{prefix}denoising")
 
@@ -135,7 +135,7 @@ class DenoisingLogger(FigureCallback):
         animate(frames, [moment.when for moment in moments], path, most_side=_WIDEST, colours=256)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_video(f"{what}_trajectory", [str(path)], steps_taken(trainer))
+                logger.log_video(f"{what}_trajectory", [str(path)], logged_step(trainer))
 
 
 class _TrajectoryRecorder:

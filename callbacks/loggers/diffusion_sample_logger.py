@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import generators, steps_taken
+from darkroom.callbacks.base import generators, logged_step
 from darkroom.callbacks.loggers.sample_logger import SampleLogger
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, image_groups, near_square, spread_indices
 from darkroom.errors import UsageError
@@ -59,7 +59,7 @@ class DiffusionSampleLogger(SampleLogger):
             check_guidance(self, self.guidance, pl_module)
 
     def draw(self, trainer: Trainer, module: LightningModule, class_names: Sequence[str]) -> Tensor:
-        model, title = self.require(module, DiffusionModel), f"step {steps_taken(trainer)}"
+        model, title = self.require(module, DiffusionModel), f"step {logged_step(trainer)}"
         if model.num_classes is None:
             images = self._sample(trainer, model, generators(self.seed, self.num_samples))
             return image_grid(images.split(near_square(self.num_samples)), title=title)

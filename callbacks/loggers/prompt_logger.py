@@ -6,7 +6,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import generators, steps_taken, wandb_images
+from darkroom.callbacks.base import generators, logged_step, wandb_images
 from darkroom.callbacks.loggers.diffusion_sample_logger import check_guidance
 from darkroom.callbacks.loggers.sample_logger import publish_progress
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_groups
@@ -67,7 +67,7 @@ class PromptLogger(PromptFigures):
         model = self.require(module, TextModel)
         groups = [self._sample(trainer, model, prompts, weight) for weight in self.guidance]
         heads = [f"guidance {weight:g}" for weight in self.guidance]
-        step = steps_taken(trainer)  # 0 for a cascade, which is not trained itself
+        step = logged_step(trainer)  # 0 for a cascade, which is not trained itself
         figure = image_groups(groups, prompts, heads, f"step {step}" if step else "", _SMALLEST)
         captions = [f"{prompt} ({head})" for head in heads for prompt in prompts for _ in range(self.num_samples)]
         what = "prompts" if trainer.state.fn == "fit" else f"{stage}_prompts"

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from darkroom.callbacks.base import FigureCallback, steps_taken
+from darkroom.callbacks.base import FigureCallback, logged_step
 from darkroom.callbacks.plotting.animation import animate
 from darkroom.callbacks.plotting.grids import TITLE, expand_to_rgb, image_grid, near_square
 from darkroom.protocols import SamplingModel
@@ -59,7 +59,7 @@ class SampleLogger(FigureCallback):
         noise = torch.Generator().manual_seed(self.seed)
         with trainer.precision_plugin.forward_context():
             images = expand_to_rgb(model.to_uint8(model.sample(count, labels=labels, generator=noise)))
-        return image_grid(images.split(columns), names, title=f"step {steps_taken(trainer)}")
+        return image_grid(images.split(columns), names, title=f"step {logged_step(trainer)}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.animation and trainer.is_global_zero:
@@ -74,7 +74,7 @@ def publish_progress(trainer: Trainer, folder: Path, most_side: int = 400) -> No
         folder: ``figures/<what>``.
         most_side: longer side of the animation in pixels.
     """
-    step = steps_taken(trainer)
+    step = logged_step(trainer)
     frames = [path for path in sorted(folder.glob("[0-9]*.png")) if int(path.stem) <= step]
     if len(frames) < 2:
         return

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import FigureCallback, steps_taken
+from darkroom.callbacks.base import FigureCallback, logged_step
 from darkroom.callbacks.plotting.curves import curves
 from darkroom.protocols import DiffusionModel
 
@@ -75,7 +75,7 @@ class TimestepLossLogger(FigureCallback):
         times, errors, self._times, self._errors = self._times, self._errors, [], []
         if not times:
             return
-        in_fit, step = trainer.state.fn == "fit", steps_taken(trainer)
+        in_fit, step = trainer.state.fn == "fit", logged_step(trainer)
         num_steps = self.require(pl_module, DiffusionModel).schedule.num_steps
         curve = self._average_by_time(torch.cat(times), torch.cat(errors).float().cpu(), num_steps)
         earlier = {at: old for at, old in self._curves.items() if at < step} if in_fit else {}

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from darkroom.callbacks.base import FirstSamplesLogger, WandbImages, generators, steps_taken, wandb_images
+from darkroom.callbacks.base import FirstSamplesLogger, WandbImages, generators, logged_step, wandb_images
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
 from darkroom.callbacks.plotting.images import resize
 from darkroom.protocols import UpsamplingModel
@@ -78,7 +78,7 @@ class UpsamplingLogger(FirstSamplesLogger[Sample]):
             )
             outputs = low, model.upsampled(low), sampled, images
         columns = [expand_to_rgb(model.to_uint8(some)) for some in outputs]
-        return _sheet(columns, captions, f"step {steps_taken(trainer)}")
+        return _sheet(columns, captions, f"step {logged_step(trainer)}")
 
 
 def _sheet(columns: Sequence[Tensor], captions: Sequence[str] | None, title: str) -> tuple[Tensor, WandbImages]:

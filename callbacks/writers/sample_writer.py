@@ -14,12 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
 
-from darkroom.callbacks.base import datamodule_of, require_module, run_folder
+from darkroom.callbacks.base import require_module, run_folder
 from darkroom.callbacks.plotting.grids import image_grid, near_square
 from darkroom.callbacks.plotting.images import save
 from darkroom.callbacks.writers.prediction_files import PredictedFiles, gather_rows
 from darkroom.errors import UsageError
 from darkroom.protocols import ImageModel, NamedClasses, PhotoData
+from darkroom.runtime.lightning_compat import datamodule_of
 
 _COLUMNS = ("index", "seed", "label", "caption", "file")
 _GRID, _TABLE, _CAPTIONS = "grid.png", "samples.csv", "captions.tsv"

@@ -74,6 +74,11 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
     return trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
 
 
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """Return the Trainer of a module; None where it runs without one."""
+    return module._trainer
+
+
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return all callbacks of a Trainer."""
     return trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector

@@ -7,10 +7,10 @@ from types import FrameType
 from typing import Any, TypeVar, get_args
 
 from lightning import LightningModule
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.parsing import collect_init_args
 
 from darkroom.errors import UsageError
+from darkroom.runtime.lightning_compat import hyperparameters_are_given
 
 Options = TypeVar("Options")
 
@@ -56,7 +56,7 @@ def save_arguments(module: LightningModule, frame: FrameType | None) -> None:
     assert frame is not None
     # Of all constructors on the way, outermost last.
     arguments = ChainMap(*collect_init_args(frame, [], classes=(LightningModule,))[::-1])
-    if _given_hyperparameters.get():  # by the command line, which has the class paths
+    if hyperparameters_are_given():  # by the command line, which has the class paths
         module.save_hyperparameters(frame=frame)
         return
     options = {name: asdict(value) for name, value in arguments.items() if is_dataclass(value)}
