@@ -108,7 +108,7 @@ class TestCheckpoint:
         # a learning rate would be overridden by the optimizer's state: that is refused
         outcome = darkroom("fit", *again, "--model.optim.optimizer.lr", 0.125)
         assert outcome.code == 2
-        assert "was trained with model.optimizer" in outcome.message
+        assert "was trained with model.optim.optimizer" in outcome.message
 
     def test_a_continued_run_s_config_starts_anew(self, darkroom: Callable, tiny: list[str]) -> None:
         darkroom("fit", *tiny)
