@@ -36,7 +36,6 @@ from darkroom.cli.trainer_defaults import NoProfiler
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.runtime.csv_logger import ResumableCSVLogger
-from darkroom.runtime.lightning_compat import FastHookNames
 
 WARM, STEPS, BATCH = 20, 120, 4
 Batch = dict[str, Tensor]
@@ -76,10 +75,6 @@ class Minimal(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build a fused AdamW."""
         return torch.optim.AdamW(self.parameters(), fused=True)
-
-
-class FastNames(FastHookNames, Minimal):
-    """The same with the names of hooks stored without nn.Module."""
 
 
 class Logged(Minimal):
@@ -194,7 +189,6 @@ def _everything_ours(folder: Path) -> dict[str, Any]:
 
 SIDES = [
     Side("Lightning", "everything off"),
-    Side("hook names", "darkroom", FastNames),
     Side("loss", "Lightning, self.log", Logged, lambda folder: {"logger": CSVLogger(folder)}),
     Side("loss", "darkroom, log_loss", RunningLoss, lambda folder: {"logger": CSVLogger(folder)}),
     Side("progress bar", "Lightning, refresh 1", trainer=_bar(TQDMProgressBar)),

@@ -1,7 +1,7 @@
 """Fill what a model's config leaves open from the data, and refuse what contradicts the data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -26,13 +26,7 @@ class _Traits:
 def config_traits(class_path: str) -> ConfigTraits:
     """Read the traits that a class declares for the command line; a class of the user may declare none."""
     kind = locate(class_path)
-    return _Traits(
-        linked_arguments=getattr(kind, "told", _Traits.linked_arguments),
-        initial_weight_arguments=getattr(kind, "starts_from", _Traits.initial_weight_arguments),
-        is_trained=getattr(kind, "trained", _Traits.is_trained),
-        is_conditional=getattr(kind, "conditional", _Traits.is_conditional),
-        monitor=getattr(kind, "monitor", _Traits.monitor),
-    )
+    return _Traits(**{trait.name: getattr(kind, trait.name, trait.default) for trait in fields(_Traits)})
 
 
 def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path | None = None) -> None:

@@ -52,7 +52,7 @@ PRIVATE: dict[type, tuple[str, ...]] = {
         "_parse_ckpt_path",
         "_parser",
     ),
-    LightningModule: ("_current_fx_name",),
+    LightningModule: ("_trainer",),
     ModelCheckpoint: (
         "_every_n_train_steps",
         "_last_time_checked",
@@ -220,19 +220,6 @@ def checkpoint_being_restored(error: BaseException) -> str | None:
 def hyperparameters_are_given() -> bool:
     """Whether the command line builds the current module, and has recorded its arguments with their class paths."""
     return bool(_given_hyperparameters.get())
-
-
-class FastHookNames:
-    """Mixin of a LightningModule: Lightning records the name of the current hook at the cost of a plain assignment.
-
-    Lightning does so dozens of times a step, and ``nn.Module.__setattr__`` takes 3 us each time.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
 
 class CheckpointSteps(ModelCheckpoint):

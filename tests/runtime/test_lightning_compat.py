@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
 import darkroom.runtime
-from darkroom.runtime.lightning_compat import PRIVATE, FastHookNames
+from darkroom.runtime.lightning_compat import PRIVATE
 
 ROOT = Path(darkroom.runtime.__file__).parents[2]
 
@@ -55,13 +55,3 @@ def test_no_other_file_uses_them() -> None:
         for match in pattern.finditer(path.read_text(encoding="utf-8"))
     ]
     assert not found
-
-
-def test_names_of_hooks_are_no_entries_of_the_module() -> None:
-    class Module(FastHookNames, LightningModule):
-        pass
-
-    module = Module()
-    module._current_fx_name = "training_step"
-    module.value = 3
-    assert (module._current_fx_name, module.value) == ("training_step", 3)
