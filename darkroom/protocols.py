@@ -1,6 +1,6 @@
 """Interfaces at which the parts of Darkroom meet: what one part may use of another that it never imports."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
@@ -474,3 +474,207 @@ class ReportsSteps(Protocol):
     """A model that calls ``on_step`` after each step of its sampler in ``predict_step``."""
 
     on_step: Callable[[SamplerStep], None] | None
+
+
+# --- data, for generative methods and their metrics -------------------------------------------------------------------
+
+
+@runtime_checkable
+class ShapedData(Protocol):
+    """Datamodule whose images have one shape."""
+
+    image_shape: tuple[int, int, int] | None
+    """(C, H, W); None for prompts, which have no images."""
+
+
+@runtime_checkable
+class RangedData(Protocol):
+    """Datamodule whose normalized images have a known range."""
+
+    @property
+    def value_range(self) -> tuple[float, float]: ...
+
+
+@runtime_checkable
+class FactorData(Protocol):
+    """Datamodule whose batches have ``factors``, the true factors of variation."""
+
+    factor_names: Sequence[str]
+
+
+@runtime_checkable
+class LabelDataset(Protocol):
+    """Data set that has all labels in memory."""
+
+    labels: Sequence[int]
+
+
+@runtime_checkable
+class TargetDataset(Protocol):
+    """Data set that has all labels in memory under torchvision's name."""
+
+    targets: Sequence[int]
+
+
+class LabelledData(Protocol):
+    """Datamodule of images with labels, on which a classifier can train."""
+
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def dataset(self, split: Any, /) -> Any:
+        """Return the data set of a split: a ``SizedDataset`` of ``image`` uint8 (C, H, W) and ``label``."""
+        ...
+
+
+@runtime_checkable
+class OpensDatasets(Protocol):
+    """Datamodule that replaces bad samples where no loader does."""
+
+    def open_dataset(self, split: Any, /) -> Any:
+        """Return the data set of a split, bad samples replaced."""
+        ...
+
+
+@runtime_checkable
+class AttributeData(Protocol):
+    """Datamodule of images with known attributes, on which a judge can train."""
+
+    image_shape: tuple[int, int, int]
+
+    @property
+    def attribute_names(self) -> Sequence[str]: ...
+
+    @property
+    def attribute_sizes(self) -> Sequence[int]:
+        """Number of values of each attribute."""
+        ...
+
+    def judging_dataset(self, length: int, /) -> Any:
+        """Return a ``BatchedDataset`` of ``image`` uint8 (C, H, W) and ``attributes`` int64 (A,), -1 without a meaning."""
+        ...
+
+
+@runtime_checkable
+class CaptionForms(Protocol):
+    """Datamodule whose captions have several forms; batches have ``form``, an index into ``form_names``."""
+
+    @property
+    def form_names(self) -> Sequence[str]: ...
+
+
+# --- networks of diffusion models -------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class BuiltForModel(Protocol):
+    """Network that states which model it was built for."""
+
+    @property
+    def built_for(self) -> Mapping[str, object]:
+        """Arguments that it shares with its model, such as ``image_shape`` and ``learned_variance``."""
+        ...
+
+
+@runtime_checkable
+class TextNetwork(Protocol):
+    """Network that may be conditioned on text."""
+
+    text_dim: int | None
+    """Dimension of a token's embedding; None: the network takes no text."""
+
+
+@runtime_checkable
+class SteppedNetwork(Protocol):
+    """Network whose images must have sides that are multiples of ``step``."""
+
+    step: int
+
+
+@runtime_checkable
+class ResidualNetwork(Protocol):
+    """Super-resolution network that may add the upsampled image to its output."""
+
+    residual: bool
+
+
+class X0Predictor(Protocol):
+    """What a sampler needs of a model: the prediction of the clean image."""
+
+    def __call__(self, x: Tensor, t: float, /) -> "X0Output":
+        """Predict x_0 of noisy images x_t (B, C, H, W) at time t."""
+        ...
+
+
+class X0Output(Protocol):
+    """Prediction of a model for a sampler."""
+
+    @property
+    def x0(self) -> Tensor:
+        """Predicted image, float32 (B, C, H, W), thresholded."""
+        ...
+
+    @property
+    def variance(self) -> Tensor | None:
+        """v in [-1, 1] of a learned variance, (B, C, H, W); None if the variance is not learned."""
+        ...
+
+
+# --- modules, for metrics of samples ----------------------------------------------------------------------------------
+
+
+class ImageSampler(Protocol):
+    """What ``SampleScores`` needs of a module."""
+
+    num_classes: int | None
+
+    @property
+    def device(self) -> Any: ...
+
+    def to_uint8(self, images: Tensor, /) -> Tensor:
+        """Convert images in the model's value range to uint8."""
+        ...
+
+    def sample(self, n: int, /, *, labels: Tensor | None, generator: Any) -> Tensor:
+        """Sample n images (n, C, H, W)."""
+        ...
+
+
+class CaptionSampler(Protocol):
+    """What ``CaptionScores`` needs of a module."""
+
+    @property
+    def device(self) -> Any: ...
+
+    def to_uint8(self, images: Tensor, /) -> Tensor:
+        """Convert images in the model's value range to uint8."""
+        ...
+
+    def sample(self, captions: Sequence[str], /, *, generator: Any) -> Any:
+        """Sample an image for each caption, (n, C, H, W)."""
+        ...
+
+
+class UpsamplingSampler(Protocol):
+    """What ``UpsamplingScores`` needs of a module."""
+
+    @property
+    def device(self) -> Any: ...
+
+    def to_uint8(self, images: Tensor, /) -> Tensor:
+        """Convert images in the model's value range to uint8."""
+        ...
+
+    def reduced(self, x: Tensor, /) -> Tensor:
+        """Downscale images (B, C, H, W) as in training."""
+        ...
+
+    def upsampled(self, low: Tensor, /) -> Tensor:
+        """Upsample small images bicubically."""
+        ...
+
+    def sample(self, captions: Sequence[str] | None, low: Tensor, /, *, generator: Any) -> Tensor:
+        """Sample the large images of small ones."""
+        ...

@@ -12,7 +12,7 @@ from typing import Any
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 
 # Class name -> class name.
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {"Denoiser": "DenoisingUNet", "Words": "LearnedTextEncoder"}
 
 # Section of a config -> argument -> argument, a dot where it is now in a group of options.
 _GROUPS = {
@@ -43,6 +43,8 @@ KEYS: dict[str, dict[str, str]] = {
     },
     "data": {},
 }
+# ImagenCascade has lists of these, one value per stage, or None: today's arguments, not the flat ones of a single model.
+_PER_STAGE = ("guidance", "steps")
 
 
 def rename_class(path: str) -> str:
@@ -67,7 +69,7 @@ def rename_keys(section: str, arguments: dict[str, Any]) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for old, value in arguments.items():
         new = KEYS[section].get(old)
-        if new is None:
+        if new is None or (old in _PER_STAGE and (value is None or isinstance(value, list | tuple))):
             renamed[old] = _merge(renamed.get(old), value)
             continue
         _warn(f"{section}.{old}", f"{section}.{new}")
@@ -104,7 +106,7 @@ def update_config(config: Any) -> Any:
 
 def update_arguments(argv: Sequence[str]) -> list[str]:
     """Return a command line with today's class names and keys."""
-    return [_update_argument(word) for word in argv]
+    return [_update_argument(word, following) for word, following in zip(argv, [*argv[1:], ""], strict=True)]
 
 
 def with_todays_arguments(checkpoint: Any) -> Any:
@@ -152,7 +154,7 @@ def _is_of_user(module: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def _update_argument(word: str) -> str:
+def _update_argument(word: str, following: str) -> str:
     if not word.startswith("--"):
         return rename_class(word)
     name, equals, value = word.partition("=")
@@ -161,8 +163,12 @@ def _update_argument(word: str) -> str:
         nested = rest.startswith("init_args.")
         old, dot, tail = rest.removeprefix("init_args.").partition(".")
         new = KEYS[section].get(old)
-        if new is not None:
+        text = value if equals else following
+        if new is not None and not (old in _PER_STAGE and (text == "null" or text.startswith("["))):
             _warn(f"{section}.{old}", f"{section}.{new}")
+            group, _, option = new.partition(".")
+            if text == "null" and not _is_optional(group, option):
+                new = group
             name = f"--{section}.{'init_args.' * nested}{new}{dot}{tail}"
     return f"{name}{equals}{rename_class(value) if equals else ''}"
 

@@ -49,7 +49,7 @@ def test_diffusion_can_be_timed_beside_the_same_network_of_diffusers() -> None:
 
     assert {"ddpm_step", "ddim_20", "guidance_pass", "checkpointing"} <= ENTRIES.keys()
     with torch.device("meta"):
-        ours = diffusion.Denoiser(diffusion.SHAPE)
+        ours = diffusion.DenoisingUNet(diffusion.SHAPE)
         theirs = pytest.importorskip("diffusers").UNet2DModel(**diffusion.HO)
     assert [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)] == [35_746_307] * 2
 

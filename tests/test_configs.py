@@ -77,7 +77,7 @@ SMALL = {
         "network.head_channels": 4,
         "schedule.num_steps": 50,
         "bpd_samples": 2,
-        "steps": 2,
+        "sampling.steps": 2,
     },
     "TextToImage": {
         "network.base_channels": 4,
@@ -85,13 +85,13 @@ SMALL = {
         "network.blocks": 1,
         "network.attention": 8,
         "network.head_channels": 4,
-        "steps": 2,
+        "sampling.steps": 2,
     },
     "SuperResolution": {
         "network.channels": [4, 8],
         "network.blocks": [1, 1],
         "network.head_channels": 8,
-        "steps": 2,
+        "sampling.steps": 2,
     },
 }
 SMALL_NETWORKS = {
@@ -200,7 +200,7 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
             arguments |= {"data.val_fraction": 0.2, "data.test_fraction": 0.2}
             arguments |= {"data.keep": "null", "data.caption_columns": "[caption]"}
         if "text" in model["init_args"]:  # no weights of T5 are here
-            arguments |= {"model.text": "Words", "model.text.dim": 8, "model.network.text_dim": 8}
+            arguments |= {"model.text": "LearnedTextEncoder", "model.text.dim": 8, "model.network.text_dim": 8}
         arguments |= {"model.crop": 16} if "crop" in model["init_args"] else {}
     if "val_check_interval" in config["trainer"]:  # in steps, of which an epoch here has few
         arguments |= {"trainer.val_check_interval": 1.0, "last_checkpoint.every_n_train_steps": 1}

@@ -29,15 +29,17 @@ from darkroom.lightning_modules.detection.ssd import SSD
 from darkroom.lightning_modules.diffusion import (
     DDPM,
     CosineSchedule,
-    Denoiser,
+    DenoisingUNet,
     EfficientUNet,
     ImagenCascade,
     LinearSchedule,
     SuperResolution,
     TextToImage,
 )
-from darkroom.lightning_modules.diffusion.text import Words
-from darkroom.lightning_modules.metrics.scores import Scores, summed
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder
+from darkroom.lightning_modules.metrics.scores import Scores, sum_over_ranks
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation import UNet
 from darkroom.lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Focal
 from tests.contracts.module import trainer
@@ -70,10 +72,10 @@ class KeyedNoise(DDPM):
     """Takes time and noise from the picture."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        x = self.pictures_of(batch)
+        x = self.target_images(batch)
         keys = (x.double().square().sum((1, 2, 3)) * 1e6).long()
         noise = self.noise(*x.shape, generator=[torch.Generator().manual_seed(key) for key in keys.tolist()])
-        terms = self.losses(self.network, x, keys % self.schedule.num_steps, noise, self.condition_of(batch, x))
+        terms = self.losses(self.network, x, keys % self.schedule.num_steps, noise, self.make_condition(batch, x))
         return self.log_loss({name: value.mean() for name, value in terms.items()})
 
 
@@ -92,7 +94,7 @@ def autoencoder(**kwargs: Any) -> AutoEncoder:
 
 def ddpm(**kwargs: Any) -> DDPM:
     small = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (), "dropout": 0.0}
-    return KeyedNoise((3, 16, 16), network=Denoiser((3, 16, 16), **small), schedule=LinearSchedule(50), **kwargs)
+    return KeyedNoise((3, 16, 16), network=DenoisingUNet((3, 16, 16), **small), schedule=LinearSchedule(50), **kwargs)
 
 
 Build = Callable[..., Technique]
@@ -124,7 +126,7 @@ def learned(case: str, batch_size: int, folder: Path, **kwargs: Any) -> dict[str
     """Loss of every step, last weights and last scores."""
     build, data, lr = CASES[case]
     torch.manual_seed(0)
-    model, curve = build(optimizer=lambda params: torch.optim.SGD(params, lr=lr, momentum=0.9)), Curve()
+    model, curve = build(optim=Optim(lambda params: torch.optim.SGD(params, lr=lr, momentum=0.9))), Curve()
     fitting = trainer(folder, log_every_n_steps=1, num_sanity_val_steps=0, callbacks=[curve], **kwargs)
     fitting.fit(model, data(batch_size=batch_size, **SIZES))
     scores = {name: float(value) for name, value in fitting.callback_metrics.items() if name.startswith("val/")}
@@ -155,14 +157,14 @@ def test_two_ranks_learn_what_one_learns_with_batches_twice_as_large(tmp_path: P
 class Brightness(Scores):
     """The mean of what is drawn, and how many real pictures were seen."""
 
-    def look(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
+    def add_real(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
         pass
 
-    def compare(self, stage: str, module: ImagenCascade) -> dict[str, float]:
+    def score_samples(self, stage: str, module: ImagenCascade) -> dict[str, float]:
         drawn = [
             module.sample(["a star"], generator=self._generators(slice(i, i + 1))) for i in range(self._seen[stage])
         ]
-        total, seen = summed(torch.tensor([torch.cat(drawn).double().sum(), len(drawn)])).tolist()
+        total, seen = sum_over_ranks(torch.tensor([torch.cat(drawn).double().sum(), len(drawn)])).tolist()
         return {"brightness": total / seen, "seen": seen}
 
 
@@ -171,11 +173,11 @@ def scores_on(rank: int, folder: Path, **kwargs: Any) -> dict[str, float]:
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     torch.manual_seed(0)
     words, settings = (
-        Words(ShapesCaptions().words, dim=8, layers=1, heads=2),
-        {"schedule": CosineSchedule(50), "steps": 2},
+        LearnedTextEncoder(ShapesCaptions().words, dim=8, layers=1, heads=2),
+        {"schedule": CosineSchedule(50), "sampling": Sampling(steps=2)},
     )
     small = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (), "text_dim": 8}
-    base = TextToImage(words, (3, 16, 16), Denoiser((3, 16, 16), **small), **settings)
+    base = TextToImage(words, (3, 16, 16), DenoisingUNet((3, 16, 16), **small), **settings)
     upper = EfficientUNet((3, 32, 32), channels=(8, 16), blocks=(1, 1), head_channels=8)
     stage = SuperResolution((3, 32, 32), network=upper, factor=2, **settings)
     cascade = ImagenCascade(base, [stage], scores=Brightness(3, 1, 1, 0))

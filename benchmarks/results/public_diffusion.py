@@ -1,4 +1,4 @@
-"""PublicDDPM: denoising-diffusion-pytorch (P. Wang, MIT) as a technique here, so that ``same_budget`` can train it."""
+"""PublicDDPM: denoising-diffusion-pytorch (P. Wang, MIT) as a method here, so that ``same_budget`` can train it."""
 
 from typing import Any
 
@@ -6,27 +6,28 @@ import torch
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
 from ema_pytorch import EMA
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
 
-library.tqdm = lambda steps, **_: steps  # draws a bar for every batch of samples otherwise
+library.tqdm = lambda steps, **_: steps  # no progress bar for every batch of samples
 
 
-class PublicDDPM(Generative):
+class PublicDDPM(Generative, Technique):
     """The library's GaussianDiffusion and Unet by their defaults: v predicted, a sigmoid schedule of 1,000 steps; DDIM.
 
-    The average of the weights is its Trainer's: decay 0.995, after every tenth step.
+    The EMA of the weights is its Trainer's: decay 0.995, after every tenth step.
 
     Args:
         image_shape: (C, S, S); the command line takes it from the data.
         dim: channels of the first map.
         multipliers: of dim, for the maps, each half the side of the one before.
-        steps: of DDIM.
-        scores, optimizer, lr_scheduler, channels_last, compile_network: see Generative.
+        sampling_steps: of DDIM.
+        scores, optim: see Generative.
     """
 
     def __init__(
@@ -34,20 +35,17 @@ class PublicDDPM(Generative):
         image_shape: tuple[int, int, int] | None = None,
         dim: int = 64,
         multipliers: tuple[int, ...] = (1, 2, 4, 8),
-        steps: int = 50,
+        sampling_steps: int = 50,
         scores: SampleScores | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        channels_last: bool = False,
-        compile_network: bool = False,
+        optim: Optim | None = None,
     ) -> None:
-        super().__init__(image_shape, None, scores, optimizer, lr_scheduler, channels_last, compile_network)
+        super().__init__(image_shape=image_shape, scores=scores, optim=optim)
         unet = Unet(dim, dim_mults=tuple(multipliers), channels=self.image_shape[0])
         size = self.image_shape[1:]
-        self.network = GaussianDiffusion(unet, image_size=size, sampling_timesteps=steps, auto_normalize=False)
+        self.network = GaussianDiffusion(unet, image_size=size, sampling_timesteps=sampling_steps, auto_normalize=False)
         self.ema = EMA(self.network, beta=0.995, update_every=10, include_online_model=False)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         return self.log_loss({"loss": self.network(self.images_of(batch))})
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -55,12 +53,12 @@ class PublicDDPM(Generative):
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         x, diffusion = self.images_of(batch), self.ema.ema_model
-        place = self.noise(len(x), generator=self.evaluation_noise, uniform=True)
-        t = (place * diffusion.num_timesteps).long()
+        position = self.noise(len(x), generator=self.evaluation_noise, uniform=True)
+        t = (position * diffusion.num_timesteps).long()
         return {"loss": diffusion.p_losses(x, t, noise=self.noise(*x.shape, generator=self.evaluation_noise))}
 
-    def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
-        """By the library's own sampler, which knows torch's global generator alone: it is seeded from the one given."""
+    def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """Sample by the library's own sampler, which uses torch's global generator, seeded from the given one."""
         with torch.random.fork_rng(enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.speed.harness import Options, machine
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 VALIDATIONS = 6
 
 
@@ -95,31 +95,25 @@ _BERNOULLI = (
 )
 _PUBLIC_ADAM = ("lr=0.0002", "betas=[0.5, 0.999]")
 _PUBLIC_DCGAN = (
-    *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema.decay", "null"),
+    *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema", "null"),
     *(
         word
         for network in ("generator", "discriminator")
         for setting in _PUBLIC_ADAM
-        for word in (f"--model.{network}_optimizer.init_args.{setting}",)
+        for word in (f"--model.optim.{network}_optimizer.init_args.{setting}",)
     ),
 )
-# Pictures take many passes here: they are drawn after the first validation and in test, and val/loss says what is best.
-_DIFFUSING = (*_DRAWING, "--model.sampling.steps", "50", "--model.scores.every_n_validations", str(VALIDATIONS))
+# Sampling takes many passes: only after the first validation and in test; val/loss selects the best checkpoint.
+_DIFFUSING = (*_DRAWING, "--model.scores.every_n_validations", str(VALIDATIONS))
 _NARROW = ("--model.network.base_channels", "16", "--model.network.multipliers", "[1, 2, 4]")
 _OURS = (
     *_DIFFUSING,
     *_NARROW,
-    *(
-        "--model.sampling.sampler",
-        "ddim",
-        "--model.sampling.guidance",
-        "1",
-        "--model.bpd_samples",
-        "0",
-    ),
+    *("--model.sampling.sampler", "ddim", "--model.sampling.steps", "50", "--model.sampling.guidance", "1"),
+    *("--model.bpd_samples", "0"),
 )
 _UNCONDITIONAL = (*_OURS, "--model.conditional", "false")
-_PUBLIC_DDPM = "../benchmarks/public_diffusion"
+_PUBLIC_DDPM = "../benchmarks/results/public_diffusion"
 GENERATION = {
     "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
     "VAE": Entry("autoencoding/vae", _DRAWING),

@@ -22,9 +22,9 @@ from benchmarks.speed.harness import Options, Side, machine, timed
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
-from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
 from darkroom.lightning_modules.metrics import SampleScores
-from darkroom.lightning_modules.metrics.reference_classifier import trained_classifier
+from darkroom.lightning_modules.metrics.reference_classifier import load_or_train_classifier
 
 SAMPLERS = get_args(SamplerName)
 SETTINGS = ("spacing", "guidance", "eta", "order", "variance", "threshold", "percentile")
@@ -57,9 +57,7 @@ class Watched:
 
     def __init__(self, model: DDPM, sampler: str, steps: int, settings: dict[str, Any], options: Options) -> None:
         self.model = copy.copy(model)  # the same weights, its own settings
-        of_sampler = {name: value for name, value in settings.items() if hasattr(Sampling, name)}
-        self.model.sampling = replace(model.sampling, sampler=sampler, steps=steps, **({"spacing": None} | of_sampler))
-        vars(self.model).update({name: value for name, value in settings.items() if name not in of_sampler})
+        self.model.sampling = replace(model.sampling, sampler=sampler, steps=steps, **({"spacing": None} | settings))
         self.num_classes, self.device, self.to_uint8 = model.num_classes, model.device, model.to_uint8
         self.options, self.seconds, self.evaluations = options, 0.0, 0
 
@@ -75,7 +73,7 @@ class Watched:
             with self.options.autocast():
                 drawn.append(self.model.sample(n, labels=labels, generator=generator))
 
-        with self.model.averaged.register_forward_pre_hook(count):
+        with self.model.sampling_network.register_forward_pre_hook(count):
             self.seconds += timed(Side("", draw, n), self.options)
         return drawn[0]
 
@@ -83,7 +81,7 @@ class Watched:
 def judge(data: VisionDataModule, num_samples: int, batch_size: int, device: torch.device) -> SampleScores:
     """Scores that have seen the first test pictures of a data set."""
     scores = SampleScores(num_samples=num_samples, batch_size=batch_size)
-    scores._network, accuracy = trained_classifier(data)
+    scores._network, accuracy = load_or_train_classifier(data)
     dataset = data.dataset("test")
     for start in range(0, min(num_samples, len(dataset)), 100):
         some = [dataset[index] for index in range(start, min(start + 100, num_samples, len(dataset)))]

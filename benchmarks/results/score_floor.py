@@ -11,7 +11,7 @@ from torch import Tensor
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.images.base import LabelledImages
 from darkroom.lightning_modules.metrics import SampleScores
-from darkroom.lightning_modules.metrics.reference_classifier import trained_classifier
+from darkroom.lightning_modules.metrics.reference_classifier import load_or_train_classifier
 
 
 class _Real:
@@ -43,7 +43,7 @@ def main() -> None:
     dataset = data.dataset("test")
     pictures = torch.stack([dataset[index]["image"] for index in range(2 * arguments.count)])
     scores = SampleScores(num_samples=arguments.count)
-    scores._network, accuracy = trained_classifier(data)
+    scores._network, accuracy = load_or_train_classifier(data)
     scores.update("test", pictures[: arguments.count], None)
     value = scores.compute("test", _Real(pictures[arguments.count :]))["cnn_fid"]
     print(

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided
-from darkroom.lightning_modules.diffusion.unet import Denoiser
+from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
+from darkroom.lightning_modules.optimizers import Optim
 
 SHAPE, CLASSES, STEPS = (3, 32, 32), 10, 20
 # diffusers' words for the CIFAR-10 network of Ho et al. 2020, as google/ddpm-cifar10-32 has it: 35,746,307 parameters.
@@ -100,7 +101,7 @@ def peers(options: Options, notes: list[str]) -> list[Peer]:
 
 
 def _ours(options: Options, network: nn.Module | None = None) -> DDPM:
-    ours = options.place(DDPM(SHAPE, network=network, channels_last=options.channels_last)).train()
+    ours = options.place(DDPM(SHAPE, network=network, optim=Optim(channels_last=options.channels_last))).train()
     ours.log_loss = lambda terms: terms["loss"]
     return ours
 
@@ -175,7 +176,7 @@ def ddim_20(options: Options) -> Result:
     ours = _ours(options).eval()
 
     draw = drawn(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
-    sides = [side_of("darkroom DDPM", [ours.averaged], draw, batch, options)]
+    sides = [side_of("darkroom DDPM", [ours.sampling_network], draw, batch, options)]
     for peer in peers(options, notes):
         peer.network.eval()
         draw = drawn(lambda peer=peer: peer.draw(batch), options)
@@ -187,7 +188,7 @@ def ddim_20(options: Options) -> Result:
 def guidance_pass(options: Options) -> Result:
     """Classifier-free guidance: both predictions in one pass of 2 B rows, and in two passes of B."""
     batch = batch_size(options, 4, 8)
-    network = options.place(Denoiser(SHAPE, num_classes=CLASSES)).eval()
+    network = options.place(DenoisingUNet(SHAPE, num_classes=CLASSES)).eval()
     guided = Guided(network, 2.0, {"label": network.null_label})
     x, t = options.images(batch, *SHAPE), torch.full((batch,), 500, device=options.device)
     label = torch.arange(batch, device=options.device)
@@ -213,6 +214,6 @@ def checkpointing(options: Options) -> Result:
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     sides: list[Side] = []
     for name, wanted in {"everything kept": False, "gradient checkpointing": True}.items():
-        ours = _ours(options, Denoiser(SHAPE, gradient_checkpointing=wanted))
+        ours = _ours(options, DenoisingUNet(SHAPE, gradient_checkpointing=wanted))
         sides.append(side_of(name, [ours.network], _our_step(ours, image, options), batch, options))
     return compare(f"DDPM training step, batch {batch}, 32 px", sides, options)

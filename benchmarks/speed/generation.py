@@ -12,9 +12,11 @@ from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_
 from darkroom.cli.console import filter_warnings
 from darkroom.lightning_modules.adversarial import DCGAN
 from darkroom.lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
+from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim
 from darkroom.lightning_modules.autoencoding import VAE, Gaussian, PixelMeanWeight
 from darkroom.lightning_modules.metrics import SampleScores
 from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier
+from darkroom.lightning_modules.optimizers import Optim
 
 BATCH, SIZE = 64, 64
 CHANNELS, LATENT, KL_WEIGHT = (32, 64, 128, 256, 512), 128, 0.00025
@@ -63,7 +65,7 @@ def vae_step(options: Options) -> Result:
         channels=CHANNELS,
         likelihood=Gaussian(sigma=1.0),
         kl_schedule=PixelMeanWeight(KL_WEIGHT),
-        channels_last=options.channels_last,
+        optim=Optim(channels_last=options.channels_last),
     )
     ours, theirs = options.place(ours).train(), options.place(PublicVAE()).train()
     ours.log_loss = lambda terms: terms["loss"]
@@ -92,7 +94,7 @@ def dcgan_step(options: Options) -> Result:
     """DCGAN training step, 64 x 64, batch 64, width 64: under Lightning here, and in the loop of PyTorch's example."""
     steps = 50 if options.device == "cuda" else 2  # of one timing: a fit has a beginning
     image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
-    ours = DCGAN((3, SIZE, SIZE), channels_last=options.channels_last)
+    ours = DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=options.channels_last))
     lean = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     precision = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}.get(options.dtype, "32-true")
     accelerator = "gpu" if options.device == "cuda" else "cpu"

@@ -11,8 +11,15 @@ from torch import Tensor, nn
 from benchmarks.speed.diffusion import batch_size, drawn, train
 from benchmarks.speed.harness import Options, Result, compare, entry, side_of
 from darkroom.errors import UserError
-from darkroom.lightning_modules.diffusion import Denoiser, EfficientUNet, ImagenCascade, SuperResolution, TextToImage
+from darkroom.lightning_modules.diffusion import (
+    DenoisingUNet,
+    EfficientUNet,
+    ImagenCascade,
+    SuperResolution,
+    TextToImage,
+)
 from darkroom.lightning_modules.diffusion.base import Diffusion
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.text import MiniLM, Text, TextEncoder
 
 SMALL, LARGE, STEPS, TOKENS, DIM = (3, 32, 32), (3, 64, 64), 20, 16, 768
@@ -37,16 +44,16 @@ class Ready(TextEncoder):
 
 def base() -> TextToImage:
     """About 16 M parameters, as many as the peer's."""
-    network = Denoiser(
+    network = DenoisingUNet(
         SMALL, None, 56, (1, 2, 4), 2, 16, 56, modulation="adaptive", resampling="conv", dropout=0.0, text_dim=DIM
     )
-    return TextToImage(Ready(), SMALL, network, steps=STEPS, guidance=2.0)
+    return TextToImage(Ready(), SMALL, network, sampling=Sampling(steps=STEPS, guidance=2.0))
 
 
 def upsampler() -> SuperResolution:
     """About 30 M parameters, as many as the peer's."""
     network = EfficientUNet(LARGE, DIM, (82, 164, 328), (1, 2, 4), head_channels=82)
-    return SuperResolution(LARGE, 2, Ready(), network, steps=STEPS)
+    return SuperResolution(LARGE, 2, Ready(), network, sampling=Sampling(steps=STEPS))
 
 
 def peer(options: Options) -> nn.Module:

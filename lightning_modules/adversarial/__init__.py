@@ -1,4 +1,4 @@
-"""Adversarial networks: a generator that learns to please a discriminator."""
+"""Generative adversarial networks."""
 
 from darkroom.lightning_modules.adversarial.dcgan import DCGAN, DCGANDiscriminator, DCGANGenerator
 

@@ -1,4 +1,4 @@
-"""DCGAN (Radford, Metz, Chintala 2016): convolutions from a latent to a picture, and to a verdict on it."""
+"""DCGAN (Radford, Metz, Chintala 2016): a convolutional generator and discriminator."""
 
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -14,13 +14,14 @@ from darkroom.lightning_modules.adversarial.losses import (
     generator_loss,
     gradient_penalty,
 )
-from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim, Alternation
+from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim, ManualOptimization
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
 from darkroom.lightning_modules.utils.eval_mode import evaluating
+from darkroom.lightning_modules.utils.random import Generators
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
 Prior = Literal["uniform", "normal"]
@@ -29,22 +30,22 @@ Prior = Literal["uniform", "normal"]
 def _at_least(low: int, **values: float) -> None:
     for name, value in values.items():
         if value < low:
-            raise UsageError(f"model.{name} is {value}; it must be at least {low}")
+            raise UsageError(f"model.{name} must be at least {low}, got {value}")
 
 
 def _widths(image_shape: tuple[int, int, int], base_channels: int) -> list[int]:
-    """Channels of the maps from half the picture's side down to 4 x 4: doubled at each, up to 8 times the first."""
+    """Compute channels of the maps from half the image's side down to 4 x 4: doubled at each, up to 8 times the first."""
     side = image_shape[1]
     if side != image_shape[2] or side < 8 or side & (side - 1):
         raise UsageError(
-            f"model.image_shape is {tuple(image_shape)}; DCGAN doubles maps of 4 x 4, so pictures are square, 8, 16, 32, "
-            "64, 128, ... pixels a side; have the data make them so (data.size 32, or data.side of the embedded world)"
+            f"model.image_shape is {tuple(image_shape)}, but DCGAN needs square images of 8, 16, 32, 64, 128, ... pixels a "
+            "side; set data.size, or data.side of Shapes, to 32"
         )
     return [base_channels * min(2**level, 8) for level in range(side.bit_length() - 3)]
 
 
-def _draw_weights(network: nn.Module) -> None:
-    """All weights from N(0, 0.02) (section 4); batch norm's scale from N(1, 0.02), as the authors' code has it."""
+def _init_weights(network: nn.Module) -> None:
+    """Initialize weights from N(0, 0.02) (section 4), and scales of batch norm from N(1, 0.02), as the authors' code."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=0.02)
@@ -56,10 +57,10 @@ def _draw_weights(network: nn.Module) -> None:
 
 
 class LabelEmbedding(nn.Embedding):
-    """A vector for each class: labels int64 (B,) -> (B, embedding_dim).
+    """Embedding of labels int64 (B,) -> (B, embedding_dim).
 
     Raises:
-        UsageError: there are no labels.
+        UsageError: labels are missing.
     """
 
     def forward(self, labels: Tensor | None) -> Tensor:
@@ -69,19 +70,18 @@ class LabelEmbedding(nn.Embedding):
 
 
 class DCGANGenerator(nn.Module):
-    """Latents (B, latent_dim), labels int64 (B,) if conditional -> pictures (B, C, S, S) in [-1, 1].
+    """Generator: latents (B, latent_dim), labels int64 (B,) if conditional -> images (B, C, S, S) in [-1, 1].
 
-    Transposed convolutions of 4 x 4 with batch norm and ReLU, none after the last but tanh. 3,576,704 parameters for
-    (3, 64, 64).
+    Transposed 4 x 4 convolutions with batch norm and ReLU; tanh after the last. 3,576,704 parameters for (3, 64, 64).
 
     Args:
-        image_shape: (C, S, S), S a power of two from 8 up.
+        image_shape: (C, S, S), S a power of two, at least 8.
         latent_dim: size of a latent.
         base_channels: channels of the last hidden map; doubled at each smaller one, up to 8 times.
         num_classes: if conditional; an embedding of the label, as long as the latent, is concatenated to it.
 
     Raises:
-        UsageError: pictures of another size.
+        UsageError: the image size is not supported.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class DCGANGenerator(nn.Module):
         channels = latent_dim if num_classes is None else 2 * latent_dim
         layers: list[nn.Module] = []
         for level, out in enumerate(widths):
-            stride, padding = (2, 1) if level else (1, 0)  # the first makes 1 x 1 into 4 x 4
+            stride, padding = (2, 1) if level else (1, 0)  # the first maps 1 x 1 to 4 x 4
             layers += [
                 nn.ConvTranspose2d(channels, out, 4, stride, padding, bias=False),
                 nn.BatchNorm2d(out),
@@ -105,7 +105,7 @@ class DCGANGenerator(nn.Module):
             ]
             channels = out
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels, image_shape[0], 4, 2, 1, bias=False))
-        _draw_weights(self)
+        _init_weights(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
@@ -115,20 +115,20 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Pictures (B, C, S, S) in [-1, 1], labels int64 (B,) if conditional -> logits (B,), high for pictures from the data.
+    """Discriminator: images (B, C, S, S) in [-1, 1], labels int64 (B,) if conditional -> logits (B,), high for real images.
 
-    Strided convolutions of 4 x 4 with batch norm, none after the first, and LeakyReLU 0.2. 2,765,568 parameters for
+    Strided 4 x 4 convolutions with batch norm, except after the first, and LeakyReLU 0.2. 2,765,568 parameters for
     (3, 64, 64).
 
     Args:
-        image_shape: (C, S, S), S a power of two from 8 up.
+        image_shape: (C, S, S), S a power of two, at least 8.
         base_channels: channels of the first map; doubled at each smaller one, up to 8 times.
         num_classes: if conditional; the inner product of the label's embedding with the last map's sum is added to the
             logit (projection; Miyato & Koyama 2018, equation 3).
-        norm: batch; or in its place spectral norm of all weights (Miyato et al. 2018), or none, both with biases.
+        norm: batch; spectral norm of all weights (Miyato et al. 2018); or none. The latter two have biases.
 
     Raises:
-        UsageError: pictures of another size.
+        UsageError: the image size is not supported.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class DCGANDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Conv2d(channels, 1, 4, bias=bias)
         self.embedding = None if num_classes is None else LabelEmbedding(num_classes, channels)
-        _draw_weights(self)
+        _init_weights(self)
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=0.02)
         if norm == "spectral":
@@ -165,46 +165,45 @@ class DCGANDiscriminator(nn.Module):
         return logits.float()
 
 
-class DCGAN(Alternation, Generative, Technique):
-    """DCGAN: a deep convolutional generator and its opponent (Radford, Metz, Chintala 2016).
+class DCGAN(ManualOptimization, Generative, Technique):
+    """DCGAN: a deep convolutional GAN (Radford, Metz, Chintala 2016).
 
-    The defaults are the paper's but for the average of the generator's weights, which draws the pictures. A step is one
-    of the discriminator: ``trainer.global_step``, ``max_steps`` and checkpoints count these. It sees pictures from the data
-    and as many drawn ones; after every ``discriminator_steps``-th of its steps the generator makes one against it, with the
-    same drawn pictures. With ``accumulate_grad_batches`` all but the last batch's are drawn again for that, from the same
-    latents, so that nothing is kept but these. Batch norm's running statistics follow every batch that passes a network,
-    the generator's also at the discriminator's steps.
+    The defaults are the paper's, except for the EMA of the generator's weights, which is used for samples. A step is one of
+    the discriminator: ``trainer.global_step``, ``max_steps`` and checkpoints count these. It trains on real images and as
+    many generated ones. After every ``discriminator_steps``-th of its steps the generator steps on the same generated
+    images. With ``accumulate_grad_batches``, images of all batches but the last are generated again from the same latents,
+    to save memory. Running statistics of batch norm are updated in every forward pass, the generator's also in the
+    discriminator's steps.
 
-    Logs what the discriminator makes of every batch, before it steps on it: its loss (``train/d_loss``, R1 included;
-    ``val/d_loss`` has none), ``g_loss``, the generator's against it, and ``d_real`` and ``d_fake``, the means of
-    sigmoid(logit) over pictures from the data and drawn ones. None of these says how good the pictures are: keep the
-    checkpoint that is best by a score (``scores``, and ``checkpoint.monitor`` val/cnn_fid), since training can collapse.
-    Without one best.ckpt is the newest.
+    Logged for every batch before the step: the discriminator's loss (``train/d_loss`` includes R1, ``val/d_loss`` does
+    not), the generator's loss ``g_loss``, and ``d_real`` and ``d_fake``, the means of sigmoid(logit) over real and
+    generated images. None of these measures the quality of samples, and training can collapse. So select the checkpoint by
+    a score (``scores``, and ``checkpoint.monitor`` val/cnn_fid); without one best.ckpt is the newest.
 
     Args:
-        image_shape: (C, S, S), S a power of two from 8 up; the command line takes it from the data.
+        image_shape: (C, S, S), S a power of two, at least 8; the command line takes it from the data.
         num_classes: of the data; the command line takes it from there. Used only if ``conditional``.
-        conditional: learn pictures given their class.
+        conditional: condition on the class.
         latent_dim: size of a latent.
-        prior: of the latents: uniform in [-1, 1] (the paper's), or normal.
+        prior: of the latents: uniform in [-1, 1], as in the paper, or normal.
         base_channels: width of both networks; 64 as in the authors' code (figure 1 has 128).
         loss: non_saturating, hinge or least_squares; see ``losses``.
-        discriminator_norm: batch; in its place spectral norm, or none.
-        r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on pictures from the data (Mescheder et al. 2018, equation 9).
-            It asks for each picture's own gradient, so not for batch norm in the discriminator, and for a gradient's
-            gradient, which a compiled network has not.
-        ema: of the generator's weights; null: samples use the weights as they are.
-        discriminator_steps: the discriminator's steps to one of the generator's.
-        inversion_steps: of gradient descent, to find a picture's latent (``encode``).
+        discriminator_norm: batch, spectral or none.
+        r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on real images (Mescheder et al. 2018, equation 9). It needs
+            the gradient of each image, so it excludes batch norm in the discriminator, and second derivatives, so it
+            excludes compilation.
+        ema: of the generator's weights; null: samples use the current weights.
+        discriminator_steps: number of the discriminator's steps to one of the generator's.
+        inversion_steps: of gradient descent in ``encode``.
         scores: see Generative.
-        optim: of both networks; the optimizer is Adam by default, lr 2e-4, beta1 0.5, fused. A ReduceLROnPlateau should
-            monitor a metric such as val/cnn_fid; what it monitors by default, val/loss, is the discriminator's.
+        optim: of both networks; the optimizer is Adam by default, lr 2e-4, beta1 0.5, fused. A ReduceLROnPlateau must
+            monitor a logged metric such as val/cnn_fid.
 
     Raises:
-        UsageError: pictures of another size, a value out of its range, or options that exclude each other.
+        UsageError: the image size is not supported, a value is out of its range, or options exclude each other.
     """
 
-    monitor: ClassVar[tuple[str, str]] = ("step", "max")  # no loss says how good pictures are: the newest
+    monitor: ClassVar[tuple[str, str]] = ("step", "max")  # no loss measures the quality of samples: the newest
     encodes_by_search: ClassVar[bool] = True
 
     def __init__(
@@ -226,7 +225,7 @@ class DCGAN(Alternation, Generative, Technique):
     ) -> None:
         if conditional and num_classes is None:
             raise UsageError(
-                "model.conditional is true, but nothing says how many classes there are: model.num_classes"
+                "model.conditional is true, but model.num_classes is missing; set it to the number of classes"
             )
         classes = num_classes if conditional else None
         options = build_options(AlternatingOptim, optim)
@@ -236,45 +235,44 @@ class DCGAN(Alternation, Generative, Technique):
         _at_least(0, r1=r1, inversion_steps=inversion_steps)
         if r1 and discriminator_norm == "batch":
             raise UsageError(
-                f"model.r1 is {r1} with model.discriminator_norm batch; R1 asks for every picture's own gradient, which "
-                "batch norm mixes with the others': set discriminator_norm spectral or none"
+                f"model.r1 is {r1} with model.discriminator_norm batch, but R1 needs the gradient of each image, and batch "
+                "norm mixes images; set model.discriminator_norm to spectral or none"
             )
         if r1 and options.compile:
             raise UsageError(
-                f"model.r1 is {r1} with model.optim.compile; R1 asks for a gradient's gradient, which a compiled network "
-                "has not: set r1 to 0 or model.optim.compile to false"
+                f"model.r1 is {r1} with model.optim.compile, but R1 needs second derivatives, which compiled networks do "
+                "not support; set model.r1 to 0 or model.optim.compile to false"
             )
         self.automatic_optimization = False
         self.latent_dim, self.prior = latent_dim, check_choice("model.prior", prior, Prior)
         self.loss, self.r1 = check_choice("model.loss", loss, AdversarialLoss), r1
         self.discriminator_steps, self.inversion_steps = discriminator_steps, inversion_steps
-        self.gradient_clip_val, self.accumulate_grad_batches = (
-            options.gradient_clip_val,
-            options.accumulate_grad_batches,
-        )
-        self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, classes)
+        self.gradient_clip_val = options.gradient_clip_val
+        self.accumulate_grad_batches = options.accumulate_grad_batches
+        self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, num_classes=classes)
         norm = check_choice("model.discriminator_norm", discriminator_norm, DiscriminatorNorm)
-        self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, classes, norm)
+        self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, num_classes=classes, norm=norm)
         self.ema = None if ema is None else EMA(self.generator, build_options(EMAOptions, ema).decay)
         adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
         both = options.optimizer or adam
         self._optimizers = options.discriminator_optimizer or both, options.generator_optimizer or both
-        # Latents and labels of the batches that wait for a step, and the pictures drawn from them if these have a graph.
-        self._waiting: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        # Latents and labels of accumulated batches, and the images generated from them if these have a graph.
+        self._accumulated: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
 
     def networks(self) -> list[nn.Module]:
-        """Generator and discriminator, and the generator that draws."""
         return [self.generator, self.discriminator] + ([] if self.ema is None else [self.ema.module])
 
     def configure_optimizers(self) -> Any:
         networks = self.discriminator, self.generator
         optimizers = [build(network.parameters()) for build, network in zip(self._optimizers, networks, strict=True)]
-        return optimizers, self.schedule(optimizers, self.optim.lr_scheduler, (1, self.discriminator_steps))
+        return optimizers, self.build_schedulers(
+            optimizers, self.optim.lr_scheduler, every=(1, self.discriminator_steps)
+        )
 
     # --- training -----------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
-        self._waiting.clear()  # what an interrupted fit has left
+        self._accumulated.clear()  # left by an interrupted fit
         self.zero_grad()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
@@ -284,22 +282,24 @@ class DCGAN(Alternation, Generative, Technique):
         z = self.draw_latents(len(real))
         with torch.set_grad_enabled(generator_too):
             fake = self.generator(z, labels)
-        self._waiting.append((z, labels, fake if generator_too else None))
+        self._accumulated.append((z, labels, fake if generator_too else None))
 
-        terms = self.judge(real, fake.detach(), labels)
+        terms = self.discriminator_terms(real, fake.detach(), labels)
         self.accumulate(terms["d_loss"])
         if steps:
-            discriminator, generator = self.optimizers()
-            self.step(discriminator, self.discriminator, len(self._waiting), counted=True)
+            optimizers = self.optimizers()
+            assert isinstance(optimizers, list)
+            discriminator, generator = optimizers
+            self.step(discriminator, self.discriminator, len(self._accumulated), counted=True)
             if generator_too:
                 self.generator_step(generator)
-            self._waiting.clear()
+            self._accumulated.clear()
             self.average_statistics()
         return self.log_loss({name: term.detach() for name, term in terms.items()})
 
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        """The discriminator's loss on real and drawn pictures, (B, C, H, W) each, and what it thinks of them."""
-        penalty = 0.0
+    def discriminator_terms(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """Compute the losses on real and generated images, (B, C, H, W) each, and the discriminator's mean outputs."""
+        penalty = torch.zeros((), device=real.device)
         if self.r1 and torch.is_grad_enabled():
             real = real.detach().requires_grad_()
             with torch.autocast(real.device.type, enabled=False):  # a gradient's gradient in float32
@@ -316,43 +316,40 @@ class DCGAN(Alternation, Generative, Technique):
         }
 
     def generator_step(self, optimizer: Any) -> None:
-        """Steps the generator against the discriminator as it is now, and its average."""
+        """Step the generator against the current discriminator, and update its EMA."""
         self.discriminator.requires_grad_(False)
         try:
-            for z, labels, fake in self._waiting:
+            for z, labels, fake in self._accumulated:
                 fake = self.generator(z, labels) if fake is None else fake
                 self.accumulate(generator_loss(self.loss, self.discriminator(fake, labels)))
         finally:
             self.discriminator.requires_grad_(True)
-        self.step(optimizer, self.generator, len(self._waiting), counted=False)
+        self.step(optimizer, self.generator, len(self._accumulated), counted=False)
         if self.ema is not None:
             self.ema.update(self.generator)
 
-    # --- pictures -----------------------------------------------------------------------------------------------------
+    # --- samples ------------------------------------------------------------------------------------------------------
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        """The two losses against each other on held-out pictures. They do not judge the pictures drawn: a discriminator
-        that wins has a low loss. ``scores`` do.
-        """
+        """Compute both losses on held-out images. They do not measure the quality of samples, as ``scores`` do."""
         real, labels = self.images_of(batch), self.labels_of(batch)
         z = self.draw_latents(len(real), self.evaluation_noise)
-        return self.judge(real, self.generator(z, labels), labels)
+        return self.discriminator_terms(real, self.generator(z, labels), labels)
 
-    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Latents from the prior: float32 (n, latent_dim) on the module's device; ``generator`` alone decides them."""
+    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
         uniform = self.prior == "uniform"
         noise = self.noise(n, self.latent_dim, generator=generator, uniform=uniform)
         return 2 * noise - 1 if uniform else noise
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        """Latents (B, latent_dim) -> pictures (B, C, H, W) in [-1, 1], by the average of the generator's weights."""
+        """Decode latents (B, latent_dim) to images (B, C, H, W) in [-1, 1] with the EMA weights."""
         return (self.generator if self.ema is None else self.ema.module)(z, labels)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        """Latents (B, latent_dim) whose pictures come nearest to pictures (B, C, H, W): a GAN has no encoder.
+        """Search latents (B, latent_dim) whose images are closest to images (B, C, H, W): a GAN has no encoder.
 
-        Adam descends on z (Lipton & Tripathi 2017), from the same point for all, within the prior's range; not
-        differentiable. Each picture's latent depends on that picture alone.
+        Adam minimizes the error over z (Lipton & Tripathi 2017), from the same start for all, within the prior's range. The
+        result is not differentiable, and each latent depends only on its image.
         """
         with evaluating(self.generator), torch.inference_mode(False), torch.enable_grad():
             x, labels = x.clone(), None if labels is None else labels.clone()

@@ -1,4 +1,4 @@
-"""What generator and discriminator minimise: means over a batch of logits, in float32."""
+"""Losses of generator and discriminator: means over a batch of logits, in float32."""
 
 from typing import Literal
 
@@ -10,13 +10,13 @@ AdversarialLoss = Literal["non_saturating", "hinge", "least_squares"]
 
 
 def discriminator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's loss, a scalar.
+    """Compute the discriminator's loss, a scalar.
 
     Args:
         kind: non_saturating (Goodfellow et al. 2014, equation 1), hinge (Miyato et al. 2018, equation 16) or least_squares
             (Mao et al. 2017, equation 9).
-        real: logits (B,) of pictures from the data.
-        fake: logits (B,) of the generator's.
+        real: logits (B,) of real images.
+        fake: logits (B,) of generated images.
     """
     real, fake = real.float(), fake.float()
     if kind == "non_saturating":  # -log sigmoid(real) - log(1 - sigmoid(fake))
@@ -27,12 +27,12 @@ def discriminator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor) -> Ten
 
 
 def generator_loss(kind: AdversarialLoss, fake: Tensor) -> Tensor:
-    """The generator's loss, a scalar.
+    """Compute the generator's loss, a scalar.
 
     Args:
         kind: non_saturating (Goodfellow et al. 2014, section 3: maximise log D), hinge (Miyato et al. 2018, equation 17) or
             least_squares (Mao et al. 2017, equation 9).
-        fake: logits (B,) of the generator's pictures.
+        fake: logits (B,) of generated images.
     """
     fake = fake.float()
     if kind == "non_saturating":
@@ -43,10 +43,10 @@ def generator_loss(kind: AdversarialLoss, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """R1's E ||grad D(x)||^2 over real pictures (Mescheder et al. 2018, equation 9, without gamma / 2), a scalar.
+    """Compute R1's E ||grad D(x)||^2 over real images (Mescheder et al. 2018, equation 9, without gamma / 2), a scalar.
 
     Args:
-        logits: (B,), each a function of its own picture alone, computed in float32.
+        logits: (B,), each a function of its own image only, computed in float32.
         images: (B, C, H, W) that the logits were computed from; they require gradients.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)

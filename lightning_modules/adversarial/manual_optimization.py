@@ -1,9 +1,9 @@
-"""Alternation: two optimizers that take turns, right under Lightning's manual optimization."""
+"""ManualOptimization: mixin for methods with several optimizers that step in turn."""
 
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine, configure_scheduler, count_fit_steps
 from darkroom.lightning_modules.optimizers import Optim, clip_gradients
 
@@ -47,26 +48,35 @@ class AlternatingOptim(Optim):
             )
 
 
-class Alternation(LightningModule):
-    """Mixed into a technique whose networks have an optimizer each: what Lightning leaves to manual optimization.
+if TYPE_CHECKING:  # a mixin: every method that inherits from it is also a Technique
+    _Base = Technique
+else:
+    _Base = LightningModule
 
-    Gradients of ``accumulate_grad_batches`` batches are averaged into one step; what is left at the end of an epoch makes a
-    step of fewer. They are clipped after the loss's scale (16-mixed) is taken off. Under DDP a step averages the gradients
-    over the ranks, once; so the plain strategy ``ddp`` serves, although a backward pass reaches one network only. Learning
-    rates move with every step of their optimizer (WarmupCosine), at the end of an epoch, or, from the first validation on,
-    by what they monitor (ReduceLROnPlateau).
+
+class ManualOptimization(_Base):
+    """Mixin for methods whose networks have an optimizer each, with the features that Lightning leaves to such modules.
+
+    - Gradients of ``accumulate_grad_batches`` batches are averaged; the last step of an epoch may have fewer.
+    - Gradients are unscaled (16-mixed) and then clipped.
+    - Under DDP each step averages gradients over the ranks once, so strategy ``ddp`` is sufficient, although a backward
+      pass reaches only one network.
+    - Learning rates change with every step of their optimizer (WarmupCosine), at the end of an epoch, or by a monitored
+      metric from the first validation on (ReduceLROnPlateau).
     """
 
     gradient_clip_val: float | None
     accumulate_grad_batches: int
 
     def configure_callbacks(self) -> list[Any]:
-        """None; but this comes before Lightning refuses the Trainer's settings without saying what to use instead."""
+        """Check the Trainer's settings: Lightning would refuse them later, without naming the model's own."""
         trainer = self.trainer
         if trainer.accumulate_grad_batches == self.accumulate_grad_batches:
-            trainer.accumulate_grad_batches = 1  # left there by a fit that was interrupted
-        for name, neutral in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
-            value = getattr(trainer, name)
+            trainer.accumulate_grad_batches = 1  # left by an interrupted fit
+        for name, value, neutral in (
+            ("accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
+            ("gradient_clip_val", trainer.gradient_clip_val, None),
+        ):
             if value != neutral:
                 raise UsageError(
                     f"trainer.{name} is {value}, but {type(self).__name__} has two optimizers, which the Trainer does not "
@@ -82,7 +92,7 @@ class Alternation(LightningModule):
                 f"trainer.strategy is {type(strategy).__name__}, but {type(self).__name__} has two networks that step in "
                 "turn; use ddp"
             )
-        # Lightning counts steps, logs and keeps gradients over a validation by this.
+        # Lightning uses this to count steps, to log, and to preserve gradients during a validation.
         self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
 
     def teardown(self, stage: str) -> None:
@@ -90,24 +100,24 @@ class Alternation(LightningModule):
         super().teardown(stage)
 
     def completes_step(self, batch_idx: int) -> bool:
-        """Whether the gradients of this batch are the last that a step waits for."""
+        """Return whether the gradients of this batch complete those of a step."""
         return (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
 
     def accumulate(self, loss: Tensor) -> None:
-        """Adds a loss's gradients to those that wait for the next step."""
+        """Add a loss's gradients to those of the next step."""
         strategy = self.trainer.strategy
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
             self.manual_backward(loss)
 
     def step(self, optimizer: Any, network: nn.Module, batches: int, counted: bool) -> None:
-        """Steps with the mean of what was accumulated, and moves the learning rate if it moves with the steps.
+        """Step with the mean of the accumulated gradients, and update a learning rate that changes with steps.
 
         Args:
             optimizer: one of ``self.optimizers()``.
-            network: whose parameters it has.
-            batches: how many losses were accumulated.
-            counted: whether ``trainer.global_step`` counts it. One optimizer's are, so that max_steps, checkpoints
-                and schedules mean the same as everywhere.
+            network: that it optimizes.
+            batches: number of accumulated losses.
+            counted: ``trainer.global_step`` counts the step. Only the steps of one optimizer count, so that max_steps,
+                checkpoints and schedules mean the same as for other methods.
         """
         self._average(network, batches)
         if counted:
@@ -126,7 +136,7 @@ class Alternation(LightningModule):
         self._average_over_ranks(gradients)
 
     def average_statistics(self) -> None:
-        """Makes the running statistics of all networks the same on all ranks; no graph may still need them."""
+        """Average the running statistics of all networks over the ranks; no graph may still need them."""
         buffers = [buffer for network in self.networks() for buffer in network.buffers()]
         self._average_over_ranks([buffer for buffer in buffers if buffer.is_floating_point()])
 
@@ -141,11 +151,15 @@ class Alternation(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         clip_gradients(self, optimizer, self.gradient_clip_val)
 
-    def schedule(
+    def build_schedulers(
         self, optimizers: list[Optimizer], build: LRSchedulerCallable | None, every: tuple[int, ...]
     ) -> list[dict[str, Any]]:
-        """A scheduler for each optimizer, as ``configure_optimizers`` returns them; ``every`` says how many steps of the
-        fit each optimizer makes one of.
+        """Build a scheduler for each optimizer, as ``configure_optimizers`` returns them.
+
+        Args:
+            optimizers: of the networks.
+            build: of a scheduler; None: constant learning rates.
+            every: number of steps of the fit for each step of an optimizer.
         """
         if build is None:
             return []
@@ -161,19 +175,19 @@ class Alternation(LightningModule):
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 self._step_on_plateau(config.scheduler)
             elif config.interval == "epoch":
-                # An epoch, or what a resumed run finds left of it, may have no step of one of the optimizers.
+                # An epoch, or the rest of it in a resumed run, may have no step of one of the optimizers.
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
                     config.scheduler.step()
 
     def _step_on_plateau(self, scheduler: ReduceLROnPlateau) -> None:
-        """Tells the scheduler the metric that it monitors, once there was a validation."""
+        """Step a scheduler by its monitored metric, once there was a validation."""
         monitor = scheduler.monitor if isinstance(scheduler, LightningReduceLROnPlateau) else "val/loss"
-        known = self.trainer.callback_metrics
-        if monitor in known:
-            scheduler.step(known[monitor])
-        elif any(name.startswith("val/") for name in known):
+        logged = self.trainer.callback_metrics
+        if monitor in logged:
+            scheduler.step(float(logged[monitor]))
+        elif any(name.startswith("val/") for name in logged):
             raise UsageError(
-                f"model.lr_scheduler monitors {monitor}, which the validation has not logged; set its monitor to one of "
-                f"{', '.join(known)}"
+                f"model.optim.lr_scheduler monitors {monitor}, which the validation has not logged; set its monitor to one "
+                f"of {', '.join(logged)}"
             )

@@ -1,4 +1,4 @@
-"""Autoencoding: pictures through a narrow code, and new ones from it."""
+"""Autoencoders and variational autoencoders."""
 
 from darkroom.lightning_modules.autoencoding.autoencoder import AutoEncoder
 from darkroom.lightning_modules.autoencoding.conditional_vae import ConditionalVAE

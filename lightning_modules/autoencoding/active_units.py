@@ -1,4 +1,4 @@
-"""ActiveUnits: how many latent dimensions a VAE uses."""
+"""ActiveUnits: number of latent dimensions that a VAE uses."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ from torchmetrics import Metric
 class ActiveUnits(Metric):
     """Latent dimensions whose posterior mean varies over the data: Var_x E[z|x] > 0.01 (Burda et al. 2016, section 5.2).
 
-    Kept are means and sums of squares around them, merged as in Chan et al. 1983, equation 2.1: a variance far smaller than
-    the squared mean is found in float32 too.
+    The state is means and sums of squared deviations, merged as in Chan et al. 1983, equation 2.1. So a variance far
+    smaller than the squared mean is computed accurately in float32.
 
     Args:
         latent_dim: D.
@@ -24,13 +24,13 @@ class ActiveUnits(Metric):
     def __init__(self, latent_dim: int, threshold: float = 0.01) -> None:
         super().__init__()
         self.threshold = threshold
-        # Of several ranks they come stacked: (ranks, ...).
+        # With several ranks, synchronized states are stacked: (ranks, ...).
         self.add_state("mean", torch.zeros(latent_dim), dist_reduce_fx=None)
         self.add_state("squares", torch.zeros(latent_dim), dist_reduce_fx=None)
         self.add_state("count", torch.zeros(1), dist_reduce_fx=None)
 
     def update(self, codes: Tensor) -> None:
-        """``codes`` float (B, D): posterior means."""
+        """Add posterior means, float (B, D)."""
         codes = codes.float()
         mean = codes.mean(0)
         apart, weight = mean - self.mean, len(codes) / (self.count + len(codes))

@@ -1,4 +1,4 @@
-"""AutoEncoder (Hinton & Salakhutdinov 2006), denoising by option, with a Gaussian fitted to its codes to sample from."""
+"""AutoEncoder (Hinton & Salakhutdinov 2006), optionally denoising, with a Gaussian fitted to its codes for sampling."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -21,13 +21,13 @@ Reconstruction = Literal["squared_error", "cross_entropy"]
 
 
 class CodeDistribution(KeepFloat32):
-    """A running normal distribution of codes: the mean of all batches at first, of about the last hundred later on.
+    """Running normal distribution of codes: the mean of all batches at first, of about the last hundred later.
 
-    Buffers, so that it is in every checkpoint; under DDP those of the first rank count, as with batch norm.
+    Its state is in buffers, so it is part of checkpoints; under DDP the first rank's are used, as with batch norm.
 
     Args:
         latent_dim: D.
-        memory: batches that count.
+        memory: number of batches in the running mean.
     """
 
     mean: Tensor
@@ -43,21 +43,21 @@ class CodeDistribution(KeepFloat32):
 
     @torch.no_grad()
     def update(self, codes: Tensor) -> None:
-        """Takes in a batch of codes, float (B, D)."""
+        """Add a batch of codes, float (B, D)."""
         with torch.autocast(codes.device.type, enabled=False):
             codes = codes.float()
             weight = 1 / (self.batches + 1).clamp(max=self.memory)
             mean, shift = codes.mean(0), codes.mean(0) - self.mean
             spread = (codes - mean).T @ (codes - mean) / len(codes)
-            # Of a mixture of two: the mean of the covariances, and what their means lie apart.
+            # Covariance of a mixture of two: the mean of both covariances, and the spread of the means.
             apart = weight * (1 - weight) * torch.outer(shift, shift)
             self.covariance.copy_(torch.lerp(self.covariance, spread, weight) + apart)
             self.mean.copy_(torch.lerp(self.mean, mean, weight))
             self.batches += 1
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """Codes, float32 (n, D), of standard normal noise (n, D)."""
-        # The symmetric root, which is the only one of its kind and exists where codes never vary, or always together.
+        """Map standard normal noise (n, D) to codes, float32 (n, D)."""
+        # The symmetric root is unique, and exists also for a singular covariance.
         with torch.autocast(noise.device.type, enabled=False):
             values, vectors = torch.linalg.eigh(self.covariance.to(with_float64(noise.device), torch.float64))
             root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -65,28 +65,28 @@ class CodeDistribution(KeepFloat32):
 
 
 class AutoEncoder(Generative, Technique):
-    """Learns to give a picture back through a narrow code, which is a plain vector: nothing says how codes lie.
+    """Autoencoder that reconstructs images from a code vector, without a prior of codes.
 
-    To sample all the same, a normal distribution is fitted to the codes of the training pictures and drawn from (ex-post
-    density estimation: Ghosh et al. 2020, section 4). Logs ``train/loss`` and ``{val,test}/loss``, the error of a picture
-    summed over its values, in [-1, 1] for squares.
+    For sampling, a normal distribution is fitted to the codes of the training images (ex-post density estimation: Ghosh et
+    al. 2020, section 4). Logs ``train/loss`` and ``{val,test}/loss``, the error of an image summed over its values, in
+    [-1, 1] for squares.
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
-        latent_dim: numbers in a code.
-        architecture: "conv" or "mlp", of the encoder and decoder that are not given.
+        latent_dim: dimension of a code.
+        architecture: "conv" or "mlp", of an encoder or decoder that is None.
         channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
         hidden: units of the MLP's hidden layers.
         encoder: maps (B, C, H, W) to (B, latent_dim).
-        decoder: maps (B, latent_dim) to (B, C, H, W), unbounded: the picture, cut off at [-1, 1], for squared_error; the
+        decoder: maps (B, latent_dim) to (B, C, H, W), unbounded: the image, clamped to [-1, 1], for squared_error; the
             logits of white for cross_entropy.
-        reconstruction: what is minimised: squared_error or binary cross_entropy (of pictures as values in [0, 1]).
-        noise: part of a training picture's values, in [0, 1), that are blacked out before the encoder sees them, for a
-            denoising autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each by chance).
+        reconstruction: loss: squared_error, or binary cross_entropy of images as values in [0, 1].
+        noise: fraction of a training image's values, in [0, 1), that are set to black before encoding, for a denoising
+            autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each at random).
         scores, optim: see Generative.
 
     Raises:
-        UsageError: for a network whose output does not fit, and for values outside of these ranges.
+        UsageError: a network's output has another shape, or a value is out of its range.
     """
 
     def __init__(
@@ -105,10 +105,18 @@ class AutoEncoder(Generative, Technique):
     ) -> None:
         super().__init__(image_shape=image_shape, num_classes=None, scores=scores, optim=optim)
         if not 0 <= noise < 1:
-            raise UsageError(f"model.noise is {noise}; it is a part of a picture's values, in [0, 1)")
+            raise UsageError(f"model.noise must be a fraction in [0, 1), got {noise}")
         self.latent_dim, self.blackened = latent_dim, noise
         self.encoder, self.decoder = encoder_and_decoder(
-            self.image_shape, latent_dim, latent_dim, architecture, channels, hidden, None, encoder, decoder
+            self.image_shape,
+            latent_dim=latent_dim,
+            outputs=latent_dim,
+            architecture=architecture,
+            channels=channels,
+            hidden=hidden,
+            num_classes=None,
+            encoder=encoder,
+            decoder=decoder,
         )
         self.squares = check_choice("model.reconstruction", reconstruction, Reconstruction) == "squared_error"
         self.likelihood = Gaussian(sigma=0.5**0.5) if self.squares else Bernoulli()
@@ -127,16 +135,16 @@ class AutoEncoder(Generative, Technique):
         return self.likelihood.mean(apply(self.decoder, z.to(self.dtype), labels))
 
     def error(self, x: Tensor, z: Tensor) -> Tensor:
-        """The batch's mean of the error of pictures x (B, C, H, W), summed over the values of each, given codes z."""
+        """Compute the error of images x (B, C, H, W) given codes z, summed over values and averaged over the batch."""
         output = self.decoder(z.to(self.dtype))
         if self.squares:
             return (output.float() - x.float()).square().flatten(1).sum(1).mean()
         return -self.likelihood.log_prob(output, x).mean()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         x = self.images_of(batch)
-        seen = x.where(torch.rand_like(x) >= self.blackened, -1) if self.blackened else x
-        z = self.encode(seen)
+        corrupted = x.where(torch.rand_like(x) >= self.blackened, -1) if self.blackened else x
+        z = self.encode(corrupted)
         self.codes.update(z.detach())
         return self.log_loss({"loss": self.error(x, z)})
 

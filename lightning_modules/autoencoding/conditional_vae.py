@@ -1,13 +1,12 @@
-"""ConditionalVAE (Sohn et al. 2015; Kingma et al. 2014, model M2): a VAE whose encoder and decoder are told the class."""
+"""ConditionalVAE (Sohn et al. 2015; Kingma et al. 2014, model M2): a VAE conditioned on the class."""
 
 from darkroom.lightning_modules.autoencoding.vae import VAE
 
 
 class ConditionalVAE(VAE):
-    """A VAE of p(x|y): q(z|x, y) and p(x|z, y) are told the label y; the prior of z, N(0, 1), is the same for all classes.
+    """VAE of p(x|y): q(z|x, y) and p(x|z, y) are conditioned on the label y; the prior of z is N(0, 1) for all classes.
 
-    So the code need not hold the class, and pictures are drawn of the class asked for. Everything else is VAE's, but for
-    these arguments.
+    The code need not contain the class, and images can be sampled by class. All arguments but these are VAE's.
 
     Args:
         num_classes: the number of labels; the command line takes it from the data.
@@ -15,7 +14,7 @@ class ConditionalVAE(VAE):
         decoder: maps (B, D) and labels int64 (B,) to the likelihood's parameters (B, C, H, W).
 
     Raises:
-        UsageError: as VAE; and for num_classes missing.
+        UsageError: see VAE; also if num_classes is missing.
     """
 
     conditional = True

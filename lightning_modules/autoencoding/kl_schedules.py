@@ -1,4 +1,4 @@
-"""Schedules of beta, the weight of a VAE's KL term: pure functions of how much of the fit is done."""
+"""Schedules of beta, the weight of a VAE's KL term: pure functions of the fit's progress."""
 
 from math import floor
 from typing import ClassVar
@@ -7,17 +7,17 @@ from darkroom.errors import UsageError
 
 
 class KLSchedule:
-    """Base of the schedules: beta as a function of the fit's progress, in [0, 1], and of the values in a picture."""
+    """Base of the schedules: beta as a function of the fit's progress in [0, 1] and of the number of values in an image."""
 
     needs_progress: ClassVar[bool] = True
 
     def __call__(self, progress: float, values: int) -> float:
-        """Beta when ``progress`` of the fit is done, for pictures of ``values`` = C H W numbers."""
+        """Compute beta at a ``progress`` in [0, 1], for images of ``values`` = C H W numbers."""
         raise NotImplementedError
 
 
 class Constant(KLSchedule):
-    """The same beta throughout: 1 is the evidence lower bound, more a beta-VAE (Higgins et al. 2017, equation 4).
+    """Constant beta: 1 is the evidence lower bound, larger a beta-VAE (Higgins et al. 2017, equation 4).
 
     Args:
         beta: at least 0.
@@ -33,15 +33,15 @@ class Constant(KLSchedule):
 
 
 class WarmUp(KLSchedule):
-    """From 0 up to beta in a line, then beta (Bowman et al. 2016, section 3.1; Sønderby et al. 2016, section 2.3).
+    """Linear from 0 to beta, then constant (Bowman et al. 2016, section 3.1; Sønderby et al. 2016, section 2.3).
 
     Args:
         beta: at the end of the warm-up, at least 0.
-        fraction: part of the fit that warms up, in (0, 1].
+        fraction: of the fit that warms up, in (0, 1].
     """
 
     def __init__(self, beta: float = 1.0, fraction: float = 0.1) -> None:
-        self.beta, self.fraction = _weight(self, "beta", beta), _part(self, "fraction", fraction)
+        self.beta, self.fraction = _weight(self, "beta", beta), _fraction(self, "fraction", fraction)
 
     def __call__(self, progress: float, values: int) -> float:
         return self.beta * min(1.0, progress / self.fraction)
@@ -53,13 +53,13 @@ class Cyclical(KLSchedule):
     Args:
         beta: at the end of each cycle, at least 0.
         cycles: how many, at least 1.
-        ramp: part of each cycle that warms up, in (0, 1].
+        ramp: fraction of each cycle that warms up, in (0, 1].
     """
 
     def __init__(self, beta: float = 1.0, cycles: int = 4, ramp: float = 0.5) -> None:
         if cycles < 1:
             raise UsageError(f"Cyclical.cycles is {cycles}; it must be at least 1")
-        self.beta, self.cycles, self.ramp = _weight(self, "beta", beta), cycles, _part(self, "ramp", ramp)
+        self.beta, self.cycles, self.ramp = _weight(self, "beta", beta), cycles, _fraction(self, "ramp", ramp)
 
     def __call__(self, progress: float, values: int) -> float:
         if progress >= 1:
@@ -71,9 +71,9 @@ class Cyclical(KLSchedule):
 class PixelMeanWeight(KLSchedule):
     """The beta that a loss of "mean squared error over pixels + kl_weight KL" amounts to, beside Gaussian(sigma=1).
 
-    With N values in a picture, -log p(x|z) + beta KL is N / 2 (mean squared error + 2 beta / N KL) and a constant: the
-    same minimum for beta = kl_weight N / 2, and gradients N / 2 as large. The weight looks small and is not: .00025 at
-    3 x 64 x 64 is a beta of 1.5; and it means another beta at any other image size.
+    With N values in an image, -log p(x|z) + beta KL is N / 2 (mean squared error + 2 beta / N KL) plus a constant. Both
+    losses have the same minimum for beta = kl_weight N / 2, with gradients N / 2 times as large. A weight of .00025 is a
+    beta of 1.5 at 3 x 64 x 64, and another beta at another image size.
 
     Args:
         kl_weight: at least 0; called M_N where this parameterisation is used.
@@ -94,7 +94,7 @@ def _weight(schedule: KLSchedule, name: str, value: float) -> float:
     return value
 
 
-def _part(schedule: KLSchedule, name: str, value: float) -> float:
+def _fraction(schedule: KLSchedule, name: str, value: float) -> float:
     if not 0 < value <= 1:
-        raise UsageError(f"{type(schedule).__name__}.{name} is {value}; it is a part, in (0, 1]")
+        raise UsageError(f"{type(schedule).__name__}.{name} is {value}; it must be a fraction in (0, 1]")
     return value

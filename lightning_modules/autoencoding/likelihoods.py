@@ -1,6 +1,6 @@
-"""Likelihoods: what a decoder's output says about the picture.
+"""Likelihoods p(x|z) of images, given the output of a decoder.
 
-Pictures are float (B, C, H, W) in [-1, 1], a decoder's output ``parameters`` is unbounded and of the same shape. All
+Images are float (B, C, H, W) in [-1, 1], a decoder's output ``parameters`` is unbounded and of the same shape. All
 compute in float32, whatever they are given.
 """
 
@@ -16,32 +16,34 @@ from darkroom.lightning_modules.utils.precision import KeepFloat32
 
 
 class Likelihood(KeepFloat32):
-    """Base of the likelihoods p(x|z), whose scales stay float32. ``discrete``: log_prob is that of 8-bit or binary values,
-    so bits/dim are defined.
+    """Base of the likelihoods p(x|z), whose scales stay float32.
+
+    Attributes:
+        discrete: log_prob is a probability of 8-bit or binary values, so bits/dim are defined.
     """
 
     discrete: bool = False
 
     def check(self, x: Tensor) -> None:
-        """Refuses, with a UsageError, pictures that log_prob cannot judge; may wait for the device."""
+        """Raise a UsageError for images that log_prob is not defined for; may synchronize with the device."""
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) in nats, summed over all values of each picture: float32 (B,)."""
+        """Compute log p(x|z) in nats, summed over all values of each image: float32 (B,)."""
         raise NotImplementedError
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """The mean of p(x|z) as pictures: float32 (B, C, H, W) in [-1, 1]."""
+        """Compute the mean of p(x|z) as images: float32 (B, C, H, W) in [-1, 1]."""
         raise NotImplementedError
 
 
 class Bernoulli(Likelihood):
     """Every value is white with the probability sigmoid(parameters) (Kingma & Welling 2014, appendix C.1).
 
-    Of values between black and white (0 and 1 here, -1 and 1 outside) log_prob is the mean over pictures whose values are
-    drawn with these probabilities: exact for dynamic binarisation, though no density of grey values.
+    For grey values, log_prob is the expectation over images that are binarized at random with these probabilities. That is
+    exact for dynamic binarization, but not a density of grey values.
 
     Args:
-        binary: the data are black and white alone; only then bits/dim are defined, and are logged.
+        binary: the data are black and white only; then bits/dim are defined and logged.
     """
 
     def __init__(self, binary: bool = False) -> None:
@@ -51,7 +53,7 @@ class Bernoulli(Likelihood):
     def check(self, x: Tensor) -> None:
         if self.discrete and not (x.abs() == 1).all():
             raise UsageError(
-                "model.likelihood is Bernoulli with binary true, but the pictures have values between black and white; "
+                "model.likelihood is Bernoulli with binary true, but the images have values between black and white; "
                 "binarize the data (data.binarize), or set binary to false"
             )
 
@@ -66,28 +68,26 @@ class Bernoulli(Likelihood):
 class Gaussian(Likelihood):
     """Every value is normal around ``parameters``, with one sigma for all: a density over the coordinates of x, [-1, 1].
 
-    The mean is not squashed: pictures are full of values at the ends of the range, which a tanh reaches only at infinity,
-    and so a linear decoder is probabilistic PCA. What lies beyond the range is cut off in pictures, not in log_prob.
+    The mean is not squashed, because images have many values at the ends of the range, which tanh reaches only at infinity.
+    A linear decoder is therefore probabilistic PCA. Values beyond the range are clamped in images, not in log_prob.
 
     Args:
         sigma: the standard deviation, in [-1, 1]'s units; or "learned": one number for all values, learned with the
             networks (Rybkin et al. 2021, section 3.1), which balances reconstruction and KL by itself.
     """
 
+    log_sigma: Tensor
     lowest = -6.0  # log sigma: a third of an 8-bit level, below which there is nothing to learn
 
     def __init__(self, sigma: float | Literal["learned"] = "learned") -> None:
         super().__init__()
         if sigma != "learned" and not 0 < sigma < math.inf:
-            raise UsageError(f"Gaussian.sigma is {sigma}; it is a standard deviation above 0, or 'learned'")
-        learned = sigma == "learned"
-        # Begins about as wide as pictures are.
-        start = torch.tensor(-1.0 if learned else math.log(sigma), dtype=torch.float32)
-        self.sigma, self.learned = sigma, learned
-        if learned:
-            self.log_sigma = nn.Parameter(start)
+            raise UsageError(f"Gaussian.sigma is {sigma}; it must be above 0, or 'learned'")
+        self.sigma, self.learned = sigma, sigma == "learned"
+        if sigma == "learned":
+            self.log_sigma = nn.Parameter(torch.tensor(-1.0, dtype=torch.float32))  # about the spread of images
         else:
-            self.register_buffer("log_sigma", start)
+            self.register_buffer("log_sigma", torch.tensor(math.log(sigma), dtype=torch.float32))
 
     def scale(self) -> Tensor:
         """log sigma, float32 scalar."""
@@ -111,7 +111,7 @@ class DiscretizedLogistic(Likelihood):
     density: bits/dim are defined.
 
     Args:
-        channels: C of the pictures.
+        channels: C of the images.
     """
 
     discrete = True
@@ -121,7 +121,7 @@ class DiscretizedLogistic(Likelihood):
         super().__init__()
         if channels < 1:
             raise UsageError(f"DiscretizedLogistic.channels is {channels}; it must be at least 1")
-        # Begins about as wide as pictures are.
+        # Starts at about the spread of images.
         self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -2.0, dtype=torch.float32))
 
     def scale(self) -> Tensor:
@@ -131,7 +131,7 @@ class DiscretizedLogistic(Likelihood):
     def check(self, x: Tensor) -> None:
         if x.shape[1] != len(self.log_scale):
             raise UsageError(
-                f"DiscretizedLogistic.channels is {len(self.log_scale)}, but pictures have {x.shape[1]}; set "
+                f"DiscretizedLogistic.channels is {len(self.log_scale)}, but the images have {x.shape[1]}; set "
                 f"model.likelihood.init_args.channels to {x.shape[1]}"
             )
 
@@ -149,5 +149,5 @@ class DiscretizedLogistic(Likelihood):
 
 
 def _at_least(value: Tensor, lowest: float) -> Tensor:
-    """A soft lower bound, through which a gradient always comes."""
+    """Apply a soft lower bound, whose gradient is never zero."""
     return lowest + F.softplus(value - lowest)

@@ -1,4 +1,4 @@
-"""Encoders and decoders: convolutional and MLP, for any image size and channel count."""
+"""Encoders and decoders: convolutional and MLP, for any image size and number of channels."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -17,16 +17,16 @@ Architecture = Literal["conv", "mlp"]
 
 
 def one_hot(labels: Tensor | None, num_classes: int | None, like: Tensor) -> Tensor:
-    """Labels int64 (B,) -> (B, num_classes) in ``like``'s type; (B, 0) where nothing is conditioned on."""
+    """Encode labels int64 (B,) as (B, num_classes) in ``like``'s type; (B, 0) for an unconditional network."""
     if num_classes is None:
         return like.new_zeros(len(like), 0)
     if labels is None:
-        raise UsageError(f"labels are missing; a network of {num_classes} classes is given int64 (B,) beside its input")
+        raise UsageError(f"labels are missing; a network of {num_classes} classes needs int64 (B,) beside its input")
     return F.one_hot(labels, num_classes).to(like.dtype)
 
 
 def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
-    """(H, W) before and after each of ``times`` convolutions of stride 2, which round up."""
+    """Compute (H, W) before and after each of ``times`` convolutions of stride 2, which round up."""
     sizes = [size]
     for _ in range(times):
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
@@ -38,16 +38,16 @@ def _stage(conv: nn.Module, channels: int) -> nn.Sequential:
 
 
 class ConvEncoder(nn.Module):
-    """Per stage a 3x3 convolution of stride 2, batch norm and LeakyReLU; then a linear layer.
+    """Encoder of stages, a 3x3 convolution of stride 2, batch norm and LeakyReLU each, and a linear layer.
 
-    (B, C, H, W)[, labels int64 (B,)] -> (B, outputs). With channels (32, 64, 128, 256, 512) at 64x64 the widely used
-    PyTorch version of the VAE, its two linear layers side by side in one.
+    (B, C, H, W)[, labels int64 (B,)] -> (B, outputs). With channels (32, 64, 128, 256, 512) at 64x64 it is the
+    encoder of PyTorch-VAE, whose two linear layers are one here.
 
     Args:
         image_shape: (C, H, W), any size.
         outputs: numbers per image: latent_dim, or mean and log variance, twice as many.
         channels: of each stage.
-        num_classes: with it, the label comes as one further plane per class, constant 1 or 0.
+        num_classes: of a conditional network; the label is one more input plane per class, constant 1 or 0.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """ConvEncoder backwards: a linear layer, transposed 3x3 convolutions of stride 2, and a 3x3 convolution to the image.
+    """Mirror of ConvEncoder: a linear layer, transposed 3x3 convolutions of stride 2, and a 3x3 convolution to the image.
 
-    (B, latent_dim)[, labels int64 (B,)] -> (B, C, H, W), unbounded: a likelihood says what it means.
+    (B, latent_dim)[, labels int64 (B,)] -> (B, C, H, W), unbounded parameters of a likelihood.
 
     Args:
-        image_shape: (C, H, W), any size: each stage gives the size that the encoder's had before it.
+        image_shape: (C, H, W), any size: each stage restores the size before the encoder's stage.
         latent_dim: numbers per image.
         channels: of the encoder's stages.
-        num_classes: with it, the label is put beside the code, as a one-hot vector.
+        num_classes: of a conditional network; the label is concatenated to the code as a one-hot vector.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class ConvDecoder(nn.Module):
         widths = [*channels[::-1], channels[0]]
         self.stages = nn.Sequential()
         for (before, after), (small, large) in zip(pairwise(widths), pairwise(sizes), strict=True):
-            # 2 n - 1 pixels without it: halving rounded up, so an even side lacks one.
-            missing = tuple(b - (2 * a - 1) for a, b in zip(small, large, strict=True))
+            # Without it the output has 2 n - 1 pixels: halving rounds up, so an even side lacks one.
+            missing = large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1)
             self.stages.append(_stage(nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=missing), after))
         self.head = nn.Conv2d(channels[0], image_shape[0], 3, padding=1)
 
@@ -123,7 +123,7 @@ class MLPEncoder(nn.Module):
         image_shape: (C, H, W).
         outputs: numbers per image: latent_dim, or mean and log variance, twice as many.
         hidden: units of each hidden layer.
-        num_classes: with it, the label is put beside the pixels, as a one-hot vector.
+        num_classes: of a conditional network; the label is concatenated to the pixels as a one-hot vector.
     """
 
     def __init__(
@@ -142,15 +142,15 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """MLPEncoder backwards.
+    """Mirror of MLPEncoder.
 
-    (B, latent_dim)[, labels int64 (B,)] -> (B, C, H, W), unbounded: a likelihood says what it means.
+    (B, latent_dim)[, labels int64 (B,)] -> (B, C, H, W), unbounded parameters of a likelihood.
 
     Args:
         image_shape: (C, H, W).
         latent_dim: numbers per image.
         hidden: units of the encoder's hidden layers.
-        num_classes: with it, the label is put beside the code, as a one-hot vector.
+        num_classes: of a conditional network; the label is concatenated to the code as a one-hot vector.
     """
 
     def __init__(
@@ -179,16 +179,16 @@ def encoder_and_decoder(
     encoder: nn.Module | None,
     decoder: nn.Module | None,
 ) -> tuple[nn.Module, nn.Module]:
-    """What maps images to ``outputs`` numbers, and what maps ``latent_dim`` numbers back: the user's, or the defaults.
+    """Return networks that map images to ``outputs`` numbers and ``latent_dim`` numbers to images: given ones or defaults.
 
     Raises:
-        UsageError: for sizes that cannot be built, and for a user's network that does not fit.
+        UsageError: a size is invalid, or the output of a given network has another shape.
     """
     for name, value in {"latent_dim": [latent_dim], "channels": channels, "hidden": hidden}.items():
         if min(value, default=0) < 1:
-            raise UsageError(
-                f"model.{name} is {list(value) if len(value) != 1 else value[0]}; it takes numbers from 1 on"
-            )
+            raise UsageError(f"model.{name} must be at least 1, got {list(value) if len(value) != 1 else value[0]}")
+    first: Callable[..., nn.Module]
+    second: Callable[..., nn.Module]
     if check_choice("model.architecture", architecture, Architecture) == "conv":
         first, second, widths = ConvEncoder, ConvDecoder, channels
     else:
@@ -209,8 +209,10 @@ def encoder_and_decoder(
 def check_network(
     key: str, network: nn.Module, x: Tensor, labels: Tensor | None, shape: tuple[int, ...], unbounded: bool = False
 ) -> None:
-    """Tries a network on a batch of two; a UsageError names ``key`` if it does not give (2, *shape), or ``unbounded`` is
-    asked for and the output comes from a sigmoid or tanh.
+    """Run a network on a batch of two.
+
+    Raises:
+        UsageError: the output is not (2, *shape), or comes from a sigmoid or tanh although it must be ``unbounded``.
     """
     device = next((p.device for p in network.parameters()), x.device)
     inputs = " and labels int64 (2,)" if labels is not None else ""
@@ -226,24 +228,23 @@ def check_network(
         found = tuple(output.shape)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UsageError(
-            f"{key} ({type(network).__name__}) fails on {tuple(x.shape)}{inputs}: {error}; it must take that, and give "
-            f"{(2, *shape)}"
+            f"{key} ({type(network).__name__}) fails on {tuple(x.shape)}{inputs}: {error}; it must return {(2, *shape)}"
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
     if found != (2, *shape):
         raise UsageError(
-            f"{key} ({type(network).__name__}) maps {tuple(x.shape)}{inputs} to {found}; it must give {(2, *shape)}"
+            f"{key} ({type(network).__name__}) maps {tuple(x.shape)}{inputs} to {found}; it must return {(2, *shape)}"
         )
     # The same memory: a view, such as Unflatten's, is still the squashed output.
     if unbounded and any(output.untyped_storage().data_ptr() == s.untyped_storage().data_ptr() for s in squashed):
         raise UsageError(
-            f"{key} ({type(network).__name__}) ends in a sigmoid or tanh; take it off: what maps the output to pictures is "
-            "the likelihood"
+            f"{key} ({type(network).__name__}) ends in a sigmoid or tanh; remove it, because the likelihood maps the "
+            "output to images"
         )
 
 
 def apply(network: Callable[..., Tensor], x: Tensor, labels: Tensor | None) -> Tensor:
-    """``network(x)``, or ``network(x, labels)`` where there are labels."""
+    """Call ``network(x)``, or ``network(x, labels)`` if there are labels."""
     return network(x) if labels is None else network(x, labels)

@@ -1,4 +1,4 @@
-"""VAE (Kingma & Welling 2014; Rezende et al. 2014): the evidence lower bound, and how tight and how used it is."""
+"""VAE (Kingma & Welling 2014; Rezende et al. 2014), with metrics of its bound and of its latent dimensions."""
 
 import math
 from collections.abc import Sequence
@@ -20,51 +20,53 @@ from darkroom.lightning_modules.lr_schedulers import count_fit_steps
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.lightning_modules.utils.trainer import datamodule_of
+from darkroom.protocols import FactorData
 
-_DECODED_AT_ONCE = 512  # pictures that the importance-weighted bound decodes in one go, at least a batch
+_DECODED_AT_ONCE = 512  # images that the importance-weighted bound decodes at once, at least a batch
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each number, in nats (Kingma & Welling 2014, appendix B)."""
+    """Compute KL(N(mean, exp(log_variance)) || N(0, 1)) of each number, in nats (Kingma & Welling 2014, appendix B)."""
     return (mean.square() + log_variance.exp() - 1 - log_variance) / 2
 
 
 def normal_log_prob(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(z; mean, exp(log_variance)), summed over the last dimension."""
+    """Compute log N(z; mean, exp(log_variance)), summed over the last dimension."""
     squares = (z - mean).square() * torch.exp(-log_variance)
     return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
 
 class VAE(Generative, Technique):
-    """Autoencoder whose codes are distributed: q(z|x) is normal with a diagonal covariance, kept near the prior N(0, 1).
+    """Variational autoencoder with prior N(0, 1) and normal posteriors q(z|x) with diagonal covariance.
 
-    The loss is -log p(x|z) + beta KL(q(z|x) || p(z)), with one z for each picture, summed over the values of a picture and
-    of a code and averaged over the batch, in nats; beta is the same in validation.
+    The loss is -log p(x|z) + beta KL(q(z|x) || p(z)), with one z for each image, summed over the values of an image and of
+    a code and averaged over the batch, in nats; beta is the same in validation.
 
     Logs, in training and as ``{val,test}/``: ``loss``; ``reconstruction``, which is -log p(x|z); ``kl``; ``elbo``, which is
-    -(reconstruction + kl) whatever beta. In training also ``beta``; in validation and test ``active_units``, the dimensions
-    that the codes use, and ``bits_per_dim`` where the likelihood is a probability; in test ``iwae`` by option, and ``MIG``,
-    also for each factor, on data that know their true factors. Pictures drawn or given back are the mean of p(x|z).
+    -(reconstruction + kl) for any beta. In training also ``beta``. In validation and test ``active_units``, the number of
+    latent dimensions in use, and ``bits_per_dim`` if the likelihood is a probability. In test ``iwae`` by option, and
+    ``MIG``, also for each factor, on data with known factors. Samples and reconstructions are the mean of p(x|z).
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
-        num_classes: of the data; the command line takes it from there. Used by ConditionalVAE alone.
-        latent_dim: D, numbers in a code.
-        architecture: "conv" or "mlp", of the encoder and decoder that are not given.
+        num_classes: of the data; the command line takes it from there. Used only by ConditionalVAE.
+        latent_dim: D, dimension of a code.
+        architecture: "conv" or "mlp", of an encoder or decoder that is None.
         channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
         hidden: units of the MLP's hidden layers.
         encoder: maps (B, C, H, W) to (B, 2 D): the posterior's mean, then its log variance.
         decoder: maps (B, D) to the likelihood's parameters (B, C, H, W), unbounded.
         likelihood: p(x|z); default Bernoulli.
-        kl_schedule: beta over the fit; default Constant(1). Outside of a fit it is beta at its end.
-        free_bits: lambda, nats of each latent dimension that cost nothing: the KL in the loss is at least this, dimension
-            by dimension, of the batch's mean (Kingma et al. 2016, equation 15).
+        kl_schedule: beta over the fit; default Constant(1). Outside of a fit beta is that at its end.
+        free_bits: lambda, in nats: the KL in the loss is at least this for each latent dimension, as a mean over the batch
+            (Kingma et al. 2016, equation 15).
         iwae_samples: k of the importance-weighted bound ``test/iwae`` (Burda et al. 2016, equation 8); None: none. The ELBO
-            of the test is then that of the same k samples, which ``iwae`` is never below.
+            of the test is then that of the same k samples, a lower bound of ``iwae``.
         scores, optim: see Generative.
 
     Raises:
-        UsageError: for a network whose output does not fit, and for values outside of these ranges.
+        UsageError: a network's output has another shape, or a value is out of its range.
     """
 
     conditional: ClassVar[bool] = False
@@ -87,16 +89,24 @@ class VAE(Generative, Technique):
         optim: Optim | None = None,
     ) -> None:
         if self.conditional and num_classes is None:
-            raise UsageError("model.num_classes is missing; a conditional VAE needs the number of labels, such as 10")
+            raise UsageError("model.num_classes is missing; a conditional VAE needs the number of classes, such as 10")
         classes = num_classes if self.conditional else None
         super().__init__(image_shape=image_shape, num_classes=classes, scores=scores, optim=optim)
         if not 0 <= free_bits < math.inf:
-            raise UsageError(f"model.free_bits is {free_bits}; it is nats per latent dimension, from 0 on")
+            raise UsageError(f"model.free_bits must be nats per latent dimension, at least 0, got {free_bits}")
         if iwae_samples is not None and iwae_samples < 1:
-            raise UsageError(f"model.iwae_samples is {iwae_samples}; it counts samples, and null leaves the bound out")
+            raise UsageError(f"model.iwae_samples must be at least 1, or null for no bound, got {iwae_samples}")
         self.latent_dim, self.free_bits, self.iwae_samples = latent_dim, free_bits, iwae_samples
         self.encoder, self.decoder = encoder_and_decoder(
-            self.image_shape, latent_dim, 2 * latent_dim, architecture, channels, hidden, classes, encoder, decoder
+            self.image_shape,
+            latent_dim=latent_dim,
+            outputs=2 * latent_dim,
+            architecture=architecture,
+            channels=channels,
+            hidden=hidden,
+            num_classes=classes,
+            encoder=encoder,
+            decoder=decoder,
         )
         self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
         self.likelihood.check(-torch.ones(1, *self.image_shape))
@@ -107,7 +117,7 @@ class VAE(Generative, Technique):
                 f"{type(self.likelihood).__name__}; set it to Gaussian with sigma 1"
             )
         self.active_units, self.mutual_information_gap = ActiveUnits(latent_dim), MutualInformationGap()
-        self._factor_names: tuple[str, ...] = ()  # of the data; none if their gap is not asked for
+        self._factor_names: tuple[str, ...] = ()  # of the data; empty if their gap is not computed
         self._fit_steps: int | None = None
 
     # --- the model ----------------------------------------------------------------------------------------------------
@@ -116,18 +126,17 @@ class VAE(Generative, Technique):
         return [self.encoder, self.decoder]
 
     def posterior(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x), float32 (B, D) each."""
+        """Compute mean and log variance of q(z|x), float32 (B, D) each."""
         mean, log_variance = apply(self.encoder, x.to(self.dtype), labels).float().chunk(2, dim=1)
         return mean, log_variance
 
     def likelihood_parameters(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the decoder says of p(x|z): (B, C, H, W), unbounded."""
+        """Compute the parameters of p(x|z): (B, C, H, W), unbounded."""
         return apply(self.decoder, z.to(self.dtype), labels)
 
     def reparameterize(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """z = mean + sigma epsilon (section 2.4): a sample of q(z|x), (B, D) or k of them, (k, B, D), through which
-        gradients come."""
-        shape = mean.shape if mean.dim() == 2 else mean.transpose(0, 1).shape  # each picture has its own noise
+        """Sample z = mean + sigma epsilon (section 2.4) from q(z|x), differentiably: (B, D), or k samples (k, B, D)."""
+        shape = mean.shape if mean.dim() == 2 else mean.transpose(0, 1).shape  # each image has its own noise
         epsilon = self.noise(*shape, generator=None if self.training else self.evaluation_noise)
         epsilon = epsilon if mean.dim() == 2 else epsilon.transpose(0, 1)
         return mean + torch.exp(log_variance / 2) * epsilon
@@ -144,7 +153,7 @@ class VAE(Generative, Technique):
     # --- the loss -----------------------------------------------------------------------------------------------------
 
     def beta(self) -> float:
-        """The KL's weight now; outside of a fit that at its end."""
+        """Compute the current weight of the KL; outside of a fit that at its end."""
         trainer, progress = self._trainer, 1.0
         if self.kl_schedule.needs_progress and trainer is not None and trainer.state.fn == "fit":
             if self._fit_steps is None:
@@ -153,13 +162,13 @@ class VAE(Generative, Technique):
         return self.kl_schedule(progress, prod(self.image_shape))
 
     def loss_terms(self, reconstruction: Tensor, kl: Tensor, beta: float) -> dict[str, Tensor]:
-        """Means over the batch of -log p(x|z), (B,), and of the KL, (B, D); and the loss that they make."""
+        """Compute the loss, and batch means of -log p(x|z), (B,), and of the KL, (B, D)."""
         reconstruction, kl = reconstruction.mean(), kl.mean(0)
         paid = kl.clamp(min=self.free_bits) if self.free_bits else kl
         loss = reconstruction + beta * paid.sum()
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(), "elbo": -(reconstruction + kl.sum())}
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         x, labels = self.images_of(batch), self.labels_of(batch)
         mean, log_variance = self.posterior(x, labels)
         z = self.reparameterize(mean, log_variance)
@@ -173,13 +182,15 @@ class VAE(Generative, Technique):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._fit_steps = None
-        self.active_units.reset()  # of an evaluation that was interrupted
+        self.active_units.reset()  # of an interrupted evaluation
         self.mutual_information_gap.reset()
-        self._factor_names = getattr(self.trainer.datamodule, "factor_names", ()) if self.latent_dim > 1 else ()
+        data = datamodule_of(self.trainer)
+        # The gap compares two dimensions of the code.
+        self._factor_names = tuple(data.factor_names) if isinstance(data, FactorData) and self.latent_dim > 1 else ()
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self.beta()  # refuses a schedule that cannot know where it is
+        self.beta()  # raises for a schedule that needs the length of an endless fit
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         x, labels = self.images_of(batch), self.labels_of(batch)
@@ -194,16 +205,16 @@ class VAE(Generative, Technique):
             terms = self.loss_terms(-self.likelihood.log_prob(self.likelihood_parameters(z, labels), x), kl, beta)
         if self.likelihood.discrete:
             terms["bits_per_dim"] = -terms["elbo"] / (prod(self.image_shape) * math.log(2))
-        self._observe(batch, mean, stage)
+        self._update_metrics(batch, mean, stage)
         return terms
 
     def log_weights(
         self, x: Tensor, mean: Tensor, log_variance: Tensor, samples: int, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and log p(x, z) - log q(z|x) of k samples z for every picture: float32 (k, B) each.
+        """Compute log p(x|z) and log p(x, z) - log q(z|x) of k samples z for every image: float32 (k, B) each.
 
         Args:
-            x: pictures (B, C, H, W).
+            x: images (B, C, H, W).
             mean, log_variance: of q(z|x), (B, D) each.
             samples: k.
             labels: int64 (B,), if conditional.
@@ -220,15 +231,15 @@ class VAE(Generative, Technique):
             weights.append(log_p + normal_log_prob(z, origin, origin) - normal_log_prob(z, mean, log_variance))
         return torch.cat(likelihoods), torch.cat(weights)
 
-    def _observe(self, batch: dict[str, Any], codes: Tensor, stage: str) -> None:
-        """Takes in posterior means for what is a number of the whole set."""
+    def _update_metrics(self, batch: dict[str, Any], codes: Tensor, stage: str) -> None:
+        """Update the metrics of the whole set by posterior means."""
         if self._trainer is None:
             return
         self.active_units.update(codes)
         if stage == "test" and self._factor_names and "factors" in batch:
             self.mutual_information_gap.update(codes, batch["factors"])
 
-    def _log_observed(self, stage: str) -> None:
+    def _log_metrics(self, stage: str) -> None:
         values = {"active_units": self.active_units.compute()}
         self.active_units.reset()
         gap = self.mutual_information_gap
@@ -240,16 +251,16 @@ class VAE(Generative, Technique):
         self.log_dict(logged, sync_dist=self.trainer.world_size > 1)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_observed("val")
+        self._log_metrics("val")
         super().on_validation_epoch_end()
 
     def on_test_epoch_end(self) -> None:
-        self._log_observed("test")
+        self._log_metrics("test")
         super().on_test_epoch_end()
 
 
 def importance_weighted(log_weights: Tensor) -> dict[str, Tensor]:
-    """Both bounds of log p(x) from the same log weights (k, B), as means over pictures: ``elbo`` and ``iwae``."""
+    """Compute ``elbo`` and ``iwae``, bounds of log p(x), from log weights (k, B), as means over images."""
     k = len(log_weights)
     bound = torch.logsumexp(log_weights, 0) - math.log(k)  # Burda et al. 2016, equation 8
     return {"elbo": log_weights.mean(), "iwae": bound.mean()}

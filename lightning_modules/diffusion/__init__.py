@@ -1,9 +1,10 @@
-"""Diffusion: pictures out of noise, step by step."""
+"""Diffusion models."""
 
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
 from darkroom.lightning_modules.diffusion.imagen import ImagenCascade, SuperResolution, TextToImage
+from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import (
     CosineSchedule,
     LinearSchedule,
@@ -18,14 +19,15 @@ from darkroom.lightning_modules.diffusion.objective.parameterization import (
     Simple,
     Unweighted,
 )
-from darkroom.lightning_modules.diffusion.unet import Denoiser
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 
 __all__ = [
     "DDPM",
     "P2",
     "VLB",
     "CosineSchedule",
-    "Denoiser",
+    "DenoisingUNet",
     "EfficientUNet",
     "FromDiffusers",
     "ImagenCascade",
@@ -33,6 +35,8 @@ __all__ = [
     "LossWeight",
     "MinSNR",
     "NoiseSchedule",
+    "Objective",
+    "Sampling",
     "SigmoidSchedule",
     "Simple",
     "SuperResolution",

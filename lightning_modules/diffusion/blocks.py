@@ -1,4 +1,4 @@
-"""Blocks: what the U-Nets of diffusion models are made of: residual blocks, attention, text, other sizes."""
+"""Layers of the U-Nets of diffusion models: residual blocks, attention, text projection, resampling."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,38 +16,39 @@ Modulation = Literal["add", "adaptive"]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm of 32 groups; of the most below that divide the channels and leave 4 at least to each.
+    """Build a group norm of 32 groups, or of the largest number below that divides the channels into groups of 4 or more.
 
-    A group of one channel would take off again what the time adds to that channel.
+    A group of one channel would remove the time embedding that is added to it.
     """
     most = min(32, max(1, channels // 4))
     groups = next(groups for groups in range(most, 0, -1) if channels % groups == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
-def beside(x: Tensor, x0: Tensor | None) -> Tensor:
-    """Self-conditioning's input (Chen et al. 2023): x_t and the x0 last predicted, None being zeros -> (B, 2 C, H, W)."""
+def concat_x0(x: Tensor, x0: Tensor | None) -> Tensor:
+    """Concatenate x_t and the last predicted x0, zeros for None, to (B, 2 C, H, W): self-conditioning (Chen et al.
+    2023)."""
     return torch.cat([x, torch.zeros_like(x) if x0 is None else x0], 1)
 
 
-class SideBySide(nn.Linear):
+class FusedLinear(nn.Linear):
     """Linear layers of one input, computed as one: (..., inputs) -> (..., outputs) of each.
 
     Args:
-        inputs: of all.
-        outputs: of each.
+        inputs: features of the common input.
+        outputs: features of each output.
     """
 
     def __init__(self, inputs: int, outputs: Sequence[int]) -> None:
         super().__init__(inputs, sum(outputs))
         self.outputs = list(outputs)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # split into the layers' outputs
         return super().forward(x).split(self.outputs, -1)
 
 
 class TextKeys(NamedTuple):
-    """The tokens of a text as an attention takes them.
+    """Keys and values of a text's tokens for one attention.
 
     Args:
         keys_values: (B, L, 2 C), their keys, then their values.
@@ -58,26 +59,26 @@ class TextKeys(NamedTuple):
     mask: Tensor
 
 
-class TextReader(nn.Module):
-    """Token embeddings, layer-normed, as a network takes them: their mean, for the embedding of the time, and as keys and
-    values for every attention (Saharia et al. 2022, section 2.1 and appendix D.1).
+class TextProjection(nn.Module):
+    """Projection of layer-normed token embeddings: their mean for the time embedding, and keys and values for every
+    attention (Saharia et al. 2022, section 2.1 and appendix D.1).
 
-    The keys and values depend on no map: they are computed once, for all attentions together.
+    The keys and values do not depend on feature maps, so they are computed once for all attentions.
 
     Args:
         text_dim: D, of a token.
         wide: W, of the time's embedding.
-        layers: for each layer, how many numbers it is told of a token: its word_channels.
+        layers: ``word_channels`` of each layer.
     """
 
     def __init__(self, text_dim: int, wide: int, layers: Sequence[int]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(text_dim)
         self.pool = nn.Sequential(nn.Linear(text_dim, wide), nn.SiLU(), nn.Linear(wide, wide))
-        self.words = SideBySide(text_dim, layers)
+        self.words = FusedLinear(text_dim, layers)
 
     def forward(self, text: Tensor | None, mask: Tensor | None, n: int) -> tuple[Tensor, list[TextKeys]]:
-        """What the network, and each of its layers, is told of the text.
+        """Project a text for the network and for each of its layers.
 
         Args:
             text: (B, L, D) token embeddings; None: no text.
@@ -85,7 +86,7 @@ class TextReader(nn.Module):
             n: B.
 
         Returns:
-            (B, W), and for each layer its words.
+            Pooled text (B, W), and keys and values of each layer.
         """
         if text is None:
             weight = self.words.weight
@@ -99,16 +100,15 @@ class TextReader(nn.Module):
 
 
 class Attention(nn.Module):
-    """Group norm, attention of every pixel to all pixels, and to the words of a text if there is one, a linear layer; added
-    to the input (B, C, H, W).
+    """Residual attention of pixels to all pixels and to the tokens of a text, (B, C, H, W) -> (B, C, H, W).
 
-    The words are further keys and values beside the pixels' (Saharia et al. 2022, appendix D.1).
+    The tokens are additional keys and values (Saharia et al. 2022, appendix D.1).
 
     Args:
         channels: C.
         head_channels: of each head; None: one head of all.
-        to_pixels: False: to the words alone. The one key and value beside them is then zero, so that there is something
-            to look at where there is no word.
+        to_pixels: False: attend to tokens only. One zero key and value is then added, so that the attention is defined for
+            a text without tokens.
     """
 
     def __init__(self, channels: int, head_channels: int | None = None, to_pixels: bool = True) -> None:
@@ -116,13 +116,13 @@ class Attention(nn.Module):
         self.head_channels = head_channels or channels
         if channels % self.head_channels:
             raise UsageError(
-                f"model.network.head_channels is {head_channels}, of which maps of {channels} channels cannot be made; it "
-                "divides the channels of every map with attention, and of the smallest"
+                f"model.network.head_channels is {head_channels}, which does not divide {channels}; it must divide the "
+                "channels of every map with attention, and of the smallest"
             )
         self.norm = group_norm(channels)
-        self.query_key_value = SideBySide(channels, (3 if to_pixels else 1) * [channels])
+        self.query_key_value = FusedLinear(channels, (3 if to_pixels else 1) * [channels])
         self.out = nn.Linear(channels, channels)
-        self.watched: list[Tensor] | None = None
+        self.text_maps: list[Tensor] | None = None  # see record_text_attention
 
     def forward(self, x: Tensor, words: TextKeys | None = None) -> Tensor:
         pixels = self.norm(x).flatten(2).mT.contiguous()  # (B, H W, C): no copy under channels_last
@@ -135,38 +135,52 @@ class Attention(nn.Module):
             keys_values = [torch.cat(parts, 1) for parts in both]
         # (B, heads, pixels or keys, head_channels) each
         heads = [part.unflatten(2, (-1, self.head_channels)).transpose(1, 2) for part in (query, *keys_values)]
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask)
-        if self.watched is not None and words is not None:
-            seen = _probabilities(heads[0], heads[1], mask)[..., -words.mask.shape[1] :]
-            self.watched.append(seen.mT.unflatten(2, x.shape[2:]))
+        queries, keys, values = heads
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        if self.text_maps is not None and words is not None and mask is not None:
+            to_words = _probabilities(queries, keys, mask)[..., -words.mask.shape[1] :]
+            self.text_maps.append(to_words.mT.unflatten(2, x.shape[2:]))
         return x + self.out(attended.transpose(1, 2).flatten(2)).mT.unflatten(2, x.shape[2:])
 
 
 def _probabilities(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-    """Of every key to every query, the mean over heads: float32 (B, queries, keys)."""
+    """Compute attention probabilities, mean over heads: float32 (B, queries, keys)."""
     scores = (query.float() @ key.float().mT) / query.shape[-1] ** 0.5
     return scores.masked_fill(~mask, -torch.inf).softmax(-1).mean(1)
 
 
 @contextmanager
-def watching_text(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Within, the list that is yielded grows by how much every pixel looked at every word, for each attention to a text.
+def record_text_attention(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Record within the context the attention of pixels to tokens.
 
-    Each is (B, L, h, w) float32, a mean over heads: of every pixel's look, in [0, 1], the part that went to the word.
+    Yields a list that grows by one map (B, L, h, w) float32 for each attention to a text: the attention probability, mean
+    over heads, of each pixel to each token.
     """
     maps: list[Tensor] = []
     attentions = [module for module in network.modules() if isinstance(module, Attention)]
     for attention in attentions:
-        attention.watched = maps
+        attention.text_maps = maps
     try:
         yield maps
     finally:
         for attention in attentions:
-            attention.watched = None
+            attention.text_maps = None
 
 
-class Block(nn.Module):
-    """A residual block that is told the time, and attention after it if wanted.
+class Layer(nn.Module):
+    """Base of a U-Net's layers, called as ``layer(x, time, words, skip)``.
+
+    Attributes:
+        time_channels: size of its slice of the time embedding.
+        word_channels: size of its keys and values of a token.
+        skip_channels: of the skip connection from the encoder, concatenated to the input.
+    """
+
+    time_channels, word_channels, skip_channels = 0, 0, 0
+
+
+class Block(Layer):
+    """Residual block conditioned on the time, optionally followed by attention.
 
     Twice: group norm, swish, 3x3 convolution; (B, in + skip, H, W) -> (B, out, H, W), or half or twice H and W. The time
     comes before the second norm, added to the map, or after it, as scale and shift of the normalised map: "adaptive group
@@ -174,17 +188,13 @@ class Block(nn.Module):
 
     Args:
         in_channels, out_channels: of the map.
-        skip_channels: of a map from the way down, put beside the first.
-        attention: look around afterwards.
+        skip_channels: of the skip connection from the encoder, concatenated to the input.
+        attention: apply attention after the block.
         head_channels, to_pixels: see Attention.
-        text: the attention looks at words, too.
+        text: the attention also attends to tokens.
         modulation: add or adaptive.
         dropout: before the second convolution, in [0, 1).
         resample: applied to both branches before their first convolution.
-
-    Attributes:
-        time_channels: how many numbers it is told of the time.
-        word_channels: how many of each word.
     """
 
     def __init__(
@@ -227,10 +237,8 @@ class Block(nn.Module):
         return h if self.attention is None else self.attention(h, words)
 
 
-class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2, padded below and on the right, in the place of a Block: the time is not looked at."""
-
-    time_channels, word_channels, skip_channels = 0, 0, 0
+class Downsample(Layer):
+    """3x3 convolution of stride 2, padded below and on the right. Called like a Block; ignores the time."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -240,14 +248,14 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
-    """Every pixel four times, then a 3x3 convolution, in the place of a Block: the time is not looked at.
+class Upsample(Layer):
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution. Called like a Block; ignores the time.
 
-    Computed as the transposed 4x4 convolution that it is, with 4 products in the place of 9. Its weights are sums of the
-    3x3 ones: of those that meet copies of the same pixel.
+    Computed as the equivalent transposed 4x4 convolution, with 4 instead of 9 products a pixel. Its weights are sums of
+    those 3x3 weights that are applied to copies of the same pixel.
     """
 
-    time_channels, word_channels, skip_channels = 0, 0, 0
+    spread: Tensor
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -262,66 +270,71 @@ class Upsample(nn.Module):
 
 
 class TimedUNet(nn.Module):
-    """Base of the networks of layers in a row, each told its part of one embedding, and of the words of a text.
+    """Base of the U-Nets whose layers are conditioned on slices of one embedding, and on the tokens of a text.
 
     Args:
-        text_dim: D, of the tokens of a text; None: it is told none.
-        gradient_checkpointing: keep what goes into layers alone, and compute the rest again in the backward pass.
+        text_dim: D, of the tokens of a text; None: the network takes no text.
+        gradient_checkpointing: store only the inputs of layers, and compute the rest again in the backward pass.
     """
+
+    head: nn.Sequential
 
     def __init__(self, text_dim: int | None, gradient_checkpointing: bool) -> None:
         super().__init__()
         self.text_dim, self.gradient_checkpointing = text_dim, gradient_checkpointing
 
-    def _build_telling(self, wide: int, layers: Sequence[nn.Module]) -> None:
-        """Adds what tells the layers, in this order, from an embedding of ``wide`` numbers."""
-        self.tell = SideBySide(wide, [layer.time_channels for layer in layers])
+    def _build_conditioning(self, wide: int, layers: Sequence[Layer]) -> None:
+        """Add the projections of an embedding (B, wide), and of a text, for these layers in order."""
+        self.tell = FusedLinear(wide, [layer.time_channels for layer in layers])
         words = [layer.word_channels for layer in layers]
-        self.read = None if self.text_dim is None else TextReader(self.text_dim, wide, words)
+        self.read = None if self.text_dim is None else TextProjection(self.text_dim, wide, words)
 
-    def _told(
+    def _layer_conditions(
         self, embedding: Tensor, text: Tensor | None, mask: Tensor | None
     ) -> Iterator[tuple[Tensor, TextKeys | None]]:
-        """What each layer is told: (B, time_channels) of the embedding (B, wide) and of the whole text, and the words."""
+        """Project the embedding (B, wide) and the text for each layer: (B, time_channels), and keys and values."""
         words: Iterable[TextKeys | None] = repeat(None)
         if self.read is not None:
             pooled, words = self.read(text, mask, len(embedding))
             embedding = embedding + pooled
         elif text is not None:
-            raise UsageError(f"this {type(self).__name__} reads no text, but was given one; set text_dim")
+            raise UsageError(f"this {type(self).__name__} takes no text, but was given one; set text_dim")
         return zip(self.tell(F.silu(embedding)), words, strict=False)
 
-    def _run(self, layer: nn.Module, *inputs: Tensor | TextKeys | None) -> Tensor:
+    def _run(self, layer: Layer, *inputs: Tensor | TextKeys | None) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
 
 
-def known_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """A network's (C, H, W).
+def check_network_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Return a network's (C, H, W).
 
     Raises:
-        UsageError: it is none.
+        UsageError: the shape is missing or invalid.
     """
     if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
         raise UsageError(
-            f"model.network.image_shape is {image_shape}; give channels, height and width of the pictures, such as "
+            f"model.network.image_shape is {image_shape}; give channels, height and width of the images, such as "
             "(3, 32, 32)"
         )
-    return tuple(image_shape)
+    channels, height, width = image_shape
+    return channels, height, width
+
+
+def layers_of(*lists: nn.ModuleList) -> list[Layer]:
+    """Return the layers of module lists, in order."""
+    return [layer for modules in lists for layer in modules if isinstance(layer, Layer)]
 
 
 @torch.no_grad()
-def draw_weights(network: nn.Module) -> None:
-    """Glorot-uniform, biases zero; all zero in the last layer of every block, of every attention, and of the network.
-
-    Args:
-        network: a U-Net, whose last layer is that of its ``head``.
-    """
+def init_weights(network: TimedUNet) -> None:
+    """Initialize weights Glorot-uniform and biases zero; zero the last layer of all blocks, attentions and of the head."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.zeros_(module.bias)
-            parts = module.outputs if isinstance(module, SideBySide) else len(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            parts = module.outputs if isinstance(module, FusedLinear) else len(module.weight)
             for part in module.weight.split(parts):
                 if len(part):
                     nn.init.xavier_uniform_(part)
@@ -330,4 +343,6 @@ def draw_weights(network: nn.Module) -> None:
             nn.init.zeros_(module.conv2.weight)
         elif isinstance(module, Attention):
             nn.init.zeros_(module.out.weight)
-    nn.init.zeros_(network.head[-1].weight)
+    last = network.head[-1]
+    assert isinstance(last, nn.Conv2d)
+    nn.init.zeros_(last.weight)

@@ -1,6 +1,6 @@
-"""Networks: which one a model predicts with: ours, diffusers', or any other that takes what it is given."""
+"""Choice and checks of a diffusion model's network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
@@ -9,21 +9,22 @@ from torch import nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers, called_as_diffusers
 from darkroom.lightning_modules.generation.base import check_image_shape
+from darkroom.protocols import BuiltForModel
 
 
 def build_network(
-    network: nn.Module | None, default: type[nn.Module], built_for: Mapping[str, Any], given: Mapping[str, str]
+    network: nn.Module | None, default: Callable[..., nn.Module], built_for: Mapping[str, Any], given: Mapping[str, str]
 ) -> nn.Module:
-    """The network of a model: the one given, if it fits; None: a ``default`` one.
+    """Return the network of a model: the given one after checks, or for None a ``default`` one.
 
     Args:
         network: called as ``network(x, t, **condition)``, or as diffusers' ``UNet2DModel``, which is wrapped.
-        default: built by the names of ``built_for``.
-        built_for: image_shape and the options of the model that a network says of itself that it was ``told``.
-        given: what it will be given, by name, and why. The last x0 is one of them with ``self_conditioning``.
+        default: builds a network from ``built_for``.
+        built_for: image_shape and options of the model that its network must agree with.
+        given: reason for each further argument of the network's forward, by name. ``x0`` is added for self-conditioning.
 
     Raises:
-        UsageError: it says of itself that it was built for something else, or does not take what it would be given.
+        UsageError: the network was built for another model, or its forward lacks an argument.
     """
     check_image_shape(built_for["image_shape"])
     if network is None:
@@ -40,10 +41,12 @@ def build_network(
                 f"{reason}, but the forward of model.network, {type(network).__name__}, takes no {name}; it is called as "
                 f"network(x, t, {name}={name})"
             )
+    stated = network.built_for if isinstance(network, BuiltForModel) else {}
     for name, value in built_for.items():
-        its = getattr(network, name, value)
+        its = stated.get(name, value)
         if its != value:
+            key = f"model.objective.{name}" if name in ("learned_variance", "self_conditioning") else f"model.{name}"
             raise UsageError(
-                f"model.network.{name} is {its}, but model.{name} is {value}; make them agree, or leave the network's out"
+                f"model.network.{name} is {its}, but {key} is {value}; make them agree, or leave the network's out"
             )
     return network

@@ -1,4 +1,4 @@
-"""DDPM (Ho, Jain, Abbeel 2020): a network that takes noise away, step by step, until a picture is left."""
+"""DDPM (Ho, Jain, Abbeel 2020): denoising diffusion of images, optionally class-conditional."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +23,7 @@ from darkroom.lightning_modules.diffusion.objective.parameterization import (
 from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, ddim_invert
-from darkroom.lightning_modules.diffusion.unet import Denoiser
+from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.metrics.scores import share_of_rank
@@ -32,40 +32,40 @@ from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.random import Generators
 
 
-def told(labels: Tensor | None) -> Condition:
-    """What a network is told of the classes int64 (B,); None: nothing."""
+def label_condition(labels: Tensor | None) -> Condition:
+    """Return the condition of classes int64 (B,); None: no condition."""
     return {} if labels is None else {"label": labels}
 
 
 class DDPM(Diffusion):
-    """DDPM: denoising diffusion (Ho et al. 2020), with what was found to help it since.
+    """DDPM: denoising diffusion (Ho et al. 2020), with later improvements by options.
 
-    The defaults are the paper's, but for the sampler: its U-Net, 1,000 steps of a linear schedule, the noise predicted with
-    a plain squared error, Adam. In test ``bits_per_dim`` is the bound on the code length of 8-bit pictures (equation 5),
+    The defaults are the paper's, except for the sampler: its U-Net, 1,000 steps of a linear schedule, prediction of the
+    noise with a squared error, Adam. In test ``bits_per_dim`` is the bound on the code length of 8-bit images (equation 5)
     over all T steps.
 
     Latents are x_T: ``encode`` runs DDIM backwards (Song et al. 2021, section 4.3), ``decode`` forwards without noise, both
-    in ``steps`` steps and without guidance; how far they are from inverting each other ``reconstruct`` shows.
+    in ``sampling.steps`` steps and without guidance.
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
         num_classes: of the data; the command line takes it from there. Used only if ``conditional``.
-        network: predicts, called as ``network(x, t, label=, x0=)``, the last two only where this model is conditional or
-            conditions itself; see ``Denoiser`` for shapes. One that is called as diffusers' ``UNet2DModel`` will do as well
-            (``FromDiffusers`` says how it should be built). None: the paper's, for this image_shape.
-        conditional: learn pictures given their class.
-        label_dropout: part of the pictures, in [0, 1), that are learned without their class, for guidance.
+        network: called as ``network(x, t, label=, x0=)``, with ``label`` if this model is conditional and ``x0`` for
+            self-conditioning; see ``DenoisingUNet`` for shapes. A network that is called as diffusers' ``UNet2DModel`` is
+            wrapped in ``FromDiffusers``. None: the paper's, for this image_shape.
+        conditional: condition on the class.
+        label_dropout: fraction of the labels, in [0, 1), that are dropped in training, for guidance.
         schedule: of the noise; None: ``LinearSchedule`` of 1,000 steps.
-        objective: what is predicted, and how errors are weighted.
-        ema: of the network's weights, with warm-up; null: none. Validation, samples and scores use it.
+        objective: what the network predicts, and the weight of errors.
+        ema: of the network's weights, with warm-up; null: none. Validation, samples and scores use the EMA weights.
         sampling: sampler, guidance and threshold.
-        bpd_samples: pictures, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
+        bpd_samples: number of images, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
         scores: see Generative.
         optim: see Technique; its optimizer is Adam by default, lr 2e-4, fused.
 
     Raises:
-        UsageError: a value out of its range, a network built for another model, or guidance without an unconditional
-            branch.
+        UsageError: a value out of its range, a network built for another model, or guidance of a model that does not
+            learn the unconditional case.
     """
 
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.Adam, lr=2e-4, fused=True)
@@ -87,17 +87,21 @@ class DDPM(Diffusion):
     ) -> None:
         if conditional and num_classes is None:
             raise UsageError(
-                "model.conditional is true, but nothing says how many classes there are: model.num_classes"
+                "model.conditional is true, but model.num_classes is missing; set it to the number of classes"
             )
         num_classes = num_classes if conditional else None
-        built_for = {"image_shape": image_shape, "num_classes": num_classes}
         objective = build_options(Objective, objective)
-        built_for |= {"learned_variance": objective.learned_variance, "self_conditioning": objective.self_conditioning}
+        built_for = {
+            "image_shape": image_shape,
+            "num_classes": num_classes,
+            "learned_variance": objective.learned_variance,
+            "self_conditioning": objective.self_conditioning,
+        }
         given = {"label": "model.conditional is true"} if conditional else {}
         super().__init__(
             image_shape=image_shape,
             num_classes=num_classes,
-            network=build_network(network, default=Denoiser, built_for=built_for, given=given),
+            network=build_network(network, default=DenoisingUNet, built_for=built_for, given=given),
             schedule=schedule or LinearSchedule(),
             objective=objective,
             ema=ema,
@@ -107,14 +111,15 @@ class DDPM(Diffusion):
         )
         check_fractions(label_dropout=label_dropout)
         if bpd_samples < 0:
-            raise UsageError(f"model.bpd_samples is {bpd_samples}; it must be at least 0")
+            raise UsageError(f"model.bpd_samples must be at least 0, got {bpd_samples}")
         self.label_dropout, self.bpd_samples = label_dropout, bpd_samples
-        self.bits, self._measured = MeanMetric(), 0  # bits/dim, and of how many pictures on this rank
+        self.check_guidance(self.guidance)
+        self.bits, self._measured = MeanMetric(), 0  # bits/dim, and the number of images on this rank
 
     # --- the class ----------------------------------------------------------------------------------------------------
 
     @property
-    def null(self) -> dict[str, float]:
+    def null_condition(self) -> dict[str, float]:
         return {} if self.num_classes is None else {"label": self.num_classes}
 
     @property
@@ -123,32 +128,34 @@ class DDPM(Diffusion):
             return None
         lacks = "model.conditional is false" if self.num_classes is None else "model.label_dropout is 0"
         return (
-            f"{lacks}: guidance goes from what is learned without a class to what is learned with it; set it to 1, or "
-            "train with model.conditional true and a model.label_dropout such as 0.1"
+            f"{lacks}: guidance needs a model that is trained both with and without the class; set it to 1, or train with "
+            "model.conditional true and a model.label_dropout such as 0.1"
         )
 
-    def condition_of(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
+    def make_condition(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
         labels = self.labels_of(batch)
-        return told(self._dropped(labels) if self.training else labels)
+        return label_condition(self._dropped(labels) if self.training else labels)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         labels = self.labels_of(batch)
         if batch_idx == 0 and labels is not None:
-            self.check_labels(labels, len(batch["image"]))  # waits for the device, so once an epoch
+            self.check_labels(labels, len(batch["image"]))  # synchronizes, so once an epoch
         return super().training_step(batch, batch_idx)
 
     def _dropped(self, labels: Tensor | None) -> Tensor | None:
-        """The labels, some of them replaced by that of no class (Ho & Salimans 2022, Algorithm 1)."""
-        if labels is None or not self.label_dropout:
+        """Replace some labels by the null class (Ho & Salimans 2022, Algorithm 1)."""
+        if labels is None or self.num_classes is None or not self.label_dropout:
             return labels
         drop = torch.rand(len(labels), dtype=torch.float32, device=labels.device) < self.label_dropout
         return labels.masked_fill(drop, self.num_classes)
 
-    # --- drawing ------------------------------------------------------------------------------------------------------
+    # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+    def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
         x = self.draw_latents(n, generator)
-        return self.drawn_from(x, told(labels), self.sampling, self.weight_or_own(None), generator, self.on_step)
+        return self.sample_from(
+            x, label_condition(labels), self.sampling, self.guidance_or_default(None), generator, self.on_step
+        )
 
     def sample(
         self,
@@ -161,53 +168,51 @@ class DDPM(Diffusion):
         generator: Generators = None,
         callback: OnStep | None = None,
     ) -> Tensor:
-        """Draws n pictures: (n, C, H, W) in [-1, 1], on the module's device.
+        """Sample n images (n, C, H, W) in [-1, 1] on the module's device. Options that are None are the model's own.
 
         Args:
-            n: how many, at least 1.
-            labels: int (n,), the class of each; needed by a conditional model, refused by another.
+            n: number of images, at least 1.
+            labels: int (n,), the class of each image; only for a conditional model.
             guidance: weight of the class; 1 is the conditional model itself, 0 the unconditional one.
             sampler: ancestral, ddim, dpm_solver++ or heun.
             steps: of the sampler, 1 to T.
-            generator: if given, it alone decides the result; of several, each its own picture; None: torch's global one.
-            callback: is told of every step; see ``samplers.Step``.
-
-        The model's own settings, of its constructor, stand for what is None.
+            generator: determines the result; a list has one for each image; None: torch's global one.
+            callback: called after every step with a ``samplers.Step``.
         """
         if n < 1:
-            raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
-        with self.drawing():
-            labels, x = self.check_labels(labels, n), self.draw_latents(n, generator)
-            sampling, weight = self.sampling_with(sampler=sampler, steps=steps), self.weight_or_own(guidance)
-            return self.drawn_from(x, told(labels), sampling, weight, generator, callback)
+            raise UsageError(f"sample needs at least 1 image, got {n}")
+        with self.sampling_mode():
+            condition = label_condition(self.check_labels(labels, n))
+            sampling, weight = self.sampling_with(sampler=sampler, steps=steps), self.guidance_or_default(guidance)
+            return self.sample_from(self.draw_latents(n, generator), condition, sampling, weight, generator, callback)
 
     def invert(self, x: Tensor, *, labels: Tensor | None = None, steps: int | None = None) -> Tensor:
-        """Noise x_T from which DDIM without noise draws about these pictures (Song et al. 2021, section 4.3).
+        """Compute noise x_T from which DDIM samples approximately these images (Song et al. 2021, section 4.3).
 
         Args:
-            x: (B, C, H, W) in [-1, 1].
+            x: images (B, C, H, W) in [-1, 1].
             labels: int (B,) if conditional.
-            steps: of DDIM; None: the model's own. More invert better.
+            steps: of DDIM; None: the model's own. The error falls with the number of steps.
         """
-        self._check_pictures(x)
-        with self.drawing(), self.precision():
-            denoising = self.denoising(told(self.check_labels(labels, len(x))), threshold="none")
+        self._check_images(x)
+        with self.sampling_mode(), self.precision():
+            wrapped = self.wrap_network(label_condition(self.check_labels(labels, len(x))), threshold="none")
             pairs = self.sampling_with(sampler="ddim", steps=steps).pairs(self.schedule)
-            return ddim_invert(denoising, x.float(), pairs, self.schedule)
+            return ddim_invert(wrapped, x.float(), pairs, self.schedule)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        return self.invert(x, labels=labels)  # in eval mode, without gradients: they would be of all steps
+        return self.invert(x, labels=labels)  # without gradients, which would span all steps
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        with self.drawing():
-            ddim = self.sampling_with(sampler="ddim", eta=0.0)  # the way back from ``encode``
-            return self.drawn_from(z, told(self.check_labels(labels, len(z))), ddim)
+        with self.sampling_mode():
+            ddim = self.sampling_with(sampler="ddim", eta=0.0)  # inverts ``encode``
+            return self.sample_from(z, label_condition(self.check_labels(labels, len(z))), ddim)
 
-    def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
-        """Along the great circle (Song et al. 2021, appendix D.5): noise half-way of the straight line is too small."""
+    def interpolate_latents(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        """Interpolate spherically (Song et al. 2021, appendix D.5): a linear mean of noise has too small a variance."""
         cosine = F.cosine_similarity(a.flatten(2), b.flatten(2), 2).clamp(-1 + 1e-6, 1 - 1e-6)
         angle = cosine.arccos().view(-1, 1, *[1] * (a.dim() - 2))
-        return (((1 - way) * angle).sin() * a + (way * angle).sin() * b) / angle.sin()
+        return (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
 
     def inpaint(
         self,
@@ -222,25 +227,27 @@ class DDPM(Diffusion):
         generator: Generators = None,
         callback: OnStep | None = None,
     ) -> Tensor:
-        """Draws what is missing of pictures, so that it fits to what is there (RePaint; Lugmayr et al. 2022).
+        """Sample the missing parts of images, given the known parts (RePaint; Lugmayr et al. 2022).
 
         Args:
-            x: (B, C, H, W) in [-1, 1]; what is missing may have any value.
-            mask: bool or float, broadcasts with x; 1 where the picture is known, 0 where it is missing.
+            x: images (B, C, H, W) in [-1, 1], with any value where they are missing.
+            mask: bool or float, broadcasts with x; 1 where the image is known, 0 where it is missing.
             labels: int (B,) if conditional.
             guidance, steps, generator, callback: see ``sample``.
             jump_length: see ``repaint``; None: a 25th of the steps, as 10 of the paper's 250.
-            resamples: likewise; about so many times as many steps are taken.
+            resamples: see ``repaint``; the number of steps is about this times as large.
 
         Returns:
-            (B, C, H, W), equal to x where it is known.
+            Images (B, C, H, W), equal to x where it is known.
         """
-        self._check_pictures(x)
-        with self.drawing(), self.precision():
-            denoising = self.denoising(told(self.check_labels(labels, len(x))), self.weight_or_own(guidance))
+        self._check_images(x)
+        with self.sampling_mode(), self.precision():
+            wrapped = self.wrap_network(
+                label_condition(self.check_labels(labels, len(x))), self.guidance_or_default(guidance)
+            )
             pairs = self.sampling_with(sampler="ancestral", steps=steps).pairs(self.schedule)
-            drawn = repaint(
-                denoising,
+            sampled = repaint(
+                wrapped,
                 self.noise(*x.shape, generator=generator),
                 x.float(),
                 mask,
@@ -252,40 +259,40 @@ class DDPM(Diffusion):
                 generator=generator,
                 on_step=callback,
             )
-            return drawn.clamp(-1, 1)
+            return sampled.clamp(-1, 1)
 
-    def _check_pictures(self, x: Tensor) -> None:
+    def _check_images(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.image_shape[0]:
-            raise UsageError(f"pictures have the shape {tuple(x.shape)}; it should be (B, {self.image_shape[0]}, H, W)")
+            raise UsageError(f"images must have the shape (B, {self.image_shape[0]}, H, W), got {tuple(x.shape)}")
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def errors_at(self, x: Tensor, t: Tensor, *, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
-        """Mean squared error of the noise that the averaged network sees in pictures at times t: float32 (B,).
+        """Compute the mean squared error of the noise predicted by the sampling network at times t: float32 (B,).
 
         Args:
-            x: pictures (B, C, H, W) in [-1, 1].
+            x: images (B, C, H, W) in [-1, 1].
             t: int64 (B,).
             labels: int64 (B,) if conditional.
-            generator: decides the noise.
+            generator: determines the noise.
         """
         if t.min() < 0 or t.max() >= self.schedule.num_steps:
-            raise UsageError(f"times are {t.min()} to {t.max()}; they are 0 to {self.schedule.num_steps - 1}")
-        with self.drawing():
+            raise UsageError(f"times must be from 0 to {self.schedule.num_steps - 1}, got {t.min()} to {t.max()}")
+        with self.sampling_mode():
             labels, noise = self.check_labels(labels, len(x)), self.noise(*x.shape, generator=generator)
             alpha, sigma = self.schedule.alpha_sigma(t)
             x_t = self.schedule.add_noise(x.float(), noise, t)
-            output, _ = self.predict(self.averaged, x_t, t, told(labels))
+            output, _ = self.predict(self.sampling_network, x_t, t, label_condition(labels))
             return (to_eps(self.prediction, output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         terms = super().evaluate(batch, stage)
         if stage == "test":
-            self._measure_bits(self.pictures_of(batch), self.labels_of(batch))
+            self._measure_bits(self.target_images(batch), self.labels_of(batch))
         return terms
 
     def _measure_bits(self, x: Tensor, labels: Tensor | None) -> None:
-        """Takes in bits/dim of a batch's pictures, until this rank has its share."""
+        """Add bits/dim of a batch's images until this rank has its share."""
         ranks, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
         room = share_of_rank(self.bpd_samples, rank, ranks) - self._measured
         if room > 0:
@@ -305,18 +312,18 @@ class DDPM(Diffusion):
         super().on_test_epoch_end()
 
     def bits_per_dim(self, x: Tensor, *, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
-        """The variational bound on -log2 p(x) / (C H W) of 8-bit pictures, by the averaged network: float32 (B,).
+        """Compute the variational bound on -log2 p(x) / (C H W) of 8-bit images by the sampling network: float32 (B,).
 
         Args:
-            x: pictures (B, C, H, W) in [-1, 1], of 256 levels.
+            x: images (B, C, H, W) in [-1, 1], of 256 levels.
             labels: int64 (B,) if conditional.
-            generator: decides the noise.
+            generator: determines the noise.
         """
 
         def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            output, v = self.predict(self.averaged, x_t, t, told(labels))
+            output, v = self.predict(self.sampling_network, x_t, t, label_condition(labels))
             return to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
 
         labels = self.check_labels(labels, len(x))
-        with self.drawing():
-            return code_length(predict, x.float(), self.schedule, self.variance, generator)
+        with self.sampling_mode():
+            return code_length(predict, x.float(), self.schedule, self.fixed_variance, generator)

@@ -1,4 +1,4 @@
-"""Time embeddings: a time as waves of many frequencies, which a network can tell from its neighbours."""
+"""Time embeddings: sinusoids of many frequencies."""
 
 import math
 
@@ -9,12 +9,14 @@ from darkroom.lightning_modules.utils.precision import KeepFloat32
 
 
 class Waves(KeepFloat32):
-    """Times (B,), whole or between two steps -> their sines, then their cosines: float32 (B, 2 F), whatever else is cast.
+    """Sines, then cosines, of times (B,): float32 (B, 2 F), also when the module is cast. Times may be fractions.
 
     Args:
         frequencies: float32 (F,), in radians per step.
-        persistent: kept in checkpoints, as what was drawn must be.
+        persistent: save the frequencies in checkpoints, as random ones must be.
     """
+
+    frequencies: Tensor
 
     def __init__(self, frequencies: Tensor, persistent: bool) -> None:
         super().__init__()
@@ -38,10 +40,10 @@ class Sinusoidal(Waves):
 
 
 class RandomFourier(Waves):
-    """Frequencies from N(0, 16^2), drawn once, in turns per 1000 steps (Tancik et al. 2020; Song et al. 2021, appendix C).
+    """Frequencies sampled once from N(0, 16^2), in turns per 1000 steps (Tancik et al. 2020; Song et al. 2021, appendix C).
 
-    In turns per step neighbouring times would have nothing in common: 16 turns pass between them. DDPM's 1000 steps are one
-    unit; so are they for a schedule of any other length, which need not be known here.
+    The unit is 1000 steps, as in DDPM, for a schedule of any length. With one step as the unit, 16 turns would lie between
+    neighbouring times, and their embeddings would be unrelated.
 
     Args:
         channels: even, from 2 up: half of them sines.

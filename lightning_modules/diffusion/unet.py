@@ -1,4 +1,4 @@
-"""Denoiser: the U-Net of diffusion models (Ho et al. 2020, appendix B), and what Dhariwal & Nichol (2021) made of it."""
+"""DenoisingUNet: the U-Net of DDPM (Ho et al. 2020, appendix B), with the options of ADM (Dhariwal & Nichol 2021)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,64 +10,76 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.blocks import (
     Block,
     Downsample,
+    Layer,
     Modulation,
     TimedUNet,
     Upsample,
-    beside,
-    draw_weights,
+    check_network_shape,
+    concat_x0,
     group_norm,
-    known_shape,
+    init_weights,
+    layers_of,
 )
-from darkroom.lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
+from darkroom.lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal, Waves
 from darkroom.lightning_modules.utils.arguments import check_choice
 
 TimeEmbedding = Literal["sinusoidal", "fourier"]
 Resampling = Literal["conv", "residual"]
 
 
-class Denoiser(TimedUNet):
-    """The U-Net that says what is noise in a picture: x_t (B, C, H, W), t (B,) -> (B, C, H, W), in the network's dtype.
+class DenoisingUNet(TimedUNet):
+    """U-Net that predicts noise, image or v: x_t (B, C, H, W), t (B,) -> (B, C, H, W), in the network's dtype.
 
-    The defaults are the CIFAR-10 network of Ho et al. (2020), 35,746,307 parameters for (3, 32, 32), in all but names the
-    authors': residual blocks with group norm and swish, one more per map on the way up, where each takes a map from the way
-    down beside its own; attention at 16x16 and in the middle; weights Glorot-uniform, but zero in the last layer of every
-    block, of every attention, and of the network, which so begins as the answer 0. The networks of Nichol & Dhariwal (2021)
-    and Dhariwal & Nichol (2021, "ADM") by options: CIFAR-10 52.5 M with blocks 3, attention (16, 8), head_channels 64,
-    modulation adaptive, learned_variance; ImageNet 64 (296 M) base_channels 192, multipliers (1, 2, 3, 4), blocks 3,
-    attention (32, 16, 8), head_channels 64, modulation adaptive, resampling residual, learned_variance. Imagen's 64x64
-    (Saharia et al. 2022; counted as 2 B there) is the last one with base_channels 512, text_dim 4096 and no learned
-    variance: 2,391 M, and 2,176 M with modulation add and resampling conv.
+    The defaults are the CIFAR-10 network of Ho et al. (2020), 35,746,307 parameters for (3, 32, 32): residual blocks with
+    group norm and swish, one more per level in the decoder, each with a skip connection; attention at 16x16 and in the
+    middle. Weights are Glorot-uniform, but zero in the last layer of every block, of every attention and of the network,
+    whose first output is therefore 0. Networks of other papers, by options:
 
-    Pictures of other sizes than ``image_shape``'s that can be halved as often may be given, too.
+    - Nichol & Dhariwal (2021), CIFAR-10, 52.5 M: blocks 3, attention (16, 8), head_channels 64, modulation adaptive,
+      learned_variance.
+    - Dhariwal & Nichol (2021, "ADM"), ImageNet 64, 296 M: base_channels 192, multipliers (1, 2, 3, 4), blocks 3, attention
+      (32, 16, 8), head_channels 64, modulation adaptive, resampling residual, learned_variance.
+    - Imagen 64x64 (Saharia et al. 2022, which counts 2 B): the last one with base_channels 512, text_dim 4096 and no
+      learned variance, 2,391 M; with modulation add and resampling conv 2,176 M.
+
+    The network also takes images of other sizes than ``image_shape`` that can be halved as often.
 
     Args:
-        image_shape: (C, H, W); the command line takes it, and the next three that are None here, from the model.
-        num_classes: K: with it, an embedding of the class is added to that of the time. It has a row more, for no class.
-        base_channels: of the first map; even, from 4 up.
-        multipliers: of base_channels, for the maps, each half the side of the one before.
-        blocks: residual blocks for each map on the way down; one more on the way up.
-        attention: the sides of maps, the larger one, that have attention after every block; or one number: every map up to
-            this side. The middle always has.
+        image_shape: (C, H, W). The command line takes it from the model, as well as num_classes, learned_variance and
+            self_conditioning.
+        num_classes: K; an embedding of the class is added to the time embedding. Its last row is the null class.
+        base_channels: of the first level; even, at least 4.
+        multipliers: of base_channels, one for each level; each level has half the side of the one before.
+        blocks: residual blocks of each level in the encoder; the decoder has one more.
+        attention: sides of the maps (the larger side) with attention after every block; or one number: all maps up to this
+            side. The middle always has attention.
         head_channels: of each attention head; None: one head of all channels.
         time_embedding: sinusoidal, or fourier: random frequencies.
-        modulation: how blocks are told the time: add or adaptive; see Block.
-        resampling: conv, or residual: blocks that average 2x2 pixels, or repeat them, in their branches.
+        modulation: how the time enters a block: add or adaptive; see Block.
+        resampling: conv, or residual: blocks that average or repeat 2x2 pixels in their branches.
         dropout: in blocks, in [0, 1).
-        learned_variance: 2 C channels come out: the second half says the variance.
-        self_conditioning: the x0 last predicted comes in beside x_t.
-        gradient_checkpointing: keep the ends of blocks alone, and compute the rest again in the backward pass: the same
+        learned_variance: return 2 C channels; the second half is the variance.
+        self_conditioning: take the last predicted x0 as additional input.
+        gradient_checkpointing: store only the inputs of layers and compute the rest again in the backward pass: the same
             gradients, less memory, a third more time.
-        text_dim: D: with it, the network is told a text, as tokens of D numbers: their mean is added to the embedding of
-            the time, and every attention looks at them as at pixels.
+        text_dim: D; the network takes tokens of a text. Their mean is added to the time embedding, and every attention
+            attends to them.
 
     Attributes:
-        null_label: K, the label that stands for no class; None without classes.
+        null_label: K, the label of the null class; None without classes.
+        built_for: arguments that must agree with the model's.
 
     Raises:
-        UsageError: pictures that cannot be halved so often, attention at a side that no map has, options out of range.
+        UsageError: an image size that cannot be halved so often, attention at a side that no map has, or an option out of
+            its range.
     """
 
-    told: ClassVar[tuple[str, ...]] = ("image_shape", "num_classes", "learned_variance", "self_conditioning")
+    linked_arguments: ClassVar[tuple[str, ...]] = (
+        "image_shape",
+        "num_classes",
+        "learned_variance",
+        "self_conditioning",
+    )
 
     def __init__(
         self,
@@ -87,9 +99,9 @@ class Denoiser(TimedUNet):
         gradient_checkpointing: bool = False,
         text_dim: int | None = None,
     ) -> None:
-        super().__init__(text_dim, gradient_checkpointing)
+        super().__init__(text_dim=text_dim, gradient_checkpointing=gradient_checkpointing)
         _check_numbers(base_channels, multipliers, blocks, head_channels, dropout)
-        image_shape = known_shape(image_shape)
+        image_shape = check_network_shape(image_shape)
         sides = _sides(image_shape[1:], len(multipliers))
         if isinstance(attention, int):
             attention = [side for side in sides if side <= attention]
@@ -98,9 +110,17 @@ class Denoiser(TimedUNet):
         self.image_shape, self.num_classes, self.null_label = image_shape, num_classes, num_classes
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)
 
-        options = {"head_channels": head_channels, "modulation": modulation, "dropout": dropout}
-        block = partial(Block, text=text_dim is not None, **options)
-        half, double = Downsample, Upsample
+        self.built_for = {
+            "image_shape": image_shape,
+            "num_classes": num_classes,
+            "learned_variance": self.learned_variance,
+            "self_conditioning": self.self_conditioning,
+        }
+        block: BuildLayer = partial(
+            Block, text=text_dim is not None, head_channels=head_channels, modulation=modulation, dropout=dropout
+        )
+        half: BuildLayer = Downsample
+        double: BuildLayer = Upsample
         if check_choice("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
             double = partial(block, resample=nn.Upsample(scale_factor=2.0))
@@ -108,20 +128,20 @@ class Denoiser(TimedUNet):
         inputs = image_shape[0] * (2 if self.self_conditioning else 1)
         outputs = image_shape[0] * (2 if self.learned_variance else 1)
         self.stem = nn.Conv2d(inputs, base_channels, 3, padding=1)
-        self.down, skips = _way_down(levels, base_channels, blocks, block, half)
+        self.down, skips = _build_encoder(levels, base_channels, blocks, block, half)
         last = skips[-1]
         self.middle = nn.ModuleList([block(last, last, attention=True), block(last, last)])
-        self.up = _way_up(levels, skips, blocks, block, double)
+        self.up = _build_decoder(levels, skips, blocks, block, double)
         width = levels[0][0]
         self.head = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1))
 
         fourier = check_choice("model.network.time_embedding", time_embedding, TimeEmbedding) == "fourier"
-        self.waves = (RandomFourier if fourier else Sinusoidal)(base_channels)
+        self.waves: Waves = RandomFourier(base_channels) if fourier else Sinusoidal(base_channels)
         wide = 4 * base_channels
         self.embed = nn.Sequential(nn.Linear(base_channels, wide), nn.SiLU(), nn.Linear(wide, wide))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, wide)
-        self._build_telling(wide, [*self.down, *self.middle, *self.up])
-        draw_weights(self)
+        self._build_conditioning(wide, layers_of(self.down, self.middle, self.up))
+        init_weights(self)
 
     def forward(
         self,
@@ -133,54 +153,55 @@ class Denoiser(TimedUNet):
         text_mask: Tensor | None = None,
         x0: Tensor | None = None,
     ) -> Tensor:
-        """What the network says of noisy pictures.
+        """Predict noise, image or v of noisy images.
 
         Args:
-            x: (B, C, H, W), the noisy pictures.
-            t: (B,), int64 or float: their times, in steps of the schedule.
-            label: int64 (B,), 0 to K - 1 or ``null_label``; None: no class for all.
-            text: (B, L, D), embeddings of tokens; None: no text for all.
-            text_mask: bool (B, L): where there is a token; a row without any has no text. None: everywhere.
-            x0: (B, C, H, W), the pictures last predicted, for self-conditioning; None: none yet, zeros.
+            x: noisy images (B, C, H, W).
+            t: times (B,), int64 or float, in steps of the schedule.
+            label: int64 (B,), 0 to K - 1 or ``null_label``; None: the null class.
+            text: token embeddings (B, L, D); None: no text.
+            text_mask: bool (B, L), True where there is a token; None: everywhere.
+            x0: last predicted images (B, C, H, W), for self-conditioning; None: zeros.
 
         Returns:
             (B, C, H, W), or (B, 2 C, H, W) with learned variance.
 
         Raises:
-            UsageError: a label, text or x0 for a network that was built without.
+            UsageError: a label, text or x0 that the network was not built for.
         """
         if label is not None and self.classes is None:
-            raise UsageError("this Denoiser has no classes, but was given labels; set num_classes")
+            raise UsageError("this DenoisingUNet has no classes, but was given labels; set num_classes")
         if x0 is not None and not self.self_conditioning:
-            raise UsageError("this Denoiser was given an earlier x0; set self_conditioning")
-        told = self._told(self._embedding(t, label), text, text_mask)
-        x = beside(x, x0) if self.self_conditioning else x
+            raise UsageError("this DenoisingUNet takes no x0, but was given one; set self_conditioning")
+        conditions = self._layer_conditions(self._embedding(t, label), text, text_mask)
+        x = concat_x0(x, x0) if self.self_conditioning else x
         x = self.stem(x.to(self.stem.weight.dtype))
         skips = [x]
-        for layer in self.down:
-            x = self._run(layer, x, *next(told))
+        for layer in layers_of(self.down):
+            x = self._run(layer, x, *next(conditions))
             skips.append(x)
-        for layer in self.middle:
-            x = self._run(layer, x, *next(told))
-        for layer in self.up:
-            x = self._run(layer, x, *next(told), skips.pop() if layer.skip_channels else None)
+        for layer in layers_of(self.middle):
+            x = self._run(layer, x, *next(conditions))
+        for layer in layers_of(self.up):
+            x = self._run(layer, x, *next(conditions), skips.pop() if layer.skip_channels else None)
         return self.head(x)
 
     def _embedding(self, t: Tensor, label: Tensor | None) -> Tensor:
-        """Of time and class, (B, 4 base_channels)."""
+        """Embed time and class: (B, 4 base_channels)."""
         embedding = self.embed(self.waves(t).to(self.stem.weight.dtype))
-        if self.classes is not None:
-            embedding = embedding + (self.classes.weight[self.null_label] if label is None else self.classes(label))
-        return embedding
+        if self.classes is None:
+            return embedding
+        return embedding + (self.classes.weight[-1] if label is None else self.classes(label))  # the last: null class
 
 
-Levels = Sequence[tuple[int, bool]]  # of each map, finest first: its channels, and whether it has attention
+Levels = Sequence[tuple[int, bool]]  # channels of each level, finest first, and whether it has attention
+BuildLayer = Callable[..., Layer]
 
 
-def _way_down(
-    levels: Levels, channels: int, blocks: int, block: Callable[..., nn.Module], half: Callable[..., nn.Module]
+def _build_encoder(
+    levels: Levels, channels: int, blocks: int, block: BuildLayer, half: BuildLayer
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The layers from the finest map to the coarsest, and the channels before the first of them and after each."""
+    """Build the layers from the finest level to the coarsest; return also the channels before and after each layer."""
     layers, skips = nn.ModuleList(), [channels]
     for level, (width, attention) in enumerate(levels):
         if level:
@@ -192,10 +213,10 @@ def _way_down(
     return layers, skips
 
 
-def _way_up(
-    levels: Levels, skips: list[int], blocks: int, block: Callable[..., nn.Module], double: Callable[..., nn.Module]
+def _build_decoder(
+    levels: Levels, skips: list[int], blocks: int, block: BuildLayer, double: BuildLayer
 ) -> nn.ModuleList:
-    """The layers from the coarsest map to the finest; each block takes a map from the way down, the last one first."""
+    """Build the layers from the coarsest level to the finest; blocks take the encoder's outputs, the last one first."""
     layers, channels, skips = nn.ModuleList(), skips[-1], list(skips)
     for level, (width, attention) in reversed(list(enumerate(levels))):
         for _ in range(blocks + 1):
@@ -206,33 +227,33 @@ def _way_up(
     return layers
 
 
-# --- what can be wrong ------------------------------------------------------------------------------------------------
+# --- checks ----------------------------------------------------------------------------------------------------------
 
 
 def _check_numbers(
     base_channels: int, multipliers: Sequence[int], blocks: int, head_channels: int | None, dropout: float
 ) -> None:
     wrong = {
-        "base_channels": (base_channels, base_channels < 4 or base_channels % 2, "an even number, from 4 up"),
-        "multipliers": (tuple(multipliers), min(multipliers, default=0) < 1, "a whole number, from 1 up, for each map"),
+        "base_channels": (base_channels, base_channels < 4 or base_channels % 2, "an even number of at least 4"),
+        "multipliers": (tuple(multipliers), min(multipliers, default=0) < 1, "an integer of at least 1 for each level"),
         "blocks": (blocks, blocks < 1, "at least 1"),
         "head_channels": (head_channels, head_channels is not None and head_channels < 1, "at least 1, or null"),
         "dropout": (dropout, not 0 <= dropout < 1, "in [0, 1)"),
     }
     for name, (value, bad, right) in wrong.items():
         if bad:
-            raise UsageError(f"model.network.{name} is {value}; it is {right}")
+            raise UsageError(f"model.network.{name} must be {right}, got {value}")
 
 
 def _sides(size: tuple[int, int], maps: int) -> list[int]:
-    """The larger side of each map."""
+    """Compute the larger side of each level."""
     step = 2 ** (maps - 1)
     if any(side % step for side in size):
         lower, upper = [max(step, side - side % step) for side in size], [side + -side % step for side in size]
         can = " or ".join(f"{height} x {width}" for height, width in ([lower] if lower == upper else [lower, upper]))
         most = min(side & -side for side in size).bit_length()  # one more than the twos that divide both sides
         raise UsageError(
-            f"model.network.multipliers asks for {maps} maps, but pictures of {size[0]} x {size[1]} cannot be halved "
+            f"model.network.multipliers asks for {maps} maps, but images of {size[0]} x {size[1]} cannot be halved "
             f"{maps - 1} times; {can} pixels can, and these {most - 1} times: with {most} multipliers at most"
         )
     return [max(size) // 2**level for level in range(maps)]

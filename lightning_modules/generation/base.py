@@ -1,48 +1,62 @@
-"""Generative: what everything that draws pictures has in common: a latent space, samples, scores."""
+"""Generative: base of the methods that generate images: latent space, sampling, evaluation, scores."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, distributed
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.metrics.scores import Scores
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.eval_mode import evaluating
-from darkroom.lightning_modules.utils.random import Generators, draw_noise
+from darkroom.lightning_modules.utils.random import Generators, sample_noise
+from darkroom.lightning_modules.utils.trainer import datamodule_of
+from darkroom.protocols import NamedClasses, RangedData, ShapedData
+
+if TYPE_CHECKING:  # a mixin: every method that inherits from it is also a Technique
+    _Base = Technique
+else:
+    _Base = LightningModule
 
 
-def check_image_shape(image_shape: tuple[int, int, int] | None) -> None:
-    """Refuses a shape that is no (C, H, W)."""
+def check_image_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Return (C, H, W).
+
+    Raises:
+        UsageError: the shape is missing or invalid.
+    """
     if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
         raise UsageError(
-            f"model.image_shape is {image_shape}; give channels, height and width of the pictures, such as (3, 64, 64)"
+            f"model.image_shape is {image_shape}; give channels, height and width of the images, such as (3, 64, 64)"
         )
+    channels, height, width = image_shape
+    return channels, height, width
 
 
-class Generative(LightningModule):
+class Generative(_Base):
     """Base of the methods that generate images, beside Technique: ``class VAE(Generative, Technique)``.
 
-    A method adds ``training_step``, ``evaluate`` and four small methods: ``draw_latents``, ``encode``, ``decode`` and, with
-    more than one network, ``networks``.
+    A method defines ``training_step``, ``evaluate``, ``draw_latents``, ``encode``, ``decode`` and, with several networks,
+    ``networks``.
 
-    Pictures are float32 (B, C, H, W) in [-1, 1], in and out. Batch: ``image``; ``label`` int64 (B,) where the technique is
-    conditional. In prediction ``seed`` int64 (B,), one number for each picture to be drawn, and ``label`` where asked for;
-    or ``image``, to be reconstructed. Logs what ``evaluate`` returns as means over the set, and the scores.
+    Inputs and outputs are images float32 (B, C, H, W) in [-1, 1]. Batch: ``image``, and ``label`` int64 (B,) if the method
+    is conditional. In prediction the batch has ``seed`` int64 (B,), one for each image to be sampled, and ``label`` if the
+    method is conditional; or ``image``, to be reconstructed. The values of ``evaluate`` are logged as means over the set,
+    beside the scores.
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
-        num_classes: of a conditional technique; None: unconditional.
-        scores: judges drawn pictures after a validation and in test; None: nobody does.
+        num_classes: of a conditional method; None: unconditional.
+        scores: metrics of samples, computed after a validation and in test; None: no such metrics.
         optim: see Technique.
     """
 
     value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    encodes_by_search: ClassVar[bool] = False  # whether encode takes many passes
-    memory_format: torch.memory_format  # of Technique
+    encodes_by_search: ClassVar[bool] = False  # encode takes many passes
 
     def __init__(
         self,
@@ -52,141 +66,138 @@ class Generative(LightningModule):
         optim: Optim | None = None,
     ) -> None:
         super().__init__(optim=optim)
-        check_image_shape(image_shape)
         if num_classes is not None and num_classes < 1:
             raise UsageError(
-                f"model.num_classes is {num_classes}; {type(self).__name__} draws pictures by their class, so the data "
-                "must have labels (CelebA: data.attribute; ImageFolder: a folder for every class)"
+                f"model.num_classes must be at least 1, got {num_classes}; {type(self).__name__} samples images by class, "
+                "so the data must have labels (CelebA: data.attribute; ImageFolder: a folder for every class)"
             )
-        self.image_shape, self.num_classes, self.scores = tuple(image_shape), num_classes, scores
-        self.class_names: list[str] = []  # of the data it was trained on
-        # In evaluation the noise of a picture is a function of its number in the set: scores differ by the model alone, not
-        # by the batches and ranks it is evaluated in, and training's random numbers not by how often.
+        self.image_shape, self.num_classes, self.scores = check_image_shape(image_shape), num_classes, scores
+        self.class_names: list[str] = []  # of the training data
+        # In evaluation the noise of an image is a function of its index in the set. So metrics do not depend on batch size
+        # and world size, and evaluation does not change the random numbers of training.
         self.evaluation_noise: list[torch.Generator] | None = None
-        self.evaluated: list[int] | None = None  # the numbers
-        self._evaluated = 0  # pictures of this rank
+        self.evaluated: list[int] | None = None  # indices of the current batch
+        self._evaluated = 0  # images of this rank
 
-    # --- what a technique adds ----------------------------------------------------------------------------------------
+    # --- defined by a method ------------------------------------------------------------------------------------------
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        """Latents from the prior: float32 (n, latent_dim) on the module's device, made of ``noise`` alone."""
+        """Sample latents from the prior: float32 (n, latent_dim) on the module's device, a function of ``noise`` only."""
         raise NotImplementedError
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] -> latents (B, latent_dim)."""
+        """Encode images (B, C, H, W) in [-1, 1] to latents (B, latent_dim)."""
         raise NotImplementedError
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        """Latents (B, latent_dim) -> pictures (B, C, H, W) in [-1, 1]."""
+        """Decode latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]."""
         raise NotImplementedError
 
-    def draw(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
-        """n pictures (n, C, H, W) in [-1, 1] from checked labels; called in eval mode, without gradients."""
+    def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """Sample n images (n, C, H, W) in [-1, 1] for checked labels; called in eval mode, without gradients."""
         return self.decode(self.draw_latents(n, generator), labels=labels)
 
-    def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
-        """Latents at parts ``way`` of the way from a to b, which broadcast with them: here straight."""
-        return torch.lerp(a, b, way)
+    def interpolate_latents(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        """Interpolate from latents a to b at fractions ``weight``, which broadcast with them: here linearly."""
+        return torch.lerp(a, b, weight)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        """Scalar means over a batch, by name, with ``loss`` among them; called in eval mode, without gradients."""
+        """Compute scalar means over a batch by name, including ``loss``; called in eval mode, without gradients."""
         raise NotImplementedError
 
-    # --- what everyone may ask ----------------------------------------------------------------------------------------
+    # --- shared by all methods ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Within, the module is in eval mode and computes no gradients."""
+    def sampling_mode(self) -> Iterator[None]:
+        """Put the module into eval mode without gradients within the context."""
         with evaluating(self), torch.no_grad():
             yield
 
     def precision(self) -> AbstractContextManager:
-        """The Trainer's, also where it has none of its own: when an epoch has ended, and scores are computed."""
+        """Autocast as the Trainer does, also outside its steps, such as at the end of an epoch."""
         return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
 
     def noise(self, *shape: int, generator: Generators = None, uniform: bool = False) -> Tensor:
-        """Normal noise, or uniform in [0, 1): float32 on the module's device; see ``draw_noise``."""
-        return draw_noise(shape, self.device, generator, uniform)
+        """Sample normal noise, or uniform in [0, 1): float32 on the module's device; see ``sample_noise``."""
+        return sample_noise(shape, self.device, generator, uniform)
 
     def reconstruct(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
-        """Pictures (B, C, H, W) as they come back from the latent space."""
-        with self.drawing():
+        """Encode and decode images (B, C, H, W)."""
+        with self.sampling_mode():
             labels = self.check_labels(labels, len(x))
             return self.decode(self.encode(x, labels=labels), labels=labels)
 
     def sample(
         self, n: int, *, labels: Tensor | Sequence[int] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draws n pictures: (n, C, H, W) in [-1, 1], on the module's device; without noise of their own, where the
-        technique has a p(x|z), of which they are the mean.
+        """Sample n images (n, C, H, W) in [-1, 1] on the module's device; the mean of p(x|z) if the method has one.
 
         Args:
-            n: how many, at least 1.
-            labels: int (n,), the class of each; needed by a conditional technique, refused by another.
-            generator: if given, it alone decides the result; None: torch's global one.
+            n: number of images, at least 1.
+            labels: int (n,), the class of each image; only for a conditional method.
+            generator: determines the result; None: torch's global one.
         """
         if n < 1:
-            raise UsageError(f"sample was asked for {n} pictures; draw 1 at least")
-        with self.drawing():
-            return self.draw(n, self.check_labels(labels, n), generator)
+            raise UsageError(f"sample needs at least 1 image, got {n}")
+        with self.sampling_mode():
+            return self.sample_images(n, self.check_labels(labels, n), generator)
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int, *, labels: Tensor | None = None) -> Tensor:
-        """The straight way through the latent space from pictures a to b.
+        """Interpolate between images a and b in the latent space.
 
         Args:
-            a, b: (B, C, H, W) each.
-            steps: pictures on the way, both ends included, at least 2.
-            labels: int (B,), if conditional: the class of a, of b, and of all between.
+            a, b: images (B, C, H, W).
+            steps: images from a to b, both ends included, at least 2.
+            labels: int (B,), if conditional: the class of a, b and all images between.
 
         Returns:
             (B, steps, C, H, W).
         """
         if len(a) != len(b) or steps < 2:
             raise UsageError(
-                f"interpolate goes from {len(a)} pictures to {len(b)} in {steps} steps; give as many of both, and at least "
-                "2 steps"
+                f"interpolate needs as many images a as b and at least 2 steps, got {len(a)} and {len(b)} images and "
+                f"{steps} steps"
             )
-        with self.drawing():
+        with self.sampling_mode():
             labels = self.check_labels(labels, len(a))
             start, end = (self.encode(x, labels=labels)[:, None] for x in (a, b))
-            way = torch.linspace(0, 1, steps, device=start.device).view(1, steps, *[1] * (start.dim() - 2))
-            z = self.between(start, end, way).flatten(0, 1)
+            weight = torch.linspace(0, 1, steps, device=start.device).view(1, steps, *[1] * (start.dim() - 2))
+            z = self.interpolate_latents(start, end, weight).flatten(0, 1)
             labels = None if labels is None else labels.repeat_interleave(steps)
             return self.decode(z, labels=labels).unflatten(0, (len(a), steps))
 
     def to_uint8(self, images: Tensor) -> Tensor:
-        """Pictures in [-1, 1] -> uint8, rounded: the one conversion, of files, callbacks and scores."""
+        """Convert images in [-1, 1] to uint8, rounded; used for files, figures and scores."""
         low, high = self.value_range
         return ((images.detach().float() - low) * (255 / (high - low))).round().clamp(0, 255).to(torch.uint8)
 
     def check_labels(self, labels: Tensor | Sequence[int] | None, n: int) -> Tensor | None:
-        """The labels as int64 (n,) on the module's device.
+        """Return labels as int64 (n,) on the module's device; None for an unconditional method.
 
         Raises:
-            UsageError: labels are missing, too many, too few, no whole numbers, no classes, or given to an unconditional
-                technique.
+            UsageError: labels are missing, have another shape or type, are out of range, or the method is unconditional.
         """
         if self.num_classes is None:
             if labels is not None:
-                raise UsageError(f"this {type(self).__name__} is unconditional: it knows no labels; leave them out")
+                raise UsageError(f"this {type(self).__name__} is unconditional and takes no labels; leave them out")
             return None
         if labels is None:
             raise UsageError(
                 f"this {type(self).__name__} is conditional: it needs labels, one of 0 to {self.num_classes - 1} for every "
-                "picture (to predict: --data.labels '[0, 1, ...]')"
+                "image (to predict: --data.labels '[0, 1, ...]')"
             )
         labels = torch.as_tensor(labels)
         if labels.shape != (n,):
-            raise UsageError(f"labels have the shape {tuple(labels.shape)} for {n} pictures; it should be ({n},)")
+            raise UsageError(f"labels must have the shape ({n},) for {n} images, got {tuple(labels.shape)}")
         if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise UsageError(f"labels are {labels.dtype}; they are whole numbers, 0 to {self.num_classes - 1}")
+            raise UsageError(f"labels must be integers from 0 to {self.num_classes - 1}, got {labels.dtype}")
         outside = labels[(labels < 0) | (labels >= self.num_classes)].tolist()
         if outside:
-            raise UsageError(f"there is no class {outside[0]}; the {self.num_classes} classes are counted from 0")
+            raise UsageError(f"labels must be from 0 to {self.num_classes - 1}, got {outside[0]}")
         return labels.to(self.device, torch.long)
 
     def labels_of(self, batch: dict[str, Any]) -> Tensor | None:
-        """A batch's labels if the technique is conditional; unchecked, since looking at them waits for the device."""
+        """Return a batch's labels if the method is conditional. They are not checked, which would synchronize."""
         if self.num_classes is None:
             return None
         if "label" not in batch:
@@ -200,19 +211,19 @@ class Generative(LightningModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        data = self.trainer.datamodule
-        self.class_names = list(getattr(data, "class_names", ()))
-        shape, declared = getattr(data, "image_shape", None), getattr(data, "value_range", None)
+        data = datamodule_of(self.trainer)
+        self.class_names = list(data.class_names) if isinstance(data, NamedClasses) else []
+        shape = data.image_shape if isinstance(data, ShapedData) else None
         if shape is not None and tuple(shape) != self.image_shape:
             raise UsageError(
-                f"model.image_shape is {self.image_shape}, but the data have {tuple(shape)}; make them agree: a new model "
-                "takes the data's, a trained one needs data of its own size (data.size, or data.side of the embedded world)"
+                f"model.image_shape is {self.image_shape}, but the data have {tuple(shape)}; make them agree: a "
+                "new model takes the data's, a trained one needs data of its own size (data.size, or data.side of Shapes)"
             )
-        if declared is not None and tuple(declared) != self.value_range:
+        if isinstance(data, RangedData) and tuple(data.value_range) != self.value_range:
             middle = [0.5] * self.image_shape[0]
             raise UsageError(
-                f"{type(self).__name__} takes and draws pictures in {list(self.value_range)}, but {type(data).__name__} "
-                f"delivers {[round(end, 3) for end in declared]}; set data.mean and data.std to {middle}"
+                f"{type(self).__name__} needs images in {list(self.value_range)}, but those of {type(data).__name__} are "
+                f"in {[round(end, 3) for end in data.value_range]}; set data.mean and data.std to {middle}"
             )
         if self.scores is not None and stage != "predict":
             self.scores.prepare(self)
@@ -230,15 +241,15 @@ class Generative(LightningModule):
             self.scores.validations = checkpoint.get("validations", 0)
 
     def images_of(self, batch: dict[str, Any]) -> Tensor:
-        """A batch's images.
+        """Return a batch's images in the model's memory format.
 
         Raises:
-            UsageError: they were not normalised.
+            UsageError: the images are not normalized.
         """
         if batch["image"].dtype == torch.uint8:
             raise UsageError(
-                "uint8 images reached the network; they are normalised by the datamodule's on_after_batch_transfer (pass "
-                "the datamodule to the Trainer, or normalise them yourself)"
+                "uint8 images reached the network; the datamodule's on_after_batch_transfer must normalize them (pass the "
+                "datamodule to the Trainer, or normalize them yourself)"
             )
         return batch["image"].contiguous(memory_format=self.memory_format)
 
@@ -250,18 +261,16 @@ class Generative(LightningModule):
         self._evaluated += count
         self.evaluated = self.evaluation_noise = None
         self.log_evaluation(values, count)
-        if self.scores is not None and not self.trainer.sanity_checking and self.scores.wants(stage):
+        if self.scores is not None and not self.trainer.sanity_checking and self.scores.needs_more(stage):
             self.scores.update(stage, self.to_uint8(batch["image"]), batch)
 
     def _log_scores(self, stage: str) -> None:
         if self.scores is not None and not self.trainer.sanity_checking:
-            values = self.scores.compute(stage, self)  # the same on all ranks, empty where it is not their turn
+            values = self.scores.compute(stage, self)  # the same on all ranks, empty if this validation is skipped
             self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=True)
 
     def _share_statistics(self) -> None:
-        """Makes running statistics, which each rank has of its own pictures, the first rank's on all, as checkpoints have
-        them: so all draw the same.
-        """
+        """Broadcast BatchNorm buffers from rank 0, so every rank samples with the statistics of the checkpoint."""
         if self.trainer.world_size > 1:
             for buffer in self.buffers():
                 if buffer.is_floating_point():
@@ -286,12 +295,12 @@ class Generative(LightningModule):
         self._log_scores("test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1]: drawn, each from its own seed, or the batch's images reconstructed."""
+        """Sample images (B, C, H, W) in [-1, 1], each from its own seed, or reconstruct the batch's images."""
         if "image" in batch:
             return self.reconstruct(self.images_of(batch), labels=self.labels_of(batch))
         if "caption" in batch:
-            raise UsageError(f"{type(self).__name__} draws from no captions; leave data.captions out")
-        with self.drawing():
+            raise UsageError(f"{type(self).__name__} is not text-conditional; leave data.captions out")
+        with self.sampling_mode():
             labels = self.check_labels(batch.get("label"), len(batch["seed"]))
             generators = [torch.Generator().manual_seed(seed) for seed in batch["seed"].tolist()]
-            return self.draw(len(generators), labels, generators)
+            return self.sample_images(len(generators), labels, generators)

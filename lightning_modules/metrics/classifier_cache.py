@@ -1,4 +1,4 @@
-"""Networks that judge drawn pictures: trained once on the data, the same everywhere, and kept in files."""
+"""Cache of networks that are trained once on the data to score samples."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,81 +17,81 @@ from darkroom.paths import user_cache
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def kept_or_trained(
+def load_or_train(
     build: Callable[[], Network],
     fingerprint: Callable[[], str],
     train: Callable[[Network], Any],
     cache_dir: str | Path | None,
 ) -> tuple[Network, Any]:
-    """A trained network, frozen and in eval mode, and what ``train`` said of it: from its file if there is one.
+    """Return a trained network, frozen and in eval mode, and its accuracy; from its file if there is one.
 
-    Trained on one thread of the CPU whatever else there is, so that the result is a function of the data; only another kind
-    of processor, or release of torch, may round otherwise. The caller's random numbers are left alone. Of several ranks the
-    first one trains, and hands the weights to the others.
+    The network is trained on one thread of the CPU, so that the result is a function of the data, up to rounding of other
+    processors and releases of torch. The caller's random state does not change. With several ranks, the first one trains
+    and broadcasts the weights.
 
     Args:
-        build: makes the network, with the same initial weights every time.
-        fingerprint: names recipe and data; called, as ``train`` is, on the first rank alone.
-        train: trains it, and returns its accuracy: a number, or a dict of them.
+        build: builds the network.
+        fingerprint: computes a hash of recipe and data; called only on the first rank, as ``train``.
+        train: trains the network and returns its accuracy: a number, or a dict of numbers.
         cache_dir: folder of the file; None: ``~/.cache/darkroom/classifiers``.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     ranks = distributed.is_available() and distributed.is_initialized()
-    kept: list[Any] = [None]
+    saved: list[Any] = [None]
     if not ranks or distributed.get_rank() == 0:
         folder = user_cache("classifiers") if cache_dir is None else Path(cache_dir).expanduser()
-        kept = [_load_or_train(seeded(build), folder / f"{fingerprint()}.pt", train)]
+        saved = [_load_or_train(build_seeded(build), folder / f"{fingerprint()}.pt", train)]
     if ranks:
-        distributed.broadcast_object_list(kept)  # not read from the file: another machine may have another disk
-    network = seeded(build)
-    network.load_state_dict(kept[0]["state_dict"])
-    return network.eval().requires_grad_(False), kept[0]["accuracy"]
+        distributed.broadcast_object_list(saved)  # ranks of other machines may not have the file
+    network = build_seeded(build)
+    network.load_state_dict(saved[0]["state_dict"])
+    return network.eval().requires_grad_(False), saved[0]["accuracy"]
 
 
-def seeded(build: Callable[[], Network]) -> Network:
-    """A network with the same initial weights every time, made without touching the caller's random numbers."""
+def build_seeded(build: Callable[[], Network]) -> Network:
+    """Build a network with the same initial weights every time, without changing the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed every GPU as well
         return build()
 
 
-def _load_or_train(network: nn.Module, path: Path, train: Callable[[nn.Module], Any]) -> dict[str, Any]:
-    """What the file holds: ``state_dict`` and ``accuracy``."""
+def _load_or_train(network: Network, path: Path, train: Callable[[Network], Any]) -> dict[str, Any]:
+    """Return the content of the file, ``state_dict`` and ``accuracy``; train and write it if it is missing."""
     with suppress(Damaged, KeyError, TypeError, RuntimeError):
-        kept = read_safely("model.scores.cache_dir:", path)
-        network.load_state_dict(kept["state_dict"])
-        rank_zero_info(
-            f"{type(network).__name__}, from {path}, is right on pictures it has not seen: {_said(kept['accuracy'])}"
-        )
-        return {"state_dict": kept["state_dict"], "accuracy": kept["accuracy"]}
+        saved = read_safely("model.scores.cache_dir:", path)
+        network.load_state_dict(saved["state_dict"])
+        accuracy = _format_accuracy(saved["accuracy"])
+        rank_zero_info(f"Loaded {type(network).__name__} from {path}; accuracy on held-out images: {accuracy}")
+        return {"state_dict": saved["state_dict"], "accuracy": saved["accuracy"]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"model.scores.cache_dir: {path.parent} cannot be made ({error}); give another folder"
+            f"model.scores.cache_dir: {path.parent} cannot be created ({error}); give another folder"
         ) from error
-    rank_zero_info(f"Training {type(network).__name__} on the data, to judge drawn pictures with; once, some minutes")
-    with _one_thread(), torch.autocast("cpu", enabled=False):
-        accuracy = train(network.to(memory_format=torch.channels_last))
-    rank_zero_info(f"It is right on pictures it has not seen: {_said(accuracy)}; kept in {path}")
+    rank_zero_info(f"Training {type(network).__name__} on the data to score samples; once, some minutes")
+    with _single_thread(), torch.autocast("cpu", enabled=False):
+        network.to(memory_format=torch.channels_last)
+        accuracy = train(network)
+    rank_zero_info(f"Accuracy on held-out images: {_format_accuracy(accuracy)}; saved to {path}")
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     torch.save({"state_dict": state, "accuracy": accuracy}, temporary)
-    temporary.replace(path)  # whole or not at all
+    temporary.replace(path)  # atomic
     return {"state_dict": state, "accuracy": accuracy}
 
 
-def _said(accuracy: float | dict[str, float]) -> str:
+def _format_accuracy(accuracy: float | dict[str, float]) -> str:
     if isinstance(accuracy, dict):
         return ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items())
     return f"{accuracy:.1%}"
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Within, torch adds numbers up in the same order everywhere."""
+def _single_thread() -> Iterator[None]:
+    """Run torch on one thread within the context, so that sums have the same order everywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

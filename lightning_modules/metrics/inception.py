@@ -1,4 +1,4 @@
-"""Inception: the network whose features give FID, KID and Inception score their names and published values."""
+"""Inception: the feature network of the published FID, KID and Inception scores."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ _ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/we
 
 class Inception(nn.Module):
     """Inception v3 with the weights of 2015-12-05, by torch-fidelity, as in Heusel et al. 2017: features of the last
-    pooling, pictures scaled to 299 x 299 without antialias.
+    pooling, images scaled to 299 x 299 without antialias.
 
     Args:
         weights: file with the published weights; None: torch-fidelity downloads them (91 MB) once.
@@ -48,16 +48,16 @@ class Inception(nn.Module):
             ) from error
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures, uint8 (B, 3 or 1, H, W) -> float32 (B, 2048). Grey ones become colour by repetition."""
+        """Compute features (B, 2048) of images, uint8 (B, 3 or 1, H, W); grey images are repeated to three channels."""
         return self.network(images.expand(-1, 3, -1, -1))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (B, 2048) -> logits (B, 1008), without bias as in the published Inception scores."""
+        """Compute logits (B, 1008) of features (B, 2048), without bias as in the published Inception scores."""
         return features @ self.network.fc.weight.T
 
 
 def _check(path: Path, remedy: str) -> None:
-    """Refuses a file that is missing, or would run code when torch-fidelity loads it."""
+    """Raise a UsageError for a file that is missing, or would run code when torch-fidelity loads it."""
     try:
         read_safely("model.scores.inception_weights:", path)
     except Damaged as error:

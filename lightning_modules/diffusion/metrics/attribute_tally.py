@@ -1,22 +1,22 @@
-"""AttributeTally: in how many pictures a judge finds what was asked for."""
+"""AttributeTally: counts samples whose attributes are those of their captions."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, fulfilled
-from darkroom.lightning_modules.metrics.scores import summed
+from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, match_attributes
+from darkroom.lightning_modules.metrics.scores import sum_over_ranks
 
 
 class AttributeTally:
-    """Counts pictures in which what was asked for is seen, over all ranks.
+    """Counts images whose predicted attributes are those of their captions, over all ranks.
 
     Args:
-        judge: sees.
+        judge: predicts attributes.
         names: of the attributes.
+        device: of the judge.
         forms: names of the captions' forms.
-        device: where it does.
     """
 
     def __init__(
@@ -24,28 +24,36 @@ class AttributeTally:
     ) -> None:
         self.judge, self.forms, self.device = judge.to(device), tuple(forms), device
         self.names = ("all", "seen", "held_out", *(f"form {name}" for name in forms), *names)
-        with torch.inference_mode():  # as in look, whatever mode it is called in
-            self.counts = torch.zeros(2, len(self.names), device=device)  # right, and asked for
+        with torch.inference_mode():  # as in update, in any mode
+            self.counts = torch.zeros(2, len(self.names), device=device)  # right, and stated
 
     @torch.inference_mode()
-    def look(self, images: Tensor, said: Tensor, held_out: Tensor, form: Tensor | None = None) -> None:
-        """Adds pictures, uint8 (B, C, H, W), what was said of their attributes, int64 (B, A), -1 where nothing was, whether
-        objects in it were held out of training, bool (B,), and the form in which it was said, int64 (B,).
+    def update(self, images: Tensor, stated: Tensor, held_out: Tensor, form: Tensor | None = None) -> None:
+        """Add images.
+
+        Args:
+            images: uint8 (B, C, H, W).
+            stated: attributes of the captions, int64 (B, A), -1 where a caption states none.
+            held_out: bool (B,), True for captions with objects that are held out of training.
+            form: of the captions, int64 (B,); needed if there are ``forms``.
         """
         with torch.autocast(self.device.type, enabled=False):
-            right = fulfilled(self.judge.attributes(images), said)
+            right = match_attributes(self.judge.attributes(images), stated)
         groups = [torch.ones_like(held_out), ~held_out, held_out]
-        groups += [form == index for index in range(len(self.forms))]
+        if form is not None:
+            groups += [form == index for index in range(len(self.forms))]
         whole = right.all(1, keepdim=True).expand(-1, len(groups))
-        asked = torch.cat([torch.stack(groups, 1), said >= 0], 1)
-        right = torch.cat([whole, right], 1) & asked
-        self.counts += torch.stack([right.sum(0), asked.sum(0)])
+        counted = torch.cat([torch.stack(groups, 1), stated >= 0], 1)
+        right = torch.cat([whole, right], 1) & counted
+        self.counts += torch.stack([right.sum(0), counted.sum(0)])
 
     @torch.inference_mode()
-    def parts(self) -> dict[str, float]:
-        """The parts in [0, 1] that are right, the same on all ranks: of pictures ``all``, those without held-out objects
-        (``seen``) and those with (``held_out``), and of each form (``form relation``), everything said; and each attribute.
-        Without those never asked for.
+    def fractions(self) -> dict[str, float]:
+        """Compute the fractions of images that are right, the same on all ranks.
+
+        All attributes of the caption must be right for ``all`` images, for those without (``seen``) and with held-out
+        objects (``held_out``), and for those of one form (``form relation``). Attributes have fractions of their own.
+        Groups without images are left out.
         """
-        right, asked = summed(self.counts).tolist()
-        return {name: r / a for name, r, a in zip(self.names, right, asked, strict=True) if a}
+        right, counted = sum_over_ranks(self.counts).tolist()
+        return {name: r / n for name, r, n in zip(self.names, right, counted, strict=True) if n}

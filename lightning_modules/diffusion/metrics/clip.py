@@ -1,4 +1,4 @@
-"""ClipScore: how well pictures and captions agree, by CLIP."""
+"""ClipScore: agreement of images and captions by CLIP."""
 
 from importlib.util import find_spec
 
@@ -7,16 +7,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.metrics.scores import summed
+from darkroom.lightning_modules.metrics.scores import sum_over_ranks
 from darkroom.paths import install_command
 
 
 class ClipScore:
-    """100 times the cosine of a picture's and its caption's embedding, not less than 0, as a mean (Hessel et al. 2021,
-    without their factor of 2.5); over all ranks. Captions are cut after CLIP's 77 tokens.
+    """Mean of 100 times the cosine of the embeddings of an image and its caption, at least 0, over all ranks (Hessel et al.
+    2021, without their factor of 2.5). Captions are truncated to CLIP's 77 tokens.
 
     Args:
-        name: a folder with model and processor, or a name whose files lie in the local Hugging Face cache.
+        name: a folder with model and processor, or a name in the local Hugging Face cache.
 
     Raises:
         UsageError: transformers or the weights are missing.
@@ -32,16 +32,16 @@ class ClipScore:
             self.processor = CLIPProcessor.from_pretrained(name, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"model.scores.clip: {name} cannot be loaded ({error}); nothing is downloaded here: with a network "
+                f"model.scores.clip: {name} cannot be loaded ({error}); nothing is downloaded: with a network "
                 "call `hf download openai/clip-vit-base-patch32 --local-dir clip`, and set model.scores.clip to that folder"
             ) from error
-        self.sums = [0.0, 0.0]  # of scores, and of pictures
+        self.sums = [0.0, 0.0]  # of cosines, and of images
 
     @torch.inference_mode()
     def update(self, images: Tensor, captions: list[str]) -> None:
-        """Adds pictures, uint8 (B, 3 or 1, H, W), with their captions."""
-        pictures = list(images.expand(-1, 3, -1, -1).cpu())
-        inputs = self.processor(text=captions, images=pictures, return_tensors="pt", padding=True, truncation=True)
+        """Add images, uint8 (B, 3 or 1, H, W), with their captions."""
+        rgb = list(images.expand(-1, 3, -1, -1).cpu())
+        inputs = self.processor(text=captions, images=rgb, return_tensors="pt", padding=True, truncation=True)
         with torch.autocast(images.device.type, enabled=False):
             output = self.model.to(images.device)(**inputs.to(images.device))
         cosine = F.cosine_similarity(output.image_embeds.float(), output.text_embeds.float())
@@ -49,7 +49,7 @@ class ClipScore:
         self.sums[1] += len(captions)
 
     def compute(self, device: torch.device) -> float:
-        """The mean of all ranks, which may speak to each other on the device; what it was made of is forgotten."""
-        total, count = summed(torch.tensor(self.sums, device=device)).tolist()
+        """Reduce over ranks, on this device, and reset."""
+        total, count = sum_over_ranks(torch.tensor(self.sums, device=device)).tolist()
         self.sums = [0.0, 0.0]
         return total / count

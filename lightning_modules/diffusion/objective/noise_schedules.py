@@ -1,4 +1,4 @@
-"""Noise schedules: how much of a picture is left after t steps of the forward process."""
+"""Noise schedules of the forward process."""
 
 import math
 from bisect import bisect_left
@@ -14,9 +14,9 @@ from darkroom.lightning_modules.utils.precision import KeepFloat32
 class NoiseSchedule(KeepFloat32):
     """Base of the schedules. q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I), t = 0 ... T - 1, alpha_t^2 + sigma_t^2 = 1.
 
-    alpha_t^2 is DDPM's alphas_cumprod. Time -1 is the picture itself: alpha 1, sigma 0. Everything is computed in float64;
-    training looks numbers up in float32 tables on the device, rounded once, which no cast of the module reaches; samplers
-    ask ``at``, which answers in Python's floats and never waits for the device.
+    alpha_t^2 is DDPM's alphas_cumprod. Time -1 is the image itself: alpha 1, sigma 0. Coefficients are computed in float64.
+    Training reads them from float32 tables on the device, which stay float32 when the module is cast. Samplers read them
+    from ``at``, which returns Python floats and never synchronizes with the device.
 
     Args:
         betas: float64 (T,), each in (0, 1): the variance that step t adds.
@@ -24,6 +24,10 @@ class NoiseSchedule(KeepFloat32):
     Raises:
         UsageError: fewer than two steps, or a beta out of its range.
     """
+
+    alphas: Tensor
+    sigmas: Tensor
+    betas: Tensor
 
     def __init__(self, betas: Tensor) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class NoiseSchedule(KeepFloat32):
         return alpha * x + sigma * noise
 
     def at(self, t: float) -> tuple[float, float]:
-        """alpha and sigma at one time, also between two steps (log SNR is linear there); -1: (1, 0)."""
+        """Return alpha and sigma at one time, also between two steps, where log SNR is linear; -1: (1, 0)."""
         if t == -1:
             return 1.0, 0.0
         log_snr = 2 * self.half_log_snr(t)
@@ -71,7 +75,7 @@ class NoiseSchedule(KeepFloat32):
         return low + (high - low) * (t - below)
 
     def time_of(self, half_log_snr: float) -> float:
-        """The inverse of ``half_log_snr``; beyond the ends, the end."""
+        """Invert ``half_log_snr``, clamped to the first and last time."""
         above = bisect_left(self._half_log_snr, -half_log_snr, lo=1, hi=self.num_steps - 1, key=lambda value: -value)
         low, high = self._half_log_snr[above - 1 : above + 1]
         return min(max(above - 1 + (half_log_snr - low) / (high - low), 0.0), self.num_steps - 1.0)
@@ -93,16 +97,16 @@ class LinearSchedule(NoiseSchedule):
 
     def __init__(self, num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> None:
         if not 0 < start < math.inf:
-            raise UsageError(f"model.schedule.start is {start}; it is the first beta of 1000 steps, above 0")
+            raise UsageError(f"model.schedule.start, the first beta of 1000 steps, must be above 0, got {start}")
         if not start <= end < math.inf:
             raise UsageError(
-                f"model.schedule.end is {end}; it is the last beta of 1000 steps, at least start ({start})"
+                f"model.schedule.end, the last beta of 1000 steps, must be at least start ({start}), got {end}"
             )
         smallest = max(2, math.floor(1000 * end) + 1)  # of which the last beta is below 1
         if num_steps < smallest:
             raise UsageError(
-                f"model.schedule.num_steps is {num_steps}; this schedule needs at least {smallest}, or a beta would reach "
-                f"1: lower model.schedule.end ({end}), or take CosineSchedule"
+                f"model.schedule.num_steps must be at least {smallest}, or a beta would reach 1, got {num_steps}; lower "
+                f"model.schedule.end ({end}), or use CosineSchedule"
             )
         super().__init__(_line(start, end, num_steps) * (1000 / num_steps))
 
@@ -121,9 +125,9 @@ class CosineSchedule(NoiseSchedule):
 
     def __init__(self, num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> None:
         if not 0 <= s < math.inf:
-            raise UsageError(f"model.schedule.s is {s}; it is an offset of the time from 0 on, such as 0.008")
+            raise UsageError(f"model.schedule.s must be at least 0, such as 0.008, got {s}")
         if not 0 < max_beta < 1:
-            raise UsageError(f"model.schedule.max_beta is {max_beta}; it is the largest beta, in (0, 1)")
+            raise UsageError(f"model.schedule.max_beta must be in (0, 1), got {max_beta}")
         _check_steps(num_steps)
         time = _line(0, 1, num_steps + 1)
         super().__init__(_betas(torch.cos((time + s) / (1 + s) * math.pi / 2).square(), max_beta))
@@ -146,9 +150,9 @@ class SigmoidSchedule(NoiseSchedule):
 
     def __init__(self, num_steps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> None:
         if not -math.inf < start < end < math.inf:
-            raise UsageError(f"model.schedule.start is {start} and end {end}; start lies below end")
+            raise UsageError(f"model.schedule.start must be below model.schedule.end, got {start} and {end}")
         if not 0 < tau < math.inf:
-            raise UsageError(f"model.schedule.tau is {tau}; it is a temperature above 0")
+            raise UsageError(f"model.schedule.tau must be above 0, got {tau}")
         _check_steps(num_steps)
         left = torch.sigmoid(-_line(start, end, num_steps + 1) / tau)
         betas = _betas(left - left[-1], max_beta=0.999)
@@ -162,7 +166,7 @@ class SigmoidSchedule(NoiseSchedule):
 
 def _check_steps(num_steps: int) -> None:
     if num_steps < 2:
-        raise UsageError(f"model.schedule.num_steps is {num_steps}; a schedule needs at least 2 steps")
+        raise UsageError(f"model.schedule.num_steps must be at least 2, got {num_steps}")
 
 
 def _line(start: float, end: float, count: int) -> Tensor:
@@ -171,5 +175,5 @@ def _line(start: float, end: float, count: int) -> Tensor:
 
 
 def _betas(alphas_cumprod: Tensor, max_beta: float) -> Tensor:
-    """What is left after 0 ... T steps, to any scale, float64 (T + 1,) -> the betas of the steps (T,), capped."""
+    """Compute betas (T,), capped, of alphas_cumprod float64 (T + 1,) after 0 ... T steps, in any scale."""
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=max_beta)

@@ -1,7 +1,7 @@
-"""Parameterizations: what the network predicts (eps, x0 or v), and how much its error at each time weighs in the loss.
+"""Parameterizations: predictions of eps, x0 or v, and weights of their errors at each time.
 
 x_t = alpha x_0 + sigma eps, alpha^2 + sigma^2 = 1, SNR = alpha^2 / sigma^2, v = alpha eps - sigma x_0 (Salimans & Ho 2022,
-appendix D). Given x_t, any of eps, x_0 and v says what the other two are. All compute in float32, whatever they are given.
+appendix D). Given x_t, each of eps, x_0 and v determines the other two. Everything is computed in float32.
 """
 
 import math
@@ -18,11 +18,11 @@ Coefficient = Tensor | float
 
 
 def target(prediction: Prediction, x: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """What the network should say: float32 (B, C, H, W).
+    """Compute the target of a prediction: float32 (B, C, H, W).
 
     Args:
-        prediction: what it predicts.
-        x: pictures x_0 (B, C, H, W).
+        prediction: eps, x0 or v.
+        x: images x_0 (B, C, H, W).
         noise: eps, of the same shape.
         alpha, sigma: of the time; numbers, or (B, 1, 1, 1).
     """
@@ -34,10 +34,10 @@ def target(prediction: Prediction, x: Tensor, noise: Tensor, alpha: Coefficient,
 
 
 def to_x0(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """The picture that the network's output amounts to: float32 (B, C, H, W), not clipped.
+    """Convert a network's output to x0: float32 (B, C, H, W), not clipped.
 
     Args:
-        prediction: what the network predicts.
+        prediction: eps, x0 or v.
         output: of the network, (B, C, H, W).
         x_t: its input, of the same shape.
         alpha, sigma: of the time, both above 0; numbers, or (B, 1, 1, 1).
@@ -51,7 +51,7 @@ def to_x0(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Coefficien
 
 
 def to_eps(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """The noise that the network's output amounts to: float32 (B, C, H, W); arguments as of ``to_x0``."""
+    """Convert a network's output to eps: float32 (B, C, H, W); arguments as of ``to_x0``."""
     output, x_t = output.float(), x_t.float()
     if prediction == "eps":
         return output
@@ -61,7 +61,7 @@ def to_eps(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Coefficie
 
 
 def from_x0(prediction: Prediction, x0: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """What the network would have said for this picture x0: the inverse of ``to_x0``; arguments as there."""
+    """Convert x0 to a network's output: the inverse of ``to_x0``; arguments as there."""
     x0, x_t = x0.float(), x_t.float()
     if prediction == "x0":
         return x0
@@ -71,14 +71,14 @@ def from_x0(prediction: Prediction, x0: Tensor, x_t: Tensor, alpha: Coefficient,
 
 
 class LossWeight:
-    """Base of the weights. A weight is defined for the squared error of eps, in which the papers state theirs.
+    """Base of the loss weights. A weight is defined for the squared error of eps, as in the papers.
 
-    Called, it gives the weight of the squared error of what the network itself predicts, such that one predicted picture
-    has one loss, whether the network says eps, x0 or v.
+    ``__call__`` converts it to a weight of the squared error of the network's prediction, so that the loss is the same for
+    predictions of eps, x0 and v.
     """
 
     def __call__(self, prediction: Prediction, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        """Weight of the squared error of the network's output at times int64 (B,): float32 (B,)."""
+        """Compute the weight of the squared error of the network's output at times int64 (B,): float32 (B,)."""
         weight, alpha, sigma = self.of_eps(schedule, t), schedule.alphas[t], schedule.sigmas[t]
         if prediction == "eps":
             return weight
@@ -86,7 +86,7 @@ class LossWeight:
         return weight * (alpha / sigma if prediction == "x0" else alpha).square()
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        """Weight of the squared error of eps at times int64 (B,): float32 (B,)."""
+        """Compute the weight of the squared error of eps at times int64 (B,): float32 (B,)."""
         raise NotImplementedError
 
 
@@ -98,7 +98,7 @@ class Simple(LossWeight):
 
 
 class MinSNR(LossWeight):
-    """min(SNR, gamma) on the error of x0 (Hang et al. 2023): times with little noise, whose errors are alike, weigh less.
+    """min(SNR, gamma) on the error of x0 (Hang et al. 2023): times with little noise have less weight.
 
     That is min(SNR, gamma) / SNR on eps, and min(SNR, gamma) / (SNR + 1) on v.
 
@@ -108,7 +108,7 @@ class MinSNR(LossWeight):
 
     def __init__(self, gamma: float = 5.0) -> None:
         if not 0 < gamma < math.inf:
-            raise UsageError(f"model.loss_weight.gamma is {gamma}; it is the largest weight of an error of x0, above 0")
+            raise UsageError(f"model.objective.loss_weight.gamma must be above 0, got {gamma}")
         self.gamma = gamma
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -116,18 +116,18 @@ class MinSNR(LossWeight):
 
 
 class P2(LossWeight):
-    """(k + SNR)^-gamma on the error of eps (Choi et al. 2022): details that nobody sees weigh less.
+    """(k + SNR)^-gamma on the error of eps (Choi et al. 2022): imperceptible details have less weight.
 
     Args:
-        gamma: how much less, at least 0; 0 is ``Simple``.
-        k: above 0; sets the largest weight.
+        gamma: exponent, at least 0; 0 is ``Simple``.
+        k: above 0; determines the largest weight.
     """
 
     def __init__(self, gamma: float = 1.0, k: float = 1.0) -> None:
         if not 0 <= gamma < math.inf:
-            raise UsageError(f"model.loss_weight.gamma is {gamma}; it is an exponent from 0 on")
+            raise UsageError(f"model.objective.loss_weight.gamma must be at least 0, got {gamma}")
         if not 0 < k < math.inf:
-            raise UsageError(f"model.loss_weight.k is {k}; it is a number above 0")
+            raise UsageError(f"model.objective.loss_weight.k must be above 0, got {k}")
         self.gamma, self.k = gamma, k
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -137,17 +137,16 @@ class P2(LossWeight):
 class VLB(LossWeight):
     """The variational bound's own weight with sigma_t^2 = beta_t (Ho et al. 2020, equation 12).
 
-    The mean of the loss over times is the bound's mean over steps, in nats for each of the C H W values, up to what no
-    network can change.
+    The mean of the loss over times is the bound's mean over steps, in nats per value, up to a constant.
     """
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        kept = (schedule.alphas[t] / schedule.alphas[t - 1]).square()  # the paper's alpha_t; as 1 - beta_t it cancels
-        return schedule.betas[t] / (2 * kept * schedule.sigmas[t].square())
+        alpha = (schedule.alphas[t] / schedule.alphas[t - 1]).square()  # the paper's alpha_t; 1 - beta_t would cancel
+        return schedule.betas[t] / (2 * alpha * schedule.sigmas[t].square())
 
 
 class Unweighted(LossWeight):
-    """The plain squared error of whatever the network predicts: its loss depends on the parameterization."""
+    """Unweighted squared error of the network's output; the loss depends on the parameterization."""
 
     def __call__(self, prediction: Prediction, schedule: NoiseSchedule, t: Tensor) -> Tensor:
         return torch.ones_like(schedule.alphas[t])
@@ -162,13 +161,13 @@ def loss_of(
     schedule: NoiseSchedule,
     t: Tensor,
 ) -> Tensor:
-    """The weighted mean squared error of every picture: float32 (B,).
+    """Compute the weighted mean squared error of every image: float32 (B,).
 
     Args:
-        prediction: what the network predicts.
+        prediction: eps, x0 or v.
         weight: of the error at each time.
         output: of the network for x_t, (B, C, H, W).
-        x: pictures x_0, of the same shape.
+        x: images x_0, of the same shape.
         noise: eps, of the same shape.
         schedule: of the noise.
         t: times int64 (B,).

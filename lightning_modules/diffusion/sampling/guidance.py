@@ -1,4 +1,4 @@
-"""Guidance: pictures more like their condition than the model would draw them, and kept within their range."""
+"""Classifier-free guidance, and thresholds of predicted images."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,10 +12,10 @@ Threshold = Literal["static", "dynamic", "none"]
 
 
 def check_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    """The part of the time in which guidance is at work.
+    """Return the fraction of the time in which guidance is active.
 
     Raises:
-        UsageError: it does not rise within [0, 1].
+        UsageError: the interval does not rise within [0, 1].
     """
     if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
         raise UsageError(
@@ -26,60 +26,66 @@ def check_interval(interval: tuple[float, float] | None) -> tuple[float, float] 
 
 
 class Guided(nn.Module):
-    """Classifier-free guidance (Ho & Salimans 2022, equation 6) around a network; called as the network is.
+    """Classifier-free guidance (Ho & Salimans 2022, equation 6) of a network; called as the network is.
 
-    The prediction is unconditional + weight (conditional - unconditional), of both in one pass of 2 B rows, whether the
-    network predicts eps, x0 or v. Weight 1 is the conditional model itself and 0 the unconditional one, each in one pass
-    of B rows; the paper's w is ours minus 1. Channels beyond those of the picture, a learned variance, are the
-    conditional model's wherever it is asked.
+    The prediction is unconditional + weight (conditional - unconditional), both in one pass of 2 B rows, whether the
+    network predicts eps, x0 or v. Weight 1 is the conditional model itself and 0 the unconditional one, each in one pass of
+    B rows; the paper's w is ours minus 1. Channels beyond those of the image, a learned variance, are those of the
+    conditional model if it is evaluated.
 
     Args:
-        network: called as ``network(x, t, **condition)``; learned also without what ``null`` names.
+        network: called as ``network(x, t, **condition)``; trained also with the null condition.
         weight: of the condition.
-        null: what it is told where it is told nothing, by name: the value of all its numbers. Of classes, {"label":
-            num_classes}; of texts, {"text": 0.0, "text_mask": False}. The rest of the condition is always told.
-        interval: part of the time, of [0, 1] with 1 all noise, in which guidance is at work: low <= t / T < high
-            (Kynkäänniemi et al. 2024); elsewhere the conditional model alone is asked. None: always.
+        null_condition: fill value of each conditioning tensor in the unconditional pass: {"label": num_classes} of classes,
+            {"text": 0.0, "text_mask": False} of texts. Other conditioning tensors are the same in both passes.
+        interval: fraction of the time, of [0, 1] with 1 all noise, in which guidance is active: low <= t / T < high
+            (Kynkäänniemi et al. 2024). At other times the model is the conditional one. None: always.
         num_steps: T, needed by an interval.
 
     Raises:
-        UsageError: an interval that is none, or whose T is not known.
+        UsageError: the interval is invalid, or there is an interval without num_steps.
     """
 
     def __init__(
         self,
         network: nn.Module,
         weight: float,
-        null: Mapping[str, float],
+        null_condition: Mapping[str, float],
         interval: tuple[float, float] | None = None,
         num_steps: int | None = None,
     ) -> None:
         super().__init__()
         if check_interval(interval) is not None and num_steps is None:
             raise UsageError(
-                f"model.sampling.guidance_interval is {interval}, parts of the time: give Guided its num_steps, T"
+                f"model.sampling.guidance_interval is {interval}, fractions of the time, so Guided needs num_steps, T"
             )
-        self.network, self.weight, self.null = network, weight, dict(null)
-        self.interval = None if interval is None else tuple(part * num_steps for part in interval)
+        self.network, self.weight, self.null_condition = network, weight, dict(null_condition)
+        self.interval: tuple[float, float] | None = None  # in steps
+        if interval is not None and num_steps is not None:
+            self.interval = interval[0] * num_steps, interval[1] * num_steps
 
     def forward(self, x: Tensor, t: Tensor, **condition: Tensor | None) -> Tensor:
-        """The guided prediction, (B, C, H, W) as the network's, float32 where two were mixed.
+        """Predict with guidance: as the network does, in float32 where two predictions are combined.
 
         Args:
-            x: noisy pictures (B, C, H, W).
+            x: noisy images (B, C, H, W).
             t: times (B,).
-            condition: what else the network is told, of B rows each.
+            condition: further arguments of the network, B rows each.
         """
         weight: float | Tensor = self.weight
         if self.interval is not None and weight != 1:
             inside = (t >= self.interval[0]) & (t < self.interval[1])
-            # Waits for the device, which costs less than a second pass for nothing.
+            # Synchronizes with the device, which costs less than a second pass that is not needed.
             weight = (1 + (weight - 1) * inside.float()).view(-1, 1, 1, 1) if inside.any() else 1
-        nothing = {name: torch.full_like(condition[name], value) for name, value in self.null.items()}
+        null = {
+            name: torch.full_like(value, self.null_condition[name])
+            for name, value in condition.items()
+            if value is not None and name in self.null_condition
+        }
         if isinstance(weight, (int, float)) and weight in (0, 1):
-            return self.network(x, t, **(condition if weight == 1 else condition | nothing))
+            return self.network(x, t, **(condition if weight == 1 else {**condition, **null}))
         twice = {
-            name: None if value is None else torch.cat([value, nothing.get(name, value)])
+            name: None if value is None else torch.cat([value, null.get(name, value)])
             for name, value in condition.items()
         }
         output = self.network(torch.cat([x, x]), torch.cat([t, t]), **twice)
@@ -91,17 +97,17 @@ class Guided(nn.Module):
 
 
 def static_threshold(x0: Tensor) -> Tensor:
-    """A predicted picture (B, C, H, W), clipped to [-1, 1]."""
+    """Clip a predicted image (B, C, H, W) to [-1, 1]."""
     return x0.clamp(-1, 1)
 
 
 def dynamic_threshold(x0: Tensor, percentile: float = 0.995) -> Tensor:
-    """A predicted picture, clipped where its values become rare and scaled back into [-1, 1] (Saharia et al. 2022, section
-    2.3): guidance does not saturate it. What lies within [-1, 1] stays as it is.
+    """Clip a predicted image at a percentile of its absolute values and rescale it to [-1, 1] (Saharia et al. 2022, section
+    2.3), which prevents saturation by guidance. An image within [-1, 1] is unchanged.
 
     Args:
         x0: (B, C, H, W), computed in float32.
-        percentile: in (0, 1]: the part of a picture's values that is not clipped, if they exceed 1.
+        percentile: in (0, 1]: fraction of an image's values that are not clipped, if the others exceed 1.
     """
     x0 = x0.float()
     scale = torch.quantile(x0.abs().flatten(1), percentile, dim=1).clamp(min=1).view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Inpainting: drawing what is missing of a picture with a model that never learned to."""
+"""Inpainting with a model that was not trained for it."""
 
 from itertools import pairwise
 
@@ -8,7 +8,6 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
-    Denoise,
     OnStep,
     Pairs,
     Step,
@@ -17,10 +16,11 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
     diffuse,
 )
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.protocols import X0Predictor
 
 
 def repaint(
-    denoise: Denoise,
+    denoise: X0Predictor,
     x: Tensor,
     known: Tensor,
     mask: Tensor,
@@ -33,39 +33,39 @@ def repaint(
     generator: Generators = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """RePaint (Lugmayr et al. 2022, Algorithm 1): what is known is put in at every step, with the noise of its time; going
-    back and forth through the times lets the rest find what fits to it.
+    """Inpaint by RePaint (Lugmayr et al. 2022, Algorithm 1): every step inserts the known part with the noise of its time.
+    Jumps back in time and repeated steps harmonize the unknown part with it.
 
     Args:
-        denoise: predicts the picture.
+        denoise: predicts x0.
         x: noise (B, C, H, W): x at the first pair's t.
-        known: pictures (B, C, H, W) in [-1, 1]; any value where they are missing.
-        mask: bool or float, broadcasts with x: 1 where the picture is known, 0 where it is missing.
-        pairs: times (t, t_prev), falling, each beginning where the last one ended; see ``time_pairs``.
-        schedule: says what the times mean.
-        jump_length: how many steps it goes back at once; j in the paper.
-        resamples: how often it goes through the same steps; 1: never back. r in the paper.
+        known: images (B, C, H, W) in [-1, 1], with any value where they are missing.
+        mask: bool or float, broadcasts with x: 1 where the image is known, 0 where it is missing.
+        pairs: falling times (t, t_prev), each starting where the last one ended; see ``time_pairs``.
+        schedule: of the noise.
+        jump_length: number of steps of a jump back; j in the paper.
+        resamples: number of times that the same steps are taken; 1: no jumps. r in the paper.
         variance: see ``ancestral``.
-        generator: decides the noise.
-        on_step: is told of every step towards the picture, those done again too.
+        generator: determines the noise.
+        on_step: called after every step towards the image, also repeated ones.
 
     Returns:
-        Pictures (B, C, H, W): x at the last pair's t_prev; if that is -1, equal to ``known`` where the mask is 1.
+        Images (B, C, H, W): x at the last pair's t_prev; if that is -1, equal to ``known`` where the mask is 1.
 
     Raises:
         UsageError: a jump_length or resamples below 1, or a mask of another shape.
     """
     if mask.dim() > 4 or any(a not in (1, b) for a, b in zip(mask.shape[::-1], x.shape[::-1], strict=False)):
         raise UsageError(
-            f"the mask's shape {tuple(mask.shape)} does not broadcast with that of pictures, {tuple(x.shape)}"
+            f"the mask's shape {tuple(mask.shape)} does not broadcast with that of the images, {tuple(x.shape)}"
         )
     mask = mask.to(x)
-    known = torch.where(mask > 0, known.to(x), 0.0)  # a NaN times 0 would be one
-    way = resampling(len(pairs), jump_length, resamples)
-    moves = list(pairwise(way))
+    known = torch.where(mask > 0, known.to(x), 0.0)  # NaN times 0 is NaN
+    times = resampling_times(len(pairs), jump_length, resamples)
+    moves = list(pairwise(times))
     index, count = 0, sum(to < at for at, to in moves)
     for at, to in moves:
-        t, t_prev = pairs[-1 - max(at, to)]  # the pair between two neighbours on the way
+        t, t_prev = pairs[-1 - max(at, to)]  # the pair between two neighbours of the sequence
         if to > at:
             x = diffuse(x, schedule, t_prev, t, generator)  # line 10
             continue
@@ -78,20 +78,20 @@ def repaint(
     return x
 
 
-def resampling(steps: int, jump_length: int, resamples: int) -> list[int]:
-    """The way through the times, from steps - 1 to -1, each one more or one less than the last (Lugmayr et al. 2022,
-    section 4.2): from every jump_length-th time it goes jump_length back, resamples - 1 times.
+def resampling_times(steps: int, jump_length: int, resamples: int) -> list[int]:
+    """Compute the sequence of times from steps - 1 to -1, each one more or one less than the last (Lugmayr et al. 2022,
+    section 4.2). From every jump_length-th time it jumps back by jump_length, resamples - 1 times.
 
     Raises:
         UsageError: a jump_length or resamples below 1.
     """
     if jump_length < 1 or resamples < 1:
-        raise UsageError(f"jump_length is {jump_length} and resamples {resamples}; both must be at least 1")
+        raise UsageError(f"jump_length and resamples must be at least 1, got {jump_length} and {resamples}")
     left = dict.fromkeys(range(0, steps - jump_length, jump_length), resamples - 1)
-    way = [steps - 1]
-    while way[-1] >= 0:
-        if left.get(way[-1], 0):
-            left[way[-1]] -= 1
-            way += range(way[-1] + 1, way[-1] + jump_length + 1)
-        way.append(way[-1] - 1)
-    return way
+    times = [steps - 1]
+    while times[-1] >= 0:
+        if left.get(times[-1], 0):
+            left[times[-1]] -= 1
+            times += range(times[-1] + 1, times[-1] + jump_length + 1)
+        times.append(times[-1] - 1)
+    return times

@@ -1,4 +1,4 @@
-"""Denoising: what samplers ask of a network: noisy pictures and a time, for the pictures behind the noise."""
+"""ModelWrapper: a network as x0-prediction, as samplers need it."""
 
 from typing import Any
 
@@ -9,24 +9,24 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.objective.parameterization import Prediction, to_x0
 from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, dynamic_threshold, static_threshold
-from darkroom.lightning_modules.diffusion.sampling.samplers import Denoised
+from darkroom.lightning_modules.diffusion.sampling.samplers import X0Prediction
 from darkroom.lightning_modules.utils.arguments import check_choice
 
 
-def ask(
+def call_network(
     network: nn.Module, x: Tensor, t: Tensor, condition: dict[str, Any], learned_variance: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """What a network predicts, float32 (B, C, H, W), and v of the variance, where it is learned.
+    """Return a network's prediction, float32 (B, C, H, W), and v of the variance if it is learned.
 
     Args:
         network: called as ``network(x, t, **condition)``, in its own precision.
-        x: noisy pictures (B, C, H, W).
+        x: noisy images (B, C, H, W).
         t: times (B,).
-        condition: label and what else it is given.
+        condition: further arguments, such as ``label``.
         learned_variance: the network returns twice as many channels.
 
     Raises:
-        UsageError: another number of channels.
+        UsageError: the output has another number of channels.
     """
     output = network(x.to(next(network.parameters()).dtype), t, **condition).float()
     channels = x.shape[1]
@@ -38,28 +38,28 @@ def ask(
     return (output, None) if not learned_variance else (output[:, :channels], output[:, channels:])
 
 
-def guess_of(x0: Tensor) -> Tensor:
-    """What a network that conditions itself is given of a predicted picture (B, C, H, W): values that pictures have."""
+def clamp_x0(x0: Tensor) -> Tensor:
+    """Clamp a predicted image (B, C, H, W) to the range of images, for self-conditioning."""
     return x0.clamp(-1, 1)
 
 
-class Denoising:
-    """A network as a ``Denoise``: ``denoising(x_t, t)`` is the picture predicted, thresholded, and v of the variance.
+class ModelWrapper:
+    """A network as ``X0Predictor``: ``model(x_t, t)`` is the predicted image, thresholded, and v of the variance.
 
-    It remembers its last prediction, if the network conditions on that: make a new one for every sampling.
+    With self-conditioning it stores its last prediction, so every sampling needs a new wrapper.
 
     Args:
-        network: called as ``network(x, t, **condition)``; see ``ask``.
-        schedule: says what t means.
-        prediction: what the network's output is: eps, x0 or v.
-        condition: label and what else the network is given.
-        learned_variance: its output has a second half, v.
-        self_conditioning: it is also given its last prediction, as ``x0``.
-        threshold: of the predicted picture: static, dynamic or none.
+        network: called as ``network(x, t, **condition)``; see ``call_network``.
+        schedule: of the noise.
+        prediction: output of the network: eps, x0 or v.
+        condition: further arguments of the network, such as ``label``.
+        learned_variance: the second half of the output is v of the variance.
+        self_conditioning: the last prediction is a further argument, ``x0``.
+        threshold: of the predicted image: static, dynamic or none.
         percentile: of dynamic thresholding.
 
     Raises:
-        UsageError: a threshold that there is not, or a percentile out of (0, 1].
+        UsageError: an unknown threshold, or a percentile out of (0, 1].
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class Denoising:
         self.threshold, self.percentile = check_choice("model.sampling.threshold", threshold, Threshold), percentile
         self._last: Tensor | None = None
 
-    def __call__(self, x: Tensor, t: float) -> Denoised:
+    def __call__(self, x: Tensor, t: float) -> X0Prediction:
         condition = self.condition
         if self.self_conditioning:
             condition = condition | {"x0": torch.zeros_like(x) if self._last is None else self._last}
         dtype = torch.long if isinstance(t, int) else torch.float32
         times = torch.full((len(x),), t, dtype=dtype, device=x.device)
-        output, variance = ask(self.network, x, times, condition, self.learned_variance)
+        output, variance = call_network(self.network, x, times, condition, self.learned_variance)
         x0 = to_x0(self.prediction, output, x, *self.schedule.at(t))
         if self.threshold == "static":
             x0 = static_threshold(x0)
         elif self.threshold == "dynamic":
             x0 = dynamic_threshold(x0, self.percentile)
-        self._last = guess_of(x0)
-        return Denoised(x0, variance)
+        self._last = clamp_x0(x0)
+        return X0Prediction(x0, variance)

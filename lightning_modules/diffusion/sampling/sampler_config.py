@@ -1,5 +1,6 @@
 """Options of sampling: which sampler, how many steps, guidance and thresholds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -10,7 +11,6 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, check_interval
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
-    Denoise,
     OnStep,
     Pairs,
     Spacing,
@@ -23,6 +23,7 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
 )
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.protocols import X0Predictor
 
 SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
 _SPACINGS: dict[str, Spacing] = {"dpm_solver++": "log_snr", "heun": "karras"}  # uniform for the others
@@ -57,7 +58,7 @@ class Sampling:
     steps: int | None = None
     spacing: Spacing | None = None
     eta: float = 0.0
-    order: int = 2
+    order: Literal[1, 2, 3] = 2
     variance: Variance = "large"
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
@@ -75,7 +76,6 @@ class Sampling:
             )
         if self.order not in (1, 2, 3):
             raise UsageError(f"model.sampling.order must be 1, 2 or 3, got {self.order}")
-
         if self.threshold is not None:
             check_choice("model.sampling.threshold", self.threshold, Threshold)
         if not 0 < self.percentile <= 1:
@@ -86,24 +86,33 @@ class Sampling:
         """Return a copy with these values for options that are None."""
         return replace(self, **{name: value for name, value in defaults.items() if vars(self)[name] is None})
 
-    def pairs(self, schedule: NoiseSchedule) -> Pairs:
-        """The times (t, t_prev) that it goes through."""
+    def pairs(self, schedule: NoiseSchedule, key: str = "model.sampling.steps") -> Pairs:
+        """Compute the times (t, t_prev) of all steps.
+
+        Args:
+            schedule: of the noise.
+            key: setting that error messages name.
+
+        Raises:
+            UsageError: the schedule has fewer steps.
+        """
         assert self.steps is not None, "a method's defaults come first"
-        return time_pairs(schedule, self.steps, self.spacing or _SPACINGS.get(self.sampler, "uniform"))
+        return time_pairs(schedule, self.steps, self.spacing or _SPACINGS.get(self.sampler, "uniform"), key)
 
     def run(
         self,
-        denoise: Denoise,
+        denoise: X0Predictor,
         x: Tensor,
         schedule: NoiseSchedule,
         generator: Generators = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """From noise (B, C, H, W) to pictures; arguments as of ``samplers``."""
-        run = {
+        """Sample images from noise (B, C, H, W); see ``samplers`` for the arguments."""
+        samplers: dict[SamplerName, Callable[..., Tensor]] = {
             "ancestral": partial(ancestral, variance=self.variance),
             "ddim": partial(ddim, eta=self.eta),
             "dpm_solver++": partial(dpm_solver_pp, order=self.order),
             "heun": heun,
-        }[self.sampler]
+        }
+        run = samplers[self.sampler]
         return run(denoise, x, self.pairs(schedule), schedule, generator=generator, on_step=on_step)

@@ -1,12 +1,13 @@
-"""Samplers: from noise to pictures, as pure functions of a denoiser.
+"""Samplers: from noise to images, as pure functions of a model that predicts x0.
 
-A sampler goes through pairs (t, t_prev) of times, in the order given: it asks the denoiser at t, and moves on to t_prev; no
-time is worked out from another. Times and coefficients are Python's numbers, states are tensors on their device, and all
-noise comes from ``draw_noise``: a picture with its own generator does not depend on its batch.
+A sampler takes a step for each pair (t, t_prev) of times, in the given order: it predicts x0 at t, and computes x at
+t_prev. Times and coefficients are Python numbers; states are tensors on the device of x. All noise comes from
+``sample_noise``, so an image with its own generator does not depend on its batch.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -14,32 +15,34 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.utils.arguments import check_choice
-from darkroom.lightning_modules.utils.random import Generators, draw_noise
+from darkroom.lightning_modules.utils.random import Generators, sample_noise
+from darkroom.protocols import X0Output, X0Predictor
 
 Variance = Literal["small", "large", "learned"]
 Spacing = Literal["uniform", "quadratic", "log_snr", "karras"]
-Pairs = Sequence[tuple[float, float]]  # (t, t_prev); -1 is the picture itself
+Pairs = Sequence[tuple[float, float]]  # (t, t_prev); -1 is the image itself
 
 
-class Denoised(NamedTuple):
-    """What a denoiser says of x_t.
+class X0Prediction(NamedTuple):
+    """Prediction of a model for x_t.
 
     Args:
-        x0: the picture predicted, thresholded if it is to be: float32 (B, C, H, W).
-        variance: v in [-1, 1], of the same shape, of a network that learned the variance of a step (Nichol & Dhariwal 2021,
-            equation 15).
+        x0: predicted image, thresholded, float32 (B, C, H, W).
+        variance: v in [-1, 1] of a learned variance, of the same shape (Nichol & Dhariwal 2021, equation 15); None: the
+            variance is not learned.
     """
 
     x0: Tensor
     variance: Tensor | None = None
 
 
-class Step(NamedTuple):
-    """What a sampler has just done: step ``index`` of ``count``, from time t to t_prev.
+@dataclass(frozen=True)
+class Step:
+    """A step of a sampler: number ``index`` of ``count``, from time t to t_prev.
 
     Args:
-        x: where it is now: x at t_prev, (B, C, H, W).
-        x0: the picture that it predicted from x at t, (B, C, H, W).
+        x: state after the step, x at t_prev, (B, C, H, W).
+        x0: image predicted from x at t, (B, C, H, W).
     """
 
     index: int
@@ -50,43 +53,44 @@ class Step(NamedTuple):
     x0: Tensor
 
 
-Denoise = Callable[[Tensor, float], Denoised]  # (x_t (B, C, H, W), t)
 OnStep = Callable[[Step], None]
 
 
 # --- times ------------------------------------------------------------------------------------------------------------
 
 
-NOISIEST = 80.0  # sigma / alpha; a picture is 1 / 80 of it
+NOISIEST = 80.0  # sigma / alpha
 
 
-def time_pairs(schedule: NoiseSchedule, steps: int, spacing: Spacing = "uniform") -> list[tuple[float, float]]:
-    """Pairs (t, t_prev) of a sampler's steps: each begins where the last one ended, and the last one ends at -1.
+def time_pairs(
+    schedule: NoiseSchedule, steps: int, spacing: Spacing = "uniform", key: str = "model.sampling.steps"
+) -> list[tuple[float, float]]:
+    """Compute the pairs (t, t_prev) of a sampler's steps: each starts where the last one ended, the last one ends at -1.
 
     Args:
-        schedule: says how many steps there are, and how noisy each is.
-        steps: how many pairs, at least 1.
-        spacing: uniform and quadratic (Song et al. 2021, appendix D.2; denser towards the picture) are whole numbers from
-            T - 1 on, all different, so at most T; with T of them every step is taken. log_snr is even in log SNR (Lu et al.
-            2022b), karras in (sigma / alpha)^(1 / 7) (Karras et al. 2022, equation 5). Their times are fractions; of two
-            pairs or more the last is (0, -1), and the first begins where sigma / alpha is 80, as in EDM, if T - 1 is
-            noisier: noise is as good there, and a cosine schedule would spend its steps, and Heun's method its precision,
-            on nothing.
+        schedule: of the noise.
+        steps: number of pairs, at least 1.
+        spacing: uniform and quadratic (Song et al. 2021, appendix D.2; denser towards the image) are distinct integers from
+            T - 1 down, so at most T. log_snr is even in log SNR (Lu et al. 2022b), karras in (sigma / alpha)^(1 / 7)
+            (Karras et al. 2022, equation 5). Their times are fractions. If there are two pairs or more, the last is (0,
+            -1). The first starts where sigma / alpha is 80, as in EDM, if T - 1 is noisier: earlier steps would change
+            nothing, and cost Heun's method precision.
+        key: setting that error messages name.
 
     Raises:
-        UsageError: fewer steps than 1, or more than the schedule has.
+        UsageError: fewer than 1 step, or more than the schedule has.
     """
-    whole = check_choice("model.spacing", spacing, Spacing) in ("uniform", "quadratic")
+    whole = check_choice("model.sampling.spacing", spacing, Spacing) in ("uniform", "quadratic")
     if steps < 1 or (whole and steps > schedule.num_steps):
         most = f" and at most the schedule's {schedule.num_steps}" if whole else ""
-        raise UsageError(f"model.steps is {steps}; with {spacing} spacing it must be at least 1{most}")
+        raise UsageError(f"{key} must be at least 1{most} with {spacing} spacing, got {steps}")
     times = (_whole_times if whole else _fractional_times)(schedule, steps, spacing)
     return list(zip(times, [*times[1:], -1], strict=True))
 
 
 def _whole_times(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> list[int]:
     total, power = schedule.num_steps, 1 if spacing == "uniform" else 2
-    # Near the picture squares are less than a step apart, so steps are taken one by one there.
+    # Near the image squares are less than a step apart, so every step is taken there.
     return [max(i, round(total * (i / steps) ** power)) - 1 for i in range(steps, 0, -1)]
 
 
@@ -99,14 +103,14 @@ def _fractional_times(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> 
     levels = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
     if spacing == "karras":
         levels = [rho * math.log(level) for level in levels]
-    return [round(schedule.time_of(-level), 9) for level in levels]  # whole at the ends
+    return [round(schedule.time_of(-level), 9) for level in levels]  # integers at the ends
 
 
 # --- stochastic samplers ----------------------------------------------------------------------------------------------
 
 
 def ancestral(
-    denoise: Denoise,
+    denoise: X0Predictor,
     x: Tensor,
     pairs: Pairs,
     schedule: NoiseSchedule,
@@ -115,30 +119,30 @@ def ancestral(
     generator: Generators = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Algorithm 2 of DDPM (Ho et al. 2020), also of fewer steps (Nichol & Dhariwal 2021, section 4).
+    """Sample by Algorithm 2 of DDPM (Ho et al. 2020), also in fewer steps (Nichol & Dhariwal 2021, section 4).
 
     Args:
-        denoise: predicts the picture.
+        denoise: predicts x0.
         x: noise (B, C, H, W): x at the first pair's t.
-        pairs: times (t, t_prev), falling; see ``time_pairs``.
-        schedule: says what the times mean.
-        variance: of a step: small is the posterior's, right for one picture; large that of the forward process, right for
-            pictures that are noise; learned what the denoiser says.
-        generator: decides the noise.
-        on_step: is told of every step.
+        pairs: falling times (t, t_prev); see ``time_pairs``.
+        schedule: of the noise.
+        variance: of a step: small is the posterior's, optimal for a single image; large that of the forward process,
+            optimal for images that are noise; learned that of the model.
+        generator: determines the noise.
+        on_step: called after every step.
 
     Returns:
-        Pictures (B, C, H, W): x at the last pair's t_prev.
+        Images (B, C, H, W): x at the last pair's t_prev.
     """
     for index, (t, t_prev) in enumerate(pairs):
         denoised = denoise(x, t)
         x = ancestral_step(denoised, x, schedule, t, t_prev, variance, generator)
-        _tell(on_step, index, pairs, x, denoised.x0)
+        _call(on_step, index, pairs, x, denoised.x0)
     return x
 
 
 def ancestral_step(
-    denoised: Denoised,
+    denoised: X0Output,
     x: Tensor,
     schedule: NoiseSchedule,
     t: float,
@@ -146,7 +150,7 @@ def ancestral_step(
     variance: Variance = "large",
     generator: Generators = None,
 ) -> Tensor:
-    """x at t_prev, drawn from p(x_{t_prev} | x_t): one step of ``ancestral``, where the arguments are explained."""
+    """Sample x at t_prev from p(x_{t_prev} | x_t): one step of ``ancestral``, which documents the arguments."""
     alpha, sigma = schedule.at(t)
     alpha_prev, sigma_prev = schedule.at(t_prev)
     beta, beta_tilde = step_variances(schedule, t, t_prev)
@@ -154,20 +158,20 @@ def ancestral_step(
     mean = of_x0 * denoised.x0 + of_x * x  # Ho et al. 2020, equation 7
     if t_prev == -1:  # Algorithm 2, line 3: no noise at the last step
         return mean
-    noise = draw_noise(x.shape, x.device, generator)
+    noise = sample_noise(x.shape, x.device, generator)
     if variance != "learned":
         return mean + math.sqrt(beta if variance == "large" else beta_tilde) * noise
     if denoised.variance is None:
-        raise UsageError(
-            "the variance of ancestral steps is to be learned, but the denoiser learned none; use small or large"
-        )
-    part = (denoised.variance + 1) / 2
-    log_variance = part * math.log(beta) + (1 - part) * math.log(beta_tilde)  # Nichol & Dhariwal 2021, equation 15
+        raise UsageError("the variance of ancestral steps is learned, but the model predicts none; use small or large")
+    fraction = (denoised.variance + 1) / 2
+    log_variance = fraction * math.log(beta) + (1 - fraction) * math.log(
+        beta_tilde
+    )  # Nichol & Dhariwal 2021, equation 15
     return mean + (log_variance / 2).exp() * noise
 
 
 def ddim(
-    denoise: Denoise,
+    denoise: X0Predictor,
     x: Tensor,
     pairs: Pairs,
     schedule: NoiseSchedule,
@@ -176,22 +180,22 @@ def ddim(
     generator: Generators = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """DDIM (Song et al. 2021).
+    """Sample by DDIM (Song et al. 2021).
 
     Args:
-        denoise: predicts the picture.
+        denoise: predicts x0.
         x: noise (B, C, H, W): x at the first pair's t.
-        pairs: times (t, t_prev), falling; see ``time_pairs``.
-        schedule: says what the times mean.
-        eta: in [0, 1]: 0 draws no noise, so that x alone decides the picture; 1 is ``ancestral`` with its small variance.
-        generator: decides the noise.
-        on_step: is told of every step.
+        pairs: falling times (t, t_prev); see ``time_pairs``.
+        schedule: of the noise.
+        eta: in [0, 1]: 0 adds no noise, so x determines the image; 1 is ``ancestral`` with the small variance.
+        generator: determines the noise.
+        on_step: called after every step.
 
     Returns:
-        Pictures (B, C, H, W): x at the last pair's t_prev.
+        Images (B, C, H, W): x at the last pair's t_prev.
     """
     if not 0 <= eta <= 1:
-        raise UsageError(f"model.eta is {eta}; it is 0 (no noise) to 1 (as much as the posterior has)")
+        raise UsageError(f"model.sampling.eta must be from 0 (no noise) to 1 (as much as the posterior has), got {eta}")
     for index, (t, t_prev) in enumerate(pairs):
         x0 = denoise(x, t).x0
         variance = eta**2 * step_variances(schedule, t, t_prev)[1]  # equation 16
@@ -199,8 +203,8 @@ def ddim(
         towards_x = math.sqrt(max(sigma_prev**2 - variance, 0.0))
         x = alpha_prev * x0 + towards_x * _eps(x, x0, schedule, t)  # equation 12
         if variance > 0:
-            x = x + math.sqrt(variance) * draw_noise(x.shape, x.device, generator)
-        _tell(on_step, index, pairs, x, x0)
+            x = x + math.sqrt(variance) * sample_noise(x.shape, x.device, generator)
+        _call(on_step, index, pairs, x, x0)
     return x
 
 
@@ -208,7 +212,7 @@ def ddim(
 
 
 def dpm_solver_pp(
-    denoise: Denoise,
+    denoise: X0Predictor,
     x: Tensor,
     pairs: Pairs,
     schedule: NoiseSchedule,
@@ -217,53 +221,53 @@ def dpm_solver_pp(
     generator: Generators = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """DPM-Solver++, multistep (Lu et al. 2022b): one question a step, the answers before it for the higher orders.
+    """Sample by multistep DPM-Solver++ (Lu et al. 2022b): one prediction a step, and earlier ones for higher orders.
 
-    Of lower order at the start, where there are fewer answers, and at the end: the last step is of order 1, which towards
-    the picture itself is exact, the one before it at most of order 2.
+    The order is lower at the start, where there are fewer predictions, and at the end. The last step has order 1, which is
+    exact towards the image itself; the step before it has at most order 2.
 
     Args:
-        denoise: predicts the picture.
+        denoise: predicts x0.
         x: noise (B, C, H, W): x at the first pair's t.
-        pairs: times (t, t_prev), falling; see ``time_pairs``.
-        schedule: says what the times mean.
+        pairs: falling times (t, t_prev); see ``time_pairs``.
+        schedule: of the noise.
         order: 1 is DDIM; 2 is Algorithm 2; 3 is less stable under guidance.
-        generator: as other samplers have it; nothing is drawn here.
-        on_step: is told of every step.
+        generator: not used; an argument of all samplers.
+        on_step: called after every step.
 
     Returns:
-        Pictures (B, C, H, W): x at the last pair's t_prev.
+        Images (B, C, H, W): x at the last pair's t_prev.
     """
-    answers: list[tuple[float, Tensor]] = []  # (lambda, x0), newest first; lambda is log(alpha / sigma)
+    predictions: list[tuple[float, Tensor]] = []  # (lambda, x0), newest first; lambda is log(alpha / sigma)
     for index, (t, t_prev) in enumerate(pairs):
-        answers = [(schedule.half_log_snr(t), denoise(x, t).x0), *answers[: order - 1]]
+        predictions = [(schedule.half_log_snr(t), denoise(x, t).x0), *predictions[: order - 1]]
         (_, sigma), (alpha_prev, sigma_prev) = schedule.at(t), schedule.at(t_prev)
-        ahead = math.inf if t_prev == -1 else schedule.half_log_snr(t_prev) - answers[0][0]
-        x = sigma_prev / sigma * x + alpha_prev * _integral(answers[: len(pairs) - index], ahead)
-        _tell(on_step, index, pairs, x, answers[0][1])
+        ahead = math.inf if t_prev == -1 else schedule.half_log_snr(t_prev) - predictions[0][0]
+        x = sigma_prev / sigma * x + alpha_prev * _integral(predictions[: len(pairs) - index], ahead)
+        _call(on_step, index, pairs, x, predictions[0][1])
     return x
 
 
-def _integral(answers: Sequence[tuple[float, Tensor]], ahead: float) -> Tensor:
-    """Integral of e^(u - h) x0(u) over u = 0 ... h, x0 being a Taylor polynomial in log SNR / 2 through as many answers as
-    given (Lu et al. 2022b, equation 9), newest first; ``ahead`` is h.
+def _integral(predictions: Sequence[tuple[float, Tensor]], ahead: float) -> Tensor:
+    """Integrate e^(u - h) x0(u) over u = 0 ... h, where x0 is a Taylor polynomial in log SNR / 2 through the given
+    predictions (Lu et al. 2022b, equation 9), newest first; ``ahead`` is h.
     """
-    (now, x0), grown = answers[0], -math.expm1(-ahead)
-    if len(answers) == 1:
+    (now, x0), grown = predictions[0], -math.expm1(-ahead)
+    if len(predictions) == 1:
         return grown * x0
-    before, x0_before = answers[1]
+    before, x0_before = predictions[1]
     slope = (x0 - x0_before) / (now - before)
-    if len(answers) == 2:
+    if len(predictions) == 2:
         return grown * (x0 + ahead / 2 * slope)  # Algorithm 2, with h / 2 for (h - grown) / grown
-    long_before, x0_long_before = answers[2]
+    long_before, x0_long_before = predictions[2]
     slope_before = (x0_before - x0_long_before) / (before - long_before)
     curve = (slope - slope_before) / (now - long_before)  # half the second derivative
-    slope = slope + (now - before) * curve  # now, no longer half-way to the answer before
+    slope = slope + (now - before) * curve  # now, not half-way to the prediction before
     return grown * x0 + (ahead - grown) * slope + (ahead**2 - 2 * ahead + 2 * grown) * curve
 
 
 def heun(
-    denoise: Denoise,
+    denoise: X0Predictor,
     x: Tensor,
     pairs: Pairs,
     schedule: NoiseSchedule,
@@ -274,23 +278,23 @@ def heun(
     generator: Generators = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Heun's method in x / alpha over sigma / alpha (EDM; Karras et al. 2022, Algorithms 1 and 2).
+    """Sample by Heun's method in x / alpha over sigma / alpha (EDM; Karras et al. 2022, Algorithms 1 and 2).
 
-    It asks the denoiser twice a step, but once where the step ends at the picture itself: 2 n - 1 times.
+    It predicts twice a step, but once in a step that ends at the image itself: 2 n - 1 times.
 
     Args:
-        denoise: predicts the picture.
+        denoise: predicts x0.
         x: noise (B, C, H, W): x at the first pair's t.
         pairs: times (t, t_prev), falling; see ``time_pairs``.
-        schedule: says what the times mean; noise that churn adds stays within it.
-        churn: S_churn: how much noise is added, and taken away again, over all steps; 0: none, the deterministic method.
-        churn_range: S_tmin and S_tmax, in sigma / alpha: only there.
-        churn_noise: S_noise: its standard deviation, of what it should be.
-        generator: decides the noise.
-        on_step: is told of every step.
+        schedule: of the noise; churn does not exceed its noisiest time.
+        churn: S_churn: amount of noise that is added and removed over all steps; 0: the deterministic method.
+        churn_range: S_tmin and S_tmax, the range of sigma / alpha with churn.
+        churn_noise: S_noise: factor of the standard deviation of the added noise.
+        generator: determines the noise.
+        on_step: called after every step.
 
     Returns:
-        Pictures (B, C, H, W): x at the last pair's t_prev.
+        Images (B, C, H, W): x at the last pair's t_prev.
     """
     for index, (t, t_prev) in enumerate(pairs):
         noise_level, later = math.exp(-schedule.half_log_snr(t)), t
@@ -305,22 +309,22 @@ def heun(
         if t_prev != -1:
             eps_prev = _eps(x, denoise(x, t_prev).x0, schedule, t_prev)  # line 10
             x = x + (sigma_prev - alpha_prev * sigma / alpha) * (eps_prev - eps) / 2  # line 11
-        _tell(on_step, index, pairs, x, x0)
+        _call(on_step, index, pairs, x, x0)
     return x
 
 
 def ddim_invert(
-    denoise: Denoise, x: Tensor, pairs: Pairs, schedule: NoiseSchedule, *, on_step: OnStep | None = None
+    denoise: X0Predictor, x: Tensor, pairs: Pairs, schedule: NoiseSchedule, *, on_step: OnStep | None = None
 ) -> Tensor:
-    """DDIM run backwards: the noise from which ``ddim`` with the same pairs draws about these pictures (Song et al. 2021,
-    section 4.3). The error falls with the number of steps.
+    """Invert DDIM: compute noise from which ``ddim`` with the same pairs samples approximately these images (Song et al.
+    2021, section 4.3). The error falls with the number of steps.
 
     Args:
-        denoise: predicts the picture; a threshold makes inversion worse.
-        x: pictures (B, C, H, W): x at the last pair's t_prev.
-        pairs: of ``ddim``: falling; they are gone through from the last to the first.
-        schedule: says what the times mean.
-        on_step: is told of every step; a Step's t is where it came from and t_prev where it is now, so these times rise.
+        denoise: predicts x0; a threshold increases the error.
+        x: images (B, C, H, W): x at the last pair's t_prev.
+        pairs: of ``ddim``, falling; used from the last to the first.
+        schedule: of the noise.
+        on_step: called after every step with rising times: ``t_prev`` is the time after the step.
 
     Returns:
         Noise (B, C, H, W): x at the first pair's t.
@@ -328,21 +332,21 @@ def ddim_invert(
     backwards = [(t_prev, t) for t, t_prev in reversed(pairs)]
     for index, (t, t_next) in enumerate(backwards):
         (alpha, sigma), (alpha_next, sigma_next) = schedule.at(t), schedule.at(t_next)
-        asked = t_next if t == -1 else t  # of a picture itself a denoiser has nothing to say
-        x_asked = schedule.at(asked)[0] / alpha * x
-        x0 = denoise(x_asked, asked).x0
-        eps = _eps(x_asked, x0, schedule, asked)
+        noisy = t_next if t == -1 else t  # a model predicts nothing for an image without noise
+        x_noisy = schedule.at(noisy)[0] / alpha * x
+        x0 = denoise(x_noisy, noisy).x0
+        eps = _eps(x_noisy, x0, schedule, noisy)
         x = alpha_next / alpha * x + (sigma_next - alpha_next * sigma / alpha) * eps  # equation 14, Euler's step
-        _tell(on_step, index, backwards, x, x0)
+        _call(on_step, index, backwards, x, x0)
     return x
 
 
-# --- what they share --------------------------------------------------------------------------------------------------
+# --- shared by samplers -----------------------------------------------------------------------------------------------
 
 
 def step_variances(schedule: NoiseSchedule, t: float, t_prev: float) -> tuple[float, float]:
-    """beta, the variance that the forward process adds from t_prev to t, and beta tilde, that of q(x_{t_prev} | x_t, x_0)
-    (Ho et al. 2020, equation 7; of a schedule that has these two times alone).
+    """Compute beta, the variance that the forward process adds from t_prev to t, and beta tilde, that of
+    q(x_{t_prev} | x_t, x_0) (Ho et al. 2020, equation 7; for a schedule of these two times only).
     """
     (alpha, sigma), (alpha_prev, sigma_prev) = schedule.at(t), schedule.at(t_prev)
     beta = 1 - (alpha / alpha_prev) ** 2
@@ -352,28 +356,28 @@ def step_variances(schedule: NoiseSchedule, t: float, t_prev: float) -> tuple[fl
 def diffuse(
     x: Tensor, schedule: NoiseSchedule, t: float, later: float, generator: Generators = None, scale: float = 1.0
 ) -> Tensor:
-    """x at a later time, drawn from q(x_later | x_t): the forward process, with noise of this scale.
+    """Sample x at a later time from q(x_later | x_t), the forward process.
 
     Args:
         x: at time t, (B, C, H, W).
-        schedule: says what the times mean.
-        t, later: the times; the same: x itself.
-        generator: decides the noise.
-        scale: of the noise, 1 by rights.
+        schedule: of the noise.
+        t, later: the times; x itself is returned if they are equal.
+        generator: determines the noise.
+        scale: factor of the noise; 1 is the forward process.
     """
     if t == later:
         return x
     beta = step_variances(schedule, later, t)[0]
-    noise = draw_noise(x.shape, x.device, generator)
+    noise = sample_noise(x.shape, x.device, generator)
     return math.sqrt(1 - beta) * x + scale * math.sqrt(beta) * noise  # Ho et al. 2020, equation 2
 
 
 def _eps(x: Tensor, x0: Tensor, schedule: NoiseSchedule, t: float) -> Tensor:
-    """The noise in x_t if the picture is x0, so that the two agree whatever thresholding has done to x0."""
+    """Compute the noise in x_t for a given x0, so that both are consistent also after thresholding."""
     alpha, sigma = schedule.at(t)
     return (x - alpha * x0) / sigma
 
 
-def _tell(on_step: OnStep | None, index: int, pairs: Pairs, x: Tensor, x0: Tensor) -> None:
+def _call(on_step: OnStep | None, index: int, pairs: Pairs, x: Tensor, x0: Tensor) -> None:
     if on_step is not None:
         on_step(Step(index, len(pairs), *pairs[index], x, x0))

@@ -1,4 +1,4 @@
-"""EmbeddingCache: what a frozen text encoder says of each caption, on disk and, the last ones used, in memory."""
+"""EmbeddingCache: embeddings of captions by a frozen text encoder, on disk and in memory."""
 
 import uuid
 from collections import OrderedDict
@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from darkroom.lightning_modules.diffusion.text.encoder import Once
+from darkroom.lightning_modules.diffusion.text.encoder import WarnOnce
 
-_MEMORY = 256 * 2**20  # bytes of embeddings kept in memory
+_MEMORY = 256 * 2**20  # bytes of embeddings in memory
 _HASH, _LENGTH = 16, 4  # bytes of a file's head
 
 
 class Embeddings(NamedTuple):
-    """What an encoder says of a caption.
+    """Embeddings of a caption.
 
     Attributes:
-        rows: float16 (L, dim), one for each token that was read; not to be written to.
-        length: tokens of the whole caption, L or more.
+        rows: float16 (L, dim), one for each token, read-only.
+        length: number of tokens of the whole caption, at least L.
     """
 
     rows: np.ndarray
@@ -29,31 +29,31 @@ class Embeddings(NamedTuple):
 class EmbeddingCache:
     """Embeddings by caption: a file for each, ``<folder>/<two digits>/<hash of the caption>``.
 
-    Ranks and runs may share a folder: files appear whole, and whoever comes last writes the same again. A file is the hash
-    of the rest, the caption's length and the rows; one that is damaged counts as missing. A folder that is full or must
-    not be written is said once, and no more is written.
+    Ranks and runs may share a folder, because files are written atomically. A file holds a hash of the rest, the caption's
+    length and the rows; a damaged file counts as missing. If the folder cannot be written, a warning is shown once, and
+    nothing more is written.
 
     Args:
-        folder: of one encoder; made if it is not there. None: nothing is written.
+        folder: of one encoder; created if it is missing. None: nothing is written.
         dim: of an embedding.
-        memory: bytes of the embeddings last used that are kept beside the files.
+        memory: bytes of the embeddings used last that are cached in memory, too.
     """
 
     def __init__(self, folder: Path | None, dim: int, memory: int = _MEMORY) -> None:
         self.folder, self.dim, self.memory = folder, dim, memory
         self._recent: OrderedDict[str, Embeddings] = OrderedDict()
         self._bytes = 0
-        self._warn_unwritable = Once()
+        self._warn_unwritable = WarnOnce()
 
     def get(self, caption: str) -> Embeddings | None:
-        """What was put for a caption; None: it is not here."""
+        """Return the embeddings of a caption; None: they are not cached."""
         if caption in self._recent:
             self._recent.move_to_end(caption)
             return self._recent[caption]
         if self.folder is None:
             return None
         try:
-            data = self._path(caption).read_bytes()
+            data = _path(self.folder, caption).read_bytes()
         except OSError:
             return None
         if data[:_HASH] != _hash(data[_HASH:]):
@@ -64,20 +64,19 @@ class EmbeddingCache:
         return embeddings
 
     def put(self, caption: str, embeddings: Embeddings) -> None:
-        """Keeps what an encoder says of a caption."""
+        """Cache the embeddings of a caption."""
         self._remember(caption, embeddings)
-        if self.folder is not None and not self._warn_unwritable.said:
+        if self.folder is not None and not self._warn_unwritable.shown:
             try:
-                self._write(self._path(caption), embeddings)
+                self._write(_path(self.folder, caption), embeddings)
             except OSError as error:
                 self._warn_unwritable(
-                    f"embeddings of captions cannot be written to {self.folder} ({error}); from now on they are kept in "
-                    "memory alone, and made again when they are needed again. Give another folder as model.text.cache_dir, "
-                    "or set model.text.cache to memory"
+                    f"embeddings of captions cannot be written to {self.folder} ({error}); from now on they are cached "
+                    "only in memory. Set model.text.cache_dir to another folder, or model.text.cache to memory"
                 )
 
     def _write(self, path: Path, embeddings: Embeddings) -> None:
-        """Writes a file whole or not at all."""
+        """Write a file atomically."""
         data = embeddings.length.to_bytes(_LENGTH, "little") + embeddings.rows.astype(np.float16).tobytes()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -85,12 +84,8 @@ class EmbeddingCache:
             temporary.write_bytes(_hash(data) + data)
             temporary.replace(path)
         except OSError:
-            temporary.unlink(missing_ok=True)  # half of it, where the disk is full
+            temporary.unlink(missing_ok=True)  # incomplete if the disk is full
             raise
-
-    def _path(self, caption: str) -> Path:
-        name = _hash(caption.encode("utf-8", "surrogatepass")).hex()
-        return self.folder / name[:2] / name[2:]
 
     def _remember(self, caption: str, embeddings: Embeddings) -> None:
         if caption in self._recent:
@@ -99,6 +94,11 @@ class EmbeddingCache:
         self._bytes += embeddings.rows.nbytes
         while self._bytes > self.memory:
             self._bytes -= self._recent.popitem(last=False)[1].rows.nbytes
+
+
+def _path(folder: Path, caption: str) -> Path:
+    name = _hash(caption.encode("utf-8", "surrogatepass")).hex()
+    return folder / name[:2] / name[2:]
 
 
 def _hash(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Words: a small text encoder that learns with the pictures, for a world of few words."""
+"""LearnedTextEncoder: a small text encoder that trains with the diffusion model, for captions of few words."""
 
 import re
 from collections import Counter
@@ -9,45 +9,45 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.diffusion.text.encoder import Once, Text, TextEncoder, padded
+from darkroom.lightning_modules.diffusion.text.encoder import Text, TextEncoder, WarnOnce, pad_rows
 
-_UNKNOWN = 0  # the row of all words that are not in the list
+_UNKNOWN = 0  # row of all words outside the vocabulary
 
 
 def split(caption: str) -> list[str]:
-    """The words of a caption: lower case, without punctuation."""
+    """Split a caption into words, lower case, without punctuation."""
     return re.findall(r"\w+", caption.lower())
 
 
-class Words(TextEncoder):
-    """A transformer encoder of words (Vaswani et al. 2017; norms first, as Xiong et al. 2020), trained with the model.
+class LearnedTextEncoder(TextEncoder):
+    """Transformer encoder of words (Vaswani et al. 2017; pre-norm, as Xiong et al. 2020), trained with the model.
 
-    One token is one word. Where a word stands is learned, too: "a red circle left of a blue square" is not its words in
-    another order. No dropout: a caption always means the same. An empty caption has no token.
+    One token is one word, with a learned position embedding. There is no dropout, so the tokens of a caption are
+    deterministic. An empty caption has no token.
 
     Args:
-        words: all that are known, lower case; the command line takes them from the data. What they mean lies in the
-            checkpoint, in their order. All others share an embedding that begins as zeros; the first met are named.
+        words: vocabulary, lower case; the command line takes it from the data. Embeddings in a checkpoint are in its order.
+            All other words share one embedding, initially zero; a warning names the first ones.
         dim: of a token.
-        layers: of the transformer; 0: each word by itself, at its place.
-        heads: of attention; they divide dim.
-        max_length: words of a caption.
+        layers: of the transformer; 0: word and position embeddings only.
+        heads: of attention; must divide dim.
+        max_length: largest number of words of a caption.
 
     Raises:
-        UsageError: no words, something that is not one word, heads that do not divide dim.
+        UsageError: the vocabulary is empty or has an entry that is not one word, or heads do not divide dim.
     """
 
     trains: ClassVar[bool] = True
-    told: ClassVar[tuple[str, ...]] = ("words",)
+    linked_arguments: ClassVar[tuple[str, ...]] = ("words",)
 
     def __init__(
         self, words: list[str] | None = None, dim: int = 64, layers: int = 2, heads: int = 4, max_length: int = 32
     ) -> None:
-        super().__init__(dim, max_length)
-        _check(words, dim, layers, heads)
-        self.words = list(words)
+        super().__init__(dim=dim, max_length=max_length)
+        words = _check(words, dim, layers, heads)
+        self.words = words
         self._indices = {word: index for index, word in enumerate(words, start=_UNKNOWN + 1)}
-        self._warn_unknown = Once()
+        self._warn_unknown = WarnOnce()
         self.embedding = nn.Embedding(len(words) + 1, dim)
         self.places = nn.Embedding(max_length, dim)
         self.layers = nn.ModuleList(
@@ -59,42 +59,43 @@ class Words(TextEncoder):
             self.embedding.weight[_UNKNOWN].zero_()
 
     def forward(self, captions: Sequence[str]) -> Text:
-        if not self._warn_unknown.said:
-            self._say_unknown(captions)
-        indices, mask = padded([torch.tensor(self._read(caption), dtype=torch.long) for caption in captions])
+        if not self._warn_unknown.shown:
+            self._warn_unknown_words(captions)
+        indices, mask = pad_rows([torch.tensor(self._read(caption), dtype=torch.long) for caption in captions])
         device = self.embedding.weight.device
         indices, mask = indices.to(device, non_blocking=True), mask.to(device, non_blocking=True)
         x = self.embedding(indices) + self.places.weight[: indices.shape[1]]
-        nothing = ~mask
-        nothing[:, 0] = False  # attention to nothing at all would be nan; an empty caption looks at its padding
+        padding = ~mask
+        padding[:, 0] = False  # an empty caption attends to one padding token, since attention to no token is NaN
         for layer in self.layers:
-            x = layer(x, src_key_padding_mask=nothing)
+            x = layer(x, src_key_padding_mask=padding)
         return Text(self.norm(x).float() * mask[:, :, None], mask)
 
     def tokens_of(self, caption: str) -> list[str]:
         return split(caption)[: self.max_length]
 
     def _read(self, caption: str) -> list[int]:
-        """The rows of a caption's words."""
+        """Return the embedding rows of a caption's words."""
         words = split(caption)
-        self.say_cut(caption, len(words))
+        self.warn_truncated(caption, len(words))
         return [self._indices.get(word, _UNKNOWN) for word in words[: self.max_length]]
 
-    def _say_unknown(self, captions: Sequence[str]) -> None:
-        """Warns, once, of words that mean nothing."""
-        strange = {word for caption in captions for word in split(caption)} - self._indices.keys()
-        if strange:
+    def _warn_unknown_words(self, captions: Sequence[str]) -> None:
+        """Warn once about words outside the vocabulary."""
+        unknown = {word for caption in captions for word in split(caption)} - self._indices.keys()
+        if unknown:
             self._warn_unknown(
-                f"words that the model does not know, which all mean the same to it: {', '.join(sorted(strange))}; "
-                "there may be more such"
+                f"captions have words outside model.text.words, which share one embedding: {', '.join(sorted(unknown))}; "
+                "there may be more"
             )
 
 
-def _check(words: list[str] | None, dim: int, layers: int, heads: int) -> None:
+def _check(words: list[str] | None, dim: int, layers: int, heads: int) -> list[str]:
+    """Return the words, checked."""
     if not words:
         raise UsageError(
-            "model.text.words is empty; give the words of the captions, or data with captions, from which the command line "
-            "takes them"
+            "model.text.words is empty; give the words of the captions, or use data with captions, from which the command "
+            "line takes them"
         )
     for word in words:
         if split(word) != [word]:
@@ -103,6 +104,7 @@ def _check(words: list[str] | None, dim: int, layers: int, heads: int) -> None:
     if twice:
         raise UsageError(f"model.text.words names a word twice: {', '.join(twice)}")
     if dim < 1 or heads < 1 or dim % heads:
-        raise UsageError(f"model.text.heads is {heads}; it divides model.text.dim, which is {dim}")
+        raise UsageError(f"model.text.heads must divide model.text.dim, {dim}, got {heads}")
     if layers < 0:
-        raise UsageError(f"model.text.layers is {layers}; it is at least 0")
+        raise UsageError(f"model.text.layers must be at least 0, got {layers}")
+    return list(words)

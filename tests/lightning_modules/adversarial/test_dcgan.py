@@ -18,6 +18,8 @@ from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
+from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim
+from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
@@ -187,7 +189,7 @@ def test_the_generators_step_leaves_the_discriminator_untouched(tmp_path: Path) 
     """A discriminator that does not learn stays as it is, and holds no gradients of the generator's loss; its batch norm
     follows the pictures of both steps.
     """
-    model = build(discriminator_optimizer=partial(torch.optim.SGD, lr=0.0))
+    model = build(optim=AlternatingOptim(discriminator_optimizer=partial(torch.optim.SGD, lr=0.0)))
     before, generator = weights(model.discriminator), weights(model.generator)
     fit(model, tmp_path, n=4)
     parameters = dict(model.discriminator.named_parameters())
@@ -207,7 +209,7 @@ class Interrupted(DCGAN):
 
 
 def test_the_discriminator_learns_on_after_an_interruption(tmp_path: Path) -> None:
-    model = Interrupted(SHAPE, latent_dim=5, base_channels=4, accumulate_grad_batches=2)
+    model = Interrupted(SHAPE, latent_dim=5, base_channels=4, optim=AlternatingOptim(accumulate_grad_batches=2))
     fitting = trainer(tmp_path)
     with pytest.raises(InterruptedError):
         fitting.fit(model, batches(2))
@@ -219,7 +221,7 @@ def test_the_discriminator_learns_on_after_an_interruption(tmp_path: Path) -> No
 @pytest.mark.parametrize("options", [{}, {"discriminator_norm": "none", "r1": 3.0}])
 def test_one_batch_is_a_step_of_each_against_the_other(tmp_path: Path, options: dict[str, Any]) -> None:
     """The same step by hand: the discriminator's first, on detached pictures, then the generator's with these."""
-    options = options | {"generator_optimizer": sgd, "discriminator_optimizer": sgd}
+    options = options | {"optim": AlternatingOptim(sgd)}
     model, by_hand = loud(build(**options)), loud(build(**options))
     fitting = fit(model, tmp_path, n=1)
     (batch,) = batches(1)
@@ -273,7 +275,7 @@ class Watched(DCGAN):
 def test_the_gradients_of_both_are_clipped(tmp_path: Path, precision: Any) -> None:
     norms = {}
     for clip in (None, 1e-3):
-        model = Watched(SHAPE, latent_dim=5, base_channels=4, gradient_clip_val=clip)
+        model = Watched(SHAPE, latent_dim=5, base_channels=4, optim=AlternatingOptim(gradient_clip_val=clip))
         fit(model, tmp_path, n=2, precision=precision)
         norms[clip] = model.norms
     assert len(norms[None]) == len(norms[1e-3]) == 4  # two steps of each
@@ -291,8 +293,9 @@ class Repeats(DCGAN):
 def play(folder: Path, n: int, size: int, accumulate: int = 1, part: slice = slice(None), **kwargs: Any) -> DCGAN:
     """Fits a part of n batches of 4, in batches of this size, without batch norm where their pictures would meet."""
     torch.manual_seed(0)
-    options = {"discriminator_norm": "none", "r1": 0.1, "generator_optimizer": sgd, "discriminator_optimizer": sgd}
-    model = loud(Repeats(SHAPE, latent_dim=5, base_channels=4, accumulate_grad_batches=accumulate, **options))
+    optim = AlternatingOptim(generator_optimizer=sgd, discriminator_optimizer=sgd, accumulate_grad_batches=accumulate)
+    options = {"discriminator_norm": "none", "r1": 0.1, "optim": optim}
+    model = loud(Repeats(SHAPE, latent_dim=5, base_channels=4, **options))
     data = [{"image": image} for batch in batches(n) for image in batch["image"]]
     trainer(folder, limit_val_batches=0, **kwargs).fit(model, DataLoader(data[part], batch_size=size))
     return model
@@ -330,7 +333,8 @@ def test_two_processes_are_one_with_batches_twice_as_large(tmp_path: Path) -> No
 @pytest.mark.parametrize("every", [1, 2])
 def test_learning_rates_move_with_steps(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
     """Each with those of its optimizer; both end at nothing."""
-    model = build(lr_scheduler=WarmupCosine, accumulate_grad_batches=2, discriminator_steps=every)
+    optim = AlternatingOptim(lr_scheduler=WarmupCosine, accumulate_grad_batches=2)
+    model = build(optim=optim, discriminator_steps=every)
     fitting = fit(model, tmp_path, n=5, max_epochs=2)
     assert fitting.global_step == 6
     for config, steps in zip(fitting.lr_scheduler_configs, (6, 6 // every), strict=True):
@@ -341,9 +345,8 @@ def test_learning_rates_move_with_steps(tmp_path: Path, every: int, recwarn: pyt
 
 @pytest.mark.parametrize("every", [1, 4])  # the generator's first step is in the second epoch
 def test_learning_rates_move_with_epochs(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
-    model = build(
-        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1), discriminator_steps=every
-    )
+    step = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
+    model = build(optim=AlternatingOptim(lr_scheduler=step), discriminator_steps=every)
     fitting = fit(model, tmp_path, n=3, max_epochs=2)
     assert [optimizer.param_groups[0]["lr"] for optimizer in fitting.optimizers] == pytest.approx([2e-6, 2e-6])
     assert not [warning for warning in recwarn if "lr_scheduler" in str(warning.message)]
@@ -357,7 +360,7 @@ class FallsAndRises:
     def prepare(self, module: LightningModule) -> None:
         pass
 
-    def wants(self, stage: str) -> bool:
+    def needs_more(self, stage: str) -> bool:
         return False
 
     def compute(self, stage: str, module: DCGAN) -> dict[str, float]:
@@ -368,7 +371,7 @@ class FallsAndRises:
 def test_learning_rates_fall_where_a_score_no_longer_does(tmp_path: Path) -> None:
     def build_for(monitor: str) -> DCGAN:
         plateau = partial(ReduceLROnPlateau, monitor=monitor, patience=0, factor=0.1)
-        return build(lr_scheduler=plateau, scores=FallsAndRises())
+        return build(optim=AlternatingOptim(lr_scheduler=plateau), scores=FallsAndRises())
 
     settings = {"limit_val_batches": 1, "max_epochs": 7, "check_val_every_n_epoch": 2}
     fitting = fit(build_for("val/cnn_fid"), tmp_path, n=1, **settings)
@@ -395,8 +398,8 @@ def test_learns_to_draw_the_only_picture(tmp_path: Path, norm: Any) -> None:
     picture = torch.full(SHAPE, -0.8)
     picture[:, :8] = 0.8
     adam = partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.99))
-    options = {"generator_optimizer": adam, "discriminator_optimizer": adam, "discriminator_norm": norm}
-    model = build(**options, ema_decay=0.8, base_channels=8)
+    options = {"optim": AlternatingOptim(adam), "ema": EMAOptions(decay=0.8), "discriminator_norm": norm}
+    model = build(**options, base_channels=8)
     assert (model.sample(16) - picture).square().mean() > 0.6
     trainer(tmp_path, max_epochs=1).fit(model, DataLoader([{"image": picture}] * 800, batch_size=8))
     drawn = model.sample(16, generator=torch.Generator().manual_seed(0))
@@ -410,7 +413,8 @@ def test_resumed_in_an_epoch_equals_uninterrupted(tmp_path: Path, options: dict[
     def run(name: str, steps: int, path: Path | None = None) -> dict[str, Any]:
         saving = ModelCheckpoint(tmp_path, name, every_n_train_steps=steps)
         data = ShapesImages(train_size=12, val_size=4, batch_size=4, num_workers=0, side=16)
-        model = build(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5), **options)
+        step = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+        model = build(optim=AlternatingOptim(lr_scheduler=step), **options)
         torch.manual_seed(0)
         kwargs = {"max_epochs": -1, "max_steps": steps, "enable_checkpointing": True, "limit_val_batches": 0}
         trainer(tmp_path, callbacks=[saving, ExactResume()], **kwargs).fit(
@@ -430,7 +434,7 @@ def test_resumed_in_an_epoch_equals_uninterrupted(tmp_path: Path, options: dict[
 
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge", "least_squares"])
 def test_every_loss_trains_in_bf16(tmp_path: Path, loss: Any) -> None:
-    model = build(loss=loss, discriminator_norm="spectral", r1=1.0, channels_last=True)
+    model = build(loss=loss, discriminator_norm="spectral", r1=1.0, optim=AlternatingOptim(channels_last=True))
     fitting = fit(model, tmp_path, precision="bf16-mixed")
     assert fitting.callback_metrics["train/d_loss"].isfinite()
     assert all(p.dtype == torch.float32 for p in model.parameters())
@@ -438,12 +442,12 @@ def test_every_loss_trains_in_bf16(tmp_path: Path, loss: Any) -> None:
 
 def test_the_trainers_own_settings_are_refused_with_ours(tmp_path: Path) -> None:
     for name, value in (("gradient_clip_val", 1.0), ("accumulate_grad_batches", 2)):
-        with pytest.raises(UsageError, match=f"use model.{name}"):
+        with pytest.raises(UsageError, match=f"use model.optim.{name}"):
             fit(build(), tmp_path, **{name: value})
 
 
 def test_a_trainer_fits_twice(tmp_path: Path) -> None:
-    model = build(accumulate_grad_batches=2)
+    model = build(optim=AlternatingOptim(accumulate_grad_batches=2))
     fitting = fit(model, tmp_path)
     assert fitting.accumulate_grad_batches == 1  # another model's own
     fitting.fit_loop.max_epochs = 2
@@ -462,7 +466,7 @@ def test_the_average_draws_the_pictures(tmp_path: Path) -> None:
     z = model.draw_latents(2)
     assert torch.equal(model.decode(z), model.ema.module(z))
     assert not torch.allclose(model.decode(z), model.generator(z))
-    plain = build(ema_decay=None).eval()
+    plain = build(ema=None).eval()
     assert torch.equal(plain.decode(z), plain.generator(z))
 
 
@@ -477,7 +481,7 @@ def test_priors(prior: Any) -> None:
 
 @pytest.mark.parametrize("inference", [False, True])
 def test_encode_finds_the_latent_of_a_drawn_picture(inference: bool) -> None:
-    model = loud(build(ema_decay=None, inversion_steps=150, latent_dim=3, base_channels=8)).eval()
+    model = loud(build(ema=None, inversion_steps=150, latent_dim=3, base_channels=8)).eval()
     z = model.draw_latents(4, torch.Generator().manual_seed(0))
     with torch.inference_mode(inference):
         x = model.decode(z)
@@ -489,7 +493,7 @@ def test_encode_finds_the_latent_of_a_drawn_picture(inference: bool) -> None:
 
 
 def test_encode_leaves_every_part_in_its_mode() -> None:
-    model = build(ema_decay=None)
+    model = build(ema=None)
     model.generator.layers[1].eval()
     before = [part.training for part in model.modules()]
     model.encode(torch.zeros(2, *SHAPE))
@@ -524,19 +528,20 @@ def test_conditional_networks_ask_for_labels() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        *(({name: 0}, rf"model.{name} is 0; .*at least 1") for name in ("latent_dim", "base_channels")),
-        *(({name: 0}, rf"model.{name} is 0;") for name in ("discriminator_steps", "accumulate_grad_batches")),
-        ({"inversion_steps": -1}, "model.inversion_steps is -1; .*at least 0"),
-        ({"gradient_clip_val": 0.0}, "model.gradient_clip_val is 0.0; .*null"),
-        ({"ema_decay": 1.0}, "model.ema_decay is 1.0; .*0.999"),
-        ({"loss": "wgan"}, "model.loss is 'wgan'.*hinge"),
-        ({"prior": "gauss"}, "model.prior is 'gauss'.*normal"),
-        ({"discriminator_norm": "x"}, "model.discriminator_norm is 'x'.*spectral"),
-        ({"r1": -1.0}, "model.r1 is -1.0; .*at least 0"),
-        ({"r1": 1.0}, "model.r1 is 1.0 .*discriminator_norm spectral"),
+        *(({name: 0}, rf"model.{name} must be at least 1, got 0") for name in ("latent_dim", "base_channels")),
+        *(({name: 0}, rf"model.{name} must be at least 1, got 0") for name in ("discriminator_steps",)),
+        ({"optim": {"accumulate_grad_batches": 0}}, "model.optim.accumulate_grad_batches must be at least 1, got 0"),
+        ({"inversion_steps": -1}, "model.inversion_steps must be at least 0, got -1"),
+        ({"optim": {"gradient_clip_val": 0.0}}, "model.optim.gradient_clip_val must be above 0 or null, got 0.0"),
+        ({"ema": {"decay": 1.0}}, "model.ema.decay must be in .*0.999, got 1.0"),
+        ({"loss": "wgan"}, "model.loss must be .*hinge.*got 'wgan'"),
+        ({"prior": "gauss"}, "model.prior must be .*normal.*got 'gauss'"),
+        ({"discriminator_norm": "x"}, "model.discriminator_norm must be .*spectral.*got 'x'"),
+        ({"r1": -1.0}, "model.r1 must be at least 0, got -1.0"),
+        ({"r1": 1.0}, "model.r1 is 1.0 .*discriminator_norm to spectral"),
         (
-            {"r1": 1.0, "discriminator_norm": "none", "compile_network": True},
-            r"model.r1 is 1.0 .*model.compile_network",
+            {"r1": 1.0, "discriminator_norm": "none", "optim": {"compile": True}},
+            r"model.r1 .*model.optim.compile",
         ),
     ],
 )

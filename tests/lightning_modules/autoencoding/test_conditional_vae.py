@@ -20,7 +20,7 @@ class TestConditionalVAE(GenerationContract):
 
 
 class TestConditionalVAEOfMLPs(TestConditionalVAE):
-    test_learns_one_batch_by_heart = None  # trains as TestConditionalVAE does
+    test_overfits_one_batch = None  # trains as TestConditionalVAE does
 
     def build(self, **kwargs: Any) -> ConditionalVAE:
         torch.manual_seed(0)
@@ -35,7 +35,7 @@ def test_one_code_gives_a_picture_of_each_class() -> None:
 
 
 def test_samples_of_the_bound_keep_their_labels() -> None:
-    model, x, labels = TestConditionalVAE().build().eval(), TestConditionalVAE().pictures(5), torch.arange(5)
+    model, x, labels = TestConditionalVAE().build().eval(), TestConditionalVAE().images(5), torch.arange(5)
     mean = model.encode(x, labels=labels)
     certain = torch.full_like(mean, -100.0)  # no noise: all samples the same
     likelihoods, _ = model.log_weights(x, mean, certain, 4, labels)

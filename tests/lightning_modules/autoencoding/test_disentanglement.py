@@ -89,7 +89,7 @@ def test_literal_definition() -> None:
 
 
 def test_one_dimension_has_no_gap() -> None:
-    with pytest.raises(UsageError, match="compares dimensions"):
+    with pytest.raises(UsageError, match="at least 2 dimensions, got 1"):
         MutualInformationGap().update(torch.zeros(4, 1), torch.zeros(4, 2))
 
 

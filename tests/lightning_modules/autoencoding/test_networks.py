@@ -73,7 +73,7 @@ def test_networks_that_do_not_fit_are_refused_by_key() -> None:
         encoder_and_decoder(*build, nn.Conv2d(1, 4, 3), None)
     with pytest.raises(UsageError, match="model.encoder.*labels"):
         encoder_and_decoder(*build[:-1], 5, Wrong(), None)
-    with pytest.raises(UsageError, match="model.latent_dim is 0"):
+    with pytest.raises(UsageError, match="model.latent_dim must be at least 1, got 0"):
         encoder_and_decoder((3, 8, 8), 0, 0, *build[3:], None, None)
 
 

@@ -6,8 +6,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.diffusion.blocks import Attention, Block, TextKeys, TextReader, watching_text
-from darkroom.lightning_modules.diffusion.unet import Denoiser
+from darkroom.lightning_modules.diffusion.blocks import (
+    Attention,
+    Block,
+    TextKeys,
+    TextProjection,
+    record_text_attention,
+)
+from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 
 
 def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:
@@ -59,7 +65,7 @@ def test_an_attention_that_looks_at_words_alone_sees_no_other_pixel() -> None:
 
 
 def test_the_text_is_its_normalised_tokens_and_their_mean() -> None:
-    reader, text = drawn(TextReader(6, 12, [0, 8, 4])), torch.randn(2, 3, 6)
+    reader, text = drawn(TextProjection(6, 12, [0, 8, 4])), torch.randn(2, 3, 6)
     mask = torch.tensor([[True, True, False], [False, False, False]])
     pooled, told = reader(text, mask, 2)
     tokens = reader.norm(text)
@@ -72,7 +78,7 @@ def test_the_text_is_its_normalised_tokens_and_their_mean() -> None:
     torch.testing.assert_close(without, pooled[[1, 1]])
 
 
-def weights(reader: TextReader) -> tuple[Tensor, Tensor]:
+def weights(reader: TextProjection) -> tuple[Tensor, Tensor]:
     return reader.words.weight, reader.words.bias
 
 
@@ -87,7 +93,7 @@ def test_a_block_is_told_as_many_numbers_of_a_word_as_its_attention_takes() -> N
 def test_what_is_watched_is_how_much_each_pixel_looked_at_each_word() -> None:
     attention, x, text = drawn(Attention(8, 4)), torch.randn(2, 8, 2, 3), words(4, 2)
     expected = attention(x, text)
-    with watching_text(attention) as maps:
+    with record_text_attention(attention) as maps:
         assert torch.equal(attention(x, text), expected)
         attention(x)  # no text: nothing to see
     assert [seen.shape for seen in maps] == [(2, 5, 2, 3)]
@@ -99,19 +105,19 @@ def test_what_is_watched_is_how_much_each_pixel_looked_at_each_word() -> None:
     loud = text.keys_values.clone()
     attention.query_key_value.bias.data[:8] = 3.0
     loud[:, 1, :8] = 40.0
-    with watching_text(attention) as maps:
+    with record_text_attention(attention) as maps:
         attention(x, TextKeys(loud, text.mask))
     assert maps[0][:, 1].min() > 0.99
 
 
 def test_watching_ends_also_by_an_error() -> None:
-    network = drawn(Denoiser((3, 8, 8), base_channels=8, multipliers=(1, 2), blocks=1, attention=(4,), text_dim=6))
+    network = drawn(DenoisingUNet((3, 8, 8), base_channels=8, multipliers=(1, 2), blocks=1, attention=(4,), text_dim=6))
     x, t, text = torch.randn(2, 3, 8, 8), torch.tensor([3, 900]), torch.randn(2, 4, 6)
-    with watching_text(network) as maps:
+    with record_text_attention(network) as maps:
         network(x, t, text=text)
     assert [seen.shape for seen in maps] == [(2, 4, 4, 4)] * 4  # down, middle, and twice on the way up
-    with pytest.raises(UsageError), watching_text(network):
+    with pytest.raises(UsageError), record_text_attention(network):
         network(x, t, x0=x)
     network(x, t, text=text)
     assert len(maps) == 4
-    assert all(module.watched is None for module in network.modules() if isinstance(module, Attention))
+    assert all(module.text_maps is None for module in network.modules() if isinstance(module, Attention))

@@ -11,20 +11,23 @@ from torch import Tensor, nn
 from torchvision.io import read_image
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.diffusion import DDPM, CosineSchedule, Denoiser, LinearSchedule, MinSNR
+from darkroom.lightning_modules.diffusion import DDPM, CosineSchedule, DenoisingUNet, LinearSchedule, MinSNR
+from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.sampling import sampler_config
-from darkroom.lightning_modules.diffusion.sampling.model_wrapper import Denoising
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import ModelWrapper
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import Pairs, Step
+from darkroom.lightning_modules.layers.ema import EMAOptions
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks
 
 
-def network(**kwargs: Any) -> Denoiser:
+def network(**kwargs: Any) -> DenoisingUNet:
     small = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "dropout": 0.0}
-    return Denoiser((3, 16, 16), **{**small, **kwargs})
+    return DenoisingUNet((3, 16, 16), **{**small, **kwargs})
 
 
 class TestDDPM(GenerationContract):
@@ -32,7 +35,8 @@ class TestDDPM(GenerationContract):
 
     def build(self, **kwargs: Any) -> DDPM:
         torch.manual_seed(0)
-        return DDPM(self.image_shape, steps=3, bpd_samples=0, ema_decay=0.9, **self.objects(), **kwargs)
+        options = {"sampling": Sampling(steps=3), "ema": EMAOptions(decay=0.9), "bpd_samples": 0}
+        return DDPM(self.image_shape, **options, **self.objects(), **kwargs)
 
     def objects(self) -> dict[str, Any]:
         return {"network": network(), "schedule": LinearSchedule(50)}
@@ -43,17 +47,18 @@ class TestConditionalDDPM(GenerationContract):
     """With everything that was found since: v, cosine, learned variance, self-conditioning, guidance."""
 
     num_classes = 5
-    test_learns_one_batch_by_heart = None  # trains as TestDDPM does
+    test_overfits_one_batch = None  # trains as TestDDPM does
 
     def build(self, **kwargs: Any) -> DDPM:
         torch.manual_seed(0)
-        options = {"conditional": True, "guidance": 2.0, "learned_variance": True, "self_conditioning": True}
-        settings = {"prediction": "v", "sampler": "ancestral", "steps": 3, "bpd_samples": 0, "threshold": "dynamic"}
-        return DDPM(self.image_shape, 5, **options, **settings, **self.objects(), **kwargs)
+        sampling = Sampling(sampler="ancestral", steps=3, guidance=2.0, threshold="dynamic")
+        options = {"conditional": True, "sampling": sampling, "bpd_samples": 0}
+        return DDPM(self.image_shape, 5, **options, **self.objects(), **kwargs)
 
     def objects(self) -> dict[str, Any]:
         built = network(num_classes=5, learned_variance=True, self_conditioning=True)
-        return {"network": built, "schedule": CosineSchedule(20), "loss_weight": MinSNR()}
+        objective = Objective(prediction="v", loss_weight=MinSNR(), learned_variance=True, self_conditioning=True)
+        return {"network": built, "schedule": CosineSchedule(20), "objective": objective}
 
 
 class Knowing(nn.Module):
@@ -69,9 +74,11 @@ class Knowing(nn.Module):
         return self.scale * (x - alpha * self.x) / sigma
 
 
-def knowing(**kwargs: Any) -> tuple[DDPM, Tensor]:
+def knowing(**options: Any) -> tuple[DDPM, Tensor]:
+    """Model and image, with these options of sampling."""
     x, schedule = torch.rand(2, 3, 16, 16) * 2 - 1, LinearSchedule(100)
-    model = DDPM((3, 16, 16), None, Knowing(x, schedule), schedule=schedule, steps=20, ema_decay=None, **kwargs)
+    sampling = Sampling(steps=20, **options)
+    model = DDPM((3, 16, 16), network=Knowing(x, schedule), schedule=schedule, sampling=sampling, ema=None)
     return model.eval(), x
 
 
@@ -117,17 +124,17 @@ def test_inverting_and_drawing_again_gives_the_picture_back() -> None:
             return x * sigma / (alpha**2 / 4 + sigma**2)
 
     schedule = LinearSchedule(200)
-    model = DDPM((1, 4, 4), None, Blurring(), schedule=schedule, steps=200, ema_decay=None)
+    model = DDPM((1, 4, 4), network=Blurring(), schedule=schedule, sampling=Sampling(steps=200), ema=None)
     x = torch.rand(3, 1, 4, 4) - 0.5
     torch.testing.assert_close(model.reconstruct(x), x, atol=0.02, rtol=0)
     assert model.encode(x).std() == pytest.approx(2 * x.std().item(), rel=0.1)
 
 
 def test_half_of_the_way_between_two_noises_is_noise() -> None:
-    model = DDPM((3, 16, 16), None, network(), steps=2)
+    model = DDPM((3, 16, 16), network=network(), sampling=Sampling(steps=2))
     a, b = torch.randn(2, 1, 3, 16, 16), torch.randn(2, 1, 3, 16, 16)
     way = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1, 1)
-    z = model.between(a, b, way)
+    z = model.interpolate_latents(a, b, way)
     assert z.shape == (2, 3, 3, 16, 16)
     torch.testing.assert_close(z[:, 0], a[:, 0], atol=1e-3, rtol=0)
     torch.testing.assert_close(z[:, 2], b[:, 0], atol=1e-3, rtol=0)
@@ -169,8 +176,10 @@ def test_labels_are_dropped_as_often_as_asked() -> None:
 def test_the_hybrid_loss_teaches_the_variance_by_the_bound_alone() -> None:
     contract = TestConditionalDDPM()
     contract.build()
-    model = DDPM((3, 16, 16), None, network(learned_variance=True), learned_variance=True, schedule=LinearSchedule(50))
-    x = contract.pictures(4)
+    objective = Objective(learned_variance=True)
+    built = network(learned_variance=True)
+    model = DDPM((3, 16, 16), network=built, objective=objective, schedule=LinearSchedule(50))
+    x = contract.images(4)
     last = model.network.head[-1].weight
     nn.init.normal_(last)
     terms = model.losses(model.network, x, torch.tensor([0, 1, 20, 49]), torch.randn_like(x), {})
@@ -192,7 +201,8 @@ class OfTimes(nn.Module):
 
 
 def test_any_network_of_pictures_and_times_will_do(tmp_path: Path) -> None:
-    model = DDPM((3, 16, 16), None, OfTimes(), schedule=LinearSchedule(50), steps=4, bpd_samples=2)
+    sampling = Sampling(steps=4)
+    model = DDPM((3, 16, 16), network=OfTimes(), schedule=LinearSchedule(50), sampling=sampling, bpd_samples=2)
     fitting = trainer(tmp_path)
     fitting.fit(model, TestDDPM().data())
     fitting.test(model, TestDDPM().data(), verbose=False)
@@ -213,13 +223,14 @@ def test_every_option_reaches_its_sampler(
 ) -> None:
     asked = {}
 
-    def watched(denoise: Denoising, x: Tensor, pairs: Pairs, schedule: NoiseSchedule, **kwargs: Any) -> Tensor:
+    def watched(denoise: ModelWrapper, x: Tensor, pairs: Pairs, schedule: NoiseSchedule, **kwargs: Any) -> Tensor:
         asked.update(kwargs, denoise=denoise, pairs=pairs)
         return x
 
     monkeypatch.setattr(sampler_config, name, watched)
     settings = {"guidance": 3.0, "guidance_interval": (0.2, 0.7), "threshold": "dynamic", "percentile": 0.9}
-    model = DDPM((3, 16, 16), 5, network(num_classes=5), True, sampler=sampler, steps=6, **settings, **options)
+    sampling = Sampling(sampler=sampler, steps=6, **settings, **options)
+    model = DDPM((3, 16, 16), 5, network(num_classes=5), conditional=True, sampling=sampling)
     watch, generator = print, torch.Generator()
     model.sample(1, labels=[2], generator=generator, callback=watch)
     assert {key: asked[key] for key in options} == options
@@ -236,8 +247,8 @@ def test_every_option_reaches_its_sampler(
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++", "heun"])
 def test_predictions_do_not_depend_on_their_batch(sampler: str) -> None:
-    settings = {"sampler": sampler, "steps": 4, "eta": float(sampler == "ddim")}
-    model = DDPM((3, 16, 16), None, network(), schedule=LinearSchedule(50), **settings)
+    sampling = Sampling(sampler=sampler, steps=4, eta=float(sampler == "ddim"))
+    model = DDPM((3, 16, 16), network=network(), schedule=LinearSchedule(50), sampling=sampling)
     nn.init.normal_(model.ema.module.head[-1].weight, std=0.1)
     seeds = torch.tensor([5, 2**40, 17])
     together = model.predict_step({"seed": seeds})
@@ -258,8 +269,9 @@ def test_a_network_that_conditions_itself_is_given_pictures() -> None:
             seen.append(x0)
             return self.weight * x
 
-    settings = {"self_conditioning": True, "threshold": "none", "ema_decay": None, "schedule": CosineSchedule(1000)}
-    model, x = DDPM((3, 16, 16), None, Watching(), **settings), torch.rand(2, 3, 16, 16)
+    options = {"objective": Objective(self_conditioning=True), "sampling": Sampling(threshold="none"), "ema": None}
+    model = DDPM((3, 16, 16), network=Watching(), schedule=CosineSchedule(1000), **options)
+    x = torch.rand(2, 3, 16, 16)
     model.sample(2, steps=4)
     model.invert(x, steps=4)
     assert len(seen) == 8
@@ -284,7 +296,7 @@ def test_inpainting_of_anything() -> None:
     for arguments, said in (
         ({"mask": torch.ones(16, 5)}, "mask"),
         ({"mask": torch.ones(16), "jump_length": 0}, "jump_length is 0"),
-        ({"mask": torch.ones(16), "generator": [torch.Generator()]}, "1 generators are given for 2 pictures"),
+        ({"mask": torch.ones(16), "generator": [torch.Generator()]}, "1 generators are given for 2 images"),
     ):
         with pytest.raises(UsageError, match=said):
             model.inpaint(x, steps=10, **arguments)
@@ -296,14 +308,14 @@ def test_labels_and_times_that_there_are_not() -> None:
     model, x = DDPM((3, 16, 16), 5, network(num_classes=5), True, schedule=LinearSchedule(50)), torch.rand(1, 3, 16, 16)
     t = torch.tensor([3])
     for ask in (model.decode, model.encode, model.bits_per_dim, lambda x, labels: model.errors_at(x, t, labels=labels)):
-        with pytest.raises(UsageError, match="there is no class 5"):
+        with pytest.raises(UsageError, match="labels must be from 0 to 4, got 5"):
             ask(x, labels=torch.tensor([5]))
         with pytest.raises(UsageError, match="needs labels"):
             ask(x, labels=None)
-    with pytest.raises(UsageError, match="0 to 49"):
+    with pytest.raises(UsageError, match="from 0 to 49"):
         model.errors_at(x, torch.tensor([50]), labels=[1])
     model.log_loss = lambda terms: terms["loss"]
-    with pytest.raises(UsageError, match="there is no class 5"):
+    with pytest.raises(UsageError, match="labels must be from 0 to 4, got 5"):
         model.training_step({"image": x, "label": torch.tensor([5])}, 0)
 
 
@@ -340,25 +352,29 @@ def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
     assert outcome.code == 0, outcome.err  # by the run's own config
 
 
+CONDITIONAL = {"conditional": True, "num_classes": 5}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"guidance": 2.0}, "model.conditional is false"),
-        ({"conditional": True, "num_classes": 5, "label_dropout": 0.0, "guidance": 2.0}, "model.label_dropout is 0"),
+        ({"sampling": {"guidance": 2.0}}, "model.conditional is false"),
+        (CONDITIONAL | {"label_dropout": 0.0, "sampling": {"guidance": 2.0}}, "model.label_dropout is 0"),
         ({"conditional": True}, "model.num_classes"),
-        ({"steps": 1001}, "model.steps"),
-        ({"steps": 0}, "model.steps"),
-        ({"percentile": 0.0}, "model.percentile"),
-        ({"threshold": "soft"}, "static, dynamic, none"),
-        ({"sampler": "euler"}, "ancestral, ddim"),
-        ({"learned_variance": True, "network": network()}, "model.network.learned_variance is False"),
-        ({"network": Denoiser((1, 16, 16), base_channels=8, attention=())}, "model.network.image_shape"),
-        ({"ema_decay": 1.0}, "model.ema_decay"),
-        ({"order": 4}, "model.order"),
-        ({"eta": 1.5}, "model.eta"),
-        ({"guidance_interval": (0.8, 0.2)}, "model.guidance_interval"),
-        ({"conditional": True, "num_classes": 5, "guidance": float("nan")}, "model.guidance is nan"),
-        ({"conditional": True, "num_classes": 5, "network": OfTimes()}, "takes no label"),
+        ({"sampling": {"steps": 1001}}, "model.sampling.steps"),
+        ({"sampling": {"steps": 0}}, "model.sampling.steps"),
+        ({"sampling": {"percentile": 0.0}}, "model.sampling.percentile"),
+        ({"sampling": {"threshold": "soft"}}, "static, dynamic, none"),
+        ({"sampling": {"sampler": "euler"}}, "ancestral, ddim"),
+        ({"objective": {"learned_variance": True}, "network": network()}, "model.network.learned_variance is False"),
+        ({"objective": {"prediction": "x"}}, "model.objective.prediction must be one of eps"),
+        ({"network": DenoisingUNet((1, 16, 16), base_channels=8, attention=())}, "model.network.image_shape"),
+        ({"ema": {"decay": 1.0}}, "model.ema.decay"),
+        ({"sampling": {"order": 4}}, "model.sampling.order"),
+        ({"sampling": {"eta": 1.5}}, "model.sampling.eta"),
+        ({"sampling": {"guidance_interval": (0.8, 0.2)}}, "model.sampling.guidance_interval"),
+        (CONDITIONAL | {"sampling": {"guidance": float("nan")}}, "model.sampling.guidance must be a finite number"),
+        (CONDITIONAL | {"network": OfTimes()}, "takes no label"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None:
@@ -379,7 +395,7 @@ def test_a_network_of_another_number_of_channels_is_refused() -> None:
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return torch.cat([x, x], 1)
 
-    with pytest.raises(UsageError, match="6 channels.*learned_variance false it should be 3"):
+    with pytest.raises(UsageError, match="must return 3 channels .*learned_variance false, got 6"):
         DDPM((3, 16, 16), None, Doubling()).sample(1)
 
 

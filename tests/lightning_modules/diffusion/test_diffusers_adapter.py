@@ -10,7 +10,8 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion import DDPM
 from darkroom.lightning_modules.diffusion.blocks import Attention, Block
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
-from darkroom.lightning_modules.diffusion.unet import Denoiser
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 
 
 def unet(**options: Any) -> nn.Module:
@@ -32,7 +33,7 @@ def narrow(**options: Any) -> nn.Module:
     return unet(block_out_channels=(8, 8), norm_num_groups=4, **options)
 
 
-def copy_into(denoiser: Denoiser, theirs: nn.Module) -> None:
+def copy_into(denoiser: DenoisingUNet, theirs: nn.Module) -> None:
     """Their weights into ours: the same layers, in the same order."""
     blocks = [m for m in (*denoiser.down, *denoiser.middle, *denoiser.up) if isinstance(m, Block)]
     down, middle, up = theirs.down_blocks, theirs.mid_block, theirs.up_blocks
@@ -64,7 +65,7 @@ def noisy() -> tuple[Tensor, Tensor]:
 
 def test_ours_with_its_weights_is_the_same_function() -> None:
     theirs = unet()
-    ours = Denoiser((3, 8, 8), multipliers=(1, 2), blocks=1, attention=(8,)).eval()
+    ours = DenoisingUNet((3, 8, 8), multipliers=(1, 2), blocks=1, attention=(8,)).eval()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     copy_into(ours, theirs)
     x, t = noisy()
@@ -116,7 +117,8 @@ def test_what_it_was_not_built_for_is_refused() -> None:
 
 
 def test_a_model_takes_theirs_as_it_is() -> None:
-    model = DDPM((3, 8, 8), 3, narrow(num_class_embeds=4), conditional=True, steps=2, guidance=2.0)
+    sampling = Sampling(steps=2, guidance=2.0)
+    model = DDPM((3, 8, 8), 3, narrow(num_class_embeds=4), conditional=True, sampling=sampling)
     assert isinstance(model.network, FromDiffusers)
     assert model.sample(2, labels=[0, 2]).shape == (2, 3, 8, 8)
     with pytest.raises(UsageError, match="num_class_embeds None; this model needs 4"):

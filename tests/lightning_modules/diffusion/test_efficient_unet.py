@@ -151,7 +151,7 @@ def test_a_crop_is_drawn_as_within_the_picture_far_from_its_border() -> None:
 
 def test_what_it_was_not_built_for_is_refused() -> None:
     network, told = tiny(), given()
-    with pytest.raises(UsageError, match="EfficientUNet reads no text.* text_dim"):
+    with pytest.raises(UsageError, match="EfficientUNet takes no text.* text_dim"):
         network(**told, text=torch.randn(2, 4, 6))
     with pytest.raises(UsageError, match="self_conditioning"):
         network(**told, x0=told["x"])
@@ -197,15 +197,15 @@ def test_it_runs_and_learns_in_bfloat16(self_attention: bool, precision: str) ->
     [
         ({"image_shape": None}, "image_shape is None"),
         ({"image_shape": (3, 40, 32)}, "40 x 32, .* multiples of 16, such as 32 x 32 or 48 x 32"),
-        ({"channels": (32, 64)}, r"blocks is \(2, 4, 8, 8\); it is a number from 1 up for each of the 2 levels"),
-        ({"channels": ()}, "channels is"),
-        ({"channels": (9, 16, 16, 16)}, "channels is .* the first one even"),
-        ({"blocks": (1, 1, 0, 1)}, "blocks is"),
-        ({"attentions": 0}, "attentions is 0"),
+        ({"channels": (32, 64)}, r"blocks must be at least 1 for each of the 2 levels .*got \(2, 4, 8, 8\)"),
+        ({"channels": ()}, "channels must be"),
+        ({"channels": (9, 16, 16, 16)}, "channels must be .*the first one even"),
+        ({"blocks": (1, 1, 0, 1)}, "blocks must be"),
+        ({"attentions": 0}, "attentions must be .*got 0"),
         ({"head_channels": 48}, "head_channels is 48"),
-        ({"head_channels": 0}, "head_channels is 0"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"modulation": "film"}, "modulation is 'film'"),
+        ({"head_channels": 0}, "head_channels must be .*got 0"),
+        ({"dropout": 1.0}, "dropout must be .*got 1.0"),
+        ({"modulation": "film"}, "modulation must be .*got 'film'"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:

@@ -23,14 +23,18 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion import (
     DDPM,
     CosineSchedule,
-    Denoiser,
+    DenoisingUNet,
     EfficientUNet,
     SuperResolution,
     TextToImage,
 )
 from darkroom.lightning_modules.diffusion.base import Diffusion
-from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.diffusion.objective.config import Objective
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder
+from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.fsdp import Sharded, gather, release, shard
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores
@@ -45,8 +49,8 @@ CAPTIONS = ["a red circle", "a blue star"]
 class Settled(Diffusion):
     """Draws noise and times that each picture decides: neither rank nor batch has a say."""
 
-    def pictures_of(self, batch: dict[str, Any]) -> Tensor:
-        x = super().pictures_of(batch)
+    def target_images(self, batch: dict[str, Any]) -> Tensor:
+        x = super().target_images(batch)
         self._seeds = [int(one.double().abs().sum() * 1e3) for one in x]
         return x
 
@@ -72,26 +76,34 @@ class SettledPictures(Settled, SuperResolution):
 OPTIMIZER = partial(torch.optim.AdamW, lr=3e-3, eps=1e-3, fused=True)
 
 
-def words() -> Words:
-    return Words(ShapesCaptions().words, dim=8, layers=1, heads=2)
+def words() -> LearnedTextEncoder:
+    return LearnedTextEncoder(ShapesCaptions().words, dim=8, layers=1, heads=2)
 
 
 def text_to_image(**kwargs: Any) -> TextToImage:
     torch.manual_seed(0)
-    network = Denoiser((3, 16, 16), None, 8, (1, 2), 1, attention=(8,), dropout=0.0, text_dim=8)
-    settings = {"steps": 2, "ema_decay": 0.9, "text_dropout": 0.0, "guidance": 1.0, "optimizer": OPTIMIZER}
-    return SettledText(
-        words(), (3, 16, 16), network, schedule=CosineSchedule(50), lr_scheduler=WarmupCosine, **settings, **kwargs
-    )
+    network = DenoisingUNet((3, 16, 16), None, 8, (1, 2), 1, attention=(8,), dropout=0.0, text_dim=8)
+    options = {
+        "text_dropout": 0.0,
+        "schedule": CosineSchedule(50),
+        "ema": EMAOptions(decay=0.9),
+        "sampling": Sampling(steps=2, guidance=1.0),
+        "optim": Optim(OPTIMIZER, lr_scheduler=WarmupCosine),
+    }
+    return SettledText(words(), (3, 16, 16), network, **{**options, **kwargs})
 
 
 def super_resolution(**kwargs: Any) -> SuperResolution:
     torch.manual_seed(0)
     network = EfficientUNet((3, 16, 16), None, (8, 16), (1, 1), head_channels=8, gradient_checkpointing=True)
-    settings = {"steps": 2, "ema_decay": None, "noise_levels": (0.1, 0.1), "optimizer": OPTIMIZER}
-    return SettledPictures(
-        (3, 16, 16), 2, network=network, schedule=CosineSchedule(50), channels_last=True, **settings, **kwargs
-    )
+    options = {
+        "noise_levels": (0.1, 0.1),
+        "schedule": CosineSchedule(50),
+        "ema": None,
+        "sampling": Sampling(steps=2),
+        "optim": Optim(OPTIMIZER, channels_last=True),
+    }
+    return SettledPictures((3, 16, 16), 2, network=network, **{**options, **kwargs})
 
 
 MODELS: dict[str, Callable[..., Diffusion]] = {"text": text_to_image, "pictures": super_resolution}
@@ -264,23 +276,28 @@ class UnevenScores(CountingScores):
 
     def compute(self, stage: str, module: Diffusion) -> dict[str, float]:
         for _ in range(2 - module.global_rank):
-            self.draw(module, 2)
-        return {"drawn": 2.0}
+            self.sample(module, 2)
+        return {"sampled": 2.0}
 
 
 def measured(rank: int, folder: Path, precision: str) -> list[float]:
     """A rank that validates on an even share and tests on fewer pictures than the other: five of two."""
     torch.manual_seed(0)
-    network = Denoiser(
+    network = DenoisingUNet(
         (3, 16, 16), 5, 8, (1, 2), 1, attention=(), dropout=0.0, learned_variance=True, self_conditioning=True
     )
-    settings = {"learned_variance": True, "self_conditioning": True, "conditional": True, "steps": 2, "ema_decay": 0.9}
-    model = DDPM((3, 16, 16), 5, network=network, schedule=CosineSchedule(10), bpd_samples=3, **settings)
+    options = {
+        "conditional": True,
+        "objective": Objective(learned_variance=True, self_conditioning=True),
+        "ema": EMAOptions(decay=0.9),
+        "sampling": Sampling(steps=2),
+    }
+    model = DDPM((3, 16, 16), 5, network=network, schedule=CosineSchedule(10), bpd_samples=3, **options)
     model.scores = UnevenScores(lambda module, n: module.sample(n, labels=[0] * n))
     training = trainer(folder, **on_rank(rank), precision=precision, log_every_n_steps=1, max_epochs=2)
     shapes = ShapesImages(train_size=8, val_size=5, test_size=5, batch_size=2, num_workers=0, side=16)
     training.fit(model, shapes)
-    scores = [training.callback_metrics[name].item() for name in ("train/loss", "val/loss", "val/drawn")]
+    scores = [training.callback_metrics[name].item() for name in ("train/loss", "val/loss", "val/sampled")]
     training.test(model, shapes, verbose=False)
     average = next(model.ema.module.parameters())
     assert average.dtype == torch.float32

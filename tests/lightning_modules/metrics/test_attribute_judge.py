@@ -8,7 +8,7 @@ from torch import Tensor
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.metrics import attribute_judge
-from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, fulfilled, trained_judge
+from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, load_or_train_judge, match_attributes
 
 
 class Patches:
@@ -43,14 +43,14 @@ def test_learns_where_and_what_and_is_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(attribute_judge, "_SEEN", 4000)
     monkeypatch.setattr(attribute_judge, "_HELD_OUT", 200)
     before = torch.get_rng_state()
-    judge, accuracy = trained_judge(Patches(), tmp_path)
+    judge, accuracy = load_or_train_judge(Patches(), tmp_path)
     assert torch.equal(before, torch.get_rng_state())
     assert set(accuracy) == {"all", "side", "channel"}  # what has no meaning has no accuracy
     assert min(accuracy.values()) > 0.95
     batch = Patches().__getitems__(range(50_000, 50_100))
-    assert fulfilled(judge.attributes(batch["image"]), batch["attributes"]).float().mean() > 0.95
+    assert match_attributes(judge.attributes(batch["image"]), batch["attributes"]).float().mean() > 0.95
     monkeypatch.setattr(attribute_judge, "_train", None)
-    again, kept = trained_judge(Patches(), tmp_path)
+    again, kept = load_or_train_judge(Patches(), tmp_path)
     assert kept == accuracy
     assert all(torch.equal(a, b) for a, b in zip(judge.parameters(), again.parameters(), strict=True))
     assert not judge.training
@@ -59,9 +59,9 @@ def test_learns_where_and_what_and_is_kept(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_is_not_said_is_fulfilled() -> None:
     seen, said = torch.tensor([[1, 2, 0], [1, 2, 0]]), torch.tensor([[1, -1, 0], [0, -1, -1]])
-    assert fulfilled(seen, said).tolist() == [[True, True, True], [False, True, True]]
+    assert match_attributes(seen, said).tolist() == [[True, True, True], [False, True, True]]
 
 
 def test_data_without_attributes_say_what_else_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no attributes.*model.scores.accuracy to false.*features to inception"):
-        trained_judge(object(), tmp_path)
+        load_or_train_judge(object(), tmp_path)

@@ -10,7 +10,11 @@ from torch.utils.data import Dataset
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.metrics import reference_classifier
-from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier, reduced, trained_classifier
+from darkroom.lightning_modules.metrics.reference_classifier import (
+    ReferenceClassifier,
+    limit_size,
+    load_or_train_classifier,
+)
 from darkroom.paths import user_cache
 from tests.fakes.ranks import on_two_ranks
 
@@ -69,14 +73,14 @@ def test_any_size(shape: tuple[int, int, int]) -> None:
     images = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     assert network.features(images).shape == (2, network.num_features) == (2, 128)
     assert network(images).shape == (2, 5)
-    assert max(reduced(images).shape[-2:]) <= 64
+    assert max(limit_size(images).shape[-2:]) <= 64
 
 
 def test_learns_and_is_kept_and_disturbs_nobody(tmp_path: Path, trainings: list[int]) -> None:
     before = torch.get_rng_state()
-    network, accuracy = trained_classifier(Data(), tmp_path / "a")
-    again, same_accuracy = trained_classifier(Data(), tmp_path / "a")
-    anew, _ = trained_classifier(Data(whole=False), tmp_path / "b")
+    network, accuracy = load_or_train_classifier(Data(), tmp_path / "a")
+    again, same_accuracy = load_or_train_classifier(Data(), tmp_path / "a")
+    anew, _ = load_or_train_classifier(Data(whole=False), tmp_path / "b")
     assert torch.equal(before, torch.get_rng_state())
     assert accuracy == same_accuracy == 1
     assert len(trainings) == 2
@@ -92,14 +96,14 @@ def test_learns_and_is_kept_and_disturbs_nobody(tmp_path: Path, trainings: list[
 
 
 def test_other_data_have_another_file_and_a_damaged_one_is_made_anew(tmp_path: Path, trainings: list[int]) -> None:
-    network, _ = trained_classifier(Data(), tmp_path)
-    trained_classifier(Data(seed=1), tmp_path)
-    trained_classifier(Data(count=119), tmp_path)
+    network, _ = load_or_train_classifier(Data(), tmp_path)
+    load_or_train_classifier(Data(seed=1), tmp_path)
+    load_or_train_classifier(Data(count=119), tmp_path)
     files = sorted(tmp_path.iterdir())
     assert len(files) == len(trainings) == 3
     for file in files:
         file.write_bytes(file.read_bytes()[:1000])
-    again, _ = trained_classifier(Data(), tmp_path)
+    again, _ = load_or_train_classifier(Data(), tmp_path)
     assert len(trainings) == 4
     assert same(network, again)
     assert sorted(tmp_path.iterdir()) == files
@@ -110,7 +114,7 @@ def test_threads_have_no_say(tmp_path: Path) -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            networks.append(trained_classifier(Data(), tmp_path / str(threads))[0])
+            networks.append(load_or_train_classifier(Data(), tmp_path / str(threads))[0])
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -137,7 +141,7 @@ def test_one_label_or_file_that_differs_makes_other_data() -> None:
 
 def ranked(rank: int, folder: Path) -> dict[str, Any]:
     """One of two processes, each with a disk of its own."""
-    network, accuracy = trained_classifier(Data(), f"{folder}/disk{rank}")
+    network, accuracy = load_or_train_classifier(Data(), f"{folder}/disk{rank}")
     return {"state_dict": network.state_dict(), "accuracy": accuracy}
 
 
@@ -155,10 +159,10 @@ def test_default_folder_is_the_users_cache(tmp_path: Path) -> None:
 
 def test_data_without_labels_say_what_else_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no labels.*model.scores.features to inception, or model.scores to null"):
-        trained_classifier(Data(labels=False), tmp_path)
+        load_or_train_classifier(Data(labels=False), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="model.scores.cache_dir"):
-        trained_classifier(Data(), tmp_path / "file" / "below")
+        load_or_train_classifier(Data(), tmp_path / "file" / "below")

@@ -72,7 +72,7 @@ def gaussian(mean: Tensor, root: Tensor, count: int, seed: int) -> Tensor:
 
 
 def scores_of(network: nn.Module, monkeypatch: pytest.MonkeyPatch, artist: Artist, **options: Any) -> SampleScores:
-    monkeypatch.setattr(sample_scores, "trained_classifier", lambda *args: (network, 1.0))
+    monkeypatch.setattr(sample_scores, "load_or_train_classifier", lambda *args: (network, 1.0))
     scores = SampleScores(**options)
     scores.prepare(artist)
     return scores
@@ -182,14 +182,14 @@ def test_conditional_modules_are_judged_by_label(monkeypatch: pytest.MonkeyPatch
 def test_real_pictures_are_wanted_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     artist = Artist()
     scores = scores_of(Table(torch.randn(400, 4), torch.randn(400, 4)), monkeypatch, artist, num_samples=20)
-    assert scores.wants("val")
+    assert scores.needs_more("val")
     scores.update("val", numbered(REAL, torch.arange(12)), {})
-    assert scores.wants("val")
+    assert scores.needs_more("val")
     scores.update("val", numbered(REAL, torch.arange(12)), {})
-    assert not scores.wants("val")
+    assert not scores.needs_more("val")
     scores.update("test", numbered(REAL, torch.arange(5)), {})
     scores.compute("test", artist)  # a set of five
-    assert not scores.wants("test")
+    assert not scores.needs_more("test")
 
 
 def test_every_n_validations_and_always_in_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,8 +261,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for options, message in (
-        ({"num_samples": 1}, "model.scores.num_samples is 1; it must be at least 2"),
-        ({"every_n_validations": 0}, "model.scores.every_n_validations is 0"),
+        ({"num_samples": 1}, "model.scores.num_samples must be at least 2, got 1"),
+        ({"every_n_validations": 0}, "model.scores.every_n_validations must be at least 1, got 0"),
         ({"fid": False}, "computes none of"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -270,10 +270,10 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     artist = Artist()
     scores = scores_of(Table(torch.randn(9, 4), torch.randn(9, 4)), monkeypatch, artist)
     show(scores, torch.arange(1))
-    with pytest.raises(UsageError, match="val split, at least 2, but saw 1"):
+    with pytest.raises(UsageError, match="at least 2 real images of the val split, got 1"):
         scores.compute("val", artist)
     artist.trainer.datamodule = None
-    with pytest.raises(UsageError, match="pass a datamodule"):
+    with pytest.raises(UsageError, match="needs a datamodule"):
         SampleScores().prepare(artist)
     monkeypatch.setattr(inception, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'darkroom\[fid\]'"):

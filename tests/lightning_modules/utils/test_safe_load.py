@@ -14,10 +14,10 @@ from torchvision.models import AlexNet_Weights, ResNet18_Weights
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.detection.torchvision.pyramid import imagenet
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
-from darkroom.lightning_modules.diffusion.imagen.load_stage import trained_stage
+from darkroom.lightning_modules.diffusion.imagen.load_stage import load_stage
 from darkroom.lightning_modules.diffusion.text.pretrained import T5
 from darkroom.lightning_modules.layers.backbones import imagenet_weights
-from darkroom.lightning_modules.metrics.classifier_cache import kept_or_trained
+from darkroom.lightning_modules.metrics.classifier_cache import load_or_train
 from tests.conftest import CONFIGS
 
 
@@ -99,10 +99,10 @@ def test_weights_that_run_code_are_refused(darkroom: Callable, unharmed: None, n
 def test_stages_and_kept_judges_that_run_code_are_refused(tmp_path: Path, unharmed: None) -> None:
     torch.save({"hyper_parameters": {"_class_path": Payload()}}, "evil.ckpt")
     with pytest.raises(UsageError, match=r"model.base evil.ckpt holds code \(posix.system\)"):
-        trained_stage("evil.ckpt", DDPM, "model.base")
+        load_stage("evil.ckpt", DDPM, "model.base")
     torch.save({"state_dict": {}, "accuracy": Payload()}, "judge.pt")
     with pytest.raises(UsageError, match=r"judge.pt holds code \(posix.system\)"):
-        kept_or_trained(lambda: torch.nn.Linear(1, 1), lambda: "judge", lambda network: 1.0, tmp_path)
+        load_or_train(lambda: torch.nn.Linear(1, 1), lambda: "judge", lambda network: 1.0, tmp_path)
 
 
 def test_weights_in_the_caches_of_others_are_refused(

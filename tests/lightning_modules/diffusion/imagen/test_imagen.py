@@ -12,27 +12,30 @@ from darkroom.datamodules.shapes.captions import ShapesCaptions
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion import (
     CosineSchedule,
-    Denoiser,
+    DenoisingUNet,
     EfficientUNet,
     ImagenCascade,
     SuperResolution,
     TextToImage,
 )
+from darkroom.lightning_modules.diffusion.objective.config import Objective
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import Step
-from darkroom.lightning_modules.diffusion.text import Text, TextEncoder, Words
+from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder, Text, TextEncoder
+from darkroom.lightning_modules.layers.ema import EMAOptions
 from tests.contracts.generation import CountingScores, GenerationContract
 from tests.contracts.module import trainer
 
 CAPTIONS = ["a red circle", "a blue star", "a small green cross"]
 
 
-def words() -> Words:
-    return Words(ShapesCaptions().words, dim=8, layers=1, heads=2)
+def words() -> LearnedTextEncoder:
+    return LearnedTextEncoder(ShapesCaptions().words, dim=8, layers=1, heads=2)
 
 
-def denoiser(**kwargs: Any) -> Denoiser:
+def denoiser(**kwargs: Any) -> DenoisingUNet:
     small = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "dropout": 0.0, "text_dim": 8}
-    return Denoiser((3, 16, 16), **{**small, **kwargs})
+    return DenoisingUNet((3, 16, 16), **{**small, **kwargs})
 
 
 def efficient(side: int = 16, **kwargs: Any) -> EfficientUNet:
@@ -41,12 +44,13 @@ def efficient(side: int = 16, **kwargs: Any) -> EfficientUNet:
 
 
 def base(**kwargs: Any) -> TextToImage:
-    return TextToImage(words(), (3, 16, 16), denoiser(), schedule=CosineSchedule(50), steps=2, **kwargs)
+    small = {"network": denoiser(), "schedule": CosineSchedule(50), "sampling": Sampling(steps=2)}
+    return TextToImage(words(), (3, 16, 16), **{**small, **kwargs})
 
 
 def stage(side: int = 32, **kwargs: Any) -> SuperResolution:
-    small = {"network": efficient(side, text_dim=None), "schedule": CosineSchedule(50), "steps": 2, "factor": 2}
-    return SuperResolution((3, side, side), **{**small, **kwargs})
+    small = {"network": efficient(side, text_dim=None), "schedule": CosineSchedule(50), "sampling": Sampling(steps=2)}
+    return SuperResolution((3, side, side), **{"factor": 2, **small, **kwargs})
 
 
 def awake(model: nn.Module) -> Any:
@@ -63,8 +67,8 @@ def awake(model: nn.Module) -> Any:
 class CaptionContract(GenerationContract):
     """Techniques that draw from captions: no latents to come from, no labels."""
 
-    test_there_and_back = test_interpolates_from_one_reconstruction_to_the_other = None
-    test_what_cannot_be_drawn_is_refused = test_labels_are_asked_for_where_they_are_needed = None
+    test_reconstruction_is_decoded_encoding = test_interpolation_starts_and_ends_at_reconstructions = None
+    test_invalid_numbers_of_samples_raise = test_labels_are_required_only_by_conditional_methods = None
 
     def data(self, **kwargs: Any) -> ShapesCaptions:
         sizes = {"train_size": 8, "val_size": 8, "test_size": 8, "batch_size": 4, "num_workers": 0, "side": 16}
@@ -83,7 +87,8 @@ class TestTextToImage(CaptionContract):
 
     def build(self, **kwargs: Any) -> TextToImage:
         torch.manual_seed(0)
-        options = {"image_shape": self.image_shape, "steps": 3, "ema_decay": 0.9, "guidance": 2.0}
+        sampling, ema = Sampling(steps=3, guidance=2.0), EMAOptions(decay=0.9)
+        options = {"image_shape": self.image_shape, "sampling": sampling, "ema": ema}
         return TextToImage(**{**options, **self.objects(), **kwargs})
 
     def objects(self) -> dict[str, Any]:
@@ -92,18 +97,19 @@ class TestTextToImage(CaptionContract):
     def drawn(self, model: TextToImage, n: int, seed: int = 0) -> Tensor:
         return model.sample(CAPTIONS[:n], generator=torch.Generator().manual_seed(seed))
 
-    def test_a_shape_of_two_numbers_is_refused(self) -> None:
+    def test_shape_of_two_numbers_raises(self) -> None:
         with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
             self.build(image_shape=(16, 16))
 
 
 class TestSuperResolution(CaptionContract):
-    test_learns_one_batch_by_heart = None  # trains as TestTextToImage does
-    test_predicts_the_same_pictures_in_batches_of_any_size = None  # it predicts from pictures
+    test_overfits_one_batch = None  # trains as TestTextToImage does
+    test_predictions_do_not_depend_on_batch_size = None  # it predicts from pictures
 
     def build(self, **kwargs: Any) -> SuperResolution:
         torch.manual_seed(0)
-        options = {"image_shape": self.image_shape, "factor": 2, "steps": 3, "ema_decay": 0.9, "guidance": 2.0}
+        sampling, ema = Sampling(steps=3, guidance=2.0), EMAOptions(decay=0.9)
+        options = {"image_shape": self.image_shape, "factor": 2, "sampling": sampling, "ema": ema}
         return SuperResolution(**{**options, **self.objects(), **kwargs})
 
     def objects(self) -> dict[str, Any]:
@@ -113,7 +119,7 @@ class TestSuperResolution(CaptionContract):
         low = torch.linspace(-1, 1, n * 3 * 64).view(n, 3, 8, 8)
         return model.sample(CAPTIONS[:n], low, generator=torch.Generator().manual_seed(seed))
 
-    def test_a_shape_of_two_numbers_is_refused(self) -> None:
+    def test_shape_of_two_numbers_raises(self) -> None:
         with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
             self.build(image_shape=(16, 16))
 
@@ -123,12 +129,12 @@ class TestSuperResolution(CaptionContract):
 
 def test_captions_are_dropped_as_often_as_asked_all_of_a_caption_at_once() -> None:
     model = base(text_dropout=0.25)
-    told = model.condition_of({"caption": CAPTIONS[:1] * 2000}, torch.zeros(2000, 3, 16, 16))
+    told = model.make_condition({"caption": CAPTIONS[:1] * 2000}, torch.zeros(2000, 3, 16, 16))
     there = told["text_mask"].any(1)
     assert there.float().mean() == pytest.approx(0.75, abs=0.04)
     assert told["text_mask"][there].all()
     assert told["text"][~there].abs().max() == 0
-    assert model.eval().condition_of({"caption": CAPTIONS}, torch.zeros(3, 3, 16, 16))["text_mask"].any(1).all()
+    assert model.eval().make_condition({"caption": CAPTIONS}, torch.zeros(3, 3, 16, 16))["text_mask"].any(1).all()
 
 
 def test_no_guidance_is_the_unconditional_model() -> None:
@@ -145,7 +151,7 @@ def _seeded(generators: list[torch.Generator]) -> list[torch.Generator]:
 
 def test_a_long_caption_beside_changes_nothing() -> None:
     """Tokens that are none stay unseen, however many there are."""
-    model = awake(base(guidance=3.0))
+    model = awake(base(sampling=Sampling(steps=2, guidance=3.0)))
     alone, _ = (model.sample(CAPTIONS[:1], generator=_seeded([torch.Generator()])) for _ in range(2))
     beside = model.sample([CAPTIONS[0], " ".join(CAPTIONS)], generator=_seeded([torch.Generator(), torch.Generator()]))
     torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-5)
@@ -163,13 +169,13 @@ class Frozen(TextEncoder):
 
 
 def test_a_frozen_encoder_is_no_part_of_the_checkpoint_and_one_that_learns_is_averaged() -> None:
-    frozen = TextToImage(Frozen(8, 4), (3, 16, 16), denoiser(), steps=2)
+    frozen = TextToImage(Frozen(8, 4), (3, 16, 16), denoiser())
     assert not any(name.startswith("reader") for name in frozen.state_dict())
     assert frozen.text is frozen.reader.encoder
-    learning = base(ema_decay=0.5)
+    learning = base(ema=EMAOptions(decay=0.5))
     with torch.no_grad():
         learning.reader.encoder.embedding.weight.fill_(3.0)
-    for average, module in learning.averages():
+    for average, module in learning.ema_pairs():
         average.update(module)
     assert learning.text is not learning.reader.encoder
     assert 0 < learning.text.embedding.weight.mean() <= 3
@@ -185,7 +191,7 @@ def test_a_network_that_looks_at_no_words_has_no_maps() -> None:
             return self.weight * x
 
     with pytest.raises(UsageError, match="Plain has no attention to words"):
-        TextToImage(words(), (3, 16, 16), Plain(), steps=2).word_maps(CAPTIONS)
+        TextToImage(words(), (3, 16, 16), Plain(), sampling=Sampling(steps=2)).word_maps(CAPTIONS)
 
 
 def test_where_it_looked_for_each_word() -> None:
@@ -216,9 +222,9 @@ class Watching(nn.Module):
 
 def test_the_network_is_told_how_noisy_the_small_picture_is() -> None:
     network = Watching()
-    model = SuperResolution((3, 32, 32), 2, network=network, ema_decay=None, schedule=CosineSchedule(1000))
+    model = SuperResolution((3, 32, 32), 2, network=network, ema=None, schedule=CosineSchedule(1000))
     x = torch.full((64, 3, 32, 32), 0.5)
-    told = model.condition_of({}, x)
+    told = model.make_condition({}, x)
     noise = (told["low"] - 0.5).flatten(1).std(1)
     assert told["low_t"].float().mean() == pytest.approx(500, abs=120)
     torch.testing.assert_close(noise, model.schedule.alpha_sigma(told["low_t"])[1].flatten(), atol=0.05, rtol=0.05)
@@ -229,19 +235,20 @@ def test_the_network_is_told_how_noisy_the_small_picture_is() -> None:
         assert low_t.tolist() == [int(level * 999)] * 2
         assert seen.std() == pytest.approx(model.schedule.at(int(level * 999))[1], abs=0.02)
     limited = SuperResolution((3, 32, 32), 2, network=network, noise_levels=(0.1, 0.2), schedule=CosineSchedule(1000))
-    assert 99 <= limited.condition_of({}, x)["low_t"].min() <= limited.condition_of({}, x)["low_t"].max() <= 200
+    assert 99 <= limited.make_condition({}, x)["low_t"].min() <= limited.make_condition({}, x)["low_t"].max() <= 200
 
 
 def test_learns_from_crops_and_draws_whole_pictures(tmp_path: Path) -> None:
     network = Watching()
-    model = SuperResolution((3, 32, 48), 4, network=network, crop=16, ema_decay=None, steps=1)
+    sampling = Sampling(steps=1)
+    model = SuperResolution((3, 32, 48), 4, network=network, crop=16, ema=None, sampling=sampling)
     picture = torch.arange(32 * 48.0).view(1, 1, 32, 48).expand(40, 3, -1, -1) / 1536
-    crops = model.pictures_of({"image": picture})
+    crops = model.target_images({"image": picture})
     assert crops.shape == (40, 3, 16, 16)
     assert len({crop[0, 0, 0].item() for crop in crops}) > 20
     torch.testing.assert_close(crops[:, 0, 1, 0] - crops[:, 0, 0, 0], torch.full((40,), 48 / 1536))
-    assert model.condition_of({}, crops)["low"].shape == (40, 3, 16, 16)
-    assert len({crop[0, 0, 0].item() for crop in model.eval().pictures_of({"image": picture})}) == 1
+    assert model.make_condition({}, crops)["low"].shape == (40, 3, 16, 16)
+    assert len({crop[0, 0, 0].item() for crop in model.eval().target_images({"image": picture})}) == 1
     assert model.sample(None, torch.zeros(2, 3, 8, 12)).shape == (2, 3, 32, 48)
 
 
@@ -257,7 +264,8 @@ def test_making_small_and_large_keeps_smooth_pictures(reduction: str) -> None:
 
 def test_a_residual_network_begins_as_bicubic_up_sampling() -> None:
     network = efficient(32, text_dim=None, residual=True)
-    model, low = stage(network=network, prediction="x0", augmentation=0.0), torch.rand(2, 3, 16, 16) - 0.5
+    model = stage(network=network, objective=Objective(prediction="x0"), augmentation=0.0)
+    low = torch.rand(2, 3, 16, 16) - 0.5
     drawn = model.sample(None, low)
     sigma = model.schedule.at(0)[1]  # of the least noise that the small picture can have
     assert (drawn - model.upsampled(low)).std() == pytest.approx(sigma, rel=0.1)
@@ -317,22 +325,22 @@ def test_the_cascade_scores_in_the_precision_that_it_predicts_in(tmp_path: Path)
 
 def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for stages, said in (
-        ((base(), [stage(64)]), r"do not chain: model.super_resolutions\[0\].*\(3, 32, 32\).*\(3, 16, 16\)"),
-        ((stage(32), []), "model.base is a SuperResolution; it should be a TextToImage"),
-        ((base(), [base()]), r"model.super_resolutions\[0\] is a TextToImage"),
+        ((base(), [stage(64)]), r"do not match: model.super_resolutions\[0\].*\(3, 32, 32\).*\(3, 16, 16\)"),
+        ((stage(32), []), "model.base must be a TextToImage, got a SuperResolution"),
+        ((base(), [base()]), r"model.super_resolutions\[0\] must be a SuperResolution, got a TextToImage"),
         (("nowhere.ckpt", []), "model.base is nowhere.ckpt, which does not exist"),
     ):
         with pytest.raises(UsageError, match=said):
             ImagenCascade(*stages)
     for settings, said in (
         ({"guidance": [2.0]}, "model.guidance has 1 values for 2 stages"),
-        ({"guidance": [2.0, 8.0]}, "model.guidance is 8.0, but model.text is null"),
-        ({"steps": [2, 51]}, "model.steps is 51"),
-        ({"augmentation": [3.0]}, "model.augmentation is 3.0"),
+        ({"guidance": [2.0, 8.0]}, r"model.guidance\[1\] is 8.0, but model.text is null"),
+        ({"steps": [2, 51]}, r"model.steps\[1\] must be .*at most the schedule's 50 .*got 51"),
+        ({"augmentation": [3.0]}, "model.augmentation must be .*got 3.0"),
     ):
         with pytest.raises(UsageError, match=said):
             ImagenCascade(base(), [stage(32)], **settings)
-    with pytest.raises(UsageError, match="learns nothing"):
+    with pytest.raises(UsageError, match="cannot be trained"):
         trainer(tmp_path).fit(ImagenCascade(base()), TestTextToImage().data())
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(UsageError, match="model.base .*broken.ckpt cannot be loaded"):
@@ -345,26 +353,36 @@ def test_stages_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: base(text_dropout=1.0), "model.text_dropout is 1.0"),
-        (lambda: base(text_dropout=0.0, guidance=2.0), "model.guidance is 2.0, but model.text_dropout is 0"),
+        (lambda: base(text_dropout=1.0), "model.text_dropout must be in .*got 1.0"),
+        (
+            lambda: base(text_dropout=0.0, sampling=Sampling(guidance=2.0)),
+            "model.sampling.guidance is 2.0, but model.text_dropout is 0",
+        ),
         (lambda: TextToImage(words(), (3, 16, 16), denoiser(text_dim=4)), "model.network.text_dim is 4.*8 numbers"),
         (lambda: TextToImage(words(), (3, 16, 16), Watching()), "takes no text"),
-        (lambda: stage(factor=3), "model.factor is 3"),
-        (lambda: stage(crop=15), "model.crop is 15"),
-        (lambda: stage(crop=10), "model.crop is 10; it is a multiple of 4"),
-        (lambda: stage(text_dropout=1.0), "model.text_dropout is 1.0"),
-        (lambda: stage(augmentation=1.5), "model.augmentation is 1.5"),
+        (lambda: stage(factor=3), "model.factor must be .*got 3"),
+        (lambda: stage(crop=15), "model.crop must be .*got 15"),
+        (lambda: stage(crop=10), "model.crop must be a multiple of 4, .*got 10"),
+        (lambda: stage(text_dropout=1.0), "model.text_dropout must be in .*got 1.0"),
+        (lambda: stage(augmentation=1.5), "model.augmentation must be .*got 1.5"),
         (lambda: stage(noise_levels=(0.5, 0.1)), "model.noise_levels"),
-        (lambda: stage(guidance=2.0), "model.text is null"),
-        (lambda: stage(network=efficient(32, text_dim=None, residual=True)), "model.prediction is eps; set it to x0"),
-        (lambda: stage(reduction="nearest"), "model.reduction is 'nearest'"),
+        (lambda: stage(sampling=Sampling(guidance=2.0)), "model.text is null"),
+        (lambda: stage(objective=Objective(learned_variance=True)), "model.objective.learned_variance must be false"),
+        (
+            lambda: stage(network=efficient(32, text_dim=None, residual=True)),
+            "model.objective.prediction must be x0, got eps",
+        ),
+        (lambda: stage(reduction="nearest"), "model.reduction must be one of area.*got 'nearest'"),
         (lambda: stage(network=denoiser(text_dim=None)), "takes no low"),
-        (lambda: base().sample([]), "no captions"),
-        (lambda: base().sample("a red circle"), "give a list of strings"),
+        (lambda: base().sample([]), "captions are empty"),
+        (lambda: base().sample("a red circle"), "must be a list of strings"),
         (lambda: base().predict_step({"caption": CAPTIONS, "label": torch.arange(3)}), "data.labels"),
         (lambda: base().predict_step({"caption": CAPTIONS}), "--data.captions"),
         (lambda: stage().sample(None, torch.zeros(2, 1, 4, 4)), r"\(n, 3, h, w\)"),
-        (lambda: TestSuperResolution().build().sample(["a"], torch.zeros(2, 3, 8, 8)), "1 captions were given for 2"),
+        (
+            lambda: TestSuperResolution().build().sample(["a"], torch.zeros(2, 3, 8, 8)),
+            "captions must be one for each of 2 .*got 1",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(build: Callable, said: str) -> None:

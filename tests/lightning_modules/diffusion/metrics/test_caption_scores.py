@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.metrics import caption_scores
-from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores, shuffled_words
+from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores, shuffle_words
 from darkroom.lightning_modules.metrics import attribute_judge
 from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge
 from tests.fakes.ranks import on_two_ranks
@@ -74,7 +74,7 @@ def batch_of(index: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 def scores_of(artist: Artist, patch: pytest.MonkeyPatch, **options: Any) -> CaptionScores:
-    patch.setattr(attribute_judge, "trained_judge", lambda *args: (Reader(), {"all": 1.0}))
+    patch.setattr(attribute_judge, "load_or_train_judge", lambda *args: (Reader(), {"all": 1.0}))
     scores = CaptionScores(**options)
     scores.prepare(artist)
     return scores
@@ -116,7 +116,7 @@ def test_captions_are_the_first_of_the_set_with_noise_of_their_own(monkeypatch: 
         scores = scores_of(artist, monkeypatch, num_samples=20, batch_size=batch_size)
         for _ in range(2):
             show(scores, torch.arange(40))
-            assert not scores.wants("val")
+            assert not scores.needs_more("val")
             scores.compute("val", artist)
         drawn.append(artist.drawn)
     assert drawn[0] == drawn[1]
@@ -158,9 +158,9 @@ def test_clip_sees_pictures_with_their_captions(monkeypatch: pytest.MonkeyPatch)
 
 def test_words_are_shuffled_the_same_way_each_time() -> None:
     caption = "a small red circle left of a blue square"
-    assert sorted(shuffled_words(caption, 0).split()) == sorted(caption.split())
-    assert shuffled_words(caption, 0) == shuffled_words(caption, 0) != caption
-    assert shuffled_words(caption, 0) != shuffled_words(caption, 1)
+    assert sorted(shuffle_words(caption, 0).split()) == sorted(caption.split())
+    assert shuffle_words(caption, 0) == shuffle_words(caption, 0) != caption
+    assert shuffle_words(caption, 0) != shuffle_words(caption, 1)
 
 
 def everything(rank: int, world_size: int) -> list[dict[str, float]]:
@@ -190,19 +190,19 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for options, message in (
         ({"accuracy": False}, "computes none of accuracy, fid and clip"),
         ({"accuracy": False, "fid": True, "shuffled": True}, "model.scores.shuffled"),
-        ({"num_samples": 0}, "model.scores.num_samples is 0"),
+        ({"num_samples": 0}, "model.scores.num_samples must be at least 1, got 0"),
     ):
         with pytest.raises(UsageError, match=message):
             CaptionScores(**options)
     artist = Artist()
     scores = scores_of(artist, monkeypatch)
-    with pytest.raises(UsageError, match="val split, at least 1, but saw 0"):
+    with pytest.raises(UsageError, match="at least 1 real images of the val split, got 0"):
         scores.compute("val", artist)
     scores = scores_of(artist, monkeypatch)
-    with pytest.raises(UsageError, match="captions of the data, which have none"):
+    with pytest.raises(UsageError, match="needs data with captions"):
         scores.update("val", torch.zeros(2, 3, 2, 2, dtype=torch.uint8), {"label": torch.zeros(2)})
     artist.trainer.datamodule = None
-    with pytest.raises(UsageError, match="pass a datamodule"):
+    with pytest.raises(UsageError, match="needs a datamodule"):
         scores.prepare(artist)
     pytest.importorskip("transformers")
     with pytest.raises(UsageError, match="model.scores.clip: .*nowhere cannot be loaded.*hf download"):

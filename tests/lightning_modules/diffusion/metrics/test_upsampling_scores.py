@@ -46,7 +46,7 @@ def shown(index: Tensor, side: int = 8) -> tuple[Tensor, dict[str, Any]]:
 
 
 def scores_of(stage: Stage, patch: pytest.MonkeyPatch, **options: Any) -> UpsamplingScores:
-    patch.setattr(attribute_judge, "trained_judge", lambda *args: (captions.Reader(), {"all": 1.0}))
+    patch.setattr(attribute_judge, "load_or_train_judge", lambda *args: (captions.Reader(), {"all": 1.0}))
     scores = UpsamplingScores(**options)
     scores.prepare(stage)
     return scores

@@ -176,10 +176,10 @@ def test_losses_and_gradients_are_finite_at_all_times(weight: LossWeight, schedu
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: MinSNR(0), "model.loss_weight.gamma is 0"),
-        (lambda: MinSNR(float("nan")), "model.loss_weight.gamma is nan"),
-        (lambda: P2(gamma=-1), "model.loss_weight.gamma is -1"),
-        (lambda: P2(k=0), "model.loss_weight.k is 0"),
+        (lambda: MinSNR(0), "model.objective.loss_weight.gamma must be above 0, got 0"),
+        (lambda: MinSNR(float("nan")), "model.objective.loss_weight.gamma must be above 0, got nan"),
+        (lambda: P2(gamma=-1), "model.objective.loss_weight.gamma must be .*got -1"),
+        (lambda: P2(k=0), "model.objective.loss_weight.k must be above 0, got 0"),
     ],
 )
 def test_what_is_out_of_range_is_refused(build: Callable[[], LossWeight], said: str) -> None:

