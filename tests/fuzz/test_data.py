@@ -171,11 +171,11 @@ FOUND = {
     "a class far beyond all": ("yolo_folder", "labels/train/000.txt", b" 0.", b"e30 0.", "has the class"),
     "a polygon that reaches the moon": (
         *("coco_detection", "annotations/instances_train2017.json", b'"segmentation": [[0', b'"segmentation": [[9e15'),
-        "far outside of a picture",
+        "far outside of an image",
     ),
     "a picture of a square kilometre": (
         *("coco_detection", "annotations/instances_train2017.json", b'"height": 48', b'"height": 9000000'),
-        "which no picture can be",
+        "which no image can be",
     ),
 }
 
