@@ -13,6 +13,7 @@ from torchvision.models.segmentation import fcn_resnet50
 from benchmarks.speed.harness import Options, Result, Side, compare, entry
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules import segmentation
+from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation import (
     Inference,
     SegmentationScores,
@@ -23,7 +24,7 @@ from darkroom.lightning_modules.segmentation import (
 
 BATCH, SIZE, CLASSES = 4, 128, 2
 WORLD = len(ShapesSegmentation.class_names)
-CONFIGS = Path(__file__).parents[1] / "configs" / "segmentation"
+CONFIGS = Path(__file__).parents[2] / "configs" / "segmentation"
 
 
 def _side(name: str, network: nn.Module, step: Callable[[], object], compiled: bool) -> Side:
@@ -78,7 +79,7 @@ def _batch(classes: int, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
 @entry
 def unet_step(options: Options) -> Result:
     """U-Net, base width 64, training step, against a plain loop over the same network and against smp's Unet."""
-    unet = UNet(num_classes=CLASSES, channels_last=options.channels_last)
+    unet = UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
     sides = [
         _ours("darkroom UNet", unet, options),
         _plain("plain loop, same network", UNetNetwork(num_classes=CLASSES), options),
@@ -100,7 +101,9 @@ def fcn_resnet50_step(options: Options) -> Result:
     def network() -> nn.Module:
         return fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
 
-    ours = SemanticSegmentation(network(), num_classes=CLASSES, aux_weight=1.0, channels_last=options.channels_last)
+    ours = SemanticSegmentation(
+        network(), num_classes=CLASSES, aux_weight=1.0, optim=Optim(channels_last=options.channels_last)
+    )
     sides = [
         _ours("darkroom SemanticSegmentation", ours, options),
         _plain("plain loop, same network", network(), options),
@@ -113,8 +116,9 @@ def _techniques() -> dict[str, SemanticSegmentation]:
     models = {}
     for name in ("unet", "unet_paper", "fcn", "deconvnet", "dilated", "convolutionalized"):
         config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
-        own = {k: v for k, v in config["init_args"].items() if k not in ("optimizer", "lr_scheduler", "loss")}
-        models[name] = getattr(segmentation, config["class_path"])(num_classes=WORLD, **own)
+        own = {k: v for k, v in config["init_args"].items() if k not in ("optim", "loss")}
+        layout = Optim(channels_last=config["init_args"]["optim"].get("channels_last", False))
+        models[name] = getattr(segmentation, config["class_path"])(num_classes=WORLD, optim=layout, **own)
     return models
 
 
@@ -161,7 +165,9 @@ def tiled_inference(options: Options) -> Result:
     }
     image = options.images(1, 3, side, side)
     for name, (padding, inference) in ways.items():
-        model = UNet(num_classes=CLASSES, base_channels=16, padding=padding, channels_last=True, inference=inference)
+        model = UNet(
+            num_classes=CLASSES, base_channels=16, padding=padding, optim=Optim(channels_last=True), inference=inference
+        )
         model = options.place(model).eval()
 
         def step(model: SemanticSegmentation = model) -> None:

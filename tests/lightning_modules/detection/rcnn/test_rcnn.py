@@ -27,7 +27,7 @@ from darkroom.lightning_modules.detection.rcnn import (
 )
 from darkroom.lightning_modules.detection.rcnn.svm import linear_svm
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
-from darkroom.lightning_modules.optimizers import CaffeSGD
+from darkroom.lightning_modules.optimizers import CaffeSGD, Optim
 from tests.contracts.detection import DetectionContract
 from tests.contracts.module import trainer
 
@@ -284,7 +284,7 @@ def test_later_stages_move_no_weight_and_validation_sees_what_they_solved(tmp_pa
     """Not even momentum, weight decay or batch norm."""
     watch = Watch()
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
-    model = small(backbone="vgg11_bn", window=32, optimizer=optimizer)
+    model = small(backbone="vgg11_bn", window=32, optim=Optim(optimizer=optimizer))
     fitting = fit(model, tmp_path, callbacks=(watch,))
     first, second, third = watch.networks
     learned = {"svm", "regression", "ready"}
@@ -473,7 +473,7 @@ def test_a_fit_that_ends_too_early_says_so(tmp_path: Path) -> None:
 
 
 def test_fast_dev_run_needs_one_epoch(tmp_path: Path) -> None:
-    fit(small(lr_scheduler=WarmupCosine), tmp_path, fast_dev_run=True)
+    fit(small(optim=Optim(lr_scheduler=WarmupCosine)), tmp_path, fast_dev_run=True)
 
 
 def test_missing_proposals_are_said(tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_wrong_values_are_refused(options: dict, said: str) -> None:
 
 
 def test_the_new_layer_learns_ten_times_as_fast() -> None:
-    model = small(optimizer=partial(CaffeSGD, lr=1e-3, weight_decay=5e-4))
+    model = small(optim=Optim(optimizer=partial(CaffeSGD, lr=1e-3, weight_decay=5e-4)))
     groups = {id(p): group for group in model.configure_optimizers().param_groups for p in group["params"]}
     assert len(groups) == len(list(model.network.parameters()))
     for name, parameter in model.network.named_parameters():
@@ -517,7 +517,7 @@ def test_warmup_cosine_ends_with_the_fine_tuning(tmp_path: Path) -> None:
     )
     optimizer = partial(torch.optim.SGD, lr=0.1)
     fit(
-        small(lr_scheduler=WarmupCosine, optimizer=optimizer),
+        small(optim=Optim(lr_scheduler=WarmupCosine, optimizer=optimizer)),
         tmp_path,
         epochs=4,
         callbacks=(watch(),),
