@@ -6,10 +6,43 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Several: one for each sample. None: torch's global one.
 Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@runtime_checkable
+class UnpaddedNetwork(Protocol):
+    """Segmentation network without padding: its logits cover less than the image."""
+
+    margin: int
+    """Pixels that each side loses; 0: none, and the network takes images of any size."""
+
+    def input_size(self, size: int) -> int:
+        """Return the smallest side of an image that gives logits for at least ``size`` pixels."""
+        ...
+
+
+@runtime_checkable
+class SeamlessNetwork(UnpaddedNetwork, Protocol):
+    """Network without padding that computes the same logits for a tile as for the whole image."""
+
+    seamless: bool
+
+
+@runtime_checkable
+class NeedsEntries(Protocol):
+    """Loss that takes further entries of the batch, by name, beside logits and mask."""
+
+    needs: Sequence[str]
+
+
+@runtime_checkable
+class IgnoresIndex(Protocol):
+    """Loss that ignores pixels of one mask value."""
+
+    ignore_index: int
 
 
 @runtime_checkable
@@ -17,6 +50,9 @@ class SegmentationModel(Protocol):
     """What ``Inference`` needs of a segmentation model."""
 
     num_classes: int
+
+    @property
+    def network(self) -> nn.Module: ...
 
     def __call__(self, image: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, K, H, W)."""
@@ -126,7 +162,7 @@ class TrainedModel(Protocol):
 
 @runtime_checkable
 class NamedClasses(Protocol):
-    """Module that has the class names of the data it was trained on."""
+    """Module or datamodule with the names of its classes, which may be none."""
 
     class_names: Sequence[str]
 

@@ -28,6 +28,8 @@ _GROUPS = {
         "guidance_interval",
         "threshold",
     ),
+    "inference": ("score_threshold", "nms_threshold", "max_detections"),
+    "rpn": ("anchor_sizes", "proposals_before_nms"),
     "objective": ("prediction", "loss_weight", "learned_variance", "vlb_weight", "self_conditioning"),
 }
 KEYS: dict[str, dict[str, str]] = {
@@ -40,9 +42,21 @@ KEYS: dict[str, dict[str, str]] = {
         "discriminator_optimizer": "optim.discriminator_optimizer",
         "gradient_clip_val": "optim.gradient_clip_val",
         "accumulate_grad_batches": "optim.accumulate_grad_batches",
+        "rpn_samples": "rpn.samples",
+        "rpn_nms_threshold": "rpn.nms_threshold",
+        "svm": "svm.enabled",
+        "cost": "svm.cost",
+        "max_negatives": "svm.max_negatives",
+        "box_regression": "box_regression.enabled",
+        "penalty": "box_regression.penalty",
+        "max_pairs": "box_regression.max_pairs",
     },
     "data": {},
 }
+# The same for arguments that other classes still have under the old name. Command lines do not name the class, so that
+# there only today's name works.
+_TWO_STAGES = {"aspect_ratios": "rpn.aspect_ratios", "proposals": "rpn.proposals"}
+KEYS_OF_CLASS: dict[str, dict[str, str]] = {"FasterRCNN": _TWO_STAGES, "MaskRCNN": _TWO_STAGES}
 # ImagenCascade has lists of these, one value per stage, or None: today's arguments, not the flat ones of a single model.
 _PER_STAGE = ("guidance", "steps")
 
@@ -59,17 +73,21 @@ def rename_class(path: str) -> str:
     return _warn(path, f"{module}.{today}") if module.startswith("darkroom.") else path
 
 
-def rename_keys(section: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def rename_keys(section: str, arguments: dict[str, Any], class_path: str = "") -> dict[str, Any]:
     """Return the arguments of a section ("model", "data") under today's names.
 
     Args:
         section: of the config.
         arguments: by the names of the previous version, of today, or both; today's win.
+        class_path: of the class that takes them, if known.
     """
+    table = KEYS[section] | KEYS_OF_CLASS.get(class_path.rpartition(".")[2], {})
     renamed: dict[str, Any] = {}
     for old, value in arguments.items():
-        new = KEYS[section].get(old)
-        if new is None or (old in _PER_STAGE and (value is None or isinstance(value, list | tuple))):
+        new = table.get(old)
+        group_of_today = isinstance(value, dict) and new is not None and new.startswith(f"{old}.")
+        per_stage = old in _PER_STAGE and (value is None or isinstance(value, list | tuple))
+        if new is None or group_of_today or per_stage:
             renamed[old] = _merge(renamed.get(old), value)
             continue
         _warn(f"{section}.{old}", f"{section}.{new}")
@@ -99,7 +117,9 @@ def update_config(config: Any) -> Any:
         elif isinstance(content, dict):
             content = rename_keys(section, content)
             if isinstance(content.get("init_args"), dict):
-                content["init_args"] = rename_keys(section, content["init_args"])
+                class_path = content.get("class_path")
+                class_path = class_path if isinstance(class_path, str) else ""
+                content["init_args"] = rename_keys(section, content["init_args"], class_path)
             updated[section] = content
     return updated
 
@@ -109,12 +129,17 @@ def update_arguments(argv: Sequence[str]) -> list[str]:
     return [_update_argument(word, following) for word, following in zip(argv, [*argv[1:], ""], strict=True)]
 
 
-def with_todays_arguments(checkpoint: Any) -> Any:
-    """Return the content of a checkpoint with today's class names and keys in its hyper-parameters."""
+def with_todays_arguments(checkpoint: Any, class_path: str = "") -> Any:
+    """Return the content of a checkpoint with today's class names and keys in its hyper-parameters.
+
+    Args:
+        checkpoint: its content.
+        class_path: of the class that loads it, for checkpoints that do not name theirs.
+    """
     arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(arguments, dict):
         return checkpoint
-    arguments = rename_keys("model", update_config(arguments))
+    arguments = rename_keys("model", update_config(arguments), arguments.get("_class_path") or class_path)
     if isinstance(arguments.get("_class_path"), str):
         arguments["_class_path"] = rename_class(arguments["_class_path"])
     return checkpoint | {"hyper_parameters": arguments}
@@ -164,7 +189,8 @@ def _update_argument(word: str, following: str) -> str:
         old, dot, tail = rest.removeprefix("init_args.").partition(".")
         new = KEYS[section].get(old)
         text = value if equals else following
-        if new is not None and not (old in _PER_STAGE and (text == "null" or text.startswith("["))):
+        per_stage = old in _PER_STAGE and (text == "null" or text.startswith("["))
+        if new is not None and not per_stage and not (dot and new.startswith(f"{old}.")):  # else an option of a group
             _warn(f"{section}.{old}", f"{section}.{new}")
             group, _, option = new.partition(".")
             if text == "null" and not _is_optional(group, option):

@@ -49,7 +49,7 @@ class Technique(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load a trained model as LightningModule does, also from a checkpoint of the previous version."""
-        return super().load_from_checkpoint(with_todays_names(checkpoint_path), *args, **kwargs)
+        return super().load_from_checkpoint(with_todays_names(checkpoint_path, cls.__name__), *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer([p for p in self.parameters() if p.requires_grad])
@@ -94,7 +94,7 @@ class Technique(LightningModule):
     def setup(self, stage: str) -> None:
         for network in self.networks():
             if not is_sharded(network):
-                network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
+                network.to(memory_format=self.memory_format)
             if self.optim.compile:
                 network.compile()
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lightning import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau as LightningReduceLROnPlateau
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -68,7 +69,7 @@ class WarmupCosine(LRScheduler):
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         done = min(1.0, (self.last_epoch + 1) / (self.total_steps + 1))
         cosine = (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
         return [lr * (done / self.warmup if done < self.warmup else cosine) for lr in self.base_lrs]
@@ -86,11 +87,11 @@ class WarmupSteps(LRScheduler):
         optimizer: its learning rate is the peak.
         milestones: epochs from which on the rate is ``factor`` times what it was, in ascending order.
         warmup: epochs until the peak is reached; 0 for none.
-        start: the first epoch's rate as a part of the peak, in (0, 1].
+        start: the first epoch's rate as a fraction of the peak, in (0, 1].
         factor: in (0, 1).
 
     Raises:
-        UsageError: for values outside of these ranges.
+        UsageError: a value is out of its range.
     """
 
     def __init__(
@@ -104,19 +105,19 @@ class WarmupSteps(LRScheduler):
         milestones = list(milestones)
         if warmup < 0 or milestones != sorted(set(milestones)) or min(milestones, default=warmup) < warmup:
             raise UsageError(
-                f"WarmupSteps.milestones is {milestones}, warmup {warmup}; the milestones' epochs ascend, none lies before "
-                "the end of the warm-up"
+                f"WarmupSteps.milestones must be ascending epochs, none before the end of the warm-up ({warmup}), got "
+                f"{milestones}"
             )
         if not (0 < start <= 1 and 0 < factor < 1):
-            raise UsageError(f"WarmupSteps.start is {start}, factor {factor}; start is in (0, 1], factor in (0, 1)")
+            raise UsageError(f"WarmupSteps.start must be in (0, 1] and factor in (0, 1), got {start} and {factor}")
         self.milestones, self.warmup, self.start, self.factor = milestones, warmup, start, factor
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         epoch = self.last_epoch
-        part = self.start + (1 - self.start) * epoch / self.warmup if epoch < self.warmup else 1.0
-        part *= self.factor ** sum(epoch >= milestone for milestone in self.milestones)
-        return [lr * part for lr in self.base_lrs]
+        fraction = self.start + (1 - self.start) * epoch / self.warmup if epoch < self.warmup else 1.0
+        fraction *= self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+        return [lr * fraction for lr in self.base_lrs]
 
 
 class WarmupConstant(LRScheduler):
@@ -126,19 +127,19 @@ class WarmupConstant(LRScheduler):
 
     Args:
         optimizer: its learning rate is the peak.
-        steps: of the warm-up; 0 for none.
+        steps: number of steps of the warm-up; 0 for none.
 
     Raises:
-        UsageError: fewer than 0 steps.
+        UsageError: the number is negative.
     """
 
     interval: ClassVar[str] = "step"
 
     def __init__(self, optimizer: Optimizer, steps: int = 5000) -> None:
         if steps < 0:
-            raise UsageError(f"WarmupConstant.steps is {steps}; it is at least 0")
+            raise UsageError(f"WarmupConstant.steps must be at least 0, got {steps}")
         self.steps = steps
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         return [lr * min(1.0, (self.last_epoch + 1) / max(1, self.steps)) for lr in self.base_lrs]

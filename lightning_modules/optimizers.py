@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -38,9 +38,7 @@ class Optim:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def clip_gradients(
-    module: LightningModule, optimizer: Optimizer, value: float | None, algorithm: Literal["norm", "value"] = "norm"
-) -> None:
+def clip_gradients(module: LightningModule, optimizer: Optimizer, value: float | None, algorithm: str = "norm") -> None:
     """Clip the gradients of an optimizer's parameters, fused optimizers' too, after unscaling them.
 
     Args:
@@ -77,19 +75,19 @@ def align_optimizer_states(optimizers: Iterable[Optimizer]) -> None:
 
 
 class CaffeSGD(torch.optim.SGD):
-    """SGD as the Caffe recipes of FCN, R-CNN and dilated convolutions have it: biases learn faster and do not decay.
+    """SGD of the Caffe recipes of FCN, R-CNN and dilated convolutions: biases have a higher rate and no weight decay.
 
-    "Doubled learning rate for biases" (Long, Shelhamer, Darrell 2015, section 4.3); that they do not decay is in the
-    authors' Caffe definitions (``lr_mult: 2``, ``decay_mult: 0``). Biases are the parameters with one dimension, which the
-    factors of a batch normalisation are too. Two parameter groups: weights, biases.
+    "Doubled learning rate for biases" (Long, Shelhamer, Darrell 2015, section 4.3); the missing weight decay is in the
+    authors' Caffe definitions (``lr_mult: 2``, ``decay_mult: 0``). Biases are the parameters with one dimension, including
+    the factors of batch norms. Two parameter groups: weights, biases.
 
-    The step is torch's, whose rate multiplies the velocity; Caffe's velocity holds the rate. They are the same while the
-    rate is constant; after a change Caffe's keeps the old rate for as long as the momentum lasts.
+    The step is torch's, whose rate multiplies the velocity; Caffe's velocity includes the rate. Both are the same for a
+    constant rate; after a change Caffe's velocity still contains the old rate.
 
     Args:
         params: parameters (not groups of them).
         lr: learning rate of the weights.
-        momentum: part of the velocity that is kept from step to step.
+        momentum: fraction of the velocity that the next step keeps.
         weight_decay: L2 penalty of the weights.
         bias_lr_factor: the biases' learning rate is this times ``lr``.
     """
@@ -103,8 +101,11 @@ class CaffeSGD(torch.optim.SGD):
         bias_lr_factor: float = 2.0,
     ) -> None:
         if bias_lr_factor < 0:
-            raise UsageError(f"CaffeSGD.bias_lr_factor is {bias_lr_factor}; it is 0 (biases stay as they are) or more")
+            raise UsageError(f"CaffeSGD.bias_lr_factor must be 0 (constant biases) or more, got {bias_lr_factor}")
         params = list(params)
         weights, biases = [p for p in params if p.ndim != 1], [p for p in params if p.ndim == 1]
-        groups = [{"params": weights}, {"params": biases, "lr": bias_lr_factor * lr, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": weights},
+            {"params": biases, "lr": bias_lr_factor * lr, "weight_decay": 0.0},
+        ]
         super().__init__(groups, lr, momentum, weight_decay=weight_decay)

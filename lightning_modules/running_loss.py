@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from darkroom.errors import TrainingError
+from darkroom.lightning_modules.utils.trainer import datamodule_of, log_interval
 from darkroom.protocols import DescribesBatches
 from darkroom.runtime.lightning_compat import datamodule_of, steps_taken
 
@@ -35,7 +36,7 @@ class RunningLoss:
             self._terms, self._sums, self._count = list(terms), [0.0] * len(terms), 0
         self._pending.append([value.detach() for value in terms.values()])
         self._places.append((module.current_epoch, loop.batch_idx))
-        every = trainer.log_every_n_steps
+        every = log_interval(trainer)
         steps_now = (loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if every and steps_now and (steps_taken(trainer) + 1) % every == 0:
             self.log(module, on_step=True)

@@ -54,7 +54,7 @@ DETECTION = {
     ),
     "R-CNN": Entry("detection/rcnn", staged=True),
     "Fast R-CNN": Entry("detection/fast_rcnn", _AS_THEY_ARE),
-    "Faster R-CNN": Entry("detection/faster_rcnn", (*_AS_THEY_ARE, "--model.anchor_sizes", "[20, 50, 110]")),
+    "Faster R-CNN": Entry("detection/faster_rcnn", (*_AS_THEY_ARE, "--model.rpn.anchor_sizes", "[20, 50, 110]")),
     "SSD": Entry("detection/ssd", ("--model.image_size", "320", "--model.sizes", "coco")),
     "YOLO": Entry("detection/yolo", ("--model.image_size", "256", "--model.grid", "8")),
     "torchvision's Faster R-CNN, MobileNetV3": Entry(
@@ -70,10 +70,10 @@ DETECTION = {
     "Mask R-CNN": Entry(
         "detection/mask_rcnn",
         (
-            *(*_AS_THEY_ARE, "--model.anchor_sizes", "[12, 24, 48]", "--model.roi_samples", "128"),
+            *(*_AS_THEY_ARE, "--model.rpn.anchor_sizes", "[12, 24, 48]", "--model.roi_samples", "128"),
             # Nuclei come by the hundred.
-            *("--model.proposals_before_nms", "[600, 600]", "--model.proposals", "[300, 300]"),
-            *("--model.max_detections", "300"),
+            *("--model.rpn.proposals_before_nms", "[600, 600]", "--model.rpn.proposals", "[300, 300]"),
+            *("--model.inference.max_detections", "300"),
         ),
     ),
 }

@@ -24,7 +24,7 @@ from darkroom.lightning_modules import detection
 from darkroom.lightning_modules.detection import COCOScores, FasterRCNN, MaskRCNN, ObjectDetection, VOCScores
 from darkroom.lightning_modules.detection.base import check_batch
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "detection"
+CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
 LADDER = ("sliding_window", "rcnn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "ssd", "yolo")
 BATCH = 4
 

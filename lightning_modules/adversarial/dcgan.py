@@ -20,7 +20,7 @@ from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
-from darkroom.lightning_modules.utils.eval_mode import evaluating
+from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.random import Generators
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
@@ -351,7 +351,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         Adam minimizes the error over z (Lipton & Tripathi 2017), from the same start for all, within the prior's range. The
         result is not differentiable, and each latent depends only on its image.
         """
-        with evaluating(self.generator), torch.inference_mode(False), torch.enable_grad():
+        with eval_mode(self.generator), torch.inference_mode(False), torch.enable_grad():
             x, labels = x.clone(), None if labels is None else labels.clone()
             start = self.draw_latents(1, torch.Generator().manual_seed(0))  # not 0, where ReLUs may have no gradient
             z = start.repeat(len(x), 1).requires_grad_()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.arguments import check_choice
-from darkroom.lightning_modules.utils.eval_mode import evaluating
+from darkroom.lightning_modules.utils.eval_mode import eval_mode
 
 Architecture = Literal["conv", "mlp"]
 
@@ -223,7 +223,7 @@ def check_network(
         if isinstance(module, nn.Sigmoid | nn.Tanh)
     ]
     try:
-        with evaluating(network):
+        with eval_mode(network):
             output = apply(network, x.to(device), labels if labels is None else labels.to(device))
         found = tuple(output.shape)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:

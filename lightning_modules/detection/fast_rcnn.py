@@ -1,7 +1,7 @@
-"""Fast R-CNN (Girshick 2015): one feature map per picture, pooled for every proposal, and one loss for class and box."""
+"""Fast R-CNN (Girshick 2015): one feature map per image, pooled for every proposal, and one loss for class and box."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,17 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import roi_pool
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection.base import Detections, ObjectDetection
+from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.boxes import (
     decode,
-    detections,
     encode,
-    repeatable,
-    required_proposals,
+    fixed_seed,
+    require_proposals,
     sample_rois,
+    select_detections,
 )
+from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
+from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -27,19 +29,21 @@ from darkroom.lightning_modules.layers.backbones import (
     Classifier,
     Weights,
     imagenet_weights,
-    load_all_but_the_answer,
+    load_all_but_last_layer,
     pooled_side,
 )
+from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.arguments import build_options
 
 
 class FastRCNNNetwork(nn.Module):
-    """A classifier whose last pooling is replaced by RoI pooling, with two outputs per region.
+    """Classifier with RoI pooling as its last pooling and two outputs per region.
 
     Args:
         num_classes: K, without the background.
-        backbone: AlexNet or a VGG; its convolutions make the map, of stride 16, its linear layers see a region.
+        backbone: AlexNet or a VGG; its convolutions compute the map, of stride 16, its linear layers classify a region.
         width: factor on the channels of every layer.
-        freeze: how many of the first convolutions are not trained; the paper's choice for VGG16 is 4.
+        freeze: number of first convolutions that are not trained; the paper's choice for VGG16 is 4.
     """
 
     def __init__(
@@ -49,30 +53,38 @@ class FastRCNNNetwork(nn.Module):
         classifier = Classifier(backbone, num_classes + 1, 224, width=width)
         self.features = classifier.features[:-1]  # without the last pooling
         self.pooled, self.num_classes = pooled_side(backbone), num_classes
-        *hidden, last = classifier.classifier
-        self.hidden = nn.Sequential(*hidden)
-        self.score = nn.Linear(last.in_features, num_classes + 1)
-        self.offsets = nn.Linear(last.in_features, 4 * num_classes)
+        self.hidden = classifier.classifier[:-1]
+        self.score = nn.Linear(classifier.last.in_features, num_classes + 1)
+        self.offsets = nn.Linear(classifier.last.in_features, 4 * num_classes)
         for layer, std in ((self.score, 0.01), (self.offsets, 0.001)):  # section 2.3
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
         convolutions = [layer for layer in self.features if isinstance(layer, nn.Conv2d)]
         if not 0 <= freeze <= len(convolutions):
-            raise UsageError(f"model.freeze is {freeze}; {backbone} has {len(convolutions)} convolutions")
+            raise UsageError(
+                f"model.freeze must be 0 to {len(convolutions)}, the convolutions of {backbone}, got {freeze}"
+            )
         for convolution in convolutions[:freeze]:
             convolution.requires_grad_(False)
 
     def forward(self, images: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W), normalised, and a list of B regions (R_i, 4) in their pixels -> class logits (R, K + 1),
-        background first, and offsets (R, K, 4), R being all regions one after another."""
-        return self.judge(self.features(images), regions)
+        """Classify regions of normalized images (B, 3, H, W).
+
+        Args:
+            images: normalized.
+            regions: per image (R_i, 4), in its pixels.
+
+        Returns:
+            Class logits (R, K + 1), background first, and offsets (R, K, 4), with R regions of all images in sequence.
+        """
+        return self.classify_regions(self.features(images), regions)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the convolutions; how many regions there are changes with every picture."""
+        """Compile the convolutions; the number of regions changes with every image."""
         self.features.compile(*args, **kwargs)
 
-    def judge(self, maps: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The same from the images' maps, which all of the backbones make with a stride of 16."""
+    def classify_regions(self, maps: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Classify regions from the images' maps, whose stride is 16 for all backbones; see ``forward``."""
         pooled = roi_pool(maps.float(), [boxes.float() for boxes in regions], self.pooled, 1 / 16)
         hidden = self.hidden(pooled.flatten(1))
         return self.score(hidden), self.offsets(hidden).view(-1, self.num_classes, 4)
@@ -89,17 +101,20 @@ class FastRCNN(ObjectDetection):
         backbone: AlexNet or a VGG; the paper's are alexnet and vgg16.
         width: factor on the channels of every layer.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
-        freeze: how many of the first convolutions are not trained; the paper's choice for VGG16 is 4.
-        min_side, max_side: pictures are resized so that the shorter side has ``min_side`` pixels, or less if the longer one
+        freeze: number of first convolutions that are not trained; the paper's choice for VGG16 is 4.
+        min_side, max_side: images are resized so that the shorter side has ``min_side`` pixels, or less if the longer one
             would have more than ``max_side``.
         rois_per_image: regions of an image in a training step; the paper takes 64 of each of two images.
-        foreground: part of them that are objects, at most.
+        foreground: largest fraction of objects among them.
         background_iou: IoU range of the others; the paper begins at 0.1, a kind of hard-negative mining.
-        score_threshold, nms_threshold, max_detections: see ``detections``.
+        inference: which candidates become detections; by default score_threshold 0.05, nms_threshold 0.3, max_detections
+            100.
         optim: see Technique.
     """
 
     starts_from = ("weights",)
+    network: FastRCNNNetwork
+    default_limits: ClassVar[Limits] = Limits(score_threshold=0.05, nms_threshold=0.3, max_detections=100)
 
     def __init__(
         self,
@@ -113,26 +128,23 @@ class FastRCNN(ObjectDetection):
         rois_per_image: int = 64,
         foreground: float = 0.25,
         background_iou: tuple[float, float] = (0.1, 0.5),
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.3,
-        max_detections: int = 100,
-        **kwargs: Any,
+        inference: DetectionInference | None = None,
+        optim: Optim | None = None,
     ) -> None:
-        network = FastRCNNNetwork(num_classes or 1, backbone, width, freeze)
-        super().__init__(network, num_classes, **kwargs)
-        if rois_per_image < 1 or not 0 < foreground <= 1:
-            raise UsageError(
-                f"model.rois_per_image is {rois_per_image}, model.foreground {foreground}; a number of regions, at least "
-                "1, and a part of them, in (0, 1]"
-            )
+        network = FastRCNNNetwork(num_classes=num_classes or 1, backbone=backbone, width=width, freeze=freeze)
+        super().__init__(network, num_classes=num_classes, optim=optim)
+        if rois_per_image < 1:
+            raise UsageError(f"model.rois_per_image must be at least 1, got {rois_per_image}")
+        if not 0 < foreground <= 1:
+            raise UsageError(f"model.foreground must be a fraction in (0, 1], got {foreground}")
         if weights == "imagenet":
             classifier = Classifier(backbone, network.num_classes + 1)
-            load_all_but_the_answer(classifier, imagenet_weights(backbone, width, 3))
+            load_all_but_last_layer(classifier, imagenet_weights(backbone, width, 3))
             network.features.load_state_dict(classifier.features.state_dict())
             network.hidden.load_state_dict(classifier.classifier[:-1].state_dict())
-        self.rois_per_image, self.foreground, self.background_iou = rois_per_image, foreground, tuple(background_iou)
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.max_detections = max_detections
+        self.rois_per_image, self.foreground = rois_per_image, foreground
+        self.background_iou = (background_iou[0], background_iou[1])
+        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         self.transform = GeneralizedRCNNTransform(min_side, max_side, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
     def _maps(self, batch: Mapping[str, Any]) -> tuple[ImageList, Tensor]:
@@ -140,44 +152,47 @@ class FastRCNN(ObjectDetection):
         images.tensors = images.tensors.contiguous(memory_format=self.memory_format)
         return images, self.network.features(images.tensors)
 
-    def _judge(
+    def _classify(
         self, batch: Mapping[str, Any], images: ImageList, maps: Tensor, regions: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Logits and offsets of regions in pixels of the pictures, which the network sees resized."""
+        """Compute logits and offsets of regions in pixels of the original images."""
         scaled = [
             boxes
             * boxes.new_tensor([new / old for new, old in zip(size, image.shape[-2:], strict=True)]).flip(0).repeat(2)
             for boxes, size, image in zip(regions, images.image_sizes, batch["image"], strict=True)
         ]
-        logits, offsets = self.network.judge(maps, scaled)
+        logits, offsets = self.network.classify_regions(maps, scaled)
         return logits.float(), offsets.float()
 
     def _losses(self, batch: Mapping[str, Any], images: ImageList, maps: Tensor) -> dict[str, Tensor]:
-        proposals = required_proposals(batch, "FastRCNN")
-        rois, labels, truth = zip(
-            *(
-                sample_rois(boxes, target, self.rois_per_image, self.foreground, 0.5, self.background_iou)
-                for boxes, target in zip(proposals, batch["target"], strict=True)
-            ),
-            strict=True,
-        )
-        logits, offsets = self._judge(batch, images, maps, list(rois))
-        rois, labels, truth = torch.cat(rois), torch.cat(labels), torch.cat(truth)
+        proposals = require_proposals(batch, "FastRCNN")
+        samples = [
+            sample_rois(
+                boxes,
+                target,
+                self.rois_per_image,
+                foreground=self.foreground,
+                foreground_iou=0.5,
+                background_iou=self.background_iou,
+            )
+            for boxes, target in zip(proposals, batch["target"], strict=True)
+        ]
+        logits, offsets = self._classify(batch, images, maps, [rois for rois, _, _ in samples])
+        rois, labels, truth = (torch.cat(column) for column in zip(*samples, strict=True))
         objects = labels.nonzero().flatten()
-        wanted = encode(truth[objects], rois[objects])
-        box = F.smooth_l1_loss(offsets[objects, labels[objects] - 1], wanted, reduction="sum", beta=1.0)
+        expected = encode(truth[objects], rois[objects])
+        box = F.smooth_l1_loss(offsets[objects, labels[objects] - 1], expected, reduction="sum", beta=1.0)
         count = max(1, len(labels))
         return {"class": F.cross_entropy(logits, labels, reduction="sum") / count, "box": box / count}
 
     def _detections(self, batch: Mapping[str, Any], images: ImageList, maps: Tensor) -> Detections:
-        proposals = required_proposals(batch, "FastRCNN")
-        logits, offsets = self._judge(batch, images, maps, proposals)
+        proposals = require_proposals(batch, "FastRCNN")
+        logits, offsets = self._classify(batch, images, maps, proposals)
         counts = [len(boxes) for boxes in proposals]
         scores = logits.softmax(1)[:, 1:]
         boxes = decode(offsets, torch.cat(proposals).float()[:, None])
-        limits = (self.score_threshold, self.nms_threshold, self.max_detections)
         return [
-            detections(one, score, image.shape[-2:], *limits)
+            select_detections(one, score, image.shape[-2:], self.limits)
             for one, score, image in zip(boxes.split(counts), scores.split(counts), batch["image"], strict=True)
         ]
 
@@ -189,6 +204,6 @@ class FastRCNN(ObjectDetection):
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
         images, maps = self._maps(batch)
-        with repeatable(maps.device):
+        with fixed_seed(maps.device):
             losses = self._losses(batch, images, maps)
         return losses, self._detections(batch, images, maps)

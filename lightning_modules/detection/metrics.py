@@ -1,4 +1,4 @@
-"""Scores of detections over a whole set: COCO's, of boxes and masks, and PASCAL VOC's."""
+"""Metrics of detections over a whole set: COCO's, of boxes and masks, and PASCAL VOC's."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -13,10 +13,11 @@ from torchmetrics import Metric
 from torchvision.ops import box_iou
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.detection.types import Detection, Target
 
 
 class DetectionScores(Metric):
-    """What scores of a set are computed from: every box of every image, kept in CPU memory.
+    """Base of metrics over a set: collects every box of every image in CPU memory.
 
     Args:
         num_classes: K classes of objects; labels are 1 to K.
@@ -34,13 +35,15 @@ class DetectionScores(Metric):
         super().__init__()
         self.class_names = tuple(class_names or map(str, range(1, num_classes + 1)))
         if len(self.class_names) != num_classes:
-            raise UsageError(f"model.num_classes is {num_classes}, but class_names has {len(self.class_names)} names")
-        # One tensor per image, a row per box: x1, y1, x2, y2, label; then score, or iscrowd and difficult.
+            raise UsageError(
+                f"class_names must have model.num_classes names, {num_classes}, got {len(self.class_names)}"
+            )
+        # One tensor per image, a row per box: x1, y1, x2, y2, label, then score or (iscrowd, difficult).
         self.add_state("detections", [], dist_reduce_fx=None)
         self.add_state("truths", [], dist_reduce_fx=None)
 
-    def update(self, preds: list[dict[str, Tensor]], target: list[dict[str, Tensor]]) -> None:
-        """Adds images.
+    def update(self, preds: Sequence[Detection], target: Sequence[Target]) -> None:
+        """Add images.
 
         Args:
             preds: per image ``boxes`` float (M, 4), xyxy in pixels, ``labels`` int (M,) from 1, ``scores`` float (M,).
@@ -54,25 +57,25 @@ class DetectionScores(Metric):
         self.truths += _rows(truths)
 
     def named(self, score: str, values: Sequence[float]) -> dict[str, Tensor]:
-        """A value per class, by name: ``score/<name>``."""
+        """Return a value per class, by name: ``score/<name>``."""
         names = (f"{score}/{name}" for name in self.class_names)
         return {name: self.scalar(value) for name, value in zip(names, values, strict=True)}
 
     def scalar(self, value: float) -> Tensor:
-        """A score as what is logged: float32 on the metric's device, where ranks can reduce it."""
+        """Return a value as a float32 scalar on the metric's device, where ranks can reduce it."""
         return torch.tensor(float(value), dtype=torch.float32, device=self.device)
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = ()) -> nn.Module:
         return super()._apply(fn, exclude_state=(*exclude_state, *self._defaults))  # the boxes stay in CPU memory
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
-        """All ranks' images, dealt in turn as the sampler dealt them: the order, and so every tie, is that of one process.
+        """Gather the images of all ranks in the sampler's order, so that ties are broken as in one process.
 
-        torchmetrics' own way, tensor by tensor, waits for ever where ranks saw different numbers of images.
+        torchmetrics gathers tensor by tensor, which deadlocks where ranks have different numbers of images.
         """
         group = process_group or self.process_group
         ranks: list[Any] = [None] * distributed.get_world_size(group)
-        # Arrays, because a pickled tensor brings the memory of its whole batch.
+        # Arrays, because a pickled tensor includes the storage of its whole batch.
         local = {
             name: [x.numpy() if isinstance(x, Tensor) else x for x in getattr(self, name)] for name in self._defaults
         }
@@ -93,12 +96,12 @@ class COCOScores(DetectionScores):
     - ``AP/<name>``: mAP of a class;
     - with ``masks`` the same by the IoU of masks: ``mask_mAP``, ..., ``mask_AP/<name>``.
 
-    nan where there is no object to be found; such classes are in no mean. Detections in a crowd region (``iscrowd``) do
-    not count, nor does the region. COCO does not know ``difficult``: such objects are as the others.
+    nan for a class without object to be found; means leave such classes out. Detections in a crowd region (``iscrowd``) do
+    not count, nor does the region. COCO has no ``difficult``: such objects count as all others.
 
     Args:
         num_classes, class_names: see DetectionScores.
-        masks: whether masks are judged too; ``preds`` and ``target`` then have ``masks`` bool (N, H, W).
+        masks: evaluate masks too; ``preds`` and ``target`` then have ``masks`` bool (N, H, W).
 
     Raises:
         UsageError: faster-coco-eval is not installed.
@@ -110,17 +113,17 @@ class COCOScores(DetectionScores):
     def __init__(self, num_classes: int, class_names: Sequence[str] | None = None, masks: bool = False) -> None:
         super().__init__(num_classes, class_names)
         if find_spec("faster_coco_eval") is None:
-            raise UsageError("the scores of COCO need faster-coco-eval; install it: pip install faster-coco-eval")
+            raise UsageError("the metrics of COCO need faster-coco-eval; install it: pip install faster-coco-eval")
         self.masks = masks
         if masks:
             self.add_state("detection_masks", [], dist_reduce_fx=None)
             self.add_state("truth_masks", [], dist_reduce_fx=None)
 
     def __hash__(self) -> int:
-        return id(self)  # torchmetrics' takes in the states, and dicts of run lengths have none
+        return id(self)  # torchmetrics hashes the states, and dicts of run lengths have no hash
 
-    def update(self, preds: list[dict[str, Tensor]], target: list[dict[str, Tensor]]) -> None:
-        """Adds images; see DetectionScores. With ``masks``, of these the run lengths are kept."""
+    def update(self, preds: Sequence[Detection], target: Sequence[Target]) -> None:
+        """Add images, see DetectionScores. Masks are stored as run lengths."""
         super().update(preds, target)
         if self.masks:
             self.detection_masks += [_run_lengths(image["masks"]) for image in preds]
@@ -131,8 +134,8 @@ class COCOScores(DetectionScores):
         return scores | {f"mask_{name}": x for name, x in self._scores("segm").items()} if self.masks else scores
 
     def _scores(self, kind: Literal["bbox", "segm"]) -> dict[str, Tensor]:
-        # Not through torchmetrics' MeanAveragePrecision: it judges every class a second time for its AP, its thresholds are
-        # float32, which are not quite COCO's, and it cannot gather from ranks with different numbers of images.
+        # Not through torchmetrics' MeanAveragePrecision: it evaluates every class a second time for its AP, its float32
+        # thresholds differ slightly from COCO's, and it cannot gather from ranks with different numbers of images.
         from faster_coco_eval import COCOeval_faster
 
         truths = self._index(self.truths, "iscrowd", self.truth_masks if self.masks else None)
@@ -151,7 +154,7 @@ class COCOScores(DetectionScores):
         return {name: self.scalar(_mean(values)) for name, values in scores.items()} | named
 
     def _index(self, images: list[Tensor], field: Literal["iscrowd", "score"], masks: list[list[dict]] | None) -> Any:
-        """A COCO data set of the images' boxes (and masks), ``field`` being the sixth column of their rows."""
+        """Build a COCO data set of the images' boxes (and masks); ``field`` is the sixth column of their rows."""
         from faster_coco_eval import COCO
         from faster_coco_eval.core import mask as mask_utils
 
@@ -189,21 +192,21 @@ class VOCScores(DetectionScores):
     - ``VOC07_AP50``: its mean at the recalls 0, .1, ..., 1 (until VOC 2009), the mean over the classes;
     - ``VOC_AP50/<name>``, ``VOC07_AP50/<name>``: those of a class.
 
-    nan where there is no object to be found; such classes are in no mean. A crowd region (``iscrowd``), which VOC does not
-    know, counts as difficult. Our boxes, from pixel edge to pixel edge, have the areas of VOC's inclusive corners.
+    nan for a class without object to be found; means leave such classes out. A crowd region (``iscrowd``), absent
+    from VOC, counts as difficult. Our boxes, from pixel edge to pixel edge, have the areas of VOC's inclusive corners.
 
     Args:
         num_classes, class_names: see DetectionScores.
         iou_threshold: in (0, 1]; that of VOC is .5.
 
     Raises:
-        UsageError: the threshold is none.
+        UsageError: the threshold is out of its range.
     """
 
     def __init__(self, num_classes: int, class_names: Sequence[str] | None = None, iou_threshold: float = 0.5) -> None:
         super().__init__(num_classes, class_names)
         if not 0 < iou_threshold <= 1:
-            raise UsageError(f"iou_threshold is {iou_threshold}; it is above 0 and at most 1")
+            raise UsageError(f"iou_threshold must be above 0 and at most 1, got {iou_threshold}")
         self.iou_threshold = iou_threshold
 
     def compute(self) -> dict[str, Tensor]:
@@ -225,12 +228,12 @@ class VOCScores(DetectionScores):
         return scores
 
     def _claims(self) -> tuple[Tensor, Tensor]:
-        """Of every detection of the set the highest IoU with an object of its class and image, and the object's row."""
+        """Return each detection's highest IoU with an object of its class and image, and the row of that object."""
         start, ious, rows = 0, [torch.zeros(0)], [torch.zeros(0, dtype=torch.long)]
         for found, true in zip(self.detections, self.truths, strict=True):
-            iou = box_iou(found[:, :4], true[:, :4])  # nan of two boxes without area, which is no claim
+            iou = box_iou(found[:, :4], true[:, :4])  # nan for two boxes without area, which claims nothing
             same_class = found[:, 4, None] == true[:, 4]
-            highest = F.pad(iou.where(same_class, 0), (0, 1)).max(1)  # where it has none, the added column of IoU 0
+            highest = F.pad(iou.where(same_class, 0), (0, 1)).max(1)  # without object: the added column of IoU 0
             ious.append(highest.values)
             rows.append(highest.indices + start)
             start += len(true)
@@ -238,12 +241,12 @@ class VOCScores(DetectionScores):
 
 
 def first_claims(claims: Tensor, claimed: Tensor, extra: Tensor) -> Tensor:
-    """Which detections are right, being the first to claim their object; those that claim an extra one are left out.
+    """Return which detections are true positives: the first to claim their object. Claims of extra objects are left out.
 
     Args:
-        claims: bool (M,), by descending score: whether a detection overlaps its object enough.
-        claimed: int (M,): that object.
-        extra: bool: whether an object need not be found.
+        claims: bool (M,), by descending score: the detection overlaps its object enough.
+        claimed: int (M,): index of that object.
+        extra: bool: the object need not be found.
 
     Returns:
         bool (M',).
@@ -258,11 +261,11 @@ def first_claims(claims: Tensor, claimed: Tensor, extra: Tensor) -> Tensor:
 
 
 def average_precisions(right: Tensor, objects: int) -> tuple[float, float]:
-    """The integral of precision over recall, and its mean at eleven recalls; nan without objects.
+    """Compute the integral of precision over recall, and its mean at eleven recalls; nan without objects.
 
     Args:
-        right: bool (M,), by descending score: whether a detection found an object.
-        objects: how many there are to be found.
+        right: bool (M,), by descending score: the detection is a true positive.
+        objects: number of objects to be found.
     """
     if not objects:
         return float("nan"), float("nan")
@@ -276,19 +279,22 @@ def average_precisions(right: Tensor, objects: int) -> tuple[float, float]:
 
 
 def _rows(images: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    """The columns of each image side by side, float32 in CPU memory: one copy from the device for all of them."""
+    """Stack the columns of each image, float32 in CPU memory, with one copy from the device for all images."""
     tables = [torch.column_stack([column.float() for column in columns]) for columns in images]
     return list(torch.cat(tables).cpu().split([len(table) for table in tables]))
 
 
 def _run_lengths(masks: Tensor) -> list[dict[str, Any]]:
-    """Run lengths of masks bool (N, H, W), a few hundred bytes each. COCO's run down the columns, these along the rows, as
-    the masks lie in memory: it encodes the transposed masks, whose areas and overlaps are the same."""
+    """Encode masks bool (N, H, W) as run lengths, a few hundred bytes each.
+
+    COCO's runs go down the columns. These go along the rows, as the masks lie in memory: the transposed masks are encoded,
+    whose areas and overlaps are the same.
+    """
     from faster_coco_eval.core import mask as mask_utils
 
     return mask_utils.encode(masks.bool().byte().contiguous().cpu().numpy().T)
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what COCO's evaluation defines; the rest is -1."""
+    """Return the mean of the values that COCO's evaluation defines; it marks the others with -1."""
     return values[values > -1].mean() if (values > -1).any() else float("nan")

@@ -12,7 +12,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.metrics.scores import Scores
 from darkroom.lightning_modules.optimizers import Optim
-from darkroom.lightning_modules.utils.eval_mode import evaluating
+from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.random import Generators, sample_noise
 from darkroom.lightning_modules.utils.trainer import datamodule_of
 from darkroom.protocols import NamedClasses, RangedData, ShapedData
@@ -110,7 +110,7 @@ class Generative(_Base):
     @contextmanager
     def sampling_mode(self) -> Iterator[None]:
         """Put the module into eval mode without gradients within the context."""
-        with evaluating(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             yield
 
     def precision(self) -> AbstractContextManager:

@@ -1,1 +1,1 @@
-"""Parts that two families or more are made of."""
+"""Layers that two families or more use."""

@@ -1,55 +1,81 @@
-"""Classifiers that segmentation networks are made of: torchvision's AlexNet and VGG, of any width and window."""
+"""Classifiers as backbones: torchvision's AlexNet and VGG, of any width and window."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.utils.torchvision_weights import published
+from darkroom.lightning_modules.utils.arguments import check_choice
+from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
 
 Backbone = Literal[
     "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"
 ]  # fmt: skip
 Weights = Literal["imagenet"]
-# What torchvision's ImageNet weights expect to be subtracted from, and divided out of, pictures in [0, 1].
+# Mean and standard deviation of images in [0, 1] for which torchvision's ImageNet weights were trained.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def scaled(channels: int, width: float) -> int:
-    """Channels of a layer in a network ``width`` times as wide."""
+def scale_channels(channels: int, width: float) -> int:
+    """Multiply the channels of a layer by ``width``, rounded, at least 1."""
     return max(1, round(channels * width))
 
 
-def _template(backbone: Backbone) -> nn.Module:
-    if backbone not in get_args(Backbone):
-        raise UsageError(f"model.backbone is {backbone}; it can be {', '.join(get_args(Backbone))}")
+def copy_conv(conv: nn.Conv2d, in_channels: int, out_channels: int, groups: int = 1) -> nn.Conv2d:
+    """Build a new convolution with the geometry of another, for other channels."""
+    assert not isinstance(conv.padding, str)
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=_pair(conv.kernel_size),
+        stride=_pair(conv.stride),
+        padding=_pair(conv.padding),
+        dilation=_pair(conv.dilation),
+        groups=groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+    )
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    height, width = values
+    return height, width
+
+
+def zero_bias(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
+    """Set the bias of a layer that has one to zero."""
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+def _template(backbone: Backbone) -> torchvision.models.AlexNet | torchvision.models.VGG:
+    check_choice("model.backbone", backbone, Backbone)
     with torch.device("meta"):
-        return getattr(torchvision.models, backbone)()
+        return torchvision.models.get_model(backbone)
 
 
-def features(backbone: Backbone, in_channels: int = 3, width: float = 1.0) -> nn.Sequential:
-    """The convolutional part of a torchvision classifier, (B, C, H, W) -> (B, 512 width, H / 32, W / 32).
+def build_features(backbone: Backbone, in_channels: int = 3, width: float = 1.0) -> nn.Sequential:
+    """Build the convolutional part of a torchvision classifier: (B, C, H, W) -> (B, 512 width, H / 32, W / 32).
 
-    Same layers in the same places, so that names and, at width 1, shapes of the parameters are torchvision's.
+    Names and, at width 1, shapes of the parameters are torchvision's.
 
     Args:
-        backbone: which classifier.
+        backbone: AlexNet or a VGG.
         in_channels: C.
         width: factor on the channels of every layer; 1 is the paper's.
     """
     if width <= 0:
-        raise UsageError(f"model.width is {width}; it is a factor on the channels of every layer, above 0")
+        raise UsageError(f"model.width must be a factor above 0, got {width}")
     layers: list[nn.Module] = []
     channels = in_channels
     for layer in _template(backbone).features:
         if isinstance(layer, nn.Conv2d):
-            out = scaled(layer.out_channels, width)
-            layer = nn.Conv2d(channels, out, layer.kernel_size, layer.stride, layer.padding)
+            layer = copy_conv(layer, channels, scale_channels(layer.out_channels, width))
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-            channels = out
+            zero_bias(layer)
+            channels = layer.out_channels
         elif isinstance(layer, nn.BatchNorm2d):
             layer = nn.BatchNorm2d(channels)
         layers.append(layer)
@@ -57,7 +83,7 @@ def features(backbone: Backbone, in_channels: int = 3, width: float = 1.0) -> nn
 
 
 def pooled_side(backbone: Backbone) -> int:
-    """Side of the map that the classifier's first Linear layer sees at 224 pixels: 7 for VGG, 6 for AlexNet."""
+    """Return the side of the map before the classifier's first Linear layer at 224 pixels: 7 for VGG, 6 for AlexNet."""
     return _template(backbone).avgpool.output_size[0]
 
 
@@ -65,7 +91,7 @@ class Classifier(nn.Module):
     """AlexNet or VGG for windows of any size: features, then three Linear layers. (B, C, window, window) -> (B, K).
 
     Args:
-        backbone: which classifier.
+        backbone: AlexNet or a VGG.
         num_classes: K.
         window: side of its input in pixels; 224 is the papers'.
         in_channels: C.
@@ -76,19 +102,31 @@ class Classifier(nn.Module):
         self, backbone: Backbone, num_classes: int, window: int = 224, in_channels: int = 3, width: float = 1.0
     ) -> None:
         super().__init__()
-        self.features = features(backbone, in_channels, width)
+        self.features = build_features(backbone, in_channels, width)
         with torch.device("meta"):
             try:
-                channels, *map_size = features(backbone, 1, width)(torch.empty(2, 1, window, window)).shape[1:]
+                channels, *map_size = build_features(backbone, 1, width)(torch.empty(2, 1, window, window)).shape[1:]
             except RuntimeError:
-                raise UsageError(f"model.window is {window}; {backbone} needs at least {_smallest(backbone)}") from None
-        hidden = scaled(4096, width)
+                raise UsageError(
+                    f"model.window must be at least {_smallest(backbone)} for {backbone}, got {window}"
+                ) from None
+        hidden = scale_channels(4096, width)
         self.classifier = nn.Sequential()
         for index, layer in enumerate(_template(backbone).classifier):
             if isinstance(layer, nn.Linear):
                 inputs = channels * map_size[0] * map_size[1] if not len(self._linears()) else hidden
                 layer = nn.Linear(inputs, num_classes if layer.out_features == 1000 else hidden)
             self.classifier.add_module(str(index), layer)
+
+    @property
+    def first(self) -> nn.Linear:
+        """First Linear layer, whose input is the flattened map of the features."""
+        return self._linears()[0]
+
+    @property
+    def last(self) -> nn.Linear:
+        """Last Linear layer, whose outputs are the logits."""
+        return self._linears()[-1]
 
     def _linears(self) -> list[nn.Linear]:
         return [layer for layer in self.classifier if isinstance(layer, nn.Linear)]
@@ -102,16 +140,16 @@ def _smallest(backbone: Backbone) -> int:
 
 
 def imagenet_weights(backbone: Backbone, width: float, in_channels: int) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights of a backbone; downloaded unless they lie in torch's hub folder already."""
+    """Return torchvision's ImageNet weights of a backbone; downloaded unless they are in torch's hub folder."""
     if width != 1 or in_channels != 3:
         raise UsageError(
-            f"model.weights imagenet is for width 1 and 3 channels, not width {width} and {in_channels} channels"
+            f"model.weights imagenet needs width 1 and 3 channels, got width {width} and {in_channels} channels"
         )
-    return published(torchvision.models.get_model_weights(backbone).DEFAULT)
+    return fetch_weights(torchvision.models.get_model_weights(backbone).DEFAULT)
 
 
-def load_all_but_the_answer(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads the weights of a classifier of other classes: all of them but those of the last layer."""
+def load_all_but_last_layer(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the weights of a classifier of other classes, except its last layer."""
     last = list(state)[-1].rpartition(".")[0]
     ours = network.state_dict()
     if any(ours.get(name, value).shape != value.shape for name, value in state.items() if not name.startswith(last)):

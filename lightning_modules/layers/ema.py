@@ -1,4 +1,4 @@
-"""EMA: a slow copy of a network, whose weights are the exponential moving average of those that train."""
+"""EMA: a copy of a network whose weights are the exponential moving average of the trained ones."""
 
 import copy
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.utils.fsdp import local
+from darkroom.lightning_modules.utils.fsdp import to_local
 from darkroom.lightning_modules.utils.precision import KeepFloat32
 
 
@@ -16,7 +16,7 @@ class EMAOptions:
     """Options of an exponential moving average.
 
     Args:
-        decay: in [0, 1), reached after a warm-up; 0 follows at once.
+        decay: in [0, 1), reached after a warm-up; 0 copies the weights.
 
     Raises:
         UsageError: the decay is not in [0, 1).
@@ -30,15 +30,15 @@ class EMAOptions:
 
 
 class EMA(KeepFloat32):
-    """The exponential moving average of a network's weights, kept beside it and in its checkpoints.
+    """Exponential moving average of a network's weights, saved in its checkpoints.
 
-    Update n moves every weight by ``1 - decay_n`` of the way to where it is now; ``decay_n = min(decay, (1 + n)/(10 + n))``
-    with warm-up, so that the random start is soon forgotten. Buffers of floats (statistics of batch norm) are averaged as
-    well, others are copied. The average is float32 whatever the network is: a step of a thousandth is lost in bfloat16.
+    Update n moves every average by the fraction ``1 - decay_n`` towards the current weight. With warm-up ``decay_n =
+    min(decay, (1 + n)/(10 + n))``, which reduces the influence of the random start. Float buffers (statistics of batch
+    norm) are averaged too, others copied. The average is float32 for any network: bfloat16 loses steps of a thousandth.
 
     Args:
-        module: what to average; it is copied, not kept.
-        decay: in [0, 1); 0 follows at once.
+        module: to average; it is copied.
+        decay: in [0, 1); 0 copies the weights.
         warmup: begin with a smaller decay.
 
     Attributes:
@@ -47,6 +47,8 @@ class EMA(KeepFloat32):
     Raises:
         UsageError: the decay is not in [0, 1).
     """
+
+    updates: Tensor
 
     def __init__(self, module: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
         super().__init__()
@@ -59,21 +61,21 @@ class EMA(KeepFloat32):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> "EMA":
-        """Leaves the average in eval mode."""
+        """Keep the average in eval mode."""
         return super().train(False)
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Takes in the weights as they are now. Nothing waits for the device."""
+        """Update the average with the current weights, without synchronizing with the device."""
         averaged, current = [], []
         for mine, its in zip(_tensors(self.module), _tensors(module), strict=True):
             if mine.is_floating_point():
-                averaged.append(local(mine))  # divided as the network is, if that is
-                current.append(local(its).float())
+                averaged.append(to_local(mine))  # sharded as the network
+                current.append(to_local(its).float())
             else:
                 mine.copy_(its)
         n = self.updates.float()
-        decay = ((1 + n) / (10 + n)).clamp(max=self.decay) if self.warmup else self.decay
+        decay = torch.div(1 + n, 10 + n).clamp(max=self.decay) if self.warmup else self.decay
         difference = torch._foreach_sub(current, averaged)
         torch._foreach_mul_(difference, 1 - decay)
         torch._foreach_add_(averaged, difference)

@@ -11,31 +11,32 @@ from torchmetrics import Metric, MetricCollection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.optimizers import Optim
-from darkroom.lightning_modules.segmentation.geometry import mirror_pad
+from darkroom.lightning_modules.segmentation.geometry import margin_of, mirror_pad
 from darkroom.lightning_modules.segmentation.inference import Inference
-from darkroom.lightning_modules.segmentation.losses import CrossEntropy
+from darkroom.lightning_modules.segmentation.losses import CrossEntropy, needed_entries
 from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
+from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.precision import check_images
-from darkroom.protocols import SegmentationOutputs
+from darkroom.lightning_modules.utils.trainer import class_names_of
+from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
 
 
 class SemanticSegmentation(Technique):
-    """Any network as a semantic segmentation: steps, loss and scores.
+    """Semantic segmentation with any network: steps, loss and metrics.
 
-    Batch: ``image`` float (B, C, H, W), normalised; ``mask`` int64 (B, H, W), class ids or ``ignore_index``. Logs
-    ``train/loss`` (and each term of a loss of several), ``{val,test}/loss`` and the scores of ``SegmentationScores``.
+    Batch: ``image`` float (B, C, H, W), normalized; ``mask`` int64 (B, H, W), class ids or ``ignore_index``. Logs
+    ``train/loss`` (and each term of a sum), ``{val,test}/loss`` and the metrics of ``SegmentationScores``.
 
     Args:
         network: maps (B, C, H, W) to logits (B, K, H', W'), or to a dict with these under "out" and perhaps, in training,
             those of an auxiliary head under "aux" (torchvision). A map of another size than the input is resized
-            bilinearly. A network without padding, which gives less than it gets, states ``margin``, what it loses on each
-            side, and ``input_size(size)``, what it needs to cover ``size`` pixels: its images are mirrored at the border.
+            bilinearly. Images are mirrored at the border for a network without padding (``UnpaddedNetwork``).
         num_classes: K, background included; the command line takes it from the data.
         loss: module of (logits (B, K, H, W), mask) that returns a scalar, or a dict of scalars that are added up and
-            logged by name; default CrossEntropy. Its attribute ``needs`` names entries of the batch that it takes besides.
-        ignore_index: mask value that is neither trained on nor judged.
+            logged by name; default CrossEntropy. Its attribute ``needs`` names further entries of the batch that it takes.
+        ignore_index: mask value that is excluded from loss and metrics.
         aux_weight: factor of the auxiliary head's loss.
-        metrics: further scores, of (class ids, mask), beside SegmentationScores.
+        metrics: further metrics of (class ids, mask), beside SegmentationScores.
         inference: tiles, flips and scales for test and prediction.
         optim: see Technique.
     """
@@ -54,79 +55,81 @@ class SemanticSegmentation(Technique):
         super().__init__(optim=optim)
         if num_classes is None or num_classes < 2:
             raise UsageError(
-                f"model.num_classes is {num_classes}; it counts what a mask can hold, background included: at least 2"
+                f"model.num_classes must be at least 2, the classes of a mask with the background, got {num_classes}"
             )
-        if getattr(loss, "ignore_index", ignore_index) != ignore_index:
-            raise UsageError(f"model.ignore_index is {ignore_index}, but the loss ignores {loss.ignore_index}")
+        if isinstance(loss, IgnoresIndex) and loss.ignore_index != ignore_index:
+            raise UsageError(f"model.ignore_index must be the loss's, {loss.ignore_index}, got {ignore_index}")
         kinds = [type(metric).__name__ for metric in metrics or []]
         if len(set(kinds)) < len(kinds):
-            raise UsageError(f"model.metrics has two of a kind ({', '.join(kinds)}), whose names would be the same")
+            raise UsageError(f"model.metrics must be of different classes, whose names differ, got {', '.join(kinds)}")
         self.network, self.num_classes, self.ignore_index = network, num_classes, ignore_index
         self.loss, self.aux_weight = loss or CrossEntropy(ignore_index), aux_weight
-        self.metrics, self.inference = nn.ModuleList(metrics or []), inference or Inference()
+        self.metrics, self.inference = nn.ModuleList(metrics or []), build_options(Inference, inference)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        names = getattr(self.trainer.datamodule, "class_names", None)
+        names = class_names_of(self.trainer)
         scores = MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, names), *self.metrics])
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images float (B, C, H, W), normalised -> logits (B, K, H, W)."""
+        """Map images float (B, C, H, W), normalized, to logits (B, K, H, W)."""
         return self.outputs(image)["out"]
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        """All maps of logits that the network gives for images, by name, at the size of these."""
+        """Compute all maps of logits of the network, by name, at the size of the images."""
         check_images(image, self.network)
-        return self.outputs_within(self.with_margin(image), image.shape[-2:])
+        height, width = image.shape[-2:]
+        return self.outputs_within(self.add_margin(image), (height, width))
 
-    def with_margin(self, image: Tensor) -> Tensor:
-        """The images, mirrored at the border as far as a network without padding needs them."""
-        margin = getattr(self.network, "margin", 0)
-        if not margin:
+    def add_margin(self, image: Tensor) -> Tensor:
+        """Mirror the images at the border as far as a network without padding needs them."""
+        network = self.network
+        if not isinstance(network, UnpaddedNetwork) or not network.margin:
             return image
-        after = [self.network.input_size(side) - margin - side for side in image.shape[-2:]]
-        return mirror_pad(image, margin, after[0], margin, after[1])
+        margin = network.margin
+        bottom, right = (network.input_size(side) - margin - side for side in image.shape[-2:])
+        return mirror_pad(image, margin, bottom, margin, right)
 
     def logits_within(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) of what lies within the network's margin of the images."""
+        """Compute logits (B, K, *size) of the area within the network's margin."""
         return self.outputs_within(image, size)["out"]
 
     def outputs_within(self, image: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        """All maps of logits that the network gives, by name, each (B, K, *size)."""
+        """Compute all maps of logits of the network, by name, each (B, K, *size)."""
         outputs = self.network(image.contiguous(memory_format=self.memory_format))
         outputs = dict(outputs) if isinstance(outputs, Mapping) else {"out": outputs}
         for name, logits in outputs.items():
             if logits.shape[1] != self.num_classes:
                 raise UsageError(
-                    f"{type(self.network).__name__} gives {logits.shape[1]} channels for {self.num_classes} classes; set "
-                    f"its number of classes to {self.num_classes} (in model.network.init_args)"
+                    f"{type(self.network).__name__} has {logits.shape[1]} output channels for {self.num_classes} classes; "
+                    f"set its number of classes to {self.num_classes} (in model.network.init_args)"
                 )
-            if getattr(self.network, "margin", 0):
+            if margin_of(self.network):
                 outputs[name] = logits[..., : size[0], : size[1]]
             elif logits.shape[-2:] != size:
                 outputs[name] = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return outputs
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
-        """Logits (B, K, H, W) to be judged: in test and prediction by tiles, flips and scales, as ``inference`` asks."""
+        """Compute logits (B, K, H, W), in test and prediction with the tiles, flips and scales of ``inference``."""
         trainer = self._trainer
-        plain = trainer is not None and not (trainer.testing or trainer.predicting)
-        return self(batch["image"]) if plain else self.inference(self, batch["image"])
+        whole = trainer is not None and not (trainer.testing or trainer.predicting)
+        return self(batch["image"]) if whole else self.inference(self, batch["image"])
 
     def loss_terms(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The loss and, if it has several, its terms by name."""
-        needs = getattr(self.loss, "needs", ())
+        """Compute the loss and, if it is a sum, its terms by name."""
+        needs = needed_entries(self.loss)
         for name in needs:
             if name not in batch:
                 raise UsageError(
-                    f"{type(self.loss).__name__} needs batch['{name}'], which is not there; set data.{name}s true, if the "
-                    "data can give it"
+                    f"{type(self.loss).__name__} needs batch['{name}'], but the batch has none; set data.{name}s to true, "
+                    "if the datamodule can provide it"
                 )
         loss = self.loss(logits, batch["mask"], **{name: batch[name] for name in needs})
         return {**loss, "loss": torch.stack(list(loss.values())).sum()} if isinstance(loss, dict) else {"loss": loss}
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         outputs = self.outputs(batch["image"])
         terms = self.loss_terms(outputs["out"], batch)
         if "aux" in outputs:
@@ -137,7 +140,7 @@ class SemanticSegmentation(Technique):
     def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> SegmentationOutputs:
         logits = self.infer(batch)
         prediction = logits.argmax(1)
-        scores.update(prediction, batch["mask"])  # one argmax, one confusion matrix for all scores
+        scores.update(prediction, batch["mask"])  # one argmax, one confusion matrix for all metrics
         losses = self.loss_terms(logits, batch)
         self.log_evaluation({f"{stage}/{name}": term for name, term in losses.items()}, len(logits))
         return {"prediction": prediction}  # not the logits, which would stay in memory during the next batch
@@ -162,5 +165,5 @@ class SemanticSegmentation(Technique):
         self._log_scores(self.test_scores)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
-        """Class ids int64 (B, H, W), at the size of the images in the batch."""
+        """Predict class ids int64 (B, H, W), at the size of the images."""
         return self.infer(batch).argmax(1)

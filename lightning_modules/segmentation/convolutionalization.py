@@ -1,4 +1,4 @@
-"""Convolutionalized classifiers: windows to train on, whole pictures to test on (Long et al. 2015, section 3.1)."""
+"""Convolutionalized classifiers: trained on windows, tested on whole images (Long et al. 2015, section 3.1)."""
 
 import copy
 from typing import Any
@@ -13,26 +13,27 @@ from darkroom.lightning_modules.layers.backbones import (
     Classifier,
     Weights,
     imagenet_weights,
-    load_all_but_the_answer,
+    load_all_but_last_layer,
 )
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
+from darkroom.lightning_modules.segmentation.losses import needed_entries
 from darkroom.lightning_modules.utils.precision import check_images
 
 
 class SlidingClassifier(nn.Module):
-    """A convolutionalized classifier over every window of a picture. (B, C, H, W) of any size -> logits (B, K, H, W).
+    """Convolutionalized classifier over every window of an image. (B, C, H, W) of any size -> logits (B, K, H, W).
 
-    A window is asked around every ``stride / stitch``-th pixel, the picture mirrored at its border; between these pixels
-    the answers are interpolated bilinearly. Shift-and-stitch (Sermanet et al. 2013; Long et al. 2015, section 3.2): the
-    network runs on ``stitch``^2 shifted pictures and the maps are interlaced.
+    A window around every ``stride / stitch``-th pixel is classified, with the image mirrored at its border; between these
+    pixels the logits are interpolated bilinearly. Shift-and-stitch (Sermanet et al. 2013; Long et al. 2015, section 3.2):
+    the network runs on ``stitch``^2 shifted images and the maps are interlaced.
 
     Args:
-        classifier: of windows.
+        classifier: classifies windows.
         window: side of the windows in pixels.
         in_channels: C.
-        stitch: by which the stride of the map is divided; it must divide the stride of the network.
+        stitch: divisor of the map's stride; it must divide the stride of the network.
     """
 
     def __init__(self, classifier: nn.Module, window: int, in_channels: int = 3, stitch: int = 1) -> None:
@@ -43,12 +44,12 @@ class SlidingClassifier(nn.Module):
             probe = copy.deepcopy(self.windows).to("meta").eval()
             self.stride = 1024 // (probe(torch.empty(1, in_channels, window + 1024, window)).shape[-2] - 1)
         if stitch < 1 or self.stride % stitch:
-            raise UsageError(f"model.stitch is {stitch}; it must divide the network's stride, {self.stride}")
+            raise UsageError(f"model.stitch must divide the network's stride, {self.stride}, got {stitch}")
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         step, before = self.stride // self.stitch, self.window // 2
-        # Enough coarse cells that the last one lies on or beyond the last pixel.
+        # As many coarse cells as put the last one on or beyond the last pixel.
         cells = [-(-(side - 1) // self.stride) + 1 for side in (height, width)]
         reach = [(n - 1) * self.stride + self.window + self.stride - step for n in cells]
         x = mirror_pad(x, before, reach[0] - before - height, before, reach[1] - before - width)
@@ -66,10 +67,10 @@ class SlidingClassifier(nn.Module):
 
 
 class ConvolutionalizedClassifier(SemanticSegmentation):
-    """A classifier of windows, trained on the class of their middle pixel and tested as a convolution.
+    """Classifier of windows, trained on the class of their central pixel and tested as a convolution.
 
-    The first rung of the ladder (Long et al. 2015, section 3.1): every picture gives ``windows_per_image`` windows around
-    random pixels to train on; validation, test and prediction run the same weights over the whole picture at once.
+    The first step towards FCN (Long et al. 2015, section 3.1): training samples ``windows_per_image`` windows around random
+    pixels of every image; validation, test and prediction run the same weights over the whole image at once.
 
     Args:
         in_channels: channels of the images.
@@ -77,13 +78,14 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         backbone: AlexNet or a VGG, built for this window.
         width: factor on the channels of every layer.
         window: side of the windows in pixels.
-        windows_per_image: how many each picture gives in a training step.
+        windows_per_image: windows of each image in a training step.
         stitch: shift-and-stitch, see SlidingClassifier; 1: a plain convolution.
-        weights: start from torchvision's ImageNet weights (width 1, window 224, but for the last layer).
+        weights: start from torchvision's ImageNet weights, except the last layer (width 1, window 224).
         classifier: any other classifier of (B, C, window, window) -> (B, K) instead of the backbone.
     """
 
     starts_from = ("weights",)
+    network: SlidingClassifier
 
     def __init__(
         self,
@@ -100,13 +102,16 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
         if weights is not None and classifier is not None:
-            raise UsageError("model.weights is for model.backbone; load those of your model.classifier yourself")
+            raise UsageError("model.weights must be null with model.classifier: it is for model.backbone")
         classifier = classifier or Classifier(backbone, num_classes, window, in_channels, width)
         if weights == "imagenet":
-            load_all_but_the_answer(classifier, imagenet_weights(backbone, width, in_channels))
-        super().__init__(SlidingClassifier(classifier, window, in_channels, stitch), num_classes, **kwargs)
-        if getattr(self.loss, "needs", ()):
-            raise UsageError(f"{type(self.loss).__name__} needs maps, but this technique trains on single pixels")
+            load_all_but_last_layer(classifier, imagenet_weights(backbone, width, in_channels))
+        network = SlidingClassifier(classifier, window=window, in_channels=in_channels, stitch=stitch)
+        super().__init__(network, num_classes=num_classes, **kwargs)
+        if needed_entries(self.loss):
+            raise UsageError(
+                f"model.loss must not need maps, as {type(self.loss).__name__} does: training uses single pixels"
+            )
         self.windows_per_image = windows_per_image
 
     def setup(self, stage: str) -> None:
@@ -114,19 +119,19 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         if self.optim.compile:
             self.network.windows.compile()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         check_images(batch["image"], self.network)
         windows, labels = self.sample_windows(batch["image"], batch["mask"])
         logits = self.network.windows(windows.contiguous(memory_format=self.memory_format))
         return self.log_loss(self.loss_terms(logits, {"mask": labels}))
 
     def sample_windows(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows around random pixels, (N B, C, window, window), and the classes of these pixels, (N B, 1, 1)."""
+        """Sample windows around random pixels, (N B, C, window, window), and these pixels' classes, (N B, 1, 1)."""
         (batch, _, height, width), window, count = image.shape, self.network.window, self.windows_per_image
         before = window // 2
         padded = mirror_pad(image, before, window - before, before, window - before)
         y, x = (torch.randint(side, (batch, count, 1, 1), device=image.device) for side in (height, width))
         steps = torch.arange(window, device=image.device)
-        picture = torch.arange(batch, device=image.device).view(-1, 1, 1, 1)
-        windows = padded.permute(0, 2, 3, 1)[picture, y + steps.view(-1, 1), x + steps]  # (B, N, window, window, C)
-        return windows.flatten(0, 1).permute(0, 3, 1, 2), mask[picture, y, x].flatten(0, 1)
+        index = torch.arange(batch, device=image.device).view(-1, 1, 1, 1)
+        windows = padded.permute(0, 2, 3, 1)[index, y + steps.view(-1, 1), x + steps]  # (B, N, window, window, C)
+        return windows.flatten(0, 1).permute(0, 3, 1, 2), mask[index, y, x].flatten(0, 1)

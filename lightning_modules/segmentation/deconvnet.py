@@ -1,4 +1,4 @@
-"""DeconvNet (Noh, Hong, Han 2015): an encoder's mirror image, which puts every maximum back where it came from."""
+"""DeconvNet (Noh, Hong, Han 2015): an encoder and its mirror image, with unpooling to the positions of the maxima."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import Weights, features, imagenet_weights, scaled
+from darkroom.lightning_modules.layers.backbones import (
+    Weights,
+    build_features,
+    imagenet_weights,
+    scale_channels,
+    zero_bias,
+)
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.upsampling import unpool
@@ -18,19 +24,19 @@ Unpooling = Literal["unpooling", "transposed", "bilinear", "nearest"]
 
 # Channels of the decoder's deconvolutions after each unpooling (the paper's table of layers).
 _DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64, 64))
-# Windows when there are no proposals: of 1, 1/2 and 1/4 of the picture's sides, so many along each side.
+# Windows without proposals: (divisor of the image's sides, windows along each side).
 _GRID = ((1, 1), (2, 3), (4, 6))
 
 
-def _layer(convolution: nn.Module) -> list[nn.Module]:
-    """A convolution of either kind with batch norm and ReLU; weights from N(0, 0.01), as in the paper."""
+def _layer(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    """Return a convolution with batch norm and ReLU; weights from N(0, 0.01), as in the paper."""
     nn.init.normal_(convolution.weight, std=0.01)
-    nn.init.zeros_(convolution.bias)
+    zero_bias(convolution)
     return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
 
 
 class _Up(nn.Module):
-    """Doubles a map: back to the places of the maxima, or by what is compared with it."""
+    """Doubling of a map: unpooling, or an alternative for comparison."""
 
     def __init__(self, kind: Unpooling, channels: int) -> None:
         super().__init__()
@@ -57,11 +63,11 @@ class DeconvNetwork(nn.Module):
         num_classes: K.
         backbone: a VGG with batch norm; the paper's is vgg16_bn.
         width: factor on the channels of every layer.
-        window: side of the training windows in pixels, which the fully connected layer sees whole; 224 is the paper's.
-        upsampling: the paper's unpooling, or what is compared with it.
+        window: side of the training windows in pixels, the kernel of the fully connected layer; 224 is the paper's.
+        upsampling: the paper's unpooling, or an alternative for comparison.
 
     Raises:
-        UsageError: for pictures smaller than the window.
+        UsageError: an image is smaller than the window.
     """
 
     def __init__(
@@ -75,13 +81,13 @@ class DeconvNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if window < 32 or window % 32:
-            raise UsageError(f"model.window is {window}; five poolings halve it, so it is a multiple of 32")
+            raise UsageError(f"model.window must be a multiple of 32 (five poolings halve it), got {window}")
         self.window = window
-        self.features = features(backbone, in_channels, width)
+        self.features = build_features(backbone, in_channels, width)
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
                 layer.return_indices = True
-        top, hidden, kernel = scaled(512, width), scaled(4096, width), window // 32
+        top, hidden, kernel = scale_channels(512, width), scale_channels(4096, width), window // 32
         self.fc6 = nn.Sequential(*_layer(nn.Conv2d(top, hidden, kernel)))
         self.fc7 = nn.Sequential(*_layer(nn.Conv2d(hidden, hidden, 1)))
         self.unfc6 = nn.Sequential(*_layer(nn.ConvTranspose2d(hidden, top, kernel)))
@@ -90,7 +96,7 @@ class DeconvNetwork(nn.Module):
         for stage in _DECODER:
             self.ups.append(_Up(upsampling, channels))
             layers: list[nn.Module] = []
-            for out in (scaled(out, width) for out in stage):
+            for out in (scale_channels(out, width) for out in stage):
                 layers += _layer(nn.ConvTranspose2d(channels, out, 3, padding=1))
                 channels = out
             self.decoder.append(nn.Sequential(*layers))
@@ -99,8 +105,8 @@ class DeconvNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < self.window:
             raise UsageError(
-                f"a picture of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than DeconvNet's window: both sides need at "
-                f"least {self.window}; set model.window lower, or model.proposals to warp windows for test and predict"
+                f"an image of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than DeconvNet's window: both sides must be "
+                f"at least {self.window}; set model.window lower, or model.proposals to warp windows for test and predict"
             )
         pooled: list[tuple[Tensor, torch.Size]] = []
         for layer in self.features:
@@ -116,22 +122,22 @@ class DeconvNetwork(nn.Module):
         return self.score(x)
 
     def load_classifier(self, state: dict[str, Tensor]) -> None:
-        """Takes over the weights of torchvision's classifier, but for its last layer."""
+        """Load the weights of torchvision's classifier, except its last layer."""
         ours = {name: value for name, value in state.items() if name.startswith("features")}
         for layer, linear in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
             shape = self.get_parameter(f"{layer}.0.weight").shape
             if shape.numel() != state[f"{linear}.weight"].numel():
-                raise UsageError(f"model.weights imagenet needs model.window 224, not {self.window}")
+                raise UsageError(f"model.window must be 224 with model.weights imagenet, got {self.window}")
             ours[f"{layer}.0.weight"] = state[f"{linear}.weight"].view(shape)
             ours[f"{layer}.0.bias"] = state[f"{linear}.bias"]
         self.load_state_dict(ours, strict=False)
 
 
 def grid_windows(height: int, width: int, count: int) -> Tensor:
-    """Windows of a picture when nobody proposes any: the whole, halves, quarters; float32 (P <= count, 4) xyxy, pixels."""
-    boxes = []
-    for part, along in _GRID:
-        h, w = height / part, width / part
+    """Return windows of an image without proposals: the whole, halves, quarters; float32 (P <= count, 4) xyxy, pixels."""
+    boxes: list[tuple[float, float, float, float]] = []
+    for divisor, along in _GRID:
+        h, w = height / divisor, width / divisor
         places = [i / max(1, along - 1) for i in range(along)]
         level = [(x * (width - w), y * (height - h)) for y in places for x in places]
         if boxes and len(boxes) + len(level) > count:
@@ -144,8 +150,8 @@ class DeconvNet(SemanticSegmentation):
     """DeconvNet: a deep decoder with argmax unpooling, trained on windows, tested on proposals (Noh et al. 2015).
 
     The paper trains twice: on windows around one object (``data.crops: objects``), then, from these weights, on windows as
-    proposals would cut them (``data.crops: windows``). It judges a picture by its proposals: each is warped to the window,
-    and every pixel takes the maximum of its scores (equation 1).
+    proposals would crop them (``data.crops: windows``). In test it warps each proposal to the window; every pixel takes the
+    maximum of its scores (equation 1).
 
     Args:
         in_channels: channels of the images.
@@ -154,15 +160,15 @@ class DeconvNet(SemanticSegmentation):
         width: factor on the channels of every layer.
         window: side of the training windows in pixels.
         upsampling: unpooling (the paper's), transposed, bilinear or nearest.
-        proposals: in evaluation, at most so many windows of each picture: the first of ``batch["proposals"]``, or a
-            grid of the whole, halves and quarters if the data give none; the paper takes 50. 0: the whole picture at
-            once, at its own size.
+        proposals: in evaluation, most windows of each image: the first of ``batch["proposals"]``, or a grid of the whole,
+            halves and quarters without proposals; the paper takes 50. 0: the whole image at once, at its own size.
         aggregate: over the windows that cover a pixel: the maximum (equation 1) or the sum (equation 2) of their scores.
         weights: start the encoder from torchvision's ImageNet weights; they are downloaded only if this is set.
-        init_from: checkpoint of a first stage to start from.
+        init_from: checkpoint of the first stage to start from.
     """
 
     starts_from = ("weights", "init_from")
+    network: DeconvNetwork
 
     def __init__(
         self,
@@ -179,14 +185,19 @@ class DeconvNet(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
-        network = DeconvNetwork(in_channels, num_classes, backbone, width, window, upsampling)
-        super().__init__(network, num_classes, **kwargs)
+        network = DeconvNetwork(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            backbone=backbone,
+            width=width,
+            window=window,
+            upsampling=upsampling,
+        )
+        super().__init__(network, num_classes=num_classes, **kwargs)
         if proposals < 0:
-            raise UsageError(f"model.proposals is {proposals}; it is a number of windows, or 0 for the whole picture")
+            raise UsageError(f"model.proposals must be a number of windows, or 0 for the whole image, got {proposals}")
         if proposals and self.inference != Inference():
-            raise UsageError(
-                "model.proposals and model.inference exclude each other: windows, or tiles, flips and scales"
-            )
+            raise UsageError("model.proposals must be 0 with model.inference: use windows, or tiles, flips and scales")
         self.proposals, self.aggregate = proposals, aggregate
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
@@ -194,24 +205,25 @@ class DeconvNet(SemanticSegmentation):
             load_weights(network, Path(init_from), "model.init_from")
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
-        """Logits (B, K, H, W): of proposals, aggregated, or of the whole picture."""
+        """Compute logits (B, K, H, W) of proposals, aggregated, or of the whole image."""
         if not self.proposals:
             return super().infer(batch)
         images, proposals = batch["image"], batch.get("proposals")
         if proposals is None:
-            proposals = [grid_windows(*images.shape[-2:], self.proposals)] * len(images)
+            height, width = images.shape[-2:]
+            proposals = [grid_windows(height, width, count=self.proposals)] * len(images)
         pairs = zip(images, proposals, strict=True)
-        return torch.stack([self._scores_of(image, boxes[: self.proposals].tolist()) for image, boxes in pairs])
+        return torch.stack([self._aggregate(image, boxes[: self.proposals].tolist()) for image, boxes in pairs])
 
-    def _scores_of(self, image: Tensor, boxes: list[list[float]]) -> Tensor:
-        """Score maps (K, H, W) of windows (x0, y0, x1, y1), each zero outside its window, brought together."""
+    def _aggregate(self, image: Tensor, boxes: list[list[float]]) -> Tensor:
+        """Aggregate the scores (K, H, W) of windows (x0, y0, x1, y1), each zero outside its window."""
         height, width = image.shape[-2:]
         side = (self.network.window, self.network.window)
         empty = float("-inf") if self.aggregate == "max" else 0.0
         scores = image.new_full((self.num_classes, height, width), empty, dtype=torch.float32)
         covered = image.new_zeros(height, width)
         for start in range(0, len(boxes), 8):
-            places = [_within(box, height, width) for box in boxes[start : start + 8]]
+            places = [_clip_box(box, height, width) for box in boxes[start : start + 8]]
             warped = [
                 F.interpolate(image[None, :, rows, columns], side, mode="bilinear", align_corners=False, antialias=True)
                 for rows, columns in places
@@ -222,12 +234,12 @@ class DeconvNet(SemanticSegmentation):
                 region = scores[:, rows, columns]
                 region.copy_(torch.maximum(region, one) if self.aggregate == "max" else region + one)
                 covered[rows, columns] += 1
-        # A window that does not reach a pixel scores zero there.
+        # The score of a window is zero at pixels outside of it.
         return torch.where(covered == len(boxes), scores, scores.clamp(min=0)) if self.aggregate == "max" else scores
 
 
-def _within(box: list[float], height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of a box (x0, y0, x1, y1), at least one pixel of the picture."""
+def _clip_box(box: list[float], height: int, width: int) -> tuple[slice, slice]:
+    """Return rows and columns of a box (x0, y0, x1, y1), at least one pixel of the image."""
     x0, y0 = (min(max(0, int(low)), side - 1) for low, side in zip(box[:2], (width, height), strict=True))
     x1, y1 = (
         min(max(low + 1, round(high)), side) for low, high, side in zip((x0, y0), box[2:], (width, height), strict=True)

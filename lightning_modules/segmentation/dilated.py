@@ -1,4 +1,4 @@
-"""Dilated convolutions (Yu & Koltun 2016): a front end that keeps its resolution, a context module that sees far."""
+"""Dilated convolutions (Yu & Koltun 2016): a front end of full resolution, a context module of large receptive field."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,10 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import Weights, features, imagenet_weights, scaled
+from darkroom.lightning_modules.layers.backbones import (
+    Weights,
+    build_features,
+    imagenet_weights,
+    scale_channels,
+    zero_bias,
+)
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
-from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
+from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
 from darkroom.lightning_modules.utils.load_weights import load_weights
 
 VGG = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
@@ -21,12 +27,12 @@ _CHANNELS = {"basic": (1, 1, 1, 1, 1, 1, 1, 1), "large": (2, 2, 4, 8, 16, 32, 32
 
 
 class FrontEnd(nn.Module):
-    """A VGG without its last two poolings, dilated instead (section 4): (B, C, H, W) -> scores (B, K, H', W') at stride 8.
+    """VGG with dilation instead of its last two poolings (section 4): (B, C, H, W) -> scores (B, K, H', W') at stride 8.
 
     Args:
         in_channels: C.
         num_classes: K.
-        backbone: which VGG; the paper's is vgg16.
+        backbone: a VGG; the paper's is vgg16.
         width: factor on the channels of every layer.
         padded: zero padding that keeps H' = H / 8; without, H' = (H - 372) / 8 for vgg16.
         dropout: after the two convolutions that were fully connected layers.
@@ -36,26 +42,26 @@ class FrontEnd(nn.Module):
         self, in_channels: int, num_classes: int, backbone: VGG, width: float, padded: bool, dropout: float
     ) -> None:
         super().__init__()
-        self.features = features(backbone, in_channels, width)
+        self.features = build_features(backbone, in_channels, width)
         pools = 0
         for index, layer in enumerate(self.features):
             if isinstance(layer, nn.MaxPool2d):
                 pools += 1
                 if pools > 3:
-                    self.features[index] = nn.Identity()  # keeps the names of what follows
+                    self.features[index] = nn.Identity()  # keeps the names of the later layers
             elif isinstance(layer, nn.Conv2d):
-                dilation = 2 if pools > 3 else 1  # an ablated pooling doubles the dilation of all that follows
-                layer.dilation, layer.padding = (dilation,) * 2, (dilation * padded,) * 2
-        hidden = scaled(4096, width)
-        self.fc6 = nn.Conv2d(scaled(512, width), hidden, 7, dilation=4, padding=12 * padded)
+                dilation = 2 if pools > 3 else 1  # a removed pooling doubles the dilation of all later layers
+                layer.dilation, layer.padding = (dilation, dilation), (dilation * padded, dilation * padded)
+        hidden = scale_channels(4096, width)
+        self.fc6 = nn.Conv2d(scale_channels(512, width), hidden, 7, dilation=4, padding=12 * padded)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.score = nn.Conv2d(hidden, num_classes, 1)
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(dropout)
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            zero_bias(layer)
         nn.init.normal_(self.score.weight, std=0.001)
-        nn.init.zeros_(self.score.bias)
+        zero_bias(self.score)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
@@ -65,9 +71,9 @@ class FrontEnd(nn.Module):
 
 
 class ContextModule(nn.Module):
-    """Seven 3x3 layers of growing dilation and one 1x1 (table 1): (B, C, H, W) -> the same shape, each cell seeing 67 x 67.
+    """Seven 3x3 layers of growing dilation and one 1x1 (table 1): (B, C, H, W) -> the same shape, receptive field 67 x 67.
 
-    Starts as the identity (equations 4 and 5), so that it can be put on trained scores.
+    Starts as the identity (equations 4 and 5), so that it can be added to a trained front end.
 
     Args:
         channels: C, the classes.
@@ -83,15 +89,15 @@ class ContextModule(nn.Module):
         layers.append(nn.Conv2d(widths[-2], widths[-1], 1))
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
-                self._identity(layer, channels)
+                self._initialize_identity(layer, channels)
         self.layers = nn.Sequential(*layers)
 
     @staticmethod
     @torch.no_grad()
-    def _identity(layer: nn.Conv2d, channels: int, noise: float = 0.01) -> None:
-        """Equation 5 (equation 4 is its case of equal widths): channel a goes on to the channels b of the same class."""
+    def _initialize_identity(layer: nn.Conv2d, channels: int, noise: float = 0.01) -> None:
+        """Initialize by equation 5 (equation 4 for equal widths): channel a maps to the channels b of the same class."""
         nn.init.normal_(layer.weight, std=noise * channels / layer.out_channels)
-        nn.init.zeros_(layer.bias)
+        zero_bias(layer)
         class_of_a = torch.arange(layer.in_channels) * channels // layer.in_channels
         class_of_b = torch.arange(layer.out_channels) * channels // layer.out_channels
         same = class_of_b[:, None] == class_of_a
@@ -104,25 +110,24 @@ class ContextModule(nn.Module):
 
 
 class DilatedNetwork(nn.Module):
-    """Front end, context module, up-sampling by 8.
+    """Front end, context module, upsampling by 8.
 
-    Bordered by reflection, as in the paper, it takes pictures with a margin of 186 pixels (vgg16) and gives what lies
-    within; padded, (B, C, H, W) of any size -> logits (B, K, H, W).
+    With reflected borders, as in the paper, images have a margin of 186 pixels (vgg16), and the logits cover the area
+    within it; padded, (B, C, H, W) of any size -> logits (B, K, H, W).
 
     Args:
         in_channels: C.
         num_classes: K.
-        backbone: which VGG; the paper's is vgg16.
+        backbone: a VGG; the paper's is vgg16.
         width: factor on the channels of the front end.
         context: "basic", "large" or none.
         border: "reflected" (the paper's: no convolution of the front end pads) or "padded" with zeros, much cheaper for
-            small pictures.
+            small images.
         upsampling: from stride 8 to pixels: bilinear (constant, as the paper's), transposed (learned) or nearest.
-        freeze_front_end: only the context module learns, on the scores that the front end gives in test.
+        freeze_front_end: train the context module only, on the front end's scores in eval mode.
         dropout: after the front end's fc6 and fc7.
-        aux: in training, also judge the front end's own scores. The context module lets no negative score through: a class
-            that it shuts out at the start gets no gradient otherwise. The paper trains one after the
-            other instead.
+        aux: add a loss of the front end's own scores. Without it a class whose scores the context module's ReLUs cut off at
+            the start gets no gradient. The paper trains one after the other instead.
     """
 
     def __init__(
@@ -139,16 +144,23 @@ class DilatedNetwork(nn.Module):
         aux: bool = False,
     ) -> None:
         super().__init__()
-        self.front = FrontEnd(in_channels, num_classes, backbone, width, border == "padded", dropout)
+        self.front = FrontEnd(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            backbone=backbone,
+            width=width,
+            padded=border == "padded",
+            dropout=dropout,
+        )
         self.context = ContextModule(num_classes, context) if context else nn.Identity()
-        self.up = map_upsampling(upsampling, num_classes, 8)
-        self.margin = 0 if border == "padded" else self._lost() // 2
+        self.up = build_upsampling(upsampling, num_classes, 8)
+        self.margin = 0 if border == "padded" else self._lost_pixels() // 2
         self.freeze_front_end, self.aux = freeze_front_end, aux
         if freeze_front_end:
             self.front.requires_grad_(False)
 
-    def _lost(self) -> int:
-        """Pixels that the unpadded front end loses along each side: 372 for vgg16."""
+    def _lost_pixels(self) -> int:
+        """Return the pixels that the unpadded front end loses along each side: 372 for vgg16."""
         lost, stride = 0, 1
         for layer in [*self.front.features, self.front.fc6]:
             if isinstance(layer, nn.Conv2d):
@@ -158,7 +170,7 @@ class DilatedNetwork(nn.Module):
         return lost
 
     def input_size(self, size: int) -> int:
-        """Side of the picture, margins included, that gives logits for at least ``size`` pixels."""
+        """Return the side of an image, margins included, that gives logits for at least ``size`` pixels."""
         return -(-size // 8) * 8 + 2 * self.margin
 
     def train(self, mode: bool = True) -> "DilatedNetwork":
@@ -171,8 +183,8 @@ class DilatedNetwork(nn.Module):
         height, width = (side - 2 * self.margin for side in x.shape[-2:])
         if min(height, width) < 1:
             raise UsageError(
-                f"a picture of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than the margin that DilatedNet loses; it "
-                f"needs more than {2 * self.margin} on both sides (the technique adds them by reflection)"
+                f"an image of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than DilatedNet's margins: both sides must "
+                f"be more than {2 * self.margin} (DilatedNet adds the margins by reflection)"
             )
         x = mirror_pad(x, 0, -height % 8, 0, -width % 8)
         scores = self.front(x)
@@ -188,7 +200,7 @@ class DilatedNetwork(nn.Module):
 
 
 class DilatedNet(SemanticSegmentation):
-    """Dilated convolutions: resolution kept by dilation, context gathered exponentially (Yu & Koltun 2016).
+    """Dilated convolutions: full resolution and exponentially growing context by dilation (Yu & Koltun 2016).
 
     The paper trains the front end (``context: null``), then the context module on it (``init_from``,
     ``freeze_front_end``), then both: configs/paper/segmentation/dilated_{front_end,context,joint}.yaml.
@@ -203,11 +215,10 @@ class DilatedNet(SemanticSegmentation):
         upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
         freeze_front_end: train the context module alone.
         dropout: after the front end's fc6 and fc7.
-        aux: in training, also judge the front end's own scores. The context module lets no negative score through: a class
-            that it shuts out at the start gets no gradient otherwise. The paper trains one after the
-            other instead.
+        aux: add a loss of the front end's own scores. Without it a class whose scores the context module's ReLUs cut off at
+            the start gets no gradient. The paper trains one after the other instead.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
-        init_from: checkpoint of an earlier stage; a context module that it lacks starts as the identity.
+        init_from: checkpoint of an earlier stage; a context module that is not in it starts as the identity.
     """
 
     starts_from = ("weights", "init_from")
@@ -230,17 +241,29 @@ class DilatedNet(SemanticSegmentation):
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
         if freeze_front_end and context is None:
-            raise UsageError("model.freeze_front_end leaves nothing to train while model.context is null")
+            raise UsageError(
+                "model.freeze_front_end must be false while model.context is null: nothing would be trained"
+            )
         if aux and (freeze_front_end or context is None):
-            raise UsageError("model.aux judges a front end that learns beneath a context module; set it to false")
+            raise UsageError("model.aux must be false without a context module or with a frozen front end")
         network = DilatedNetwork(
-            in_channels, num_classes, backbone, width, context, border, upsampling, freeze_front_end, dropout, aux
+            in_channels=in_channels,
+            num_classes=num_classes,
+            backbone=backbone,
+            width=width,
+            context=context,
+            border=border,
+            upsampling=upsampling,
+            freeze_front_end=freeze_front_end,
+            dropout=dropout,
+            aux=aux,
         )
-        super().__init__(network, num_classes, **kwargs)
+        super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
             state = imagenet_weights(backbone, width, in_channels)
-            for name, linear in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
-                state[f"{name}.weight"] = state[f"{linear}.weight"].view_as(getattr(network.front, name).weight)
+            front = network.front
+            for name, layer, linear in (("fc6", front.fc6, "classifier.0"), ("fc7", front.fc7, "classifier.3")):
+                state[f"{name}.weight"] = state[f"{linear}.weight"].view_as(layer.weight)
                 state[f"{name}.bias"] = state[f"{linear}.bias"]
             network.front.load_state_dict(
                 {name: value for name, value in state.items() if not name.startswith("classifier")}, strict=False

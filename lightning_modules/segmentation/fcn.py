@@ -1,4 +1,4 @@
-"""Fully convolutional networks (Long, Shelhamer, Darrell 2015): a classifier made dense, fused with its finer layers."""
+"""Fully convolutional networks (Long, Shelhamer, Darrell 2015): a convolutionalized classifier with finer layers."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -10,17 +10,18 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import (
     Backbone,
     Weights,
-    features,
+    build_features,
     imagenet_weights,
     pooled_side,
-    scaled,
+    scale_channels,
+    zero_bias,
 )
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import coordinate_map
-from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, map_upsampling
+from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
 from darkroom.lightning_modules.utils.load_weights import load_weights
 
-# "At once": factors that bring the activations of the two finer poolings to the size of the coarse scores.
+# "At once": factors that scale the activations of the two finer poolings to the range of the coarse scores.
 _AT_ONCE = (0.01, 0.0001)
 
 
@@ -31,19 +32,19 @@ def _crop(x: Tensor, offset: int, size: torch.Size) -> Tensor:
 class FCNNetwork(nn.Module):
     """FCN-32s, -16s or -8s on AlexNet or VGG. (B, C, H, W) of any size -> logits (B, K, H, W).
 
-    The geometry is the paper's: the first convolution pads by 100, so that the classifier's window fits into any picture;
-    poolings round up; scores of finer poolings are cropped to meet the coarser ones, up-sampled by 2, and the sum is
-    up-sampled to pixels and cropped to the picture. The crops' offsets follow from strides and paddings.
+    The geometry is the paper's: the first convolution pads by 100, so that the classifier's window fits into any image;
+    poolings round up. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the sum is upsampled to
+    pixels and cropped to the image. The crops' offsets follow from strides and paddings.
 
     Args:
         in_channels: C.
         num_classes: K.
-        backbone: which classifier; the paper's are vgg16 and alexnet.
+        backbone: the classifier; the paper's are vgg16 and alexnet.
         stride: of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
         upsampling: constant bilinear kernels (as in the authors' networks), learned ones that start as these, or nearest.
-        at_once: scale the finer poolings' activations down, so that a fine stride can be trained without the coarser
-            stages (the paper's "at-once" training).
+        at_once: scale the finer poolings' activations down, to train a fine stride without the coarser stages (the paper's
+            "at-once" training).
         dropout: after the two convolutions that were fully connected layers.
     """
 
@@ -60,13 +61,16 @@ class FCNNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if stride not in (32, 16, 8):
-            raise UsageError(f"model.stride is {stride}; it is 32, 16 or 8")
-        self.features = features(backbone, in_channels, width)
-        self.features[0].padding = (100, 100)
-        pools = [index for index, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
-        for index in pools:
-            self.features[index].ceil_mode = True
-        channels, hidden = self._channels(pools), scaled(4096, width)
+            raise UsageError(f"model.stride must be 32, 16 or 8, got {stride}")
+        self.features = build_features(backbone, in_channels, width)
+        pools = []
+        for index, layer in enumerate(self.features):
+            if isinstance(layer, nn.Conv2d) and index == 0:
+                layer.padding = (100, 100)
+            elif isinstance(layer, nn.MaxPool2d):
+                layer.ceil_mode = True
+                pools.append(index)
+        channels, hidden = self._channels(pools), scale_channels(4096, width)
         self.fc6 = nn.Conv2d(channels[-1], hidden, pooled_side(backbone))
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.score = nn.Conv2d(hidden, num_classes, 1)
@@ -81,7 +85,7 @@ class FCNNetwork(nn.Module):
         for layer in (self.score, *self.score_pools):  # as in the paper, scoring layers start at zero
             nn.init.zeros_(layer.weight)
         for layer in (self.fc6, self.fc7, self.score, *self.score_pools):
-            nn.init.zeros_(layer.bias)
+            zero_bias(layer)
         self._place(upsampling, num_classes, stride)
 
     def _channels(self, pools: list[int]) -> list[int]:
@@ -89,9 +93,9 @@ class FCNNetwork(nn.Module):
         return [next(width for i, width in reversed(convs) if i < pool) for pool in pools]
 
     def _place(self, kind: MapUpsampling, num_classes: int, stride: int) -> None:
-        """Builds the up-sampling layers and finds where each result lies in what it meets.
+        """Build the upsampling layers and compute the offsets at which their outputs are cropped.
 
-        A map whose cell i lies at S i + b of the picture, up-sampled by s with a kernel of k, has its cell u at
+        A map whose cell i lies at S i + b of the image, upsampled by s with a kernel of k, has its cell u at
         (S / s) (u - (k - 1) / 2) + b.
         """
         coarse, shift = coordinate_map([*self.features, self.fc6])
@@ -99,16 +103,16 @@ class FCNNetwork(nn.Module):
         for skip in self.skips:
             fine, fine_shift = coordinate_map(self.features[: skip + 1])
             size = self._kernel(kind, coarse // fine, (shift - fine_shift) / fine)
-            self.ups.append(map_upsampling(kind, num_classes, coarse // fine, size))
+            self.ups.append(build_upsampling(kind, num_classes, coarse // fine, size))
             coarse, shift = fine, shift - fine * (size - 1) / 2
             self.offsets.append(int((shift - fine_shift) / fine))
         assert coarse == stride
         size = self._kernel(kind, coarse, shift)
-        self.up, self.offset = map_upsampling(kind, num_classes, coarse, size), int((size - 1) / 2 - shift)
+        self.up, self.offset = build_upsampling(kind, num_classes, coarse, size), int((size - 1) / 2 - shift)
 
     @staticmethod
     def _kernel(kind: MapUpsampling, stride: int, shift: float) -> int:
-        """2 s, or 2 s - 1 where only that lets pixels meet pixels (the paper's AlexNet); s for nearest."""
+        """Return 2 s, or 2 s - 1 if only that aligns pixels with pixels (the paper's AlexNet); s for nearest."""
         if kind == "nearest":
             return stride
         return 2 * stride if (shift - (2 * stride - 1) / 2).is_integer() else 2 * stride - 1
@@ -129,17 +133,17 @@ class FCNNetwork(nn.Module):
         return _crop(self.up(x), self.offset, size)
 
     def load_classifier(self, state: dict[str, Tensor]) -> None:
-        """Takes over the weights of torchvision's classifier: its first two Linear layers become fc6 and fc7."""
+        """Load the weights of torchvision's classifier: its first two Linear layers become fc6 and fc7."""
         linears = [name.removesuffix(".weight") for name in state if name.startswith("classifier") and "weight" in name]
         ours = {name: value for name, value in state.items() if name.startswith("features")}
-        for name, linear in zip(("fc6", "fc7"), linears, strict=False):
-            ours[f"{name}.weight"] = state[f"{linear}.weight"].view_as(getattr(self, name).weight)
+        for (name, layer), linear in zip((("fc6", self.fc6), ("fc7", self.fc7)), linears, strict=False):
+            ours[f"{name}.weight"] = state[f"{linear}.weight"].view_as(layer.weight)
             ours[f"{name}.bias"] = state[f"{linear}.bias"]
         self.load_state_dict(ours, strict=False)
 
 
 class FCN(SemanticSegmentation):
-    """FCN: a classifier's layers as convolutions, its coarse scores refined by finer layers (Long et al. 2015).
+    """FCN: a classifier as convolutions, whose coarse scores finer layers refine (Long et al. 2015).
 
     The paper trains 32s from ImageNet weights, then 16s from 32s and 8s from 16s, with a summed loss
     (``CrossEntropy(reduction="sum")``) and ``CaffeSGD``: configs/paper/segmentation/fcn32s.yaml, fcn16s.yaml, fcn8s.yaml.
@@ -148,7 +152,7 @@ class FCN(SemanticSegmentation):
         in_channels: channels of the images.
         num_classes: classes, background included.
         backbone: the classifier; the paper's are vgg16 and alexnet.
-        stride: 32, 16 or 8: how fine the finest scores are, in pixels.
+        stride: 32, 16 or 8: stride of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
         upsampling: bilinear (constant, as in the authors' networks), transposed (learned) or nearest.
         at_once: train a fine stride without the coarser stages.
@@ -174,8 +178,17 @@ class FCN(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
-        network = FCNNetwork(in_channels, num_classes, backbone, stride, width, upsampling, at_once, dropout)
-        super().__init__(network, num_classes, **kwargs)
+        network = FCNNetwork(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            backbone=backbone,
+            stride=stride,
+            width=width,
+            upsampling=upsampling,
+            at_once=at_once,
+            dropout=dropout,
+        )
+        super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
         if init_from is not None:

@@ -1,15 +1,17 @@
-"""Where a pixel goes: mirrored borders of any width, and the coordinates of maps behind strides and paddings."""
+"""Geometry: mirrored borders of any width, margins of networks, and coordinates after strides and paddings."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from darkroom.protocols import UnpaddedNetwork
+
 
 def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """Extends (..., H, W) by mirroring at the border pixels, which are not repeated; by more than its own size if need be.
+    """Extend (..., H, W) by mirroring at the border pixels, which are not repeated, also by more than its own size.
 
-    Negative amounts cut.
+    Negative amounts crop.
     """
     for dim, before, after in ((-2, top, bottom), (-1, left, right)):
         side = x.shape[dim]
@@ -21,17 +23,26 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
 
 
 def coordinate_map(layers: Iterable[nn.Module]) -> tuple[int, float]:
-    """Stride and shift of a stack of convolutions and poolings: its output i lies at ``stride * i + shift`` of its input.
+    """Return stride and shift of a stack of convolutions and poolings.
 
-    Both in pixels, a pixel's own index being its middle.
+    Output i lies at ``stride * i + shift`` of the input, in pixels; a pixel's index is the coordinate of its centre.
     """
     stride, shift = 1, 0.0
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
-            kernel, step, padding, dilation = (
-                value if isinstance(value, int) else value[0]
-                for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-            )
+            kernel, step = _extent(layer.kernel_size), _extent(layer.stride)
+            padding, dilation = _extent(layer.padding), _extent(layer.dilation)
             shift += ((kernel - 1) * dilation / 2 - padding) * stride
             stride *= step
     return stride, shift
+
+
+def _extent(value: int | tuple[int, ...] | str) -> int:
+    """Return the vertical extent of an option of a convolution or pooling."""
+    assert not isinstance(value, str)  # a padding by name
+    return value if isinstance(value, int) else value[0]
+
+
+def margin_of(network: nn.Module) -> int:
+    """Return the pixels that each side of an image loses in a network without padding, else 0."""
+    return network.margin if isinstance(network, UnpaddedNetwork) else 0

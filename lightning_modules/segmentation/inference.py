@@ -1,4 +1,4 @@
-"""Inference: pictures larger than memory by tiles, and the average over flips and scales."""
+"""Inference: tiles for images larger than memory, and averages over flips and scales."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.segmentation.geometry import mirror_pad
-from darkroom.protocols import SegmentationModel
+from darkroom.lightning_modules.segmentation.geometry import margin_of, mirror_pad
+from darkroom.protocols import SeamlessNetwork, SegmentationModel, UnpaddedNetwork
 
 
 @dataclass
 class Inference:
-    """How test and prediction ask the network. By default once, for the whole picture.
+    """Options of test and prediction. By default one pass over the whole image.
 
     Args:
-        tile: side of the tiles in pixels; None: the whole picture at once.
-        overlap: part of a tile that its neighbour covers too, in [0, 1); the two are blended, each weighted by the distance
-            to its own border. A network that pads nothing, which it says by ``seamless``, sees true surroundings and needs
-            none (overlap-tile, Ronneberger et al. 2015, figure 2): its tiles abut.
-        tiles_at_once: how many tiles of a picture go through the network together.
-        flip: average with the picture flipped left-right.
-        scales: average over the picture resized by these factors.
+        tile: side of the tiles in pixels; None: the whole image at once.
+        overlap: fraction of a tile that its neighbour covers too, in [0, 1); the two are blended, each weighted by the
+            distance to its own border. A ``SeamlessNetwork`` needs no overlap: its tiles abut (overlap-tile, Ronneberger et
+            al. 2015, figure 2).
+        tiles_at_once: batch size of tiles.
+        flip: average with the image flipped left-right.
+        scales: average over the image resized by these factors.
+
+    Raises:
+        UsageError: a value is out of its range.
     """
 
     tile: int | None = None
@@ -36,22 +39,24 @@ class Inference:
     def __post_init__(self) -> None:
         if self.tile is not None and self.tile < 1:
             raise UsageError(
-                f"model.inference.tile is {self.tile}; it is a side in pixels, or null for the whole picture"
+                f"model.inference.tile must be a side in pixels, or null for the whole image, got {self.tile}"
             )
         if not 0 <= self.overlap < 1:
-            raise UsageError(f"model.inference.overlap is {self.overlap}; it is a part of a tile, in [0, 1)")
+            raise UsageError(f"model.inference.overlap must be a fraction in [0, 1), got {self.overlap}")
         if self.tiles_at_once < 1:
-            raise UsageError(f"model.inference.tiles_at_once is {self.tiles_at_once}; it must be at least 1")
+            raise UsageError(f"model.inference.tiles_at_once must be at least 1, got {self.tiles_at_once}")
         self.scales = tuple(self.scales)
         if not self.scales or min(self.scales) <= 0:
-            raise UsageError(f"model.inference.scales is {list(self.scales)}; it needs factors above 0, such as [1.0]")
+            raise UsageError(f"model.inference.scales must be factors above 0, such as [1.0], got {list(self.scales)}")
 
     def __call__(self, model: SegmentationModel, image: Tensor) -> Tensor:
-        """Logits (B, K, H, W) of images (B, C, H, W); log-probabilities where several views are averaged."""
+        """Compute logits (B, K, H, W) of images (B, C, H, W), log-probabilities if several views are averaged."""
         views = list(product(self.scales, (False, True) if self.flip else (False,)))
         if views == [(1.0, False)]:
             return self._view(model, image)
-        total = sum(self._probabilities(model, image, scale, flipped) for scale, flipped in views)
+        total = self._probabilities(model, image, *views[0])
+        for scale, flipped in views[1:]:
+            total = total + self._probabilities(model, image, scale, flipped)
         return (total / len(views)).clamp(min=torch.finfo(total.dtype).tiny).log()
 
     def _probabilities(self, model: SegmentationModel, image: Tensor, scale: float, flipped: bool) -> Tensor:
@@ -67,16 +72,16 @@ class Inference:
     def _view(self, model: SegmentationModel, image: Tensor) -> Tensor:
         if self.tile is None or max(image.shape[-2:]) <= self.tile:
             return model(image)
-        return torch.cat([self._by_tiles(model, one) for one in image.split(1)])
+        return torch.cat([self._blend_tiles(model, one, self.tile) for one in image.split(1)])
 
-    def _by_tiles(self, model: SegmentationModel, image: Tensor) -> Tensor:
-        """Log-probabilities (1, K, H, W), blended from tiles."""
+    def _blend_tiles(self, model: SegmentationModel, image: Tensor, largest: int) -> Tensor:
+        """Compute log-probabilities (1, K, H, W) of tiles and blend them."""
         height, width = image.shape[-2:]
-        margin = getattr(model.network, "margin", 0)
-        tile = [min(self.tile, side) for side in (height, width)]
-        need = [model.network.input_size(side) if margin else side for side in tile]
-        if getattr(model.network, "seamless", False):
-            starts = [range(0, side, extent) for side, extent in zip((height, width), tile, strict=True)]
+        network, margin = model.network, margin_of(model.network)
+        tile = [min(largest, side) for side in (height, width)]
+        need = [network.input_size(side) for side in tile] if isinstance(network, UnpaddedNetwork) and margin else tile
+        if isinstance(network, SeamlessNetwork) and network.seamless:
+            starts = [list(range(0, side, extent)) for side, extent in zip((height, width), tile, strict=True)]
         else:
             starts = [_starts(side, extent, self.overlap) for side, extent in zip((height, width), tile, strict=True)]
         ends = [first[-1] + extent - margin for first, extent in zip(starts, need, strict=True)]
@@ -97,14 +102,14 @@ class Inference:
 
 
 def _starts(side: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin: evenly spread from the first pixel to the last, overlapping by at least this part."""
+    """Return the starts of tiles, evenly spread from the first pixel to the last, overlapping by at least this fraction."""
     step = max(1, int(tile * (1 - overlap)))
     count = -(-(side - tile) // step) + 1
     return [round(index * (side - tile) / max(1, count - 1)) for index in range(count)]
 
 
 def _tent(side: int, device: torch.device) -> Tensor:
-    """1 at a tile's border pixels, rising by 1 a pixel to its middle."""
+    """Return weights that rise from 1 at a tile's border by 1 per pixel to its middle."""
     rising = torch.arange(1, side + 1, device=device, dtype=torch.float32)
     return torch.minimum(rising, rising.flip(0))
 

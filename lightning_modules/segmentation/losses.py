@@ -1,10 +1,10 @@
 """Losses over a map of logits. Any ``nn.Module`` of (logits, mask) can stand in for them, by ``class_path``.
 
-All take ``logits`` float (B, K, H, W) and ``mask`` int64 (B, H, W), class ids or ``ignore_index`` where nothing is known,
-compute in float32 whatever the logits are in, give 0 (not nan) with a gradient of 0 where no pixel counts, and never wait
-for the device. In training on several ranks those that average over pixels divide by what counts on the mean rank, so that
-together they are the loss of one batch of all; Dice and Lovasz are of each rank's own batch (their classes' sums are no
-mean), and so another loss for another number of ranks.
+All take ``logits`` float (B, K, H, W) and ``mask`` int64 (B, H, W), class ids or ``ignore_index``. They compute in float32,
+return 0 (not nan) with a gradient of 0 if no pixel counts, and never synchronize with the device.
+
+In training on several ranks, losses that average over pixels divide by the mean count over ranks, so their mean over ranks
+is the loss of one large batch. Dice and Lovasz use each rank's own batch; their value depends on the number of ranks.
 """
 
 import re
@@ -17,31 +17,32 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.distributed import mean_over_ranks
+from darkroom.protocols import IgnoresIndex, NeedsEntries
 
 
 def _mean(values: Tensor, weights: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of ``values`` weighted by ``weights`` (factors, or bool: those that count), 0 where none counts."""
-    return _over((values * weights).sum(dim), weights.sum(dim))
+    """Average ``values`` weighted by ``weights`` (factors, or bool), 0 if none counts."""
+    return _divide((values * weights).sum(dim), weights.sum(dim))
 
 
 def _mean_of_pixels(values: Tensor, weights: Tensor) -> Tensor:
-    """The same of all pixels, those of the other ranks' batches too: the mean of the ranks' results is theirs."""
-    return _over((values * weights).sum(), mean_over_ranks(weights.sum()))
+    """Average over all pixels, divided by the mean count over ranks: the mean over ranks is the mean over all pixels."""
+    return _divide((values * weights).sum(), mean_over_ranks(weights.sum()))
 
 
-def _over(total: Tensor, count: Tensor) -> Tensor:
-    return total / count.where(count > 0, 1)  # not / tiny: a GradScaler's gradient would be inf
+def _divide(total: Tensor, count: Tensor) -> Tensor:
+    return total / count.where(count > 0, 1)  # dividing by a tiny count would make a GradScaler's gradient inf
 
 
 def _one_hot(mask: Tensor, counted: Tensor, num_classes: int) -> Tensor:
-    """Bool (B, K, H, W), False where not ``counted``. A class id that does not exist fails: it is no pixel of no class."""
+    """Encode a mask as bool (B, K, H, W), False where not ``counted``. Class ids out of range raise."""
     b, h, w = mask.shape
     truth = torch.zeros(b, num_classes, h, w, dtype=torch.bool, device=mask.device)
     return truth.scatter_(1, mask.where(counted, 0).unsqueeze(1), counted.unsqueeze(1))
 
 
 class _Pixelwise(nn.Module):
-    """The cross-entropy of every pixel, and the factor of its class."""
+    """Base of losses of the cross-entropy of every pixel and the factor of its class."""
 
     class_weights: Tensor | None
 
@@ -49,34 +50,34 @@ class _Pixelwise(nn.Module):
         super().__init__()
         if class_weights is not None and min(class_weights, default=-1) < 0:
             raise UsageError(
-                f"{type(self).__name__}.class_weights is {list(class_weights)}; it takes a factor per class, none below 0"
+                f"{type(self).__name__}.class_weights must be factors of at least 0, got {list(class_weights)}"
             )
         self.ignore_index = ignore_index
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)  # the hyper-parameters have them
 
     def _cross_entropy(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """-log of the true class's probability: float32 (B, H, W), 0 where ignored."""
-        # Summed by the caller: on a GPU torch's own sum comes in no fixed order and is refused by deterministic=True.
+        """Compute -log of the true class's probability: float32 (B, H, W), 0 where ignored."""
+        # Summed by the caller: on a GPU torch's own sum has no fixed order and raises under deterministic=True.
         return F.cross_entropy(logits.float(), mask, ignore_index=self.ignore_index, reduction="none")
 
     def _weight(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """The factor of every pixel's class: float32 (B, H, W), 0 where ignored."""
+        """Return the factor of every pixel's class: float32 (B, H, W), 0 where ignored."""
         counted = mask != self.ignore_index
         if self.class_weights is None:
             return counted.float()
         if len(self.class_weights) != logits.shape[1]:
             raise UsageError(
-                f"{type(self).__name__}.class_weights has {len(self.class_weights)} factors for {logits.shape[1]} classes; "
-                "it takes one per class, background included"
+                f"{type(self).__name__}.class_weights must be {logits.shape[1]} factors, one per class (with the "
+                f"background), got {len(self.class_weights)}"
             )
         return self.class_weights.float()[mask.where(counted, 0)] * counted
 
 
 class CrossEntropy(_Pixelwise):
-    """Pixelwise cross-entropy, averaged over the pixels that count; 0 (not nan) where none does.
+    """Pixelwise cross-entropy, averaged over the pixels that count; 0 (not nan) if none does.
 
-    ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W) with ``ignore_index`` where nothing is known -> scalar.
+    ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W), class ids or ``ignore_index`` -> scalar.
 
     Args:
         ignore_index: mask value that does not count.
@@ -100,14 +101,14 @@ class CrossEntropy(_Pixelwise):
 
 
 class Focal(_Pixelwise):
-    """Focal loss (Lin, Goyal, Girshick, He, Dollár 2017): cross-entropy that fades where the true class is likely.
+    """Focal loss (Lin, Goyal, Girshick, He, Dollár 2017): cross-entropy with less weight where the true class is likely.
 
     ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W) -> scalar. The paper's p_t is a sigmoid's; here it is the softmax
     probability of the true class. The paper divides by the number of anchors with an object; here the loss is averaged as
     in ``CrossEntropy``, which it is for ``gamma`` 0.
 
     Args:
-        gamma: how fast it fades, 0 or more.
+        gamma: exponent, 0 or more.
         class_weights: alpha of eq. 5, one factor per class; None is eq. 4.
         ignore_index: mask value that does not count.
     """
@@ -117,7 +118,7 @@ class Focal(_Pixelwise):
     ) -> None:
         super().__init__(ignore_index, class_weights)
         if gamma < 0:
-            raise UsageError(f"Focal.gamma is {gamma}; it is 0 (cross-entropy) or more")
+            raise UsageError(f"Focal.gamma must be 0 (cross-entropy) or more, got {gamma}")
         self.gamma = gamma
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
@@ -128,23 +129,23 @@ class Focal(_Pixelwise):
 
 
 class BorderWeighted(_Pixelwise):
-    """U-Net's cross-entropy (Ronneberger, Fischer, Brox 2015, section 3), in which the gaps between cells weigh more.
+    """U-Net's cross-entropy (Ronneberger, Fischer, Brox 2015, section 3), with larger weights in the gaps between cells.
 
     ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W), ``border`` float (B, H, W) in pixels -> scalar. ``border`` is
     d1 + d2, the distance to the nearest cell plus that to the second nearest; large where there are fewer than two.
 
-    Eq. 2 stands for all pixels, but tells of separating background: the extra falls on pixels of class 0 only, a cell's own
-    have the weight of their class. Eq. 1 sums; here the sum is divided by the number of pixels that count (not by their
-    weights, so a batch with more gaps has a larger loss).
+    The extra weight of eq. 2 applies to pixels of class 0 only, the background between cells; others have the weight of
+    their class. Eq. 1 sums; here the sum is divided by the number of pixels that count, not by their weights: a batch with
+    more gaps has a larger loss.
 
     Args:
-        w0: the extra weight in the narrowest gap.
-        sigma: how wide a gap may be, in pixels.
+        w0: extra weight in the narrowest gap.
+        sigma: scale of the gaps' width, in pixels.
         class_weights: w_c of eq. 2, one factor per class; None: 1.
         ignore_index: mask value that does not count.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("border",)  # what forward takes of a batch beyond logits and mask
+    needs: ClassVar[tuple[str, ...]] = ("border",)  # entries of the batch that forward takes beside logits and mask
 
     def __init__(
         self,
@@ -155,12 +156,12 @@ class BorderWeighted(_Pixelwise):
     ) -> None:
         super().__init__(ignore_index, class_weights)
         if w0 < 0 or sigma <= 0:
-            raise UsageError(f"BorderWeighted has w0 {w0} and sigma {sigma}; w0 is 0 or more, sigma above 0 (pixels)")
+            raise UsageError(f"BorderWeighted.w0 must be 0 or more and sigma above 0 (pixels), got {w0} and {sigma}")
         self.w0, self.sigma = w0, sigma
 
     def forward(self, logits: Tensor, mask: Tensor, border: Tensor) -> Tensor:
         if border.shape != mask.shape:
-            raise UsageError(f"border has shape {tuple(border.shape)}; it takes the mask's, {tuple(mask.shape)}")
+            raise UsageError(f"border must have the mask's shape, {tuple(mask.shape)}, got {tuple(border.shape)}")
         extra = self.w0 * torch.exp(-border.float().square() / (2 * self.sigma**2))
         weight = self._weight(logits, mask) + extra * (mask == 0)  # eq. 2
         return _mean_of_pixels(weight * self._cross_entropy(logits, mask), mask != self.ignore_index)  # eq. 1
@@ -177,14 +178,14 @@ class Dice(nn.Module):
 
     Args:
         ignore_index: mask value that does not count.
-        smooth: pixels added above and below the line; the paper's is 0. More calms classes of few pixels, but lets one of n
-            pixels that is missed altogether score smooth / (n + smooth).
+        smooth: pixels added to numerator and denominator; the paper's is 0. More reduces the variance for classes of few
+            pixels, but a class of n pixels that is missed has a Dice of smooth / (n + smooth).
     """
 
     def __init__(self, ignore_index: int = 255, smooth: float = 0.0) -> None:
         super().__init__()
         if smooth < 0:
-            raise UsageError(f"Dice.smooth is {smooth}; it is a number of pixels, 0 or more")
+            raise UsageError(f"Dice.smooth must be a number of pixels, 0 or more, got {smooth}")
         self.ignore_index, self.smooth = ignore_index, smooth
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
@@ -242,23 +243,28 @@ class Lovasz(nn.Module):
         return _mean(_mean(losses, judged, dim=1), judged.any(1))
 
 
+def needed_entries(loss: nn.Module) -> Sequence[str]:
+    """Return the entries of the batch that a loss takes by name, beside logits and mask."""
+    return loss.needs if isinstance(loss, NeedsEntries) else ()
+
+
 def _names(losses: Sequence[nn.Module]) -> list[str]:
-    """Their classes in snake_case, numbered from 1 where one comes more than once."""
+    """Return the losses' classes in snake_case, numbered from 1 if a class occurs more than once."""
     words = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
     names = [re.sub(words, "_", type(loss).__name__).lower() for loss in losses]
     return [f"{n}_{names[: i + 1].count(n)}" if names.count(n) > 1 else n for i, n in enumerate(names)]
 
 
 class Sum(nn.Module):
-    """A weighted sum of losses, each of which is logged under its name, times its weight.
+    """Weighted sum of losses, each logged under its name, times its weight.
 
-    Returns a dict of scalars: the class's name in snake_case (``cross_entropy``, ``dice``; of a class that comes twice
-    ``dice_1``, ``dice_2``) -> weight * loss; the module adds them up. What a member ``needs`` of the batch it is passed by
-    name.
+    Returns a dict of scalars: the class's name in snake_case (``cross_entropy``, ``dice``; for a class that occurs twice
+    ``dice_1``, ``dice_2``) -> weight * loss; the module adds them up. Members get the entries of the batch that they
+    ``need`` by name.
 
     Args:
-        losses: modules of (logits, mask), and of what they need, that return a scalar.
-        weights: a factor for each; None: 1.
+        losses: modules of (logits, mask) and their needed entries that return a scalar.
+        weights: factor of each loss; None: 1.
     """
 
     def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
@@ -266,20 +272,18 @@ class Sum(nn.Module):
         weights = [1.0] * len(losses) if weights is None else weights
         if not losses or len(weights) != len(losses):
             raise UsageError(
-                f"Sum has {len(losses)} losses and {len(weights)} weights; it takes one loss or more and a weight for each"
+                f"Sum must have one loss or more and a weight for each, got {len(losses)} losses and {len(weights)} weights"
             )
-        self.losses, self.weights = nn.ModuleDict(zip(_names(losses), losses, strict=True)), tuple(weights)
-        self.needs = tuple(dict.fromkeys(key for loss in losses for key in getattr(loss, "needs", ())))
-        ignored = {name: loss.ignore_index for name, loss in self.losses.items() if hasattr(loss, "ignore_index")}
+        self.losses, self.weights = nn.ModuleDict(dict(zip(_names(losses), losses, strict=True))), tuple(weights)
+        self.needs = tuple(dict.fromkeys(key for loss in losses for key in needed_entries(loss)))
+        ignored = {name: loss.ignore_index for name, loss in self.losses.items() if isinstance(loss, IgnoresIndex)}
         if len(set(ignored.values())) > 1:
-            raise UsageError(
-                f"the losses of Sum ignore different mask values, {ignored}; give all the same ignore_index"
-            )
+            raise UsageError(f"the losses of Sum must have the same ignore_index, got {ignored}")
         if ignored:
             (self.ignore_index,) = set(ignored.values())
 
     def forward(self, logits: Tensor, mask: Tensor, **needed: Tensor) -> dict[str, Tensor]:
         return {
-            name: weight * loss(logits, mask, **{key: needed[key] for key in getattr(loss, "needs", ())})
+            name: weight * loss(logits, mask, **{key: needed[key] for key in needed_entries(loss)})
             for (name, loss), weight in zip(self.losses.items(), self.weights, strict=True)
         }

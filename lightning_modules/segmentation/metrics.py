@@ -1,4 +1,4 @@
-"""Scores of a segmentation over a whole set: of all its pixels, from one confusion matrix, or as a mean over its images."""
+"""Metrics of segmentation over a whole set: from one confusion matrix of all pixels, or averaged over images."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 
 class SegmentationScores(Metric):
-    """FCN's four scores, Dice, and those of every class, over all pixels of a set (not averaged per image or batch).
+    """FCN's four metrics and Dice, overall and per class, over all pixels of a set (not averaged per image or batch).
 
     With n_ij pixels of class i predicted as j and t_i = sum_j n_ij of class i (Long, Shelhamer, Darrell 2015, section 5):
 
@@ -17,7 +17,7 @@ class SegmentationScores(Metric):
     - ``mIoU``: mean of IoU_i = n_ii / (t_i + sum_j n_ji - n_ii) over the classes that occur in truth or prediction;
     - ``frequency_weighted_IoU`` = sum_i t_i IoU_i / sum_k t_k;
     - ``Dice``: mean of Dice_i = 2 n_ii / (t_i + sum_j n_ji) over the classes that occur in truth or prediction;
-    - ``IoU/<name>``, ``Dice/<name>``, ``accuracy/<name>``: those of a class, nan where it never occurs.
+    - ``IoU/<name>``, ``Dice/<name>``, ``accuracy/<name>``: those of a class, nan if it never occurs.
 
     Args:
         num_classes: K.
@@ -35,10 +35,10 @@ class SegmentationScores(Metric):
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """``preds`` int (B, H, W) class ids, ``target`` int (B, H, W) class ids or ``ignore_index``."""
+        """Add images: ``preds`` int (B, H, W) class ids, ``target`` int (B, H, W) class ids or ``ignore_index``."""
         k = self.num_classes
         cell = torch.where(target == self.ignore_index, k * k, target * k + preds).flatten()
-        # Not torch.bincount: on a GPU it waits for the device to learn how many bins there are.
+        # Not torch.bincount: on a GPU it synchronizes to get the number of bins.
         counts = torch.zeros(k * k + 1, dtype=torch.long, device=cell.device).scatter_add_(
             0, cell, torch.ones_like(cell)
         )
@@ -66,19 +66,18 @@ class SegmentationScores(Metric):
 
 
 class PerImageScores(Metric):
-    """Scores of every image, averaged: those of Chair Segments (Pinto-Alva et al. 2020).
+    """Metrics of every image, averaged, as for Chair Segments (Pinto-Alva et al. 2020).
 
     - ``image_IoU``, ``image_Dice``: of the foreground, averaged over the images whose truth has more than
-      ``min_foreground`` pixels of it: an image with none has no IoU, and with a few it is a matter of chance;
-    - ``image_pixel_accuracy``: the part of an image's pixels whose class is right, averaged over all images, since it is
-      defined for all of them. The paper's tables call it "Prec."; it is no precision.
+      ``min_foreground`` pixels of it: an image without has no IoU, with a few a noisy one;
+    - ``image_pixel_accuracy``: the fraction of an image's pixels with the right class, averaged over all images. The
+      paper's tables call it "Prec.", but it is an accuracy.
 
-    The authors average within batches first; here every image weighs the same whatever batch it comes in. nan where there
-    is no image to average over.
+    The authors average within batches first; here every image has the same weight. nan without images to average over.
 
     Args:
-        foreground: the class that is judged.
-        min_foreground: images with this many pixels of it or fewer have no part in IoU and Dice.
+        foreground: class that is evaluated.
+        min_foreground: images with at most this many pixels of it are left out of IoU and Dice.
         ignore_index: truth with this value does not count.
     """
 
@@ -92,7 +91,7 @@ class PerImageScores(Metric):
         self.add_state("totals", torch.zeros(5, dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """``preds`` int (B, H, W) class ids, ``target`` int (B, H, W) class ids or ``ignore_index``."""
+        """Add images: ``preds`` int (B, H, W) class ids, ``target`` int (B, H, W) class ids or ``ignore_index``."""
         counted = target != self.ignore_index
         truth, found = (target == self.foreground) & counted, (preds == self.foreground) & counted
         maps = truth, found, truth & found, counted, (preds == target) & counted

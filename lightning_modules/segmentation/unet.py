@@ -1,5 +1,6 @@
 """U-Net (Ronneberger, Fischer, Brox 2015): padded, with batch norm, as the lecture has it; or as the paper has it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.layers.backbones import zero_bias
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.upsampling import unpool
 from darkroom.lightning_modules.utils.load_weights import load_weights
@@ -17,7 +19,7 @@ Padding = Literal["same", "valid"]
 
 
 class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution, batch norm, ReLU. (B, in, H, W) -> (B, out, H, W), or 4 pixels less with valid padding.
+    """Two blocks of 3x3 convolution, batch norm, ReLU. (B, in, H, W) -> (B, out, H, W), or 4 pixels less if valid.
 
     Without batch norm the convolutions have biases, and weights from N(0, sqrt(2 / N)) (section 3; He et al. 2015).
     """
@@ -39,7 +41,7 @@ class DoubleConv(nn.Module):
             conv = nn.Conv2d(before, after, 3, padding=int(padding == "same"), bias=not batch_norm)
             if not batch_norm:
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-                nn.init.zeros_(conv.bias)
+                zero_bias(conv)
             layers += [conv, *([nn.BatchNorm2d(after)] if batch_norm else []), nn.ReLU(inplace=True)]
         self.double_conv = nn.Sequential(*layers)
 
@@ -48,14 +50,15 @@ class DoubleConv(nn.Module):
 
 
 class Down(nn.Module):
-    """One step down the contracting path: halve the map, then DoubleConv. Gives the places of the maxima, too."""
+    """Step of the contracting path: halve the map, then DoubleConv."""
 
-    def __init__(self, in_channels: int, out_channels: int, **kwargs: Any) -> None:
+    def __init__(self, in_channels: int, out_channels: int, padding: Padding, batch_norm: bool) -> None:
         super().__init__()
-        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels, **kwargs))
+        convolutions = DoubleConv(in_channels, out_channels, padding=padding, batch_norm=batch_norm)
+        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), convolutions)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A side of one pixel cannot be halved again: it is doubled by repeating its edge first, so any H x W goes in.
+        # A side of one pixel cannot be halved: repeat its edge first, so that any H x W is valid.
         missing = [max(0, 2 - side) for side in (x.shape[-1], x.shape[-2])]
         if any(missing):
             x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
@@ -63,27 +66,29 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """One step up the expanding path: double the map, put the skip connection beside it, then DoubleConv."""
+    """Step of the expanding path: double the map, concatenate the skip connection, then DoubleConv."""
 
-    def __init__(self, in_channels: int, out_channels: int, upsampling: Upsampling, **kwargs: Any) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, upsampling: Upsampling, padding: Padding, batch_norm: bool
+    ) -> None:
         super().__init__()
-        self.unpools, self.crops = upsampling == "unpooling", kwargs.get("padding") == "valid"
+        self.unpools, self.crops = upsampling == "unpooling", padding == "valid"
         mid_channels = in_channels // 2
         if upsampling == "transposed":
-            self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)
+            self.up: nn.Module = nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)
             mid_channels = out_channels
         elif upsampling == "bilinear":
             self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         elif upsampling == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")
-        self.conv = DoubleConv(in_channels, out_channels, mid_channels, **kwargs)
+        self.conv = DoubleConv(in_channels, out_channels, mid_channels, padding=padding, batch_norm=batch_norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        if self.crops:  # the middle of the skip connection, where valid convolutions left something to put beside it
+        if self.crops:  # the centre of the skip connection, which valid convolutions left
             top, left = ((big - 2 * small) // 2 for big, small in zip(skip.shape[-2:], x.shape[-2:], strict=True))
             skip = skip[..., top : top + 2 * x.shape[-2], left : left + 2 * x.shape[-1]]
         x = _unpool_like(x, skip) if self.unpools else self.up(x)
-        # Halving rounds down: pad to the skip's size; or cut, after a side of one pixel.
+        # Halving rounds down: pad to the skip's size, or crop after a side of one pixel.
         right, bottom = skip.shape[-1] - x.shape[-1], skip.shape[-2] - x.shape[-2]
         if right or bottom:
             x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
@@ -91,13 +96,13 @@ class Up(nn.Module):
 
 
 def _unpool_like(x: Tensor, skip: Tensor) -> Tensor:
-    """Puts a map where the maxima of the skip connection are (argmax unpooling, zero elsewhere)."""
+    """Unpool a map to the positions of the maxima of the skip connection, zero elsewhere."""
     indices = F.max_pool2d(skip, 2, ceil_mode=True, return_indices=True)[1]
     return unpool(x, indices[..., : x.shape[-2], : x.shape[-1]], skip.shape[-2:])
 
 
 class OutConv(nn.Module):
-    """1x1 convolution to the classes."""
+    """1x1 convolution to logits."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -108,26 +113,26 @@ class OutConv(nn.Module):
 
 
 class UNetNetwork(nn.Module):
-    """Four steps down, four up, a skip connection at each height.
+    """U-Net with four steps down and up and a skip connection at each level.
 
-    As it is by default, (B, C, H, W) of any size -> logits (B, K, H, W): the widely used PyTorch version, whose parameter
-    names it has; 31,037,698 parameters at 3 channels and 2 classes. With ``padding="valid", batch_norm=False,
-    dropout=0.5`` the paper's: a picture of 572 pixels gives logits for the 388 in its middle, 16 n + 124 give 16 n - 60;
+    By default (B, C, H, W) of any size -> logits (B, K, H, W), as the widely used PyTorch version, with its parameter
+    names; 31,037,698 parameters at 3 channels and 2 classes. With ``padding="valid", batch_norm=False,
+    dropout=0.5`` the paper's: an image of 572 pixels gives logits for the central 388, 16 n + 124 give 16 n - 60;
     31,030,658 parameters at 1 channel and 2 classes.
 
     Args:
         in_channels: C.
         num_classes: K.
-        bilinear: the same as upsampling bilinear, as the widely used version calls it.
+        bilinear: the same as upsampling bilinear, the name in the widely used version.
         base_channels: width of the first level; it doubles at each step down.
-        upsampling: "transposed" 2x2 convolutions; "bilinear", "nearest" or "unpooling" to the places of the maxima, with
+        upsampling: "transposed" 2x2 convolutions; "bilinear", "nearest" or "unpooling" to the positions of the maxima, with
             half the channels at the bottom.
         padding: "same" keeps the size; "valid" convolutions lose their border, and skip connections are cropped.
         batch_norm: after every 3x3 convolution; without, they have biases.
         dropout: at the end of the contracting path.
 
     Raises:
-        UsageError: with valid padding, for sizes that do not fit, saying which do.
+        UsageError: the size does not fit valid padding; states sizes that do.
     """
 
     def __init__(
@@ -148,38 +153,37 @@ class UNetNetwork(nn.Module):
         widths = {"in_channels": in_channels, "num_classes": num_classes, "base_channels": base_channels}
         for name, value in widths.items():
             if value < 1:
-                raise UsageError(f"model.{name} is {value}; it must be at least 1")
+                raise UsageError(f"model.{name} must be at least 1, got {value}")
         if upsampling != "transposed" and base_channels % 2:
-            raise UsageError(f"model.base_channels is {base_channels}; with {upsampling} up-sampling it must be even")
+            raise UsageError(f"model.base_channels must be even with {upsampling} upsampling, got {base_channels}")
         c, half = base_channels, 1 if upsampling == "transposed" else 2
-        kind = {"padding": padding, "batch_norm": batch_norm}
-        self.margin = 92 if padding == "valid" else 0  # what each side loses, in pixels of the picture
-        self.seamless = padding == "valid"  # its tiles see what the whole picture shows them
-        self.inc = DoubleConv(in_channels, c, **kind)
-        self.down1, self.down2 = Down(c, 2 * c, **kind), Down(2 * c, 4 * c, **kind)
-        self.down3, self.down4 = Down(4 * c, 8 * c, **kind), Down(8 * c, 16 * c // half, **kind)
+        self.margin = 92 if padding == "valid" else 0  # pixels of the image that each side loses
+        self.seamless = padding == "valid"
+        down = partial(Down, padding=padding, batch_norm=batch_norm)
+        up = partial(Up, upsampling=upsampling, padding=padding, batch_norm=batch_norm)
+        self.inc = DoubleConv(in_channels, c, padding=padding, batch_norm=batch_norm)
+        self.down1, self.down2 = down(c, 2 * c), down(2 * c, 4 * c)
+        self.down3, self.down4 = down(4 * c, 8 * c), down(8 * c, 16 * c // half)
         self.dropout = nn.Dropout(dropout)
-        self.up1 = Up(16 * c, 8 * c // half, upsampling, **kind)
-        self.up2 = Up(8 * c, 4 * c // half, upsampling, **kind)
-        self.up3 = Up(4 * c, 2 * c // half, upsampling, **kind)
-        self.up4 = Up(2 * c, c, upsampling, **kind)
+        self.up1, self.up2 = up(16 * c, 8 * c // half), up(8 * c, 4 * c // half)
+        self.up3, self.up4 = up(4 * c, 2 * c // half), up(2 * c, c)
         self.outc = OutConv(c, num_classes)
 
     def input_size(self, size: int) -> int:
-        """With valid padding, the smallest side that gives logits for at least ``size`` pixels."""
+        """Return the smallest side that gives logits for at least ``size`` pixels with valid padding."""
         return 16 * -(-(size + 60) // 16) + 124
 
-    def _check(self, sides: tuple[int, int]) -> None:
-        for side in sides if self.margin else ():
+    def _check(self, height: int, width: int) -> None:
+        for side in (height, width) if self.margin else ():
             if side < 188 or (side - 124) % 16:
                 fitting = sorted({self.input_size(max(4, side - lost)) for lost in (199, 184)} | {572})
                 raise UsageError(
-                    f"a picture of {sides[0]} x {sides[1]} pixels does not fit U-Net's valid convolutions: sides are 16 n "
+                    f"an image of {height} x {width} pixels does not fit U-Net's valid convolutions: sides must be 16 n "
                     f"+ 124, at least 188, such as {', '.join(map(str, fitting))}"
                 )
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x.shape[-2:])
+        self._check(*x.shape[-2:])
         x1 = self.inc(x)
         x2 = self.down1(x1)
         x3 = self.down2(x2)
@@ -193,27 +197,28 @@ class UNetNetwork(nn.Module):
 
 
 class UNet(SemanticSegmentation):
-    """U-Net: a contracting path for context, an expanding one for place, skip connections between (Ronneberger 2015).
+    """U-Net: a contracting and an expanding path with skip connections (Ronneberger et al. 2015).
 
-    With valid padding every picture is mirrored at its border so that all its pixels get logits, and ``inference.tile``
-    cuts large ones into tiles that see their true surroundings: the paper's overlap-tile strategy.
+    With valid padding every image is mirrored at its border so that all its pixels get logits. ``inference.tile`` cuts
+    large images into tiles with their true surroundings: the paper's overlap-tile strategy.
 
     Args:
         in_channels: channels of the images.
         num_classes: classes, background included; None: from the data on the command line, 2 in Python.
-        bilinear: the same as upsampling bilinear, as the widely used version calls it.
-        base_channels: width of the first level; 64 is the paper's, 16 learns the embedded world on a CPU.
+        bilinear: the same as upsampling bilinear, the name in the widely used version.
+        base_channels: width of the first level; 64 is the paper's, 16 suffices for Shapes on a CPU.
         upsampling: transposed (the paper's), bilinear, nearest or unpooling.
         padding: same, or valid as in the paper.
         batch_norm: after every 3x3 convolution; the paper has none.
         dropout: at the end of the contracting path; the paper has it.
-        training_border: with valid padding, what training pictures lose at their border: "mirrored" pixels, added first, or
-            the picture's own ("given"): of 572 pixels the 388 in the middle are trained on, as in the paper.
+        training_border: with valid padding, the pixels that training images lose at their border: "mirrored" pixels, added
+            first, or the image's own ("given"): of 572 pixels the central 388 are trained on, as in the paper.
         pretrained: file with weights of this network (a state dict as the widely used PyTorch version publishes, or a
             checkpoint of ours) to start from.
     """
 
     starts_from = ("pretrained",)
+    network: UNetNetwork
 
     def __init__(
         self,
@@ -231,14 +236,21 @@ class UNet(SemanticSegmentation):
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
         network = UNetNetwork(
-            in_channels, num_classes, bilinear, base_channels, upsampling, padding, batch_norm, dropout
+            in_channels=in_channels,
+            num_classes=num_classes,
+            bilinear=bilinear,
+            base_channels=base_channels,
+            upsampling=upsampling,
+            padding=padding,
+            batch_norm=batch_norm,
+            dropout=dropout,
         )
-        super().__init__(network, num_classes, **kwargs)
+        super().__init__(network, num_classes=num_classes, **kwargs)
         self.training_border = training_border
         if pretrained is not None:
             load_weights(network, Path(pretrained), "model.pretrained")
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         margin = self.network.margin
         if not margin or self.training_border == "mirrored":
             return super().training_step(batch, batch_idx)

@@ -1,4 +1,4 @@
-"""Up-sampling: of logits by a fixed or learned kernel; of features to the places that a pooling remembers."""
+"""Upsampling: of logits by a fixed or learned kernel, of features to the positions of a pooling's maxima."""
 
 from typing import Literal
 
@@ -10,20 +10,22 @@ MapUpsampling = Literal["bilinear", "transposed", "nearest"]
 
 
 def bilinear_kernel(size: int, stride: int) -> Tensor:
-    """Weights (size,) of bilinear interpolation by ``stride`` along one axis: a tent, size <= 2 stride."""
+    """Return weights (size,) of bilinear interpolation by ``stride`` along one axis: a tent, size <= 2 stride."""
     distance = (torch.arange(size) - (size - 1) / 2).abs()
     return (1 - distance / stride).clamp(min=0)
 
 
 class FixedUpsampling(nn.Module):
-    """A transposed convolution, one constant kernel for all channels: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
+    """Transposed convolution with one constant kernel for all channels: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
 
-    The weights are a buffer: they never learn (so in the networks of Long et al. 2015: learning made no difference).
+    The weights are a buffer and never trained, as in the networks of Long et al. 2015, where learning made no difference.
 
     Args:
         kernel: (k,) weights along either axis.
         stride: s.
     """
+
+    weight: Tensor
 
     def __init__(self, kernel: Tensor, stride: int) -> None:
         super().__init__()
@@ -38,13 +40,13 @@ class FixedUpsampling(nn.Module):
         return up.view(-1, channels, *up.shape[-2:])
 
 
-def map_upsampling(kind: MapUpsampling, channels: int, stride: int, size: int | None = None) -> nn.Module:
-    """Up-samples a map of logits by ``stride``, with nothing cut: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
+def build_upsampling(kind: MapUpsampling, channels: int, stride: int, size: int | None = None) -> nn.Module:
+    """Build upsampling of logits by ``stride``, without cropping: (B, C, H, W) -> (B, C, s (H-1) + k, s (W-1) + k).
 
-    "bilinear" is constant; "transposed" starts as it and learns; "nearest" repeats every cell, k = s.
+    "bilinear" is constant; "transposed" starts as bilinear and is trained; "nearest" repeats every cell, k = s.
 
     Args:
-        kind: which.
+        kind: of upsampling.
         channels: C.
         stride: s.
         size: k of the bilinear kernel; 2 s by default.
@@ -62,10 +64,10 @@ def map_upsampling(kind: MapUpsampling, channels: int, stride: int, size: int | 
 
 
 def unpool(x: Tensor, indices: Tensor, size: torch.Size) -> Tensor:
-    """Puts a pooled map (B, C, h, w) back to where its maxima were in (B, C, *size), zero elsewhere.
+    """Unpool a map (B, C, h, w) to the positions of its maxima in (B, C, *size), zero elsewhere.
 
-    ``indices`` as ``max_pool2d`` returns them. Unlike ``max_unpool2d`` it is allowed where only deterministic operations
-    are: with windows that do not overlap no two maxima share a place.
+    ``indices`` as ``max_pool2d`` returns them. Unlike ``max_unpool2d`` it is deterministic: without overlapping windows no
+    two maxima share a position.
     """
     flat = x.new_zeros(*x.shape[:2], size[0] * size[1]).scatter(2, indices.flatten(2), x.flatten(2))
     return flat.unflatten(2, tuple(size))

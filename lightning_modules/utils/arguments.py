@@ -37,7 +37,7 @@ def check_choice(key: str, value: Choice, choices: Any) -> Choice:
         choices: a ``Literal``.
 
     Raises:
-        UsageError: it is another.
+        UsageError: it is none of them.
     """
     if value not in get_args(choices):
         raise UsageError(f"{key} must be one of {', '.join(get_args(choices))}, got {value!r}")

@@ -1,17 +1,17 @@
-"""Ranks: what a loss has to know of the other ranks."""
+"""Reductions over ranks in losses."""
 
 import torch
 from torch import Tensor, distributed
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:
-    """A count (of pixels, of matches) in this rank's batch -> its mean over all ranks, float32, without a gradient.
+    """Average a count (of pixels, of matches) in this rank's batch over all ranks: float32, without a gradient.
 
-    DDP averages the gradients of the ranks. Of losses that each divide by their own batch's count that is not the loss of
-    all batches as one: a pixel would weigh more among few than among many. Divided by the mean count it is.
+    DDP averages the gradients of the ranks. If each rank divided its loss by its own count, a pixel of a batch with few
+    would weigh more. Divided by the mean count, the average is the loss of all batches as one.
 
-    All ranks have to ask, as they do in a training step. Without gradients, in evaluation, where one rank may have more
-    batches than another, the count stays what it is.
+    All ranks must call this, as in a training step. Without gradients, in evaluation, ranks may have different numbers of
+    batches, and the count is returned unchanged.
     """
     mean = count.detach().float()
     if torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized():

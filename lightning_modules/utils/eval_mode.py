@@ -1,4 +1,4 @@
-"""Modes: eval mode for a while."""
+"""Eval mode as a context manager."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within, a module is in eval mode; afterwards each of its parts is in the mode that it was in."""
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode inside the context; restore the mode of each of its parts afterwards."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

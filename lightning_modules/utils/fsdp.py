@@ -1,6 +1,6 @@
-"""Sharding: weights, gradients, averages and the optimizer's states divided among ranks (FSDP), for what is too large."""
+"""FSDP: weights, gradients, averages and optimizer states sharded among ranks, for models too large for one device."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Literal
 
@@ -17,9 +17,10 @@ from darkroom.errors import UsageError
 
 
 class Sharded(ModelParallelStrategy):
-    """FSDP: every rank keeps its part of all weights, gradients, averages and states of the optimizer, and is sent the
-    others' when a layer needs them. Its checkpoints are those of any other run: one file of whole tensors, that one process
-    can load, and any number of ranks.
+    """FSDP with the checkpoints of any other run: one file of full tensors, for one process or any number of ranks.
+
+    Every rank stores its shard of all weights, gradients, averages and optimizer states, and gathers the others' when a
+    layer needs them.
 
     Args:
         process_group_backend: None: nccl for GPUs, gloo for CPUs.
@@ -35,66 +36,71 @@ class Sharded(ModelParallelStrategy):
         return True
 
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's "auto" are the nodes alone
+        self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's "auto" counts the nodes alone
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return self._whole(self.lightning_module.state_dict())
+        return self._full(self._module.state_dict())
+
+    @property
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         state = optimizer.state_dict()
-        return {**state, "state": {index: self._whole(values) for index, values in state["state"].items()}}
+        return {**state, "state": {index: self._full(values) for index, values in state["state"].items()}}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        # Mapped, not read: ranks of a machine share the file's memory, and each takes its part of it alone.
+        # Memory-mapped: ranks of a machine share the file's memory, and each reads its shard alone.
         return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        module = self.lightning_module
+        module = self._module
         state, ours = checkpoint["state_dict"], module.state_dict()
-        module.load_state_dict({name: _part(value, ours.get(name)) for name, value in state.items()}, strict=strict)
+        module.load_state_dict({name: _shard_of(value, ours.get(name)) for name, value in state.items()}, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
             indices = chain.from_iterable(group["params"] for group in state["param_groups"])
             parts = {
-                index: {name: _part(value, parameter) for name, value in state["state"].get(index, {}).items()}
+                index: {name: _shard_of(value, parameter) for name, value in state["state"].get(index, {}).items()}
                 for index, parameter in zip(indices, parameters, strict=True)
             }
             optimizer.load_state_dict({**state, "state": parts})
 
-    def _whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values with the tensors put together that are divided, on all ranks at once; {} on all but the first."""
-        whole = {}
+    def _full(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Gather the full tensors of sharded ones, on all ranks at once; return {} on all but the first rank."""
+        full = {}
         for name, value in values.items():
             if isinstance(value, DTensor):
-                value = value.full_tensor()  # one by one: all at once would not fit
+                value = value.full_tensor()  # one at a time, to fit into memory
             if self.is_global_zero:
-                whole[name] = value.cpu() if isinstance(value, Tensor) else value
-        return whole
+                full[name] = value.cpu() if isinstance(value, Tensor) else value
+        return full
 
 
-def _part(value: Any, like: Tensor | None) -> Any:
-    """This rank's part of a whole tensor, where ``like``, of the same shape, is divided."""
+def _shard_of(value: Any, like: Tensor | None) -> Any:
+    """Return this rank's shard of a full tensor if ``like``, of the same shape, is sharded, else the tensor."""
     if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
-        whole = value.to(like.device).contiguous()  # as the parts lie in memory
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        full = value.to(like.device).contiguous()  # shards are contiguous
+        return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
     return value
 
 
 def mesh_of(module: LightningModule) -> DeviceMesh | None:
-    """The ranks that a module's weights are to be divided among; None: each is to have all of them.
+    """Return the ranks among which a module's weights are sharded; None: every rank has all weights.
 
     Raises:
-        UsageError: a strategy that divides them in another way.
+        UsageError: the strategy is another kind of sharding.
     """
     strategy = None if module._trainer is None else module.trainer.strategy
     if isinstance(strategy, Sharded):
         return strategy.device_mesh["data_parallel"]
     if isinstance(strategy, ModelParallelStrategy | FSDPStrategy):
         raise UsageError(
-            f"trainer.strategy is {type(strategy).__name__}, whose checkpoints and averages are none of ours; use "
+            f"trainer.strategy must be Sharded, got {type(strategy).__name__}, whose checkpoints differ; use "
             "--config configs/trainer/fsdp.yaml"
         )
     return None
@@ -102,14 +108,14 @@ def mesh_of(module: LightningModule) -> DeviceMesh | None:
 
 @torch.no_grad()
 def shard(module: nn.Module, mesh: DeviceMesh, bfloat16: bool = False) -> None:
-    """Divides a module's weights among ranks, layer by layer: each is whole only while it computes. All begin as the first
-    rank's. What is divided already stays as it is.
+    """Shard a module's weights among ranks, layer by layer: a layer is full only while it computes.
+
+    All ranks start with the weights of the first. A module that is sharded already is left unchanged.
 
     Args:
-        module: called by ``forward`` alone. Layers are what its lists hold.
+        module: called by ``forward`` alone. The elements of its ModuleLists are its layers.
         mesh: the ranks.
-        bfloat16: send float32 weights rounded, to be used where they would be rounded anyway; gradients are always added up
-            in float32.
+        bfloat16: gather float32 weights in bfloat16, for bf16-mixed; gradients are always reduced in float32.
     """
     if isinstance(module, FSDPModule):
         return
@@ -117,36 +123,40 @@ def shard(module: nn.Module, mesh: DeviceMesh, bfloat16: bool = False) -> None:
         first = tensor.to(mesh.device_type)
         distributed.broadcast(first, 0)
         tensor.copy_(first)
-    module.to(memory_format=torch.contiguous_format)  # any other cannot be divided
+    module.to(memory_format=torch.contiguous_format)  # other layouts cannot be sharded
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
     layers = [layer for part in lists for layer in part if not isinstance(layer, nn.ModuleList)]
-    # What comes in is never cast: times are, in steps, too large for bfloat16.
+    # Inputs are not cast: time steps are too large for bfloat16.
     policy = MixedPrecisionPolicy(torch.bfloat16 if bfloat16 else None, torch.float32, cast_forward_inputs=False)
     for layer in [*layers, module]:
         if any(True for _ in layer.parameters()):
             fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
 
 
-@torch.inference_mode(False)  # in which weights would be made that cannot be trained
+@torch.inference_mode(False)  # weights built in inference mode cannot be trained
 def gather(modules: Iterable[nn.Module]) -> None:
-    """Makes divided modules whole on every rank, until ``release``: so each may call them as often as it likes."""
-    _each(modules, lambda part: (part.set_reshard_after_forward(False, recurse=False), part.unshard()))
+    """Gather sharded modules on every rank until ``release``, so that ranks may call them different numbers of times."""
+    for part in _sharded_parts(modules):
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
 
 
 def release(modules: Iterable[nn.Module]) -> None:
-    """Divides again what was gathered."""
-    _each(modules, lambda part: (part.set_reshard_after_forward(True, recurse=False), part.reshard()))
+    """Shard gathered modules again."""
+    for part in _sharded_parts(modules):
+        part.set_reshard_after_forward(True, recurse=False)
+        part.reshard()
 
 
-def _each(modules: Iterable[nn.Module], do: Callable[[FSDPModule], Any]) -> None:
+def _sharded_parts(modules: Iterable[nn.Module]) -> Iterator[FSDPModule]:
     for module in modules:
         for part in module.modules():
             if isinstance(part, FSDPModule):
-                do(part)
+                yield part
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What lies on this rank of a tensor, for in-place work without gradients."""
+def to_local(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor, for in-place work without gradients."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,4 +1,4 @@
-"""Reading what ``torch.save`` wrote: tensors and plain values, never code."""
+"""Safe loading of ``torch.save`` files: tensors and plain values, never code."""
 
 import re
 import warnings
@@ -11,41 +11,41 @@ import torch
 from darkroom.errors import UsageError
 from darkroom.renames import with_todays_arguments
 
-# How torch names what a file wants to call or to build.
+# How torch's errors name the functions and classes that a file would call.
 _WANTED = re.compile(r"GLOBAL (\S+)|TorchScript")
-_PICKLE = b"\x80"  # how a pickle begins that torch did not write
+_PICKLE = b"\x80"  # first byte of a pickle that torch did not write
 
 
 class Damaged(UsageError):
-    """A file that is missing, or not whole, or something else."""
+    """Missing file, damaged file, or file of another kind."""
 
 
 def require_whole(named: str, path: Path) -> None:
-    """Compares a file's bytes with the sums that torch.save wrote beside them, at which torch.load does not look.
+    """Compare a file's bytes with the checksums that torch.save wrote; torch.load does not check them.
 
     Raises:
-        Damaged: they are other bytes.
+        Damaged: a checksum differs.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception:  # it is no archive, or a broken one, of which torch.load has more to say
+    except Exception:  # no archive, or a broken one: torch.load raises a better error
         return
     if broken is not None:
-        raise Damaged(f"{named} {path} is damaged: {broken} in it has changed since it was written; get it anew")
+        raise Damaged(f"{named} {path} is damaged: {broken} in it has changed since it was written; get it again")
 
 
 def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
-    """What lies in a file of ``torch.save``, on the CPU.
+    """Load a file of ``torch.save`` on the CPU.
 
     Args:
-        named: the setting that says so, such as ``ckpt_path``, for messages.
+        named: key that is set to the file, such as ``ckpt_path``, for messages.
         path: the file.
-        mmap: leave tensors on the disk until they are looked at.
+        mmap: leave tensors on the disk until they are read.
 
     Raises:
-        Damaged: there is no such file, or nothing can be made of it.
-        UsageError: it holds other objects than tensors and plain values. Those are code, of which none has run.
+        Damaged: the file does not exist or cannot be loaded.
+        UsageError: it holds other objects than tensors and plain values, which are code. No code has run.
     """
     if not path.is_file():
         raise Damaged(f"{named} {path} does not exist")
@@ -64,12 +64,12 @@ def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
         if wanted or foreign:
             what = (wanted[1] or "TorchScript").rstrip(".") if wanted else "a pickle of Python objects"
             raise UsageError(
-                f"{named} {path} holds code ({what}), and not tensors and plain values alone; it is refused, since loading "
-                "it would run whatever it says, and nothing of it has run. If you trust whoever made it, load it in a "
-                "Python of your own and write what is needed, such as its state dict, into a new file by torch.save"
+                f"{named} {path} holds code ({what}) beside tensors and plain values; it was not loaded, because loading "
+                "would run that code. If you trust its author, load it in Python yourself and save what you need, such as its "
+                "state dict, to a new file by torch.save"
             ) from None
         kind = type(error).__name__
         raise Damaged(
-            f"{named} {path} cannot be loaded ({kind}): it is damaged, or torch.save did not write it; get it anew"
+            f"{named} {path} cannot be loaded ({kind}): it is damaged, or torch.save did not write it; get it again"
         ) from error
     return with_todays_arguments(content)

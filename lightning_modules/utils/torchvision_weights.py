@@ -1,4 +1,4 @@
-"""Weights that torchvision publishes."""
+"""Pretrained weights of torchvision."""
 
 from pathlib import Path, PurePosixPath
 from urllib.error import URLError
@@ -12,11 +12,11 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.safe_load import read_safely
 
 
-def published(weights: WeightsEnum, option: str = "model.weights") -> dict[str, Tensor]:
-    """The state dict of torchvision's weights; downloaded unless it lies in torch's hub folder already.
+def fetch_weights(weights: WeightsEnum, option: str = "model.weights") -> dict[str, Tensor]:
+    """Return the state dict of torchvision's weights; downloaded unless it is in torch's hub folder.
 
     Raises:
-        UsageError: where to put the file, if it cannot be downloaded; or that it holds something else.
+        UsageError: the file cannot be downloaded (states where to put it), or holds something else.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(weights.url).path).name)
     try:
@@ -26,4 +26,4 @@ def published(weights: WeightsEnum, option: str = "model.weights") -> dict[str, 
         raise UsageError(
             f"{option}: {weights.url} cannot be fetched ({error}); get the file elsewhere and put it into {path.parent}"
         ) from error
-    return read_safely(f"{option}:", path)  # torchvision would run what lies there
+    return read_safely(f"{option}:", path)  # torchvision would run code in it

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning import Trainer
 
+from darkroom.errors import UsageError
 from darkroom.protocols import NamedClasses
 
 
@@ -29,7 +30,12 @@ def log_interval(trainer: Trainer) -> int:
     return trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
 
 
-def last_epoch(trainer: Trainer) -> int:
-    """Return the number of epochs of the fit, which must be limited by ``trainer.max_epochs``."""
-    assert trainer.max_epochs is not None
+def count_epochs(trainer: Trainer) -> int:
+    """Return the number of epochs of the fit.
+
+    Raises:
+        UsageError: ``trainer.max_epochs`` is not set.
+    """
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        raise UsageError("trainer.max_epochs must be set to the length of the fit")
     return trainer.max_epochs

@@ -48,8 +48,9 @@ from tests.fuzz.strategies import examples
 SIDES = (1, 2, 3, 7, 16, 17, 31, 32, 33, 64, 65, 97)
 DTYPES = (torch.float32,) * 5 + (torch.float64, torch.bfloat16, torch.float16, torch.uint8)
 WORDS = ("a", "red", "circle", "left")
-PYRAMID = {"backbone": "resnet18", "width": 0.125, "fpn_channels": 8, "head_channels": 16, "anchor_sizes": [16, 32]}
-FEW = {"min_side": 64, "max_side": 128, "rpn_samples": 16, "roi_samples": 8, "proposals_before_nms": (64, 32)}
+PYRAMID = {"backbone": "resnet18", "width": 0.125, "fpn_channels": 8, "head_channels": 16}
+RPN = {"anchor_sizes": [16, 32], "samples": 16, "proposals_before_nms": (64, 32), "proposals": (16, 8)}
+FEW = {"min_side": 64, "max_side": 128, "roi_samples": 8, "rpn": RPN}
 
 SEGMENTERS: dict[str, Callable[[int, int], SemanticSegmentation]] = {
     "UNet": lambda channels, classes: UNet(channels, classes, base_channels=2),
@@ -66,8 +67,8 @@ DETECTORS: dict[str, Callable[[int], ObjectDetection]] = {
     "YOLO": lambda classes: YOLO(num_classes=classes, preset="tiny", image_size=64, grid=4, width=0.03),
     "SSD": lambda classes: SSD(classes, "resnet18", 64, [10, 16, 24, 36, 50], 0.125),
     "FastRCNN": lambda classes: FastRCNN(classes, "vgg11_bn", 0.03, min_side=64, max_side=128),
-    "FasterRCNN": lambda classes: FasterRCNN(classes, **PYRAMID, **FEW, proposals=(16, 8)),
-    "MaskRCNN": lambda classes: MaskRCNN(classes, **PYRAMID, **FEW, proposals=(16, 8), mask_channels=4),
+    "FasterRCNN": lambda classes: FasterRCNN(classes, **PYRAMID, **FEW),
+    "MaskRCNN": lambda classes: MaskRCNN(classes, **PYRAMID, **FEW, mask_channels=4),
 }
 Shape = tuple[int, int, int]
 

@@ -1,11 +1,11 @@
-"""Linear support vector machines and ridge regression: convex problems, solved to a stated accuracy on any device."""
+"""Linear support vector machines and ridge regression: convex problems, solved to a given accuracy on any device."""
 
 import torch
 from torch import Tensor
 
-# Newton's method takes a few dozen steps. Where this many do not do, no accuracy of float64 would.
+# Newton's method takes a few dozen steps; more than this means that float64 is not accurate enough.
 _MOST_STEPS = 300
-# Widths of the rounded corner that a solution may begin with, in units of the margin.
+# Initial widths of the rounded corner of the hinge, in units of the margin.
 _WIDTHS = [4.0**-power for power in range(8)]
 
 
@@ -18,24 +18,24 @@ def linear_svm(
     start: Tensor | None = None,
     tolerance: float = 1e-3,
 ) -> Tensor:
-    """One linear SVM per class: w that minimises |w|^2 / 2 + cost sum_i c_i max(0, 1 - y_i w.x_i).
+    """Solve one linear SVM per class: w that minimizes |w|^2 / 2 + cost sum_i c_i max(0, 1 - y_i w.x_i).
 
     As LIBLINEAR states it (solver 3): the bias is the weight of one more feature, ``bias_multiplier``, and so is
-    regularised too; c is ``positive_weight`` for positives and 1 for negatives. Newton's method with conjugate gradients
-    in float64 on a hinge whose corner is rounded, less and less. It ends when the duality gap, which bounds how far the
-    sum is from its minimum, is small.
+    regularized too; c is ``positive_weight`` for positives and 1 for negatives. Newton's method with conjugate gradients
+    in float64 on a hinge whose corner is rounded, with decreasing width. Stops when the duality gap, a bound of the
+    distance to the minimum, is small.
 
     Args:
         features: (N, D).
-        targets: (N, K): 1 positive, -1 negative, 0 no part of the class's problem.
+        targets: (N, K): 1 positive, -1 negative, 0 not in the class's problem.
         cost: C; the weight of the errors.
         positive_weight: c of positives.
-        bias_multiplier: the larger, the less the bias is regularised.
-        start: weights (K, D + 1) to begin at, for example those before some examples were added.
-        tolerance: largest duality gap, as a part of the sum.
+        bias_multiplier: the larger, the less the bias is regularized.
+        start: initial weights (K, D + 1), for example those before some examples were added.
+        tolerance: largest duality gap, as a fraction of the sum.
 
     Returns:
-        weights (K, D + 1), of the features' type: scores are ``features @ w[:, :-1].T + w[:, -1]``.
+        Weights (K, D + 1), of the features' type: scores are ``features @ w[:, :-1].T + w[:, -1]``.
     """
     units = features.new_ones(features.shape[1] + 1, dtype=torch.double)
     units[-1] = bias_multiplier
@@ -51,7 +51,7 @@ def linear_svm(
 
 
 def _solve(x: Tensor, most: Tensor, w: Tensor, tolerance: float) -> Tensor:
-    """w (D,) that minimises |w|^2 / 2 + most.max(0, 1 - x w), for x (N, D) that are multiplied by their signs."""
+    """Find w (D,) that minimizes |w|^2 / 2 + most.max(0, 1 - x w), for x (N, D) multiplied by their signs."""
     lack = 1 - x @ w
     width = min(_WIDTHS, key=lambda width: sum(_gap(x, most, w, lack, width)[:2]))
     for _ in range(_MOST_STEPS):
@@ -70,16 +70,19 @@ def _solve(x: Tensor, most: Tensor, w: Tensor, tolerance: float) -> Tensor:
 
 
 def _gap(x: Tensor, most: Tensor, w: Tensor, lack: Tensor, width: float) -> tuple[float, float, Tensor]:
-    """The duality gap at w and the dual variables that belong to it, as a sum of two parts that tell what to do: what a
-    step can take away, and what the rounded corner makes. And the gradient of the rounded sum (D,)."""
+    """Compute the duality gap at w and its dual variables, in two parts, and the gradient (D,) of the rounded sum.
+
+    The first part is what a Newton step can remove, the second the error of the rounded corner.
+    """
     dual = most * (lack / width + 0.5).clamp(0, 1)
     gradient = w - x.T @ dual
     parts = torch.stack([gradient.square().sum() / 2, most @ lack.clamp(min=0) - dual @ lack])
-    return *parts.tolist(), gradient
+    unsolved, rounded = parts.tolist()
+    return unsolved, rounded, gradient
 
 
 def _conjugate_gradients(x: Tensor, scale: Tensor, right: Tensor, accuracy: float = 0.05) -> Tensor:
-    """(I + x^T diag(scale) x)^-1 right, to a residual of ``accuracy`` times the right side's norm."""
+    """Compute (I + x^T diag(scale) x)^-1 right, to a residual of ``accuracy`` times the right side's norm."""
     solution, residual, direction = torch.zeros_like(right), right.clone(), right.clone()
     norm = residual.square().sum()
     goal = accuracy**2 * norm
@@ -95,7 +98,7 @@ def _conjugate_gradients(x: Tensor, scale: Tensor, right: Tensor, accuracy: floa
 
 
 def _length(x: Tensor, most: Tensor, w: Tensor, lack: Tensor, width: float, direction: Tensor) -> Tensor:
-    """How far to go, in [0, 1]: where the rounded sum, a convex function of it, is least. By bisection of its slope."""
+    """Search the step length in [0, 1] that minimizes the rounded sum, a convex function of it, by bisecting its slope."""
     change, below, above = x @ direction, w.new_zeros(()), w.new_ones(())
     slope_w, slope_direction = w @ direction, direction @ direction
     for power in range(24):
@@ -107,9 +110,9 @@ def _length(x: Tensor, most: Tensor, w: Tensor, lack: Tensor, width: float, dire
 
 
 def ridge(features: Tensor, targets: Tensor, penalty: float) -> Tensor:
-    """Ridge regression: w that minimises |features w - targets|^2 + penalty |w|^2, exactly, in float64.
+    """Solve a ridge regression: w that minimizes |features w - targets|^2 + penalty |w|^2, exactly, in float64.
 
-    Solved for w where there are more examples than features, and for their dual variables otherwise, which is the same.
+    Solved for w if there are at least as many examples as features, else for the dual variables, with the same result.
 
     Args:
         features: (N, D).

@@ -1,4 +1,4 @@
-"""Masks of regions: what they should be, cut from those of the objects, and how they get back into the image."""
+"""Masks of regions: training targets cut from the objects' masks, and pasting of predictions into the image."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-# Pasted masks of an image that are in memory as float at the same time: 128 MiB.
+# Float values of pasted masks in memory at the same time: 128 MiB.
 _PASTED = 2**25
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, truths: Tensor, cells: int) -> Tensor:
-    """What the masks of an image's regions should be: the parts of each cell that the object covers.
+    """Cut the target masks of an image's regions: the fraction of each cell that the object covers.
 
-    torchvision's are half a pixel off, which is much for small objects.
+    torchvision's are half a pixel off, which matters for small objects.
 
     Args:
-        masks: of the objects (N, H, W).
-        boxes: the regions (R, 4).
-        truths: which object each one is, int64 (R,).
-        cells: S.
+        masks: masks of the objects (N, H, W).
+        boxes: regions (R, 4).
+        truths: index of each region's object, int64 (R,).
+        cells: S, cells along a side.
 
     Returns:
         float (R, S, S) in [0, 1].
@@ -29,7 +29,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, truths: Tensor, cells: int) -> Te
 
 
 def paste(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks where their boxes are: bilinear between the centres of their cells, then cut at one half.
+    """Paste masks into their boxes: bilinear between the centres of their cells, then thresholded at one half.
 
     Args:
         masks: probabilities float (M, S, S), each over its box.
@@ -51,7 +51,7 @@ def paste(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _hats(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
-    """Weights (M, pixels, cells) of cells that divide low to high (M,): 1 at a cell's centre, 0 from the next one's on."""
+    """Return hat functions (M, pixels, cells) of cells from low to high (M,): 1 at a cell's centre, 0 at the next's."""
     centres = torch.arange(pixels, device=low.device) + 0.5
     places = (centres - low[:, None]) / (high - low)[:, None] * cells - 0.5
     return (1 - (places[..., None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)

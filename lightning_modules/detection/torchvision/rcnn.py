@@ -1,7 +1,8 @@
-"""TwoStageNetwork: torchvision's Faster and Mask R-CNN, whose one pass gives losses and detections."""
+"""TwoStageNetwork: torchvision's Faster and Mask R-CNN, which compute losses and detections in one pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,21 +21,23 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection.boxes import clip, repeatable
+from darkroom.lightning_modules.detection.boxes import clip, fixed_seed
+from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.detection.torchvision.masks import mask_targets, paste
 from darkroom.lightning_modules.detection.torchvision.pyramid import (
     FeaturePyramid,
     Norm,
     SingleMap,
-    backbone,
-    imagenet,
-    load_agreeing,
-    published,
+    build_backbone,
+    fetch_imagenet_weights,
+    load_matching_weights,
 )
-from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
+from darkroom.lightning_modules.detection.types import Detections, Target
+from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, Weights
+from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
 
 Start = Literal["imagenet", "coco"]
-Targets = Sequence[Mapping[str, Tensor]]
+Targets = Sequence[Target]
 
 _COCO = {
     False: published_detectors.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
@@ -42,11 +45,37 @@ _COCO = {
 }
 
 
+@dataclass(frozen=True)
+class RPNOptions:
+    """Options of the region proposal network.
+
+    Args:
+        anchor_sizes: sides of the anchors, in pixels of the resized image. With a pyramid one for each stride of 4, 8, 16,
+            32, 64, ascending, at most five; None: 32 to 512. Without a pyramid None: 128, 256, 512, the paper's.
+        aspect_ratios: height / width of the anchors.
+        samples: anchors of an image in the loss, up to half of them objects.
+        proposals_before_nms: best proposals (of each map) in training and in testing; the paper takes 12000, 6000.
+        proposals: proposals after non-maximum suppression, in training and in testing; the paper takes 2000, 300.
+        nms_threshold: IoU of this suppression.
+    """
+
+    anchor_sizes: Sequence[float] | None = None
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
+    samples: int = 256
+    proposals_before_nms: tuple[int, int] = (2000, 1000)
+    proposals: tuple[int, int] = (2000, 1000)
+    nms_threshold: float = 0.7
+
+    def sizes(self, fpn: bool) -> Sequence[float]:
+        """Return the anchor sizes, for a pyramid or for one map."""
+        return self.anchor_sizes or ((32, 64, 128, 256, 512) if fpn else (128, 256, 512))
+
+
 # --- boxes stay in float32 whatever autocast does to the maps they come from -------------------------------------------
 
 
 class _Anchors(AnchorGenerator):
-    """torchvision's takes the maps' type, and in bf16 a corner at 800 pixels is off by up to 2."""
+    """Anchors in float32. torchvision's have the maps' type, and in bf16 a corner at 800 pixels is off by up to 2."""
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         return super().forward(image_list, [map_[:1, :1].float() for map_ in feature_maps])
@@ -73,7 +102,7 @@ class _MaskPredictor(MaskRCNNPredictor):
 
 
 class _Scaling(GeneralizedRCNNTransform):
-    """Normalises and scales images, pads them to one batch, and brings what was found back to their own size."""
+    """Normalize and scale images, pad them to one batch, and scale detections back to the images' own size."""
 
     def __init__(self, min_side: int, max_side: int) -> None:
         super().__init__(min_side, max_side, list(IMAGENET_MEAN), list(IMAGENET_STD))
@@ -91,7 +120,7 @@ class _Scaling(GeneralizedRCNNTransform):
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
         if target is not None:
-            target["boxes"] = _stretched(target["boxes"], (height, width), size)
+            target["boxes"] = _rescale(target["boxes"], (height, width), size)
             if "masks" in target:
                 masks = target["masks"][:, None].to(torch.uint8)
                 target["masks"] = F.interpolate(masks, size, mode="nearest-exact")[:, 0]
@@ -100,15 +129,15 @@ class _Scaling(GeneralizedRCNNTransform):
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]], original_image_sizes: list[Any]
     ) -> list[dict[str, Tensor]]:
-        for found, seen, size in zip(result, image_shapes, original_image_sizes, strict=True):
-            found["boxes"] = clip(_stretched(found["boxes"], seen, size), size)
+        for found, candidates, size in zip(result, image_shapes, original_image_sizes, strict=True):
+            found["boxes"] = clip(_rescale(found["boxes"], candidates, size), size)
             if "masks" in found:
                 found["masks"] = paste(found["masks"], found["boxes"], size)
         return result
 
 
-def _stretched(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
-    """Boxes (N, 4) of an image of one size (height, width), as they are when it has another."""
+def _rescale(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Rescale boxes (N, 4) from one size (height, width) of their image to another."""
     (y, x) = (new / old for new, old in zip(after, before, strict=True))
     x0, y0, x1, y1 = boxes.unbind(1)
     return torch.stack([x0 * x, y0 * y, x1 * x, y1 * y], 1)
@@ -117,45 +146,47 @@ def _stretched(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Te
 # --- the two stages -----------------------------------------------------------------------------------------------------
 
 
-class _Seen(NamedTuple):
-    """What the proposal network makes of a batch: anchors per image, and of all of them in a row objectness and offsets."""
+class _Candidates(NamedTuple):
+    """Outputs of the proposal network's head for a batch of B images."""
 
-    anchors: list[Tensor]
-    objectness: Tensor
-    offsets: Tensor
-    boxes: Tensor  # (B, anchors, 4), decoded
+    anchors: list[Tensor]  # per image (A, 4)
+    objectness: Tensor  # (B A, 1)
+    offsets: Tensor  # (B A, 4)
+    boxes: Tensor  # (B, A, 4), decoded
     per_level: list[int]
     sizes: list[tuple[int, int]]
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's region proposal network, which looks once and then proposes for training, for testing, or both."""
+    """torchvision's region proposal network, with one pass of the head for losses and proposals."""
 
-    def look(self, images: ImageList, maps: Mapping[str, Tensor]) -> _Seen:
-        """Runs the head over the maps."""
+    def score_anchors(self, images: ImageList, maps: Mapping[str, Tensor]) -> _Candidates:
+        """Score the anchors of all maps and decode their boxes."""
         levels = list(maps.values())
         logits, offsets = self.head(levels)
         anchors = self.anchor_generator(images, levels)
         per_level = [level[0].numel() for level in logits]
         objectness, offsets = concat_box_prediction_layers(logits, offsets)
         boxes = self.box_coder.decode(offsets.detach(), anchors).view(len(anchors), -1, 4)
-        return _Seen(anchors, objectness, offsets, boxes, per_level, images.image_sizes)
+        return _Candidates(anchors, objectness, offsets, boxes, per_level, images.image_sizes)
 
-    def propose(self, seen: _Seen) -> list[Tensor]:
-        """The best boxes (P, 4) of each image, after non-maximum suppression: as many as training or testing takes."""
-        return self.filter_proposals(seen.boxes, seen.objectness, seen.sizes, seen.per_level)[0]
+    def propose(self, candidates: _Candidates) -> list[Tensor]:
+        """Select the best boxes (P, 4) of each image, after non-maximum suppression, for training or testing."""
+        return self.filter_proposals(candidates.boxes, candidates.objectness, candidates.sizes, candidates.per_level)[0]
 
-    def losses(self, seen: _Seen, targets: Targets) -> dict[str, Tensor]:
-        """Objectness and offsets of a sample of anchors."""
-        labels, boxes = self.assign_targets_to_anchors(seen.anchors, targets)
-        wanted = self.box_coder.encode(boxes, seen.anchors)
-        objectness, box = self.compute_loss(seen.objectness, seen.offsets, labels, wanted)
+    def losses(self, candidates: _Candidates, targets: Targets) -> dict[str, Tensor]:
+        """Compute the losses of objectness and offsets on a sample of anchors."""
+        labels, boxes = self.assign_targets_to_anchors(candidates.anchors, targets)
+        expected = self.box_coder.encode(boxes, candidates.anchors)
+        objectness, box = self.compute_loss(candidates.objectness, candidates.offsets, labels, expected)
         return {"rpn_objectness": objectness, "rpn_box": box}
 
 
 class RegionHeads(RoIHeads):
-    """torchvision's heads of the regions: in training the terms of their loss, else what they find, in the images' pixels
-    as the network sees them; ``masks`` are probabilities (M, 28, 28)."""
+    """torchvision's heads of the regions, split into losses and detections.
+
+    Boxes are in pixels of the resized images. Masks are probabilities (M, 28, 28).
+    """
 
     def forward(
         self,
@@ -164,22 +195,37 @@ class RegionHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> Any:
+        """Compute the terms of the loss in training, detections otherwise."""
         if self.training:
-            proposals, truths, labels, wanted = self.select_training_samples(proposals, targets)
-        pooled = self.box_roi_pool(features, proposals, image_shapes)
-        logits, offsets = self.box_predictor(self.box_head(pooled))
-        if self.training:
-            terms = dict(zip(("class", "box"), fastrcnn_loss(logits, offsets, labels, wanted), strict=True))
-            if self.has_mask():
-                terms["mask"] = self._mask_loss(features, proposals, image_shapes, truths, labels, targets)
-            return terms
-        found = zip(*self.postprocess_detections(logits, offsets, proposals, image_shapes), strict=True)
-        found = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in found]
+            assert targets is not None
+            return self._losses(features, proposals, image_shapes, targets)
+        return self._detect(features, proposals, image_shapes)
+
+    def _losses(
+        self, maps: dict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]], targets: Targets
+    ) -> dict[str, Tensor]:
+        proposals, truths, labels, expected = self.select_training_samples(proposals, targets)
+        logits, offsets = self._boxes(maps, proposals, sizes)
+        terms = dict(zip(("class", "box"), fastrcnn_loss(logits, offsets, labels, expected), strict=True))
         if self.has_mask():
-            masks = self._masks(features, [one["boxes"] for one in found], image_shapes)
+            terms["mask"] = self._mask_loss(maps, proposals, sizes, truths, labels, targets)
+        return terms
+
+    def _detect(self, maps: dict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]) -> Detections:
+        logits, offsets = self._boxes(maps, proposals, sizes)
+        columns = zip(*self.postprocess_detections(logits, offsets, proposals, sizes), strict=True)
+        found: Detections = [{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in columns]
+        if self.has_mask():
+            masks = self._masks(maps, [one["boxes"] for one in found], sizes)
             of_class = maskrcnn_inference(masks, [one["labels"] for one in found])
-            found = [one | {"masks": mask[:, 0]} for one, mask in zip(found, of_class, strict=True)]
+            for one, mask in zip(found, of_class, strict=True):
+                one["masks"] = mask[:, 0]
         return found
+
+    def _boxes(
+        self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        return self.box_predictor(self.box_head(self.box_roi_pool(maps, boxes, sizes)))
 
     def _masks(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, boxes, sizes)))
@@ -193,33 +239,38 @@ class RegionHeads(RoIHeads):
         labels: list[Tensor],
         targets: Targets,
     ) -> Tensor:
-        """Cross-entropy of the true class's mask, of regions that are objects."""
+        """Compute the cross-entropy of the true class's mask, over regions that are objects."""
         objects = [label > 0 for label in labels]
         boxes, truths, labels = (
             [value[some] for value, some in zip(values, objects, strict=True)] for values in (boxes, truths, labels)
         )
-        logits, labels = self._masks(maps, boxes, sizes), torch.cat(labels)
-        wanted = [
+        logits, classes = self._masks(maps, boxes, sizes), torch.cat(labels)
+        expected = [
             mask_targets(target["masks"], box, truth, logits.shape[-1])
             for target, box, truth in zip(targets, boxes, truths, strict=True)
         ]
-        if not len(labels):
+        if not len(classes):
             return logits.sum() * 0
-        chosen = logits[torch.arange(len(labels), device=labels.device), labels]
-        return F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted))
+        chosen = logits[torch.arange(len(classes), device=classes.device), classes]
+        return F.binary_cross_entropy_with_logits(chosen, torch.cat(expected))
 
 
 class TwoStageNetwork(GeneralizedRCNN):
-    """Faster R-CNN, or with ``mask_channels`` Mask R-CNN, of torchvision's parts, whose names its parameters keep.
+    """Faster R-CNN, or with ``mask_channels`` Mask R-CNN, of torchvision's parts; parameters have torchvision's names.
 
-    Images: list of float (3, H, W) in [0, 1]; ``num_classes`` does not count the background, but its logits do, first.
-    Gives, in training, the terms of the loss; in evaluation a list of ``boxes``, ``scores``, ``labels`` and ``masks`` bool
-    (M, H, W), and with targets both: (terms, detections). Then the body and the proposal head run once, the heads of the
-    regions twice: on the regions that are judged, and on the sample that training would take. No norm or dropout leaves
-    evaluation for it, and the sample is the same every time.
+    Images: list of float (3, H, W) in [0, 1]. ``num_classes`` excludes the background; the logits include it, first.
 
-    Arguments as in FasterRCNN and MaskRCNN.
+    - In training: images, targets -> the terms of the loss.
+    - In evaluation: images -> detections.
+    - In evaluation with targets: (terms, detections). The body and the proposal head run once, the heads of the regions
+      twice: on the regions of testing and on a sample as in training. Norms and dropout stay in eval mode, and the sample
+      has a fixed seed.
+
+    Arguments as in FasterRCNN and MaskRCNN; ``limits`` are those of ``select_detections``.
     """
+
+    rpn: ProposalNetwork
+    roi_heads: RegionHeads
 
     def __init__(
         self,
@@ -234,41 +285,38 @@ class TwoStageNetwork(GeneralizedRCNN):
         fpn_channels: int,
         head_channels: int,
         mask_channels: int | None,
-        anchor_sizes: Sequence[float],
-        aspect_ratios: Sequence[float],
         min_side: int,
         max_side: int,
-        rpn_samples: int,
         roi_samples: int,
-        proposals_before_nms: Sequence[int],
-        proposals: Sequence[int],
-        rpn_nms_threshold: float,
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        rpn: RPNOptions,
+        limits: Limits,
     ) -> None:
         if not 0 < min_side <= max_side:
-            raise UsageError(f"model.min_side is {min_side} and max_side {max_side}; it needs 0 < min_side <= max_side")
+            raise UsageError(f"model.min_side must be above 0 and at most max_side, {max_side}, got {min_side}")
+        anchor_sizes = rpn.sizes(fpn)
         levels = _levels(anchor_sizes) if fpn else [4]
-        start = "imagenet" if weights == "imagenet" else None
-        body, channels = backbone(backbone_name, levels, width, start, norm, frozen_stages)
+        start: Weights | None = "imagenet" if weights == "imagenet" else None
+        body, channels = build_backbone(
+            backbone_name, levels=levels, width=width, weights=start, norm=norm, frozen_stages=frozen_stages
+        )
+        maps: FeaturePyramid | SingleMap
         if fpn:
             maps = FeaturePyramid(body, channels, fpn_channels, pool=len(anchor_sizes) == 5)
         else:
             maps = SingleMap(body, *channels)
         sizes = [[size] for size in anchor_sizes] if fpn else [list(anchor_sizes)]
-        anchors = _Anchors(sizes, [list(aspect_ratios)] * len(sizes))
+        anchors = _Anchors(sizes, [list(rpn.aspect_ratios)] * len(sizes))
         head = _RPNHead(maps.out_channels, anchors.num_anchors_per_location()[0])
-        rpn = ProposalNetwork(
+        proposal_network = ProposalNetwork(
             anchors,
             head,
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
-            batch_size_per_image=rpn_samples,
+            batch_size_per_image=rpn.samples,
             positive_fraction=0.5,
-            pre_nms_top_n=dict(zip(("training", "testing"), proposals_before_nms, strict=True)),
-            post_nms_top_n=dict(zip(("training", "testing"), proposals, strict=True)),
-            nms_thresh=rpn_nms_threshold,
+            pre_nms_top_n=dict(zip(("training", "testing"), rpn.proposals_before_nms, strict=True)),
+            post_nms_top_n=dict(zip(("training", "testing"), rpn.proposals, strict=True)),
+            nms_thresh=rpn.nms_threshold,
         )
         canonical = 7 * min(anchor_sizes)
         roi_heads = RegionHeads(
@@ -280,40 +328,42 @@ class TwoStageNetwork(GeneralizedRCNN):
             batch_size_per_image=roi_samples,
             positive_fraction=0.25,
             bbox_reg_weights=None,
-            score_thresh=score_threshold,
-            nms_thresh=nms_threshold,
-            detections_per_img=max_detections,
+            score_thresh=limits.score_threshold,
+            nms_thresh=limits.nms_threshold,
+            detections_per_img=limits.max_detections,
         )
         if mask_channels is not None:
             roi_heads.mask_roi_pool = _roi_align(levels, 14, canonical)
             roi_heads.mask_head = MaskRCNNHeads(maps.out_channels, (mask_channels,) * 4, 1)
             roi_heads.mask_predictor = _MaskPredictor(mask_channels, mask_channels, num_classes + 1)
-        super().__init__(maps, rpn, roi_heads, _Scaling(min_side, max_side))
+        super().__init__(maps, proposal_network, roi_heads, _Scaling(min_side, max_side))
         if weights == "coco":
             self._load_coco(backbone_name, width, fpn, mask_channels is not None)
         elif weights == "imagenet" and not fpn and backbone_name.startswith("vgg"):
-            self._load_classifier(imagenet(backbone_name))
+            self._load_classifier(fetch_imagenet_weights(backbone_name))
 
     def forward(self, images: list[Tensor], targets: Targets | None = None) -> Any:
         sizes = [tuple(image.shape[-2:]) for image in images]
         scaled, targets = self.transform(images, targets)
         maps = self.backbone(scaled.tensors)
-        seen = self.rpn.look(scaled, maps)
+        candidates = self.rpn.score_anchors(scaled, maps)
         if self.training and targets is not None:
-            return self._losses(maps, seen, targets)
-        found = self.roi_heads(maps, self.rpn.propose(seen), seen.sizes)
-        found = self.transform.postprocess(found, seen.sizes, sizes)
+            return self._losses(maps, candidates, targets)
+        found = self.roi_heads(maps, self.rpn.propose(candidates), candidates.sizes)
+        found = self.transform.postprocess(found, candidates.sizes, sizes)
         if targets is None:
             return found
-        with repeatable(scaled.tensors.device), _as_in_training(self.rpn, self.roi_heads):
-            return self._losses(maps, seen, targets), found
+        with fixed_seed(scaled.tensors.device), _training_mode(self.rpn, self.roi_heads):
+            return self._losses(maps, candidates, targets), found
 
     def losses(self, images: list[Tensor], targets: Targets) -> dict[str, Tensor]:
-        """The terms of the loss, in training or evaluation."""
+        """Compute the terms of the loss, in training or evaluation."""
         return self(images, targets) if self.training else self(images, targets)[0]
 
-    def _losses(self, maps: dict[str, Tensor], seen: _Seen, targets: Targets) -> dict[str, Tensor]:
-        return self.rpn.losses(seen, targets) | self.roi_heads(maps, self.rpn.propose(seen), seen.sizes, targets)
+    def _losses(self, maps: dict[str, Tensor], candidates: _Candidates, targets: Targets) -> dict[str, Tensor]:
+        return self.rpn.losses(candidates, targets) | self.roi_heads(
+            maps, self.rpn.propose(candidates), candidates.sizes, targets
+        )
 
     def _load_coco(self, backbone_name: str, width: float, fpn: bool, masks: bool) -> None:
         if (backbone_name, width, fpn) != ("resnet50", 1, True):
@@ -321,15 +371,15 @@ class TwoStageNetwork(GeneralizedRCNN):
                 f"model.weights coco are of resnet50 with a feature pyramid at width 1, not of {backbone_name}, "
                 f"{'with' if fpn else 'without'} one, at width {width}; take imagenet"
             )
-        state = published(_COCO[masks])
-        # These were trained with norms that add nothing to the variance; ours do, and the factor makes up for it.
+        state = fetch_weights(_COCO[masks])
+        # These were trained with norms without epsilon; the factor compensates for the epsilon of ours.
         for name in [name for name in state if name.endswith("running_var")]:
             factor = name.replace("running_var", "weight")
             state[factor] = state[factor] * (1 + 1e-5 / state[name]).sqrt()
-        load_agreeing(self, state)
+        load_matching_weights(self, state)
 
     def _load_classifier(self, state: dict[str, Tensor]) -> None:
-        """VGG's two hidden layers, from which the paper's head starts, where the head is as wide."""
+        """Load VGG's two hidden layers, from which the paper's head starts, where the head has the same width."""
         for layer, linear in (
             (self.roi_heads.box_head.fc6, "classifier.0"),
             (self.roi_heads.box_head.fc7, "classifier.3"),
@@ -338,24 +388,25 @@ class TwoStageNetwork(GeneralizedRCNN):
                 layer.load_state_dict({part: state[f"{linear}.{part}"] for part in ("weight", "bias")})
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the body alone: the number of boxes, on which all else depends, is another for every image."""
+        """Compile the body alone: all else depends on the number of boxes, which changes with every image."""
         self.backbone.compile(*args, **kwargs)
 
 
 def _levels(anchor_sizes: Sequence[float]) -> list[int]:
-    """Levels of the body that a pyramid with so many maps is made of; the fifth is pooled from the fourth."""
+    """Return the body's levels for a pyramid with a map per anchor size; the fifth map is pooled from the fourth."""
     if not 1 <= len(anchor_sizes) <= 5:
         raise UsageError(
-            f"model.anchor_sizes is {list(anchor_sizes)}; a pyramid has one size for each map: for strides of 4, 8, 16, 32 "
-            "and 64 pixels at most"
+            f"model.rpn.anchor_sizes must be one to five sizes, one size for each map of the pyramid (strides 4, 8, 16, 32 "
+            f"and 64 pixels), got {list(anchor_sizes)}"
         )
     return list(range(2, 2 + min(4, len(anchor_sizes))))
 
 
 def _roi_align(levels: Sequence[int], size: int, canonical: float) -> MultiScaleRoIAlign:
-    """RoIAlign over maps of these levels; a region of ``canonical`` pixels goes to level 4 (Lin et al. 2017, equation 1).
+    """Build RoIAlign over maps of these levels; a region of ``canonical`` pixels is pooled from level 4.
 
-    torchvision guesses the strides from the first batch, padding included, and so wrongly where images are small.
+    See Lin et al. 2017, equation 1. torchvision derives the strides from the first batch, padding included, which is wrong
+    for small images.
     """
     pool = MultiScaleRoIAlign([str(index) for index in range(len(levels))], size, 2, canonical_scale=canonical)
     pool.scales = [2.0**-level for level in levels]
@@ -364,8 +415,8 @@ def _roi_align(levels: Sequence[int], size: int, canonical: float) -> MultiScale
 
 
 @contextmanager
-def _as_in_training(*modules: nn.Module) -> Iterator[None]:
-    """Within, these modules propose and sample as in training; what is inside them, norms and dropout, stays as it is."""
+def _training_mode(*modules: nn.Module) -> Iterator[None]:
+    """Make these modules propose and sample as in training; modules inside them, norms and dropout, keep their mode."""
     before = [module.training for module in modules]
     try:
         for module in modules:

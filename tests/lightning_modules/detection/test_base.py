@@ -95,5 +95,5 @@ def test_bytes_are_refused() -> None:
 
 
 def test_no_classes_is_an_error() -> None:
-    with pytest.raises(UsageError, match="model.num_classes is None"):
+    with pytest.raises(UsageError, match="model.num_classes must be .*got None"):
         ObjectDetection(torchvision_network())

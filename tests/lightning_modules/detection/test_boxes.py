@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from darkroom.lightning_modules.detection.boxes import (
+    add_context,
     clip,
     decode,
-    detections,
     encode,
+    fixed_seed,
     match,
-    repeatable,
     sample_rois,
+    select_detections,
     warp,
-    with_context,
 )
+from darkroom.lightning_modules.detection.inference import Limits
 
 
 def some_boxes(count: int, seed: int = 0) -> torch.Tensor:
@@ -49,15 +50,15 @@ def test_wild_offsets_stay_finite() -> None:
 def test_suppression_is_within_a_class() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [30, 30, 40, 40]])
     scores = torch.tensor([[0.9, 0.1], [0.8, 0.7], [0.3, 0.0]])
-    found = detections(boxes, scores, (50, 50), 0.2, 0.5)
+    found = select_detections(boxes, scores, (50, 50), Limits(0.2, 0.5, 100))
     assert found["scores"].tolist() == pytest.approx([0.9, 0.7, 0.3])
     assert found["labels"].tolist() == [1, 2, 1]
-    assert len(detections(boxes, scores, (50, 50), 0.2, 0.5, max_detections=2)["boxes"]) == 2
+    assert len(select_detections(boxes, scores, (50, 50), Limits(0.2, 0.5, 2))["boxes"]) == 2
 
 
 def test_detections_lie_within_the_image() -> None:
     boxes = torch.tensor([[-5.0, -5, 10, 10], [60, 60, 70, 70]])
-    found = detections(boxes, torch.ones(2, 1), (50, 40), 0.1, 0.5)
+    found = select_detections(boxes, torch.ones(2, 1), (50, 40), Limits(0.1, 0.5, 100))
     assert found["boxes"].tolist() == [[0, 0, 10, 10]]
     torch.testing.assert_close(clip(boxes, (50, 65))[1], torch.tensor([60.0, 50, 65, 50]))
 
@@ -72,7 +73,7 @@ def test_crops_are_the_picture_warped() -> None:
 
 def test_context_is_r_cnns() -> None:
     """16 pixels of 227 on each side: the box grows by 227 / 195."""
-    grown = with_context(torch.tensor([[100.0, 100, 295, 490]]), 227, 16)
+    grown = add_context(torch.tensor([[100.0, 100, 295, 490]]), 227, 16)
     torch.testing.assert_close(grown, torch.tensor([[84.0, 68, 311, 522]]))
 
 
@@ -116,8 +117,8 @@ def test_true_boxes_are_among_the_regions() -> None:
 
 def test_repeatable_choices_leave_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    with repeatable(torch.device("cpu")):
+    with fixed_seed(torch.device("cpu")):
         first = torch.rand(3)
-    with repeatable(torch.device("cpu")):
+    with fixed_seed(torch.device("cpu")):
         assert torch.equal(first, torch.rand(3))
     assert torch.equal(before, torch.get_rng_state())

@@ -10,6 +10,7 @@ from darkroom.datamodules.proposals.methods import GridProposals
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection import FastRCNN, FastRCNNNetwork
+from darkroom.lightning_modules.detection.inference import DetectionInference
 from tests.contracts.detection import DetectionContract
 
 
@@ -40,14 +41,14 @@ class TestFastRCNN(DetectionContract):
         """Of 4 x 16 regions: mean cross-entropy, smooth L1 of the true class's offsets over all regions."""
         model, batch = self.build(rois_per_image=16).eval(), self.batch()
         seen = {}
-        judge = model._judge
+        classify = model._classify
 
         def remember(batch: Any, images: Any, maps: Any, regions: list) -> Any:
-            logits, offsets = judge(batch, images, maps, regions)
+            logits, offsets = classify(batch, images, maps, regions)
             seen.update(logits=logits, offsets=offsets, count=sum(map(len, regions)))
             return logits, offsets
 
-        model._judge = remember
+        model._classify = remember
         terms = model.loss_terms(batch)
         assert seen["count"] == 64
         assert set(terms) == {"class", "box"}
@@ -85,7 +86,8 @@ def test_vgg16_has_a_map_of_stride_16_and_pools_7_by_7() -> None:
 def test_regions_at_the_same_place_of_pictures_of_other_sizes() -> None:
     """A region sees the same pixels whatever is beside the picture in the batch."""
     torch.manual_seed(0)
-    model = FastRCNN(num_classes=2, backbone="vgg11", width=0.06, min_side=64, max_side=128, score_threshold=0.0).eval()
+    every = DetectionInference(score_threshold=0.0)
+    model = FastRCNN(num_classes=2, backbone="vgg11", width=0.06, min_side=64, max_side=128, inference=every).eval()
     image, proposals = torch.rand(3, 64, 64), torch.tensor([[5.0, 5, 40, 40], [20, 10, 60, 60]])
     with torch.inference_mode():
         alone = model.detect({"image": [image], "proposals": [proposals]})[0]
@@ -97,5 +99,5 @@ def test_freezes_the_first_convolutions() -> None:
     network = FastRCNNNetwork(5, "vgg16", width=0.03, freeze=4)
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     assert len(frozen) == 8
-    with pytest.raises(UsageError, match="vgg16 has 13 convolutions"):
+    with pytest.raises(UsageError, match="model.freeze must be 0 to 13, the convolutions of vgg16"):
         FastRCNNNetwork(5, "vgg16", width=0.03, freeze=14)

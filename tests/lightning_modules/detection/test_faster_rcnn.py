@@ -15,22 +15,21 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.faster_rcnn import FasterRCNN
+from darkroom.lightning_modules.detection.inference import DetectionInference
 from darkroom.lightning_modules.detection.torchvision import rcnn
 from tests.contracts.detection import DetectionContract
 
+RPN = {"anchor_sizes": [16, 32], "samples": 64, "proposals_before_nms": (64, 32), "proposals": (32, 16)}
 SMALL = {
     "num_classes": 5,
     "backbone": "resnet18",
     "width": 0.25,
     "fpn_channels": 16,
     "head_channels": 32,
-    "anchor_sizes": [16, 32],
     "min_side": 64,
     "max_side": 128,
-    "rpn_samples": 64,
     "roi_samples": 32,
-    "proposals_before_nms": (64, 32),
-    "proposals": (32, 16),
+    "rpn": RPN,
 }
 
 
@@ -60,7 +59,10 @@ class TestFasterRCNN(DetectionContract):
         assert not any(module.training for module in model.network.modules())
 
     def test_single_map_as_in_the_paper(self) -> None:
-        model, batch = self.build(backbone="vgg11_bn", fpn=False, anchor_sizes=[16, 32, 64]), self.batch()
+        model, batch = (
+            self.build(backbone="vgg11_bn", fpn=False, rpn=RPN | {"anchor_sizes": [16, 32, 64]}),
+            self.batch(),
+        )
         losses = model.loss_terms(batch)
         sum(losses.values()).backward()
         assert all(p.grad is not None for p in model.parameters())
@@ -81,8 +83,8 @@ class TestFasterRCNN(DetectionContract):
     def test_boxes_keep_their_precision_under_bf16(self) -> None:
         model, batch = self.build().eval(), self.batch()
         seen = []
-        look = model.network.rpn.look
-        model.network.rpn.look = lambda *given: seen.append(look(*given)) or seen[-1]
+        score_anchors = model.network.rpn.score_anchors
+        model.network.rpn.score_anchors = lambda *given: seen.append(score_anchors(*given)) or seen[-1]
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             terms, found = model.evaluate(batch)
         assert {seen[0].anchors[0].dtype, seen[0].boxes.dtype, found[0]["boxes"].dtype} == {torch.float32}
@@ -204,8 +206,8 @@ def test_coco_weights_give_torchvisions_detections(monkeypatch: pytest.MonkeyPat
         for level in range(4):
             for kind in ("weight", "bias"):
                 state[f"backbone.fpn.{part}.{level}.{kind}"] = state.pop(f"backbone.fpn.{part}.{level}.0.{kind}")
-    monkeypatch.setattr(rcnn, "published", lambda weights: state)
-    small = {"min_side": 64, "max_side": 64, "score_threshold": 0.0}
+    monkeypatch.setattr(rcnn, "fetch_weights", lambda weights: state)
+    small = {"min_side": 64, "max_side": 64, "inference": DetectionInference(score_threshold=0.0)}
     ours = FasterRCNN(5, weights="coco", norm="frozen", **small).eval()
     for module in frozen:
         module.eps = 0.0
@@ -236,11 +238,14 @@ def test_head_starts_from_vggs_hidden_layers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"anchor_sizes": [8, 16, 32, 64, 128, 256]}, "model.anchor_sizes is .*one size for each map"),
-        ({"min_side": 200}, "model.min_side is 200 and max_side 128"),
+        (
+            {"rpn": {"anchor_sizes": [8, 16, 32, 64, 128, 256]}},
+            "model.rpn.anchor_sizes must be .*one size for each map",
+        ),
+        ({"min_side": 200}, "model.min_side must be above 0 and at most max_side, 128, got 200"),
         ({"weights": "coco"}, "model.weights coco are of resnet50.*not of resnet18.*0.25"),
-        ({"weights": "imagenet"}, "model.weights imagenet is for model.width 1"),
-        ({"num_classes": None}, "model.num_classes is None"),
+        ({"weights": "imagenet"}, "model.width must be 1 with model.weights imagenet"),
+        ({"num_classes": None}, "model.num_classes must be .*got None"),
     ],
 )
 def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:

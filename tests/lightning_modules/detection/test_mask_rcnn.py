@@ -16,6 +16,7 @@ from darkroom.lightning_modules.detection.torchvision import masks as masks_modu
 from darkroom.lightning_modules.detection.torchvision.masks import mask_targets, paste
 from tests.contracts.detection import DetectionContract
 
+RPN = {"anchor_sizes": [16, 32], "samples": 64, "proposals_before_nms": (64, 32), "proposals": (32, 16)}
 SMALL = {
     "num_classes": 5,
     "backbone": "resnet18",
@@ -23,13 +24,10 @@ SMALL = {
     "fpn_channels": 16,
     "head_channels": 32,
     "mask_channels": 8,
-    "anchor_sizes": [16, 32],
     "min_side": 64,
     "max_side": 128,
-    "rpn_samples": 64,
     "roi_samples": 32,
-    "proposals_before_nms": (64, 32),
-    "proposals": (32, 16),
+    "rpn": RPN,
 }
 
 
@@ -69,7 +67,7 @@ class TestMaskRCNN(DetectionContract):
         assert rows[torch.arange(6) != label].max() == 0
 
     def test_masks_lie_in_their_boxes(self) -> None:
-        model, batch = self.build(score_threshold=0.0).eval(), self.batch()
+        model, batch = self.build(inference={"score_threshold": 0.0}).eval(), self.batch()
         with torch.inference_mode():
             found = model.detect(batch)[0]
         assert found["masks"].any()
@@ -113,7 +111,7 @@ def test_options_are_those_of_faster_rcnn() -> None:
     ours, theirs = (inspect.signature(technique).parameters for technique in (MaskRCNN, FasterRCNN))
     assert set(ours) - set(theirs) == {"mask_channels"}
     assert set(theirs) - set(ours) == {"fpn"}
-    same = set(ours) & set(theirs) - {"anchor_sizes"}
+    same = set(ours) & set(theirs)
     assert all(ours[name].default == theirs[name].default for name in same)
 
 

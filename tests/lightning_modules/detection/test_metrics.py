@@ -367,7 +367,7 @@ def test_starts_again_after_reset(kind: type[DetectionScores]) -> None:
 
 @BOTH
 def test_refuses_another_number_of_names(kind: type[DetectionScores]) -> None:
-    with pytest.raises(UsageError, match=r"num_classes is 3, but class_names has 2"):
+    with pytest.raises(UsageError, match=r"model.num_classes names, 3, got 2"):
         kind(3, ["cat", "dog"])
 
 

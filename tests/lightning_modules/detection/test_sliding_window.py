@@ -59,25 +59,25 @@ def test_windows_cover_the_picture() -> None:
 
 def test_dense_is_refused_where_padding_makes_it_inexact() -> None:
     padded = Classifier("alexnet", 6, window=63, width=0.1)
-    with pytest.raises(UsageError, match="model.mode dense is exact only where nothing is padded"):
+    with pytest.raises(UsageError, match="model.mode must be crops for this classifier"):
         tiny(classifier=padded, window=63)
     tiny(classifier=padded, window=63, mode="crops", stride=16)
 
 
 def test_strides_that_no_dense_pass_has_are_refused() -> None:
-    with pytest.raises(UsageError, match="model.stride is 6; a dense pass gives answers every 4 pixels"):
+    with pytest.raises(UsageError, match="model.stride must be a multiple of the classifier's stride, 4, got 6"):
         tiny(stride=6)
     tiny(stride=6, mode="crops")
 
 
 def test_a_classifier_of_other_classes_is_refused() -> None:
-    with pytest.raises(UsageError, match="model.classifier has 4 outputs; it needs 6"):
+    with pytest.raises(UsageError, match="model.classifier must have 6 outputs, .* got 4"):
         tiny(classifier=WindowClassifier(3, 16, 4))
 
 
 def test_dense_is_refused_where_a_pooling_rounds_up() -> None:
     rounding = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(4, ceil_mode=True), nn.Flatten(), nn.Linear(4 * 16, 6))
-    with pytest.raises(UsageError, match="model.mode dense is exact only"):
+    with pytest.raises(UsageError, match="model.mode must be crops for this classifier"):
         tiny(classifier=rounding)
 
 

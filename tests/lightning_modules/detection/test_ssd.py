@@ -20,7 +20,7 @@ from darkroom.lightning_modules.detection.ssd import (
     SSDNetwork,
     assign,
     box_sizes,
-    hard_negatives,
+    select_hard_negatives,
     ssd_loss,
 )
 from tests.contracts.detection import DetectionContract
@@ -128,7 +128,7 @@ def test_hard_negatives_are_three_for_each_positive_of_their_image() -> None:
     torch.manual_seed(0)
     losses, positive = torch.rand(3, 40), torch.zeros(3, 40, dtype=torch.bool)
     positive[0, :5] = positive[1, 7] = True
-    chosen = hard_negatives(losses, positive)
+    chosen = select_hard_negatives(losses, positive)
     assert chosen.sum(1).tolist() == [15, 3, 0]
     assert not (chosen & positive).any()
     for row in (0, 1):
@@ -260,7 +260,7 @@ def test_coco_weights_of_other_classes_leave_the_head_new(monkeypatch: pytest.Mo
     with torch.device("meta"):
         theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
     state = {name: torch.zeros(value.shape) for name, value in theirs.state_dict().items()}
-    monkeypatch.setattr(ssd, "published", lambda weights: state)
+    monkeypatch.setattr(ssd, "fetch_weights", lambda weights: state)
     network = SSD(5, sizes="coco", weights="coco").network
     assert network.fc[1].weight.abs().max() == network.head.regression_head.module_list[0].weight.abs().max() == 0
     assert network.head.classification_head.module_list[0].weight.abs().max() > 0
@@ -269,12 +269,12 @@ def test_coco_weights_of_other_classes_leave_the_head_new(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"sizes": [10, 20, 30]}, "model.sizes is .* at 64 pixels it has to be 5 sizes"),
-        ({"sizes": [10, 20, 30, 50, 40]}, "model.sizes is .*ascending"),
-        ({"image_size": 32}, "model.image_size is 32"),
+        ({"sizes": [10, 20, 30]}, "model.sizes must be 5 ascending sizes in pixels at image_size 64"),
+        ({"sizes": [10, 20, 30, 50, 40]}, "model.sizes must be .*ascending"),
+        ({"image_size": 32}, "model.image_size must be at least 64 pixels, got 32"),
         ({"weights": "coco"}, "model.weights coco are of backbone vgg16, image_size 300"),
-        ({"weights": "imagenet"}, "model.weights imagenet is for model.width 1"),
-        ({"num_classes": None}, "model.num_classes is None"),
+        ({"weights": "imagenet"}, "model.width must be 1 with model.weights imagenet"),
+        ({"num_classes": None}, "model.num_classes must be .*got None"),
     ],
 )
 def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:

@@ -123,7 +123,7 @@ def test_locally_connected_is_a_convolution_where_its_weights_agree() -> None:
 
 
 def test_a_wrong_size_says_what_to_do() -> None:
-    with pytest.raises(UsageError, match="60 x 64 pixels.*64 x 64.*model.image_size"):
+    with pytest.raises(UsageError, match="64 x 64 pixels, got 60 x 64.*model.image_size"):
         YOLONetwork(preset="tiny", image_size=64, width=0.02)(torch.rand(1, 3, 60, 64))
     for wrong in ({"grid": 0}, {"boxes": 0}, {"image_size": (0, 64)}, {"width": 0.0}):
         with pytest.raises(UsageError, match=f"model.{next(iter(wrong))}"):
@@ -171,7 +171,8 @@ def test_what_is_encoded_is_decoded(boxes: int) -> None:
         output[image, row, column, last : last + 4] = says[image, row, column]
         output[image, row, column, last + 4] = 1
         output[image, row, column, 5 * boxes + labels[image, row, column] - 1] = 1
-    model = YOLO(preset="tiny", num_classes=5, width=0.02, image_size=64, boxes=boxes, score_threshold=0.5)
+    inference = {"score_threshold": 0.5}
+    model = YOLO(preset="tiny", num_classes=5, width=0.02, image_size=64, boxes=boxes, inference=inference)
     model.forward = lambda images: output
     images = [torch.rand(3, *size) for size in sizes]
     for found, truth in zip(model.detect({"image": images}), truths, strict=True):
@@ -419,7 +420,7 @@ def test_images_are_warped_to_the_networks_size() -> None:
 
 def test_detections_lie_in_their_image_and_are_sorted() -> None:
     torch.manual_seed(0)
-    model = small(score_threshold=0.0, max_detections=7).eval()
+    model = small(inference={"score_threshold": 0.0, "max_detections": 7}).eval()
     model.forward = lambda images: torch.rand(len(images), 4, 4, 13)
     images = [torch.rand(3, 30, 90), torch.rand(3, 80, 40)]
     for image, found in zip(images, model.detect({"image": images}), strict=True):
@@ -446,5 +447,5 @@ def test_new_classes_start_from_the_convolutions(tmp_path: Path) -> None:
 
 
 def test_num_classes_is_asked_for() -> None:
-    with pytest.raises(UsageError, match="model.num_classes is None"):
+    with pytest.raises(UsageError, match="model.num_classes must be .*got None"):
         YOLO(preset="tiny", width=0.02, image_size=64)

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import Classifier, load_all_but_the_answer
+from darkroom.lightning_modules.layers.backbones import Classifier, load_all_but_last_layer
 from darkroom.lightning_modules.segmentation import ConvolutionalizedClassifier, convolutionalize
 from darkroom.lightning_modules.segmentation.convolutionalization import SlidingClassifier
 from tests.contracts.module import SegmentationContract
@@ -85,7 +85,8 @@ def test_the_classifier_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("shufflenet_v2_x0_5", "no flattened map"), ("mobilenet_v3_small", "pools the whole window")]
+    ("name", "message"),
+    [("shufflenet_v2_x0_5", "must follow a flattened map"), ("mobilenet_v3_small", "pools the whole window")],
 )
 def test_what_cannot_slide_is_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -93,7 +94,7 @@ def test_what_cannot_slide_is_refused(name: str, message: str) -> None:
 
 
 def test_weights_are_for_the_backbone_alone() -> None:
-    with pytest.raises(UsageError, match="model.weights is for model.backbone"):
+    with pytest.raises(UsageError, match="model.weights must be null .*for model.backbone"):
         ConvolutionalizedClassifier(classifier=SmallClassifier(), window=9, weights="imagenet")
 
 
@@ -124,14 +125,14 @@ def test_windows_are_labelled_by_their_middle() -> None:
 
 def test_pretrained_weights_keep_all_but_the_answer() -> None:
     source, target = Classifier("vgg11", 10, 32, width=0.03), Classifier("vgg11", 4, 32, width=0.03)
-    load_all_but_the_answer(target, source.state_dict())
+    load_all_but_last_layer(target, source.state_dict())
     assert torch.equal(source.classifier[0].weight, target.classifier[0].weight)
     assert target.classifier[6].out_features == 4
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"window": 8}, "needs at least 32"), ({"window": 32, "stitch": 3}, "divide"), ({"width": 0}, "width")],
+    [({"window": 8}, "must be at least 32"), ({"window": 32, "stitch": 3}, "divide"), ({"width": 0}, "width")],
 )
 def test_impossible_choices_are_refused_by_name(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):

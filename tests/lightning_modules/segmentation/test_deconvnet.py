@@ -105,7 +105,7 @@ def test_proposals_come_through_the_loader_and_may_leave_the_picture() -> None:
 
 
 def test_proposals_exclude_tiles_and_flips() -> None:
-    with pytest.raises(UsageError, match="exclude each other"):
+    with pytest.raises(UsageError, match="model.proposals must be 0 with model.inference"):
         DeconvNet(proposals=50, width=0.03, window=32, inference=Inference(flip=True))
 
 

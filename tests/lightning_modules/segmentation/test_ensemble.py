@@ -40,5 +40,5 @@ def test_members_that_are_none_are_named(tmp_path: Path, checkpoints: list[str])
         Ensemble(checkpoints[:1])
     with pytest.raises(UsageError, match="gone.ckpt does not exist"):
         Ensemble([checkpoints[0], "gone.ckpt"])
-    with pytest.raises(UsageError, match="6 classes, not 4"):
+    with pytest.raises(UsageError, match="must have 4 classes, got 6"):
         Ensemble(checkpoints, num_classes=4)

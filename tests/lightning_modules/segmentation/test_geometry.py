@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from darkroom.lightning_modules.layers.backbones import features
+from darkroom.lightning_modules.layers.backbones import build_features
 from darkroom.lightning_modules.segmentation.geometry import coordinate_map, mirror_pad
 
 
@@ -25,8 +25,8 @@ def test_a_negative_amount_cuts() -> None:
 
 @pytest.mark.parametrize(("backbone", "stride", "shift"), [("vgg16", 32, 15.5), ("alexnet", 32, 31.0)])
 def test_coordinates_of_a_map_are_where_its_gradient_is_centred(backbone: str, stride: int, shift: float) -> None:
-    assert coordinate_map(features(backbone)) == (stride, shift)
-    network = features(backbone, 1, 0.02).double()
+    assert coordinate_map(build_features(backbone)) == (stride, shift)
+    network = build_features(backbone, 1, 0.02).double()
     for parameter in network.parameters():  # positive weights: the gradient of a cell covers its whole receptive field
         torch.nn.init.constant_(parameter, 0.1)
     image = torch.ones(1, 1, 640, 640, dtype=torch.double, requires_grad=True)

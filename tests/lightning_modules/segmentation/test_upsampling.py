@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from darkroom.lightning_modules.segmentation.upsampling import bilinear_kernel, map_upsampling
+from darkroom.lightning_modules.segmentation.upsampling import bilinear_kernel, build_upsampling
 
 
 @pytest.mark.parametrize("stride", [2, 8, 16])
 def test_bilinear_is_interpolation_away_from_the_border(stride: int) -> None:
     x = torch.randn(2, 3, 6, 5)
-    up = map_upsampling("bilinear", 3, stride)(x)
+    up = build_upsampling("bilinear", 3, stride)(x)
     assert up.shape == (2, 3, stride * 7, stride * 6)
     cut = stride // 2
     expected = F.interpolate(x, scale_factor=stride, mode="bilinear", align_corners=False)
@@ -20,22 +20,22 @@ def test_bilinear_is_interpolation_away_from_the_border(stride: int) -> None:
 
 def test_learned_starts_as_bilinear_and_learns() -> None:
     x = torch.randn(1, 4, 5, 5)
-    learned = map_upsampling("transposed", 4, 4)
-    torch.testing.assert_close(learned(x), map_upsampling("bilinear", 4, 4)(x))
+    learned = build_upsampling("transposed", 4, 4)
+    torch.testing.assert_close(learned(x), build_upsampling("bilinear", 4, 4)(x))
     assert [p.requires_grad for p in learned.parameters()] == [True]
     assert learned.bias is None
 
 
 def test_bilinear_and_nearest_have_nothing_to_learn() -> None:
     for kind in ("bilinear", "nearest"):
-        up = map_upsampling(kind, 4, 4)
+        up = build_upsampling(kind, 4, 4)
         assert not list(up.parameters())
         assert not up.state_dict()  # constants do not swell a checkpoint
 
 
 def test_nearest_repeats_every_cell() -> None:
     x = torch.randn(1, 2, 3, 4)
-    torch.testing.assert_close(map_upsampling("nearest", 2, 8)(x), F.interpolate(x, scale_factor=8, mode="nearest"))
+    torch.testing.assert_close(build_upsampling("nearest", 2, 8)(x), F.interpolate(x, scale_factor=8, mode="nearest"))
 
 
 def test_kernel_of_caffe_s_bilinear_filler() -> None:

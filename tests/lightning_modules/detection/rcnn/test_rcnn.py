@@ -22,14 +22,16 @@ from darkroom.lightning_modules.detection.rcnn import (
     HardNegatives,
     RCNNNetwork,
     fit_boxes,
+    rcnn,
     sample_windows,
-    technique,
 )
 from darkroom.lightning_modules.detection.rcnn.svm import linear_svm
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.optimizers import CaffeSGD, Optim
 from tests.contracts.detection import DetectionContract
 from tests.contracts.module import trainer
+
+OFF = {"enabled": False}
 
 
 def small(**kwargs: Any) -> RCNN:
@@ -48,7 +50,7 @@ class TestRCNN(DetectionContract):
 
     def build(self, **kwargs: Any) -> RCNN:
         network = {"backbone": "vgg11_bn", "window": 32, "width": 0.06, "regions": 64, "new_layer_factor": 1.0}
-        few = {"cost": 0.1, "penalty": 10.0}  # the paper's are for thousands of pictures
+        few = {"svm": {"cost": 0.1}, "box_regression": {"penalty": 10.0}}  # the paper's are for thousands of images
         return small(**{**network, **few, **kwargs})
 
     def data(self, **kwargs: Any) -> ShapesDetection:
@@ -156,16 +158,16 @@ def test_mining_finds_the_hard_negative_and_drops_easy_ones() -> None:
     """The first image gives all negatives, later ones those above -1.0001; below -1.2 they go (the authors' settings)."""
     svm, background = mining()
     every = torch.ones(40, 1, dtype=torch.bool)
-    assert svm.hard(background, every).all()
+    assert svm.select_hard(background, every).all()
     svm.add(background, every)
     assert svm.trained
     assert 0 < len(svm) < 40
     assert svm.scores(svm.negatives).min() >= -1.2
     planted = torch.tensor([[2.5, 1.5, 0, 0], [-9.0, 0, 0, 0]])  # like an object, and like nothing
     assert svm.scores(planted)[0] > 0
-    hard = svm.hard(planted, torch.ones(2, 1, dtype=torch.bool))
+    hard = svm.select_hard(planted, torch.ones(2, 1, dtype=torch.bool))
     assert hard.tolist() == [[True], [False]]
-    assert not svm.hard(planted, torch.zeros(2, 1, dtype=torch.bool)).any()
+    assert not svm.select_hard(planted, torch.zeros(2, 1, dtype=torch.bool)).any()
     svm.add(planted[hard[:, 0]].repeat(50, 1), hard[:1].repeat(50, 1))
     svm.train(torch.tensor([True]))
     assert svm.scores(planted)[0] < 0
@@ -207,11 +209,11 @@ def test_mean_norm_of_features_is_20() -> None:
     """Measured on up to 200 regions of the first 200 images."""
     examples = Examples(2, 10)
     proposals = torch.rand(1000, 4)
-    assert len(examples.measured(proposals)) == 200
-    assert len(examples.measured(proposals[:7])) == 7
-    assert len(examples.measured(proposals[:0])) == 0
+    assert len(examples.select_for_norms(proposals)) == 200
+    assert len(examples.select_for_norms(proposals[:7])) == 7
+    assert len(examples.select_for_norms(proposals[:0])) == 0
     examples.images = 200
-    assert len(examples.measured(proposals)) == 0
+    assert len(examples.select_for_norms(proposals)) == 0
     pool5, fc7, none = torch.rand(50, 6), torch.rand(50, 8), torch.zeros(0, dtype=torch.long)
     norms = torch.stack([pool5.norm(dim=1), fc7.norm(dim=1)], 1)
     examples.add(fc7=fc7[:0], labels=none, pool5=pool5[:0], offsets=pool5[:0, :4], pair_labels=none, norms=norms)
@@ -221,14 +223,14 @@ def test_mean_norm_of_features_is_20() -> None:
 
 def test_pairs_are_limited_per_class() -> None:
     examples, labels = Examples(2, 3), torch.tensor([1, 2, 1, 1, 2])
-    examples.measured(torch.rand(9, 4))
+    examples.select_for_norms(torch.rand(9, 4))
     for start in (0, 5):
         numbers = torch.arange(5.0)[:, None] + start
         pairs = {"pool5": numbers, "offsets": numbers.expand(5, 4), "pair_labels": labels}
         examples.add(fc7=numbers, labels=labels, norms=numbers.expand(5, 2), **pairs)
-    assert examples.whole("pool5").flatten().tolist() == [0, 1, 2, 3, 4, 6]
-    assert examples.whole("pair_labels").tolist() == [1, 2, 1, 1, 2, 2]
-    assert len(examples.whole("fc7")) == 10
+    assert examples.concatenate("pool5").flatten().tolist() == [0, 1, 2, 3, 4, 6]
+    assert examples.concatenate("pair_labels").tolist() == [1, 2, 1, 1, 2, 2]
+    assert len(examples.concatenate("fc7")) == 10
     again = Examples(2, 3, examples.state_dict())
     assert len(again) == len(examples) == 6
     assert again.images == examples.images == 1
@@ -308,9 +310,9 @@ def test_later_stages_move_no_weight_and_validation_sees_what_they_solved(tmp_pa
 @pytest.mark.parametrize(
     ("options", "ready"),
     [
-        ({"svm": False}, [[False, False], [False, False], [False, True]]),
-        ({"box_regression": False}, [[False, False], [False, False], [True, False]]),
-        ({"svm": False, "box_regression": False}, [[False, False]] * 3),
+        ({"svm": OFF}, [[False, False], [False, False], [False, True]]),
+        ({"box_regression": OFF}, [[False, False], [False, False], [True, False]]),
+        ({"svm": OFF, "box_regression": OFF}, [[False, False]] * 3),
         ({"finetune_epochs": 1}, [[False, False], [False, True], [True, True]]),
     ],
 )
@@ -338,9 +340,9 @@ def test_svms_learn_from_true_boxes_and_what_overlaps_them_little(
             targets.extend(batch["target"])
 
     monkeypatch.setattr(RCNN, "_hidden", hidden)
-    monkeypatch.setattr(RCNN, "_solve", lambda self, stage: None)
+    monkeypatch.setattr(RCNN, "_end", lambda self, phase: None)
     monkeypatch.setattr(Examples, "add", remember(added, Examples.add))
-    monkeypatch.setattr(HardNegatives, "hard", remember(mined, HardNegatives.hard))
+    monkeypatch.setattr(HardNegatives, "select_hard", remember(mined, HardNegatives.select_hard))
     fit(small(finetune_epochs=0), tmp_path, epochs=2, callbacks=(Targets(),), limit_val_batches=0)
     assert len(added) == len(mined) == 8
     for target, boxes, found in zip(targets[:8], regions[:8], added, strict=True):
@@ -364,21 +366,21 @@ def test_what_was_solved_for_scaled_features_is_kept_for_plain_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solved, fits = [], []
-    solve = RCNN._solve
+    solve = RCNN._end
 
-    def remember(self: RCNN, stage: str) -> None:
+    def remember(self: RCNN, phase: str) -> None:
         scales, negatives = self.examples.scales(), self.negatives
-        solve(self, stage)
+        solve(self, phase)
         solved.append((scales, negatives))
 
-    monkeypatch.setattr(RCNN, "_solve", remember)
-    monkeypatch.setattr(technique, "fit_boxes", lambda *args: fits.append((fit_boxes(*args), args)) or fits[-1][0])
+    monkeypatch.setattr(RCNN, "_end", remember)
+    monkeypatch.setattr(rcnn, "fit_boxes", lambda *args: fits.append((fit_boxes(*args), args)) or fits[-1][0])
     model = small()
     fit(model, tmp_path)
     assert [penalty for _, (_, _, penalty) in fits] == [1000.0] * 5
     network, crops = model.network.eval(), torch.rand(6, 3, 64, 64)
     pool5, fc7 = network.hidden(crops)
-    scores, offsets = network.judge(crops)
+    scores, offsets = network.classify_crops(crops)
     (pool5_scale, fc7_scale), negatives = solved[1]
     assert negatives.cost == 1e-3
     torch.testing.assert_close(scores, negatives.scores(fc7 * fc7_scale).sigmoid())
@@ -442,7 +444,7 @@ def test_continued_for_more_epochs_it_is_fine_tuned_further(whole: tuple, tmp_pa
     fit(model, tmp_path, epochs=6, callbacks=(watch,), ckpt_path=whole[1] / "end-step=6.ckpt")
     assert watch.ready == [[False, False], [False, True], [True, True]]
     assert not torch.equal(watch.networks[0]["features.0.weight"], whole[0]["network.features.0.weight"])
-    with pytest.raises(UsageError, match="continue with the trainer.max_epochs"):
+    with pytest.raises(UsageError, match="resume with the trainer.max_epochs"):
         fit(small(), tmp_path, epochs=3, ckpt_path=whole[1] / "end-step=2.ckpt", callbacks=(Skip(),))
 
 
@@ -456,10 +458,10 @@ class Skip(Callback):
 @pytest.mark.parametrize(
     ("options", "epochs", "said"),
     [
-        ({}, 1, "trainer.max_epochs is 1; RCNN takes the last 2"),
-        ({"svm": False}, 0, "trainer.max_epochs is 0; RCNN takes the last 1"),
-        ({"finetune_epochs": 3}, 3, "trainer.max_epochs is 3; model.finetune_epochs 3 and 2 .* make 5: set it to that"),
-        ({"finetune_epochs": 3, "svm": False}, 5, "make 4: set it to that"),
+        ({}, 1, "trainer.max_epochs must be more than 2, got 1: RCNN takes the last 2"),
+        ({"svm": OFF}, 0, "trainer.max_epochs must be more than 1, got 0: RCNN takes the last 1"),
+        ({"finetune_epochs": 3}, 3, "trainer.max_epochs must be 5, got 3: model.finetune_epochs is 3.* take 2"),
+        ({"finetune_epochs": 3, "svm": OFF}, 5, "trainer.max_epochs must be 4, got 5"),
     ],
 )
 def test_epochs_that_do_not_suffice_are_refused(tmp_path: Path, options: dict, epochs: int, said: str) -> None:
@@ -484,10 +486,10 @@ def test_missing_proposals_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"context": 32}, "model.context is 32; a crop of 64 has room for 0 to 31"),
-        ({"cost": 0.0}, "model.cost is 0.0"),
-        ({"finetune_epochs": -1}, "model.finetune_epochs is -1"),
-        ({"window": 20}, "model.window is 20; alexnet needs at least 63"),
+        ({"context": 32}, "model.context must be 0 to 31 for a crop of 64, got 32"),
+        ({"svm": {"cost": 0.0}}, "model.svm.cost must be above 0, got 0.0"),
+        ({"finetune_epochs": -1}, "model.finetune_epochs must be .*got -1"),
+        ({"window": 20}, "model.window must be at least 63 for alexnet, got 20"),
     ],
 )
 def test_wrong_values_are_refused(options: dict, said: str) -> None:
@@ -534,7 +536,7 @@ class Judge(torch.nn.Module):
         super().__init__()
         self.scores, self.offsets = scores, offsets
 
-    def judge(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+    def classify_crops(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.scores, self.offsets
 
 
@@ -556,13 +558,13 @@ def test_boxes_are_regressed_per_class_then_suppressed_at_an_iou_of_03() -> None
 def test_scores_are_the_svms_through_a_sigmoid() -> None:
     network, crops = small().network.eval(), torch.rand(6, 3, 64, 64)
     pool5, fc7 = network.hidden(crops)
-    softmax, none = network.judge(crops)
+    softmax, none = network.classify_crops(crops)
     assert none is None
     torch.testing.assert_close(softmax, network(crops).softmax(1)[:, 1:])
     network.ready.fill_(True)
     torch.nn.init.normal_(network.svm)
     torch.nn.init.normal_(network.regression)
-    scores, offsets = network.judge(crops)
+    scores, offsets = network.classify_crops(crops)
     torch.testing.assert_close(scores, (fc7 @ network.svm[:, :-1].T + network.svm[:, -1]).sigmoid())
     torch.testing.assert_close(offsets[2, 3], network.regression[3, :, :-1] @ pool5[2] + network.regression[3, :, -1])
 

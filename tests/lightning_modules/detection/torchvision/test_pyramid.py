@@ -15,7 +15,7 @@ from darkroom.lightning_modules.detection.torchvision import pyramid
 from darkroom.lightning_modules.detection.torchvision.pyramid import (
     FeaturePyramid,
     FrozenBatchNorm2d,
-    backbone,
+    build_backbone,
     freeze_norms,
     narrow,
 )
@@ -36,7 +36,7 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
 )
 def test_last_map_of_every_stride(name: str, channels: list[int]) -> None:
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        body, stated = backbone(name)
+        body, stated = build_backbone(name)
         with torch.no_grad():
             maps = body.eval()(torch.empty(1, 3, 64, 96))
     assert stated == channels
@@ -49,9 +49,9 @@ def test_last_map_of_every_stride(name: str, channels: list[int]) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "mobilenet_v3_small", "vgg11_bn"])
 def test_narrow_bodies_train(name: str) -> None:
-    body, channels = backbone(name, levels=(3, 4), width=0.25)
+    body, channels = build_backbone(name, levels=(3, 4), width=0.25)
     with torch.device("meta"):
-        _, wide = backbone(name, levels=(3, 4))
+        _, wide = build_backbone(name, levels=(3, 4))
     assert channels == [round(c / 4) for c in wide]
     sum(map_.square().mean() for map_ in body(torch.randn(2, 3, 64, 64)).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in body.parameters())
@@ -77,10 +77,10 @@ def test_narrow_keeps_images_classes_and_groups() -> None:
 def test_weights_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18()
-    monkeypatch.setattr(pyramid, "imagenet", lambda name: theirs.state_dict())
+    monkeypatch.setattr(pyramid, "fetch_imagenet_weights", lambda name: theirs.state_dict())
     image = torch.randn(1, 3, 64, 64)
     for norm in ("batch", "frozen"):
-        body, _ = backbone("resnet18", levels=(2, 5), weights="imagenet", norm=norm)
+        body, _ = build_backbone("resnet18", levels=(2, 5), weights="imagenet", norm=norm)
         x = theirs.eval().maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
         first = theirs.layer1(x)
         last = theirs.layer4(theirs.layer3(theirs.layer2(first)))
@@ -103,7 +103,7 @@ def test_frozen_norms_neither_learn_nor_count() -> None:
 
 
 def test_frozen_stages_are_those_up_to_their_map() -> None:
-    body, _ = backbone("resnet18", width=0.1, frozen_stages=2)
+    body, _ = build_backbone("resnet18", width=0.1, frozen_stages=2)
     stuck = {name.split(".")[0] for name, p in body.named_parameters() if not p.requires_grad}
     free = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
     assert stuck == {"conv1", "layer1"}  # torchvision's detectors train layer2 to layer4, and no norm before them
@@ -112,7 +112,7 @@ def test_frozen_stages_are_those_up_to_their_map() -> None:
     body(torch.randn(2, 3, 64, 64))
     moved = {name.split(".")[0] for name, value in body.state_dict().items() if not torch.equal(before[name], value)}
     assert moved == {"layer2", "layer3", "layer4"}
-    vgg, _ = backbone("vgg16", levels=[4], width=0.03, frozen_stages=1)
+    vgg, _ = build_backbone("vgg16", levels=[4], width=0.03, frozen_stages=1)
     assert [n for n, p in vgg.named_parameters() if not p.requires_grad and n.endswith("weight")] == [
         f"features.{index}.weight" for index in (0, 2, 5, 7)
     ]
@@ -120,7 +120,7 @@ def test_frozen_stages_are_those_up_to_their_map() -> None:
 
 def test_pyramid_has_the_names_and_maps_of_torchvisions() -> None:
     with torch.device("meta"):
-        ours = FeaturePyramid(*backbone("resnet50"))
+        ours = FeaturePyramid(*build_backbone("resnet50"))
         theirs = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=nn.BatchNorm2d)
         assert {k: v.shape for k, v in ours.state_dict().items()} == {
             k: v.shape for k, v in theirs.state_dict().items()
@@ -137,7 +137,7 @@ def test_pyramid_has_the_names_and_maps_of_torchvisions() -> None:
 
 
 def test_a_body_can_be_copied() -> None:
-    body, _ = backbone("resnet18", width=0.1)
+    body, _ = build_backbone("resnet18", width=0.1)
     image = torch.randn(1, 3, 32, 32)
     again = copy.deepcopy(body.eval())
     assert torch.equal(body(image)["3"], again(image)["3"])
@@ -146,20 +146,23 @@ def test_a_body_can_be_copied() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"name": "resnet51"}, "model.backbone is resnet51; .*resnet50"),
+        ({"name": "resnet51"}, "model.backbone must be .*resnet50.*got resnet51"),
         ({"name": "alexnet"}, "alexnet has no map of stride 4"),
         ({"name": "vit_b_16"}, "vit_b_16 has no map of stride 4"),
         ({"name": "swin_t"}, "swin_t has no map of stride 4"),
         ({"name": "convnext_tiny", "width": 0.5}, "features.0.1 is a LayerNorm2d"),
-        ({"name": "shufflenet_v2_x1_0", "width": 0.25}, "does not fit together at model.width 0.25"),
-        ({"name": "resnet18", "width": 0}, "model.width is 0"),
-        ({"name": "resnet18", "width": 0.5, "weights": "imagenet"}, "model.weights imagenet is for model.width 1"),
-        ({"name": "resnet18", "frozen_stages": 6}, "model.frozen_stages is 6"),
+        ({"name": "shufflenet_v2_x1_0", "width": 0.25}, "cannot be built at model.width 0.25"),
+        ({"name": "resnet18", "width": 0}, "model.width must be .*got 0"),
+        (
+            {"name": "resnet18", "width": 0.5, "weights": "imagenet"},
+            "model.width must be 1 with model.weights imagenet",
+        ),
+        ({"name": "resnet18", "frozen_stages": 6}, "model.frozen_stages must be .*got 6"),
     ],
 )
 def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        backbone(**arguments)
+        build_backbone(**arguments)
 
 
 def test_weights_out_of_reach_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,4 +173,4 @@ def test_weights_out_of_reach_say_where_to_put_them(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TORCH_HOME", "/nowhere")
     monkeypatch.setattr("torch.hub.os.makedirs", lambda *_, **__: None)
     with pytest.raises(UsageError, match="resnet18-f37072fd.pth .*put it into /nowhere/hub/checkpoints"):
-        backbone("resnet18", weights="imagenet")
+        build_backbone("resnet18", weights="imagenet")

@@ -1,0 +1,47 @@
+"""Options that say which candidates of a detector become detections."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from darkroom.errors import UsageError
+
+
+class Limits(NamedTuple):
+    """Which candidates become detections, with no value left open."""
+
+    score_threshold: float
+    """Candidates must score more."""
+    nms_threshold: float
+    """Of two boxes of a class with a larger IoU the worse one is dropped."""
+    max_detections: int
+    """Most detections of an image."""
+
+
+@dataclass(frozen=True)
+class DetectionInference:
+    """Which candidates become detections, in validation, test and prediction; None: the method's own value.
+
+    Args:
+        score_threshold: candidates must score more, in [0, 1].
+        nms_threshold: of two boxes of a class with a larger IoU, in [0, 1], the worse one is dropped.
+        max_detections: most detections of an image.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    score_threshold: float | None = None
+    nms_threshold: float | None = None
+    max_detections: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("score_threshold", self.score_threshold), ("nms_threshold", self.nms_threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"model.inference.{name} must be in [0, 1], got {value}")
+        if self.max_detections is not None and self.max_detections < 1:
+            raise UsageError(f"model.inference.max_detections must be at least 1, got {self.max_detections}")
+
+    def limits(self, default: Limits) -> Limits:
+        """Return these values, and the method's own ones for None."""
+        given = {name: getattr(self, name) for name in Limits._fields}
+        return default._replace(**{name: value for name, value in given.items() if value is not None})
