@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from darkroom.errors import TrainingError
-from darkroom.lightning_modules.utils.trainer import datamodule_of, log_interval
 from darkroom.protocols import DescribesBatches
-from darkroom.runtime.lightning_compat import datamodule_of, steps_taken
+from darkroom.runtime.lightning_compat import datamodule_of, log_interval, steps_taken
 
 _MOST_PENDING = 1000  # batches whose terms wait on the device
 

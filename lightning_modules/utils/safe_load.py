@@ -64,9 +64,9 @@ def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
         if wanted or foreign:
             what = (wanted[1] or "TorchScript").rstrip(".") if wanted else "a pickle of Python objects"
             raise UsageError(
-                f"{named} {path} holds code ({what}) beside tensors and plain values; it was not loaded, because loading "
-                "would run that code. If you trust its author, load it in Python yourself and save what you need, such as its "
-                "state dict, to a new file by torch.save"
+                f"{named} {path} holds code ({what}) beside tensors and plain values; it was not loaded, because "
+                "loading would run that code. If you trust its author, load it in Python yourself and save what you "
+                "need, such as its state dict, to a new file by torch.save"
             ) from None
         kind = type(error).__name__
         raise Damaged(

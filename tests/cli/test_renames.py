@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor, nn
 
 from darkroom import renames
+from darkroom.lightning_modules.detection import FasterRCNN
 from darkroom.lightning_modules.diffusion import DDPM, DenoisingUNet
 from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
@@ -166,8 +167,66 @@ def test_flat_null_on_the_command_line_switches_the_group_off() -> None:
     assert renames.update_arguments(argv) == ["fit", "--model.sampling.guidance", "3", "--model.sampling.steps=5"]
 
 
+OLD_FASTER_RCNN = {
+    "anchor_sizes": [24, 40],
+    "aspect_ratios": [0.5, 1.0],
+    "rpn_samples": 64,
+    "proposals_before_nms": [200, 100],
+    "proposals": [100, 50],
+    "rpn_nms_threshold": 0.6,
+    "score_threshold": 0.1,
+    "max_detections": 30,
+}
+FASTER_RCNN = {
+    "rpn": {
+        "anchor_sizes": [24, 40],
+        "aspect_ratios": [0.5, 1.0],
+        "samples": 64,
+        "proposals_before_nms": [200, 100],
+        "proposals": [100, 50],
+        "nms_threshold": 0.6,
+    },
+    "inference": {"score_threshold": 0.1, "max_detections": 30},
+}
+
+
+def test_old_flat_config_of_faster_rcnn_builds_the_same_model(darkroom: Callable) -> None:
+    config = yaml.safe_load((CONFIGS / "detection/faster_rcnn.yaml").read_text())
+    for name, arguments in (("old", OLD_FASTER_RCNN), ("new", FASTER_RCNN)):
+        shared = {key: value for key, value in config["model"]["init_args"].items() if key not in FASTER_RCNN}
+        model = {"class_path": "FasterRCNN", "init_args": shared | arguments}
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config | {"model": model}))
+    old, new = (darkroom("fit", "--config", f"{name}.yaml", "--print_config") for name in ("old", "new"))
+    assert old.code == new.code == 0, old.err
+    assert yaml.safe_load(old.out)["model"] == yaml.safe_load(new.out)["model"]
+    arguments = yaml.safe_load(new.out)["model"]["init_args"]
+    model = FasterRCNN(5, backbone="vgg11_bn", width=0.125, rpn=arguments["rpn"], inference=arguments["inference"])
+    assert model.network.rpn.nms_thresh == 0.6
+    assert model.network.rpn.fg_bg_sampler.batch_size_per_image == 64
+    assert model.network.rpn.post_nms_top_n() == 100
+    heads = model.network.roi_heads
+    assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.1, 0.5, 30)
+
+
+def test_keys_that_other_classes_still_have_are_renamed_for_their_class_only() -> None:
+    old = {"aspect_ratios": [1.0], "proposals": 50}
+    for class_path in ("SlidingWindow", "darkroom.lightning_modules.segmentation.DeconvNet"):
+        assert renames.rename_keys("model", dict(old), class_path) == old
+    mask_rcnn = renames.rename_keys("model", {"proposals": [20, 10]}, "lightning_modules.detection.MaskRCNN")
+    assert mask_rcnn == {"rpn": {"proposals": [20, 10]}}
+
+
+def test_flag_becomes_the_switch_of_its_group() -> None:
+    old = {"svm": False, "cost": 0.1, "box_regression": True}
+    new = {"svm": {"enabled": False, "cost": 0.1}, "box_regression": {"enabled": True}}
+    assert renames.rename_keys("model", old) == new
+    assert renames.rename_keys("model", new) == new
+    argv = ["--model.svm=false", "--model.svm.cost", "0.1"]
+    assert renames.update_arguments(argv) == ["--model.svm.enabled=false", "--model.svm.cost", "0.1"]
+
+
 def test_every_renamed_class_exists() -> None:
-    assert set(renames.CLASSES.values()) <= renames.class_modules().keys()
+    assert set(renames.CLASSES.values()) | set(renames.KEYS_OF_CLASS) <= renames.class_modules().keys()
 
 
 def test_old_config_fits_and_old_checkpoint_loads(darkroom: Callable, tiny: list[str]) -> None:

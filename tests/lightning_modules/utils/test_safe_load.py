@@ -45,7 +45,7 @@ WRITERS = {
     "legacy": lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
     "pickle": lambda content, path: path.write_bytes(pickle.dumps(content)),
 }
-HOW = "holds code (posix.system), and not tensors and plain values alone; it is refused, since loading it would run"
+HOW = "holds code (posix.system) beside tensors and plain values; it was not loaded, because loading would run"
 
 
 @pytest.mark.fault("a checkpoint that runs code")
