@@ -4,7 +4,7 @@ import copy
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
@@ -64,11 +64,8 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
     training = classifier.training
     graph = fx.symbolic_trace(copy.deepcopy(classifier).eval())
     ShapeProp(graph).propagate(next(classifier.parameters()).new_zeros(2, in_channels, window, window))
-    shape = {
-        node: node.meta["tensor_meta"].shape
-        for node in graph.graph.nodes
-        if hasattr(node.meta.get("tensor_meta"), "shape")
-    }
+    metadata = {node: node.meta.get("tensor_meta") for node in graph.graph.nodes}
+    shape = {node: meta.shape for node, meta in metadata.items() if isinstance(meta, TensorMetadata)}
     side, linears, pooled = None, 0, None
     for node in list(graph.graph.nodes):
         layer = graph.get_submodule(node.target) if node.op == "call_module" else None
