@@ -32,7 +32,7 @@ class Technique(LightningModule):
     network: nn.Module
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.AdamW, lr=1e-3, fused=True)
     # Arguments that say where the first weights came from. A checkpoint of ours does without them, and drops them.
-    starts_from: ClassVar[tuple[str, ...]] = ()
+    initial_weight_arguments: ClassVar[tuple[str, ...]] = ()
     # What best.ckpt is the best by, and whether least or most is, unless the config's checkpoint.monitor says so.
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
     trained_steps = 0  # of the checkpoint that was loaded
@@ -40,7 +40,7 @@ class Technique(LightningModule):
     def __init__(self, optim: Optim | None = None) -> None:
         super().__init__()
         save_arguments(self, currentframe())
-        for name in self.starts_from:
+        for name in self.initial_weight_arguments:
             self.hparams.pop(name, None)
         self.optim = build_options(Optim, optim)
         self.memory_format = self.optim.memory_format

@@ -28,6 +28,9 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from darkroom.errors import UsageError
+from darkroom.protocols import NamedClasses
+
 # Class -> the names of it that are used below.
 PRIVATE: dict[type, tuple[str, ...]] = {
     Trainer: ("_checkpoint_connector", "_logger_connector", "_signal_connector"),
@@ -77,6 +80,23 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
 def trainer_of(module: LightningModule) -> Trainer | None:
     """Return the Trainer of a module; None where it runs without one."""
     return module._trainer
+
+
+def class_names_of(trainer: Trainer) -> Sequence[str] | None:
+    """Return the names of the datamodule's classes; None if it has none."""
+    data = datamodule_of(trainer)
+    return data.class_names if isinstance(data, NamedClasses) else None
+
+
+def count_epochs(trainer: Trainer) -> int:
+    """Return the number of epochs of the fit.
+
+    Raises:
+        UsageError: ``trainer.max_epochs`` is not set.
+    """
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        raise UsageError("trainer.max_epochs must be set to the length of the fit")
+    return trainer.max_epochs
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

@@ -17,4 +17,4 @@ class ConditionalVAE(VAE):
         UsageError: see VAE; also if num_classes is missing.
     """
 
-    conditional = True
+    is_conditional = True

@@ -20,8 +20,8 @@ from darkroom.lightning_modules.lr_schedulers import count_fit_steps
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
-from darkroom.lightning_modules.utils.trainer import datamodule_of
 from darkroom.protocols import FactorData
+from darkroom.runtime.lightning_compat import datamodule_of
 
 _DECODED_AT_ONCE = 512  # images that the importance-weighted bound decodes at once, at least a batch
 
@@ -69,7 +69,7 @@ class VAE(Generative, Technique):
         UsageError: a network's output has another shape, or a value is out of its range.
     """
 
-    conditional: ClassVar[bool] = False
+    is_conditional: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -88,9 +88,9 @@ class VAE(Generative, Technique):
         scores: SampleScores | None = None,
         optim: Optim | None = None,
     ) -> None:
-        if self.conditional and num_classes is None:
+        if self.is_conditional and num_classes is None:
             raise UsageError("model.num_classes is missing; a conditional VAE needs the number of classes, such as 10")
-        classes = num_classes if self.conditional else None
+        classes = num_classes if self.is_conditional else None
         super().__init__(image_shape=image_shape, num_classes=classes, scores=scores, optim=optim)
         if not 0 <= free_bits < math.inf:
             raise UsageError(f"model.free_bits must be nats per latent dimension, at least 0, got {free_bits}")

@@ -16,7 +16,7 @@ from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
 from darkroom.lightning_modules.detection.types import Detection, Detections
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.precision import check_images
-from darkroom.lightning_modules.utils.trainer import class_names_of
+from darkroom.runtime.lightning_compat import class_names_of
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.modules.instancenorm._InstanceNorm)
 

@@ -112,7 +112,7 @@ class FastRCNN(ObjectDetection):
         optim: see Technique.
     """
 
-    starts_from = ("weights",)
+    initial_weight_arguments = ("weights",)
     network: FastRCNNNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.05, nms_threshold=0.3, max_detections=100)
 

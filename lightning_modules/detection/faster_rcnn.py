@@ -42,7 +42,7 @@ class FasterRCNN(ObjectDetection):
         optim: see Technique.
     """
 
-    starts_from = ("weights",)
+    initial_weight_arguments = ("weights",)
 
     network: TwoStageNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.05, nms_threshold=0.5, max_detections=100)

@@ -27,7 +27,7 @@ class MaskRCNN(ObjectDetection):
         others: as in FasterRCNN. The paper takes min_side 800 and max_side 1333.
     """
 
-    starts_from = ("weights",)
+    initial_weight_arguments = ("weights",)
 
     network: TwoStageNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.05, nms_threshold=0.5, max_detections=100)

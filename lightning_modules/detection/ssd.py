@@ -328,7 +328,7 @@ class SSD(ObjectDetection):
         optim: see Technique.
     """
 
-    starts_from = ("weights",)
+    initial_weight_arguments = ("weights",)
     network: SSDNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.01, nms_threshold=0.45, max_detections=200)
 

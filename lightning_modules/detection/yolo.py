@@ -336,7 +336,7 @@ class YOLO(ObjectDetection):
         optim: see Technique.
     """
 
-    starts_from = ("init_from",)
+    initial_weight_arguments = ("init_from",)
     network: YOLONetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.001, nms_threshold=0.5, max_detections=200)
 

@@ -14,8 +14,8 @@ from darkroom.lightning_modules.metrics.scores import Scores
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.random import Generators, sample_noise
-from darkroom.lightning_modules.utils.trainer import datamodule_of
 from darkroom.protocols import NamedClasses, RangedData, ShapedData
+from darkroom.runtime.lightning_compat import datamodule_of
 
 if TYPE_CHECKING:  # a mixin: every method that inherits from it is also a Technique
     _Base = Technique

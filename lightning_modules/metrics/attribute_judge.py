@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.metrics.classifier_cache import load_or_train
 from darkroom.lightning_modules.metrics.reference_classifier import limit_size
-from darkroom.lightning_modules.utils.trainer import datamodule_of
 from darkroom.protocols import AttributeData, BatchedDataset
+from darkroom.runtime.lightning_compat import datamodule_of
 
 _RECIPE = 1  # must change with network and training: files of another recipe are not found
 _WIDTHS = (32, 48, 64, 64, 96)

@@ -12,8 +12,8 @@ from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatist
 from darkroom.lightning_modules.metrics.inception import Inception
 from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier, load_or_train_classifier
 from darkroom.lightning_modules.metrics.scores import Scores, generator_of
-from darkroom.lightning_modules.utils.trainer import datamodule_of
 from darkroom.protocols import ImageSampler
+from darkroom.runtime.lightning_compat import datamodule_of
 
 
 class SampleScores(Scores):

@@ -17,8 +17,8 @@ from darkroom.lightning_modules.segmentation.losses import CrossEntropy, needed_
 from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.precision import check_images
-from darkroom.lightning_modules.utils.trainer import class_names_of
 from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
+from darkroom.runtime.lightning_compat import class_names_of
 
 
 class SemanticSegmentation(Technique):

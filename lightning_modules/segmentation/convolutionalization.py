@@ -84,7 +84,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         classifier: any other classifier of (B, C, window, window) -> (B, K) instead of the backbone.
     """
 
-    starts_from = ("weights",)
+    initial_weight_arguments = ("weights",)
     network: SlidingClassifier
 
     def __init__(

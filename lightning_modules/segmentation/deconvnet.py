@@ -167,7 +167,7 @@ class DeconvNet(SemanticSegmentation):
         init_from: checkpoint of the first stage to start from.
     """
 
-    starts_from = ("weights", "init_from")
+    initial_weight_arguments = ("weights", "init_from")
     network: DeconvNetwork
 
     def __init__(

@@ -221,7 +221,7 @@ class DilatedNet(SemanticSegmentation):
         init_from: checkpoint of an earlier stage; a context module that is not in it starts as the identity.
     """
 
-    starts_from = ("weights", "init_from")
+    initial_weight_arguments = ("weights", "init_from")
 
     def __init__(
         self,

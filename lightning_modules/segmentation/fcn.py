@@ -161,7 +161,7 @@ class FCN(SemanticSegmentation):
         init_from: checkpoint of a coarser FCN to start from; only the finer scores are new, and zero.
     """
 
-    starts_from = ("weights", "init_from")
+    initial_weight_arguments = ("weights", "init_from")
 
     def __init__(
         self,

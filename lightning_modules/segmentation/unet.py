@@ -217,7 +217,7 @@ class UNet(SemanticSegmentation):
             checkpoint of ours) to start from.
     """
 
-    starts_from = ("pretrained",)
+    initial_weight_arguments = ("pretrained",)
     network: UNetNetwork
 
     def __init__(

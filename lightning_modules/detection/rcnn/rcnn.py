@@ -49,7 +49,7 @@ from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.load_weights import load_weights
-from darkroom.lightning_modules.utils.trainer import count_epochs, is_fast_dev_run
+from darkroom.runtime.lightning_compat import count_epochs, is_fast_dev_run
 
 Phase = Literal["fine-tuning", "examples", "mining"]
 _UNSCALED = (1.0, 1.0, 1.0, 1.0)  # offsets are regressed undivided
@@ -89,7 +89,7 @@ class RCNN(ObjectDetection):
         optim: see Technique. WarmupCosine covers the fine-tuning.
     """
 
-    starts_from = ("weights", "init_from")
+    initial_weight_arguments = ("weights", "init_from")
     network: RCNNNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.01, nms_threshold=0.3, max_detections=100)
     mean: Tensor

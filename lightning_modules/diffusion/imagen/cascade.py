@@ -41,7 +41,7 @@ class ImagenCascade(Generative, Technique):
             than the stages.
     """
 
-    trained: ClassVar[bool] = True  # needs no checkpoint of its own
+    is_trained: ClassVar[bool] = True  # needs no checkpoint of its own
     base: TextToImage
 
     def __init__(

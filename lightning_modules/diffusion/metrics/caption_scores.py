@@ -15,8 +15,8 @@ from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, j
 from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
 from darkroom.lightning_modules.metrics.inception import Inception
 from darkroom.lightning_modules.metrics.scores import Scores, generator_of
-from darkroom.lightning_modules.utils.trainer import datamodule_of
 from darkroom.protocols import CaptionForms, CaptionSampler
+from darkroom.runtime.lightning_compat import datamodule_of
 
 
 @dataclass
