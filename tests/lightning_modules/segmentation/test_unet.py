@@ -35,7 +35,7 @@ class TestUNetNetworkUnpooling(DenseNetworkContract):
 
 
 class TestUNetValid(SegmentationContract):
-    steps, by_heart = 50, 0.5  # without batch norm at this width it only begins to learn
+    steps, by_heart = 80, 0.5  # without batch norm at this width it only begins to learn
 
     def build(self, **kwargs: Any) -> UNet:
         torch.manual_seed(0)
@@ -43,6 +43,8 @@ class TestUNetValid(SegmentationContract):
 
 
 class TestUNet(SegmentationContract):
+    steps = 220
+
     def build(self, **kwargs: Any) -> UNet:
         return UNet(num_classes=6, base_channels=4, **kwargs)
 
