@@ -221,22 +221,22 @@ def without_init(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchvisions_weights_give_torchvisions_answers(without_init: None) -> None:
-    """Though they take images in [0, 255], and ours divides by deviations."""
-    theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3).eval()
-    ours = SSD(2, sizes="coco").eval()
+    """Though they take images in [0, 255], and ours divides by deviations. In float64, but for the last cast of ours."""
+    theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3).eval().double()
+    ours = SSD(2, sizes="coco").eval().double()
     torch.manual_seed(0)
     for name, value in theirs.state_dict().items():
         value.normal_(std=(2 / value[0].numel()) ** 0.5) if value.dim() > 1 else value.fill_("scale" in name)
     ours.network.load_caffe(theirs.state_dict())
-    image = torch.rand(3, 240, 320)
+    image = torch.rand(3, 240, 320, dtype=torch.float64)
     with torch.inference_mode():
         seen, _ = theirs.transform([image])
         maps = list(theirs.backbone(seen.tensors).values())
         expected, boxes = theirs.head(maps), theirs.anchor_generator(seen, maps)[0]
         offsets, logits = ours([image])
-    torch.testing.assert_close(ours.network.default_boxes, boxes)
-    torch.testing.assert_close(offsets, expected["bbox_regression"], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(logits, expected["cls_logits"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours.network.default_boxes, boxes, rtol=1e-6, atol=1e-4, check_dtype=False)
+    torch.testing.assert_close(offsets, expected["bbox_regression"].float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, expected["cls_logits"].float(), rtol=1e-4, atol=1e-4)
 
 
 def test_detections_are_torchvisions() -> None:

@@ -255,9 +255,10 @@ def test_five_terms_as_the_equation_says(seed: int, grid: int, boxes: int, class
 @pytest.fixture
 def one_object() -> tuple[Tensor, dict[str, Any]]:
     """A 2 x 2 grid over 100 pixels, two boxes, two classes; an object of 40 x 40 of class 2 in the middle of the last cell.
-    The second box says just that, with confidence 1; the first one lies elsewhere, with confidence 0."""
-    output = torch.zeros(1, 2, 2, 12)
-    output[0, 1, 1] = torch.tensor([0, 0, 0.1, 0.1, 0, 0.5, 0.5, 0.4**0.5, 0.4**0.5, 1, 0, 1])
+    The second box says just that, with confidence 1; the first one lies elsewhere, with confidence 0. In float64."""
+    says = [0, 0, 0.1, 0.1, 0, 0.5, 0.5, 0.4**0.5, 0.4**0.5, 1, 0, 1]
+    output = torch.zeros(1, 2, 2, 12, dtype=torch.float64)
+    output[0, 1, 1] = torch.tensor(says, dtype=torch.float64)
     return output, {"targets": [target((55, 55, 95, 95, 2))], "sizes": [(100, 100)], "boxes": 2}
 
 
