@@ -1,4 +1,4 @@
-"""Every test runs in an empty folder, on one thread, with no login and no network.
+"""Every test runs in an empty folder, on $OMP_NUM_THREADS threads (1 if unset), with no login and no network.
 
 torch and lightning are imported where they are used: the process that hands tests to the others needs neither.
 """
@@ -89,7 +89,7 @@ def _alone(_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         # set first, so that what the program sets itself is undone after the test
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     torch.manual_seed(0)
 
 

@@ -74,6 +74,7 @@ def test_two_ranks_agree(
         assert len(set(seen)) == count
     assert len(one["seen"]["test"]) == 2
 
+    torch.set_num_threads(1)  # as the ranks do
     outcome = darkroom("test", *given, "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
     with Path("runs/it/0/metrics.csv").open(newline="") as file:

@@ -27,6 +27,6 @@ def on_two_ranks(work: Callable[[int, Path], Any], folder: Path) -> list[Any]:
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(60)
+        rank.join(300)
     assert [rank.exitcode for rank in ranks] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]

@@ -1,0 +1,41 @@
+"""The numeric tests pass under several instruction sets and thread counts: none depends on the last bits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Beside `make test`, which takes the processor's best instruction set and one thread. A processor without AVX-512 takes
+# the best that it has; ATEN_CPU_CAPABILITY=default is PyTorch's code without vector instructions.
+SETTINGS = {
+    "two threads": {"OMP_NUM_THREADS": "2"},
+    "AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "OMP_NUM_THREADS": "1"},
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"},
+    "SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1"},
+    "MKL compatible": {"MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "2"},
+}
+
+FILES = ("tests/lightning_modules", "tests/test_ranks.py", "tests/test_ranks_are_one.py")
+# Overfit contracts of all methods, equality with torchvision and diffusers, losses and metrics; ranks.
+SELECTED = (
+    "((learns_one_batch_by_heart or torchvisions or diffusers or test_boxes or test_svm or test_yolo or test_losses"
+    " or test_parameterization or test_samplers or test_noise_schedules or test_sample_scores or test_ranks_are_one)"
+    " or (agree and (torchvision_faster_rcnn or unet or vae) and not conditional)) and not bf16"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_numeric_tests_pass(setting: str) -> None:
+    names = ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_CBWR")
+    environment = {
+        key: value for key, value in os.environ.items() if key not in names and not key.startswith("PYTEST_")
+    }
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *FILES, "-k", SELECTED]
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment | SETTINGS[setting])
+    assert outcome.returncode == 0, outcome.stdout[-5000:]
+    print(outcome.stdout.splitlines()[-1])
