@@ -22,7 +22,7 @@ SETTINGS = {
 FILES = ("tests/lightning_modules", "tests/test_ranks.py", "tests/test_ranks_are_one.py")
 # Overfit contracts of all methods, equality with torchvision and diffusers, losses and metrics; ranks.
 SELECTED = (
-    "((learns_one_batch_by_heart or torchvisions or diffusers or test_boxes or test_svm or test_yolo or test_losses"
+    "((overfits_one_batch or torchvisions or diffusers or test_boxes or test_svm or test_yolo or test_losses"
     " or test_parameterization or test_samplers or test_noise_schedules or test_sample_scores or test_ranks_are_one)"
     " or (agree and (torchvision_faster_rcnn or unet or vae) and not conditional)) and not bf16"
 )

@@ -43,7 +43,7 @@ class DetectionContract:
         data.setup("test")
         return data.on_after_batch_transfer(next(iter(data.test_dataloader())))
 
-    def test_learns_one_batch_by_heart(self, tmp_path: Path) -> None:
+    def test_overfits_one_batch(self, tmp_path: Path) -> None:
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr)))
         data = self.data(objects=(1, 2))
         self.fit(model, data, tmp_path, limit_val_batches=0, max_epochs=self.steps)

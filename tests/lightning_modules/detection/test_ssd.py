@@ -47,7 +47,7 @@ class TestSSD(DetectionContract):
 
 
 class TestSSDOnVGG(TestSSD):
-    test_learns_one_batch_by_heart = None
+    test_overfits_one_batch = None
 
     def build(self, **kwargs: Any) -> SSD:
         return super().build(**{"backbone": "vgg11_bn", "width": 0.1, "sizes": "voc", **kwargs})

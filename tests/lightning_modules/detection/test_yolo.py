@@ -384,7 +384,7 @@ class TestYOLOPaper(DetectionContract):
 
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestYOLODarknet(DetectionContract):
-    test_learns_one_batch_by_heart = None  # trains as TestYOLO does
+    test_overfits_one_batch = None  # trains as TestYOLO does
 
     def build(self, **kwargs: Any) -> YOLO:
         return small("darknet", num_classes=5, **kwargs)

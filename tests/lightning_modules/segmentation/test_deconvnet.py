@@ -37,7 +37,7 @@ class TestDeconvNet(SegmentationContract):
 
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDeconvNetByProposals(SegmentationContract):
-    test_learns_one_batch_by_heart = None  # trains as TestDeconvNet does
+    test_overfits_one_batch = None  # trains as TestDeconvNet does
 
     def build(self, **kwargs: Any) -> DeconvNet:
         torch.manual_seed(0)

@@ -32,7 +32,7 @@ class TestDilatedNet(SegmentationContract):
 
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDilatedNetReflected(SegmentationContract):
-    test_learns_one_batch_by_heart = None  # pictures with a margin of 155 pixels: too long for a test
+    test_overfits_one_batch = None  # pictures with a margin of 155 pixels: too long for a test
 
     def build(self, **kwargs: Any) -> DilatedNet:
         return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.03, upsampling="transposed", **kwargs)
