@@ -295,7 +295,7 @@ def test_inpainting_of_anything() -> None:
     assert drawn.abs().max() <= 1
     for arguments, said in (
         ({"mask": torch.ones(16, 5)}, "mask"),
-        ({"mask": torch.ones(16), "jump_length": 0}, "jump_length is 0"),
+        ({"mask": torch.ones(16), "jump_length": 0}, "jump_length and resamples must be .*got 0"),
         ({"mask": torch.ones(16), "generator": [torch.Generator()]}, "1 generators are given for 2 images"),
     ):
         with pytest.raises(UsageError, match=said):
