@@ -552,6 +552,7 @@ class TargetDataset(Protocol):
     targets: Sequence[int]
 
 
+@runtime_checkable
 class LabelledData(Protocol):
     """Datamodule of images with labels, on which a classifier can train."""
 

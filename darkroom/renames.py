@@ -150,10 +150,7 @@ def class_modules() -> dict[str, str]:
     """Return the module of every class of ours, by class name; read from the sources, without importing them."""
     found: dict[str, str] = {}
     for package in PACKAGES:
-        spec = find_spec(f"darkroom.{package}")
-        assert spec is not None
-        assert spec.submodule_search_locations is not None
-        root = Path(spec.submodule_search_locations[0])
+        root = folder_of(package)
         for path in sorted(root.rglob("*.py")):
             module = ".".join(["darkroom", package, *path.relative_to(root).with_suffix("").parts])
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -162,12 +159,18 @@ def class_modules() -> dict[str, str]:
     return found
 
 
+def folder_of(package: str) -> Path:
+    """Return the folder that holds one of our packages, without importing it."""
+    spec = find_spec(f"darkroom.{package}")
+    assert spec is not None, package
+    assert spec.submodule_search_locations, package
+    return Path(spec.submodule_search_locations[0]).resolve()
+
+
 def own_folder(package: str) -> Path | None:
     """Return the folder of this name where the command was typed, if it is the user's: ours are skipped."""
     folder = Path.cwd() / package
-    spec = find_spec(f"darkroom.{package}")
-    ours = spec is not None and any(folder == Path(place).resolve() for place in spec.submodule_search_locations or ())
-    return folder if folder.is_dir() and not ours else None
+    return folder if folder.is_dir() and folder.resolve() != folder_of(package) else None
 
 
 def _is_of_user(module: str) -> bool:

@@ -2,14 +2,12 @@
 
 import ast
 import importlib
-import importlib.util
 import pkgutil
-from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from darkroom.errors import UsageError
-from darkroom.renames import PACKAGES, own_folder
+from darkroom.renames import PACKAGES, folder_of, own_folder
 
 # Groups of entry points by which installed packages add classes of their own.
 ENTRY_POINTS = ("darkroom.modules", "darkroom.datamodules", "darkroom.callbacks")
@@ -38,7 +36,7 @@ def plugins() -> list[EntryPoint]:
     return [point for group in ENTRY_POINTS for point in entry_points(group=group)]
 
 
-def import_users(names: Collection[str]) -> None:
+def import_users(names: set[str]) -> None:
     """Import the user's own classes of these names from ``callbacks/``, ``datamodules/`` and ``lightning_modules/``.
 
     The folders lie where the command is typed. Files that hold none of the names are not imported.
@@ -46,33 +44,31 @@ def import_users(names: Collection[str]) -> None:
     Raises:
         UsageError: a file cannot be read or imported.
     """
-    for package in PACKAGES:
-        folder = own_folder(package)
-        for path in [] if folder is None else sorted(folder.rglob("*.py")):
-            try:
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-            except (SyntaxError, ValueError) as error:
-                raise UsageError(f"{path} cannot be read as Python ({error}); mend or remove it") from error
-            if names & {node.name for node in tree.body if isinstance(node, ast.ClassDef)}:
-                module = ".".join([package, *path.relative_to(folder).with_suffix("").parts])
-                importlib.import_module(module.removesuffix(".__init__"))
+    folders = [folder for package in PACKAGES if (folder := own_folder(package)) is not None]
+    for path in [path for folder in folders for path in sorted(folder.rglob("*.py"))]:
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read as Python ({error}); fix or remove it") from error
+        if names & {node.name for node in tree.body if isinstance(node, ast.ClassDef)}:
+            module = ".".join(path.relative_to(Path.cwd()).with_suffix("").parts)
+            importlib.import_module(module.removesuffix(".__init__"))
 
 
 def classes(room: str, base: str) -> dict[str, str]:
-    """Name and first line of docstring of every class in a room that derives from ``base``, sorted by file.
+    """Return name and first docstring line of every class in a package that derives from ``base``, sorted by file.
 
-    A class whose docstring calls it a base is not for use by itself, and left out.
+    A class whose docstring calls it a base is not for use by itself, and is left out.
     """
-    spec = importlib.util.find_spec(f"darkroom.{room}")
-    known, found = {base}, {}
+    known, found = {base}, dict[str, str]()
     nodes = [
         node
-        for path in sorted(Path(spec.origin).parent.rglob("*.py"))
+        for path in sorted(folder_of(room).rglob("*.py"))
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
     ]
     while True:  # a class may stand in a file before its parent's
-        new = [n for n in nodes if n.name not in known and any(getattr(b, "id", "") in known for b in n.bases)]
+        new = [n for n in nodes if n.name not in known and {ast.unparse(base) for base in n.bases} & known]
         if not new:
             break
         known |= {node.name for node in new}
@@ -81,7 +77,7 @@ def classes(room: str, base: str) -> dict[str, str]:
 
 
 def configs(folder: Path) -> dict[str, str]:
-    """Path and first comment line of every config: what it promises."""
+    """Return path and first comment line of every config: what it promises."""
     found = {}
     for path in sorted(folder.rglob("*.yaml")):
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
@@ -90,7 +86,7 @@ def configs(folder: Path) -> dict[str, str]:
 
 
 def show(config_folder: Path) -> None:
-    """Prints the lists."""
+    """Print the lists."""
     found = configs(config_folder)
     sweeps = {name: line for name, line in found.items() if name.startswith("configs/sweep/")}
     sections = {

@@ -1,7 +1,7 @@
 """Fill what a model's config leaves open from the data, and refuse what contradicts the data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -26,7 +26,10 @@ class _Traits:
 def config_traits(class_path: str) -> ConfigTraits:
     """Read the traits that a class declares for the command line; a class of the user may declare none."""
     kind = locate(class_path)
-    return _Traits(**{trait.name: getattr(kind, trait.name, trait.default) for trait in fields(_Traits)})
+    traits = _Traits()
+    return replace(
+        traits, **{trait.name: getattr(kind, trait.name, vars(traits)[trait.name]) for trait in fields(traits)}
+    )
 
 
 def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path | None = None) -> None:

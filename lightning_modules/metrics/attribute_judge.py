@@ -129,7 +129,9 @@ def judge_for(module: LightningModule, cache_dir: str | None) -> tuple[Attribute
             "model.scores needs a datamodule, on which it trains a judge; pass one to the Trainer, or set "
             "model.scores.accuracy to false and model.scores.features to inception"
         )
-    return load_or_train_judge(datamodule, cache_dir)[0], tuple(datamodule.attribute_names)
+    judge, _ = load_or_train_judge(datamodule, cache_dir)
+    assert isinstance(datamodule, AttributeData)  # others were refused
+    return judge, tuple(datamodule.attribute_names)
 
 
 def _read_batch(dataset: BatchedDataset, indices: Sequence[int]) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ from darkroom.datamodules.proposals.recall import as_markdown, recall
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import find_config
 
+Split = Literal["train", "val", "test"]
+
 
 def _data_section(path: str) -> str:
     """Read the data section of a config, by path or shipped name, as JSON for the parser."""
@@ -28,7 +30,7 @@ def _data_section(path: str) -> str:
     return json.dumps({"data": config["data"]} if "data" in config else {})
 
 
-def _parse(argv: Sequence[str]) -> tuple[DetectionDataModule, str]:
+def _parse(argv: Sequence[str]) -> tuple[DetectionDataModule, Split]:
     """Build the datamodule that a command line describes; return it with the split."""
     import_all()
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
@@ -36,13 +38,13 @@ def _parse(argv: Sequence[str]) -> tuple[DetectionDataModule, str]:
         argv[index] = _data_section(argv[index])
     parser = ArgumentParser(prog="darkroom proposals", description="Make region proposals and print their recall.")
     parser.add_argument("--config", action=ActionConfigFile, help="config; only its data section is used")
-    parser.add_argument("--split", type=Literal["train", "val", "test"], default="val", help="split of the data")
+    parser.add_argument("--split", type=Split, default="val", help="split of the data")
     parser.add_subclass_arguments(DetectionDataModule, "data", required=True)
     config = parser.parse_args(argv)
     return parser.instantiate_classes(config).data, config.split
 
 
-def report(data: DetectionDataModule, split: Literal["train", "val", "test"]) -> str:
+def report(data: DetectionDataModule, split: Split) -> str:
     """Fill the cache for a split and return the recall over all objects that count, as a Markdown table."""
     if data.proposals is None:
         raise UsageError("data.proposals is not set; name a method, such as --data.proposals SelectiveSearch")
@@ -65,7 +67,7 @@ def report(data: DetectionDataModule, split: Literal["train", "val", "test"]) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     try:
         print(report(*_parse(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:

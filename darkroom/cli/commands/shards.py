@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def write_shards(data: VisionDataModule, folder: Path, samples_per_shard: int = 
     return sizes
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Write the shards that a command line describes; return its exit code."""
     import_all()
     try:
