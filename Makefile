@@ -61,7 +61,7 @@ types:
 lint: $(BIN)/.installed types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p darkroom
+	$(BIN)/mypy -p darkroom -p benchmarks -p tests.contracts -p tests.fakes -m tests.conftest
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks
