@@ -56,7 +56,9 @@ def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path 
             raise UsageError(
                 f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; set model.{name} to {value}"
             )
-    _link_part(arguments.get("network"), arguments.as_dict())
+    values = arguments.as_dict()
+    # A network also shares options of the objective with its model, such as learned_variance.
+    _link_part(arguments.get("network"), values | (values.get("objective") or {}))
     _link_vocabulary(arguments.get("text"), data, saved.get("text"))
 
 
