@@ -2,17 +2,28 @@
 
 import ast
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
+from inspect import signature
+from itertools import pairwise
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 # Were installed under these global names, and are now folders of the package `darkroom`.
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 
 # Class name -> class name.
-CLASSES: dict[str, str] = {"Denoiser": "DenoisingUNet", "Words": "LearnedTextEncoder"}
+CLASSES: dict[str, str] = {
+    "CaptionedImages": "CaptionDataModule",
+    "Denoiser": "DenoisingUNet",
+    "PeriodicPictures": "FigureCallback",
+    "PictureCallback": "FigureCallback",
+    "PromptPictures": "PromptFigures",
+    "StagesLogger": "CascadeLogger",
+    "Words": "LearnedTextEncoder",
+}
 
 # Section of a config -> argument -> argument, a dot where it is now in a group of options.
 _GROUPS = {
@@ -51,12 +62,16 @@ KEYS: dict[str, dict[str, str]] = {
         "penalty": "box_regression.penalty",
         "max_pairs": "box_regression.max_pairs",
     },
-    "data": {},
+    "data": {"picture_column": "image_column"},
 }
-# The same for arguments that other classes still have under the old name. Command lines do not name the class, so that
-# there only today's name works.
+# Class name -> argument -> argument: of callbacks, and where other classes still have an argument of the old name. Command
+# lines do not name the class beside the argument, so that there only today's name works.
 _TWO_STAGES = {"aspect_ratios": "rpn.aspect_ratios", "proposals": "rpn.proposals"}
-KEYS_OF_CLASS: dict[str, dict[str, str]] = {"FasterRCNN": _TWO_STAGES, "MaskRCNN": _TWO_STAGES}
+KEYS_OF_CLASS: dict[str, dict[str, str]] = {
+    "FasterRCNN": _TWO_STAGES,
+    "MaskRCNN": _TWO_STAGES,
+    "TimestepLossLogger": {"num_pictures": "num_images"},
+}
 # ImagenCascade has lists of these, one value per stage, or None: today's arguments, not the flat ones of a single model.
 _PER_STAGE = ("guidance", "steps")
 
@@ -81,7 +96,21 @@ def rename_keys(section: str, arguments: dict[str, Any], class_path: str = "") -
         arguments: by the names of the previous version, of today, or both; today's win.
         class_path: of the class that takes them, if known.
     """
-    table = KEYS[section] | KEYS_OF_CLASS.get(class_path.rpartition(".")[2], {})
+    return _rename(arguments, _table_of(section, class_path), section)
+
+
+def _table_of(section: str, class_path: str) -> dict[str, str]:
+    """Return the renamed arguments of a class; a user's class keeps those that it has under the old name itself."""
+    name = class_path.rpartition(".")[2]
+    table = KEYS[section] | KEYS_OF_CLASS.get(name, {})
+    if not name or name in class_modules():
+        return table
+    kind = locate(class_path) if "." in class_path else None
+    own = signature(kind).parameters if isinstance(kind, type) else table
+    return {old: new for old, new in table.items() if old not in own}
+
+
+def _rename(arguments: dict[str, Any], table: dict[str, str], section: str) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for old, value in arguments.items():
         new = table.get(old)
@@ -110,6 +139,9 @@ def update_config(config: Any) -> Any:
     updated = {key: update_config(value) for key, value in config.items()}
     if isinstance(updated.get("class_path"), str):
         updated["class_path"] = rename_class(updated["class_path"])
+        name, arguments = updated["class_path"].rpartition(".")[2], updated.get("init_args")
+        if name in KEYS_OF_CLASS and isinstance(arguments, dict):
+            updated["init_args"] = _rename(arguments, KEYS_OF_CLASS[name], name)
     for section in KEYS.keys() & updated.keys():
         content = updated[section]
         if isinstance(content, str):
@@ -124,9 +156,19 @@ def update_config(config: Any) -> Any:
     return updated
 
 
-def update_arguments(argv: Sequence[str]) -> list[str]:
-    """Return a command line with today's class names and keys."""
-    return [_update_argument(word, following) for word, following in zip(argv, [*argv[1:], ""], strict=True)]
+def update_arguments(argv: Sequence[str], class_paths: Mapping[str, str] | None = None) -> list[str]:
+    """Return a command line with today's class names and keys.
+
+    Args:
+        argv: its words.
+        class_paths: class of each section ("model", "data"), as far as configs name it; the command line's own wins.
+    """
+    named = dict(class_paths or {})
+    words = [part for word in argv for part in word.split("=", 1)]
+    named |= {word[2:]: value for word, value in pairwise(words) if word in {f"--{section}" for section in KEYS}}
+    tables = {section: _table_of(section, rename_class(named.get(section, ""))) for section in KEYS}
+    neighbours = zip(["", *argv], argv, [*argv[1:], ""], strict=False)
+    return [_update_argument(word, before, after, tables) for before, word, after in neighbours]
 
 
 def with_todays_arguments(checkpoint: Any, class_path: str = "") -> Any:
@@ -182,15 +224,15 @@ def _is_of_user(module: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def _update_argument(word: str, following: str) -> str:
+def _update_argument(word: str, before: str, following: str, tables: Mapping[str, dict[str, str]]) -> str:
     if not word.startswith("--"):
-        return rename_class(word)
+        return rename_class(word) if before.startswith(("--model", "--data", "--trainer")) else word
     name, equals, value = word.partition("=")
     section, _, rest = name.removeprefix("--").partition(".")
     if section in KEYS:
         nested = rest.startswith("init_args.")
         old, dot, tail = rest.removeprefix("init_args.").partition(".")
-        new = KEYS[section].get(old)
+        new = tables[section].get(old)
         text = value if equals else following
         per_stage = old in _PER_STAGE and (text == "null" or text.startswith("["))
         if new is not None and not per_stage and not (dot and new.startswith(f"{old}.")):  # else an option of a group

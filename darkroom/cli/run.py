@@ -46,7 +46,17 @@ def complete_arguments(argv: list[str]) -> list[str]:
         beside = checkpoint.parent.parent / "config.yaml"
         if checkpoint.parent.name == "checkpoints" and beside.is_file():
             argv[1:1] = ["--config", str(beside)]
-    return update_arguments(argv)
+    return update_arguments(argv, _configured_classes([Path(argv[index]) for index in given]))
+
+
+def _configured_classes(configs: list[Path]) -> dict[str, str]:
+    """Return the class paths of model and data in configs; the last one wins."""
+    found: dict[str, str] = {}
+    for config in configs:
+        for section, content in yaml.safe_load(config.read_text(encoding="utf-8")).items():
+            if isinstance(content, dict) and isinstance(content.get("class_path"), str):
+                found[section] = content["class_path"]
+    return found
 
 
 def import_named_classes(argv: list[str]) -> None:

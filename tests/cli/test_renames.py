@@ -225,6 +225,30 @@ def test_flag_becomes_the_switch_of_its_group() -> None:
     assert renames.update_arguments(argv) == ["--model.svm.enabled=false", "--model.svm.cost", "0.1"]
 
 
+def test_users_class_keeps_its_own_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.py").write_text("class Mine:\n    def __init__(self, steps, **kwargs): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    flat = {"steps": 3, "optimizer": "SGD"}
+    model = {"class_path": "mine.Mine", "init_args": dict(flat)}
+    assert renames.update_config({"model": model})["model"]["init_args"] == {"steps": 3, "optim": {"optimizer": "SGD"}}
+    argv = ["fit", "--model.steps", "3", "--model.optimizer=SGD"]
+    assert renames.update_arguments(argv, {"model": "mine.Mine"}) == [*argv[:3], "--model.optim.optimizer=SGD"]
+    assert renames.update_arguments([*argv, "--model=mine.Mine"])[:3] == argv[:3]
+
+
+def test_words_of_other_options_stay() -> None:
+    argv = ["fit", "--experiment", "Words", "--model.text", "Words"]
+    assert renames.update_arguments(argv) == [*argv[:-1], "LearnedTextEncoder"]
+
+
+def test_old_arguments_of_callbacks_and_data() -> None:
+    callback = {"class_path": "callbacks.TimestepLossLogger", "init_args": {"num_pictures": 3}}
+    (updated,) = renames.update_config({"trainer": {"callbacks": [callback]}})["trainer"]["callbacks"]
+    assert updated["init_args"] == {"num_images": 3}
+    data = renames.update_config({"data": {"class_path": "CaptionFolder", "init_args": {"picture_column": "file"}}})
+    assert data["data"]["init_args"] == {"image_column": "file"}
+
+
 def test_every_renamed_class_exists() -> None:
     assert set(renames.CLASSES.values()) | set(renames.KEYS_OF_CLASS) <= renames.class_modules().keys()
 
