@@ -36,9 +36,7 @@ class Ensemble(SemanticSegmentation):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            raise UsageError(
-                "an ensemble has no weights of its own to train; train its members, then test or predict with it"
-            )
+            raise UsageError("an ensemble has nothing to train; train its members, then test or predict with it")
         super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def test_networks_of_only_weights_or_only_biases(ndim: int) -> None:
 
 
 def test_a_negative_factor_is_refused() -> None:
-    with pytest.raises(UsageError, match="CaffeSGD.bias_lr_factor is -1"):
+    with pytest.raises(UsageError, match="CaffeSGD.bias_lr_factor must be .*got -1"):
         CaffeSGD(network().parameters(), lr=0.1, bias_lr_factor=-1)
 
 

@@ -209,7 +209,7 @@ def test_size_is_the_papers_and_torchvisions() -> None:
         paper, ours = SSDNetwork(20), SSDNetwork(90, sizes="coco")
         theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
     assert sum(p.numel() for p in paper.parameters()) == 26_285_486
-    state = {ssd._ours(name): value.shape for name, value in theirs.state_dict().items()}
+    state = {ssd._rename(name): value.shape for name, value in theirs.state_dict().items()}
     assert state == {name: value.shape for name, value in ours.state_dict().items()}
 
 

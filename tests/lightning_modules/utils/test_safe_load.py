@@ -12,7 +12,7 @@ import yaml
 from torchvision.models import AlexNet_Weights, ResNet18_Weights
 
 from darkroom.errors import DataError, UsageError
-from darkroom.lightning_modules.detection.torchvision.pyramid import imagenet
+from darkroom.lightning_modules.detection.torchvision.pyramid import fetch_imagenet_weights
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.imagen.load_stage import load_stage
 from darkroom.lightning_modules.diffusion.text.pretrained import T5
@@ -114,7 +114,7 @@ def test_weights_in_the_caches_of_others_are_refused(
     for weights in (ResNet18_Weights.IMAGENET1K_V1, AlexNet_Weights.DEFAULT):
         torch.save({"extra": Payload()}, tmp_path / "hub/checkpoints" / weights.url.rsplit("/", 1)[-1])
     with pytest.raises(UsageError, match=r"model.weights: .*resnet18-\w+.pth holds code \(posix.system\)"):
-        imagenet("resnet18")
+        fetch_imagenet_weights("resnet18")
     with pytest.raises(UsageError, match=r"model.weights: .*alexnet-\S+.pth holds code \(posix.system\)"):
         imagenet_weights("alexnet", 1, 3)
 
