@@ -43,5 +43,8 @@ class DetectionInference:
 
     def limits(self, default: Limits) -> Limits:
         """Return these values, and the method's own ones for None."""
-        given = {name: getattr(self, name) for name in Limits._fields}
-        return default._replace(**{name: value for name, value in given.items() if value is not None})
+        return Limits(
+            score_threshold=default.score_threshold if self.score_threshold is None else self.score_threshold,
+            nms_threshold=default.nms_threshold if self.nms_threshold is None else self.nms_threshold,
+            max_detections=default.max_detections if self.max_detections is None else self.max_detections,
+        )
