@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from darkroom.errors import UsageError
+from darkroom.runtime.lightning_compat import trainer_of
 
 
 class Sharded(ModelParallelStrategy):
@@ -95,7 +96,8 @@ def mesh_of(module: LightningModule) -> DeviceMesh | None:
     Raises:
         UsageError: the strategy is another kind of sharding.
     """
-    strategy = None if module._trainer is None else module.trainer.strategy
+    trainer = trainer_of(module)
+    strategy = None if trainer is None else trainer.strategy
     if isinstance(strategy, Sharded):
         return strategy.device_mesh["data_parallel"]
     if isinstance(strategy, ModelParallelStrategy | FSDPStrategy):
