@@ -18,7 +18,7 @@ from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
-from darkroom.runtime.lightning_compat import class_names_of
+from darkroom.runtime.lightning_compat import class_names_of, trainer_of
 
 
 class SemanticSegmentation(Technique):
@@ -113,7 +113,7 @@ class SemanticSegmentation(Technique):
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
         """Compute logits (B, K, H, W), in test and prediction with the tiles, flips and scales of ``inference``."""
-        trainer = self._trainer
+        trainer = trainer_of(self)
         whole = trainer is not None and not (trainer.testing or trainer.predicting)
         return self(batch["image"]) if whole else self.inference(self, batch["image"])
 
