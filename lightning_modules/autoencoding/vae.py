@@ -21,7 +21,7 @@ from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import FactorData
-from darkroom.runtime.lightning_compat import datamodule_of
+from darkroom.runtime.lightning_compat import datamodule_of, trainer_of
 
 _DECODED_AT_ONCE = 512  # images that the importance-weighted bound decodes at once, at least a batch
 
@@ -154,7 +154,7 @@ class VAE(Generative, Technique):
 
     def beta(self) -> float:
         """Compute the current weight of the KL; outside of a fit that at its end."""
-        trainer, progress = self._trainer, 1.0
+        trainer, progress = trainer_of(self), 1.0
         if self.kl_schedule.needs_progress and trainer is not None and trainer.state.fn == "fit":
             if self._fit_steps is None:
                 self._fit_steps = count_fit_steps(trainer, type(self.kl_schedule).__name__)
@@ -233,7 +233,7 @@ class VAE(Generative, Technique):
 
     def _update_metrics(self, batch: dict[str, Any], codes: Tensor, stage: str) -> None:
         """Update the metrics of the whole set by posterior means."""
-        if self._trainer is None:
+        if trainer_of(self) is None:
             return
         self.active_units.update(codes)
         if stage == "test" and self._factor_names and "factors" in batch:

@@ -30,6 +30,7 @@ from darkroom.lightning_modules.metrics.scores import share_of_rank
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.runtime.lightning_compat import trainer_of
 
 
 def label_condition(labels: Tensor | None) -> Condition:
@@ -293,7 +294,7 @@ class DDPM(Diffusion):
 
     def _measure_bits(self, x: Tensor, labels: Tensor | None) -> None:
         """Add bits/dim of a batch's images until this rank has its share."""
-        ranks, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
+        ranks, rank = (1, 0) if trainer_of(self) is None else (self.trainer.world_size, self.global_rank)
         room = share_of_rank(self.bpd_samples, rank, ranks) - self._measured
         if room > 0:
             labels = None if labels is None else labels[:room]

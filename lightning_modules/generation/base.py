@@ -15,7 +15,7 @@ from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.random import Generators, sample_noise
 from darkroom.protocols import NamedClasses, RangedData, ShapedData
-from darkroom.runtime.lightning_compat import datamodule_of
+from darkroom.runtime.lightning_compat import datamodule_of, trainer_of
 
 if TYPE_CHECKING:  # a mixin: every method that inherits from it is also a Technique
     _Base = Technique
@@ -115,7 +115,7 @@ class Generative(_Base):
 
     def precision(self) -> AbstractContextManager:
         """Autocast as the Trainer does, also outside its steps, such as at the end of an epoch."""
-        return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+        return nullcontext() if trainer_of(self) is None else self.trainer.precision_plugin.forward_context()
 
     def noise(self, *shape: int, generator: Generators = None, uniform: bool = False) -> Tensor:
         """Sample normal noise, or uniform in [0, 1): float32 on the module's device; see ``sample_noise``."""
