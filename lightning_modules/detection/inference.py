@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from darkroom.errors import UsageError
+from darkroom.ranges import ClosedUnitInterval, PositiveInt
 
 
 class Limits(NamedTuple):
@@ -30,9 +31,9 @@ class DetectionInference:
         UsageError: a value is out of its range.
     """
 
-    score_threshold: float | None = None
-    nms_threshold: float | None = None
-    max_detections: int | None = None
+    score_threshold: ClosedUnitInterval | None = None
+    nms_threshold: ClosedUnitInterval | None = None
+    max_detections: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("score_threshold", self.score_threshold), ("nms_threshold", self.nms_threshold)):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.fsdp import to_local
 from darkroom.lightning_modules.utils.precision import KeepFloat32
+from darkroom.ranges import ClosedUnitInterval
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class EMAOptions:
         UsageError: the decay is not in [0, 1).
     """
 
-    decay: float = 0.9999
+    decay: ClosedUnitInterval = 0.9999
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.segmentation.geometry import margin_of, mirror_pad
 from darkroom.protocols import SeamlessNetwork, SegmentationModel, UnpaddedNetwork
+from darkroom.ranges import ClosedUnitInterval, PositiveInt
 
 
 @dataclass
@@ -30,9 +31,9 @@ class Inference:
         UsageError: a value is out of its range.
     """
 
-    tile: int | None = None
-    overlap: float = 0.25
-    tiles_at_once: int = 4
+    tile: PositiveInt | None = None
+    overlap: ClosedUnitInterval = 0.25
+    tiles_at_once: PositiveInt = 4
     flip: bool = False
     scales: Sequence[float] = (1.0,)
 

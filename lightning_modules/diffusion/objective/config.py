@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.parameterization import LossWeight, Prediction
 from darkroom.lightning_modules.utils.arguments import check_choice
+from darkroom.ranges import NonNegativeFloat
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Objective:
     prediction: Prediction = "eps"
     loss_weight: LossWeight | None = None
     learned_variance: bool = False
-    vlb_weight: float = 0.001
+    vlb_weight: NonNegativeFloat = 0.001
     self_conditioning: bool = False
 
     def __post_init__(self) -> None:

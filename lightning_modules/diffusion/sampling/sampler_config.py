@@ -24,6 +24,7 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import X0Predictor
+from darkroom.ranges import ClosedUnitInterval, PositiveInt
 
 SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
 _SPACINGS: dict[str, Spacing] = {"dpm_solver++": "log_snr", "heun": "karras"}  # uniform for the others
@@ -55,15 +56,15 @@ class Sampling:
     """
 
     sampler: SamplerName = "ddim"
-    steps: int | None = None
+    steps: PositiveInt | None = None
     spacing: Spacing | None = None
-    eta: float = 0.0
+    eta: ClosedUnitInterval = 0.0
     order: Literal[1, 2, 3] = 2
     variance: Variance = "large"
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     threshold: Threshold | None = None
-    percentile: float = 0.995
+    percentile: ClosedUnitInterval = 0.995
 
     def __post_init__(self) -> None:
         check_choice("model.sampling.sampler", self.sampler, SamplerName)
