@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torchvision.transforms import v2
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.detection.yolo_folder import YoloFolder
+from darkroom.datamodules.loading import KeyedSamples
 from darkroom.datamodules.proposals.cache import ProposalCache, fill
 from darkroom.datamodules.proposals.methods import GridProposals, SelectiveSearch
 from darkroom.datamodules.shapes.detection import DetectionScenes, ShapesDetection
@@ -30,7 +32,7 @@ BATCH = 4
 
 
 def _techniques() -> dict[str, ObjectDetection]:
-    """Every technique as its config on the embedded world has it."""
+    """Build every method as its config on Shapes has it."""
     models = {}
     for name in LADDER:
         config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
@@ -52,7 +54,7 @@ def _batch(options: Options, size: int = BATCH, **kwargs: Any) -> dict[str, Any]
 
 
 def _ours(name: str, model: ObjectDetection, batch: dict[str, Any], options: Options) -> Side:
-    """A technique's own training step, its look at the targets included, without a Trainer, and a plain AdamW."""
+    """Build the side of a method's training step, its check of the targets included, without a Trainer; plain AdamW."""
     model = options.place(model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
@@ -68,7 +70,7 @@ def _ours(name: str, model: ObjectDetection, batch: dict[str, Any], options: Opt
 
 
 def _plain(name: str, network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
-    """A plain loop around torchvision's detector."""
+    """Build the side of a plain loop around torchvision's detector."""
     network = options.place(network).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
 
@@ -108,22 +110,21 @@ def detection_inference(options: Options) -> Result:
     sides = []
     for name, model in _techniques().items():
         model = options.place(model).eval()
-        sides.append(_finding(name, lambda model=model: model.detect(batch), BATCH, options))
+        sides.append(_finding(name, partial(model.detect, batch), BATCH, options))
     return compare(f"Detectors, inference, batch {BATCH}, 128 px", sides, options)
 
 
 def _pairs() -> dict[str, tuple[ObjectDetection, nn.Module]]:
-    """Ours and torchvision's with the same architecture, for five classes."""
+    """Build ours and torchvision's with the same architecture, for five classes."""
     nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
     sizes = {"min_size": 320, "max_size": 320}
-    ours = {"num_classes": 5, "min_side": 320, "max_side": 320}
     return {
         "Faster R-CNN, ResNet50 and pyramid": (
-            FasterRCNN(**ours),
+            FasterRCNN(num_classes=5, min_side=320, max_side=320),
             torchvision_detection.fasterrcnn_resnet50_fpn(**nothing, **sizes),
         ),
         "Mask R-CNN, ResNet50 and pyramid": (
-            MaskRCNN(**ours),
+            MaskRCNN(num_classes=5, min_side=320, max_side=320),
             torchvision_detection.maskrcnn_resnet50_fpn(**nothing, **sizes),
         ),
         "SSD300, VGG16": (
@@ -220,7 +221,7 @@ def selective_search(options: Options) -> Result:
 
 
 def _folder(root: Path, count: int = 24) -> DetectionDataModule:
-    """Pictures of 500 x 375 with six boxes each, as text labels."""
+    """Write images of 500 x 375 with six boxes each, as text labels."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "labels"):
@@ -235,6 +236,10 @@ def _folder(root: Path, count: int = 24) -> DetectionDataModule:
     return YoloFolder(root=str(root), class_names=["one"], augment=ssd, num_workers=0)
 
 
+def _read(samples: KeyedSamples, count: int) -> list[dict[str, Any]]:
+    return [samples[0, index] for index in range(count)]
+
+
 @entry
 def boxes_from_files(options: Options) -> Result:
     """Images per second and core from JPEG files of 500 x 375 with six boxes: flipped; with SSD's whole augmentation; with
@@ -246,6 +251,5 @@ def boxes_from_files(options: Options) -> Result:
         sides = []
         for name, one in {"flip": plain, "SSD's augmentation": data, "flip, grid proposals": grid}.items():
             one.setup("fit")
-            keyed = one._datasets["train"]
-            sides.append(Side(name, lambda keyed=keyed: [keyed[0, index] for index in range(24)], 24))
+            sides.append(Side(name, partial(_read, one._datasets["train"], 24), 24))
         return compare("Pictures with boxes from JPEG files, one core", sides, Options(rounds=options.rounds))

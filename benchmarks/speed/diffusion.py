@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, training_loss, without_logging
+from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
@@ -45,12 +48,13 @@ class Peer:
 
 
 def of_diffusers(options: Options) -> Peer:
-    """diffusers: the same network, with the optimizer and the average of its training example."""
-    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+    """Build diffusers' side: the same network, with the optimizer and the average of its training example."""
+    import diffusers
     from diffusers.training_utils import EMAModel
 
-    network = options.place(UNet2DModel(**HO)).train()
-    noising, sampling = DDPMScheduler(), DDIMScheduler()
+    library: Any = diffusers  # its lazy imports show a type checker placeholders without methods
+    network = options.place(library.UNet2DModel(**HO)).train()
+    noising, sampling = library.DDPMScheduler(), library.DDIMScheduler()
     sampling.set_timesteps(STEPS)
     ema = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True)
     ema.to(options.device)
@@ -71,7 +75,7 @@ def of_diffusers(options: Options) -> Peer:
 
 
 def of_denoising_diffusion_pytorch(options: Options, shape: str) -> Peer:
-    """denoising-diffusion-pytorch, with the optimizer and the average of its Trainer."""
+    """Build denoising-diffusion-pytorch's side, with the optimizer and the average of its Trainer."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
     from ema_pytorch import EMA
@@ -89,9 +93,10 @@ def of_denoising_diffusion_pytorch(options: Options, shape: str) -> Peer:
 
 
 def peers(options: Options, notes: list[str]) -> list[Peer]:
-    """Those that are installed; of the others the notes say how to get them."""
+    """Build the peers that are installed; add to the notes how to install the others."""
     found = []
-    builders = [of_diffusers, *(lambda options, s=shape: of_denoising_diffusion_pytorch(options, s) for shape in UNETS)]
+    builders: list[Callable[[Options], Peer]] = [of_diffusers]
+    builders += [partial(of_denoising_diffusion_pytorch, shape=shape) for shape in UNETS]
     for build in builders:
         try:
             found.append(build(options))
@@ -101,12 +106,12 @@ def peers(options: Options, notes: list[str]) -> list[Peer]:
 
 
 def _ours(options: Options, network: nn.Module | None = None) -> DDPM:
-    ours = options.place(DDPM(SHAPE, network=network, optim=Optim(channels_last=options.channels_last))).train()
-    ours.log_loss = lambda terms: terms["loss"]
-    return ours
+    ours = DDPM(SHAPE, network=network, optim=Optim(channels_last=options.channels_last))
+    return without_logging(options.place(ours).train())
 
 
 def batch_size(options: Options, on_cpu: int, on_cuda: int) -> int:
+    """Return the batch size for the device."""
     return on_cuda if options.device == "cuda" else on_cpu
 
 
@@ -117,7 +122,7 @@ def train(
     average: Callable[[], object],
     options: Options,
 ) -> Callable[[], None]:
-    """A training step: loss, backward, gradients clipped to a norm of 1, optimizer, average."""
+    """Return a training step: loss, backward, gradients clipped to a norm of 1, optimizer, average."""
 
     def step() -> None:
         optimizer.zero_grad()
@@ -131,8 +136,8 @@ def train(
     return step
 
 
-def drawn(ask: Callable[[], Tensor], options: Options) -> Callable[[], None]:
-    """The same without gradients, in the precision asked for."""
+def drawn(ask: Callable[[], object], options: Options) -> Callable[[], None]:
+    """Return a step that calls ``ask`` without gradients, in the precision of the options."""
 
     def step() -> None:
         with torch.no_grad(), options.autocast():
@@ -141,26 +146,22 @@ def drawn(ask: Callable[[], Tensor], options: Options) -> Callable[[], None]:
     return step
 
 
-def _our_step(ours: DDPM, image: Tensor, options: Options) -> Callable[[], None]:
-    adam = ours.configure_optimizers()
-    return train(
-        ours.network,
-        lambda: ours.training_step({"image": image}, 0),
-        adam,
-        lambda: ours.ema.update(ours.network),
-        options,
-    )
+def our_step(ours: Diffusion, batch: dict[str, Any], options: Options) -> Callable[[], None]:
+    """Return our training step, with our optimizer and the average of the weights."""
+    adam, ema = ours.configure_optimizers(), ours.ema
+    assert ema is not None
+    return train(ours.network, lambda: training_loss(ours, batch), adam, lambda: ema.update(ours.network), options)
 
 
 @entry
 def ddpm_step(options: Options) -> Result:
     """DDPM training step of the CIFAR-10 network, 35.7 M parameters, beside diffusers and denoising-diffusion-pytorch."""
-    batch, notes = batch_size(options, 16, 128), []
+    batch, notes = batch_size(options, 16, 128), list[str]()
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     ours = _ours(options)
-    sides = [side_of("darkroom DDPM", [ours.network], _our_step(ours, image, options), batch, options)]
+    sides = [side_of("darkroom DDPM", [ours.network], our_step(ours, {"image": image}, options), batch, options)]
     for peer in peers(options, notes):
-        step = train(peer.network, lambda peer=peer: peer.loss(image), peer.optimizer, peer.average, options)
+        step = train(peer.network, partial(peer.loss, image), peer.optimizer, peer.average, options)
         sides.append(side_of(peer.name, [peer.network], step, batch, options))
     notes.append(
         "Loss, backward, clipping, Adam and the average of the weights, each library's own: denoising-diffusion-pytorch "
@@ -171,15 +172,15 @@ def ddpm_step(options: Options) -> Result:
 
 @entry
 def ddim_20(options: Options) -> Result:
-    """Drawing with the same networks, 20 steps of DDIM, the predicted picture clipped."""
-    batch, notes = batch_size(options, 4, 64), []
+    """Sampling with the same networks, 20 steps of DDIM, the predicted image clipped."""
+    batch, notes = batch_size(options, 4, 64), list[str]()
     ours = _ours(options).eval()
 
     draw = drawn(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
     sides = [side_of("darkroom DDPM", [ours.sampling_network], draw, batch, options)]
     for peer in peers(options, notes):
         peer.network.eval()
-        draw = drawn(lambda peer=peer: peer.draw(batch), options)
+        draw = drawn(partial(peer.draw, batch), options)
         sides.append(side_of(peer.name, [peer.network], draw, batch, options))
     return compare(f"DDIM, {STEPS} steps, {batch} pictures at once, 32 px", sides, options, notes)
 
@@ -189,7 +190,9 @@ def guidance_pass(options: Options) -> Result:
     """Classifier-free guidance: both predictions in one pass of 2 B rows, and in two passes of B."""
     batch = batch_size(options, 4, 8)
     network = options.place(DenoisingUNet(SHAPE, num_classes=CLASSES)).eval()
-    guided = Guided(network, 2.0, {"label": network.null_label})
+    null = network.null_label
+    assert null is not None
+    guided = Guided(network, 2.0, {"label": null})
     x, t = options.images(batch, *SHAPE), torch.full((batch,), 500, device=options.device)
     label = torch.arange(batch, device=options.device)
 
@@ -197,7 +200,7 @@ def guidance_pass(options: Options) -> Result:
         return guided(x, t, label=label)
 
     def two() -> Tensor:
-        without = network(x, t, label=torch.full_like(label, network.null_label))
+        without = network(x, t, label=torch.full_like(label, null))
         return torch.lerp(without.float(), network(x, t, label=label).float(), 2.0)
 
     sides = [
@@ -215,5 +218,5 @@ def checkpointing(options: Options) -> Result:
     sides: list[Side] = []
     for name, wanted in {"everything kept": False, "gradient checkpointing": True}.items():
         ours = _ours(options, DenoisingUNet(SHAPE, gradient_checkpointing=wanted))
-        sides.append(side_of(name, [ours.network], _our_step(ours, image, options), batch, options))
+        sides.append(side_of(name, [ours.network], our_step(ours, {"image": image}, options), batch, options))
     return compare(f"DDPM training step, batch {batch}, 32 px", sides, options)

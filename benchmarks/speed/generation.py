@@ -1,14 +1,25 @@
 """Generative techniques: training steps beside those of widely used public recipes in plain loops; what a score costs."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from lightning import Trainer
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread, side_of
+from benchmarks.speed.harness import (
+    Options,
+    Result,
+    Side,
+    compare,
+    entry,
+    one_thread,
+    side_of,
+    training_loss,
+    without_logging,
+)
 from darkroom.cli.console import filter_warnings
 from darkroom.lightning_modules.adversarial import DCGAN
 from darkroom.lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
@@ -39,7 +50,7 @@ class PublicVAE(nn.Module):
         self.decoder = nn.Sequential(*layers, nn.Conv2d(down[-1], 3, 3, 1, 1), nn.Tanh())
 
     def loss(self, image: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over pixels and channels, plus M_N times the KL summed over latents."""
+        """Compute the mean squared error over pixels and channels, plus M_N times the KL summed over latents."""
         hidden = self.encoder(image)
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
@@ -67,13 +78,12 @@ def vae_step(options: Options) -> Result:
         kl_schedule=PixelMeanWeight(KL_WEIGHT),
         optim=Optim(channels_last=options.channels_last),
     )
-    ours, theirs = options.place(ours).train(), options.place(PublicVAE()).train()
-    ours.log_loss = lambda terms: terms["loss"]
+    ours, theirs = without_logging(options.place(ours).train()), options.place(PublicVAE()).train()
     image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
 
     def our_loss() -> torch.Tensor:
         with options.autocast():
-            return ours.training_step({"image": image}, 0)
+            return training_loss(ours, {"image": image})
 
     def their_loss() -> torch.Tensor:
         with options.autocast():
@@ -89,21 +99,42 @@ def vae_step(options: Options) -> Result:
     return compare(f"VAE training step, batch {BATCH}, {SIZE} px", sides, options)
 
 
+class _Repeated(Dataset[dict[str, torch.Tensor]]):
+    """One batch, several times."""
+
+    def __init__(self, batch: dict[str, torch.Tensor], times: int) -> None:
+        self.batch, self.times = batch, times
+
+    def __len__(self) -> int:
+        return self.times
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.batch
+
+
 @entry
 def dcgan_step(options: Options) -> Result:
     """DCGAN training step, 64 x 64, batch 64, width 64: under Lightning here, and in the loop of PyTorch's example."""
     steps = 50 if options.device == "cuda" else 2  # of one timing: a fit has a beginning
     image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
     ours = DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=options.channels_last))
-    lean = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    precision = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}.get(options.dtype, "32-true")
+    mixed: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
     accelerator = "gpu" if options.device == "cuda" else "cpu"
 
     filter_warnings()
 
     def fit() -> None:
-        trainer = Trainer(max_steps=steps, accelerator=accelerator, devices=1, precision=precision, **lean)
-        trainer.fit(ours, DataLoader([{"image": image}] * steps, batch_size=None))
+        trainer = Trainer(
+            max_steps=steps,
+            accelerator=accelerator,
+            devices=1,
+            precision=mixed.get(options.dtype, "32-true"),
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        trainer.fit(ours, DataLoader(_Repeated({"image": image}, steps), batch_size=None))
 
     generator, discriminator = (options.place(net) for net in (DCGANGenerator(), DCGANDiscriminator()))
     g_adam, d_adam = (
@@ -138,7 +169,7 @@ def dcgan_step(options: Options) -> Result:
 
 
 class _Noise:
-    """Stands for a technique that draws at no cost: what is left is the score's own."""
+    """Sampler of noise, almost free: the time that is left is the metric's own."""
 
     num_classes = None
 
@@ -164,7 +195,7 @@ def score_cost(options: Options) -> Result:
             scores = SampleScores(num_samples=len(real))
             scores._network = ReferenceClassifier(real.shape[1], 10).eval()
             for some in real.split(100):
-                scores.update("test", some, None)
+                scores.update("test", some, {})
             scores.compute("test", noise)
 
         sides.append(Side(" x ".join(map(str, shape)), score, len(real)))

@@ -9,10 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from darkroom.lightning_modules.base import Technique
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+Method = TypeVar("Method", bound=Technique)
+Row = tuple[str, float, float, float, float | None, float]
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,17 @@ class Options:
     channels_last: bool = False
     rounds: int = 7
 
-    def autocast(self) -> Any:
+    def autocast(self) -> torch.autocast:
+        """Return the context of mixed precision; it does nothing in float32."""
         return torch.autocast(self.device, getattr(torch, self.dtype), enabled=self.dtype != "float32")
 
-    def place(self, network: torch.nn.Module) -> torch.nn.Module:
+    def place(self, network: Network) -> Network:
+        """Move a network to the device, in the memory format."""
         network = network.to(self.device)
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
     def images(self, *shape: int) -> torch.Tensor:
+        """Return random images on the device, in the memory format."""
         image = torch.randn(*shape, device=self.device)
         return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
 
@@ -43,7 +52,7 @@ class Side:
 
     name: str
     step: Callable[[], Any]
-    images: int
+    images: float  # or another unit of work, such as megapixels
     parameters: int = 0
     flops: float = 0.0  # of one step
 
@@ -53,14 +62,27 @@ class Result:
     """Medians of one entry; ``rows`` are (name, ms, images/s, peak MiB, share of the matmul peak or None, ratio)."""
 
     title: str
-    rows: list[tuple[str, float, float, float, float | None, float]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def without_logging(method: Method) -> Method:
+    """Make ``training_step`` return the loss without logging it: there is no Trainer."""
+    method.log_loss = lambda terms: terms["loss"]  # type: ignore[method-assign]  # of this instance, not of its class
+    return method
+
+
+def training_loss(method: Technique, batch: dict[str, Any]) -> torch.Tensor:
+    """Return the loss of a training step."""
+    loss = method.training_step(batch, 0)
+    assert isinstance(loss, torch.Tensor)
+    return loss
 
 
 def side_of(
     name: str, networks: list[torch.nn.Module], step: Callable[[], object], images: int, options: Options
 ) -> Side:
-    """A side whose parameters and operations are counted, and whose networks are compiled if they should be."""
+    """Build a side: count parameters and operations, then compile the networks if ``options.compile`` is set."""
     with FlopCounterMode(display=False) as counter:
         step()
     if options.compile:  # only now: what is compiled cannot be counted

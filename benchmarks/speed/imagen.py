@@ -4,12 +4,14 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.speed.diffusion import batch_size, drawn, train
-from benchmarks.speed.harness import Options, Result, compare, entry, side_of
+from benchmarks.speed.diffusion import batch_size, drawn, our_step, train
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, without_logging
 from darkroom.errors import UserError
 from darkroom.lightning_modules.diffusion import (
     DenoisingUNet,
@@ -26,24 +28,26 @@ SMALL, LARGE, STEPS, TOKENS, DIM = (3, 32, 32), (3, 64, 64), 20, 16, 768
 
 
 class Ready(TextEncoder):
-    """Tokens that are there already: reading is not what is compared."""
+    """Text encoder with constant tokens: encoding text is not part of the comparison."""
+
+    tokens: Tensor
 
     def __init__(self) -> None:
         super().__init__(DIM, TOKENS)
         self.register_buffer("tokens", torch.randn(TOKENS, DIM))
 
     def forward(self, captions: Sequence[str]) -> Text:
-        """The same tokens for every caption."""
+        """Return the same tokens for every caption."""
         tokens = self.tokens.expand(len(captions), -1, -1)
         return Text(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool))
 
     def tokens_of(self, caption: str) -> list[str]:
-        """As many pieces as there are tokens."""
+        """Return one piece for each token."""
         return [caption] * TOKENS
 
 
 def base() -> TextToImage:
-    """About 16 M parameters, as many as the peer's."""
+    """Build a base model of about 16 M parameters, as many as the peer's."""
     network = DenoisingUNet(
         SMALL, None, 56, (1, 2, 4), 2, 16, 56, modulation="adaptive", resampling="conv", dropout=0.0, text_dim=DIM
     )
@@ -51,26 +55,23 @@ def base() -> TextToImage:
 
 
 def upsampler() -> SuperResolution:
-    """About 30 M parameters, as many as the peer's."""
+    """Build a super-resolution of about 30 M parameters, as many as the peer's."""
     network = EfficientUNet(LARGE, DIM, (82, 164, 328), (1, 2, 4), head_channels=82)
     return SuperResolution(LARGE, 2, Ready(), network, sampling=Sampling(steps=STEPS))
 
 
-def peer(options: Options) -> nn.Module:
-    """imagen-pytorch: both stages, with its own blocks at 64 channels, attention where ours has it.
+def peer(options: Options) -> Any:
+    """Build imagen-pytorch's cascade: its own blocks at 64 channels, attention where ours has it.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: imagen-pytorch is not installed.
     """
     from transformers import T5Config
 
-    # Its modules ask the hub for the size of a T5 when they are imported; nothing else of T5 is used.
-    asked, T5Config.from_pretrained = T5Config.from_pretrained, classmethod(lambda cls, *_, **__: T5Config(d_model=DIM))
-    try:
+    # Its modules download the config of a T5 when they are imported, for its width; nothing else of T5 is used.
+    with patch.object(T5Config, "from_pretrained", lambda *_, **__: T5Config(d_model=DIM)):
         from imagen_pytorch import Imagen, Unet
         from imagen_pytorch import imagen_pytorch as library
-    finally:
-        T5Config.from_pretrained = asked
     library.tqdm = lambda steps, **_: steps
     shape = {"dim": 64, "text_embed_dim": DIM, "dim_mults": (1, 2, 4)}
     looks = dict.fromkeys(("layer_attns", "layer_cross_attns"), (False, True, True))
@@ -83,7 +84,7 @@ def peer(options: Options) -> nn.Module:
     return options.place(Imagen(unets, image_sizes=sizes, timesteps=STEPS, text_embed_dim=DIM, cond_drop_prob=0.1))
 
 
-def _beside(sides: list, add: Callable[[], object], notes: list[str]) -> None:
+def _beside(sides: list[Side], add: Callable[[], Side], notes: list[str]) -> None:
     try:
         sides.append(add())
     except ImportError as error:
@@ -91,22 +92,14 @@ def _beside(sides: list, add: Callable[[], object], notes: list[str]) -> None:
 
 
 def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int, int], options: Options) -> Result:
-    """A training step of a stage, ours beside imagen-pytorch's, each with its own loss; Adam and clipping for both."""
-    batch, notes = batch_size(options, 8, 64), []
+    """Compare training steps of a stage, ours and imagen-pytorch's, each with its own loss; Adam and clipping for both."""
+    batch, notes = batch_size(options, 8, 64), list[str]()
     image = options.images(batch, *shape).clamp(-1, 1)
-    ours = options.place(build()).train()
-    ours.log_loss = lambda terms: terms["loss"]
-    told = {"image": image, "caption": ["a picture"] * batch}
-    step = train(
-        ours.network,
-        lambda: ours.training_step(told, 0),
-        ours.configure_optimizers(),
-        lambda: ours.ema.update(ours.network),
-        options,
-    )
+    ours = without_logging(options.place(build()).train())
+    step = our_step(ours, {"image": image, "caption": ["a picture"] * batch}, options)
     sides = [side_of(f"darkroom {type(ours).__name__}", [ours.network], step, batch, options)]
 
-    def add() -> object:
+    def add() -> Side:
         imagen = peer(options)
         unet, text = imagen.unets[stage], torch.randn(batch, TOKENS, DIM, device=options.device)
         adam = torch.optim.Adam(unet.parameters(), lr=1e-4, fused=True)
@@ -136,13 +129,13 @@ def super_resolution_step(options: Options) -> Result:
 
 @entry
 def cascade_sampling(options: Options) -> Result:
-    """Drawing with both stages, 20 steps each, guidance in the first, beside imagen-pytorch."""
-    batch, notes = batch_size(options, 2, 32), []
+    """Sampling with both stages, 20 steps each, guidance in the first, beside imagen-pytorch."""
+    batch, notes = batch_size(options, 2, 32), list[str]()
     cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
     draw = drawn(lambda: cascade.sample(["a picture"] * batch), options)
     sides = [side_of("darkroom ImagenCascade", cascade.networks(), draw, batch, options)]
 
-    def add() -> object:
+    def add() -> Side:
         imagen = peer(options).eval()
         text = torch.randn(batch, TOKENS, DIM, device=options.device)
         weights = {"cond_scale": (2.0, 1.0), "use_tqdm": False}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 import yaml
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import fcn_resnet50
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, training_loss, without_logging
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules import segmentation
 from darkroom.lightning_modules.optimizers import Optim
@@ -37,7 +38,7 @@ def _side(name: str, network: nn.Module, step: Callable[[], object], compiled: b
 
 
 def _plain(name: str, network: nn.Module, options: Options) -> Side:
-    """A plain PyTorch loop: forward, cross-entropy, backward, AdamW with its defaults."""
+    """Build the side of a plain PyTorch loop: forward, cross-entropy, backward, AdamW with its defaults."""
     network = options.place(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     image, mask = _batch(CLASSES, options)
@@ -48,6 +49,7 @@ def _plain(name: str, network: nn.Module, options: Options) -> Side:
             outputs = network(image)
             maps = outputs.values() if isinstance(outputs, dict) else [outputs]
             loss = sum(F.cross_entropy(logits, mask, ignore_index=255) for logits in maps)
+            assert isinstance(loss, torch.Tensor)
         loss.backward()
         optimizer.step()
 
@@ -55,16 +57,15 @@ def _plain(name: str, network: nn.Module, options: Options) -> Side:
 
 
 def _ours(name: str, model: SemanticSegmentation, options: Options) -> Side:
-    """A technique's own training step and optimizer, without a Trainer."""
-    model = options.place(model).train()
-    model.log_loss = lambda terms: terms["loss"]
+    """Build the side of a method's own training step and optimizer, without a Trainer."""
+    model = without_logging(options.place(model).train())
     optimizer = model.configure_optimizers()
     image, mask = _batch(model.num_classes, options)
 
     def step() -> None:
         optimizer.zero_grad()
         with options.autocast():
-            loss = model.training_step({"image": image, "mask": mask}, 0)
+            loss = training_loss(model, {"image": image, "mask": mask})
         loss.backward()
         optimizer.step()
 
@@ -157,7 +158,7 @@ def segmentation_evaluation(options: Options) -> Result:
 def tiled_inference(options: Options) -> Result:
     """A picture of 2048 x 2048 by U-Net (width 16), tiles of 512; the rate is megapixels/s."""
     side, sides = 2048, []
-    ways = {
+    ways: dict[str, tuple[Literal["same", "valid"], Inference]] = {
         "tiles of 512, overlap 1/4, blended": ("same", Inference(tile=512)),
         "tiles of 512, no overlap": ("same", Inference(tile=512, overlap=0.0)),
         "valid convolutions, overlap-tile of 512": ("valid", Inference(tile=512, tiles_at_once=1)),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.speed.harness import Options, Result, entry, one_thread
+from benchmarks.speed.harness import Options, Result, Row, entry, one_thread
 from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
 from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.callbacks.training.graceful_stop import GracefulStop
@@ -234,7 +234,12 @@ def _fit(side: Side, options: Options) -> float:
     gc.collect()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "callbacks": []}
+        off: dict[str, Any] = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "callbacks": [],
+        }
         arguments = off | side.trainer(Path(folder))
         arguments["callbacks"] = [*arguments["callbacks"], clock]
         accelerator = "gpu" if options.device == "cuda" else "cpu"
@@ -270,7 +275,7 @@ def trainer_overhead(options: Options) -> Result:
     """Time of a step on Linear(8, 8): a bare loop, Lightning with everything off, each part, everything on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    times: dict[str, list[float]] = {"bare loop": []} | {side.title: [] for side in SIDES}
+    times: dict[str, list[float]] = {title: [] for title in ("bare loop", *(side.title for side in SIDES))}
     with one_thread():
         for _ in range(options.rounds):
             times["bare loop"].append(_bare_loop(options))
@@ -278,7 +283,7 @@ def trainer_overhead(options: Options) -> Result:
                 times[side.title].append(_fit(side, options))
     medians = {name: statistics.median(values) for name, values in times.items()}
     floor = medians[SIDES[0].title]
-    rows = [(name, 1e3 * t, BATCH / t, float("nan"), None, t / floor) for name, t in medians.items()]
+    rows: list[Row] = [(name, 1e3 * t, BATCH / t, float("nan"), None, t / floor) for name, t in medians.items()]
     notes = [
         f"Processor time of one thread, {STEPS - WARM} steps a round after {WARM} of warm-up, {options.rounds} rounds,",
         "interleaved. Logged every 50th step. Ratios of the same round, median (quartiles):",
