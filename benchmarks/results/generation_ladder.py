@@ -6,6 +6,7 @@ technique and samples of each; of a conditional one its classes in turn.
 
 import argparse
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
@@ -17,22 +18,26 @@ from darkroom.cli.catalog import import_all
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.generation.base import Generative
 
+Kind = TypeVar("Kind")
+
 
 def opened(run: Path, checkpoint: str = "best") -> tuple[VisionDataModule, Generative]:
-    """The data of a run, set up for the test, and its technique at the best or the last checkpoint."""
+    """Load the data of a run, set up for the test, and its method at the best or the last checkpoint."""
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     kinds = {kind.__name__: kind for kind in _below(VisionDataModule)}
     data = kinds[config["class_path"].rsplit(".", 1)[-1]](**{**config["init_args"], "num_workers": 0})
     data.setup("test")
-    return data, LightningModule.load_from_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt").cpu().eval()
+    method = LightningModule.load_from_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt").cpu().eval()
+    assert isinstance(method, Generative)
+    return data, method
 
 
-def _below(kind: type) -> list[type]:
+def _below(kind: type[Kind]) -> list[type[Kind]]:
     return [kind, *(one for child in kind.__subclasses__() for one in _below(child))]
 
 
 def main() -> None:
-    """Draws the sheet."""
+    """Draw the sheet."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.generation_ladder", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--names", nargs="+", required=True)
@@ -51,9 +56,10 @@ def main() -> None:
         chosen = [dataset[index] for index in range(arguments.columns)]
         image = torch.stack([sample["image"] for sample in chosen])
         x = data.on_after_batch_transfer({"image": image})["image"]
-        conditional = technique.num_classes is not None
-        own = torch.stack([torch.as_tensor(sample["label"]) for sample in chosen]) if conditional else None
-        asked = torch.arange(len(x)) % technique.num_classes if conditional else None
+        own = asked = None
+        if technique.num_classes is not None:
+            own = torch.stack([torch.as_tensor(sample["label"]) for sample in chosen])
+            asked = torch.arange(len(x)) % technique.num_classes
         generator = torch.Generator().manual_seed(arguments.seed)
 
         def drawn(pictures: Tensor, data: VisionDataModule = data) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """PublicDDPM: denoising-diffusion-pytorch (P. Wang, MIT) as a method here, so that ``same_budget`` can train it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
 from ema_pytorch import EMA
 from torch import Tensor
 
+from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
@@ -59,6 +61,8 @@ class PublicDDPM(Generative, Technique):
 
     def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
         """Sample by the library's own sampler, which uses torch's global generator, seeded from the given one."""
+        if isinstance(generator, Sequence):
+            raise UsageError("PublicDDPM samples all images from one generator; generator must not be a list")
         with torch.random.fork_rng(enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

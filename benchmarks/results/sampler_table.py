@@ -21,17 +21,17 @@ from benchmarks.results.score_curves import COLOURS
 from benchmarks.speed.harness import Options, Side, machine, timed
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.lightning_modules.diffusion.ddpm import DDPM
+from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName
 from darkroom.lightning_modules.metrics import SampleScores
 from darkroom.lightning_modules.metrics.reference_classifier import load_or_train_classifier
 
-SAMPLERS = get_args(SamplerName)
+SAMPLERS: dict[str, SamplerName] = {name: name for name in get_args(SamplerName)}
 SETTINGS = ("spacing", "guidance", "eta", "order", "variance", "threshold", "percentile")
 
 
-def parsed(row: str) -> tuple[str, dict[str, Any]]:
-    """``ddim,spacing=quadratic`` -> the sampler and its settings.
+def parsed(row: str) -> tuple[SamplerName, dict[str, Any]]:
+    """Parse a sampler and its settings, such as ``ddim,spacing=quadratic``.
 
     Raises:
         argparse.ArgumentTypeError: there is no such sampler, or no such setting.
@@ -44,25 +44,27 @@ def parsed(row: str) -> tuple[str, dict[str, Any]]:
             f"{row}: there is no {', '.join(sorted(unknown))}; samplers are {', '.join(SAMPLERS)}, settings "
             f"{', '.join(SETTINGS)}"
         )
-    return sampler, {name: yaml.safe_load(value) for name, value in settings.items()}
+    return SAMPLERS[sampler], {name: yaml.safe_load(value) for name, value in settings.items()}
 
 
 class Watched:
-    """Stands for a model that draws by one sampler, and counts what that costs.
+    """Model that samples by one sampler, and measures the cost.
 
     Attributes:
-        seconds: of drawing.
-        evaluations: rows that the network was given, over all pictures: two of them where guidance is at work.
+        seconds: time of sampling.
+        evaluations: rows of the network's input, over all images; guidance takes two rows an image.
     """
 
-    def __init__(self, model: DDPM, sampler: str, steps: int, settings: dict[str, Any], options: Options) -> None:
+    def __init__(
+        self, model: Diffusion, sampler: SamplerName, steps: int, settings: dict[str, Any], options: Options
+    ) -> None:
         self.model = copy.copy(model)  # the same weights, its own settings
         self.model.sampling = replace(model.sampling, sampler=sampler, steps=steps, **({"spacing": None} | settings))
         self.num_classes, self.device, self.to_uint8 = model.num_classes, model.device, model.to_uint8
         self.options, self.seconds, self.evaluations = options, 0.0, 0
 
     def sample(self, n: int, *, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Draws, and adds to the sums."""
+        """Sample images, and add to the sums."""
 
         def count(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.evaluations += len(inputs[0])
@@ -79,20 +81,20 @@ class Watched:
 
 
 def judge(data: VisionDataModule, num_samples: int, batch_size: int, device: torch.device) -> SampleScores:
-    """Scores that have seen the first test pictures of a data set."""
+    """Build scores that hold the first test images of a data set."""
     scores = SampleScores(num_samples=num_samples, batch_size=batch_size)
     scores._network, accuracy = load_or_train_classifier(data)
     dataset = data.dataset("test")
     for start in range(0, min(num_samples, len(dataset)), 100):
         some = [dataset[index] for index in range(start, min(start + 100, num_samples, len(dataset)))]
         images = torch.stack([torch.as_tensor(sample["image"]) for sample in some])
-        scores.update("test", images.to(device), None)
+        scores.update("test", images.to(device), {})
     print(f"The classifier knows {accuracy:.1%} of its pictures.\n")
     return scores
 
 
 def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
-    """cnn_fid over network evaluations, a line for each sampler."""
+    """Plot cnn_fid over network evaluations, a line for each sampler."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=120)
     for index, (name, points) in enumerate(curves.items()):
         style = "o-" if index < len(COLOURS) else "o--"
@@ -112,7 +114,7 @@ def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
 
 
 def main() -> None:
-    """Prints the table, a row as soon as it is measured, and draws the chart."""
+    """Print the table, a row as soon as it is measured, and draw the chart."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.sampler_table", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
@@ -127,6 +129,8 @@ def main() -> None:
     arguments = parser.parse_args()
     import_all()
     data, model = opened(arguments.run, arguments.checkpoint)
+    if not isinstance(model, Diffusion):
+        parser.error(f"{arguments.run}: the model must be a diffusion model, got {type(model).__name__}")
     model = model.to(arguments.device)
     if max(arguments.steps) > model.schedule.num_steps:
         parser.error(

@@ -15,7 +15,7 @@ from darkroom.lightning_modules.metrics.reference_classifier import load_or_trai
 
 
 class _Real:
-    """Stands for a technique that draws real pictures, one after another."""
+    """Sampler of real images, one after another."""
 
     num_classes, device = None, torch.device("cpu")
 
@@ -31,7 +31,7 @@ class _Real:
 
 
 def main() -> None:
-    """Prints the classifier's accuracy and the score."""
+    """Print the classifier's accuracy and the metric."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.score_floor", description=__doc__)
     parser.add_argument("data", metavar="CLASS", help="a data set with labels, such as FashionMNIST")
     parser.add_argument("--root")
@@ -44,7 +44,7 @@ def main() -> None:
     pictures = torch.stack([dataset[index]["image"] for index in range(2 * arguments.count)])
     scores = SampleScores(num_samples=arguments.count)
     scores._network, accuracy = load_or_train_classifier(data)
-    scores.update("test", pictures[: arguments.count], None)
+    scores.update("test", pictures[: arguments.count], {})
     value = scores.compute("test", _Real(pictures[arguments.count :]))["cnn_fid"]
     print(
         f"{arguments.data}: the classifier knows {accuracy:.1%}; cnn_fid of two sets of {arguments.count}: {value:.2f}"

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from darkroom.callbacks.plotting.images import colorize, contact_sheet, save, to_uint8_rgb
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
-from darkroom.lightning_modules.segmentation.ensemble import load_technique
+from darkroom.lightning_modules.segmentation.ensemble import load_method
 
 
 def main() -> None:
-    """Draws input, truth and every technique's prediction."""
+    """Draw input, truth and every method's prediction."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.segmentation_ladder", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--names", nargs="+", required=True)
@@ -30,7 +30,7 @@ def main() -> None:
         data = ShapesSegmentation(**{**config, "num_workers": 0})
         scenes = [data.dataset("test")[index] for index in arguments.scenes]
         image = data.on_after_batch_transfer({"image": torch.stack([scene["image"] for scene in scenes])})["image"]
-        technique = load_technique(run / "checkpoints" / "best.ckpt").eval()
+        technique = load_method(run / "checkpoints" / "best.ckpt").eval()
         with torch.inference_mode():
             masks = technique.predict_step({"image": image})
         classes = len(data.class_names)
