@@ -3,7 +3,8 @@
 import re
 
 from darkroom.datamodules.base import VisionDataModule
-from tests.contracts.datamodule import DataModuleContract
+from darkroom.protocols import Captioned
+from tests.contracts.datamodule import DataModuleContract, set_epoch
 
 
 class CaptionedDataContract(DataModuleContract):
@@ -22,6 +23,7 @@ class CaptionedDataContract(DataModuleContract):
                 assert "captions" not in batch
 
     def test_vocabulary_is_that_of_training(self, data: VisionDataModule) -> None:
+        assert isinstance(data, Captioned)
         assert data.words == sorted(set(data.words))
         for batch in data.train_dataloader():
             for caption in batch["caption"]:
@@ -30,6 +32,6 @@ class CaptionedDataContract(DataModuleContract):
     def test_evaluation_does_not_depend_on_the_epoch(self, data: VisionDataModule) -> None:
         loader, seen = data.val_dataloader(), []
         for epoch in (0, 5):
-            loader.sampler.set_epoch(epoch)
+            set_epoch(loader, epoch)
             seen.append([caption for batch in loader for caption in batch["caption"]])
         assert seen[0] == seen[1]

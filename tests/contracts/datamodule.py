@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.datamodules.base import VisionDataModule
-from darkroom.datamodules.loading import collate
+from darkroom.datamodules.base import Split, VisionDataModule
+from darkroom.datamodules.loading import ResumableLoader, SeededSampler, collate
+
+
+def set_epoch(loader: ResumableLoader, epoch: int) -> None:
+    """Set the epoch of a loader, as Lightning does."""
+    assert isinstance(loader.sampler, SeededSampler)
+    loader.sampler.set_epoch(epoch)
 
 
 class DataModuleContract:
@@ -57,7 +63,7 @@ class DataModuleContract:
             data = self.build(tmp_path / str(number), batch_size=2, num_workers=workers)
             data.setup("fit")
             loader = data.train_dataloader()
-            loader.sampler.set_epoch(3)
+            set_epoch(loader, 3)
             torch.manual_seed(number)  # the global generator has no say
             batches.append([batch["image"] for batch in loader])
         assert len(batches[0]) == len(batches[1]) > 0
@@ -66,16 +72,16 @@ class DataModuleContract:
     def test_epochs_differ_and_repeat(self, data: VisionDataModule) -> None:
         loader, seen = data.train_dataloader(), []
         for epoch in (0, 1, 0):
-            loader.sampler.set_epoch(epoch)
+            set_epoch(loader, epoch)
             seen.append(torch.cat([batch["image"] for batch in loader]))
         assert torch.equal(seen[0], seen[2])
         assert not torch.equal(seen[0], seen[1])
 
     def test_splits_share_no_image(self, data: VisionDataModule) -> None:
-        images = {
-            split: {bytes(sample["image"].numpy().tobytes()) for sample in data._datasets[split].dataset}
-            for split in ("train", "val", "test")
-        }
+        images: dict[Split, set[bytes]] = {"train": set(), "val": set(), "test": set()}
+        for split, found in images.items():
+            dataset = data._datasets[split].dataset
+            found.update(dataset[index]["image"].numpy().tobytes() for index in range(len(dataset)))
         assert not images["train"] & images["val"]
         assert not images["train"] & images["test"]
         if not getattr(self, "val_is_test", False):
@@ -126,7 +132,7 @@ class DetectionDataContract(DataModuleContract):
             data = self.build(tmp_path / str(number), batch_size=2, num_workers=workers)
             data.setup("fit")
             loader = data.train_dataloader()
-            loader.sampler.set_epoch(3)
+            set_epoch(loader, 3)
             torch.manual_seed(number)  # the global generator has no say
             batches.append(
                 [
@@ -143,7 +149,7 @@ class DetectionDataContract(DataModuleContract):
     def test_epochs_differ_and_repeat(self, data: VisionDataModule) -> None:
         loader, seen = data.train_dataloader(), []
         for epoch in (0, 1, 0):
-            loader.sampler.set_epoch(epoch)
+            set_epoch(loader, epoch)
             seen.append([image for batch in loader for image in batch["image"]])
         assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
         assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))

@@ -96,7 +96,7 @@ class DetectionContract:
         batch["image"][1] = nn.functional.pad(batch["image"][1], (0, 20, 0, 9))
         if "masks" in batch["target"][1]:
             batch["target"][1]["masks"] = nn.functional.pad(batch["target"][1]["masks"], (0, 20, 0, 9))
-        loss = sum(model.loss_terms(batch).values())
+        loss = torch.stack(list(model.loss_terms(batch).values())).sum()
         assert loss.isfinite()
         with torch.inference_mode():
             assert len(model.eval().predict_step(batch, 0)) == 4
@@ -109,7 +109,7 @@ class DetectionContract:
                     key: value[:0] if isinstance(value, Tensor) else value
                     for key, value in batch["target"][index].items()
                 }
-            loss = sum(model.loss_terms(batch).values())
+            loss = torch.stack(list(model.loss_terms(batch).values())).sum()
             loss.backward()
             assert loss.isfinite()
             grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

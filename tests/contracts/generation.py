@@ -234,8 +234,9 @@ class GenerationContract:
                 trainer(tmp_path).fit(self.build(), self.data(**wrong))
 
     def test_shape_of_two_numbers_raises(self) -> None:
+        method: Any = type(self.build())  # the shape has a wrong type on purpose
         with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
-            type(self.build())((16, 16), **({} if self.num_classes is None else {"num_classes": self.num_classes}))
+            method((16, 16), **({} if self.num_classes is None else {"num_classes": self.num_classes}))
 
     def test_loss_that_is_not_finite_stops(self, tmp_path: Path) -> None:
         model = self.build()

@@ -1,4 +1,4 @@
-"""What every network that maps images to a map of logits owes its users. Inherit, and define ``build``."""
+"""Contract of the networks that map images to a map of logits. Inherit, and define ``build``."""
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ class DenseNetworkContract:
         network = self.build().eval()
         image = torch.randn(3, self.in_channels, 32, 32, requires_grad=True)
         network(image)[1].sum().backward()
+        assert image.grad is not None
         assert image.grad[[0, 2]].abs().max() == 0
         assert image.grad[1].abs().max() > 0
 

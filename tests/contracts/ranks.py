@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning import LightningModule, Trainer
@@ -12,14 +13,21 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from darkroom.cli.cli import DarkroomCLI
+from darkroom.runtime.lightning_compat import callbacks_of
 
 
 def join(rank: int) -> None:
-    """Makes this process one of two as torchrun would have started it."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    """Make this process one of two, as torchrun starts them."""
+    told: dict[str, object] = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "GROUP_RANK": 0,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+    }
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500, "TORCHELASTIC_RUN_ID": "test"}
     os.environ |= {name: str(value) for name, value in told.items()}
-    rank_zero_only.rank = rank  # which Lightning has read from the environment when it was imported
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning sets it on the function when it is imported
 
 
 class Witness(Callback):
@@ -78,7 +86,7 @@ def plain_command(rank: int, argv: Sequence[object]) -> list[str]:
 
 
 def command(rank: int, argv: Sequence[object]) -> dict[str, Any]:
-    """One rank of ``darkroom fit``, and of a test of what it has learned: what this rank can say of it."""
+    """Run one rank of ``darkroom fit`` and of a test of the trained model; return what this rank observed."""
     from darkroom.cli import run
 
     join(rank)
@@ -87,11 +95,11 @@ def command(rank: int, argv: Sequence[object]) -> dict[str, Any]:
     class Observed(DarkroomCLI):
         def before_fit(self) -> None:
             kept.append(self)
-            self.trainer.callbacks.append(witness)
+            callbacks_of(self.trainer).append(witness)
 
-    run.DarkroomCLI = Observed
     sys.argv = ["darkroom"]
-    code = run.run([str(word) for word in argv])
+    with patch.object(run, "DarkroomCLI", Observed):
+        code = run.run([str(word) for word in argv])
     if code:
         sys.exit(code)
     (cli,) = kept
