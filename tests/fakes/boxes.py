@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -52,9 +53,10 @@ def scene(rng: np.random.Generator, size: tuple[int, int], classes: int, objects
 
 
 def save(image: np.ndarray, path: Path) -> None:
-    """Writes a picture, and its folder if need be."""
+    """Write an image, and its folder if it does not exist."""
+    options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    Image.fromarray(image).save(path, **options)
 
 
 def voc_xml(drawn: Scene, names: tuple[str, ...], difficult: bool = False) -> str:
@@ -98,12 +100,12 @@ def voc_detection(
 
 
 def bccd(root: Path) -> Path:
-    """VOC's layout with three classes and a box without area."""
+    """Write VOC's layout with three classes and a box without area."""
     voc_detection(root, names=("RBC", "WBC", "Platelets"))
     path = root / "VOCdevkit/VOC2007/Annotations/2007_train00.xml"
     tree = ElementTree.parse(path)
-    corners = tree.find("object/bndbox")
-    corners.find("xmax").text, corners.find("ymax").text = corners.findtext("xmin"), corners.findtext("ymin")
+    corners = {corner.tag: corner for corner in next(tree.iter("bndbox"))}
+    corners["xmax"].text, corners["ymax"].text = corners["xmin"].text, corners["ymin"].text
     tree.write(path)
     return root
 
@@ -128,10 +130,15 @@ def coco_detection(root: Path, splits: tuple[str, ...] = ("train2017", "val2017"
     """``{train,val}2017/*.jpg`` and ``annotations/instances_*.json``: category ids with holes and out of order, polygons,
     in each first picture a crowd in uncompressed run lengths, in each last no object."""
     rng = np.random.default_rng(10)
-    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "toothbrush"}]
+    categories: list[dict[str, Any]] = [
+        {"id": 7, "name": "dog"},
+        {"id": 3, "name": "cat"},
+        {"id": 90, "name": "toothbrush"},
+    ]
     ids = sorted(category["id"] for category in categories)
     for split in splits:
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(5):
             drawn = scene(rng, SIZES[number % len(SIZES)], 3, {0: 3, 4: 0}.get(number))
             height, width = drawn.image.shape[:2]
@@ -170,8 +177,9 @@ def yolo_folder(root: Path, count: int = 4, polygons: bool = False) -> Path:
             lines = []
             for box, label in zip(drawn.boxes, drawn.labels, strict=True):
                 x0, y0, x1, y1 = box / np.tile(drawn.image.shape[1::-1], 2)
-                shares = (x0, y0, x1, y0, x1, y1, x0, y1)
-                shares = shares if polygons else ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+                shares: tuple[float, ...] = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+                if polygons:
+                    shares = (x0, y0, x1, y0, x1, y1, x0, y1)
                 lines.append(" ".join([str(label - 1), *(f"{share:.6f}" for share in shares)]))
             if lines:
                 (root / "labels" / split / f"{number:03d}.txt").write_text("\n".join(lines) + "\n")

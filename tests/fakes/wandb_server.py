@@ -130,7 +130,7 @@ def wandb_processes(of: int) -> list[int]:
 
 
 class KillOnceTracked(Callback):
-    """Kills the run or W&B's own process before a given step, once W&B has written the loss of an earlier one."""
+    """Kill the run or W&B's own process before a given step, once W&B has written the loss of an earlier one."""
 
     def __init__(self, step: int, whom: Literal["run", "wandb"]) -> None:
         self.step, self.whom = step, whom
@@ -138,6 +138,7 @@ class KillOnceTracked(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step != self.step:
             return
+        assert trainer.log_dir is not None
         (log,) = Path(trainer.log_dir).glob("wandb/*run-*-*/*.wandb")
         wait_until(lambda: b"train/loss" in log.read_bytes())
         (pid,) = wandb_processes(os.getpid())
