@@ -104,8 +104,10 @@ def detection_steps(options: Options) -> Result:
 
 @entry
 def detection_inference(options: Options) -> Result:
-    """From images on the device to boxes, every detector as its config has it, untrained; R-CNN and Fast R-CNN are given
-    their proposals."""
+    """Compare detectors from images on the device to boxes, as their configs have them, untrained.
+
+    R-CNN and Fast R-CNN take proposals from the batch.
+    """
     batch = _batch(options, proposals=SelectiveSearch(min_side=8))
     sides = []
     for name, model in _techniques().items():
@@ -242,8 +244,10 @@ def _read(samples: KeyedSamples, count: int) -> list[dict[str, Any]]:
 
 @entry
 def boxes_from_files(options: Options) -> Result:
-    """Images per second and core from JPEG files of 500 x 375 with six boxes: flipped; with SSD's whole augmentation; with
-    grid proposals."""
+    """Compare ways of loading JPEG files of 500 x 375 with six boxes, on one core.
+
+    The ways are flips, SSD's whole augmentation, and flips with grid proposals.
+    """
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         data = _folder(Path(folder, "data"))
         plain = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0)

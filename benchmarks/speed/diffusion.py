@@ -155,7 +155,7 @@ def our_step(ours: Diffusion, batch: dict[str, Any], options: Options) -> Callab
 
 @entry
 def ddpm_step(options: Options) -> Result:
-    """DDPM training step of the CIFAR-10 network, 35.7 M parameters, beside diffusers and denoising-diffusion-pytorch."""
+    """Compare DDPM training steps of the CIFAR-10 network, 35.7 M parameters, with those of the peers."""
     batch, notes = batch_size(options, 16, 128), list[str]()
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     ours = _ours(options)
@@ -172,7 +172,7 @@ def ddpm_step(options: Options) -> Result:
 
 @entry
 def ddim_20(options: Options) -> Result:
-    """Sampling with the same networks, 20 steps of DDIM, the predicted image clipped."""
+    """Compare sampling with the same networks: 20 steps of DDIM, the predicted image clipped."""
     batch, notes = batch_size(options, 4, 64), list[str]()
     ours = _ours(options).eval()
 
@@ -187,7 +187,7 @@ def ddim_20(options: Options) -> Result:
 
 @entry
 def guidance_pass(options: Options) -> Result:
-    """Classifier-free guidance: both predictions in one pass of 2 B rows, and in two passes of B."""
+    """Compare guidance by one pass of 2 B rows with two passes of B rows."""
     batch = batch_size(options, 4, 8)
     network = options.place(DenoisingUNet(SHAPE, num_classes=CLASSES)).eval()
     null = network.null_label
@@ -212,7 +212,7 @@ def guidance_pass(options: Options) -> Result:
 
 @entry
 def checkpointing(options: Options) -> Result:
-    """Memory and time of a training step with and without gradient checkpointing."""
+    """Compare memory and time of a training step with and without gradient checkpointing."""
     batch = batch_size(options, 16, 128)
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     sides: list[Side] = []

@@ -69,7 +69,7 @@ def _descend(network: nn.Module, loss: Callable[[], torch.Tensor], optimizer: to
 
 @entry
 def vae_step(options: Options) -> Result:
-    """VAE training step, 64 x 64, batch 64: the same layers here, and as PyTorch-VAE has them in a plain loop."""
+    """Compare VAE training steps, 64 x 64, batch 64: the same layers here and in PyTorch-VAE's plain loop."""
     ours = VAE(
         (3, SIZE, SIZE),
         latent_dim=LATENT,
@@ -114,7 +114,7 @@ class _Repeated(Dataset[dict[str, torch.Tensor]]):
 
 @entry
 def dcgan_step(options: Options) -> Result:
-    """DCGAN training step, 64 x 64, batch 64, width 64: under Lightning here, and in the loop of PyTorch's example."""
+    """Compare DCGAN training steps, 64 x 64, batch 64, width 64: Lightning here and the loop of PyTorch's example."""
     steps = 50 if options.device == "cuda" else 2  # of one timing: a fit has a beginning
     image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
     ours = DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=options.channels_last))
@@ -185,7 +185,7 @@ class _Noise:
 
 @entry
 def score_cost(options: Options) -> Result:
-    """What cnn_fid costs, drawing left out: features and statistics of 1000 real and 1000 drawn pictures."""
+    """Measure cnn_fid without sampling: features and statistics of 1000 real and 1000 generated images."""
     sides = []
     for shape in ((1, 28, 28), (3, 32, 32), (3, 64, 64)):
         real = torch.randint(0, 256, (1000, *shape), dtype=torch.uint8, device=options.device)

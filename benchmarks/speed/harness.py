@@ -23,7 +23,7 @@ Row = tuple[str, float, float, float, float | None, float]
 
 @dataclass(frozen=True)
 class Options:
-    """How the networks run."""
+    """Options of a run: device, precision, compilation, memory layout, rounds."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -48,7 +48,7 @@ class Options:
 
 @dataclass
 class Side:
-    """One of those that are compared: ``step()`` does ``images`` images of work."""
+    """One side of a comparison: ``step()`` does ``images`` images of work."""
 
     name: str
     step: Callable[[], Any]

@@ -129,7 +129,7 @@ def super_resolution_step(options: Options) -> Result:
 
 @entry
 def cascade_sampling(options: Options) -> Result:
-    """Sampling with both stages, 20 steps each, guidance in the first, beside imagen-pytorch."""
+    """Compare sampling with both stages, 20 steps each, guidance in the first, with imagen-pytorch's."""
     batch, notes = batch_size(options, 2, 32), list[str]()
     cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
     draw = drawn(lambda: cascade.sample(["a picture"] * batch), options)

@@ -156,7 +156,7 @@ def segmentation_evaluation(options: Options) -> Result:
 
 @entry
 def tiled_inference(options: Options) -> Result:
-    """A picture of 2048 x 2048 by U-Net (width 16), tiles of 512; the rate is megapixels/s."""
+    """Compare ways to segment an image of 2048 x 2048 by U-Net (width 16), tiles of 512; the rate is megapixels/s."""
     side, sides = 2048, []
     ways: dict[str, tuple[Literal["same", "valid"], Inference]] = {
         "tiles of 512, overlap 1/4, blended": ("same", Inference(tile=512)),

@@ -272,7 +272,7 @@ def _differences(times: dict[str, list[float]]) -> list[str]:
 
 @entry
 def trainer_overhead(options: Options) -> Result:
-    """Time of a step on Linear(8, 8): a bare loop, Lightning with everything off, each part, everything on."""
+    """Measure the time of a step on Linear(8, 8): a bare loop, Lightning with everything off, each part, everything on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     times: dict[str, list[float]] = {title: [] for title in ("bare loop", *(side.title for side in SIDES))}

@@ -101,7 +101,7 @@ class SegmentationDataContract(DataModuleContract):
 
 
 class DetectionDataContract(DataModuleContract):
-    """What images with boxes must be; batches are lists. Inherit, and define ``build``."""
+    """Contract of images with boxes; batches are lists. Inherit, and define ``build``."""
 
     def test_states_its_facts(self, data: VisionDataModule) -> None:
         assert data.num_classes == len(data.class_names) >= 1

@@ -127,8 +127,11 @@ def _segmentation(drawn: Scene, number: int, kind: str) -> list | dict:
 
 
 def coco_detection(root: Path, splits: tuple[str, ...] = ("train2017", "val2017"), ending: str = ".jpg") -> Path:
-    """``{train,val}2017/*.jpg`` and ``annotations/instances_*.json``: category ids with holes and out of order, polygons,
-    in each first picture a crowd in uncompressed run lengths, in each last no object."""
+    """Write ``{train,val}2017/*.jpg`` and ``annotations/instances_*.json``.
+
+    Category ids have holes and are out of order. Objects are polygons; the first image of each split has a crowd in
+    uncompressed run lengths, the last one has no object.
+    """
     rng = np.random.default_rng(10)
     categories: list[dict[str, Any]] = [
         {"id": 7, "name": "dog"},
@@ -166,8 +169,10 @@ def coco_detection(root: Path, splits: tuple[str, ...] = ("train2017", "val2017"
 
 
 def yolo_folder(root: Path, count: int = 4, polygons: bool = False) -> Path:
-    """``images/{train,val,test}``, ``labels/{train,val,test}`` and ``data.yaml`` with two classes; a picture of each split
-    has no label file."""
+    """Write ``images/{train,val,test}``, ``labels/{train,val,test}`` and ``data.yaml`` with two classes.
+
+    One image of each split has no label file.
+    """
     rng = np.random.default_rng(11)
     for split in ("train", "val", "test"):
         (root / "labels" / split).mkdir(parents=True)

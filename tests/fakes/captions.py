@@ -41,7 +41,7 @@ def caption_folder(root: Path, count: int = 20) -> Path:
 
 
 def coco_captions(root: Path, train: int = 12, val: int = 4) -> Path:
-    """``train2017/``, ``val2017/`` and ``annotations/captions_{train,val}2017.json``: five captions per image, shuffled."""
+    """Write ``{train,val}2017/`` and ``annotations/captions_{train,val}2017.json``: five captions per image, shuffled."""
     (root / "annotations").mkdir(parents=True)
     for first, (split, count) in ((1, ("train", train)), (1 + train, ("val", val))):
         folder = root / f"{split}2017"

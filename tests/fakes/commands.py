@@ -15,7 +15,7 @@ from tests.fakes.trouble import wait_until
 
 
 class Command:
-    """Starts ``darkroom`` with these arguments, as the first process of a session of its own.
+    """Start ``darkroom`` with these arguments, as the first process of a session of its own.
 
     Args:
         argv: the command line.
