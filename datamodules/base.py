@@ -23,7 +23,6 @@ from darkroom.datamodules.io.read_images import PhotoFolder
 from darkroom.datamodules.loading import KeyedDataset, KeyedSamples, ResumableLoader, SeededSampler, collate
 from darkroom.errors import DataError, UsageError
 from darkroom.protocols import BatchedDataset, SizedDataset
-from darkroom.ranges import NonNegativeInt, PositiveInt
 
 LabelledSplit = Literal["train", "val", "test"]
 Split = Literal["train", "val", "test", "predict"]
@@ -71,17 +70,17 @@ class VisionDataModule(LightningDataModule):
 
     def __init__(
         self,
-        batch_size: PositiveInt = 16,
-        eval_batch_size: PositiveInt | None = None,
-        num_workers: NonNegativeInt | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
         seed: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: list[v2.Transform] | None = None,
         predict_dir: str | None = None,
-        max_side: PositiveInt | None = None,
+        max_side: int | None = None,
         on_bad_sample: Literal["error", "skip"] = "error",
-        bad_sample_budget: NonNegativeInt = 100,
+        bad_sample_budget: int = 100,
     ) -> None:
         super().__init__()
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_side": max_side}.items():

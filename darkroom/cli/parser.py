@@ -33,11 +33,8 @@ def shorten_error(message: str) -> str:
     missing = re.search(r"No module named '(\w+)'|import of (\w+) halted", message)
     if missing:
         return _explain_missing_package(missing[1] or missing[2])
-    restricted = re.search(
-        r"Not of type (\w+): (.+?)(?: does not conform to restriction (.+))?$", message, re.MULTILINE
-    )
-    if key and restricted:
-        return _explain_range(key[1], *restricted.groups())
+    if key and (number := re.search(r"Not of type (\w+): (.*)", message)):
+        return _explain_range(key[1], number[1], number[2], value[1] if value else "")
     expected = re.findall(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
     if key and value and expected:
         return _explain_wrong_type(key[1], value[1], expected)
@@ -58,13 +55,14 @@ def _explain_missing_package(package: str) -> str:
 _SIGNS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 
-def _explain_range(key: str, kind: str, value: str, restriction: str | None) -> str:
-    """Explain a value out of its range, as ``darkroom.ranges`` states it."""
+def _explain_range(key: str, kind: str, reason: str, value: str) -> str:
+    """Explain a value that is not of a type of ``darkroom.ranges``."""
     number = "a whole number" if kind.endswith("Int") else "a number"
-    if restriction is None:
-        return f"{key} must be {number}, got {value.rsplit(': ', 1)[-1]}"
-    bounds = re.sub(r"v(>=|<=|>|<)", lambda sign: f"{_SIGNS[sign[1]]} ", restriction)
-    return f"{key} must be {number} {bounds}, got {value}"
+    outside = re.fullmatch(r"(.*?) ?does not conform to restriction (.+)", reason)
+    if outside is None:
+        return f"{key} must be {number}, got {reason.rsplit(': ', 1)[-1]}"
+    bounds = re.sub(r"v(>=|<=|>|<)", lambda sign: f"{_SIGNS[sign[1]]} ", outside[2])
+    return f"{key} must be {number} {bounds}, got {outside[1] or value}"
 
 
 def _explain_wrong_type(key: str, value: str, expected: list[str]) -> str:

@@ -15,7 +15,7 @@ USAGE = {
     "abbreviated key": (["--trainer.max_epoch", "4"], "--trainer.max_epoch"),
     "wrong type": (["--model.base_channels", "four"], "base_channels: 'four' is invalid; it must be int"),
     "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is invalid; it must be"),
-    "impossible value": (["--model.base_channels", "0"], "model.base_channels is 0; it must be at least 1"),
+    "impossible value": (["--model.base_channels", "0"], "model.base_channels must be at least 1, got 0"),
     "unknown technique": (["--model", "UNett"], "there is no class UNett (DCGAN, "),
     "unknown data": (
         ["--data", "Shapes"],
@@ -104,7 +104,7 @@ def test_loss_that_is_not_finite(darkroom: Callable, tiny: list[str]) -> None:
 
 def test_traceback_when_asked_for(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_DEBUG", "1")
-    with pytest.raises(Exception, match="base_channels is 0"):
+    with pytest.raises(Exception, match="base_channels must be at least 1"):
         darkroom("fit", *tiny, "--model.base_channels", 0)
 
 
@@ -140,3 +140,19 @@ def test_a_fit_without_a_validation_says_why_it_has_no_best_checkpoint(darkroom:
     assert outcome.err.count("checkpoint.monitor val/mIoU: no validation has run yet, so there is no best.ckpt") == 1
     assert "HINT" not in outcome.err
     assert not Path("runs/tiny/0/checkpoints/best.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--model.sampling.eta", 2, "eta must be a number at least 0 and at most 1, got 2"),
+        ("--model.sampling.steps", 0, "steps must be a whole number above 0, got 0"),
+        ("--model.sampling.eta", "x", "eta must be a number, got 'x'"),
+    ],
+)
+def test_number_out_of_its_range_is_refused_while_parsing(
+    darkroom: Callable, option: str, value: object, said: str
+) -> None:
+    outcome = darkroom("fit", "--config", CONFIGS / "diffusion/ddpm.yaml", option, value)
+    assert outcome.code == 2
+    assert said in outcome.message
