@@ -343,7 +343,7 @@ class WordMapModel(ImageModel, Protocol):
 class CascadeStage(Protocol):
     """One stage of a cascade."""
 
-    def weight_or_own(self, guidance: float | None, /) -> float:
+    def guidance_or_default(self, guidance: float | None, /) -> float:
         """Return a guidance weight; None: the stage's own."""
         ...
 
@@ -573,6 +573,14 @@ class OpensDatasets(Protocol):
     def open_dataset(self, split: Any, /) -> Any:
         """Return the data set of a split, bad samples replaced."""
         ...
+
+
+@runtime_checkable
+class NamesAttributes(Protocol):
+    """Datamodule that names the attributes of its images."""
+
+    @property
+    def attribute_names(self) -> Sequence[str]: ...
 
 
 @runtime_checkable

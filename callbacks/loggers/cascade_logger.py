@@ -86,7 +86,7 @@ class CascadeLogger(PromptFigures):
 def _describe_stage(model: CascadeModel, index: int, images: Tensor) -> str:
     """Return a stage's pixels and settings: the cascade's, else its own; guidance where it is not 1."""
     stage = model.stages[index]
-    guidance = stage.weight_or_own(model.guidance[index])
+    guidance = stage.guidance_or_default(model.guidance[index])
     parts = [f"{images.shape[2]} x {images.shape[3]}"]
     if guidance != 1:
         parts.append(f"guidance {guidance:g}")

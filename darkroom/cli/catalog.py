@@ -68,7 +68,9 @@ def classes(room: str, base: str) -> dict[str, str]:
         if isinstance(node, ast.ClassDef)
     ]
     while True:  # a class may stand in a file before its parent's
-        new = [n for n in nodes if n.name not in known and {ast.unparse(base) for base in n.bases} & known]
+        new = [
+            n for n in nodes if n.name not in known and {ast.unparse(base).split("[")[0] for base in n.bases} & known
+        ]
         if not new:
             break
         known |= {node.name for node in new}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.metrics.classifier_cache import load_or_train
 from darkroom.lightning_modules.metrics.reference_classifier import limit_size
-from darkroom.protocols import AttributeData, BatchedDataset
+from darkroom.protocols import AttributeData, BatchedDataset, NamesAttributes
 from darkroom.runtime.lightning_compat import datamodule_of
 
 _RECIPE = 1  # must change with network and training: files of another recipe are not found
@@ -130,7 +130,7 @@ def judge_for(module: LightningModule, cache_dir: str | None) -> tuple[Attribute
             "model.scores.accuracy to false and model.scores.features to inception"
         )
     judge, _ = load_or_train_judge(datamodule, cache_dir)
-    assert isinstance(datamodule, AttributeData)  # others were refused
+    assert isinstance(datamodule, NamesAttributes)  # others were refused
     return judge, tuple(datamodule.attribute_names)
 
 

@@ -87,7 +87,7 @@ def limit_size(images: Tensor, longest: int = _SIDE) -> Tensor:
 
 
 def load_or_train_classifier(
-    datamodule: LabelledData, cache_dir: str | Path | None = None
+    datamodule: object, cache_dir: str | Path | None = None
 ) -> tuple[ReferenceClassifier, float]:
     """Return the classifier of a data set and its accuracy on held-out training images, in [0, 1].
 
@@ -100,6 +100,8 @@ def load_or_train_classifier(
     Raises:
         UsageError: the data have no labels, or the folder cannot be written.
     """
+    if not isinstance(datamodule, LabelledData):
+        raise UsageError(f"model.scores with features cnn needs data with labels; {type(datamodule).__name__} has none")
     dataset = datamodule.open_dataset("train") if isinstance(datamodule, OpensDatasets) else datamodule.dataset("train")
     if "label" not in dataset[0] or datamodule.num_classes < 2:
         raise UsageError(

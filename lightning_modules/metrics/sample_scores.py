@@ -12,7 +12,7 @@ from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatist
 from darkroom.lightning_modules.metrics.inception import Inception
 from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier, load_or_train_classifier
 from darkroom.lightning_modules.metrics.scores import Scores, generator_of
-from darkroom.protocols import ImageSampler, LabelledData
+from darkroom.protocols import ImageSampler
 from darkroom.runtime.lightning_compat import datamodule_of
 
 
@@ -83,7 +83,7 @@ class SampleScores(Scores):
             self._network = self._network or Inception(self.inception_weights)
             return
         datamodule = datamodule_of(module.trainer)
-        if not isinstance(datamodule, LabelledData):
+        if datamodule is None:
             raise UsageError(
                 "model.scores with features cnn needs a datamodule, on which it trains a classifier; pass one to the "
                 "Trainer, or set model.scores.features to inception"

@@ -102,7 +102,7 @@ class Stage:
     def __init__(self, guidance: float) -> None:
         self.guidance = guidance
 
-    def weight_or_own(self, guidance: float | None) -> float:
+    def guidance_or_default(self, guidance: float | None) -> float:
         return self.guidance if guidance is None else guidance
 
 
