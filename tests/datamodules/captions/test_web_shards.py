@@ -26,7 +26,7 @@ class TestShards(CaptionedDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> ShardedCaptions:
         return ShardedCaptions(root=str(web_shards(tmp_path)), size=16, streams=4, buffer=12, **kwargs)
 
-    def test_words_are_those_of_training(self, data: ShardedCaptions) -> None:
+    def test_vocabulary_is_that_of_training(self, data: ShardedCaptions) -> None:
         """Of its first shard."""
         assert {"red", "number", "6"} <= set(data.words)
         assert "7" not in data.words
