@@ -91,7 +91,7 @@ DAMAGE = {
     "one bit of a weight": (_flipped, "has changed since it was written"),
     "another archive": (lambda _: _archive(photo=b"no weights"), "cannot be loaded"),
     "nothing": (lambda _: b"", "cannot be loaded"),
-    "a list": (lambda _: _packed([1, 2]), "is no checkpoint of a run"),
+    "a list": (lambda _: _packed([1, 2]), "must be a checkpoint of a run"),
     "no progress": (_with(loops={}), "cannot be restored"),
     "arguments that are none": (_with(hyper_parameters=3), "changed.ckpt"),
     "a class that is none": (_with(hyper_parameters={"_class_path": 3}), "changed.ckpt"),
