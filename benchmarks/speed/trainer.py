@@ -37,7 +37,7 @@ from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.runtime.csv_logger import ResumableCSVLogger
 
-WARM, STEPS, BATCH = 20, 120, 4
+WARM, STEPS, BATCH = 20, 320, 4
 Batch = dict[str, Tensor]
 
 
