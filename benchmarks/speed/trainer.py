@@ -32,7 +32,6 @@ from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.callbacks.training.graceful_stop import GracefulStop
 from darkroom.callbacks.training.progress_bar import QuietProgressBar
 from darkroom.callbacks.training.throughput import Throughput
-from darkroom.cli.trainer_defaults import NoProfiler
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.runtime.csv_logger import ResumableCSVLogger
@@ -179,7 +178,7 @@ def _everything_stock(folder: Path) -> dict[str, Any]:
 
 def _everything_ours(folder: Path) -> dict[str, Any]:
     callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), GracefulStop(), QuietProgressBar()]
-    switches = {"enable_progress_bar": True, "enable_checkpointing": True, "profiler": NoProfiler()}
+    switches = {"enable_progress_bar": True, "enable_checkpointing": True}
     return {
         "callbacks": callbacks + _checkpoints(SteadyCheckpoint, folder),
         "logger": ResumableCSVLogger(folder),
@@ -198,7 +197,6 @@ SIDES = [
         "throughput", "Lightning", trainer=lambda folder: {"callbacks": [_monitor(folder)], "logger": CSVLogger(folder)}
     ),
     Side("throughput", "darkroom", trainer=lambda folder: {"callbacks": [Throughput()], "logger": CSVLogger(folder)}),
-    Side("profiler", "darkroom", trainer=lambda folder: {"profiler": NoProfiler()}),
     Side("checkpoints", "Lightning", trainer=_two_checkpoints(ModelCheckpoint)),
     Side("checkpoints", "darkroom", trainer=_two_checkpoints(SteadyCheckpoint)),
     Side("CSV logger", "Lightning", Logged, lambda folder: {"logger": CSVLogger(folder)}),

@@ -1,6 +1,5 @@
 """Defaults of every run: its callbacks, its loggers and where they write."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.profilers import PassThroughProfiler
 
 from darkroom.callbacks.training.bad_samples import BadSampleCount
 from darkroom.callbacks.training.exact_resume import ExactResume
@@ -21,19 +19,6 @@ from darkroom.cli.config_checks import as_list
 from darkroom.runtime.checkpoint_io import AtomicCheckpointIO
 from darkroom.runtime.csv_logger import ResumableCSVLogger
 from darkroom.runtime.wandb_logger import ResilientWandbLogger
-
-
-class NoProfiler(PassThroughProfiler):
-    """No profiling at a lower cost than PassThroughProfiler, whose context is a generator.
-
-    Lightning enters a profiler's context around every hook of every callback, some eighty times a step.
-    """
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> nullcontext:  # type: ignore[override]  # only entered and left
-        """Return a context that does nothing."""
-        return self._nothing
 
 
 def add_defaults(config: dict[str, Any], callbacks: list[Any], folder: Path, resumed: bool) -> list[Any]:
@@ -48,7 +33,6 @@ def add_defaults(config: dict[str, Any], callbacks: list[Any], folder: Path, res
     plugins = as_list(config["plugins"])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         config["plugins"] = [*plugins, AtomicCheckpointIO()]
-    config["profiler"] = config["profiler"] or NoProfiler()
     config["logger"] = [ResumableCSVLogger(folder, resumed), *loggers]
     config["default_root_dir"] = config["default_root_dir"] or str(folder)
     return callbacks
