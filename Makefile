@@ -55,7 +55,7 @@ test-all: test slow fuzz faults cluster
 # Links that have the folders where the installed package has them: type checkers and editors follow no import hooks.
 types:
 	@mkdir -p build/types/darkroom && rm -f build/types/darkroom/*
-	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/runtime lightning_modules datamodules callbacks; do \
+	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/protocols darkroom/runtime lightning_modules datamodules callbacks; do \
 	  ln -sfn ../../../$$part build/types/darkroom/; done
 
 lint: $(BIN)/.installed types

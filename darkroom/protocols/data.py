@@ -1,0 +1,248 @@
+"""Interfaces of datamodules and data sets: what callbacks, modules and metrics may use of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+
+@runtime_checkable
+class ProposalMethod(Protocol):
+    """What a cache of region proposals needs of the method that makes them."""
+
+    limit: int | None
+    """Most boxes that are returned for an image; None: all."""
+
+    @property
+    def by_shape(self) -> bool:
+        """All images of one shape have the same proposals."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Everything that ``propose`` depends on besides the image."""
+        ...
+
+    def propose(self, image: np.ndarray) -> np.ndarray:
+        """Propose boxes float32 (P, 4), xyxy in pixels, for an image uint8 (H, W, 3), RGB."""
+        ...
+
+
+@runtime_checkable
+class DescribesBatches(Protocol):
+    """A datamodule that can name the samples of a training batch."""
+
+    def describe_batch(self, epoch: int, batch_idx: int) -> str:
+        """Name the samples of a training batch of this rank: their files, or their indices."""
+        ...
+
+
+@runtime_checkable
+class ImageData(Protocol):
+    """Datamodule of normalized images."""
+
+    def denormalize(self, image: Tensor, /) -> Tensor:
+        """Undo the normalization: float (..., C, H, W) -> float32 in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class ClassData(ImageData, Protocol):
+    """Datamodule of normalized images with named classes, which may be none."""
+
+    class_names: Sequence[str]
+
+
+@runtime_checkable
+class CategoryData(Protocol):
+    """Datamodule whose labels stand for category ids of a data set: label i for ``category_ids[i - 1]``."""
+
+    @property
+    def category_ids(self) -> Sequence[int]: ...
+
+
+@runtime_checkable
+class PhotoData(Protocol):
+    """Datamodule that may predict on a folder of photos."""
+
+    predict_dir: str | None
+
+
+@runtime_checkable
+class WrappedDataset(Protocol):
+    """Data set of a loader that wraps the data set of a split."""
+
+    dataset: object
+
+
+@runtime_checkable
+class FileDataset(Protocol):
+    """Data set that has a file for each sample."""
+
+    paths: Sequence[Path]
+
+
+@runtime_checkable
+class NamedClasses(Protocol):
+    """Module or datamodule with the names of its classes, which may be none."""
+
+    class_names: Sequence[str]
+
+
+@runtime_checkable
+class SizedDataset(Protocol):
+    """Map-style data set of samples, each a dict, addressed by int."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class BatchedDataset(SizedDataset, Protocol):
+    """Data set that reads many samples at once."""
+
+    def __getitems__(self, indices: Sequence[int], /) -> dict[str, Any] | list[dict[str, Any]]:
+        """Return a whole batch, or a list of samples that are still to be collated."""
+        ...
+
+
+@runtime_checkable
+class NamedSamples(Protocol):
+    """Data set that names its samples for messages, where no single file holds one."""
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a sample."""
+        ...
+
+
+@runtime_checkable
+class DownscaledDataset(Protocol):
+    """Data set that may scale its images down when it reads them."""
+
+    max_side: int | None
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """A datamodule whose samples have captions."""
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the training captions, sorted."""
+        ...
+
+
+class BadSampleCounter(Protocol):
+    """The samples of a datamodule that could not be read."""
+
+    def count(self, split: str) -> int:
+        """Count those of a split that all ranks have found so far."""
+        ...
+
+
+@runtime_checkable
+class SkipsBadSamples(Protocol):
+    """A datamodule that may skip samples that cannot be read."""
+
+    @property
+    def bad_samples(self) -> BadSampleCounter | None:
+        """What it skipped; None: it raises instead."""
+        ...
+
+
+@runtime_checkable
+class ShapedData(Protocol):
+    """Datamodule whose images have one shape."""
+
+    image_shape: tuple[int, int, int] | None
+    """(C, H, W); None for prompts, which have no images."""
+
+
+@runtime_checkable
+class RangedData(Protocol):
+    """Datamodule whose normalized images have a known range."""
+
+    @property
+    def value_range(self) -> tuple[float, float]: ...
+
+
+@runtime_checkable
+class FactorData(Protocol):
+    """Datamodule whose batches have ``factors``, the true factors of variation."""
+
+    factor_names: Sequence[str]
+
+
+@runtime_checkable
+class LabelDataset(Protocol):
+    """Data set that has all labels in memory."""
+
+    labels: Sequence[int]
+
+
+@runtime_checkable
+class TargetDataset(Protocol):
+    """Data set that has all labels in memory under torchvision's name."""
+
+    targets: Sequence[int]
+
+
+@runtime_checkable
+class LabelledData(Protocol):
+    """Datamodule of images with labels, on which a classifier can train."""
+
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def dataset(self, split: Any, /) -> Any:
+        """Return the data set of a split: a ``SizedDataset`` of ``image`` uint8 (C, H, W) and ``label``."""
+        ...
+
+
+@runtime_checkable
+class OpensDatasets(Protocol):
+    """Datamodule that replaces bad samples where no loader does."""
+
+    def open_dataset(self, split: Any, /) -> Any:
+        """Return the data set of a split, bad samples replaced."""
+        ...
+
+
+@runtime_checkable
+class NamesAttributes(Protocol):
+    """Datamodule that names the attributes of its images."""
+
+    @property
+    def attribute_names(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
+class AttributeData(Protocol):
+    """Datamodule of images with known attributes, on which a judge can train."""
+
+    image_shape: tuple[int, int, int]
+
+    @property
+    def attribute_names(self) -> Sequence[str]: ...
+
+    @property
+    def attribute_sizes(self) -> Sequence[int]:
+        """Number of values of each attribute."""
+        ...
+
+    def judging_dataset(self, length: int, /) -> Any:
+        """Return a ``BatchedDataset`` of ``image`` uint8 (C, H, W) and ``attributes`` int64 (A,), -1 without a meaning."""
+        ...
+
+
+@runtime_checkable
+class CaptionForms(Protocol):
+    """Datamodule whose captions have several forms; batches have ``form``, an index into ``form_names``."""
+
+    @property
+    def form_names(self) -> Sequence[str]: ...
