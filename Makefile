@@ -36,7 +36,8 @@ test: $(BIN)/.installed
 	$(PYTEST) -n auto -m "not (slow or fuzz or fault or cluster)" $(COVERAGE)
 
 slow: $(BIN)/.installed
-	$(PYTEST) -n auto -m "slow and not cluster"
+	$(PYTEST) -n auto -m "slow and not cluster" --ignore tests/test_instruction_sets.py
+	$(PYTEST) tests/test_instruction_sets.py
 
 # DARKROOM_FUZZ=20 make fuzz: twenty times as many examples, and others every time.
 fuzz: $(BIN)/.installed

@@ -20,6 +20,7 @@ SETTINGS = {
 }
 
 FILES = ("tests/lightning_modules", "tests/test_ranks.py", "tests/test_ranks_are_one.py")
+ONE_PROCESS = FILES[:1]  # threads of two processes on two cores wait for each other, many times longer than they save
 # Overfit contracts of all methods, equality with torchvision and diffusers, losses and metrics; ranks.
 SELECTED = (
     "((overfits_one_batch or torchvisions or diffusers or test_boxes or test_svm or test_yolo or test_losses"
@@ -35,7 +36,9 @@ def test_numeric_tests_pass(setting: str) -> None:
     environment = {
         key: value for key, value in os.environ.items() if key not in names and not key.startswith("PYTEST_")
     }
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *FILES, "-k", SELECTED]
+    one_thread = SETTINGS[setting]["OMP_NUM_THREADS"] == "1"
+    files = ["-n", "auto", *FILES] if one_thread else ONE_PROCESS
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files, "-k", SELECTED]
     outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment | SETTINGS[setting])
     assert outcome.returncode == 0, outcome.stdout[-5000:]
     print(outcome.stdout.splitlines()[-1])
