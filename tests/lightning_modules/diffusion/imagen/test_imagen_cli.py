@@ -52,7 +52,7 @@ def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, .
     drawn = []
     for size in (1, 3):
         asked = ("--data", "Prompts", "--data.captions", '["a red circle", "a star", ""]', "--data.batch_size", size)
-        settings = ("--data.seed", 4, "--model.sampling.steps", "[3, 2]", "--model.sampling.guidance", "[3.0, 1.0]")
+        settings = ("--data.seed", 4, "--model.steps", "[3, 2]", "--model.guidance", "[3.0, 1.0]")
         options = (*CASCADE, "--model.scores", "null", *plain, "--trainer.callbacks+=SampleWriter", *asked, *settings)
         outcome = darkroom("predict", *options, "--experiment", f"drawn{size}")
         assert outcome.code == 0, outcome.err
