@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # builds two wheels and starts nine commands
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("darkroom", "lightning_modules", "datamodules", "callbacks", "configs")
 

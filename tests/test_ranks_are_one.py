@@ -142,7 +142,10 @@ def ranked(case: str, rank: int, folder: Path) -> dict[str, Any]:
     return learned(case, 2, folder, strategy="ddp", devices=2)
 
 
-@pytest.mark.parametrize("case", CASES)
+# One case speaks for all in the unit lane.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if number else ()) for number, case in enumerate(CASES)]
+)
 def test_two_ranks_learn_what_one_learns_with_batches_twice_as_large(tmp_path: Path, case: str) -> None:
     one, two = on_two_ranks(partial(ranked, case), tmp_path)
     alone = learned(case, 4, tmp_path)
@@ -186,6 +189,7 @@ def scores_on(rank: int, folder: Path, **kwargs: Any) -> dict[str, float]:
     return scores
 
 
+@pytest.mark.slow
 def test_a_cascade_is_judged_alike(tmp_path: Path) -> None:
     one, two = on_two_ranks(partial(scores_on, strategy="ddp", devices=2), tmp_path)
     assert one == two == pytest.approx(scores_on(0, tmp_path), rel=1e-4)
