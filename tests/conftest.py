@@ -72,6 +72,9 @@ def _environment() -> Iterator[None]:
     """As it was before: launchers of several ranks leave theirs behind, and W&B a process that knows it and the folder."""
     before = dict(os.environ)
     yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # of a test that failed, or that Lightning left
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
     os.environ.clear()

@@ -97,7 +97,4 @@ def test_is_chosen_on_the_command_line_for_a_trained_checkpoint(darkroom: Callab
     assert outcome.code == 0, outcome.err
     assert "test/mIoU" in outcome.out
     assert darkroom("predict", *tiny, "--ckpt_path", "last", *ways).code == 0
-    assert (
-        "model.inference.tile must be"
-        in darkroom("test", *tiny, "--ckpt_path", "last", "--model.inference.tile", 0).message
-    )
+    assert "tile must be" in darkroom("test", *tiny, "--ckpt_path", "last", "--model.inference.tile", 0).message
