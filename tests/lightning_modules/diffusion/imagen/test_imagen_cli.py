@@ -69,7 +69,10 @@ def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, .
     assert outcome.code == 0, outcome.err  # the base alone, whose words the checkpoint knows
 
     for options, said in (
-        (("--model.base", STAGES[1], "--model.super_resolutions", "[]"), "holds a SuperResolution; it should be"),
+        (
+            ("--model.base", STAGES[1], "--model.super_resolutions", "[]"),
+            "must hold a TextToImage, but holds a SuperResolution",
+        ),
         (("--model.base", "nowhere.ckpt"), "model.base is nowhere.ckpt, which does not exist"),
     ):
         outcome = darkroom("test", *CASCADE, *options, *QUICK[:-4], "--model.scores", "null", *plain)
@@ -77,7 +80,9 @@ def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, .
         assert said in outcome.err
     others = ("--model.text.words", str(ShapesCaptions().words[::-1]), "--ckpt_path", STAGES[0])
     outcome = darkroom("test", *BASE, *QUICK[:-2], *plain, *others)
-    assert "model.text.words are not those" in outcome.err  # as many, but they would mean other things
+    assert (
+        "model.text.words must be those of the checkpoint" in outcome.err
+    )  # as many, but they would mean other things
     outcome = darkroom("predict", *CASCADE, "--data", "Prompts", "--model.scores", "null")
     assert "no 'caption'" in outcome.err
     outcome = darkroom("fit", *BASE, *QUICK, *plain, "--data", "ShapesImages")
