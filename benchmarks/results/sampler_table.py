@@ -1,4 +1,4 @@
-"""What samplers make of a diffusion model: ``python -m benchmarks.results.sampler_table RUN [--steps N ...] --out FILE``.
+"""Compare samplers on a diffusion model: ``python -m benchmarks.results.sampler_table RUN [--steps N ...] --out FILE``.
 
 RUN is the folder of a trained run. Every sampler starts from the same noise, and its pictures are compared with the same
 test pictures. A sampler may bring settings of its own that the model's give way to: ``ddim,spacing=quadratic,guidance=2``;

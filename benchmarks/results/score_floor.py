@@ -1,4 +1,4 @@
-"""What cnn_fid says of real pictures: ``python -m benchmarks.results.score_floor CLASS [--root FOLDER] [--count N]``.
+"""Measure cnn_fid between real images: ``python -m benchmarks.results.score_floor CLASS [--root FOLDER] [--count N]``.
 
 Compares the first N test pictures of a data set with the next N; a model's score is read against it.
 """

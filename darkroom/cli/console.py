@@ -1,4 +1,4 @@
-"""What the console shows: errors as one message, and only the warnings that concern the run."""
+"""Console output: errors as one message, and only the warnings that concern the run."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from darkroom.runtime.error_messages import explain_callback_error, explain_syst
 
 
 def is_debugging() -> bool:
-    """Whether DARKROOM_DEBUG asks for tracebacks."""
+    """Return whether DARKROOM_DEBUG asks for tracebacks."""
     return os.environ.get("DARKROOM_DEBUG", "0") not in ("", "0")
 
 
