@@ -181,9 +181,12 @@ def with_todays_arguments(checkpoint: Any, class_path: str = "") -> Any:
     arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(arguments, dict):
         return checkpoint
-    arguments = rename_keys("model", update_config(arguments), arguments.get("_class_path") or class_path)
-    if isinstance(arguments.get("_class_path"), str):
-        arguments["_class_path"] = rename_class(arguments["_class_path"])
+    own_path = arguments.get("_class_path")
+    if not isinstance(own_path, str):  # a damaged file may hold anything; loading it says so
+        own_path = ""
+    arguments = rename_keys("model", update_config(arguments), own_path or class_path)
+    if own_path:
+        arguments["_class_path"] = rename_class(own_path)
     return checkpoint | {"hyper_parameters": arguments}
 
 

@@ -6,6 +6,7 @@ torch and lightning are imported where they are used: the process that hands tes
 import atexit
 import gc
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -119,6 +120,22 @@ def darkroom(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
         return Outcome(code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def _finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("finished") / "runs"
+
+
+@pytest.fixture
+def tiny_run(darkroom: Callable[..., Outcome], tiny: list[str], _finished_runs: Path) -> Path:
+    """The folder of a finished fit of ``tiny``, in the test's folder: fitted once per process, then copied."""
+    if not _finished_runs.exists():
+        assert darkroom("fit", *tiny).code == 0
+        shutil.copytree("runs", _finished_runs, symlinks=True)
+    else:
+        shutil.copytree(_finished_runs, "runs", symlinks=True)
+    return Path("runs/tiny/0")
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import torch
 import yaml
 
 from tests.conftest import CONFIGS
-from tests.test_configs import ALL, ONE_PER_FAMILY, config_of, family_of, in_lanes, on_shapes, one_per_method, small
+from tests.test_configs import ALL, config_of, family_of, in_lanes, on_shapes, one_per_method, small
 
 OURS = [name for name in ALL if on_shapes(name) and "torchvision" not in name and "smp" not in name]
+UNIT = ("segmentation/unet.yaml", "diffusion/ddpm.yaml")
 SCORED = ("adversarial/dcgan.yaml",)  # the best checkpoint is so by its scores
 
 
@@ -40,7 +41,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("name", in_lanes(one_per_method(OURS), ONE_PER_FAMILY))
+@pytest.mark.parametrize("name", in_lanes(one_per_method(OURS), UNIT))
 def test_two_equal_runs_are_equal(darkroom: Callable, name: str) -> None:
     """One of them held to algorithms that repeat themselves, which on a CPU all do."""
     first, second = fit(darkroom, name, "first"), fit(darkroom, name, "second", "--trainer.deterministic", "true")
@@ -51,7 +52,9 @@ def test_two_equal_runs_are_equal(darkroom: Callable, name: str) -> None:
     assert not [key for key, value in before.items() if not torch.equal(value, after[key])]
 
 
-@pytest.mark.parametrize("name", ["segmentation/unet.yaml", "autoencoding/vae.yaml"])
+@pytest.mark.parametrize(
+    "name", ["segmentation/unet.yaml", pytest.param("autoencoding/vae.yaml", marks=pytest.mark.slow)]
+)
 def test_another_seed_is_another_run(darkroom: Callable, name: str) -> None:
     first, second = (fit(darkroom, name, str(seed), "--seed_everything", seed) for seed in (0, 1))
     assert metrics(first) != metrics(second)

@@ -95,8 +95,8 @@ def photos(folder: Path, count: int) -> tuple[object, ...]:
     ("name", "count", "pictures", "summaries"),
     [
         ("segmentation/unet.yaml", 1, 2, {"areas.csv"}),
-        ("detection/ssd.yaml", 3, 3, {"detections.json", "results.json"}),
-        ("autoencoding/vae.yaml", 1, 2, {"samples.csv"}),  # grid.png is one of them
+        pytest.param("detection/ssd.yaml", 3, 3, {"detections.json", "results.json"}, marks=pytest.mark.slow),
+        pytest.param("autoencoding/vae.yaml", 1, 2, {"samples.csv"}, marks=pytest.mark.slow),  # and grid.png
     ],
 )
 def test_every_picture_is_predicted_once(
@@ -138,6 +138,7 @@ def test_a_set_smaller_than_the_ranks_is_refused(tmp_path: Path) -> None:
     assert "the val split of ShapesSegmentation has 1 samples for 2 ranks" in one
 
 
+@pytest.mark.slow
 def test_the_command_starts_the_other_rank_itself(darkroom: Callable, tiny: list[str]) -> None:
     """With the folder, the table and the checkpoints of one process."""
     assert darkroom("fit", *tiny).code == 0

@@ -32,8 +32,8 @@ def test_every_validation_shows_the_same_scenes(darkroom: Callable, tiny: list[s
     assert np.array_equal(first[: 2 * rows - 20], second[: 2 * rows - 20])  # input and truth
 
 
+@pytest.mark.usefixtures("tiny_run")
 def test_test_logs_figures_and_prints_their_path(darkroom: Callable, tiny: list[str]) -> None:
-    darkroom("fit", *tiny)
     outcome = darkroom("test", *tiny, "--ckpt_path", "best")
     assert outcome.code == 0
     assert "test/mIoU" in outcome.out
@@ -41,12 +41,12 @@ def test_test_logs_figures_and_prints_their_path(darkroom: Callable, tiny: list[
     assert Image.open(picture).width > 500
 
 
+@pytest.mark.usefixtures("tiny_run")
 def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
     sizes = {"dog": (50, 30), "cat": (33, 47), "bird": (64, 64)}
     (tmp_path / "photos").mkdir()
     for name, size in sizes.items():
         Image.effect_noise(size, 80).convert("RGB").save(tmp_path / f"photos/{name}.jpg")
-    darkroom("fit", *tiny)
     outcome = darkroom(
         "predict",
         *tiny,
@@ -70,8 +70,8 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
         assert int(rows[name]["width"]) * int(rows[name]["height"]) == sum(counts)
 
 
+@pytest.mark.usefixtures("tiny_run")
 def test_predict_without_photos_takes_the_test_split(darkroom: Callable, tiny: list[str]) -> None:
-    darkroom("fit", *tiny)
     assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
     assert len(list(Path("runs/tiny/0/predictions/masks").glob("*.png"))) == 4
 
@@ -82,8 +82,8 @@ def test_predict_without_a_writer_is_refused(darkroom: Callable) -> None:
     assert "PredictionWriter" in outcome.message
 
 
-def test_throughput_and_learning_rate_are_logged(darkroom: Callable, tiny: list[str]) -> None:
-    assert darkroom("fit", *tiny).code == 0
+@pytest.mark.usefixtures("tiny_run")
+def test_throughput_and_learning_rate_are_logged() -> None:
     rows = list(csv.DictReader(Path("runs/tiny/0/metrics.csv").open()))
     assert [float(r["train/images_per_second"]) > 0 for r in rows if r["train/images_per_second"]] == [True, True]
     assert any(row["lr-AdamW"] for row in rows)

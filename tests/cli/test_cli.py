@@ -26,8 +26,8 @@ def test_bare_class_names_train(darkroom: Callable) -> None:
     assert "run folder: runs/UNet-ShapesSegmentation/0" in outcome.out
 
 
-def test_a_run_has_its_folder(darkroom: Callable, tiny: list[str]) -> None:
-    assert darkroom("fit", *tiny).code == 0
+@pytest.mark.usefixtures("tiny_run")
+def test_a_run_has_its_folder() -> None:
     folder = Path("runs/tiny/0")
     for name in (
         "config.yaml",
@@ -52,8 +52,8 @@ def test_experiments_are_named_after_their_configs(darkroom: Callable, tiny: lis
     assert Path("runs/unet/0").is_dir()
 
 
-def test_what_was_saved_runs_again(darkroom: Callable, tiny: list[str]) -> None:
-    darkroom("fit", *tiny)
+@pytest.mark.usefixtures("tiny_run")
+def test_what_was_saved_runs_again(darkroom: Callable) -> None:
     assert darkroom("fit", "--config", "runs/tiny/0/config.yaml").code == 0
     assert saved("runs/tiny/1") == saved("runs/tiny/0")
     assert darkroom("test", "--config", "runs/tiny/0/config.yaml", "--ckpt_path", "best").code == 0
@@ -73,8 +73,10 @@ def test_overlays_and_command_line_win_in_order(darkroom: Callable, tiny: list[s
 class TestLink:
     """num_classes comes from the data, is written down, and a contradiction is refused."""
 
-    def test_written_down(self, darkroom: Callable, tiny: list[str]) -> None:
-        darkroom("fit", *tiny)
+    @pytest.mark.usefixtures("tiny_run")
+    def test_written_down(
+        self,
+    ) -> None:
         assert saved()["model"]["init_args"]["num_classes"] == 6
         assert hyper_parameters()["num_classes"] == 6
 
@@ -100,8 +102,8 @@ class TestLink:
 class TestCheckpoint:
     """The config is honoured, and compared with the checkpoint."""
 
+    @pytest.mark.usefixtures("tiny_run")
     def test_its_hyper_parameters_override_nothing(self, darkroom: Callable, tiny: list[str]) -> None:
-        darkroom("fit", *tiny)
         again = [*tiny, "--trainer.max_epochs", 2, "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt"]
         assert darkroom("fit", *again, "--trainer.gradient_clip_val", 0.5).code == 0
         assert saved("runs/tiny/1")["trainer"]["gradient_clip_val"] == 0.5
@@ -110,13 +112,13 @@ class TestCheckpoint:
         assert outcome.code == 2
         assert "was trained with model.optim.optimizer" in outcome.message
 
+    @pytest.mark.usefixtures("tiny_run")
     def test_a_continued_run_s_config_starts_anew(self, darkroom: Callable, tiny: list[str]) -> None:
-        darkroom("fit", *tiny)
         assert darkroom("fit", *tiny, "--trainer.max_epochs", 2, "--ckpt_path", "last").code == 0
         assert saved()["ckpt_path"] is None
 
+    @pytest.mark.usefixtures("tiny_run")
     def test_last_is_that_of_the_newest_run(self, darkroom: Callable, tiny: list[str]) -> None:
-        darkroom("fit", *tiny)
         Path("runs/tiny/1").mkdir()  # killed before its first checkpoint
         outcome = darkroom("fit", *tiny, "--ckpt_path", "last")
         assert outcome.code == 0
@@ -136,8 +138,8 @@ class TestCheckpoint:
         Path("start.pth").unlink()
         assert darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").code == 0
 
+    @pytest.mark.usefixtures("tiny_run")
     def test_another_class_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
-        darkroom("fit", *tiny)
         network = ["--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"]
         outcome = darkroom(
             "test", *tiny[:4], *tiny[6:], *network, "--model.network.num_classes", 6, "--ckpt_path", "best"
@@ -145,8 +147,8 @@ class TestCheckpoint:
         assert outcome.code == 2
         assert "holds a UNet, but the config says SemanticSegmentation" in outcome.message
 
+    @pytest.mark.usefixtures("tiny_run")
     def test_another_width_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
-        darkroom("fit", *tiny)
         outcome = darkroom("test", *tiny, "--model.base_channels", 8, "--ckpt_path", "best")
         assert outcome.code == 2
         assert "does not fit the model: network." in outcome.message
@@ -163,18 +165,20 @@ class TestCheckpoint:
         assert outcome.code == 2
         assert "broken.ckpt cannot be loaded" in outcome.message
 
-    def test_a_run_s_checkpoint_brings_its_config(self, darkroom: Callable, tiny: list[str]) -> None:
-        darkroom("fit", *tiny)
+    @pytest.mark.usefixtures("tiny_run")
+    def test_a_run_s_checkpoint_brings_its_config(self, darkroom: Callable) -> None:
         outcome = darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt")
         assert outcome.code == 0
         assert "run folder: runs/tiny/0" in outcome.out
 
-    def test_loads_in_python_as_what_it_is(self, darkroom: Callable, tiny: list[str]) -> None:
+    @pytest.mark.usefixtures("tiny_run")
+    def test_loads_in_python_as_what_it_is(
+        self,
+    ) -> None:
         from lightning import LightningModule
 
         from darkroom.lightning_modules.segmentation import UNet
 
-        darkroom("fit", *tiny)
         for kind in (UNet, LightningModule):
             assert type(kind.load_from_checkpoint("runs/tiny/0/checkpoints/best.ckpt", weights_only=True)) is UNet
 
@@ -245,8 +249,8 @@ trainer: {max_epochs: 1, accelerator: cpu}
     assert darkroom("test", "--config", "mine.yaml", "--ckpt_path", "last", "--data.test_size", 4).code == 0
 
 
-def test_validate_scores_a_checkpoint(darkroom: Callable, tiny: list[str]) -> None:
-    darkroom("fit", *tiny)
+@pytest.mark.usefixtures("tiny_run")
+def test_validate_scores_a_checkpoint(darkroom: Callable) -> None:
     outcome = darkroom("validate", "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt")
     assert outcome.code == 0
     assert "val/mIoU" in outcome.out

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 
+import pytest
+
 from darkroom.cli.metrics_table import format_metrics
 
 
@@ -27,8 +29,8 @@ def test_a_monitor_that_was_not_logged_is_left_out() -> None:
     assert format_metrics({"test/accuracy": 0.25}, "test", "step") == "test/accuracy  0.25"
 
 
-def test_test_prints_four_digits(darkroom: Callable, tiny: list[str]) -> None:
-    darkroom("fit", *tiny)
+@pytest.mark.usefixtures("tiny_run")
+def test_test_prints_four_digits(darkroom: Callable) -> None:
     out = darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").out
     rows = re.findall(r"^(test/\S+)\s+(\S+)$", out, re.MULTILINE)
     assert {"test/mIoU", "test/loss"} <= {name for name, _ in rows}

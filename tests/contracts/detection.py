@@ -32,6 +32,9 @@ class DetectionContract:
         sizes = {"train_size": 4, "val_size": 4, "test_size": 4, "batch_size": 4, "num_workers": 0, "side": 64}
         return ShapesDetection(**{**sizes, **kwargs})
 
+    def data_to_overfit(self) -> ShapesDetection:
+        return self.data(objects=(1, 2))
+
     def fit(self, model: ObjectDetection, data: ShapesDetection, folder: Path, **kwargs: Any) -> Trainer:
         fitting = trainer(folder, **{"log_every_n_steps": 1, "max_epochs": self.epochs, **kwargs})
         fitting.fit(model, data)
@@ -45,7 +48,7 @@ class DetectionContract:
 
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr)))
-        data = self.data(objects=(1, 2))
+        data = self.data_to_overfit()
         self.fit(model, data, tmp_path, limit_val_batches=0, max_epochs=self.steps)
         data.setup("fit")
         loader = data.train_dataloader()

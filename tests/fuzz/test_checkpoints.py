@@ -31,10 +31,9 @@ def _packed(content: Any) -> bytes:
 
 
 @pytest.fixture
-def good(darkroom: Callable, tiny: list[str]) -> Path:
+def good(tiny_run: Path) -> Path:
     """The checkpoint of a small fit, in the folder of its run."""
-    assert darkroom("fit", *tiny).code == 0
-    return Path("runs/tiny/0/checkpoints/last.ckpt")
+    return tiny_run / "checkpoints/last.ckpt"
 
 
 @examples(200)

@@ -319,6 +319,7 @@ def test_labels_and_times_that_there_are_not() -> None:
         model.training_step({"image": x, "label": torch.tensor([5])}, 0)
 
 
+@pytest.mark.slow
 def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
     """It says nothing of sizes and classes, and neither do the prompts: the checkpoint does."""
     small = ("--data.train_size", 8, "--data.val_size", 8, "--data.batch_size", 4, "--data.num_workers", 0)

@@ -172,6 +172,7 @@ def close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
         assert one == pytest.approx(other, rel=tolerance) if isinstance(one, float) else one == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_two_ranks_are_one_process_with_batches_twice_as_large(tmp_path: Path, kind: str) -> None:
     """Weights, averages, states of the optimizer, the loss; and each goes on from the other's checkpoint."""
@@ -199,6 +200,7 @@ def test_two_ranks_are_one_process_with_batches_twice_as_large(tmp_path: Path, k
     assert all(torch.equal(value, again["state_dict"][name]) for name, value in two["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_draws_in_one_process_what_two_ranks_have_learned_in_bf16(tmp_path: Path) -> None:
     alone = fitting(tmp_path, "one", precision="bf16-mixed")
     alone.fit(text_to_image(), data(4))
@@ -305,6 +307,7 @@ def measured(rank: int, folder: Path, precision: str) -> list[float]:
     return scores + [training.callback_metrics[name].item() for name in ("test/loss", "test/bits_per_dim")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
 def test_ranks_with_uneven_shares_do_not_wait_for_ever(tmp_path: Path, precision: str) -> None:
     """Batches, scores and bits/dim; steps that ask twice, as self-conditioning does, do so on both ranks."""
@@ -328,6 +331,7 @@ def commanded(rank: int, folder: Path, configs: list[Path]) -> list[int]:
     return [run.run([str(part) for part in ("fit", *arguments(), *sharing, *more)]) for more in epochs]
 
 
+@pytest.mark.slow
 def test_the_command_fits_goes_on_and_hands_over_to_one_process(darkroom: Callable, tmp_path: Path) -> None:
     configs = [CONFIGS / "trainer/fsdp.yaml", CONFIGS / "trainer/bf16.yaml"]
     assert on_two_ranks(partial(commanded, configs=configs), tmp_path) == [[0, 0], [0, 0]]

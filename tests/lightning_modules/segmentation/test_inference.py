@@ -90,8 +90,8 @@ def test_impossible_choices_are_refused_by_name(wrong: dict[str, Any]) -> None:
         Inference(**wrong)
 
 
+@pytest.mark.usefixtures("tiny_run")
 def test_is_chosen_on_the_command_line_for_a_trained_checkpoint(darkroom: Callable, tiny: list[str]) -> None:
-    assert darkroom("fit", *tiny).code == 0
     ways = ["--model.inference.tile", 16, "--model.inference.flip", "true", "--model.inference.scales", "[1.0, 1.5]"]
     outcome = darkroom("test", *tiny, "--ckpt_path", "last", *ways)
     assert outcome.code == 0, outcome.err

@@ -53,9 +53,12 @@ class TestRCNN(DetectionContract):
         few = {"svm": {"cost": 0.1}, "box_regression": {"penalty": 10.0}}  # the paper's are for thousands of images
         return small(**{**network, **few, **kwargs})
 
-    def data(self, **kwargs: Any) -> ShapesDetection:
-        grid = GridProposals(sides=(0.2, 0.28, 0.4, 0.55), aspect_ratios=(0.75, 1.0, 1.33), limit=500)
+    def data(self, limit: int = 60, **kwargs: Any) -> ShapesDetection:
+        grid = GridProposals(sides=(0.2, 0.28, 0.4, 0.55), aspect_ratios=(0.75, 1.0, 1.33), limit=limit)
         return super().data(proposals=grid, proposals_dir="proposals", proposal_workers=0, **kwargs)
+
+    def data_to_overfit(self) -> ShapesDetection:
+        return self.data(limit=500, objects=(1, 2))  # enough proposals that some fit every object
 
     def test_logs_stage_and_name(self, tmp_path: Path) -> None:
         """Besides what every technique logs: how many examples the later stages have found."""
