@@ -91,12 +91,13 @@ def photos(folder: Path, count: int) -> tuple[object, ...]:
     return "--data.predict_dir", folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "pictures", "summaries"),
     [
         ("segmentation/unet.yaml", 1, 2, {"areas.csv"}),
-        pytest.param("detection/ssd.yaml", 3, 3, {"detections.json", "results.json"}, marks=pytest.mark.slow),
-        pytest.param("autoencoding/vae.yaml", 1, 2, {"samples.csv"}, marks=pytest.mark.slow),  # and grid.png
+        ("detection/ssd.yaml", 3, 3, {"detections.json", "results.json"}),
+        ("autoencoding/vae.yaml", 1, 2, {"samples.csv"}),  # grid.png is one of them
     ],
 )
 def test_every_picture_is_predicted_once(

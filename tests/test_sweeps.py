@@ -71,6 +71,7 @@ def test_every_value_is_taken(darkroom: Callable, sweep: Path) -> None:
     assert len({str(trial) for trial in trials(sweep)}) > 1
 
 
+@pytest.mark.slow
 @of_every_sweep
 def test_what_is_searched_for_is_logged(
     darkroom: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: Path

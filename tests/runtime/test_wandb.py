@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import CONFIGS
 
 
@@ -56,6 +58,7 @@ def read(path: Path) -> tuple[dict, dict, dict, set]:
     return config, history, summary, ids
 
 
+@pytest.mark.slow
 def test_offline_run_holds_everything(darkroom: Callable, tiny: list[str]) -> None:
     outcome = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml")
     assert outcome.code == 0

@@ -302,6 +302,7 @@ def test_a_step_that_returns_no_detections_is_named() -> None:
         trainer(DetectionLogger()).validate(Silent(truth), shapes(), verbose=False)
 
 
+@pytest.mark.slow
 def test_wandb_has_boxes_and_masks_to_switch() -> None:
     logger = WandbLogger(save_dir=".", offline=True)
     data = shapes(masks=True)

@@ -220,6 +220,7 @@ def without_init(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(nn.init, name, lambda weight, *_, **__: weight)
 
 
+@pytest.mark.slow
 def test_torchvisions_weights_give_torchvisions_answers(without_init: None) -> None:
     """Though they take images in [0, 255], and ours divides by deviations. In float64, but for the last cast of ours."""
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3).eval().double()

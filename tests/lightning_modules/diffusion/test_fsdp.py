@@ -228,6 +228,7 @@ def drawn(rank: int, folder: Path) -> float:
     return training.callback_metrics["train/loss"].item()
 
 
+@pytest.mark.slow
 def test_without_averages_the_weights_draw_and_go_on_learning(tmp_path: Path) -> None:
     assert on_two_ranks(validated, tmp_path) == [True, True]
 
@@ -356,6 +357,7 @@ def test_what_is_not_divided_is_named(darkroom: Callable, tiny: list[str]) -> No
     assert "configs/trainer/ddp.yaml" in outcome.message
 
 
+@pytest.mark.slow
 def test_compilation_is_refused(darkroom: Callable) -> None:
     sharing = ["--config", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", "1"]
     outcome = darkroom("fit", *arguments(), *sharing, "--model.optim.compile", "true")

@@ -95,6 +95,7 @@ def test_learns_and_is_kept_and_disturbs_nobody(tmp_path: Path, trainings: list[
     assert features.std(0).median() == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.slow
 def test_other_data_have_another_file_and_a_damaged_one_is_made_anew(tmp_path: Path, trainings: list[int]) -> None:
     network, _ = load_or_train_classifier(Data(), tmp_path)
     load_or_train_classifier(Data(seed=1), tmp_path)

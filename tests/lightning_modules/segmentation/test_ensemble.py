@@ -35,6 +35,7 @@ def test_is_tested_by_one_command(darkroom: Callable, checkpoints: list[str]) ->
     assert "nothing to train" in darkroom("fit", *command).message
 
 
+@pytest.mark.slow
 def test_members_that_are_none_are_named(tmp_path: Path, checkpoints: list[str]) -> None:
     with pytest.raises(UsageError, match="two checkpoints"):
         Ensemble(checkpoints[:1])
