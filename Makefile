@@ -33,7 +33,7 @@ demo: $(BIN)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test: $(BIN)/.installed
-	$(PYTEST) -n auto -m "not (slow or fuzz or fault or cluster)" $(COVERAGE)
+	$(PYTEST) -n auto --dist worksteal -m "not (slow or fuzz or fault or cluster)" $(COVERAGE)
 
 slow: $(BIN)/.installed
 	$(PYTEST) -n auto -m "slow and not cluster" --ignore tests/test_instruction_sets.py

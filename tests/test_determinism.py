@@ -12,7 +12,7 @@ from tests.conftest import CONFIGS
 from tests.test_configs import ALL, config_of, family_of, in_lanes, on_shapes, one_per_method, small
 
 OURS = [name for name in ALL if on_shapes(name) and "torchvision" not in name and "smp" not in name]
-UNIT = ("segmentation/unet.yaml", "diffusion/ddpm.yaml")
+UNIT = ("segmentation/unet.yaml",)
 SCORED = ("adversarial/dcgan.yaml",)  # the best checkpoint is so by its scores
 
 

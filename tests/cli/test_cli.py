@@ -258,6 +258,7 @@ def test_validate_scores_a_checkpoint(darkroom: Callable) -> None:
     assert Path("runs/tiny/0/config.yaml").is_file()  # still the fit's, which can be fitted again
 
 
+@pytest.mark.slow
 def test_metrics_rows_survive_a_continued_run(darkroom: Callable, tiny: list[str]) -> None:
     darkroom("fit", *tiny, "--trainer.max_epochs", 2)
     before = [row for row in csv.DictReader(Path("runs/tiny/0/metrics.csv").open()) if row["val/mIoU"]]

@@ -253,6 +253,7 @@ def test_every_renamed_class_exists() -> None:
     assert set(renames.CLASSES.values()) | set(renames.KEYS_OF_CLASS) <= renames.class_modules().keys()
 
 
+@pytest.mark.slow
 def test_old_config_fits_and_old_checkpoint_loads(darkroom: Callable, tiny: list[str]) -> None:
     config = yaml.safe_load((CONFIGS / "segmentation/unet.yaml").read_text())
     config["model"]["class_path"] = "lightning_modules.segmentation.UNet"

@@ -47,7 +47,7 @@ class DetectionContract:
         return data.on_after_batch_transfer(next(iter(data.test_dataloader())))
 
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
-        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr)))
+        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr, fused=True)))
         data = self.data_to_overfit()
         self.fit(model, data, tmp_path, limit_val_batches=0, max_epochs=self.steps)
         data.setup("fit")

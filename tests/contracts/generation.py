@@ -221,7 +221,7 @@ class GenerationContract:
             pytest.skip("the losses of a GAN do not fall")
         name, value = self.by_heart
         fitting = trainer(tmp_path, max_steps=150, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)
-        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2)))
+        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2, fused=True)))
         fitting.fit(model, self.data(train_size=4))
         assert fitting.callback_metrics[f"train/{name}"] < value
 

@@ -38,7 +38,7 @@ class SegmentationContract:
         return ShapesSegmentation(**{**sizes, **kwargs})
 
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
-        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2)))
+        model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2, fused=True)))
         fitting = trainer(tmp_path, max_steps=self.steps, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)
         fitting.fit(model, self.data())
         assert fitting.callback_metrics["train/loss"] < self.by_heart

@@ -58,6 +58,7 @@ def steps(run: str) -> list[int]:
     return [int(row["step"]) for row in csv.DictReader(Path(run, "metrics.csv").open()) if row["train/loss"]]
 
 
+@pytest.mark.slow
 def test_a_restarted_job_goes_on_with_its_own_run(
     darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_other_data_have_another_file_and_a_damaged_one_is_made_anew(tmp_path: P
     assert sorted(tmp_path.iterdir()) == files
 
 
+@pytest.mark.slow
 def test_threads_have_no_say(tmp_path: Path) -> None:
     networks, before = [], torch.get_num_threads()
     try:
