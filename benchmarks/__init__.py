@@ -1,1 +1,1 @@
-"""Speed against peers on the same work: ``make bench`` or ``python -m benchmarks``."""
+"""Speed beside peers on the same work: ``make bench`` or ``python -m benchmarks``."""

@@ -14,7 +14,7 @@ from benchmarks.speed.harness import ENTRIES, Options, Result, machine  # noqa: 
 
 
 def table(result: Result) -> str:
-    """One entry as Markdown."""
+    """Format one entry as Markdown."""
 
     def number(value: float | None, form: str) -> str:
         return "" if value is None or math.isnan(value) else format(value, form)
@@ -38,9 +38,9 @@ def table(result: Result) -> str:
 
 
 def main() -> None:
-    """Runs the entries and prints their tables."""
+    """Run the entries and print their tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENTRIES)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"entries to run: {', '.join(ENTRIES)}; default: all")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--compile", action="store_true")
@@ -51,7 +51,7 @@ def main() -> None:
     names, write = arguments.pop("names") or list(ENTRIES), arguments.pop("write")
     unknown = set(names) - ENTRIES.keys()
     if unknown:
-        parser.error(f"no entry {', '.join(sorted(unknown))}; there are {', '.join(ENTRIES)}")
+        parser.error(f"NAME must be one of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}")
     options = Options(**arguments)
     parts = [f"`python -m benchmarks {' '.join(names)}`\non {machine(options)}\n"]
     print(parts[0])

@@ -38,41 +38,41 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def require_data(trainer: Trainer, protocol: type[P], callback: Callback) -> P:
-    """Return the datamodule, checked against what a callback needs of it.
+    """Return the datamodule, checked against the protocol that a callback needs.
 
     Raises:
-        UsageError: there is no datamodule, or it lacks something.
+        UsageError: the datamodule is missing, or lacks a member of the protocol.
     """
     data = datamodule_of(trainer)
     if not isinstance(data, protocol):
         needs = " and ".join(sorted(get_protocol_members(protocol)))
-        raise UsageError(f"{type(callback).__name__} needs a datamodule with {needs} (VisionDataModule)")
+        raise UsageError(f"{type(callback).__name__} needs a datamodule with {needs}; use a VisionDataModule")
     return data
 
 
 def require_module(module: LightningModule, protocol: type[P], callback: Callback, supported: str) -> P:
-    """Return the module, checked against what a callback calls: methods, attributes and the arguments of methods.
+    """Return the module, checked against a protocol: methods, attributes and the arguments of methods.
 
     Args:
-        module: of the Trainer.
+        module: module of the Trainer.
         protocol: methods and attributes that the callback uses.
-        callback: named in the error.
-        supported: methods that the callback is for, named in the error.
+        callback: callback, named in the error.
+        supported: methods that the callback supports, named in the error.
 
     Raises:
-        UsageError: the module lacks something.
+        UsageError: the module lacks a member, or a method lacks an argument.
     """
     name, kind = type(callback).__name__, type(module).__name__
     if not isinstance(module, protocol):
         missing = [member for member in sorted(get_protocol_members(protocol)) if _lacks(module, protocol, member)]
         raise UsageError(
-            f"{name} needs {', '.join(missing)} of the module, which {kind} does not have; it is for {supported}"
+            f"{name} needs {', '.join(missing)} of the module, which {kind} does not have; use it with {supported}"
         )
     for member in sorted(get_protocol_members(protocol)):
         rejected = _rejected_arguments(module, protocol, member)
         if rejected:
             raise UsageError(
-                f"{name} calls {member} with {', '.join(rejected)}, which {kind}.{member} does not accept; it is for "
+                f"{name} calls {member} with {', '.join(rejected)}, which {kind}.{member} does not accept; use it with "
                 f"{supported}"
             )
     return module
@@ -85,7 +85,7 @@ def _lacks(module: LightningModule, protocol: type, member: str) -> bool:
 
 
 def _rejected_arguments(module: object, protocol: type, member: str) -> list[str]:
-    """Return the arguments that a method of the protocol takes by name and that of the module does not."""
+    """Return the keyword arguments of a method of the protocol that the module's method does not accept."""
     method = getattr(protocol, member, None)
     if not inspect.isfunction(method):
         return []
@@ -98,7 +98,7 @@ def _rejected_arguments(module: object, protocol: type, member: str) -> list[str
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:
-    """Make a generator for the noise of each sample, so that a sample depends neither on the others nor on their number."""
+    """Return a generator for the noise of each sample, so that samples do not depend on each other or on their number."""
     seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
     return [torch.Generator().manual_seed(one) for one in seeds]
 
@@ -111,7 +111,7 @@ def wandb_images(images: Sequence[Tensor], captions: Sequence[str]) -> WandbImag
 class FigureCallback(Callback):
     """Base of the callbacks that log figures when a validation or a test ends, on rank 0.
 
-    A subclass collects what it needs of the batches in ``collect`` and publishes figures in ``log_figures``.
+    Subclasses collect data from the batches in ``collect`` and publish figures in ``log_figures``.
 
     Args:
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
@@ -145,7 +145,7 @@ class FigureCallback(Callback):
         self._validations = state_dict["validations"]
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
-        """Save what a figure needs of a batch of a validation or a test, and of the outputs of its step."""
+        """Save data for a figure from a batch of a validation or a test, and from the outputs of its step."""
 
     def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Publish figures at the end of a validation ("val") or a test ("test")."""
@@ -154,7 +154,7 @@ class FigureCallback(Callback):
     def publish(self, trainer: Trainer, what: str, figure: Tensor, wandb: WandbImages | None = None) -> None:
         """Save a figure, uint8 (3, H, W), as ``figures/<what>/<step>.png`` and log it; on rank 0 alone.
 
-        ``wandb`` holds arguments of ``WandbLogger.log_image`` where W&B can show more than a flat figure.
+        ``wandb`` holds arguments of ``WandbLogger.log_image`` if W&B can show more than the figure, such as overlays.
         """
         step = logged_step(trainer)
         save(figure, self.folder / "figures" / what / f"{step:07d}.png")
@@ -165,8 +165,8 @@ class FigureCallback(Callback):
                 logger.experiment.add_image(what, figure, step)
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Return True where this rank logs figures after the present validation or test."""
-        # Outside of a fit every set is logged, whatever count a checkpoint holds.
+        """Return True if this rank logs figures after the current validation or test."""
+        # Outside of a fit figures are always logged; the count of a checkpoint does not matter.
         wanted = trainer.state.fn != "fit" or self._validations % self.every_n_validations == 0
         return wanted and trainer.is_global_zero and not trainer.sanity_checking
 
@@ -218,12 +218,12 @@ class FirstSamplesLogger(FigureCallback, Generic[Sample]):
     def samples(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
     ) -> list[Sample]:
-        """Return what a figure needs of each sample of a batch, on the CPU.
+        """Return the data of each sample of a batch for the figure, on the CPU.
 
         Args:
-            trainer: of the validation or test.
+            trainer: Trainer of the validation or test.
             pl_module: its module.
-            outputs: of the step; they may be those of more samples than the batch has.
+            outputs: outputs of the step, possibly for more samples than the batch has.
             batch: the batch, or its beginning.
         """
         raise NotImplementedError
@@ -233,12 +233,14 @@ class FirstSamplesLogger(FigureCallback, Generic[Sample]):
         raise NotImplementedError
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
+        """Save the first ``num_samples`` samples of the set."""
         missing = self.num_samples - len(self._samples)
         if missing > 0:
             some = {key: value[:missing] for key, value in batch.items()}
             self._samples += self.samples(trainer, pl_module, outputs, some)
 
     def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Draw the saved samples and publish the figure."""
         samples, self._samples = self._samples, []
         if samples:
             figure, wandb = self.draw(trainer, samples)

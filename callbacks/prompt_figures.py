@@ -13,14 +13,14 @@ from darkroom.runtime.lightning_compat import datamodule_of
 class PromptFigures(FigureCallback):
     """Base of the callbacks that show samples of prompts.
 
-    The prompts are given ones, or the first different captions of the validation (and test) set. They are the same in every
-    epoch, so that epochs can be compared.
+    The prompts are those given, or the first different captions of the validation (and test) set. They are the same in
+    every epoch, so that epochs can be compared.
 
     Args:
         prompts: texts to sample; None: captions of the data.
         num_prompts: number of captions of the data.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise.
+        seed: seed of the noise.
     """
 
     supported = "TextToImage, ImagenCascade"
@@ -39,6 +39,11 @@ class PromptFigures(FigureCallback):
         self._captions: list[str] = []
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
+        """Save the first different captions of the set, if no prompts are given.
+
+        Raises:
+            UsageError: the data have no captions.
+        """
         if self.prompts is not None:
             return
         if "caption" not in batch:
@@ -49,6 +54,7 @@ class PromptFigures(FigureCallback):
         self._captions = list(dict.fromkeys([*self._captions, *batch["caption"]]))[: self.num_prompts]
 
     def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log the figures of the prompts; see ``log_prompts``."""
         captions, self._captions = self._captions, []
         prompts = captions if self.prompts is None else list(self.prompts)
         if prompts:

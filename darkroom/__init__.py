@@ -1,3 +1,3 @@
-"""The front door of Darkroom: the command line, the run folder and the errors a user sees."""
+"""Command line, run folder and errors of Darkroom."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Entry point: help, version and list run at once, without torch; the other commands start LightningCLI."""
+"""Entry point. Help, version and list run without importing torch; the other commands start LightningCLI."""
 
 import importlib
 import os
@@ -6,7 +6,6 @@ import sys
 
 from darkroom import __version__
 from darkroom.errors import Stopped
-from darkroom.paths import shipped_configs
 from darkroom.runtime import slurm
 from darkroom.signals import handle_signals, stop
 
@@ -28,7 +27,7 @@ usage: darkroom COMMAND [options]
 Name a method and its data            darkroom fit --model UNet --data ShapesSegmentation
 Lay one config over another           --config configs/segmentation/unet.yaml --config configs/logger/wandb.yaml
 See all options                       darkroom fit --help, darkroom fit --model.help UNet
-See what a command line amounts to    darkroom fit --config ... --print_config
+Print the resulting config            darkroom fit --config ... --print_config
 Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
@@ -37,7 +36,7 @@ OTHERS = ("list", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in the process and use huge pages: 11-24% off a CPU training step. Must precede torch."""
+    """Keep freed memory in the process and use huge pages, before torch is imported: 11-24% off a CPU training step."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform == "linux":
         import ctypes
@@ -53,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0
     return code
@@ -67,12 +66,7 @@ def _dispatch(argv: list[str]) -> int:
     if command == "--version":
         print(f"darkroom {__version__}")
         return 0
-    if command == "list":
-        from darkroom.cli.catalog import show
-
-        show(shipped_configs())
-        return 0
-    if command in ("proposals", "shards"):
+    if command in ("list", "proposals", "shards"):
         return importlib.import_module(f"darkroom.cli.commands.{command}").main(argv[1:])
     if command not in COMMANDS:
         known = ", ".join(COMMANDS + OTHERS)
@@ -89,7 +83,7 @@ def _dispatch(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
-        from darkroom.cli.run import run  # takes seconds
+        from darkroom.cli.run import run  # importing takes seconds
 
         return run(argv)
     except Stopped as stopped:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """Base of these errors. Keeps the newest one, because jsonargparse keeps only the text of a constructor's error."""
+    """Base of these errors. Stores the newest one, because jsonargparse keeps only the text of a constructor's error."""
 
     exit_code = 1
     newest: ClassVar[UserError | None] = None
@@ -17,21 +17,21 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A wrong command line or config; the message names the key, the value and what it must be. Exit code 2."""
+    """Invalid command line or config; the message has the key, the value and the valid values. Exit code 2."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """Data that cannot be used; the message names the file or folder and the remedy. Exit code 1."""
+    """Invalid data; the message has the file or folder and the remedy. Exit code 1."""
 
 
 class TrainingError(UserError):
-    """A training that cannot continue, such as a loss that is not finite. Exit code 1."""
+    """Training that cannot continue, such as after a loss that is not finite. Exit code 1."""
 
 
 class StorageError(UserError):
-    """A file of the run that the disk refuses. Exit code 1."""
+    """File of the run that cannot be written. Exit code 1."""
 
 
 class Stopped(SystemExit):

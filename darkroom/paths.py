@@ -4,7 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
-DISTRIBUTION = "darkroom-vision"  # the name `darkroom` on the package index is someone else's
+DISTRIBUTION = "darkroom-vision"  # `darkroom` on the package index is another project
 
 
 def shipped_configs() -> Path:
@@ -14,10 +14,10 @@ def shipped_configs() -> Path:
 
 
 def find_config(path: Path) -> Path:
-    """Return where a config lies: the given file, or the shipped one of that name; unchanged if there is neither.
+    """Return the path of a config: the given file, or the shipped one of that name; unchanged if neither exists.
 
     Args:
-        path: as typed. ``configs/paper/NAME.yaml`` and ``configs/data/NAME.yaml``, which the previous version had, are
+        path: as typed. ``configs/paper/NAME.yaml`` and ``configs/data/NAME.yaml``, paths of the previous version, are
             found in the folders of their families.
     """
     if path.exists() or path.parts[:1] != ("configs",):

@@ -1,7 +1,7 @@
-"""Types of numbers in a range: the command line refuses others while it parses, and ``--help`` shows the range.
+"""Types of numbers in a range: the command line rejects others while parsing, and ``--help`` shows the range.
 
-Type checkers and Python callers see plain numbers, which the constructors check. They serve in groups of options;
-arguments that a subclass declares again, as those of datamodules, must stay plain, or a config cannot be written.
+For type checkers and Python callers they are plain numbers, which the constructors check. They are for groups of options.
+Arguments that a subclass declares again, such as those of datamodules, must be plain, or a config cannot be written.
 """
 
 from typing import TYPE_CHECKING

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-# Were installed under these global names, and are now folders of the package `darkroom`.
+# Packages that had these global names, and are now folders of the package `darkroom`.
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 
 # Class name -> class name.
@@ -25,7 +25,7 @@ CLASSES: dict[str, str] = {
     "Words": "LearnedTextEncoder",
 }
 
-# Section of a config -> argument -> argument, a dot where it is now in a group of options.
+# Section of a config -> argument -> argument; a dot: now in a group of options.
 _GROUPS = {
     "optim": ("optimizer", "lr_scheduler", "channels_last"),
     "sampling": (
@@ -64,8 +64,7 @@ KEYS: dict[str, dict[str, str]] = {
     },
     "data": {"picture_column": "image_column"},
 }
-# Class name -> argument -> argument: of callbacks, and where other classes still have an argument of the old name. Command
-# lines do not name the class beside the argument, so that there only today's name works.
+# Class name -> argument -> argument: of callbacks, and if other classes still have an argument of the old name.
 _TWO_STAGES = {"aspect_ratios": "rpn.aspect_ratios", "proposals": "rpn.proposals"}
 KEYS_OF_CLASS: dict[str, dict[str, str]] = {
     "FasterRCNN": _TWO_STAGES,
@@ -77,7 +76,7 @@ _PER_STAGE = ("guidance", "steps")
 
 
 def rename_class(path: str) -> str:
-    """Return today's import path of a class, for a path or bare name of the previous version; others unchanged."""
+    """Return the current import path of a class for a path or bare name of the previous version; others unchanged."""
     module, _, name = path.rpartition(".")
     today = CLASSES.get(name, name)
     if not module:
@@ -89,18 +88,18 @@ def rename_class(path: str) -> str:
 
 
 def rename_keys(section: str, arguments: dict[str, Any], class_path: str = "") -> dict[str, Any]:
-    """Return the arguments of a section ("model", "data") under today's names.
+    """Return the arguments of a section ("model", "data") with their current names.
 
     Args:
-        section: of the config.
-        arguments: by the names of the previous version, of today, or both; today's win.
-        class_path: of the class that takes them, if known.
+        section: section of the config.
+        arguments: values by the names of the previous version, the current ones, or both; current names win.
+        class_path: class that takes them, if known.
     """
     return _rename(arguments, _table_of(section, class_path), section)
 
 
 def _table_of(section: str, class_path: str) -> dict[str, str]:
-    """Return the renamed arguments of a class; a user's class keeps those that it has under the old name itself."""
+    """Return the renamed arguments of a class; a user's class keeps those that it declares under the old name."""
     name = class_path.rpartition(".")[2]
     table = KEYS[section] | KEYS_OF_CLASS.get(name, {})
     if not name or name in class_modules():
@@ -131,7 +130,7 @@ def _rename(arguments: dict[str, Any], table: dict[str, str], section: str) -> d
 
 
 def update_config(config: Any) -> Any:
-    """Return a config, or any part of one, with today's class names and keys."""
+    """Return a config, or any section of one, with current class names and keys."""
     if isinstance(config, list):
         return [update_config(entry) for entry in config]
     if not isinstance(config, dict):
@@ -157,11 +156,11 @@ def update_config(config: Any) -> Any:
 
 
 def update_arguments(argv: Sequence[str], class_paths: Mapping[str, str] | None = None) -> list[str]:
-    """Return a command line with today's class names and keys.
+    """Return a command line with current class names and keys.
 
     Args:
-        argv: its words.
-        class_paths: class of each section ("model", "data"), as far as configs name it; the command line's own wins.
+        argv: words of the command line.
+        class_paths: class of each section ("model", "data") that configs name; the command line takes precedence.
     """
     named = dict(class_paths or {})
     words = [part for word in argv for part in word.split("=", 1)]
@@ -172,17 +171,17 @@ def update_arguments(argv: Sequence[str], class_paths: Mapping[str, str] | None 
 
 
 def with_todays_arguments(checkpoint: Any, class_path: str = "") -> Any:
-    """Return the content of a checkpoint with today's class names and keys in its hyper-parameters.
+    """Return the content of a checkpoint with current class names and keys in its hyper-parameters.
 
     Args:
-        checkpoint: its content.
-        class_path: of the class that loads it, for checkpoints that do not name theirs.
+        checkpoint: content of the checkpoint.
+        class_path: class that loads it, for checkpoints without a class name.
     """
     arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(arguments, dict):
         return checkpoint
     own_path = arguments.get("_class_path")
-    if not isinstance(own_path, str):  # a damaged file may hold anything; loading it says so
+    if not isinstance(own_path, str):  # a damaged file may have any content; loading raises the error
         own_path = ""
     arguments = rename_keys("model", update_config(arguments), own_path or class_path)
     if own_path:
@@ -192,7 +191,7 @@ def with_todays_arguments(checkpoint: Any, class_path: str = "") -> Any:
 
 @cache
 def class_modules() -> dict[str, str]:
-    """Return the module of every class of ours, by class name; read from the sources, without importing them."""
+    """Return the module of every class of Darkroom by class name, read from the sources without importing them."""
     found: dict[str, str] = {}
     for package in PACKAGES:
         root = folder_of(package)
@@ -205,7 +204,7 @@ def class_modules() -> dict[str, str]:
 
 
 def folder_of(package: str) -> Path:
-    """Return the folder that holds one of our packages, without importing it."""
+    """Return the folder of one of Darkroom's packages, without importing it."""
     spec = find_spec(f"darkroom.{package}")
     assert spec is not None, package
     assert spec.submodule_search_locations, package
@@ -213,7 +212,7 @@ def folder_of(package: str) -> Path:
 
 
 def own_folder(package: str) -> Path | None:
-    """Return the folder of this name where the command was typed, if it is the user's: ours are skipped."""
+    """Return the folder of this name in the working directory, unless it is Darkroom's own."""
     folder = Path.cwd() / package
     return folder if folder.is_dir() and folder.resolve() != folder_of(package) else None
 
@@ -253,7 +252,7 @@ def _merge(first: Any, second: Any) -> Any:
 
 
 def _is_optional(group: str, name: str) -> bool:
-    """None is a value of the option itself; elsewhere None switched off what the whole group describes."""
+    """Return True if None is a value of the option itself; elsewhere None switched off the whole group."""
     return (group, name) != ("ema", "decay")
 
 

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C, of a scheduler's SIGTERM and of its warning SIGUSR1."""
+"""Handling of Ctrl-C, and of SIGTERM and the warning SIGUSR1 from a scheduler."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name
 
 @contextmanager
 def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Context in which the signals call ``handler``; ignored ones (nohup) stay ignored. Restores the previous handlers."""
+    """Context in which the signals call ``handler``; ignored ones (nohup) stay ignored. Exit restores the handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals
         return
@@ -32,11 +32,11 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator
 
 
 def stop(signum: int, frame: FrameType | None = None) -> None:
-    """End the command at once, like a failure with the signal's exit code: W&B run marked failed, processes ended."""
+    """End the command at once, with the exit code of the signal; the W&B run is marked failed and processes end."""
     raise Stopped(signum)
 
 
 def die_with_parent() -> None:
-    """Make a rank that another process started end together with that process, even by SIGKILL; Linux only."""
+    """Make this rank end together with the process that started it, even by SIGKILL; Linux only."""
     if sys.platform == "linux" and int(os.environ.get("LOCAL_RANK", 0)) > 0:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,1 +1,1 @@
-"""Datamodules, a file per data set. The command line finds classes that derive from VisionDataModule by name."""
+"""Datamodules, one file per data set. The command line finds subclasses of VisionDataModule by name."""

@@ -1,4 +1,4 @@
-"""Samples that cannot be read: replaced in training, left out elsewhere, listed in a file, counted against a budget."""
+"""Samples that cannot be read: replaced in training, omitted elsewhere, listed in a file, limited by a budget."""
 
 import logging
 import os
@@ -24,14 +24,14 @@ except ImportError:  # not POSIX: runs have one process there
 BAD_SAMPLES_FILE = "bad_samples.tsv"
 UNREADABLE = (DataError, OSError)
 _TRIES = 100  # samples tried instead of a bad one
-_PRINTED = 5  # on the console, of each rank
+_PRINTED = 5  # messages on the console, per rank
 _HEADER = "split\tsample\treason\n"
 
 _log = logging.getLogger("lightning.pytorch")
 
 
 class BadSample(NamedTuple):
-    """A sample, by its file or its index, and why it cannot be read."""
+    """Name of a sample, its file or its index, and the reason of the read failure."""
 
     name: str
     reason: str
@@ -45,12 +45,12 @@ class ReadBatch(NamedTuple):
 
 
 class SkippingDataset(Dataset[dict[str, Any]]):
-    """Data set addressed by (epoch, index) that reads on after a sample that cannot be read.
+    """Data set addressed by (epoch, index) that continues after a sample that cannot be read.
 
     Args:
         keyed: the data set.
-        seed: with epoch and index determines which sample replaces a bad one.
-        replace: replace a bad sample, as training needs batches of one size; else leave it out.
+        seed: with epoch and index determines the sample that replaces a bad one.
+        replace: replace a bad sample, since training needs batches of one size; False: omit it.
     """
 
     def __init__(self, keyed: KeyedSamples, seed: int, replace: bool) -> None:
@@ -69,14 +69,20 @@ class SkippingDataset(Dataset[dict[str, Any]]):
         return ReadBatch(samples, bad)
 
     def read(self, key: Key | int, bad: list[BadSample]) -> dict[str, Any] | None:
-        """Return a sample, its replacement, or None where it is left out; add read failures to ``bad``."""
+        """Return a sample, its replacement, or None if it is omitted; add read failures to ``bad``.
+
+        Raises:
+            DataError: 100 replacements in turn cannot be read.
+        """
         for epoch, index in self._candidates(*split_key(key)):
             try:
                 return self.keyed[epoch, index]
             except UNREADABLE as error:
                 bad.append(BadSample(name_of(self.dataset, index), str(error)))
         if self.replace:
-            raise DataError(f"{_TRIES} samples chosen in turn cannot be read; the first: {bad[-_TRIES].reason}")
+            raise DataError(
+                f"{_TRIES} samples chosen in turn cannot be read, the first: {bad[-_TRIES].reason}; repair the data"
+            )
         return None
 
     def _candidates(self, epoch: int, index: int) -> Iterator[Key]:
@@ -88,13 +94,13 @@ class SkippingDataset(Dataset[dict[str, Any]]):
 
 
 def collate_readable(read: ReadBatch, collate: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Collate the samples that were read; the failures go under a key that the loader removes again."""
+    """Collate the samples that were read; add the failures under a key that the loader removes."""
     batch = collate(read.samples) if read.samples else {}
     return batch | {BAD_SAMPLES: read.bad} if read.bad else batch
 
 
 class SubstitutingDataset(DatasetWrapper):
-    """Data set addressed by int, for use without a loader, in which others replace samples that cannot be read.
+    """Data set addressed by int, for use without a loader, that replaces samples that cannot be read.
 
     Args:
         dataset: addressed by int.
@@ -120,10 +126,10 @@ class SubstitutingDataset(DatasetWrapper):
 class BadSamples:
     """Record of the samples of a run that cannot be read: each once in ``bad_samples.tsv``.
 
-    All ranks share the file, and so do runs that resume.
+    All ranks share the file, also after a resume.
 
     Args:
-        budget: most bad samples of a split; one more is an error.
+        budget: maximum number of bad samples of a split; one more is an error.
     """
 
     def __init__(self, budget: int) -> None:
@@ -133,10 +139,10 @@ class BadSamples:
         self._found = 0
 
     def note(self, split: str, found: Sequence[BadSample]) -> None:
-        """List the new ones in the file and log them.
+        """Add new bad samples of a split to the file and log them.
 
         Raises:
-            DataError: there are more than the budget.
+            DataError: the budget is exceeded.
         """
         found = [one._replace(name=_one_line(one.name), reason=_one_line(one.reason)) for one in found]
         if all((split, one.name) in self._listed for one in found):
@@ -147,11 +153,11 @@ class BadSamples:
             if self._found <= _PRINTED:
                 _log.warning(f"bad sample ({split}): {one.reason}")
             elif self._found == _PRINTED + 1:
-                _log.warning(f"more bad samples are found; {self._where}")
+                _log.warning(f"more bad samples found; {self._where}")
         if new and self._counted(split) > self.budget:
             raise DataError(
-                f"more than {self.budget} samples of the {split} split cannot be read, the last: {new[-1].reason}; "
-                f"{self._where}. Mend or remove them, or raise data.bad_sample_budget"
+                f"more than {self.budget} samples of the {split} split cannot be read ({self._where}), the last: "
+                f"{new[-1].reason}; repair or remove them, or raise data.bad_sample_budget"
             )
 
     def count(self, split: str) -> int:
@@ -162,26 +168,26 @@ class BadSamples:
         return self._counted(split)
 
     def report(self) -> None:
-        """Log how many there are."""
+        """Log the number of bad samples of each split."""
         for split in sorted({split for split, _ in self._listed}):
             rank_zero_info(f"bad samples ({split}): {self.count(split)}; {self._where}")
 
     @property
     def _where(self) -> str:
-        return f"they are listed in {self.path}" if self.path else "without a run they are listed nowhere"
+        return f"listed in {self.path}" if self.path else "not listed in a file, since there is no run"
 
     def _counted(self, split: str) -> int:
         return sum(listed == split for listed, _ in self._listed)
 
     def _list(self, split: str, found: dict[str, BadSample]) -> list[BadSample]:
-        """Append those that no rank has listed before, and return them."""
+        """Append the samples that no rank has listed before, and return them."""
         with self._open_locked() as file:
             if file is not None:
                 self._load(file)
             new = [one for name, one in found.items() if (split, name) not in self._listed]
             if file is not None and new:
                 lines = "".join(f"{split}\t{one.name}\t{one.reason}\n" for one in new)
-                # One write, so that lines of several ranks do not mix; a killed process may have left half a line.
+                # A single write keeps the lines of several ranks apart; a killed process may have left half a line.
                 os.write(file.fileno(), f"{_line_start(file)}{lines}".encode())
         self._listed |= {(split, one.name) for one in new}
         return new
@@ -206,7 +212,7 @@ class BadSamples:
 
 
 def _line_start(file: IO[str]) -> str:
-    """Return what must precede the next line: the header, a line break, or nothing."""
+    """Return the text before the next line: the header, a line break, or nothing."""
     file.seek(0)
     content = file.read()
     return _HEADER if not content else "" if content.endswith("\n") else "\n"

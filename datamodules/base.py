@@ -1,4 +1,4 @@
-"""VisionDataModule: loaders, normalization and the facts about a data set. A data set adds ``dataset(split)``."""
+"""VisionDataModule: splits, loaders and normalization. Subclasses define ``dataset(split)``."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -21,6 +21,7 @@ from darkroom.datamodules.bad_samples import (
 from darkroom.datamodules.datasets import name_of, processor_count
 from darkroom.datamodules.io.read_images import PhotoFolder
 from darkroom.datamodules.loading import KeyedDataset, KeyedSamples, ResumableLoader, SeededSampler, collate
+from darkroom.datamodules.transforms.ignore_filled import IgnoreFilled, states_mask_fill
 from darkroom.errors import DataError, UsageError
 from darkroom.protocols import BatchedDataset, SizedDataset
 
@@ -29,7 +30,7 @@ Split = Literal["train", "val", "test", "predict"]
 LABELLED_SPLITS: tuple[LabelledSplit, ...] = ("train", "val", "test")
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, per channel
 
-# Mean and standard deviation of ImageNet, by the number of channels; those of one channel are averages.
+# Mean and standard deviation of ImageNet, by number of channels; those of one channel are averages.
 _IMAGENET: dict[int, Statistics] = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 
 
@@ -44,25 +45,25 @@ _SPLITS_OF: dict[str, tuple[Split, ...]] = {
 class VisionDataModule(LightningDataModule):
     """Base of all data sets: uint8 batches from the loader, float32 normalized on the device, reproducible order.
 
-    A data set defines ``class_names`` and ``image_shape``, and returns a map-style data set of dicts from
+    Subclasses define ``class_names`` and ``image_shape``, and return a map-style data set of dicts from
     ``dataset(split)`` (keys and shapes: see README, "The batch"). Training samples pass ``fit_to_batch``, then
     ``augment``. Samples of every split pass ``finish`` last; photos do not.
 
     Args:
         batch_size: samples per batch and rank in training.
-        eval_batch_size: the same for validation, test and prediction; None: as in training.
-        num_workers: loader processes per rank; None: the available processors less two, shared among ranks, at most 8.
-        seed: of order, augmentation and random splits (not of the network's initial weights: ``seed_everything``).
+        eval_batch_size: samples per batch and rank in validation, test and prediction; None: ``batch_size``.
+        num_workers: loader processes per rank; None: available processors minus two, divided by ranks, at most 8.
+        seed: of order, augmentation and random splits; ``seed_everything`` seeds the initial weights.
         mean, std: per channel in [0, 1]; the normalization subtracts and divides by them. Default: ImageNet's (their
             averages for grey images).
-        augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; [] for none, None for the
-            data set's own default.
+        augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; []: none; None: the default
+            of the data set. Mask pixels that they fill are ignored (255), unless a transform states a fill of masks.
         predict_dir: folder of photos for ``darkroom predict``; None: predict on the test split.
-        max_side: images whose longer side is larger are scaled down to it, masks with them, in every split.
+        max_side: largest longer side in pixels; larger images and their masks are scaled down to it, in every split.
         on_bad_sample: a sample that cannot be read is damaged, missing, or does not fit its mask or annotation. "error"
             stops the run. "skip" replaces it in training by another one, chosen by (seed, epoch, index), and leaves it out
             elsewhere; ``bad_samples.tsv`` in the run's folder lists skipped samples, ``<split>/bad_samples`` counts them.
-        bad_sample_budget: how many different samples of a split a run may skip; one more is an error.
+        bad_sample_budget: number of different samples of a split that a run may skip; one more is an error.
     """
 
     image_shape: tuple[int, int, int]
@@ -85,14 +86,16 @@ class VisionDataModule(LightningDataModule):
         super().__init__()
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_side": max_side}.items():
             if value is not None and value < 1:
-                raise UsageError(f"data.{name} is {value}; it must be at least 1")
+                raise UsageError(f"data.{name} must be at least 1, got {value}")
         self._mean_std: Statistics | None = None
         if mean is not None and std is not None and len(mean) == len(std) and min(std) > 0:
             self._mean_std = tuple(mean), tuple(std)
         elif mean is not None or std is not None:
-            raise UsageError(f"data.mean {mean} and data.std {std} need each other: one positive std for every mean")
+            raise UsageError(
+                f"data.mean and data.std must be given together, a positive std for every mean, got {mean} and {std}"
+            )
         if bad_sample_budget < 0:
-            raise UsageError(f"data.bad_sample_budget is {bad_sample_budget}; it must not be negative")
+            raise UsageError(f"data.bad_sample_budget must be at least 0, got {bad_sample_budget}")
         self.bad_samples = BadSamples(bad_sample_budget) if on_bad_sample == "skip" else None
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.predict_dir, self.max_side = num_workers, seed, predict_dir, max_side
@@ -104,7 +107,7 @@ class VisionDataModule(LightningDataModule):
 
     @cached_property
     def class_names(self) -> Sequence[str]:
-        """Names of the classes in the order of their numbers; a data set overrides it, by an attribute or a property."""
+        """Names of the classes in the order of their ids; subclasses override it by an attribute or a property."""
         raise AttributeError(f"{type(self).__name__} has no class_names")
 
     def dataset(self, split: Split) -> SizedDataset:
@@ -112,18 +115,18 @@ class VisionDataModule(LightningDataModule):
         raise UsageError(f"{type(self).__name__} has no {split} data")
 
     def open_dataset(self, split: Split) -> SizedDataset:
-        """Return ``dataset(split)`` for use without a loader; where bad samples are skipped, others replace them."""
+        """Return ``dataset(split)`` for use without a loader; with on_bad_sample "skip", bad samples are replaced."""
         dataset = self.dataset(split)
-        if self.bad_samples is None or isinstance(dataset, BatchedDataset):  # in memory: nothing is read
+        if self.bad_samples is None or isinstance(dataset, BatchedDataset):  # in memory: no read failures
             return dataset
         return SubstitutingDataset(dataset, self.seed, partial(self.bad_samples.note, split))
 
     def default_augment(self) -> list[v2.Transform]:
-        """Return the transforms for training when ``augment`` is None."""
+        """Return the transforms for training if ``augment`` is None."""
         return []
 
     def fit_to_batch(self) -> list[v2.Transform]:
-        """Return the transforms that bring training samples to one size, before ``augment``; always applied."""
+        """Return the transforms that bring training samples to one size, applied before ``augment`` in any case."""
         return []
 
     def finish(self, split: Split) -> list[v2.Transform]:
@@ -131,23 +134,26 @@ class VisionDataModule(LightningDataModule):
         return []
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
-        """Return the data set of a split, or of photos, with what is computed once per image and cached."""
+        """Return the data set of a split, or of photos, with cached entries added, such as proposals."""
         return dataset
 
     def default_statistics(self) -> Statistics:
-        """Return mean and std of the normalization when ``mean`` and ``std`` are None."""
+        """Return mean and std of the normalization if ``mean`` and ``std`` are None."""
         return _IMAGENET[self.image_shape[0]]
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def mean(self) -> tuple[float, ...]:
+        """Mean per channel that the normalization subtracts, in [0, 1]."""
         return (self._mean_std or self.default_statistics())[0]
 
     @property
     def std(self) -> tuple[float, ...]:
+        """Standard deviation per channel that the normalization divides by, in the same unit as the mean."""
         return (self._mean_std or self.default_statistics())[1]
 
     @property
@@ -161,24 +167,26 @@ class VisionDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if len(self.mean) != self.image_shape[0]:
             raise UsageError(
-                f"data.mean has {len(self.mean)} values, but the images have {self.image_shape[0]} channels"
+                f"data.mean must have {self.image_shape[0]} values, one per channel of the images, got {len(self.mean)}"
             )
         module = self.trainer.lightning_module if self.trainer else None
         if module is not None and is_overridden("on_after_batch_transfer", module):
             raise UsageError(
-                f"{type(module).__name__} overrides on_after_batch_transfer; normalisation is the datamodule's alone: "
-                "set data.mean and data.std instead"
+                f"{type(module).__name__} overrides on_after_batch_transfer, but the datamodule normalizes; remove the "
+                "hook and set data.mean and data.std"
             )
         if self.bad_samples is not None and self.trainer is not None:
             self.bad_samples.path = Path(self.trainer.log_dir or self.trainer.default_root_dir, BAD_SAMPLES_FILE)
         for split in _SPLITS_OF[stage]:  # the Trainer's stage is an enum: equal to the keys, but formatted differently
             dataset, transforms = self._source(split)
             if len(dataset) == 0:
-                raise DataError(f"the {split} split of {type(self).__name__} is empty; it needs at least one sample")
+                raise DataError(
+                    f"the {split} split of {type(self).__name__} is empty; it must have at least one sample"
+                )
             if split != "predict" and self.trainer and len(dataset) < self.trainer.world_size:
                 raise DataError(
                     f"the {split} split of {type(self).__name__} has {len(dataset)} samples for {self.trainer.world_size} "
-                    "ranks; every rank needs one: use fewer devices, or more data"
+                    "ranks; use fewer devices or more data, at least one sample per rank"
                 )
             dataset = self.prepare_dataset(dataset)
             self._datasets[split] = KeyedDataset(dataset, v2.Compose(transforms) if transforms else None, self.seed)
@@ -196,7 +204,10 @@ class VisionDataModule(LightningDataModule):
     def _transforms(self, split: Split) -> list[v2.Transform]:
         if split != "train":
             return self.finish(split)
-        augment = self.default_augment() if self.augment is None else self.augment
+        augment = self.default_augment()
+        if self.augment is not None:  # the user's
+            stated = not self.augment or any(map(states_mask_fill, self.augment))
+            augment = self.augment if stated else [IgnoreFilled(self.augment)]
         return self.fit_to_batch() + augment + self.finish(split)
 
     def _sampler(self, split: Split) -> SeededSampler:
@@ -223,7 +234,7 @@ class VisionDataModule(LightningDataModule):
             dataset,
             batch_size=batch_size,
             sampler=sampler,
-            drop_last=train and len(sampler) >= batch_size,  # a lone last sample would upset batch norm
+            drop_last=train and len(sampler) >= batch_size,  # batch norm cannot train on a single sample
             collate_fn=to_batch,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -251,10 +262,10 @@ class VisionDataModule(LightningDataModule):
         indices = order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size]
         return ", ".join(name_of(self._datasets["train"].dataset, index) for index in indices)
 
-    # --- normalization: the one place ---------------------------------------------------------------------------------
+    # --- normalization, in this file alone ----------------------------------------------------------------------------
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return 255 mean and 255 std, float32 (C, 1, 1); cached, because a copy to the device synchronizes."""
+        """Return 255 * mean and 255 * std, float32 (C, 1, 1); cached, because a copy to the device synchronizes."""
         if device not in self._on_device:
             mean, std = (torch.tensor(s, device=device).view(-1, 1, 1) * 255 for s in (self.mean, self.std))
             self._on_device[device] = mean, std

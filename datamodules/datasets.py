@@ -1,4 +1,4 @@
-"""Parts that data sets of several families are made of."""
+"""Data set classes and helpers that several families use."""
 
 import os
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ _Item = TypeVar("_Item")
 
 
 class WholeBatchDataset(Dataset[dict[str, Any]]):
-    """Base of the data sets that make a whole batch at once, which is many times faster than sample by sample.
+    """Base of the data sets that make a whole batch at once, faster than sample by sample.
 
-    A subclass adds ``__len__`` and ``__getitems__``.
+    Subclasses define ``__len__`` and ``__getitems__``.
     """
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class WholeBatchDataset(Dataset[dict[str, Any]]):
 
 
 class DatasetWrapper(Dataset[dict[str, Any]]):
-    """Base of the data sets that change the samples of another one and keep its indices.
+    """Base of the data sets that change the samples of another data set and keep its indices.
 
     Other attributes of the wrapped data set (``paths``, ``labels``) can be read here too.
 
@@ -47,7 +47,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or name.startswith("__"):  # not yet there while unpickling; special methods are not shared
+        if name == "dataset" or name.startswith("__"):  # absent while unpickling; special methods are not shared
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -60,7 +60,7 @@ def unwrap(dataset: SizedDataset) -> SizedDataset:
 
 
 def name_of(dataset: SizedDataset, index: int) -> str:
-    """Return the name that a data set gives a sample, else its file, else its index."""
+    """Return the name of a sample: that of ``NamedSamples``, else its file, else its index."""
     inner = unwrap(dataset)
     if isinstance(inner, NamedSamples):
         return inner.name_of(index)
@@ -78,6 +78,6 @@ def limit_items(items: list[_Item], limit: int | None, seed: int) -> list[_Item]
 
 
 def processor_count() -> int:
-    """Return how many processors this process may use."""
-    # Only Linux says which processors a process is confined to, by Slurm or a container.
+    """Return the number of processors that this process may use."""
+    # Only Linux has the set of processors that Slurm or a container assigned to a process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

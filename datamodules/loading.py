@@ -1,7 +1,7 @@
-"""Order, augmentation and position of the data, all reproducible.
+"""Reproducible order, augmentation and position of the data.
 
-(seed, epoch, rank) determines the order, (seed, epoch, index) the augmentation. The checkpoint has the loader's position,
-so a killed run resumes with exactly the samples that it would have seen.
+(seed, epoch, rank) determines the order, and (seed, epoch, index) the augmentation. The checkpoint has the position of the
+loader, so a killed run resumes with the same samples.
 """
 
 import signal
@@ -26,7 +26,7 @@ BAD_SAMPLES = "bad_samples"  # key under which a batch carries the read failures
 
 @contextmanager
 def keyed_rng(*key: int) -> Iterator[None]:
-    """Seed torch's global generator by the key; on exit it has its previous state again."""
+    """Seed torch's global generator by the key; restore its state on exit."""
     before = torch.get_rng_state()
     # default_generator, because torch.manual_seed would seed every GPU as well.
     torch.default_generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
@@ -37,19 +37,19 @@ def keyed_rng(*key: int) -> Iterator[None]:
 
 
 class SeededSampler(DistributedSampler[Key]):
-    """Sampler of the keys (epoch, index) of one rank's share of an epoch, in an order that (seed, epoch) determines.
+    """Sampler of the keys (epoch, index) of one rank in an epoch, in an order that (seed, epoch) determines.
 
-    In training every rank gets the same number of samples; the remainder is seen in another epoch. In evaluation the
-    ranks share the set without repeating a sample, so that a metric counts each one once. It is a DistributedSampler so
-    that Lightning leaves it in place and calls ``set_epoch``.
+    In training every rank gets the same number of samples; the remainder is used in other epochs. In evaluation the set
+    is split among ranks without repeated samples, so metrics count each sample once. It derives from DistributedSampler so
+    that Lightning does not replace it and calls ``set_epoch``.
 
     Args:
         length: samples in the set.
         shuffle: True in training.
-        seed, rank, world_size: determine the order and the share.
-        groups: a number per sample. In training, batches of ``batch_size`` hold samples of one group, on all ranks, as
-            long as there are enough of them; the last batches of an epoch mix the rest.
-        batch_size: of one rank.
+        seed, rank, world_size: determine the order and the samples of the rank.
+        groups: a number per sample. In training, batches of ``batch_size`` have samples of one group, on all ranks, while
+            enough are left; the last batches of an epoch mix the rest.
+        batch_size: samples per batch and rank.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SeededSampler(DistributedSampler[Key]):
         return indices[self.rank :: self.num_replicas].tolist()
 
     def _group(self, indices: np.ndarray, groups: Sequence[int]) -> np.ndarray:
-        """Return the same indices in batches of one group, each as early as it is full."""
+        """Return the same indices in batches of one group, each placed as soon as it is full."""
         order: list[int] = []
         waiting: dict[int, list[int]] = {}
         for index in indices.tolist():
@@ -105,17 +105,17 @@ class SeededSampler(DistributedSampler[Key]):
 
 
 class ShardSampler(SeededSampler):
-    """Sampler for data in shards, each of which is fast to read only from start to end.
+    """Sampler for data in shards, which are fast to read only from start to end.
 
-    The shards are cut into stretches of equal length, ``streams`` for every rank; in training (seed, epoch) determines the
-    order of shards first. A rank's batches come from its stretches in turn. So every worker reads its own stretches if the
-    number of workers divides ``streams``, and the order does not depend on that number. In training a sample is seen less
-    than ``window`` places from its position in the stretch.
+    The concatenated shards are cut into stretches of equal length, ``streams`` for every rank. In training, (seed, epoch)
+    first determines the order of shards. The batches of a rank come from its stretches in turn. So every worker reads its
+    own stretches if the number of workers divides ``streams``, and the order does not depend on that number. In training a
+    sample moves by less than ``window`` places from its position in the stretch.
 
     Args:
         sizes: samples in each shard.
-        streams: stretches of a rank; fewer where they would hold less than a batch.
-        window: how far samples are shuffled, and how many samples of a stretch must be cached.
+        streams: stretches of a rank; fewer if a stretch would have less than a batch.
+        window: greatest shift of a sample by shuffling, and number of samples of a stretch to cache.
         shuffle, seed, rank, world_size, batch_size: see ``SeededSampler``.
     """
 
@@ -138,7 +138,7 @@ class ShardSampler(SeededSampler):
         self.streams = max(1, min(streams, self.length // (world_size * batch_size)))
 
     def _bounds(self) -> np.ndarray:
-        """Return where this rank's stretches begin, and where the last one ends, in the epoch's row of samples."""
+        """Return the starts of this rank's stretches, and the end of the last one, in the samples of the epoch."""
         count, stretches = self.length, self.num_replicas * self.streams
         number = np.arange(self.rank * self.streams, (self.rank + 1) * self.streams + 1)
         return number * (count // stretches) if self.shuffle else number * count // stretches
@@ -157,6 +157,7 @@ class ShardSampler(SeededSampler):
         return row
 
     def order(self, epoch: int) -> list[int]:
+        """Return the indices of this rank's samples in this epoch, batch by batch from its stretches in turn."""
         shards = np.arange(len(self.sizes))
         if self.shuffle:
             np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch)))).shuffle(shards)
@@ -177,16 +178,16 @@ class ShardSampler(SeededSampler):
 
 
 class KeyedSamples(Protocol):
-    """Samples addressed by (epoch, index), or by plain indices, which Lightning's overfit_batches uses."""
+    """Samples addressed by (epoch, index), or by plain indices, as with Lightning's overfit_batches."""
 
     @property
     def dataset(self) -> SizedDataset:
-        """The data set below, addressed by int."""
+        """Underlying data set, addressed by int."""
         ...
 
     @property
     def makes_batches(self) -> bool:
-        """Whether a batch is read at once instead of sample by sample."""
+        """True if a batch is read at once instead of sample by sample."""
         ...
 
     def __len__(self) -> int: ...
@@ -207,7 +208,7 @@ class KeyedDataset(Dataset[dict[str, Any]]):
     Args:
         dataset: addressed by int.
         augment: maps a dict of tv_tensors to the same (``transforms.v2``): image and mask are transformed together.
-        seed: part of every key.
+        seed: seed of the augmentation, part of every key.
     """
 
     def __init__(
@@ -230,14 +231,14 @@ class KeyedDataset(Dataset[dict[str, Any]]):
         image = sample["image"]
         if (dtype := image.dtype if isinstance(image, Tensor) else type(image).__name__) != torch.uint8:
             raise UsageError(
-                f"data.augment makes images {dtype} instead of torch.uint8; leave dtype and normalisation to the "
-                "datamodule: take out ToDtype, Normalize and their like"
+                f"data.augment must return images of torch.uint8, got {dtype}; the datamodule converts and normalizes "
+                "them: remove ToDtype, Normalize and similar transforms"
             )
         return sample
 
     @property
     def makes_batches(self) -> bool:
-        """Whether a batch is read at once instead of sample by sample."""
+        """True if a batch is read at once instead of sample by sample."""
         return self.augment is None and isinstance(self.dataset, BatchedDataset)
 
     def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Any] | list[dict[str, Any]]:
@@ -251,7 +252,7 @@ _BOXES = ("boxes", "proposals")
 
 
 def as_tv_tensors(sample: dict[str, Any], canvas_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Wrap image, masks (``instances``: ids, beside the classes) and boxes in the types that transforms.v2 expects."""
+    """Wrap image, masks (``mask``: class ids; ``instances``: instance ids) and boxes in the types of transforms.v2."""
     size = canvas_size or tuple(sample["image"].shape[-2:])
     wrapped = {}
     for key, value in sample.items():
@@ -265,7 +266,7 @@ def as_tv_tensors(sample: dict[str, Any], canvas_size: tuple[int, int] | None = 
 
 
 def _as_tensors(value: Any) -> Any:
-    """Undo ``as_tv_tensors``: operations on plain tensors are faster."""
+    """Convert tv_tensors to plain tensors, whose operations are faster."""
     if isinstance(value, dict):
         return {key: _as_tensors(entry) for key, entry in value.items()}
     return value.as_subclass(torch.Tensor) if isinstance(value, tv_tensors.TVTensor) else value
@@ -274,14 +275,18 @@ def _as_tensors(value: Any) -> Any:
 def collate(
     samples: dict[str, Any] | list[dict[str, Any]], unstacked: frozenset[str] = frozenset({"proposals"})
 ) -> dict[str, Any]:
-    """Stack samples into a batch, except the entries in ``unstacked``; return a ready batch as it is."""
+    """Stack samples into a batch, except the entries in ``unstacked``; return a finished batch unchanged.
+
+    Raises:
+        DataError: the images have different shapes.
+    """
     if isinstance(samples, dict):
         return samples
     shapes = {tuple(sample["image"].shape) for sample in samples}
     if len(shapes) > 1 and "image" not in unstacked:
         names = ", ".join(str(sample.get("path", "?")) for sample in samples[:4])
         raise DataError(
-            f"images of different shapes {sorted(shapes)} cannot share a batch ({names} ...): "
+            f"images of different shapes {sorted(shapes)} cannot be stacked ({names} ...); "
             "set data.eval_batch_size to 1, or use images of one size"
         )
     lists = {key: [_as_tensors(sample[key]) for sample in samples] for key in unstacked & samples[0].keys()}
@@ -290,9 +295,9 @@ def collate(
 
 
 def leave_signals_to_training(worker: int) -> None:
-    """Ignore signals to the whole process group (Ctrl-C, Slurm) in a loader's worker, so that training ends it.
+    """Ignore signals to the whole process group (Ctrl-C, Slurm) in a worker of a loader; the main process ends it.
 
-    Training finishes its step first. The first SIGTERM is ignored too; the second one, which multiprocessing sends, ends
+    The main process finishes its step first. The first SIGTERM is ignored too; the second one, from multiprocessing, ends
     the worker.
     """
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
@@ -304,14 +309,14 @@ def leave_signals_to_training(worker: int) -> None:
 class ResumableLoader(DataLoader[dict[str, Any]]):
     """DataLoader with a position that can be restored. Lightning stores ``state_dict()`` in the checkpoint.
 
-    With ``overfit_batches`` the sampler is Lightning's, which always starts from the beginning.
+    With ``overfit_batches`` Lightning's sampler replaces ours and always starts from the beginning.
 
     Args:
-        on_bad_samples: called with the read failures of a batch; a batch without any readable sample is left out.
+        on_bad_samples: called with the read failures of a batch; a batch without any readable sample is skipped.
     """
 
     def __init__(self, *args: Any, on_bad_samples: Callable[[list[Any]], None] | None = None, **kwargs: Any) -> None:
-        # Its own generator: starting an epoch would advance the global one, and a resumed run starts one more epoch.
+        # Own generator: the start of an epoch would advance the global one, and a resumed run has one more start.
         super().__init__(
             *args, **{"generator": torch.Generator(), "worker_init_fn": leave_signals_to_training, **kwargs}
         )
@@ -336,12 +341,12 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
                     left_out += 1
                     continue
             yield batch
-        if left_out and left_out == len(self):  # no metrics without samples, and other ranks would wait for them
-            raise DataError("none of the samples can be read; see the reasons above")
+        if left_out and left_out == len(self):  # no metrics without samples, and the other ranks would block
+            raise DataError("none of the samples can be read; repair the data (see the reasons above)")
 
     def __len__(self) -> int:
-        # A rank without a batch (fewer samples than ranks) must meet the others at the end of the epoch. With a length of 0
-        # Lightning would not start the epoch there, and the other ranks would wait for ever.
+        # A rank without a batch (fewer samples than ranks) must reach the barrier at the end of the epoch. With length 0
+        # Lightning would not start the epoch on it, and the other ranks would block forever.
         return max(1, super().__len__())
 
     def state_dict(self) -> dict[str, int]:

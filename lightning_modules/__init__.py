@@ -1,1 +1,1 @@
-"""What learns: a folder per family, a file per technique. A class that derives from Technique is found by its name."""
+"""LightningModules: a folder per family, a file per method. The command line finds subclasses of Technique by name."""

@@ -1,4 +1,4 @@
-"""Technique: what all methods share: optimizer and schedule, the running loss, memory layout and sharding."""
+"""Technique: base of all methods, with optimizer, schedule, running loss, memory layout and sharding."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -31,9 +31,9 @@ class Technique(LightningModule):
 
     network: nn.Module
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.AdamW, lr=1e-3, fused=True)
-    # Arguments that say where the first weights came from. A checkpoint of ours does without them, and drops them.
+    # Arguments that name the source of the initial weights. Checkpoints do not save them.
     initial_weight_arguments: ClassVar[tuple[str, ...]] = ()
-    # What best.ckpt is the best by, and whether least or most is, unless the config's checkpoint.monitor says so.
+    # Metric and mode, min or max, that select best.ckpt, unless the config sets checkpoint.monitor.
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
     trained_steps = 0  # of the checkpoint that was loaded
 

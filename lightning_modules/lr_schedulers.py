@@ -31,7 +31,7 @@ def count_fit_steps(trainer: Trainer, needed_by: str) -> int:
 
 @runtime_checkable
 class StepsByInterval(Protocol):
-    """A scheduler that states what it is stepped by; all others are stepped by the epoch."""
+    """Scheduler that states its interval, step or epoch; all others are stepped every epoch."""
 
     interval: ClassVar[str]
 
@@ -70,6 +70,7 @@ class WarmupCosine(LRScheduler):
             group["lr"] = lr
 
     def get_lr(self) -> list[float | Tensor]:
+        """Compute the learning rate of each parameter group at the current step."""
         done = min(1.0, (self.last_epoch + 1) / (self.total_steps + 1))
         cosine = (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
         return [lr * (done / self.warmup if done < self.warmup else cosine) for lr in self.base_lrs]
@@ -85,7 +86,7 @@ class WarmupSteps(LRScheduler):
 
     Args:
         optimizer: its learning rate is the peak.
-        milestones: epochs from which on the rate is ``factor`` times what it was, in ascending order.
+        milestones: ascending epochs, at each of which the rate is multiplied by ``factor``.
         warmup: epochs until the peak is reached; 0 for none.
         start: the first epoch's rate as a fraction of the peak, in (0, 1].
         factor: in (0, 1).
@@ -114,6 +115,7 @@ class WarmupSteps(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
+        """Compute the learning rate of each parameter group at the current epoch."""
         epoch = self.last_epoch
         fraction = self.start + (1 - self.start) * epoch / self.warmup if epoch < self.warmup else 1.0
         fraction *= self.factor ** sum(epoch >= milestone for milestone in self.milestones)
@@ -121,7 +123,7 @@ class WarmupSteps(LRScheduler):
 
 
 class WarmupConstant(LRScheduler):
-    """Linear warm-up to the optimizer's rate, which then stays; stepped every batch.
+    """Linear warm-up to the optimizer's rate, which then stays constant; stepped every batch.
 
     DDPM's (Ho et al. 2020, appendix B, 5,000 steps).
 
@@ -142,4 +144,5 @@ class WarmupConstant(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
+        """Compute the learning rate of each parameter group at the current step."""
         return [lr * min(1.0, (self.last_epoch + 1) / max(1, self.steps)) for lr in self.base_lrs]

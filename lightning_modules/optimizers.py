@@ -52,7 +52,7 @@ def clip_gradients(module: LightningModule, optimizer: Optimizer, value: float |
     precision = module.trainer.precision_plugin
     clip = precision.clip_gradients
     if isinstance(precision, MixedPrecision):
-        # Lightning refuses optimizers that take off the scale themselves, whether there is one or not.
+        # Lightning rejects optimizers that unscale gradients themselves, even without a scale.
         clip = super(MixedPrecision, precision).clip_gradients
         if precision.scaler is not None and supports_amp_scaling(optimizer):
             precision.scaler.unscale_(optimizer)

@@ -1,4 +1,4 @@
-"""Running loss: means of the training loss, kept on the device, logged seldom, checked for NaN always."""
+"""Running loss: means of the training loss, accumulated on the device and checked for NaN."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from darkroom.errors import TrainingError
 from darkroom.protocols import DescribesBatches
 from darkroom.runtime.lightning_compat import datamodule_of, log_interval, steps_taken
 
-_MOST_PENDING = 1000  # batches whose terms wait on the device
+_MOST_PENDING = 1000  # most batches whose terms stay on the device
 
 
 class RunningLoss:
@@ -80,7 +80,9 @@ class RunningLoss:
         if module.trainer.world_size > 1:
             anywhere = module.trainer.strategy.reduce_boolean_decision(self._first_bad is not None, all=False)
             if anywhere and self._first_bad is None:
-                raise TrainingError("the loss is not finite on another rank; its message names the batch")
+                raise TrainingError(
+                    "the loss is not finite on another rank; see the error of that rank, which names the batch"
+                )
         if self._first_bad is not None:
             raise TrainingError(_explain_bad_loss(module, *self._first_bad))
 

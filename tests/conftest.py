@@ -1,6 +1,6 @@
-"""Every test runs in an empty folder, on $OMP_NUM_THREADS threads (1 if unset), with no login and no network.
+"""Run every test in an empty folder, on $OMP_NUM_THREADS threads (1 if unset), without login and network.
 
-torch and lightning are imported where they are used: the process that hands tests to the others needs neither.
+torch and lightning are imported where they are used, because the xdist controller needs neither.
 """
 
 import atexit
@@ -25,13 +25,13 @@ class Outcome(NamedTuple):
 
     @property
     def message(self) -> str:
-        """What the user reads as the error: everything from "darkroom: error:" on."""
+        """Error message: the text from "darkroom: error:" on."""
         assert "Traceback" not in self.err
         return self.err[self.err.index("darkroom: error:") :]
 
 
 def pytest_collection() -> None:
-    """Keep what is imported while tests are collected out of every collection of garbage, then and later."""
+    """Exclude modules imported during test collection from garbage collection."""
     gc.disable()
 
 
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The report of ``make faults``: what was tried, how often, and how often a run survived it."""
+    """Print the report of ``make faults``: faults, attempts and survived attempts."""
     if config.option.markexpr != "fault":
         return
     faults: dict[str, Counter] = {}
@@ -70,7 +70,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """As it was before: launchers of several ranks leave theirs behind, and W&B a process that knows it and the folder."""
+    """Restore the environment and stop the processes that rank launchers and W&B leave behind."""
     before = dict(os.environ)
     yield
     distributed = sys.modules.get("torch.distributed")
@@ -99,9 +99,9 @@ def _alone(_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def darkroom(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Runs a command line in this process, in the test's folder: ``darkroom("fit", "--config", ...)``.
+    """Run a command line in this process, in the test's folder: ``darkroom("fit", "--config", ...)``.
 
-    What judges captions has hardly learned: that takes minutes.
+    The classifier of caption metrics is barely trained, because its training takes minutes.
     """
     from torch import distributed
 
@@ -129,7 +129,7 @@ def _finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_run(darkroom: Callable[..., Outcome], tiny: list[str], _finished_runs: Path) -> Path:
-    """The folder of a finished fit of ``tiny``, in the test's folder: fitted once per process, then copied."""
+    """Run folder of a finished fit of ``tiny``, copied from one fit per process."""
     if not _finished_runs.exists():
         assert darkroom("fit", *tiny).code == 0
         shutil.copytree("runs", _finished_runs, symlinks=True)
@@ -140,7 +140,7 @@ def tiny_run(darkroom: Callable[..., Outcome], tiny: list[str], _finished_runs: 
 
 @pytest.fixture
 def tiny() -> list[str]:
-    """A U-Net on the embedded world that fits in a second: two steps, one validation."""
+    """Arguments of a U-Net on Shapes that trains in a second: two steps, one validation."""
     return [
         *("--config", str(CONFIGS / "segmentation/unet.yaml"), "--experiment", "tiny", "--model.base_channels", "4"),
         *("--data.train_size", "8", "--data.val_size", "4", "--data.test_size", "4", "--data.batch_size", "4"),

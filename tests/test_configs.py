@@ -1,4 +1,4 @@
-"""Every YAML trains: found by glob, two steps on a fake of the real layout.
+"""Every YAML trains two steps on a fake dataset in the real layout.
 
 The unit lane has one config of each method, the slow lane all others.
 """
@@ -19,7 +19,7 @@ from tests.fakes.captions import CAPTION_FAKES
 from tests.fakes.labelled import LABELLED_FAKES
 from tests.fakes.pictures import FAKES
 
-# What overlays are laid over.
+# Base configs of overlays.
 BASES = {
     "segmentation": CONFIGS / "segmentation/unet.yaml",
     "detection": CONFIGS / "detection/yolo.yaml",
@@ -28,10 +28,10 @@ BASES = {
     "diffusion": CONFIGS / "diffusion/ddpm.yaml",
 }
 FAMILIES = tuple(BASES)
-CAPTIONED = CONFIGS / "diffusion/imagen.yaml"  # what those of data with captions are laid over
+CAPTIONED = CONFIGS / "diffusion/imagen.yaml"  # base config of overlays of captioned data
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
-EXPERIMENTS = [name for name in ALL if not name.startswith("sweep/")]  # for W&B, these: test_sweeps.py
-# What makes a technique small, and what a test has not: weights to download, checkpoints of an earlier stage.
+EXPERIMENTS = [name for name in ALL if not name.startswith("sweep/")]  # sweeps are tested in test_sweeps.py
+# Arguments of small models, and arguments that tests remove: downloaded weights and checkpoints of earlier stages.
 SMALL = {
     "UNet": {"base_channels": 4},
     "FCN": {"width": 0.03},
@@ -132,8 +132,8 @@ SMALL_DATA = {
 COMPOSED = (
     "diffusion/imagen_cascade.yaml",
     "diffusion/imagen_emoji_cascade.yaml",
-)  # of stages that learn on their own: see test_imagen_cli.py
-STAGED = ("RCNN",)  # its stages are epochs, and all of them are a fit
+)  # stages are trained separately, see test_imagen_cli.py
+STAGED = ("RCNN",)  # its stages are epochs, all needed for a fit
 
 
 @cache
@@ -166,7 +166,7 @@ def on_shapes(name: str) -> bool:
 
 
 def family_of(name: str) -> str:
-    """Which family an experiment belongs to, or an overlay is tried with."""
+    """Return the family of an experiment, or of the base config of an overlay."""
     if name == "trainer/fsdp.yaml":
         return "diffusion"
     folder = Path(name).parent.name
@@ -176,7 +176,7 @@ def family_of(name: str) -> str:
 
 
 def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list[object]:
-    """Arguments that make an experiment small enough for a test, and its data a fake."""
+    """Return arguments for a small model and a fake dataset."""
     model, data = config["model"], config["data"]
     arguments = {f"model.{name}": value for name, value in SMALL[model["class_path"]].items()}
     arguments |= {f"model.{name}": "null" for name in ABSENT if name in model["init_args"]}
@@ -191,17 +191,17 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
     else:
         (FAKES | DETECTION_FAKES | LABELLED_FAKES | CAPTION_FAKES)[data_of](fake)
         arguments |= {"data.root": fake, **SMALL_DATA[family]}
-    if data["class_path"] == "ImageFolder":  # a fake one is small, and a hundredth of it nothing
+    if data["class_path"] == "ImageFolder":  # a hundredth of the small fake would be empty
         arguments |= {"data.val_fraction": 0.2, "data.test_fraction": 0.2, "data.size": 32}
     if data_of in CAPTION_FAKES:
         arguments |= {"data.size": 32}
         if data_of == "captions":
             arguments |= {"data.val_fraction": 0.2, "data.test_fraction": 0.2}
             arguments |= {"data.keep": "null", "data.caption_columns": "[caption]"}
-        if "text" in model["init_args"]:  # no weights of T5 are here
+        if "text" in model["init_args"]:  # weights of T5 are not available
             arguments |= {"model.text": "LearnedTextEncoder", "model.text.dim": 8, "model.network.text_dim": 8}
         arguments |= {"model.crop": 16} if "crop" in model["init_args"] else {}
-    if "val_check_interval" in config["trainer"]:  # in steps, of which an epoch here has few
+    if "val_check_interval" in config["trainer"]:  # the interval is in steps, and epochs are short
         arguments |= {"trainer.val_check_interval": 1.0, "last_checkpoint.every_n_train_steps": 1}
     if "proposals" in data["init_args"]:
         arguments |= {"data.proposals_dir": "proposals", "data.proposal_workers": 0}
@@ -212,7 +212,7 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
 
 @pytest.fixture(scope="module")
 def trained_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache folder of trained classifiers, shared by all configs with the same data."""
+    """Return the cache folder of trained classifiers, shared by all configs with the same data."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -221,7 +221,7 @@ UNIT = one_per_method(name for name in ALL if not re.search(r"smp|torchvision", 
 
 
 @pytest.mark.parametrize("name", in_lanes([name for name in EXPERIMENTS if name not in COMPOSED], UNIT))
-def test_trains_two_steps_and_tests(
+def test_config_trains_two_steps_and_tests(
     darkroom: Callable, tmp_path: Path, trained_classifiers: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(trained_classifiers))
@@ -248,13 +248,13 @@ def test_trains_two_steps_and_tests(
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_opens_with_its_promise(name: str) -> None:
+def test_config_starts_with_its_result(name: str) -> None:
     first, *rest = text_of(name).split("\n")
     assert re.match(r"# \w.{20,}", first)
     head = " ".join([first, *(line for line in rest[:8] if line.startswith("#"))])
     if name.startswith(FAMILIES):
         score = r"(mIoU 0\.\d{3}|VOC AP50 0\.\d{3}|ELBO -?\d+ nats|squared error \d+\.\d|cnn_fid \d+\.\d)"
-        score = rf"({score[1:-1]}|\d+\.\d% as asked|PSNR \d+\.\d) in \d+ min"
+        score = rf"({score[1:-1]}|\d+\.\d% match the caption|PSNR \d+\.\d) in \d+ min"
         assert re.search(score, head) or "not measured here" in head
     if name.startswith("paper/"):
         assert "Not run here" in head

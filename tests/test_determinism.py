@@ -1,4 +1,4 @@
-"""The same seed gives the same run, to the last bit; another seed another run. Of every technique."""
+"""Runs of every method are bit-identical for equal seeds and differ for different seeds."""
 
 import csv
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from tests.test_configs import ALL, config_of, family_of, in_lanes, on_shapes, o
 
 OURS = [name for name in ALL if on_shapes(name) and "torchvision" not in name and "smp" not in name]
 UNIT = ("segmentation/unet.yaml",)
-SCORED = ("adversarial/dcgan.yaml",)  # the best checkpoint is so by its scores
+SCORED = ("adversarial/dcgan.yaml",)  # the best checkpoint depends on these metrics
 
 
 def fit(darkroom: Callable, name: str, experiment: str, *arguments: object) -> Path:
-    """The folder of a small fit."""
+    """Run a small fit and return its folder."""
     config = config_of(name)
     given = ["--config", CONFIGS / name, *small(config, Path("fake"), family_of(name), "shapes")]
     given += ["--trainer.check_val_every_n_epoch", 1, "--trainer.log_every_n_steps", 1, "--trainer.callbacks", "null"]
     given += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     given += ["--trainer.num_sanity_val_steps", 0, "--trainer.limit_val_batches", 1]
-    if "scores" in config["model"]["init_args"] and name not in SCORED:  # which first train a judge
+    if "scores" in config["model"]["init_args"] and name not in SCORED:  # they would first train a judge
         given += ["--model.scores", "null"]
     outcome = darkroom("fit", *given, "--experiment", experiment, *arguments)
     assert outcome.code == 0, outcome.err
@@ -31,7 +31,7 @@ def fit(darkroom: Callable, name: str, experiment: str, *arguments: object) -> P
 
 
 def metrics(run: Path) -> list[dict[str, str]]:
-    """All that was logged, but what a clock says."""
+    """Read all logged metrics without timings."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{key: value for key, value in row.items() if "_per_second" not in key} for row in rows]
@@ -42,8 +42,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", in_lanes(one_per_method(OURS), UNIT))
-def test_two_equal_runs_are_equal(darkroom: Callable, name: str) -> None:
-    """One of them held to algorithms that repeat themselves, which on a CPU all do."""
+def test_runs_of_equal_seed_are_bit_identical(darkroom: Callable, name: str) -> None:
+    """Check also with deterministic algorithms, which on the CPU are the default."""
     first, second = fit(darkroom, name, "first"), fit(darkroom, name, "second", "--trainer.deterministic", "true")
     assert metrics(first) == metrics(second)
     assert any(metrics(first))
@@ -55,7 +55,7 @@ def test_two_equal_runs_are_equal(darkroom: Callable, name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["segmentation/unet.yaml", pytest.param("autoencoding/vae.yaml", marks=pytest.mark.slow)]
 )
-def test_another_seed_is_another_run(darkroom: Callable, name: str) -> None:
+def test_runs_of_different_seeds_differ(darkroom: Callable, name: str) -> None:
     first, second = (fit(darkroom, name, str(seed), "--seed_everything", seed) for seed in (0, 1))
     assert metrics(first) != metrics(second)
     before, after = weights(first), weights(second)
@@ -64,6 +64,6 @@ def test_another_seed_is_another_run(darkroom: Callable, name: str) -> None:
     assert config["seed_everything"] == 1
 
 
-def test_the_default_seed_is_written_down(darkroom: Callable) -> None:
+def test_default_seed_is_saved(darkroom: Callable) -> None:
     run = fit(darkroom, "segmentation/unet.yaml", "plain")
     assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 0

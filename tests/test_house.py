@@ -1,7 +1,8 @@
-"""Rules of the house that a machine can check; CONTRIBUTING.md explains them."""
+"""Structural rules of the repository, as explained in CONTRIBUTING.md."""
 
 import ast
 import functools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -12,10 +13,11 @@ import tomllib
 import yaml
 
 from darkroom import __version__
+from tests import language
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("lightning_modules", "datamodules", "callbacks")
-SOURCES = [path for folder in ("darkroom", *ROOMS) for path in sorted((ROOT / folder).rglob("*.py"))]
+PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+SOURCES = [path for folder in ("darkroom", *PACKAGES) for path in sorted((ROOT / folder).rglob("*.py"))]
 
 # Where private names of Lightning may be used; a test of it checks that each exists in the installed version.
 LIGHTNING_COMPAT = "darkroom/runtime/lightning_compat.py"
@@ -32,13 +34,13 @@ FOREIGN_PRIVATE = {
     "_DropoutNd": "likewise",
     "_defaults": "torchmetrics: the states of a metric, by name",
     "_replace": "namedtuple: public, in spite of its name",
-    "_RESOURCES": "torchvision: the addresses of a data set, which have no public name",
+    "_RESOURCES": "torchvision: URLs of a dataset, without a public name",
 }
 
-# getattr and hasattr by a literal name, with the reason. Everything else meets in a Protocol or a declared attribute.
+# getattr and hasattr by a literal name, with the reason. All other code uses a Protocol or a declared attribute.
 LITERAL_NAMES = {
-    "sched_getaffinity": "os: Linux alone",
-    "mallopt": "a C library: glibc alone",
+    "sched_getaffinity": "os: Linux only",
+    "mallopt": "a C library: glibc only",
     "data_filter": "tarfile: Python 3.10 before its security release lacks it",
 }
 
@@ -72,65 +74,65 @@ def imported(path: Path) -> set[str]:
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Modules of ours that each module of ours imports."""
+    """Return the modules of this repository that each of them imports."""
     names = {module_of(path): path for path in SOURCES}
     return {name: (imported(path) & names.keys()) - {name} for name, path in names.items()}
 
 
-def floor_of(module: str) -> int:
-    """How high a module stands: the ground, what surrounds a run, the three rooms, the command line."""
+def layer_of(module: str) -> int:
+    """Return the layer of a module: foundations, runtime, packages of methods, data and callbacks, command line."""
     folders = module.split(".")
     if module in ("darkroom.__main__",) or folders[1:2] == ["cli"]:
         return 3
-    if folders[1:2] and folders[1] in ROOMS:
+    if folders[1:2] and folders[1] in PACKAGES:
         return 2
     return 1 if folders[1:2] == ["runtime"] else 0
 
 
-def test_no_import_circles() -> None:
+def test_imports_have_no_cycles() -> None:
     try:
         TopologicalSorter(import_graph()).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_imports_go_down() -> None:
-    arrows = [(low, high) for low, highs in import_graph().items() for high in highs if floor_of(high) > floor_of(low)]
+def test_imports_follow_layers() -> None:
+    arrows = [(low, high) for low, highs in import_graph().items() for high in highs if layer_of(high) > layer_of(low)]
     assert not arrows
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_modules_data_and_callbacks_never_import_each_other(room: str) -> None:
-    others = {f"darkroom.{other}" for other in ROOMS if other != room}
-    for path in (ROOT / room).rglob("*.py"):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_data_and_callbacks_do_not_import_each_other(package: str) -> None:
+    others = {f"darkroom.{other}" for other in PACKAGES if other != package}
+    for path in (ROOT / package).rglob("*.py"):
         packages = {".".join(name.split(".")[:2]) for name in imported(path)}
         assert not packages & others, name_of(path)
-        if room == "lightning_modules":
+        if package == "lightning_modules":
             assert not packages & {"PIL", "wandb", "csv"}, f"{name_of(path)}: modules compute, callbacks draw and write"
 
 
-def test_nothing_imports_a_second_copy() -> None:
-    """In the repository's root ``import callbacks`` succeeds too, as a second copy of every class."""
+def test_packages_are_imported_only_below_darkroom() -> None:
+    """Check absolute imports: ``import callbacks`` in the repository root gives a second copy of every class."""
     for path in [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
-        assert not {name.split(".")[0] for name in imported(path)} & set(ROOMS), name_of(path)
+        assert not {name.split(".")[0] for name in imported(path)} & set(PACKAGES), name_of(path)
 
 
-def test_every_package_is_installed() -> None:
+def test_every_package_is_listed_in_pyproject() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert sorted(listed) == sorted({module_of(path.parent / "__init__.py") for path in SOURCES} | {"darkroom.configs"})
 
 
-def test_citation_has_the_version_of_the_package() -> None:
+def test_citation_has_package_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__
-    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # required by the format
 
 
 # --- size and shape ---------------------------------------------------------------------------------------------------
 
 
-def test_no_folder_holds_more_than_twelve_files() -> None:
-    folders = ("darkroom", *ROOMS, "configs", "benchmarks", "tests")
+def test_folders_have_at_most_twelve_files() -> None:
+    folders = ("darkroom", *PACKAGES, "configs", "benchmarks", "tests")
     paths = [path for folder in folders for kind in ("py", "yaml") for path in (ROOT / folder).rglob(f"*.{kind}")]
     counts = Counter(path.parent for path in paths if path.name != "__init__.py")
     assert {name_of(folder): count for folder, count in counts.items() if count > 12} == {}
@@ -143,7 +145,7 @@ def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
                 yield path, node
 
 
-def test_class_towers_are_at_most_three_high() -> None:
+def test_class_hierarchies_have_at_most_three_levels() -> None:
     bases = {
         node.name: [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases] for _, node in classes()
     }
@@ -155,7 +157,7 @@ def test_class_towers_are_at_most_three_high() -> None:
     assert {name: height(name) for name in bases if height(name) > 3} == {}
 
 
-def test_no_constructor_has_more_than_fifteen_arguments() -> None:
+def test_constructors_have_at_most_fifteen_arguments() -> None:
     wide = {}
     for _, node in classes():
         for method in node.body:
@@ -166,7 +168,7 @@ def test_no_constructor_has_more_than_fifteen_arguments() -> None:
     assert wide == {}
 
 
-def test_technique_stays_small() -> None:
+def test_technique_has_fewer_than_120_lines() -> None:
     (technique,) = [node for _, node in classes() if node.name == "Technique"]
     assert technique.end_lineno is not None
     assert technique.end_lineno - technique.lineno < 120
@@ -180,7 +182,7 @@ def is_private(name: str) -> bool:
 
 
 def own_private_names() -> set[str]:
-    """Private attributes, methods, functions and classes that our sources define."""
+    """Return private attributes, methods, functions and classes defined in the sources."""
     found: set[str] = set()
     for path in SOURCES:
         for node in ast.walk(parsed(path)):
@@ -191,18 +193,18 @@ def own_private_names() -> set[str]:
     return {name for name in found if is_private(name)}
 
 
-def test_private_names_of_lightning_stand_in_one_file() -> None:
-    own, strangers = own_private_names(), set()
+def test_private_lightning_names_are_used_in_one_file() -> None:
+    own, foreign = own_private_names(), set()
     for path in SOURCES:
         if name_of(path) == LIGHTNING_COMPAT:
             continue
         used = {node.attr for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)}
         used |= {name.rsplit(".", 1)[-1] for name in imported(path) if not name.startswith("darkroom")}
-        strangers |= {(name_of(path), name) for name in used if is_private(name) and name not in own}
-    assert {entry for entry in strangers if entry[1] not in FOREIGN_PRIVATE} == set()
+        foreign |= {(name_of(path), name) for name in used if is_private(name) and name not in own}
+    assert {entry for entry in foreign if entry[1] not in FOREIGN_PRIVATE} == set()
 
 
-def test_no_attribute_is_looked_up_by_a_literal_name() -> None:
+def test_attributes_are_not_looked_up_by_literal_name() -> None:
     found = set()
     for path in SOURCES:
         for node in ast.walk(parsed(path)):
@@ -217,12 +219,58 @@ def test_no_attribute_is_looked_up_by_a_literal_name() -> None:
     assert found == set()
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- docstrings -------------------------------------------------------------------------------------------------------
+
+
+# Hooks that Lightning, torch or Python define and document.
+HOOKS = re.compile(
+    r"__\w+__|forward|backward|step|reset|update|compute|setup|teardown|extra_repr|get_extra_state|set_extra_state"
+    r"|(?:on|configure|log|load|save|optimizer|lr_scheduler|transfer)_\w+|prepare_data|state_dict|load_state_dict"
+    r"|\w+_(?:step|dataloader|hyperparams)|training_step|run|name|version|save_dir|log_dir|experiment|finalize|set_epoch"
+)
+
+
+def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    for node in scope.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_public_classes_and_functions_have_docstrings(path: Path) -> None:
+def test_public_classes_functions_and_methods_have_docstrings(path: Path) -> None:
     assert ast.get_docstring(parsed(path))
-    for node in parsed(path).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), node.name
+    top = [node.name for node in parsed(path).body if isinstance(node, ast.FunctionDef)]
+    for node in public_definitions(parsed(path)):
+        setter = any(ast.unparse(decorator).endswith(".setter") for decorator in node.decorator_list)
+        hook = isinstance(node, ast.FunctionDef) and node.name not in top and HOOKS.fullmatch(node.name)
+        assert hook or setter or ast.get_docstring(node), node.name
+
+
+# --- language ---------------------------------------------------------------------------------------------------------
+
+
+def test_prose_follows_the_glossary() -> None:
+    """Check openings of docstrings, and words that the glossary bans, in code, configs and docs."""
+    found = [str(offence) for path in language.files() for offence in language.offences(path)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Pictures are drawn anew.", ["Pictures", "drawn", "anew"]),
+        ("The picture of `pictures`", ["picture"]),
+        ("it is no image, and there is no longer an image", ["is no image"]),
+        ("This is an image.", []),
+    ],
+)
+def test_banned_words_are_found(text: str, words: list[str]) -> None:
+    assert [word for _, word, _ in language.find_banned(text)] == words
+
+
+def test_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    assert len(text.split()) <= 1500

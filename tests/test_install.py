@@ -1,4 +1,4 @@
-"""Darkroom as a stranger installs it, beside folders of the stranger's own that have the same names as ours."""
+"""Installed Darkroom in a user's project with folders of the same names as its packages."""
 
 import os
 import shutil
@@ -101,7 +101,7 @@ def pip(*arguments: object) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages with the wheels of Darkroom and of the plugin, unpacked."""
+    """Return a folder with the unpacked wheels of Darkroom and of the plugin."""
     folder = tmp_path_factory.mktemp("install")
     source = folder / "source"  # setuptools builds in the folder of its sources
     for name in FOLDERS:
@@ -114,7 +114,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["wheel", "editable"])
 def python(request: pytest.FixtureRequest, tmp_path: Path) -> "Python":
-    """Runs Python in a user's folder, with Darkroom from the wheel or from this, editable installation."""
+    """Run Python in a user's folder, with Darkroom from the wheel or from the editable installation."""
     write(tmp_path, USERS)
     path = str(request.getfixturevalue("site")) if request.param == "wheel" else ""
     return Python(tmp_path, path)
@@ -133,14 +133,14 @@ class Python:
         return run.stdout
 
 
-def test_only_one_name_is_installed(site: Path) -> None:
+def test_only_darkroom_is_installed(site: Path) -> None:
     names = {path.name for path in site.iterdir() if not path.name.endswith((".dist-info", "__pycache__"))}
     assert names == {"darkroom", "tiny_plugin.py", "bin"}
     assert (site / "darkroom/configs/segmentation/unet.yaml").is_file()
     assert (site / "darkroom/py.typed").is_file()
 
 
-def test_list_needs_nothing_but_the_wheel(site: Path, tmp_path: Path) -> None:
+def test_list_works_without_dependencies(site: Path, tmp_path: Path) -> None:
     code = "from darkroom.__main__ import main; main(['list'])"
     environment = {"PYTHONPATH": str(site)}
     run = subprocess.run(
@@ -150,11 +150,11 @@ def test_list_needs_nothing_but_the_wheel(site: Path, tmp_path: Path) -> None:
         assert name in run.stdout
 
 
-def test_users_classes_by_bare_name(python: Python) -> None:
+def test_user_classes_are_found_by_bare_name(python: Python) -> None:
     assert "hello from MyShapes MyUNet" in python("-m", "darkroom", "fit", "--config", "configs/mine.yaml")
 
 
-def test_users_classes_by_class_path(python: Python) -> None:
+def test_user_classes_are_found_by_class_path(python: Python) -> None:
     config = (python.folder / "configs/mine.yaml").read_text()
     for name, path in (("MyUNet", "lightning_modules"), ("MyShapes", "datamodules"), ("SayHello", "callbacks")):
         config = config.replace(f"class_path: {name}", f"class_path: {path}.mine.{name}")
@@ -162,17 +162,17 @@ def test_users_classes_by_class_path(python: Python) -> None:
     assert "hello from MyShapes MyUNet" in python("-m", "darkroom", "fit", "--config", "configs/mine.yaml")
 
 
-def test_shipped_config_and_users_callback(python: Python) -> None:
+def test_shipped_config_accepts_user_callback(python: Python) -> None:
     sizes = ("--data.train_size", "8", "--data.val_size", "4", "--data.side", "32", "--model.base_channels", "4")
     fit = ("-m", "darkroom", "fit", "--config", "configs/segmentation/unet.yaml", "--trainer.max_epochs", "1")
     assert "hello from ShapesSegmentation UNet" in python(*fit, *sizes, "--trainer.callbacks+=SayHello")
 
 
-def test_users_script_imports_ours_and_its_own(python: Python) -> None:
+def test_user_script_imports_own_and_shipped_callbacks(python: Python) -> None:
     assert python("train.py").split() == ["True", "callbacks.mine", "darkroom.callbacks.training.exact_resume"]
 
 
-def test_entry_points_of_another_package(site: Path, tmp_path: Path) -> None:
+def test_classes_of_entry_points_are_found(site: Path, tmp_path: Path) -> None:
     python = Python(write(tmp_path, USERS), str(site))
     config = (tmp_path / "configs/mine.yaml").read_text()
     for mine, theirs in (("MyUNet", "PluginUNet"), ("MyShapes", "PluginShapes"), ("SayHello", "PluginCallback")):

@@ -1,4 +1,4 @@
-"""The numeric tests pass under several instruction sets and thread counts: none depends on the last bits."""
+"""Numeric tests pass under several instruction sets and thread counts."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Beside `make test`, which takes the processor's best instruction set and one thread. A processor without AVX-512 takes
-# the best that it has; ATEN_CPU_CAPABILITY=default is PyTorch's code without vector instructions.
+# `make test` itself uses the best instruction set of the processor and one thread. A processor without AVX-512 uses its
+# best one. ATEN_CPU_CAPABILITY=default is PyTorch's code without vector instructions.
 SETTINGS = {
     "two threads": {"OMP_NUM_THREADS": "2"},
     "AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "OMP_NUM_THREADS": "1"},
@@ -20,18 +20,19 @@ SETTINGS = {
 }
 
 FILES = ("tests/lightning_modules", "tests/test_ranks.py", "tests/test_ranks_are_one.py")
-ONE_PROCESS = FILES[:1]  # threads of two processes on two cores wait for each other, many times longer than they save
+ONE_PROCESS = FILES[:1]  # threads of two processes on two cores are slower than one thread each
 # Overfit contracts of all methods, equality with torchvision and diffusers, losses and metrics; ranks.
 SELECTED = (
-    "((overfits_one_batch or torchvisions or diffusers or test_boxes or test_svm or test_yolo or test_losses"
-    " or test_parameterization or test_samplers or test_noise_schedules or test_sample_scores or test_ranks_are_one)"
+    "((overfits_one_batch or match_torchvision or matches_torchvision or diffusers"
+    " or test_boxes or test_svm or test_yolo or test_losses or test_parameterization or test_samplers"
+    " or test_noise_schedules or test_sample_scores or test_ranks_are_one)"
     " or (agree and (torchvision_faster_rcnn or unet or vae) and not conditional)) and not bf16"
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_numeric_tests_pass(setting: str) -> None:
+def test_numeric_tests_pass_on_every_instruction_set(setting: str) -> None:
     names = ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_CBWR")
     environment = {
         key: value for key, value in os.environ.items() if key not in names and not key.startswith("PYTEST_")

@@ -1,4 +1,4 @@
-"""Every experiment on two ranks: the same result as on one."""
+"""Every experiment gives the same result on two ranks as on one."""
 
 import csv
 import subprocess
@@ -23,18 +23,18 @@ UNIT = ("segmentation/unet.yaml",)
 
 
 _TIMES = ("train/images_per_second", "test/images_per_second")
-SIZES = {"train_size": 9, "val_size": 5, "test_size": 3}  # none of which two ranks, or batches of two, divide
+SIZES = {"train_size": 9, "val_size": 5, "test_size": 3}  # not divisible by two ranks or batches of two
 
 
 def arguments(name: str) -> list[object]:
     config = config_of(name)
     given = ["--config", CONFIGS / name, *small(config, Path("fake"), family_of(name), "shapes")]
     given += [part for key, value in SIZES.items() for part in (f"--data.{key}", value)]
-    if config["model"]["class_path"] == "SemanticSegmentation":  # any network will do
+    if config["model"]["class_path"] == "SemanticSegmentation":  # any network is sufficient
         network = "torchvision.models.segmentation.deeplabv3_mobilenet_v3_large"
         given += ["--model.network", network, "--model.network.num_classes", 6]
     if family_of(name) in ("detection", "segmentation"):
-        # The last bits depend on the size of a batch, and on them the order of nearly tied scores.
+        # The order of nearly tied scores depends on the last bits, which depend on the batch size.
         given += ["--data.eval_batch_size", 1]
     given += ["--trainer.log_every_n_steps", 1, "--trainer.check_val_every_n_epoch", 1, "--experiment", "it"]
     return [*given, "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -42,7 +42,7 @@ def arguments(name: str) -> list[object]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of trained classifiers: one for all."""
+    """Return a shared cache folder of trained classifiers."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -50,8 +50,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_agree(
     darkroom: Callable, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """First weights, last weights and running statistics, and all scores, which are those of one process; the noise of
-    training differs; every sample is judged once; rank 0 alone writes. Sets that do not divide, under the plain ddp.
+    """Check that both ranks have equal weights, running statistics and metrics, and the metrics of one process.
+
+    Training noise differs between ranks, every sample is evaluated once, and only rank 0 writes. The sizes of the splits
+    are not divisible by the number of ranks. The strategy is plain ddp.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     given = arguments(name)
@@ -74,7 +76,7 @@ def test_two_ranks_agree(
         assert len(set(seen)) == count
     assert len(one["seen"]["test"]) == 2
 
-    torch.set_num_threads(1)  # as the ranks do
+    torch.set_num_threads(1)  # as on the ranks
     outcome = darkroom("test", *given, "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
     with Path("runs/it/0/metrics.csv").open(newline="") as file:
@@ -93,17 +95,17 @@ def photos(folder: Path, count: int) -> tuple[object, ...]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "count", "pictures", "summaries"),
+    ("name", "count", "images", "summaries"),
     [
         ("segmentation/unet.yaml", 1, 2, {"areas.csv"}),
         ("detection/ssd.yaml", 3, 3, {"detections.json", "results.json"}),
-        ("autoencoding/vae.yaml", 1, 2, {"samples.csv"}),  # grid.png is one of them
+        ("autoencoding/vae.yaml", 1, 2, {"samples.csv"}),  # including grid.png
     ],
 )
-def test_every_picture_is_predicted_once(
-    darkroom: Callable, tmp_path: Path, name: str, count: int, pictures: int, summaries: set[str]
+def test_every_image_is_predicted_once(
+    darkroom: Callable, tmp_path: Path, name: str, count: int, images: int, summaries: set[str]
 ) -> None:
-    """Also where there are fewer than ranks."""
+    """Check also fewer images than ranks."""
     given = arguments(name)
     assert darkroom("fit", *given, "--trainer.limit_val_batches", 0).code == 0
     asked = ("--data", "Prompts", "--data.count", count) if "vae" in name else photos(tmp_path / "photos", count)
@@ -117,7 +119,7 @@ def test_every_picture_is_predicted_once(
     together = Path("runs/it/0/predictions")
     assert _contents(together) == _contents(alone)
     assert summaries <= set(_contents(together))
-    assert sum(path.endswith(".png") for path in one + two) == pictures
+    assert sum(path.endswith(".png") for path in one + two) == images
     assert bool([path for path in two if path.endswith(".png")]) == (count > 1)
 
 
@@ -125,7 +127,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_set_smaller_than_the_ranks_is_refused(tmp_path: Path) -> None:
+def test_split_smaller_than_number_of_ranks_raises(tmp_path: Path) -> None:
     def refused(rank: int, folder: Path) -> str:
         join(rank)
         data = ShapesSegmentation(val_size=1, num_workers=0, side=32)
@@ -140,8 +142,8 @@ def test_a_set_smaller_than_the_ranks_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_starts_the_other_rank_itself(darkroom: Callable, tiny: list[str]) -> None:
-    """With the folder, the table and the checkpoints of one process."""
+def test_command_starts_second_rank(darkroom: Callable, tiny: list[str]) -> None:
+    """Compare the run folder, metrics and checkpoints with those of one process."""
     assert darkroom("fit", *tiny).code == 0
     Path("runs").rename("alone")
     ddp = ("--config", str(CONFIGS / "trainer/ddp.yaml"), "--trainer.devices", "2", "--trainer.accelerator", "cpu")

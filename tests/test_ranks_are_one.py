@@ -1,8 +1,8 @@
-"""Two ranks with batches of b learn what one learns with batches of 2b: losses, weights, scores.
+"""Two ranks with batches of b equal one process with batches of 2b in losses, weights and metrics.
 
-Without batch norm, whose statistics are of a rank's own batch, and with noise that depends on the picture alone; what
-draws anchors or regions at random (R-CNN and its successors), Dice and Lovasz have no such equality. That of a GAN is
-shown in tests/lightning_modules/adversarial/test_dcgan.py.
+The cases have no batch norm, whose statistics are per rank, and their noise depends only on the image. The equality
+does not hold for Dice, Lovasz, and methods that sample anchors or regions (R-CNN and its successors). The equality of a
+GAN is tested in tests/lightning_modules/adversarial/test_dcgan.py.
 """
 
 import os
@@ -49,8 +49,8 @@ SIZES = {"train_size": 12, "val_size": 5, "eval_batch_size": 1, "num_workers": 0
 STEPS = 3
 
 
-class Unsure(ShapesSegmentation):
-    """Of every picture another part of the mask is unknown, of the first ones nearly all."""
+class PartlyIgnored(ShapesSegmentation):
+    """Shapes with a different number of ignored pixels in every mask, nearly all of the first ones."""
 
     def dataset(self, split: Split) -> Dataset:
         known = super().dataset(split)
@@ -69,7 +69,7 @@ class Unsure(ShapesSegmentation):
 
 
 class KeyedNoise(DDPM):
-    """Takes time and noise from the picture."""
+    """DDPM with time and noise derived from the image."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = self.target_images(batch)
@@ -101,19 +101,19 @@ Build = Callable[..., Technique]
 CASES: dict[str, tuple[Build, Callable[..., VisionDataModule], float]] = {
     "cross_entropy": (
         partial(unet, loss=CrossEntropy(class_weights=[1, 2, 3, 4, 5, 6])),
-        partial(Unsure, side=32),
+        partial(PartlyIgnored, side=32),
         0.1,
     ),
-    "focal": (partial(unet, loss=Focal()), partial(Unsure, side=32), 0.1),
-    "border_weighted": (partial(unet, loss=BorderWeighted()), partial(Unsure, side=32), 0.1),
+    "focal": (partial(unet, loss=Focal()), partial(PartlyIgnored, side=32), 0.1),
+    "border_weighted": (partial(unet, loss=BorderWeighted()), partial(PartlyIgnored, side=32), 0.1),
     "ssd": (ssd, partial(ShapesDetection, side=64), 0.01),
     "autoencoder": (autoencoder, partial(ShapesImages, side=16), 1e-4),
     "ddpm": (ddpm, partial(ShapesImages, side=16), 0.1),
 }
 
 
-class Curve(Callback):
-    """The loss of every step."""
+class LossRecorder(Callback):
+    """Record the loss of every step."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -122,11 +122,11 @@ class Curve(Callback):
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
 
 
-def learned(case: str, batch_size: int, folder: Path, **kwargs: Any) -> dict[str, Any]:
-    """Loss of every step, last weights and last scores."""
+def fit_case(case: str, batch_size: int, folder: Path, **kwargs: Any) -> dict[str, Any]:
+    """Fit and return the loss of every step, final weights and final metrics."""
     build, data, lr = CASES[case]
     torch.manual_seed(0)
-    model, curve = build(optim=Optim(lambda params: torch.optim.SGD(params, lr=lr, momentum=0.9))), Curve()
+    model, curve = build(optim=Optim(lambda params: torch.optim.SGD(params, lr=lr, momentum=0.9))), LossRecorder()
     fitting = trainer(folder, log_every_n_steps=1, num_sanity_val_steps=0, callbacks=[curve], **kwargs)
     fitting.fit(model, data(batch_size=batch_size, **SIZES))
     scores = {name: float(value) for name, value in fitting.callback_metrics.items() if name.startswith("val/")}
@@ -137,42 +137,42 @@ def learned(case: str, batch_size: int, folder: Path, **kwargs: Any) -> dict[str
     }
 
 
-def ranked(case: str, rank: int, folder: Path) -> dict[str, Any]:
+def train_on_rank(case: str, rank: int, folder: Path) -> dict[str, Any]:
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    return learned(case, 2, folder, strategy="ddp", devices=2)
+    return fit_case(case, 2, folder, strategy="ddp", devices=2)
 
 
-# One case speaks for all in the unit lane.
+# The unit lane has only the first case.
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow if number else ()) for number, case in enumerate(CASES)]
 )
-def test_two_ranks_learn_what_one_learns_with_batches_twice_as_large(tmp_path: Path, case: str) -> None:
-    one, two = on_two_ranks(partial(ranked, case), tmp_path)
-    alone = learned(case, 4, tmp_path)
+def test_two_ranks_equal_one_with_doubled_batch(tmp_path: Path, case: str) -> None:
+    one, two = on_two_ranks(partial(train_on_rank, case), tmp_path)
+    alone = fit_case(case, 4, tmp_path)
     assert len(alone["losses"]) == STEPS
     assert len(set(alone["losses"])) == STEPS
     assert one["losses"] == two["losses"] == pytest.approx(alone["losses"], rel=1e-4)
-    for name, value in alone["weights"].items():  # parameters: running statistics are of the first rank's pictures
+    for name, value in alone["weights"].items():  # parameters only: running statistics are those of rank 0
         torch.testing.assert_close(one["weights"][name], value, rtol=1e-3, atol=1e-5, msg=name)
     assert one["scores"] == pytest.approx(alone["scores"], rel=1e-3, abs=1e-5, nan_ok=True)
 
 
 class Brightness(Scores):
-    """The mean of what is drawn, and how many real pictures were seen."""
+    """Metrics of the mean of samples and the number of real images."""
 
     def add_real(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
         pass
 
     def score_samples(self, stage: str, module: ImagenCascade) -> dict[str, float]:
-        drawn = [
+        samples = [
             module.sample(["a star"], generator=self._generators(slice(i, i + 1))) for i in range(self._seen[stage])
         ]
-        total, seen = sum_over_ranks(torch.tensor([torch.cat(drawn).double().sum(), len(drawn)])).tolist()
+        total, seen = sum_over_ranks(torch.tensor([torch.cat(samples).double().sum(), len(samples)])).tolist()
         return {"brightness": total / seen, "seen": seen}
 
 
 def scores_on(rank: int, folder: Path, **kwargs: Any) -> dict[str, float]:
-    """What a cascade's test of three pictures says."""
+    """Return the metrics of a cascade's test on three images."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     torch.manual_seed(0)
     words, settings = (
@@ -190,7 +190,7 @@ def scores_on(rank: int, folder: Path, **kwargs: Any) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_a_cascade_is_judged_alike(tmp_path: Path) -> None:
+def test_cascade_metrics_are_equal_on_two_ranks(tmp_path: Path) -> None:
     one, two = on_two_ranks(partial(scores_on, strategy="ddp", devices=2), tmp_path)
     assert one == two == pytest.approx(scores_on(0, tmp_path), rel=1e-4)
     assert one["test/seen"] == 3

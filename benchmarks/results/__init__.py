@@ -1,1 +1,1 @@
-"""Results of the methods, and the figures made of them."""
+"""Measured results of the methods, and their figures."""

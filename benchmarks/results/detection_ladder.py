@@ -1,7 +1,8 @@
 """Compare detectors: ``python -m benchmarks.results.detection_ladder RUN [RUN ...] --names NAME ... --out DIR``.
 
-A RUN is the folder of a run that was tested on ``ShapesDetection``. Draws ``detection_ladder.png``, accuracy against time
-per image, from the runs' own metrics, and ``detection.png``, the same scenes through all of them.
+A RUN is the folder of a run that was tested on ``ShapesDetection``. The command writes two figures.
+``detection_ladder.png`` shows accuracy against time per image, from the metrics of the runs. ``detection.png`` shows the
+detections of all runs in the same scenes.
 """
 
 import argparse
@@ -27,14 +28,14 @@ _NAMES = {"VOC_AP50": "VOC AP50", "mAP": "COCO AP"}
 
 
 def score(run: Path, name: str) -> float:
-    """The last test score of this name in a run's metrics."""
+    """Return the last value of ``test/<name>`` in a run's metrics."""
     with (run / "metrics.csv").open(newline="") as file:
         values = [row.get(f"test/{name}") for row in csv.DictReader(file)]
     return float([value for value in values if value][-1])
 
 
 def chart(names: list[str], runs: list[Path], extra: list[float], out: Path) -> None:
-    """Accuracy against milliseconds per image, ``extra`` of them for proposals."""
+    """Plot accuracy against milliseconds per image, with ``extra`` milliseconds added for proposals."""
     figure, axes = plt.subplots(figsize=(8.4, 4.6), dpi=120)
     times = [1e3 / score(run, "images_per_second") + more for run, more in zip(runs, extra, strict=True)]
     for key in ("VOC_AP50", "mAP"):
@@ -65,7 +66,7 @@ def _style(axes: Axes) -> None:
 
 
 def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Proposals, out: Path) -> None:
-    """The same scenes through all techniques."""
+    """Draw the detections of all methods in the same scenes."""
     rows: dict[str, list[Tensor]] = {}
     for name, run in zip(names, runs, strict=True):
         config = yaml.safe_load((run / "config.yaml").read_text())
@@ -78,27 +79,31 @@ def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Pr
         batch = data.on_after_batch_transfer(batch)
         # R-CNN's last stages are its last epochs; its best epoch may be one before them.
         which = "last" if config["model"]["class_path"].endswith(".RCNN") else "best"
-        technique = LightningModule.load_from_checkpoint(run / "checkpoints" / f"{which}.ckpt").cpu().eval()
+        method = LightningModule.load_from_checkpoint(run / "checkpoints" / f"{which}.ckpt").cpu().eval()
         with torch.inference_mode():
-            found = technique.predict_step(batch)
-        pictures = [to_uint8_rgb(image) for image in batch["image"]]
-        truth = [draw_boxes(p, t, data.class_names) for p, t in zip(pictures, batch["target"], strict=True)]
+            found = method.predict_step(batch)
+        images = [to_uint8_rgb(image) for image in batch["image"]]
+        truth = [draw_boxes(p, t, data.class_names) for p, t in zip(images, batch["target"], strict=True)]
         rows.setdefault("truth", truth)
         rows[name] = [
-            draw_boxes(p, filter_by_score(one, 0.4), data.class_names) for p, one in zip(pictures, found, strict=True)
+            draw_boxes(p, filter_by_score(one, 0.4), data.class_names) for p, one in zip(images, found, strict=True)
         ]
     legend = {name: class_index(label) for label, name in enumerate(ShapesDetection.class_names, 1)}
     save(contact_sheet(rows, legend, 144), out)
-    Image.open(out).quantize(256).save(out, optimize=True)  # a third of the bytes, and nobody sees the difference
+    Image.open(out).quantize(256).save(out, optimize=True)  # a third of the bytes, without a visible difference
 
 
 def main() -> None:
-    """Draws both pictures."""
+    """Draw both figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.detection_ladder", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--names", nargs="+", required=True)
     parser.add_argument(
-        "--proposals", nargs="+", type=float, required=True, help="of each: milliseconds per image for proposals, or 0"
+        "--proposals",
+        nargs="+",
+        type=float,
+        required=True,
+        help="milliseconds per image for proposals, of each run, or 0",
     )
     parser.add_argument("--scenes", nargs="+", type=int, default=list(range(8)))
     parser.add_argument("--out", type=Path, required=True)

@@ -1,7 +1,7 @@
 """Compare generative models: ``python -m benchmarks.results.generation_ladder RUN [RUN ...] --names NAME ... --out FILE``.
 
-A RUN is the folder of a trained run; all of them are of the same data. Draws test pictures, their reconstructions by each
-technique and samples of each; of a conditional one its classes in turn.
+A RUN is the folder of a trained run; all runs must have the same data. The figure shows test images, their reconstructions
+and samples of each method. A conditional method samples its classes in turn.
 """
 
 import argparse
@@ -44,31 +44,31 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--drawn-only", action="store_true", help="leave out the data's own pictures")
+    parser.add_argument("--drawn-only", action="store_true", help="leave out test images and reconstructions")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     import_all()
     rows: dict[str, list[Tensor]] = {}
     samples: dict[str, list[Tensor]] = {}
     for name, run in zip(arguments.names, arguments.runs, strict=True):
-        data, technique = opened(run)
+        data, method = opened(run)
         dataset = data.dataset("test")
         chosen = [dataset[index] for index in range(arguments.columns)]
         image = torch.stack([sample["image"] for sample in chosen])
         x = data.on_after_batch_transfer({"image": image})["image"]
         own = asked = None
-        if technique.num_classes is not None:
+        if method.num_classes is not None:
             own = torch.stack([torch.as_tensor(sample["label"]) for sample in chosen])
-            asked = torch.arange(len(x)) % technique.num_classes
+            asked = torch.arange(len(x)) % method.num_classes
         generator = torch.Generator().manual_seed(arguments.seed)
 
-        def drawn(pictures: Tensor, data: VisionDataModule = data) -> list[Tensor]:
-            return [to_uint8_rgb(data.denormalize(picture)) for picture in pictures]
+        def to_rgb(images: Tensor, data: VisionDataModule = data) -> list[Tensor]:
+            return [to_uint8_rgb(data.denormalize(image)) for image in images]
 
-        rows.setdefault("test pictures", drawn(x))
-        if not technique.encodes_by_search:
-            rows[f"{name}, given back"] = drawn(technique.reconstruct(x, labels=own))
-        samples[f"{name}, drawn"] = drawn(technique.sample(len(x), labels=asked, generator=generator))
+        rows.setdefault("test images", to_rgb(x))
+        if not method.encodes_by_search:
+            rows[f"{name}, reconstructed"] = to_rgb(method.reconstruct(x, labels=own))
+        samples[f"{name}, sampled"] = to_rgb(method.sample(len(x), labels=asked, generator=generator))
     save(contact_sheet(samples if arguments.drawn_only else rows | samples, side=arguments.side), arguments.out)
 
 

@@ -20,15 +20,15 @@ library.tqdm = lambda steps, **_: steps  # no progress bar for every batch of sa
 
 
 class PublicDDPM(Generative, Technique):
-    """The library's GaussianDiffusion and Unet by their defaults: v predicted, a sigmoid schedule of 1,000 steps; DDIM.
+    """The library's GaussianDiffusion and Unet with their defaults: v prediction, sigmoid schedule of 1,000 steps, DDIM.
 
-    The EMA of the weights is its Trainer's: decay 0.995, after every tenth step.
+    The EMA is that of the library's Trainer: decay 0.995, updated after every tenth step.
 
     Args:
         image_shape: (C, S, S); the command line takes it from the data.
         dim: channels of the first map.
-        multipliers: of dim, for the maps, each half the side of the one before.
-        sampling_steps: of DDIM.
+        multipliers: factors of ``dim`` for the maps, each of half the side of the previous one.
+        sampling_steps: number of DDIM steps.
         scores, optim: see Generative.
     """
 
@@ -54,6 +54,7 @@ class PublicDDPM(Generative, Technique):
         self.ema.update()
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        """Return the loss of the EMA weights on a batch, with the noise of the evaluation."""
         x, diffusion = self.images_of(batch), self.ema.ema_model
         position = self.noise(len(x), generator=self.evaluation_noise, uniform=True)
         t = (position * diffusion.num_timesteps).long()

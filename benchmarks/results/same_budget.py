@@ -1,8 +1,9 @@
-"""Every technique of a family on the same data for the same time: ``python -m benchmarks.results.same_budget --help``.
+"""Train all methods of a family on the same data for the same time: ``python -m benchmarks.results.same_budget --help``.
 
-A technique's step is timed first; then it trains for as many steps as fit into the budget, with the same batches and
-augmentation as the others and its config's optimizer (AdamW and a cosine for nearly all). Validated six times, its
-best checkpoint is tested. R-CNN, whose stages are epochs, trains as long as its config says; its time is in the table.
+The step of a method is timed first. The method then trains for the number of steps that fits into the budget. Batches and
+augmentation are the same for all; the optimizer is that of the config (AdamW and a cosine for nearly all). Each fit is
+validated six times, and its best checkpoint is tested. R-CNN, whose stages are epochs, trains for the epochs of its config;
+its time is in the table.
 """
 
 import argparse
@@ -26,9 +27,9 @@ VALIDATIONS = 6
 
 @dataclass(frozen=True)
 class Entry:
-    """One technique: its config, seen from ``configs``, and what real pictures ask to be different from the embedded world.
+    """One method: its config, relative to ``configs``, and the arguments that photos need and Shapes does not.
 
-    In the arguments CLASSES is the number of classes of the data, OUTPUTS that of a detector, background included.
+    In the arguments CLASSES is the number of classes of the data, and OUTPUTS that number plus the background.
     """
 
     config: str
@@ -45,7 +46,7 @@ SEGMENTATION = {
     "convolutionalized classifier": Entry("segmentation/convolutionalized"),
     "smp.Unet, resnet34": Entry("segmentation/smp_unet", ("--model.network.init_args.classes", "CLASSES")),
 }
-# For pictures of some 320 x 240 pixels with objects of 15 to 120; the configs are made for scenes of 128.
+# For photos of about 320 x 240 pixels with objects of 15 to 120; the configs are made for scenes of 128.
 _AS_THEY_ARE = ("--model.min_side", "240", "--model.max_side", "320")
 DETECTION = {
     "sliding window": Entry(
@@ -131,12 +132,12 @@ GENERATION = {
     ),
 }
 FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}
-# Losses differ between segmentation's configs; here all have the same.
+# The segmentation configs have different losses; here all have the same.
 SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
 
 
 def _darkroom(command: str, *arguments: str) -> str:
-    """Runs the command line; its output, or the end with its message."""
+    """Run the command line and return its output; exit with its message if it fails."""
     done = subprocess.run([sys.executable, "-m", "darkroom", command, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"darkroom {command} {' '.join(arguments)}\n{done.stderr[-2000:]}")
@@ -153,14 +154,14 @@ def _column(metrics: Path, name: str) -> list[float]:
 
 
 def _scores(metrics: Path) -> dict[str, float]:
-    """The test scores of a run, without their stage."""
+    """Return the test metrics of a run by name, without their stage."""
     with metrics.open(newline="") as file:
         names = [name for name in csv.DictReader(file).fieldnames or [] if name.startswith("test/")]
     return {name.removeprefix("test/"): values[-1] for name in names if (values := _column(metrics, name))}
 
 
 def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
-    """The columns of a row."""
+    """Return the columns of a row."""
 
     def each(prefix: str) -> str:
         return ", ".join(
@@ -181,7 +182,7 @@ def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
 
 
 def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str]) -> dict[str, str]:
-    """One row of the table."""
+    """Train and test one method; return its row of the table."""
     start = time.perf_counter()
     entry, data = FAMILIES[family][name], arguments.data
     facts = yaml.safe_load(data.read_text())["data"]["init_args"]
@@ -207,29 +208,29 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
     fitting = time.perf_counter()
     _darkroom("fit", *shared, *length)
     fitting = time.perf_counter() - fitting
-    which = "last" if entry.staged else "best"  # before its last stage it is another technique
+    which = "last" if entry.staged else "best"  # an earlier stage is another method
     _darkroom("test", *shared, *length[:2], "--ckpt_path", which)
     scores = _scores(_newest(experiment) / "metrics.csv")
-    (_newest(experiment) / "scores.json").write_text(json.dumps({"technique": name, **scores}, indent=1))
+    (_newest(experiment) / "scores.json").write_text(json.dumps({"method": name, **scores}, indent=1))
     steps = "its stages" if entry.staged else str(every * VALIDATIONS)
     clock = {"fit": f"{fitting / 60:.1f} min", "all in all": f"{(time.perf_counter() - start) / 60:.1f} min"}
-    return {"technique": name, "steps": steps, **_cells(family, scores), **clock}
+    return {"method": name, "steps": steps, **_cells(family, scores), **clock}
 
 
 def main() -> None:
-    """Prints the table, a row as soon as it is measured."""
+    """Print the table, each row as soon as it is measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.same_budget", description=__doc__)
     parser.add_argument("--family", choices=list(FAMILIES), default="segmentation")
-    parser.add_argument("--data", type=Path, required=True, help="a config of configs/data")
-    parser.add_argument("--root", required=True, help="the folder that holds the data set")
-    parser.add_argument("--minutes", type=float, default=4.0, help="training time of each technique")
+    parser.add_argument("--data", type=Path, required=True, help="config in configs/data")
+    parser.add_argument("--root", required=True, help="folder that holds the data set")
+    parser.add_argument("--minutes", type=float, default=4.0, help="training time of each method")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"))
-    parser.add_argument("--techniques", nargs="*", metavar="NAME", help="some of them; default: all")
+    parser.add_argument("--techniques", nargs="*", metavar="NAME", help="methods to train; default: all")
     arguments, extra = parser.parse_known_args()
     known = FAMILIES[arguments.family]
     names = arguments.techniques or list(known)
     if unknown := set(names) - known.keys():
-        parser.error(f"no technique {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        parser.error(f"--techniques must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(
         f"`{arguments.data}`, {arguments.minutes} minutes each, {threads} threads, {machine(Options())}\n", flush=True

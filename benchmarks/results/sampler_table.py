@@ -1,8 +1,8 @@
 """Compare samplers on a diffusion model: ``python -m benchmarks.results.sampler_table RUN [--steps N ...] --out FILE``.
 
-RUN is the folder of a trained run. Every sampler starts from the same noise, and its pictures are compared with the same
-test pictures. A sampler may bring settings of its own that the model's give way to: ``ddim,spacing=quadratic,guidance=2``;
-they are spacing, guidance, eta, order, variance, threshold and percentile.
+RUN is the folder of a trained run. All samplers start from the same noise, and their samples are compared with the same
+test images. Settings after the sampler's name replace those of the model: ``ddim,spacing=quadratic,guidance=2``. They are
+spacing, guidance, eta, order, variance, threshold and percentile.
 """
 
 import argparse
@@ -34,25 +34,25 @@ def parsed(row: str) -> tuple[SamplerName, dict[str, Any]]:
     """Parse a sampler and its settings, such as ``ddim,spacing=quadratic``.
 
     Raises:
-        argparse.ArgumentTypeError: there is no such sampler, or no such setting.
+        argparse.ArgumentTypeError: the sampler or a setting is unknown.
     """
     sampler, *pairs = row.split(",")
     settings = dict(pair.partition("=")[::2] for pair in pairs)
     unknown = ({sampler} - set(SAMPLERS)) | (settings.keys() - set(SETTINGS))
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"{row}: there is no {', '.join(sorted(unknown))}; samplers are {', '.join(SAMPLERS)}, settings "
+            f"{row}: unknown {', '.join(sorted(unknown))}; samplers are {', '.join(SAMPLERS)}, settings "
             f"{', '.join(SETTINGS)}"
         )
     return SAMPLERS[sampler], {name: yaml.safe_load(value) for name, value in settings.items()}
 
 
 class Watched:
-    """Model that samples by one sampler, and measures the cost.
+    """Model that samples with one sampler and measures its cost.
 
     Attributes:
         seconds: time of sampling.
-        evaluations: rows of the network's input, over all images; guidance takes two rows an image.
+        evaluations: rows of the network's input over all images; guidance needs two rows per image.
     """
 
     def __init__(
@@ -64,20 +64,20 @@ class Watched:
         self.options, self.seconds, self.evaluations = options, 0.0, 0
 
     def sample(self, n: int, *, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Sample images, and add to the sums."""
+        """Sample n images (n, C, H, W); add time and evaluations to the sums."""
 
         def count(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.evaluations += len(inputs[0])
 
-        drawn = []
+        samples = []
 
         def draw() -> None:
             with self.options.autocast():
-                drawn.append(self.model.sample(n, labels=labels, generator=generator))
+                samples.append(self.model.sample(n, labels=labels, generator=generator))
 
         with self.model.sampling_network.register_forward_pre_hook(count):
             self.seconds += timed(Side("", draw, n), self.options)
-        return drawn[0]
+        return samples[0]
 
 
 def judge(data: VisionDataModule, num_samples: int, batch_size: int, device: torch.device) -> SampleScores:
@@ -89,7 +89,7 @@ def judge(data: VisionDataModule, num_samples: int, batch_size: int, device: tor
         some = [dataset[index] for index in range(start, min(start + 100, num_samples, len(dataset)))]
         images = torch.stack([torch.as_tensor(sample["image"]) for sample in some])
         scores.update("test", images.to(device), {})
-    print(f"The classifier knows {accuracy:.1%} of its pictures.\n")
+    print(f"Accuracy of the reference classifier: {accuracy:.1%}.\n")
     return scores
 
 
@@ -103,7 +103,7 @@ def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("network evaluations for each picture")
+    axes.set_xlabel("network evaluations per image")
     axes.set_ylabel("cnn_fid")
     axes.grid(color="#e6e6e6", which="both")
     axes.set_axisbelow(True)
@@ -114,12 +114,14 @@ def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is measured, and draw the chart."""
+    """Print the table, each row as soon as it is measured, and draw the chart."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.sampler_table", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
     parser.add_argument("--steps", nargs="+", type=int, default=[10, 20, 50, 100])
-    parser.add_argument("--full", nargs="*", choices=SAMPLERS, default=["ancestral"], help="also in all T steps")
+    parser.add_argument(
+        "--full", nargs="*", choices=SAMPLERS, default=["ancestral"], help="run these with all T steps too"
+    )
     parser.add_argument("--samplers", nargs="+", type=parsed, default=[(name, {}) for name in SAMPLERS])
     parser.add_argument("--num_samples", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=100)
@@ -134,10 +136,10 @@ def main() -> None:
     model = model.to(arguments.device)
     if max(arguments.steps) > model.schedule.num_steps:
         parser.error(
-            f"--steps {max(arguments.steps)}: the model has {model.schedule.num_steps} times, so as many at most"
+            f"--steps must be at most {model.schedule.num_steps}, the times of the model, got {max(arguments.steps)}"
         )
     options = Options(device=arguments.device, dtype=arguments.dtype)
-    print(f"`{arguments.run}`, {arguments.num_samples} pictures, {machine(options)}")
+    print(f"`{arguments.run}`, {arguments.num_samples} samples, {machine(options)}")
     scores = judge(data, arguments.num_samples, arguments.batch_size, model.device)
     curves: dict[str, list[tuple[float, float]]] = {}
     for sampler, settings in arguments.samplers:

@@ -1,6 +1,6 @@
 """Plot a metric of several fits: ``python -m benchmarks.results.score_curves RUN [RUN ...] --names NAME ... --out FILE``.
 
-A RUN is the folder of a fit; its metrics.csv has the score after every validation.
+A RUN is the folder of a fit; its metrics.csv has the metric after every validation.
 """
 
 import argparse
@@ -13,14 +13,14 @@ COLOURS = ("#3f6fd8", "#d8453e", "#4b9e5f", "#c78a1b")
 
 
 def curve(run: Path, score: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a score in a run."""
+    """Return the steps and values of a metric in a run."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get(score)]
     return [int(row["step"]) + 1 for row in rows], [float(row[score]) for row in rows]
 
 
 def main() -> None:
-    """Draws the chart, and prints what is in it."""
+    """Draw the chart and print its values."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.score_curves", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--names", nargs="+", required=True)

@@ -1,6 +1,6 @@
-"""Compare segmentation models: ``python -m benchmarks.results.segmentation_ladder RUN [RUN ...] --out PICTURE``.
+"""Compare segmentation models: ``python -m benchmarks.results.segmentation_ladder RUN [RUN ...] --out FILE``.
 
-A RUN is a run's folder on ``ShapesSegmentation``; the rows are in the order given, named by ``--names``.
+A RUN is the folder of a run on ``ShapesSegmentation``. Rows are in the order given and named by ``--names``.
 """
 
 import argparse

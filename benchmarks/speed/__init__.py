@@ -1,1 +1,1 @@
-"""Speed beside that of peers doing the same work."""
+"""Speed beside peers on the same work."""

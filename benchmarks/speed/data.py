@@ -1,4 +1,4 @@
-"""Where pictures come from: the embedded world, and files."""
+"""Sources of images: Shapes, the synthetic dataset, and files."""
 
 import tempfile
 from pathlib import Path
@@ -17,8 +17,8 @@ from darkroom.datamodules.shapes.segmentation import SegmentationScenes
 
 
 @entry
-def embedded_world(options: Options) -> Result:
-    """Scenes per second and core, 64 x 64, with masks and boxes: in batches of 32, and one by one."""
+def shapes_scenes(options: Options) -> Result:
+    """Measure rendered scenes per second and core, 64 x 64, with masks and boxes: in batches of 32, and one by one."""
     data, world = SegmentationScenes(SceneGenerator(), "train", 10**6), SceneGenerator()
 
     def batch() -> None:
@@ -31,11 +31,11 @@ def embedded_world(options: Options) -> Result:
 
     sides = [Side("32 at once, image + mask + boxes", batch, 32), Side("one by one, image + mask", singles, 32)]
     with one_thread():
-        return compare("Embedded world, scenes/s on one core", sides, Options(rounds=options.rounds * 5))
+        return compare("Shapes, scenes/s on one core", sides, Options(rounds=options.rounds * 5))
 
 
 class FloatPipeline(Dataset):
-    """The usual way: decode, make float, crop, flip and normalise each sample in the loader."""
+    """Usual pipeline: decode, convert to float, crop, flip and normalise each sample in the loader."""
 
     def __init__(self, root: Path) -> None:
         self.pairs = list(zip(sorted((root / "images").iterdir()), sorted((root / "masks").iterdir()), strict=True))
@@ -53,7 +53,7 @@ class FloatPipeline(Dataset):
 
 @entry
 def augmented_files(options: Options) -> Result:
-    """Images per second and core from PNG files, 256 -> 224 px, random crop and flip of image and mask."""
+    """Measure images per second and core from PNG files, 256 -> 224 px, random crop and flip of image and mask."""
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder), np.random.default_rng(0)
         for name in ("images", "masks"):

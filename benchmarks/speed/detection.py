@@ -1,4 +1,4 @@
-"""Detectors: training steps and inference beside torchvision's in a plain loop; scores, proposals, pictures with boxes."""
+"""Detection: training steps and inference beside torchvision's in a plain loop; metrics, proposals, images with boxes."""
 
 import tempfile
 from collections.abc import Callable
@@ -32,7 +32,7 @@ BATCH = 4
 
 
 def _techniques() -> dict[str, ObjectDetection]:
-    """Build every method as its config on Shapes has it."""
+    """Build every method from its config on Shapes."""
     models = {}
     for name in LADDER:
         config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
@@ -94,7 +94,7 @@ def _finding(name: str, find: Callable[[], object], images: int, options: Option
 
 @entry
 def detection_steps(options: Options) -> Result:
-    """Training step of every detector as its config has it, on scenes of 128 px; R-CNN's is fine-tuning."""
+    """Compare the training steps of all detectors with their configs, on scenes of 128 px; R-CNN's is fine-tuning."""
     batch = _batch(options, proposals=SelectiveSearch(min_side=8))
     sides = [_ours(name, model, batch, options) for name, model in _techniques().items() if name != "mask_rcnn"]
     masks = _batch(options, masks=True)
@@ -104,7 +104,7 @@ def detection_steps(options: Options) -> Result:
 
 @entry
 def detection_inference(options: Options) -> Result:
-    """Compare detectors from images on the device to boxes, as their configs have them, untrained.
+    """Compare untrained detectors with their configs, from images on the device to boxes.
 
     R-CNN and Fast R-CNN take proposals from the batch.
     """
@@ -156,25 +156,25 @@ def _against_torchvision(options: Options, name: str, size: int = 2) -> tuple[Re
 
 @entry
 def faster_rcnn_against_torchvision(options: Options) -> Result:
-    """Faster R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
+    """Compare Faster R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
     return _against_torchvision(options, "Faster R-CNN, ResNet50 and pyramid")[0]
 
 
 @entry
 def mask_rcnn_against_torchvision(options: Options) -> Result:
-    """Mask R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
+    """Compare Mask R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
     return _against_torchvision(options, "Mask R-CNN, ResNet50 and pyramid")[0]
 
 
 @entry
 def ssd_against_torchvision(options: Options) -> Result:
-    """SSD300: ours, and torchvision's in a plain loop."""
+    """Compare SSD300: ours, and torchvision's in a plain loop."""
     return _against_torchvision(options, "SSD300, VGG16")[0]
 
 
 @entry
 def detection_scores(options: Options) -> Result:
-    """COCO AP and VOC AP of 200 images with 8,000 detections of 20 classes, update and compute."""
+    """Measure COCO AP and VOC AP of 200 images with 8,000 detections of 20 classes: update and compute."""
     generator = torch.Generator().manual_seed(0)
     found, truth = [], []
     for _ in range(200):
@@ -197,27 +197,27 @@ def detection_scores(options: Options) -> Result:
         Side("torchmetrics, faster-coco-eval", lambda: judge(theirs), 200),
     ]
     ours, voc = COCOScores(20), VOCScores(20)
-    return compare("Scores of 200 images, 8,000 boxes, 20 classes", sides, Options(rounds=options.rounds))
+    return compare("Metrics of 200 images, 8,000 boxes, 20 classes", sides, Options(rounds=options.rounds))
 
 
 @entry
 def selective_search(options: Options) -> Result:
-    """Selective Search on 16 scenes of 256 px: in this process, in two workers, and from the cache."""
+    """Measure Selective Search on 16 scenes of 256 px: in this process, in two workers, and from the cache."""
     scenes = DetectionScenes(ShapesDetection(side=256).generator, "val", 16)
-    pictures = [scene["image"].permute(1, 2, 0).numpy() for scene in (scenes[index] for index in range(16))]
+    images = [scene["image"].permute(1, 2, 0).numpy() for scene in (scenes[index] for index in range(16))]
     method = SelectiveSearch()
     with tempfile.TemporaryDirectory() as folder:
-        kept = ProposalCache(method, folder)
-        fill(scenes, kept, 0)
+        cache = ProposalCache(method, folder)
+        fill(scenes, cache, 0)
 
-        def anew(workers: int) -> None:
+        def compute(workers: int) -> None:
             with tempfile.TemporaryDirectory() as empty:
                 fill(scenes, ProposalCache(method, empty), workers)
 
         sides = [
-            Side("this process", lambda: anew(0), 16),
-            Side("two workers", lambda: anew(2), 16),
-            Side("from the cache", lambda: [kept.get(picture) for picture in pictures], 16),
+            Side("this process", lambda: compute(0), 16),
+            Side("two workers", lambda: compute(2), 16),
+            Side("from the cache", lambda: [cache.get(image) for image in images], 16),
         ]
         return compare("Selective Search (fast), 16 scenes of 256 px", sides, Options(rounds=min(3, options.rounds)))
 
@@ -256,4 +256,4 @@ def boxes_from_files(options: Options) -> Result:
         for name, one in {"flip": plain, "SSD's augmentation": data, "flip, grid proposals": grid}.items():
             one.setup("fit")
             sides.append(Side(name, partial(_read, one._datasets["train"], 24), 24))
-        return compare("Pictures with boxes from JPEG files, one core", sides, Options(rounds=options.rounds))
+        return compare("Images with boxes from JPEG files, one core", sides, Options(rounds=options.rounds))

@@ -1,4 +1,4 @@
-"""Diffusion: training steps and samples beside those of widely used libraries; what guidance and checkpointing cost."""
+"""Diffusion: training steps and sampling beside widely used libraries; cost of guidance and gradient checkpointing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 from darkroom.lightning_modules.optimizers import Optim
 
 SHAPE, CLASSES, STEPS = (3, 32, 32), 10, 20
-# diffusers' words for the CIFAR-10 network of Ho et al. 2020, as google/ddpm-cifar10-32 has it: 35,746,307 parameters.
+# diffusers' arguments for the CIFAR-10 network of Ho et al. 2020, as in google/ddpm-cifar10-32: 35,746,307 parameters.
 HO = {
     "sample_size": 32,
     "block_out_channels": (128, 256, 256, 256),
@@ -31,24 +31,24 @@ HO = {
     "norm_eps": 1e-6,
     "dropout": 0.1,
 }
-# denoising-diffusion-pytorch's Unet: by its defaults, as many parameters in fewer operations; and in our shape.
+# denoising-diffusion-pytorch's Unet: with its defaults, equally many parameters in fewer operations; and in our shape.
 UNETS = {"its defaults": (64, (1, 2, 4, 8)), "our shape": (144, (1, 2, 2, 2))}
 
 
 @dataclass
 class Peer:
-    """A library's network, and how the library trains it and draws from it."""
+    """Network of a library, with the library's training and sampling."""
 
     name: str
     network: nn.Module
-    loss: Callable[[Tensor], Tensor]  # of pictures (B, C, H, W) in [-1, 1]
+    loss: Callable[[Tensor], Tensor]  # of images (B, C, H, W) in [-1, 1]
     optimizer: torch.optim.Optimizer
-    average: Callable[[], object]  # updates the moving average of the weights
-    draw: Callable[[int], Tensor]  # pictures by DDIM
+    average: Callable[[], object]  # updates the EMA weights
+    draw: Callable[[int], Tensor]  # samples n images by DDIM
 
 
 def of_diffusers(options: Options) -> Peer:
-    """Build diffusers' side: the same network, with the optimizer and the average of its training example."""
+    """Build diffusers' side: the same network, with the optimizer and the EMA of its training example."""
     import diffusers
     from diffusers.training_utils import EMAModel
 
@@ -75,7 +75,7 @@ def of_diffusers(options: Options) -> Peer:
 
 
 def of_denoising_diffusion_pytorch(options: Options, shape: str) -> Peer:
-    """Build denoising-diffusion-pytorch's side, with the optimizer and the average of its Trainer."""
+    """Build denoising-diffusion-pytorch's side, with the optimizer and the EMA of its Trainer."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
     from ema_pytorch import EMA
@@ -122,7 +122,7 @@ def train(
     average: Callable[[], object],
     options: Options,
 ) -> Callable[[], None]:
-    """Return a training step: loss, backward, gradients clipped to a norm of 1, optimizer, average."""
+    """Return a training step: loss, backward, gradients clipped to a norm of 1, optimizer, EMA."""
 
     def step() -> None:
         optimizer.zero_grad()
@@ -136,18 +136,18 @@ def train(
     return step
 
 
-def drawn(ask: Callable[[], object], options: Options) -> Callable[[], None]:
-    """Return a step that calls ``ask`` without gradients, in the precision of the options."""
+def sampled(sample: Callable[[], object], options: Options) -> Callable[[], None]:
+    """Return a step that calls ``sample`` without gradients, in the precision of the options."""
 
     def step() -> None:
         with torch.no_grad(), options.autocast():
-            ask()
+            sample()
 
     return step
 
 
 def our_step(ours: Diffusion, batch: dict[str, Any], options: Options) -> Callable[[], None]:
-    """Return our training step, with our optimizer and the average of the weights."""
+    """Return our training step, with our optimizer and EMA."""
     adam, ema = ours.configure_optimizers(), ours.ema
     assert ema is not None
     return train(ours.network, lambda: training_loss(ours, batch), adam, lambda: ema.update(ours.network), options)
@@ -164,8 +164,8 @@ def ddpm_step(options: Options) -> Result:
         step = train(peer.network, partial(peer.loss, image), peer.optimizer, peer.average, options)
         sides.append(side_of(peer.name, [peer.network], step, batch, options))
     notes.append(
-        "Loss, backward, clipping, Adam and the average of the weights, each library's own: denoising-diffusion-pytorch "
-        "averages after every tenth step, the others after each."
+        "Loss, backward, clipping, Adam and EMA, each library's own. denoising-diffusion-pytorch updates the EMA after "
+        "every tenth step, the others after each."
     )
     return compare(f"DDPM training step, batch {batch}, 32 px", sides, options, notes)
 
@@ -176,13 +176,13 @@ def ddim_20(options: Options) -> Result:
     batch, notes = batch_size(options, 4, 64), list[str]()
     ours = _ours(options).eval()
 
-    draw = drawn(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
+    draw = sampled(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
     sides = [side_of("darkroom DDPM", [ours.sampling_network], draw, batch, options)]
     for peer in peers(options, notes):
         peer.network.eval()
-        draw = drawn(partial(peer.draw, batch), options)
+        draw = sampled(partial(peer.draw, batch), options)
         sides.append(side_of(peer.name, [peer.network], draw, batch, options))
-    return compare(f"DDIM, {STEPS} steps, {batch} pictures at once, 32 px", sides, options, notes)
+    return compare(f"DDIM, {STEPS} steps, {batch} images at once, 32 px", sides, options, notes)
 
 
 @entry
@@ -204,10 +204,10 @@ def guidance_pass(options: Options) -> Result:
         return torch.lerp(without.float(), network(x, t, label=label).float(), 2.0)
 
     sides = [
-        side_of(f"{name} of {rows}", [network], drawn(step, options), batch, options)
+        side_of(f"{name} of {rows}", [network], sampled(step, options), batch, options)
         for name, rows, step in (("one pass", 2 * batch, one), ("two passes", batch, two))
     ]
-    return compare(f"Guidance of {batch} pictures, one time step, 32 px", sides, options)
+    return compare(f"Guidance of {batch} images, one time step, 32 px", sides, options)
 
 
 @entry
@@ -216,7 +216,7 @@ def checkpointing(options: Options) -> Result:
     batch = batch_size(options, 16, 128)
     image = options.images(batch, *SHAPE).clamp(-1, 1)
     sides: list[Side] = []
-    for name, wanted in {"everything kept": False, "gradient checkpointing": True}.items():
+    for name, wanted in {"all activations saved": False, "gradient checkpointing": True}.items():
         ours = _ours(options, DenoisingUNet(SHAPE, gradient_checkpointing=wanted))
         sides.append(side_of(name, [ours.network], our_step(ours, {"image": image}, options), batch, options))
     return compare(f"DDPM training step, batch {batch}, 32 px", sides, options)

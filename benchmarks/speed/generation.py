@@ -1,4 +1,4 @@
-"""Generative techniques: training steps beside those of widely used public recipes in plain loops; what a score costs."""
+"""Generative methods: training steps beside widely used public recipes in plain loops; cost of a metric."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -69,7 +69,7 @@ def _descend(network: nn.Module, loss: Callable[[], torch.Tensor], optimizer: to
 
 @entry
 def vae_step(options: Options) -> Result:
-    """Compare VAE training steps, 64 x 64, batch 64: the same layers here and in PyTorch-VAE's plain loop."""
+    """Compare VAE training steps, 64 x 64, batch 64: the same layers in darkroom and in PyTorch-VAE's plain loop."""
     ours = VAE(
         (3, SIZE, SIZE),
         latent_dim=LATENT,
@@ -114,8 +114,8 @@ class _Repeated(Dataset[dict[str, torch.Tensor]]):
 
 @entry
 def dcgan_step(options: Options) -> Result:
-    """Compare DCGAN training steps, 64 x 64, batch 64, width 64: Lightning here and the loop of PyTorch's example."""
-    steps = 50 if options.device == "cuda" else 2  # of one timing: a fit has a beginning
+    """Compare DCGAN training steps, 64 x 64, batch 64, width 64: a fit of darkroom and the loop of PyTorch's example."""
+    steps = 50 if options.device == "cuda" else 2  # in one timing, since every fit has a setup
     image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
     ours = DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=options.channels_last))
     mixed: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
@@ -141,9 +141,9 @@ def dcgan_step(options: Options) -> Result:
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
     )
 
-    def verdict(pictures: torch.Tensor, real: bool) -> torch.Tensor:
+    def adversarial_loss(images: torch.Tensor, real: bool) -> torch.Tensor:
         with options.autocast():
-            logits = discriminator(pictures)
+            logits = discriminator(images)
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
 
     def loop() -> None:
@@ -151,11 +151,11 @@ def dcgan_step(options: Options) -> Result:
             discriminator.zero_grad()
             with options.autocast():
                 fake = generator(torch.randn(BATCH, 100, device=options.device))
-            verdict(image, True).backward()
-            verdict(fake.detach(), False).backward()
+            adversarial_loss(image, True).backward()
+            adversarial_loss(fake.detach(), False).backward()
             d_adam.step()
             generator.zero_grad()
-            verdict(fake, True).backward()  # also computes the discriminator's gradients, which nobody uses
+            adversarial_loss(fake, True).backward()  # also computes unused gradients of the discriminator
             g_adam.step()
 
     sides = [
@@ -163,13 +163,13 @@ def dcgan_step(options: Options) -> Result:
         side_of("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options),
     ]
     notes = [
-        f"Times of {steps} steps. Ours also averages the generator's weights, and makes its optimizers in every fit."
+        f"Times of {steps} steps. Ours also updates EMA weights of the generator, and builds its optimizers in every fit."
     ]
     return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", sides, options, notes)
 
 
 class _Noise:
-    """Sampler of noise, almost free: the time that is left is the metric's own."""
+    """Sampler of noise at almost no cost, so that the metric alone is timed."""
 
     num_classes = None
 
@@ -201,5 +201,5 @@ def score_cost(options: Options) -> Result:
         sides.append(Side(" x ".join(map(str, shape)), score, len(real)))
     with one_thread():
         return compare(
-            "cnn_fid of 1000 pictures", sides, options, ["One core on a CPU. Drawing is the technique's own cost."]
+            "cnn_fid of 1000 images", sides, options, ["One core on a CPU. The cost of sampling is not included."]
         )

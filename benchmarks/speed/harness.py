@@ -1,4 +1,4 @@
-"""How to compare: the sides in turn (A B A B), warmed up, medians, the same work in the same minute."""
+"""Comparison of sides that do the same work: warm-up, interleaved rounds (A B A B), medians."""
 
 import contextlib
 import gc
@@ -59,7 +59,7 @@ class Side:
 
 @dataclass
 class Result:
-    """Medians of one entry; ``rows`` are (name, ms, images/s, peak MiB, share of the matmul peak or None, ratio)."""
+    """Medians of one entry; ``rows`` are (name, ms, images/s, peak MiB, fraction of the matmul peak or None, ratio)."""
 
     title: str
     rows: list[Row] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Result:
 
 
 def without_logging(method: Method) -> Method:
-    """Make ``training_step`` return the loss without logging it: there is no Trainer."""
+    """Make ``training_step`` return the loss without logging it, for use without a Trainer."""
     method.log_loss = lambda terms: terms["loss"]  # type: ignore[method-assign]  # of this instance, not of its class
     return method
 
@@ -85,7 +85,7 @@ def side_of(
     """Build a side: count parameters and operations, then compile the networks if ``options.compile`` is set."""
     with FlopCounterMode(display=False) as counter:
         step()
-    if options.compile:  # only now: what is compiled cannot be counted
+    if options.compile:  # after counting, which compiled networks do not allow
         for network in networks:
             network.compile()
     parameters = sum(p.numel() for network in networks for p in network.parameters())
@@ -96,18 +96,19 @@ ENTRIES: dict[str, Callable[[Options], Result]] = {}
 
 
 def entry(function: Callable[[Options], Result]) -> Callable[[Options], Result]:
-    """Registers a benchmark under its function's name."""
+    """Register a benchmark under its function's name."""
     ENTRIES[function.__name__] = function
     return function
 
 
 def synchronize(options: Options) -> None:
+    """Synchronize with the GPU; do nothing on a CPU."""
     if options.device == "cuda":
         torch.cuda.synchronize()
 
 
 def timed(side: Side, options: Options) -> float:
-    """Seconds of one step."""
+    """Return the seconds of one step, synchronized."""
     synchronize(options)
     start = time.perf_counter()
     side.step()
@@ -116,7 +117,7 @@ def timed(side: Side, options: Options) -> float:
 
 
 def peak_memory(side: Side, options: Options) -> float:
-    """MiB of tensors at the highest point of one step, beyond what there was before it."""
+    """Return the peak memory of tensors in one step, in MiB, less the memory allocated before it."""
     gc.collect()
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -132,7 +133,7 @@ def peak_memory(side: Side, options: Options) -> float:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, torch computes on one core."""
+    """Context in which torch computes on one core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -142,7 +143,7 @@ def one_thread() -> Iterator[None]:
 
 
 def matmul_peak(options: Options) -> float:
-    """FLOP/s that this machine reaches on a large matrix product of this dtype: the ceiling to compare with."""
+    """Measure the FLOP/s of a large matrix product of this dtype: the upper bound of a step's rate."""
     n = 8192 if options.device == "cuda" else 2048
     a, b = (torch.randn(n, n, device=options.device, dtype=getattr(torch, options.dtype)) for _ in range(2))
     product = Side("matmul", lambda: a @ b, 1)
@@ -152,7 +153,7 @@ def matmul_peak(options: Options) -> float:
 
 
 def compare(title: str, sides: list[Side], options: Options, notes: list[str] | None = None) -> Result:
-    """Runs the sides interleaved; the ratio is each side's median time over the first one's."""
+    """Run the sides interleaved; the ratio is each side's median time over that of the first."""
     for side in sides:
         for _ in range(2):
             timed(side, options)
@@ -177,7 +178,7 @@ def compare(title: str, sides: list[Side], options: Options, notes: list[str] | 
 
 
 def machine(options: Options) -> str:
-    """What the numbers were measured on."""
+    """Describe the machine and the versions of a measurement."""
     import lightning
     import torchvision
 

@@ -1,4 +1,4 @@
-"""Imagen: training steps of both stages and drawing beside imagen-pytorch; what the cache of embeddings saves."""
+"""Imagen: training steps of both stages and sampling beside imagen-pytorch; time saved by the cache of embeddings."""
 
 import tempfile
 import uuid
@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.speed.diffusion import batch_size, drawn, our_step, train
+from benchmarks.speed.diffusion import batch_size, our_step, sampled, train
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, without_logging
 from darkroom.errors import UserError
 from darkroom.lightning_modules.diffusion import (
@@ -47,7 +47,7 @@ class Ready(TextEncoder):
 
 
 def base() -> TextToImage:
-    """Build a base model of about 16 M parameters, as many as the peer's."""
+    """Build a base model of about 16 M parameters, the size of the peer's."""
     network = DenoisingUNet(
         SMALL, None, 56, (1, 2, 4), 2, 16, 56, modulation="adaptive", resampling="conv", dropout=0.0, text_dim=DIM
     )
@@ -55,7 +55,7 @@ def base() -> TextToImage:
 
 
 def upsampler() -> SuperResolution:
-    """Build a super-resolution of about 30 M parameters, as many as the peer's."""
+    """Build a super-resolution model of about 30 M parameters, the size of the peer's."""
     network = EfficientUNet(LARGE, DIM, (82, 164, 328), (1, 2, 4), head_channels=82)
     return SuperResolution(LARGE, 2, Ready(), network, sampling=Sampling(steps=STEPS))
 
@@ -111,19 +111,19 @@ def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int,
         return side_of("imagen-pytorch", [unet], step, batch, options)
 
     _beside(sides, add, notes)
-    notes.append("Ours also averages its weights.")
+    notes.append("Ours also updates EMA weights.")
     return compare(f"{type(ours).__name__} training step, batch {batch}, {shape[1]} px", sides, options, notes)
 
 
 @entry
 def text_to_image_step(options: Options) -> Result:
-    """Training step of the base model, 16 M parameters, 16 tokens of text, beside imagen-pytorch."""
+    """Compare training steps of the base model, 16 M parameters, 16 tokens of text, with imagen-pytorch's."""
     return _training(base, 0, SMALL, options)
 
 
 @entry
 def super_resolution_step(options: Options) -> Result:
-    """Training step of a super-resolution, 30 M parameters, 32 -> 64, beside imagen-pytorch."""
+    """Compare training steps of a super-resolution model, 30 M parameters, 32 -> 64, with imagen-pytorch's."""
     return _training(upsampler, 1, LARGE, options)
 
 
@@ -132,26 +132,26 @@ def cascade_sampling(options: Options) -> Result:
     """Compare sampling with both stages, 20 steps each, guidance in the first, with imagen-pytorch's."""
     batch, notes = batch_size(options, 2, 32), list[str]()
     cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
-    draw = drawn(lambda: cascade.sample(["a picture"] * batch), options)
+    draw = sampled(lambda: cascade.sample(["a picture"] * batch), options)
     sides = [side_of("darkroom ImagenCascade", cascade.networks(), draw, batch, options)]
 
     def add() -> Side:
         imagen = peer(options).eval()
         text = torch.randn(batch, TOKENS, DIM, device=options.device)
         weights = {"cond_scale": (2.0, 1.0), "use_tqdm": False}
-        draw = drawn(lambda: imagen.sample(text_embeds=text, **weights), options)
+        draw = sampled(lambda: imagen.sample(text_embeds=text, **weights), options)
         return side_of("imagen-pytorch", list(imagen.unets), draw, batch, options)
 
     _beside(sides, add, notes)
     notes.append(
-        "Ours by DDIM, theirs by ancestral steps: as many calls of networks, but for guidance, whose two are one."
+        "Ours by DDIM, theirs by ancestral steps. Network calls are equal in number, but ours merges the two of guidance."
     )
-    return compare(f"Cascade 32 -> 64 px, {STEPS} steps each, {batch} pictures at once", sides, options, notes)
+    return compare(f"Cascade 32 -> 64 px, {STEPS} steps each, {batch} images at once", sides, options, notes)
 
 
 @entry
 def embedding_cache(options: Options) -> Result:
-    """MiniLM's embeddings of 64 captions: computed, from files, from memory."""
+    """Compare MiniLM's embeddings of 64 captions: from memory, from files, and computed."""
     title = "Embeddings of 64 captions by MiniLM"
     new = count()
     with tempfile.TemporaryDirectory() as folder:
@@ -173,7 +173,7 @@ def embedding_cache(options: Options) -> Result:
             for name, step in (
                 ("memory", lambda: reader(captions).tokens),
                 ("files", from_files),
-                ("computed and kept", miss),
+                ("computed and cached", miss),
             )
         ]
-        return compare(title, sides, options, ["A new reader for every turn of files: it has nothing in memory."])
+        return compare(title, sides, options, ["files: a new reader in every round, with an empty memory."])

@@ -1,4 +1,4 @@
-"""What judging costs."""
+"""Cost of metrics."""
 
 import torch
 from torchmetrics import MetricCollection
@@ -10,7 +10,7 @@ from darkroom.lightning_modules.segmentation import SegmentationScores
 
 @entry
 def segmentation_scores(options: Options) -> Result:
-    """mIoU, Dice and pixel accuracy from logits 8 x 21 x 256 x 256: one confusion matrix against three metrics."""
+    """Compare mIoU, Dice and pixel accuracy of logits 8 x 21 x 256 x 256: one confusion matrix against three metrics."""
     logits = torch.randn(8, 21, 256, 256, device=options.device)
     truth = torch.randint(0, 21, (8, 256, 256), device=options.device)
     ours = SegmentationScores(21).to(options.device)
@@ -22,4 +22,4 @@ def segmentation_scores(options: Options) -> Result:
         Side("the same, logits channels_last", lambda: ours.update(channels_last.argmax(1), truth), 8),
         Side("torchmetrics, three metrics", lambda: theirs.update(logits, truth), 8),
     ]
-    return compare("Scores of a batch, 8 x 21 x 256 x 256", sides, options)
+    return compare("Metrics of a batch, 8 x 21 x 256 x 256", sides, options)

@@ -1,4 +1,4 @@
-"""Training steps of networks."""
+"""Segmentation: training steps, evaluation and tiled inference."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def _side(name: str, network: nn.Module, step: Callable[[], object], compiled: b
     with FlopCounterMode(display=False) as counter:
         step()
     parameters = sum(p.numel() for p in network.parameters())
-    if compiled:  # only now: what is compiled cannot be counted
+    if compiled:  # after counting, which compiled networks do not allow
         network.compile()
     return Side(name, step, BATCH, parameters, counter.get_total_flops())
 
@@ -79,7 +79,7 @@ def _batch(classes: int, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
 
 @entry
 def unet_step(options: Options) -> Result:
-    """U-Net, base width 64, training step, against a plain loop over the same network and against smp's Unet."""
+    """Compare training steps of U-Net, base width 64, with a plain loop over the same network and with smp's Unet."""
     unet = UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
     sides = [
         _ours("darkroom UNet", unet, options),
@@ -97,7 +97,7 @@ def unet_step(options: Options) -> Result:
 
 @entry
 def fcn_resnet50_step(options: Options) -> Result:
-    """torchvision's fcn_resnet50 with its auxiliary head, training step: under SemanticSegmentation and in a plain loop."""
+    """Compare training steps of torchvision's fcn_resnet50 with its auxiliary head: ours and a plain loop."""
 
     def network() -> nn.Module:
         return fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
@@ -113,7 +113,7 @@ def fcn_resnet50_step(options: Options) -> Result:
 
 
 def _techniques() -> dict[str, SemanticSegmentation]:
-    """Every technique as its config on the embedded world has it."""
+    """Build every method from its config on Shapes."""
     models = {}
     for name in ("unet", "unet_paper", "fcn", "deconvnet", "dilated", "convolutionalized"):
         config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
@@ -125,14 +125,14 @@ def _techniques() -> dict[str, SemanticSegmentation]:
 
 @entry
 def segmentation_steps(options: Options) -> Result:
-    """Every segmentation technique as its config has it, training step."""
+    """Compare the training steps of all segmentation methods with their configs."""
     sides = [_ours(name, model, options) for name, model in _techniques().items()]
     return compare(f"Training step, batch {BATCH}, {SIZE} px", sides, options)
 
 
 @entry
 def segmentation_evaluation(options: Options) -> Result:
-    """Every segmentation technique as its config has it, over a whole set: loader, normalisation, network, loss, scores."""
+    """Compare the evaluation of all segmentation methods over a set: loader, normalisation, network, loss, metrics."""
     scenes, sides = 64, []
     data = ShapesSegmentation(side=SIZE, test_size=scenes, eval_batch_size=BATCH, num_workers=0)
     data.setup("test")
@@ -162,7 +162,7 @@ def tiled_inference(options: Options) -> Result:
         "tiles of 512, overlap 1/4, blended": ("same", Inference(tile=512)),
         "tiles of 512, no overlap": ("same", Inference(tile=512, overlap=0.0)),
         "valid convolutions, overlap-tile of 512": ("valid", Inference(tile=512, tiles_at_once=1)),
-        "the whole picture at once": ("same", Inference()),
+        "the whole image at once": ("same", Inference()),
     }
     image = options.images(1, 3, side, side)
     for name, (padding, inference) in ways.items():
@@ -176,5 +176,5 @@ def tiled_inference(options: Options) -> Result:
                 model.infer({"image": image})
 
         sides.append(Side(name, step, side**2 / 1e6))
-    notes = ["Megapixels in place of images."]
+    notes = ["images/s are megapixels/s here."]
     return compare(f"Tiled inference, {side} x {side}", sides, options, notes)

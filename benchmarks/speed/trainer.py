@@ -1,4 +1,4 @@
-"""Framework overhead per step: each own version of a Lightning part beside Lightning's, on a network that costs nothing."""
+"""Framework overhead per step: Darkroom's version of each part of Lightning beside Lightning's, on a tiny network."""
 
 import gc
 import logging
@@ -41,7 +41,7 @@ Batch = dict[str, Tensor]
 
 
 def _now(device: str | torch.device) -> float:
-    """Read the clock: on a CPU the time that this thread computed, which other processes on the machine do not change."""
+    """Read the clock: on a CPU the processor time of this thread, which other processes do not change."""
     return time.thread_time() if torch.device(device).type == "cpu" else time.perf_counter()
 
 
@@ -61,7 +61,7 @@ class Clock(Callback):
 
 
 class Minimal(LightningModule):
-    """A module that does nothing but its step."""
+    """Module with a training step alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Minimal(LightningModule):
 
 
 class Logged(Minimal):
-    """The same with Lightning's logging of the loss."""
+    """``Minimal`` with Lightning's logging of the loss."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute and log the loss."""
@@ -87,7 +87,7 @@ class Logged(Minimal):
 
 
 class RunningLoss(Technique):
-    """The same with our running loss."""
+    """``Minimal`` with our running loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class RunningLoss(Technique):
 
 
 class OwnEMA(Minimal):
-    """The same with our EMA weights."""
+    """``Minimal`` with our EMA weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class OwnEMA(Minimal):
 
 
 class ReadyBatches(Dataset):
-    """A data set whose batches are ready, so that only the framework is measured."""
+    """Data set with prepared batches, so that only the framework is measured."""
 
     def __init__(self) -> None:
         self.image = torch.randn(BATCH, 8)
@@ -131,8 +131,8 @@ class Side:
     """One configuration of the Trainer.
 
     Args:
-        part: what it has on; sides of one part are compared with each other.
-        name: whose version.
+        part: the part of the Trainer that is on; sides of one part are compared with each other.
+        name: the library whose version it is.
         module: of the fit.
         trainer: makes the Trainer's arguments for a folder.
     """
@@ -270,7 +270,7 @@ def _differences(times: dict[str, list[float]]) -> list[str]:
 
 @entry
 def trainer_overhead(options: Options) -> Result:
-    """Measure the time of a step on Linear(8, 8): a bare loop, Lightning with everything off, each part, everything on."""
+    """Measure the time of a step on Linear(8, 8): bare loop, Lightning with everything off, each part, everything on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     times: dict[str, list[float]] = {title: [] for title in ("bare loop", *(side.title for side in SIDES))}

@@ -1,4 +1,4 @@
-"""AttentionMapLogger: the attention of a sample to each word of its prompt."""
+"""AttentionMapLogger: attention of a sample to each word of its prompt."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ from darkroom.callbacks.plotting.images import PAPER, resize
 from darkroom.callbacks.prompt_figures import PromptFigures
 from darkroom.protocols import WordMapModel
 
-_MOST_WORDS = 9  # in a row; a longer prompt is continued in the next
+_MOST_WORDS = 9  # words in a row; a longer prompt continues in the next row
 _SMALLEST = 112  # pixels of a small image
-_DARK = 0.25  # fraction of the strongest word; words below it stay darker
+_DARK = 0.25  # fraction of the strongest word, below which maps stay darker
 
 
 class AttentionMapLogger(PromptFigures):
-    """Shows a sample of each prompt and, for each word, the sample under the heat map of its attention to the word.
+    """Shows a sample of each prompt and, for each word, the heat map of the attention to the word over the sample.
 
     A heat map is the mean over all steps and attention layers, relative to its own maximum. The map of a word with much
-    less attention than another stays dark. Tokens of one word are added up; special tokens are left out.
+    less attention than another stays dark. Tokens of one word are summed; special tokens are omitted.
 
     A fit writes ``figures/attention/<step>.png``; ``validate`` and ``test`` write to ``figures/<stage>_attention``. The
     noise is the same in every epoch.
@@ -31,7 +31,7 @@ class AttentionMapLogger(PromptFigures):
         prompts: texts to sample; None: the first different captions of the validation (or test) set.
         num_prompts: number of captions of the data.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise.
+        seed: seed of the noise.
     """
 
     needs = WordMapModel
@@ -43,6 +43,7 @@ class AttentionMapLogger(PromptFigures):
         super().__init__(prompts, num_prompts, every_n_validations, seed)
 
     def log_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
+        """Sample the prompts with their attention maps and publish the figure."""
         model = self.require(module, WordMapModel)
         with trainer.precision_plugin.forward_context():
             sampled, words, maps = model.word_maps(prompts, generator=generators(self.seed, len(prompts)))
@@ -79,7 +80,7 @@ def attention_sheet(
         tiles: images uint8 (3, H, W) of one size.
         words: one for each tile.
         names: one for each prompt.
-        title: above all.
+        title: title of the figure.
     """
     rows: list[list[Tensor]] = []
     below: list[list[str]] = []

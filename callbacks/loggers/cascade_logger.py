@@ -14,7 +14,7 @@ from darkroom.callbacks.prompt_figures import PromptFigures
 from darkroom.protocols import AugmentedStage, CascadeModel
 
 _CHUNK = 8  # prompts sampled at once
-_SMALLEST = 224  # pixels of a small image, wide enough for the settings above it
+_SMALLEST = 224  # least width of an image in pixels, so that the settings above it fit
 
 
 class CascadeLogger(PromptFigures):
@@ -27,7 +27,7 @@ class CascadeLogger(PromptFigures):
         prompts: texts to sample; None: the first different captions of the validation (or test) set.
         num_prompts: number of captions of the data.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise; in prediction the seeds of the data do.
+        seed: seed of the noise; prediction uses the seeds of the data.
     """
 
     needs = CascadeModel
@@ -40,6 +40,7 @@ class CascadeLogger(PromptFigures):
         self._predicted: list[tuple[str, int]] = []
 
     def log_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
+        """Sample all stages of the prompts and publish the figure."""
         self._log(trainer, module, prompts, generators(self.seed, len(prompts)), f"{stage}_stages")
 
     def on_predict_batch_end(
@@ -78,13 +79,13 @@ class CascadeLogger(PromptFigures):
                 rows += [[resize(image, tile) for image in row] for row in zip(*stages, strict=True)]
         captions = [f"{prompt} ({head})" for prompt in prompts for head in heads]
         wandb = wandb_images([image for row in rows for image in row], captions)
-        step = logged_step(trainer)  # 0 where the stages come from checkpoints
+        step = logged_step(trainer)  # 0 if the stages come from checkpoints
         figure = image_grid(rows, prompts, heads, f"step {step}" if step else "", smallest=1)
         self.publish(trainer, what, figure, wandb)
 
 
 def _describe_stage(model: CascadeModel, index: int, images: Tensor) -> str:
-    """Return a stage's pixels and settings: the cascade's, else its own; guidance where it is not 1."""
+    """Return the pixels and settings of a stage: the cascade's, else its own; guidance if it is not 1."""
     stage = model.stages[index]
     guidance = stage.guidance_or_default(model.guidance[index])
     parts = [f"{images.shape[2]} x {images.shape[3]}"]

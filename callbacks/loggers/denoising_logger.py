@@ -1,4 +1,4 @@
-"""DenoisingLogger: the way from noise to a sample, and the forward process."""
+"""DenoisingLogger: trajectories from noise to samples, and the forward process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -32,17 +32,17 @@ class DenoisingLogger(FigureCallback):
     same noise in every epoch, as ``figures/denoising/<step>.png``. When a fit ends, more samples are shown as an
     animation, ``trajectory.gif``.
 
-    ``forward_process``: validation images at growing times of q(x_t | x_0), each with one noise. It does not change, so a
-    run has it once.
+    ``forward_process``: validation images at growing times of q(x_t | x_0), each with one noise. It does not change, so
+    it is written once per run.
 
     ``validate`` and ``test`` write all three to ``figures/<stage>_denoising`` and ``figures/<stage>_forward_process``.
 
     Args:
         num_samples: number of samples in the strip, and of images in the forward process.
         grid: samples on each side of the animation; 0: no animation.
-        steps: of the model's sampler; None: the model's own.
+        steps: number of steps of the sampler; None: the model's own.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise.
+        seed: seed of the noise.
     """
 
     needs = DiffusionModel
@@ -62,11 +62,13 @@ class DenoisingLogger(FigureCallback):
         self._images: list[Tensor] = []
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
+        """Save the first images of the set for the forward process."""
         missing = self.num_samples - len(self._images)
         if missing > 0:
             self._images += batch["image"][:missing].cpu()
 
     def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Publish the forward process, once a run, and the trajectories of samples."""
         model = self.require(pl_module, DiffusionModel)
         images, self._images = self._images, []
         prefix = "" if trainer.state.fn == "fit" else f"{stage}_"
@@ -88,7 +90,7 @@ class DenoisingLogger(FigureCallback):
         """Sample ``count`` images; return at most ``most`` evenly spread moments of their trajectory, and its end."""
         model = self.require(trainer.lightning_module, DiffusionModel)
         with trainer.precision_plugin.forward_context():
-            # The first values that a sample takes from its generator are x_T.
+            # A sample takes x_T from its generator first.
             record = _TrajectoryRecorder(model.draw_latents(count, generators(self.seed, count)), most, model.to_uint8)
             model.sample(
                 count,
@@ -144,7 +146,7 @@ class _TrajectoryRecorder:
     Args:
         x: x_T, before the first step.
         most: maximum number of moments.
-        to_uint8: converts images of the model to uint8.
+        to_uint8: function that converts images of the model to uint8.
     """
 
     def __init__(self, x: Tensor, most: int, to_uint8: Callable[[Tensor], Tensor]) -> None:
@@ -172,8 +174,8 @@ def strip(moments: Sequence[Moment], class_names: Sequence[str] | None, title: s
 
     Args:
         moments: columns.
-        class_names: one for each sample; None: there are no classes.
-        title: above all.
+        class_names: class of each sample; None: without classes.
+        title: title of the figure.
     """
     rows: list[list[Tensor]] = []
     names: list[str] = []

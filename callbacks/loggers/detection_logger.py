@@ -1,4 +1,4 @@
-"""DetectionLogger: truth, detections and mistakes in the same images in every epoch."""
+"""DetectionLogger: truth, detections and errors in the same images in every epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,11 +19,11 @@ Sample = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # image, truth, de
 
 
 class DetectionLogger(FirstSamplesLogger[Sample]):
-    """Shows truth, detections and mistakes in the first samples of the validation (and test) set.
+    """Shows truth, detections and errors in the first samples of the validation (and test) set.
 
     The samples are the same in every epoch. The detections are those that the step returned; the network does not run
-    again. Mistakes are wrong detections, in red, and
-    missed objects, in dashed white, at an IoU of 0.5 as in COCO. Difficult objects and crowds, dashed, are neither.
+    again. Errors are false detections, in red, and missed objects, in dashed white, at an IoU of 0.5 as in COCO. Difficult
+    objects and crowds, dashed, are neither.
 
     In W&B boxes and masks can be switched on and off and the boxes filtered by score; the file
     ``figures/<stage>_detections/<step>.png`` shows them in rows.
@@ -55,6 +55,7 @@ class DetectionLogger(FirstSamplesLogger[Sample]):
     def samples(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
     ) -> list[Sample]:
+        """Return image, truth and the best detections of each sample, on the CPU."""
         data = self.data(trainer)
         images = [to_uint8_rgb(data.denormalize(image)) for image in batch["image"]]
         truths = [{k: v.cpu() for k, v in target.items() if isinstance(v, Tensor)} for target in batch["target"]]
@@ -63,6 +64,7 @@ class DetectionLogger(FirstSamplesLogger[Sample]):
         return list(zip(images, truths, best, strict=True))
 
     def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+        """Draw rows of truth, prediction and errors; return the figure and the images for W&B."""
         names = self.data(trainer).class_names
         tile = fit_size(samples[0][0], self.side, self.side)
         rows: dict[str, list[Tensor]] = {"truth": [], "prediction": [], "errors": []}

@@ -18,18 +18,18 @@ _CHUNK = 64  # images sampled at once
 
 
 class DiffusionSampleLogger(SampleLogger):
-    """Samples from the same noise after every validation, so that progress shows.
+    """Samples from the same noise after every validation, to show progress.
 
     A conditional model has a row per class, for at most 10 classes, and a group of columns per guidance weight. A column
-    starts from one noise in all rows and groups: only class and weight differ. Otherwise as ``SampleLogger``.
+    starts from one noise in all rows and groups: only class and weight differ. Otherwise equal to ``SampleLogger``.
 
     Args:
-        num_samples: number of samples; with classes an approximate number, with equally many of each class and weight.
-        guidance: weights of the class, for a conditional model: 1 is the conditional model itself, 0 the unconditional one.
+        num_samples: number of samples; with classes an approximate number, equal for each class and weight.
+        guidance: guidance weights, for a conditional model: 1 is the conditional model itself, 0 the unconditional one.
         sampler: ancestral, ddim, dpm_solver++ or heun; None: the model's own.
-        steps: of the sampler; None: the model's own.
+        steps: number of steps of the sampler; None: the model's own.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise.
+        seed: seed of the noise.
         animation: write the animation of all steps when a fit ends.
     """
 
@@ -59,6 +59,7 @@ class DiffusionSampleLogger(SampleLogger):
             check_guidance(self, self.guidance, pl_module)
 
     def draw(self, trainer: Trainer, module: LightningModule, class_names: Sequence[str]) -> Tensor:
+        """Draw samples: with classes a row per class and a group of columns per guidance weight."""
         model, title = self.require(module, DiffusionModel), f"step {logged_step(trainer)}"
         if model.num_classes is None:
             images = self._sample(trainer, model, generators(self.seed, self.num_samples))
@@ -98,7 +99,7 @@ class DiffusionSampleLogger(SampleLogger):
 
 
 def check_guidance(callback: object, guidance: Sequence[float], module: LightningModule) -> None:
-    """Refuse guidance weights other than 1 for a model that cannot be guided."""
+    """Raise a UsageError for guidance weights other than 1 if the model cannot be guided."""
     guided = [weight for weight in guidance if weight != 1]
     reason = module.unguided if isinstance(module, GuidedModel) else None
     if guided and reason:

@@ -30,8 +30,8 @@ class LatentSpaceLogger(FigureCallback):
     A fit writes them as ``figures/<view>/<step>.png``, ``validate`` and ``test`` as ``figures/<stage>_<view>/<step>.png``.
 
     ``manifold``: two dimensions decoded at evenly spaced quantiles of the prior (Kingma and Welling 2014, appendix A,
-    figure 4). With more than two dimensions these are the most active ones, whose encodings vary most; the others stay as
-    in the first validation image. A conditional model has one dimension in columns and the classes in rows.
+    figure 4). With more than two dimensions these are the most active ones, whose encodings vary most; the others keep the
+    values of the first validation image. A conditional model has one dimension in columns and the classes in rows.
 
     ``traversals``: one validation image with one dimension at a time, the most active first, from -3 to 3 standard
     deviations of the prior.
@@ -77,7 +77,7 @@ class LatentSpaceLogger(FigureCallback):
         if len(shape) != 1:
             raise UsageError(
                 f"LatentSpaceLogger needs latents that are vectors, but those of {type(pl_module).__name__} have the shape "
-                f"{tuple(shape)}; remove it"
+                f"{tuple(shape)}; remove the callback"
             )
 
     def _shows_encodings(self, module: LightningModule) -> bool:
@@ -86,17 +86,19 @@ class LatentSpaceLogger(FigureCallback):
         return not (isinstance(module, SearchingEncoder) and module.encodes_by_search)
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
+        """Save images of every batch, and their encodings if ``latents`` is shown."""
         batches = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
         images, labels = batch["image"], self.require(pl_module, LatentModel).labels_of(batch)
         some = min(math.ceil(_CANDIDATES / batches), _CANDIDATES - len(self._samples))
         firsts = [None] * len(images[:some]) if labels is None else labels[:some].cpu()
         self._samples += zip(images[:some].cpu(), firsts, strict=True)
         if self._shows_encodings(pl_module):
-            share = math.ceil(self.num_points / batches)  # of every batch: data may be sorted by class
+            share = math.ceil(self.num_points / batches)  # from every batch, since data may be sorted by class
             self._codes.append(self._encode(trainer, images[:share], None if labels is None else labels[:share]))
             self._labels += [batch["label"][:share].cpu()] if "label" in batch else []
 
     def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Publish the views of the latent space."""
         samples, encoded, labels = self._samples, self._codes, self._labels
         self._samples, self._codes, self._labels = [], [], []
         if not samples:

@@ -15,12 +15,13 @@ from darkroom.errors import UsageError
 from darkroom.protocols import TextModel
 
 _CHUNK = 64  # images sampled at once
-_SMALLEST, _ANIMATION = 64, 800  # pixels of a small image, and of the animation, where prompts must be readable
+_SMALLEST, _ANIMATION = 64, 800  # pixels of a small image, and of the animation, so that prompts are readable
 
 
 class PromptLogger(PromptFigures):
-    """Samples prompts after every validation, so that progress shows: a row per prompt, a group of columns per guidance
-    weight.
+    """Samples prompts from the same noise after every validation, to show progress.
+
+    The figure has a row per prompt and a group of columns per guidance weight.
 
     A column starts from one noise in all rows and groups: only prompt and weight differ. torch's global random state is
     unchanged.
@@ -33,10 +34,10 @@ class PromptLogger(PromptFigures):
         prompts: texts to sample; None: the first different captions of the validation (or test) set.
         num_prompts: number of captions of the data.
         num_samples: number of images of each prompt and weight.
-        guidance: weights of the prompt: 1 is the conditional model itself, 0 the unconditional one.
-        steps: of the sampler; None: the model's own.
+        guidance: guidance weights: 1 is the conditional model itself, 0 the unconditional one.
+        steps: number of steps of the sampler; None: the model's own.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise.
+        seed: seed of the noise.
         animation: write the animation of all steps when a fit ends.
     """
 
@@ -64,6 +65,7 @@ class PromptLogger(PromptFigures):
         check_guidance(self, self.guidance, pl_module)
 
     def log_prompts(self, trainer: Trainer, module: LightningModule, prompts: list[str], stage: str) -> None:
+        """Sample the prompts at each guidance weight and publish the figure."""
         model = self.require(module, TextModel)
         groups = [self._sample(trainer, model, prompts, weight) for weight in self.guidance]
         heads = [f"guidance {weight:g}" for weight in self.guidance]

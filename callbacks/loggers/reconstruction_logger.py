@@ -33,10 +33,12 @@ class ReconstructionLogger(FirstSamplesLogger[Sample]):
     def samples(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
     ) -> list[Sample]:
+        """Return image and label of each sample, on the CPU."""
         images, labels = batch["image"].cpu(), self.require(pl_module, ReconstructionModel).labels_of(batch)
         return list(zip(images, [None] * len(images) if labels is None else labels.cpu(), strict=True))
 
     def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, None]:
+        """Draw inputs over reconstructions and their differences."""
         model = self.require(trainer.lightning_module, ReconstructionModel)
         images = torch.stack([image for image, _ in samples]).to(model.device)
         known = [label for _, label in samples if label is not None]

@@ -18,17 +18,17 @@ _MOST_CLASSES = _MOST_COLUMNS = 16
 
 
 class SampleLogger(FigureCallback):
-    """Samples from the same noise after every validation, so that progress shows.
+    """Samples from the same noise after every validation, to show progress.
 
     A conditional model has a row per class, for at most the first 16 classes. torch's global random state is unchanged.
 
     A fit writes ``figures/samples/<step>.png`` and, when it ends, ``figures/samples/progress.gif`` of all steps in the run
-    folder, also of those before it was resumed. ``validate`` and ``test`` write to ``figures/<stage>_samples``.
+    folder, including those before a resume. ``validate`` and ``test`` write to ``figures/<stage>_samples``.
 
     Args:
-        num_samples: number of samples; with classes an upper bound, with equally many of each class.
+        num_samples: number of samples; with classes an upper bound, equal for each class.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise.
+        seed: seed of the noise.
         animation: write the animation.
     """
 
@@ -42,6 +42,7 @@ class SampleLogger(FigureCallback):
         self.num_samples, self.seed, self.animation = num_samples, seed, animation
 
     def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Publish the figure of samples."""
         figure = self.draw(trainer, pl_module, self.data(trainer).class_names)
         self.publish(trainer, "samples" if trainer.state.fn == "fit" else f"{stage}_samples", figure)
 
@@ -70,7 +71,7 @@ def publish_progress(trainer: Trainer, folder: Path, most_side: int = 400) -> No
     """Write ``progress.gif`` of the figures in one folder of a run, if there are at least two.
 
     Args:
-        trainer: of the fit that has ended; figures after its step belong to another fit and are left out.
+        trainer: Trainer of the fit that has ended; figures after its step belong to another fit and are omitted.
         folder: ``figures/<what>``.
         most_side: longer side of the animation in pixels.
     """

@@ -30,16 +30,22 @@ class SegmentationMaskLogger(FirstSamplesLogger[Sample]):
     def samples(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
     ) -> list[Sample]:
+        """Return image, truth and prediction of each sample, on the CPU.
+
+        Raises:
+            UsageError: the step did not return ``prediction``.
+        """
         if not isinstance(outputs, Mapping) or "prediction" not in outputs:
             raise UsageError(
-                f"the step of {type(pl_module).__name__} must return a dict with 'prediction', class ids (B, H, W), for "
-                "SegmentationMaskLogger; it is for semantic segmentation"
+                f"SegmentationMaskLogger: the step of {type(pl_module).__name__} must return a dict with 'prediction', "
+                "class ids (B, H, W); use the callback with semantic segmentation"
             )
         images = self.data(trainer).denormalize(batch["image"])
         predictions = outputs["prediction"][: len(images)]
         return list(zip(map(to_uint8_rgb, images), batch["mask"].cpu(), predictions.cpu(), strict=True))
 
     def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+        """Draw rows of input, truth, prediction and errors; return the figure and the overlays for W&B."""
         names = self.data(trainer).class_names
         images, truths, predictions = zip(*samples, strict=True)
         figure = contact_sheet(

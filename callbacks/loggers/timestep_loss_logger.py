@@ -1,4 +1,4 @@
-"""TimestepLossLogger: error of a diffusion model over the time, in every epoch."""
+"""TimestepLossLogger: error of a diffusion model by timestep, in every epoch."""
 
 import math
 from typing import Any
@@ -15,9 +15,9 @@ _MOST_EARLIER = 7  # curves behind the newest
 
 
 class TimestepLossLogger(FigureCallback):
-    """Plots the squared error of the predicted noise of validation images over the time.
+    """Plots the squared error of the predicted noise of validation images by timestep.
 
-    The curves of earlier validations are paler behind it. Times and noise are the same in every validation.
+    The curves of earlier validations are behind it, paler. Times and noise are the same in every validation.
 
     A fit writes ``figures/loss_by_timestep/<step>.png``; ``validate`` and ``test`` plot one curve into
     ``figures/<stage>_loss_by_timestep``.
@@ -25,8 +25,8 @@ class TimestepLossLogger(FigureCallback):
     Args:
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
         num_images: approximate number of images, spread over the set, each at one time.
-        bins: points of a curve; each is the mean over an equal share of the times.
-        seed: decides times and noise.
+        bins: points of a curve; each is the mean over an equal range of times.
+        seed: seed of times and noise.
     """
 
     needs = DiffusionModel
@@ -49,10 +49,11 @@ class TimestepLossLogger(FigureCallback):
         self._curves = state_dict["curves"]
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
+        """Compute the errors of some images of every batch, each at one time."""
         if not self._times:
             self._generator.manual_seed(self.seed)
         batches = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
-        share = math.ceil(self.num_images / batches)  # of every batch: data may be sorted by class
+        share = math.ceil(self.num_images / batches)  # from every batch, since data may be sorted by class
         model = self.require(pl_module, DiffusionModel)
         images, labels = batch["image"][:share], model.labels_of(batch)
         t = self._spread_times(len(images), model.schedule.num_steps)
@@ -67,11 +68,12 @@ class TimestepLossLogger(FigureCallback):
         self._errors.append(errors)
 
     def _spread_times(self, count: int, num_steps: int) -> Tensor:
-        """Draw times int64 (count,), one from each of ``count`` equal intervals, in random order."""
+        """Sample times int64 (count,), one from each of ``count`` equal intervals, in random order."""
         place = torch.randperm(count, generator=self._generator) + torch.rand(count, generator=self._generator)
         return (place / count * num_steps).long().clamp(max=num_steps - 1)
 
     def log_figures(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Plot the curve of this validation over the earlier ones of the fit and publish it."""
         times, errors, self._times, self._errors = self._times, self._errors, [], []
         if not times:
             return

@@ -25,18 +25,18 @@ class Sample(NamedTuple):
 class UpsamplingLogger(FirstSamplesLogger[Sample]):
     """Shows super-resolution of the first samples of the validation (and test) set.
 
-    The columns are the downscaled image, its bicubic upsampling, the sample of the model, and the true image. Below
-    each image stands its PSNR against the true one, and above each column the mean. Images of more than 320 pixels
+    The columns are the downscaled image, its bicubic upsampling, the sample of the model, and the true image. The PSNR
+    against the true image is below each image, and its mean above each column. Images of more than 320 pixels
     are cropped to their center. The noise is the same in every epoch. The file is
     ``figures/<stage>_upsampling/<step>.png``.
 
     Args:
         num_samples: number of samples.
-        guidance: weight of the caption; None: the model's own.
+        guidance: guidance weight; None: the model's own.
         augmentation: noise level added to the small image, in [0, 1]; None: the model's own.
-        steps: of the sampler; None: the model's own.
+        steps: number of steps of the sampler; None: the model's own.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
-        seed: decides the noise.
+        seed: seed of the noise.
     """
 
     what = "upsampling"
@@ -58,10 +58,12 @@ class UpsamplingLogger(FirstSamplesLogger[Sample]):
     def samples(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]
     ) -> list[Sample]:
+        """Return image and caption of each sample, on the CPU."""
         images = batch["image"].cpu()
         return list(map(Sample, images, batch.get("caption", [None] * len(images))))
 
     def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+        """Draw small image, bicubic upsampling, sample and true image; return the figure, and the same for W&B."""
         model = self.require(trainer.lightning_module, UpsamplingModel)
         images = torch.stack([sample.image for sample in samples]).to(model.device)
         texts = [sample.caption for sample in samples if sample.caption is not None]

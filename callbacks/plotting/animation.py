@@ -22,18 +22,18 @@ def animate(
     skip: int = 0,
     colours: int = 64,
 ) -> None:
-    """Write a GIF that loops, takes some seconds whatever the number of frames, and pauses on the last one.
+    """Write a GIF that loops, lasts a few seconds for any number of frames, and pauses on the last one.
 
-    Images are scaled down further until the file has at most 3 MB.
+    Images are scaled down until the file has at most 3 MB.
 
     Args:
-        frames: images uint8 (3, H, W), or their files, in order; those of another size than the last are left out.
+        frames: images uint8 (3, H, W), or their files, in order; those of another size than the last are omitted.
         captions: one below each frame.
-        path: of the GIF.
-        most_frames: maximum number of frames; of more, an even selection with the first and the last.
+        path: file of the GIF.
+        most_frames: maximum number of frames; more are thinned evenly, keeping the first and the last.
         most_side: maximum longer side in pixels.
         skip: pixels that are cut off at the top, such as a title that the caption repeats.
-        colours: of all frames together, at most 256.
+        colours: number of colours of all frames together, at most 256.
     """
     size = _open(frames[-1]).size
     usable = [(frame, text) for frame, text in zip(frames, captions, strict=True) if _open(frame).size == size]
@@ -67,7 +67,7 @@ def _draw_frame(frame: Path | Tensor, caption: str, most_side: int, skip: int) -
 
 
 def _share_palette(frames: Sequence[Image.Image], colours: int) -> list[Image.Image]:
-    """Convert the frames to one palette, made of a few of them, so that the GIF stores only what changes between frames."""
+    """Convert the frames to one palette, made of a few of them, so that the GIF stores only changes between frames."""
     few = [frames[index] for index in torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long().tolist()]
     width, height = frames[0].size
     together = Image.new("RGB", (width, height * len(few)))

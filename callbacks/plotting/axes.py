@@ -96,9 +96,9 @@ def add_axes(
     Args:
         plot: at its final size.
         across, up: ticks below it and on its left.
-        title: above it.
+        title: title above it.
         axes: names of the axes.
-        entries: names and colours of the legend on its right; left out if there are more than 24.
+        entries: names and colours of the legend on its right; omitted if there are more than 24.
     """
     font, large = load_font(12), load_font(14)
     entries = entries if len(entries) <= _MOST_NAMES else ()

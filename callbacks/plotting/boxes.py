@@ -59,14 +59,14 @@ def find_mistakes(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], iou:
     """Return masks of the false detections, bool (M,), and of the missed objects, bool (N,).
 
     The matching is COCO's: in descending order of score, a detection takes the free object of its class that it overlaps
-    most. Detections that match an ambiguous object, or lie in a crowd, are left out, and so are ambiguous objects.
+    most. Detections that match an ambiguous object, or are inside a crowd, are excluded, and so are ambiguous objects.
     """
     ambiguous = find_ambiguous(truth)
     false, missed = torch.ones(len(found["labels"]), dtype=torch.bool), ~ambiguous
     if not len(false) or not len(missed):
         return false, missed
     overlap = box_iou(found["boxes"], truth["boxes"])
-    if "iscrowd" in truth:  # for a crowd, the fraction of the detection that lies in it
+    if "iscrowd" in truth:  # for a crowd, the fraction of the detection inside it
         area = box_area(found["boxes"])[:, None]
         common = overlap * (area + box_area(truth["boxes"])) / (1 + overlap)
         overlap = torch.where(truth["iscrowd"], common / area, overlap)
@@ -84,12 +84,12 @@ def draw_boxes(
 ) -> Tensor:
     """Draw objects in their classes' colours: box, name, and score and mask if they have any; ambiguous ones are dashed.
 
-    The first objects are on top. A name that would cover another one, or the center of an object, is left out. A single
+    The first objects are on top. A name that would cover another one, or the center of an object, is omitted. A single
     class is not named.
 
     Args:
         image: uint8 (3, H, W).
-        objects: see the head of this file; on the CPU.
+        objects: see the docstring of this module; on the CPU.
         class_names: the name of label i is ``class_names[i - 1]``.
         size: height and width of the result; None: those of the image, times a whole number if it is small.
     """
@@ -105,9 +105,9 @@ def draw_mistakes(
     class_names: Sequence[str],
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Draw wrong detections in red and missed objects in dashed white, over a darkened image.
+    """Draw false detections in red and missed objects in dashed white, over a darkened image.
 
-    Args: as of ``draw_boxes``; ``found`` are the detections and ``truth`` the target.
+    Args as in ``draw_boxes``; ``found`` are the detections and ``truth`` the target.
     """
     false, missed = find_mistakes(found, truth)
     wrong = {name: found[name][false] for name in ("boxes", "labels", "scores")}

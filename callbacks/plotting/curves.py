@@ -35,19 +35,19 @@ def curves(
 ) -> Tensor:
     """Plot curves with a legend on the right.
 
-    A point that is not finite, or not positive on a logarithmic axis, is left out, and its neighbours are joined.
+    A point that is not finite, or not positive on a logarithmic axis, is omitted, and its neighbours are joined.
 
     Args:
         series: points (N, 2) of each curve, in order.
-        names: of each.
+        names: name of each curve.
         title: above the plot.
         axes: names of the axes.
         log_x, log_y: the axis is logarithmic.
-        history: the series are one curve at different times, oldest first: the last in full colour, earlier ones paler.
+        history: the series are one curve at different times, oldest first; the last has full colour, earlier ones paler.
     """
     drawable = [_keep_drawable(points.double().cpu(), log_x, log_y) for points in series]
     together = torch.cat([*drawable, torch.empty(0, 2, dtype=torch.double)])
-    together = together if len(together) else torch.ones(1, 2)  # only the axes are drawn
+    together = together if len(together) else torch.ones(1, 2)  # only the axes are plotted
     (across, x_end), (up, y_end) = (
         _axis(values.tolist(), log) for values, log in zip(together.T, (log_x, log_y), strict=True)
     )
@@ -73,7 +73,7 @@ def _keep_drawable(points: Tensor, log_x: bool, log_y: bool) -> Tensor:
 def _axis(values: Sequence[float], log: bool) -> tuple[Ticks, tuple[float, float]]:
     """Return the ticks of an axis that holds all values, and its ends, which are logarithms for a logarithmic axis."""
     low, high = (math.log10(end) if log else end for end in (min(values), max(values)))
-    reach = (high - low) * _MARGIN or (0.1 if log else abs(low) * 0.1 or 1.0)  # where all values are equal
+    reach = (high - low) * _MARGIN or (0.1 if log else abs(low) * 0.1 or 1.0)  # if all values are equal
     ends = low - reach, high + reach
     ticks = round_powers(10 ** ends[0], 10 ** ends[1]) if log else round_numbers(*ends)
     return list(zip(ticks, _place(torch.tensor(ticks, dtype=torch.double), ends, log).tolist(), strict=True)), ends

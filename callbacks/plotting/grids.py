@@ -92,8 +92,8 @@ def image_grid(
     Args:
         rows: images uint8 (3, H, W), shown at the first one's aspect; rows may differ in length.
         names: one for each row, left of it, long ones in several lines; () for none.
-        heads: one for each column, or for as many columns each, above their middle; () for none.
-        title: above all.
+        heads: one for each column, or for each group of equally many columns, above their middle; () for none.
+        title: title of the figure.
         gap: pixels between images.
         captions: one for each image of each row, below it, shortened to its width; () for a row without.
         smallest: see ``tile_size``.
@@ -135,13 +135,13 @@ def image_groups(
     title: str = "",
     smallest: int = 48,
 ) -> Tensor:
-    """Draw groups of columns side by side, which together fit a screen.
+    """Draw groups of columns side by side, together no wider than a screen.
 
     Args:
-        groups: images uint8 (rows x columns, 3, H, W), one row after the other; as many columns in each.
+        groups: images uint8 (rows x columns, 3, H, W), one row after the other, with equal numbers of columns.
         names: one for each row.
         heads: one for each group, above its middle.
-        title: above all.
+        title: title of the figure.
         smallest: see ``tile_size``.
     """
     columns = len(groups[0]) // len(names)
@@ -150,6 +150,6 @@ def image_groups(
     grids: list[Tensor] = []
     for images, head in zip(groups, heads, strict=True):
         rows = torch.stack([resize(image, size) for image in images]).split(columns)
-        # A blank title makes each grid as high as the first.
+        # A blank title gives each grid the height of the first.
         grids.append(image_grid(rows, () if grids else names, [head], " " if grids and title else title, smallest=1))
     return torch.cat(grids, 2)

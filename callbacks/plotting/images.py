@@ -20,7 +20,7 @@ PAPER, INK, _GAP = (255, 255, 255), (40, 40, 44), 4
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the font of all figures; Pillow has it as long as it was built with FreeType, as its wheels are.
+    """Load the font of all figures, which Pillow has if built with FreeType, as in its wheels.
 
     Raises:
         UsageError: Pillow was built without FreeType.
@@ -33,7 +33,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def palette(num_classes: int) -> Tensor:
-    """Return a colour per class: uint8 (256, 3). Class 0 is near black; 255, "ignore", is grey; both for every K."""
+    """Return a colour per class: uint8 (256, 3). Class 0 is near black and 255, "ignore", grey, for any number."""
     colours = torch.zeros(256, 3, dtype=torch.uint8)
     for index in range(num_classes):
         hue, value = index * 0.618034 % 1, 0.65 + 0.3 * (index % 2)
@@ -74,7 +74,7 @@ def error_map(image: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize an image to a height and width: nearest neighbour if it grows, bilinear with antialiasing if it shrinks."""
+    """Resize an image to a height and width: nearest neighbour to enlarge, bilinear with antialiasing to reduce."""
     grows = size[0] >= image.shape[1]
     resized = F.interpolate(image[None].float(), size, mode="nearest" if grows else "bilinear", antialias=not grows)
     return resized[0].round().to(torch.uint8)

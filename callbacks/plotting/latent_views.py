@@ -22,9 +22,9 @@ def manifold(decode: Decode, prior: Tensor, code: Tensor, dimensions: Sequence[i
     Kingma and Welling 2014, appendix A, figure 4. The first dimension is horizontal, the second vertical, upward.
 
     Args:
-        decode: codes to images.
-        prior: samples of it.
-        code: (D,), values of the other dimensions; the code of an image, since the mean of all may decode to nonsense.
+        decode: function from codes to images.
+        prior: samples of the prior.
+        code: (D,), values of the other dimensions; of an image, since the mean of codes may not decode to an image.
         dimensions: one or two.
         size: images along each.
     """
@@ -44,7 +44,7 @@ def manifold_of_classes(
 ) -> Tensor:
     """Decode one dimension of a conditional model at quantiles of the prior, with a class in each row.
 
-    Args: as of ``manifold``; ``names`` are those of the first classes, one for each row.
+    Args as in ``manifold``; ``names`` are those of the first classes, one for each row.
     """
     axis = _quantiles(prior, [dimension], size)
     codes = _place(code, [dimension], axis.T)
@@ -66,13 +66,13 @@ def traversals(
     """Decode one image's code with one dimension in each row moved from -3 to 3 standard deviations of the prior.
 
     Args:
-        decode: codes to images.
-        prior: draws of it; values are clamped to their range.
+        decode: function from codes to images.
+        prior: samples of the prior; values are clamped to their range.
         code: (D,), of the image.
         label: its class, int64 (), for conditional models.
         dimensions: those that are moved.
         active: (D,), see ``activity``.
-        image: uint8 (3, H, W), whose code it is; shown at the left.
+        image: uint8 (3, H, W), the image of the code, shown at the left.
     """
     deviations = torch.arange(-3, 3.5, 0.5)
     std, mean = torch.std_mean(prior, 0)
@@ -94,7 +94,7 @@ def encodings(codes: Tensor, labels: Tensor | None, class_names: Sequence[str]) 
     Args:
         codes: finite.
         labels: int64 (N,); None: one colour.
-        class_names: of the labels, as far as there are any.
+        class_names: names of the labels; empty without classes.
     """
     dimensions, title = codes.shape[1], f"encodings of {len(codes)} images"
     axes = ("z0", "z1" if dimensions > 1 else "")

@@ -1,4 +1,4 @@
-"""BadSampleCount: the number of samples that could not be read, beside the other metrics."""
+"""BadSampleCount: number of samples that could not be read, as a metric."""
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -8,7 +8,7 @@ from darkroom.runtime.lightning_compat import datamodule_of
 
 
 class BadSampleCount(Callback):
-    """Log ``<stage>/bad_samples``, the number since the start of the run, after every epoch of data that skips them."""
+    """Logs ``<stage>/bad_samples``, the number since the start of the run, after every epoch, if the data skip them."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the number of the training split."""

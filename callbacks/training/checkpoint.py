@@ -1,4 +1,4 @@
-"""SteadyCheckpoint: Lightning's ModelCheckpoint, made for short steps and for runs that end early."""
+"""SteadyCheckpoint: Lightning's ModelCheckpoint for short steps and for runs that end early."""
 
 import sys
 import time
@@ -21,24 +21,24 @@ from darkroom.runtime.lightning_compat import (
 
 
 def is_between_steps(trainer: Trainer) -> bool:
-    """Whether a fit that ends after the current batch can resume exactly.
+    """Return True if a fit that ends after the current batch can resume exactly.
 
-    It cannot where gradients are kept for the next batch, or where a validation or the end of the epoch or of the fit is
-    due, which Lightning would skip.
+    False if gradients accumulate over the next batch, or if a validation or the end of the epoch or of the fit is due,
+    which Lightning would skip.
     """
     return not (is_accumulating(trainer) or validation_is_due(trainer) or is_last_step(trainer))
 
 
 class SteadyCheckpoint(CheckpointSteps):
-    """ModelCheckpoint that computes its key once; Lightning reads it with every hook, a dozen times a step.
+    """ModelCheckpoint that computes its key once; Lightning reads the key in every hook, a dozen times per step.
 
     Without a monitored metric it also keeps its interval of steps or time with two optimizers, delays a checkpoint until
-    the fit can resume from it exactly, and saves the last step of a fit. After an exception it saves only where the memory
-    holds the state of a completed step, and never hides the exception.
+    the fit can resume from it exactly, and saves the last step of a fit. After an exception it saves only if the state in
+    memory is that of a completed step, and never replaces the exception.
     """
 
     _step_is_complete = False
-    due = False  # to be written as soon as the fit can resume from here
+    due = False  # a checkpoint is to be written once the fit can resume from here
     _warned = False
 
     @cached_property
@@ -47,14 +47,14 @@ class SteadyCheckpoint(CheckpointSteps):
         return super().state_key
 
     def save_now(self, trainer: Trainer) -> None:
-        """Write the checkpoint, on all ranks together, whatever its interval."""
+        """Write the checkpoint at once, on all ranks together, whatever its interval."""
         self.due = False
         self.last_time = time.monotonic()
         if not is_fast_dev_run(trainer):
             self.save_unmonitored(trainer)
 
     def on_no_validation(self, trainer: Trainer) -> None:
-        """Print once that the checkpoint of the best score needs a validation."""
+        """Print once that the checkpoint of the best metric needs a validation."""
         if not self._warned:
             self._warned = True
             _report(
@@ -63,11 +63,11 @@ class SteadyCheckpoint(CheckpointSteps):
             )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note that the weights are about to change."""
+        """Record that the weights are about to change."""
         self._step_is_complete = False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Save if the interval has passed, as soon as the fit can resume from here."""
+        """Save if the interval has passed, once the fit can resume from here."""
         self._step_is_complete = not is_accumulating(trainer)
         if self.monitor is not None:
             super().on_train_batch_end(trainer, *args)
@@ -92,7 +92,7 @@ class SteadyCheckpoint(CheckpointSteps):
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the last completed step, unless the exception says that it is damaged or cannot be written."""
+        """Save the last completed step, unless the exception means that it is damaged or cannot be written."""
         sound = (
             self._step_is_complete
             and not trainer.validating

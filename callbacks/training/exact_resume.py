@@ -15,15 +15,15 @@ from darkroom.runtime.lightning_compat import count_steps_once, log_metrics, unl
 
 
 class ExactResume(Callback):
-    """Save the random generators (dropout, noise) and the loader's position in every checkpoint, and restore them.
+    """Saves the random generators (dropout, noise) and the position of the loader in every checkpoint, and restores them.
 
-    A batch counts as seen when its step is done, so a batch whose step failed is seen again. The generators are restored
-    with the first batch, because building the loaders consumes random numbers. Lightning restores a loader's position too,
-    except when a scheduler asked for the length of the fit. Every rank has its own generators, and the checkpoint holds
-    all of them; with another number of ranks they start from their seeds.
+    A batch counts as used once its step is done, so a batch whose step failed is used again. The generators are restored
+    with the first batch, because building the loaders consumes random numbers. Lightning also restores the position of a
+    loader, except if a scheduler read the length of the fit. Every rank has its own generators, and the checkpoint has all
+    of them; with another number of ranks they start from their seeds.
 
-    The metrics of a step or an epoch reach the loggers after the checkpoint is written. The checkpoint therefore holds them
-    too, with the number of rows of metrics.csv at that time, so that no row is missing and none is written twice.
+    The metrics of a step or an epoch reach the loggers after the checkpoint is written. The checkpoint therefore has them
+    too, with the number of rows of metrics.csv at that time. So rows are neither lost nor written twice.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ExactResume(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Collect the generators of all ranks; all ranks call this together."""
-        if self._restore is not None:  # no batch has run since it was loaded
+        if self._restore is not None:  # no batch has run since the state was loaded
             return self._restore
         ranks: list[Any] = [_generators()]
         if distributed.is_initialized():
@@ -47,7 +47,7 @@ class ExactResume(Callback):
         return {"ranks": ranks, "position": self._position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold the saved state until the first batch."""
+        """Store the saved state until the first batch."""
         self._restore = state_dict
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -56,20 +56,20 @@ class ExactResume(Callback):
         checkpoint["logged"] = {"rows": rows[0] if rows else None, "waiting": unlogged_metrics(trainer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Read these metrics back, and correct Lightning's counters of a checkpoint from the end of an epoch."""
+        """Read these metrics, and correct Lightning's counters in a checkpoint from the end of an epoch."""
         self._logged = checkpoint.get("logged", {"rows": None, "waiting": ({}, 0)})
         loop = checkpoint["loops"]["fit_loop"]
         epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
         if epochs["total"]["processed"] != epochs["total"]["completed"] + 1:
             return
-        # A checkpoint of an epoch's end was written just before Lightning counted the epoch as completed.
+        # A checkpoint at the end of an epoch is written before Lightning counts the epoch as completed.
         if not batches["is_last_batch"]:
-            # max_steps, max_time or early stopping ended the epoch: its other batches are still to come.
+            # max_steps, max_time or early stopping ended the epoch; its other batches are still due.
             for progress in epochs.values():
                 progress["processed"] -= 1
             return
-        # With max_steps Lightning would resume within this epoch, find no batch left and count it twice: the next epoch
-        # would be lost.
+        # With max_steps Lightning would resume within this epoch without a batch left and count it twice, so the next
+        # epoch would be lost.
         for progress in epochs.values():
             progress["completed"] = progress["processed"]
         batches["current"] = dict.fromkeys(batches["current"], 0)
@@ -90,7 +90,7 @@ class ExactResume(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loader's position after a completed step."""
+        """Record the position of the loader after a completed step."""
         self._position = {"epoch": trainer.current_epoch, "batches": batch_idx + 1}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -105,7 +105,7 @@ class ExactResume(Callback):
 def _generators() -> dict[str, Any]:
     """Return the state of every random generator of this process."""
     state = np.random.get_state()
-    assert isinstance(state, tuple)  # its form by default
+    assert isinstance(state, tuple)  # the default form
     _, keys, position, has_gauss, gauss = state
     return {
         "torch": torch.get_rng_state(),

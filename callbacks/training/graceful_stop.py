@@ -18,17 +18,17 @@ from darkroom.signals import handle_signals, stop
 
 
 class GracefulStop(Callback):
-    """End a fit on SIGINT, SIGTERM or SIGUSR1 after the current step, with everything saved in ``last.ckpt``.
+    """Ends a fit on SIGINT, SIGTERM or SIGUSR1 after the current step, with everything saved in ``last.ckpt``.
 
-    All ranks end after the same step, whichever of them received the signal: each sends it to the others with an
-    all-reduce whose result is read one step later, so no rank waits for it. A validation that is due is finished first,
-    because the resumed fit would lack its metrics. The same holds for an epoch after its last step. A second signal ends
-    the fit at once; the previous checkpoint remains.
+    All ranks end after the same step, whichever of them received the signal. Each rank sends it to the others with an
+    all-reduce whose result is read one step later, so the ranks do not block on it. A validation that is due is finished
+    first, because the resumed fit would lack its metrics. The same holds for an epoch after its last step. A second signal
+    ends the fit at once; the previous checkpoint remains.
     """
 
     def __init__(self) -> None:
         self._received = 0  # the signal that this rank received
-        self._agreed = 0  # the signal that all ranks know of
+        self._agreed = 0  # the signal that all ranks have
         self._pending: Callable[[], int] | None = None
         self._handlers = ExitStack()
 
@@ -45,7 +45,7 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and end, if a signal came, as soon as the fit can resume from here."""
+        """After a signal, save and end once the fit can resume from here."""
         self._agree(trainer)
         if not self._agreed:
             return
@@ -60,12 +60,12 @@ class GracefulStop(Callback):
             self._end(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End where the last epoch has ended and was saved."""
+        """End after a signal once the last epoch is finished and saved."""
         if self._agreed:
             self._end(trainer)
 
     def _agree(self, trainer: Trainer) -> None:
-        """Read which signal any rank had received one step ago."""
+        """Read the signal that any rank had received one step ago."""
         if trainer.world_size == 1:
             self._agreed = self._received
             return
@@ -90,10 +90,10 @@ class GracefulStop(Callback):
 
 
 def _max_over_ranks(value: int, device: torch.device) -> Callable[[], int]:
-    """Start an all-reduce and return a function that waits for its result.
+    """Start an all-reduce and return a function that returns its result.
 
-    A GPU's result is copied as soon as it is there: a copy at the time of reading would wait for all the work that the GPU
-    was given in between.
+    On a GPU the result is copied as soon as it is ready: a copy at the time of reading would synchronize with all work
+    queued in between.
     """
     flag = torch.full((), value, device=device)
     work = distributed.all_reduce(flag, distributed.ReduceOp.MAX, async_op=True)

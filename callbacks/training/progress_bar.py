@@ -10,17 +10,17 @@ from darkroom.protocols import ReportsSteps, SamplerStep
 
 
 class QuietProgressBar(TQDMProgressBar):
-    """Lightning's bar, refreshed at most twice a second in training; in prediction it counts the sampler's steps.
+    """Lightning's bar, refreshed at most twice a second in training; in prediction it shows the sampler's steps.
 
-    A refresh reads the metrics, which synchronizes with the GPU. Lightning's bars refresh after every n-th batch, however
-    long a batch takes.
+    A refresh reads the metrics, which synchronizes with the GPU. Lightning's bars refresh after every n-th batch, whatever
+    the time of a batch.
     """
 
     _refreshed = 0.0
     _watched: ReportsSteps | None = None
 
     def _is_due(self) -> bool:
-        """Whether the last refresh was half a second ago; counts as a refresh if so."""
+        """Return True if the last refresh was half a second ago, and record a refresh."""
         now = time.monotonic()
         due = now - self._refreshed >= 0.5
         self._refreshed = now if due else self._refreshed
@@ -34,7 +34,7 @@ class QuietProgressBar(TQDMProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch the sampler's steps, unless something else does."""
+        """Set the sampler's ``on_step``, unless it is already set."""
         super().on_predict_start(trainer, pl_module)
         if self.is_enabled and isinstance(pl_module, ReportsSteps) and pl_module.on_step is None:
             self._watched = pl_module
@@ -50,12 +50,12 @@ class QuietProgressBar(TQDMProgressBar):
         super().on_predict_batch_end(trainer, *args, **kwargs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop watching the sampler."""
+        """Reset the sampler's ``on_step``."""
         super().on_predict_end(trainer, pl_module)
         self._stop_watching()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop watching the sampler."""
+        """Reset the sampler's ``on_step``."""
         super().on_exception(trainer, pl_module, exception)
         self._stop_watching()
 

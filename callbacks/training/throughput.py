@@ -10,7 +10,7 @@ from darkroom.runtime.lightning_compat import log_interval, steps_taken
 
 
 class Throughput(Callback):
-    """Log ``train/images_per_second`` of all ranks since the last log.
+    """Logs ``train/images_per_second`` of all ranks since the last log.
 
     It reads the clock only when metrics are logged; Lightning's ThroughputMonitor synchronizes with the GPU after every
     batch. Validation, and the checkpoint after it, do not count as training time.

@@ -51,7 +51,7 @@ class DetectionWriter(Callback):
         data = require_data(trainer, ClassData, self)
         ids = data.category_ids if isinstance(data, CategoryData) else range(1, len(data.class_names) + 1)
         self._category_ids = list(ids)
-        if trainer.is_global_zero:  # overlays of an earlier predict
+        if trainer.is_global_zero:  # remove overlays of an earlier predict
             for path in (self.folder / "overlays").glob("*.png"):
                 path.unlink()
         trainer.strategy.barrier()
@@ -89,7 +89,7 @@ class DetectionWriter(Callback):
             "info": {"description": f"Detections of {type(pl_module).__name__}"},
             "images": [image for image, _ in rows],
             "categories": [{"id": id, "name": name} for id, name in categories],
-            # From 1: COCO's evaluation treats an object with the id 0 as none.
+            # Ids from 1: COCO's evaluation ignores an object with id 0.
             "annotations": [{"id": id, **annotation} for id, annotation in enumerate(annotations, 1)],
         }
         of_results = ("image_id", "category_id", "bbox", "score", "segmentation")
@@ -103,7 +103,7 @@ def run_lengths(mask: np.ndarray, size: tuple[int, int]) -> list[int]:
     """Compute COCO's run lengths of a mask at another size: the numbers of pixels that are off and on in turn, column by
     column.
 
-    Every pixel takes the nearest one of the mask. The mask is not resized: the first pixel of each of its rows is enough.
+    Every pixel takes the nearest one of the mask. The mask is not resized; runs follow from the first pixels of its rows.
 
     Args:
         mask: bool (h, w).
@@ -128,7 +128,7 @@ def coco_annotations(
     """Convert detections of one image to COCO's annotations, without ids.
 
     Args:
-        found: on the CPU.
+        found: detections of the image, on the CPU.
         seen: height and width of the network input.
         size: height and width of the annotated image.
         category_ids: the id of label i is ``category_ids[i - 1]``.

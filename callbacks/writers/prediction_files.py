@@ -16,11 +16,11 @@ from darkroom.protocols import FileDataset, WrappedDataset
 
 
 class PredictedFiles:
-    """Files of the images of a prediction, and names for what is written of each.
+    """Files of the images of a prediction, and names for the files written for each.
 
     Args:
-        trainer: of the prediction.
-        reserved: file stems that are used otherwise.
+        trainer: Trainer of the prediction.
+        reserved: file stems that have another use.
     """
 
     def __init__(self, trainer: Trainer, reserved: Collection[str] = ()) -> None:
@@ -41,7 +41,7 @@ class PredictedFiles:
         return Path(path.name) if self._folder is None else path.relative_to(self._folder)
 
     def name(self, batch: Mapping[str, Any], index: int, number: int) -> str:
-        """Return the stem of the image's file, with folder and suffix where stems are ambiguous; else the number."""
+        """Return the stem of the image's file, with folder and suffix if stems are ambiguous; else the number."""
         path = self.path(batch, index)
         if path is None:
             return f"{number:06d}"
@@ -61,12 +61,12 @@ def check_detections(outputs: Any, callback: Callback, module: LightningModule) 
     """Return the outputs of a step, checked to be detections.
 
     Raises:
-        UsageError: they are something else.
+        UsageError: the outputs have another form.
     """
     expected = {"boxes", "scores", "labels"}
     if isinstance(outputs, list | tuple) and all(isinstance(x, Mapping) and expected <= x.keys() for x in outputs):
         return list(outputs)
     raise UsageError(
-        f"{type(callback).__name__} needs detections, a dict of {', '.join(sorted(expected))} for every image, but the "
-        f"step of {type(module).__name__} returns {type(outputs).__name__}; it is for object detection"
+        f"{type(callback).__name__}: the step of {type(module).__name__} must return detections, a dict of "
+        f"{', '.join(sorted(expected))} for every image, got {type(outputs).__name__}; use it with object detection"
     )

@@ -57,7 +57,7 @@ class SampleWriter(Callback):
             data = datamodule_of(trainer)
             key = "data.predict_dir" if isinstance(data, PhotoData) and data.predict_dir is not None else "data.root"
             raise UsageError(
-                f"{key} is the folder that predictions are written to ({self.folder}); copy the images elsewhere first"
+                f"{key} must not be {self.folder}, the folder of the predictions; copy the images elsewhere first"
             )
 
     def on_predict_batch_end(
@@ -65,14 +65,14 @@ class SampleWriter(Callback):
     ) -> None:
         if not isinstance(outputs, Tensor) or outputs.dim() != 4:
             raise UsageError(
-                f"SampleWriter needs images (B, C, H, W), but the predict_step of {type(pl_module).__name__} returns "
-                "something else; it is for generative models"
+                f"SampleWriter: the predict_step of {type(pl_module).__name__} must return images (B, C, H, W); use the "
+                "callback with generative models"
             )
         model = require_module(pl_module, ImageModel, self, _SUPPORTED)
         if batch_idx == 0:
             if trainer.is_global_zero:
                 self._remove_earlier()
-            trainer.strategy.barrier()  # so that no rank's new image is removed as an old one
+            trainer.strategy.barrier()  # so that new images of other ranks are not removed
         for position, image in enumerate(model.to_uint8(outputs).cpu()):
             row = {
                 key: _to_python(batch[key][position]) for key in ("index", "seed", "label", "caption") if key in batch
@@ -89,8 +89,8 @@ class SampleWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._rows:
-            trainer.strategy.barrier()  # the other ranks reached the barrier in their first batch; this one had none
-        # All ranks have written their images once their rows are gathered. A sampler may give one sample to two ranks.
+            trainer.strategy.barrier()  # the other ranks reached the barrier in their first batch; this one has none
+        # Once the rows are gathered, all images are written. A sampler may give one sample to two ranks.
         unique = {row["file"]: row for row in gather_rows(trainer, self._rows)}
         rows = sorted(unique.values(), key=lambda row: row["index"])
         if not trainer.is_global_zero or not rows:
@@ -105,7 +105,7 @@ class SampleWriter(Callback):
             self._write_grid(first, pl_module.class_names if isinstance(pl_module, NamedClasses) else ())
 
     def _remove_earlier(self) -> None:
-        """Remove the files that an earlier predict listed, and nothing else: a user's own images may be in the folder."""
+        """Remove the files that an earlier predict listed; other files in the folder may be the user's own."""
         table = self.folder / _TABLE
         if not table.is_file():
             return
@@ -132,7 +132,7 @@ class SampleWriter(Callback):
             lines.append([image.permute(2, 0, 1) for image in outputs[some]])
             below.append(captions[some] if inputs or any(captions) else [])
         names = ["input", "reconstruction"] * (len(lines) // 2) if inputs else ()
-        smallest = max(80, min(128, 7 * max(map(len, captions)))) if any(below) else 48  # room for words
+        smallest = max(80, min(128, 7 * max(map(len, captions)))) if any(below) else 48  # for the words
         save(image_grid(lines, names, captions=below, smallest=smallest, lines=4), self.folder / _GRID)
 
 

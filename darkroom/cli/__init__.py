@@ -1,1 +1,1 @@
-"""The command line: parser, checks of a config, linking of data and model, console messages."""
+"""Command line: parser, config checks, linking of data and model, console messages."""

@@ -1,4 +1,4 @@
-"""The catalog of methods, datamodules, callbacks and configs, read from the sources without importing them."""
+"""Catalog of methods, datamodules, callbacks and configs, read from the sources without importing them."""
 
 import ast
 import importlib
@@ -14,7 +14,7 @@ ENTRY_POINTS = ("darkroom.modules", "darkroom.datamodules", "darkroom.callbacks"
 
 
 def import_all() -> None:
-    """Import every module of ours and every entry point, so that the command line knows their classes by bare name.
+    """Import every module of Darkroom and every entry point, so that the command line accepts bare class names.
 
     Raises:
         UsageError: an entry point of another package cannot be imported.
@@ -28,7 +28,9 @@ def import_all() -> None:
         try:
             point.load()
         except Exception as error:
-            raise UsageError(f"the entry point {point.name} = {point.value} cannot be imported ({error})") from error
+            raise UsageError(
+                f"the entry point {point.name} = {point.value} cannot be imported ({error}); repair or uninstall it"
+            ) from error
 
 
 def plugins() -> list[EntryPoint]:
@@ -39,7 +41,7 @@ def plugins() -> list[EntryPoint]:
 def import_users(names: set[str]) -> None:
     """Import the user's own classes of these names from ``callbacks/``, ``datamodules/`` and ``lightning_modules/``.
 
-    The folders lie where the command is typed. Files that hold none of the names are not imported.
+    The folders are those in the working directory. Files with none of the names are not imported.
 
     Raises:
         UsageError: a file cannot be read or imported.
@@ -58,7 +60,7 @@ def import_users(names: set[str]) -> None:
 def classes(room: str, base: str) -> dict[str, str]:
     """Return name and first docstring line of every class in a package that derives from ``base``, sorted by file.
 
-    A class whose docstring calls it a base is not for use by itself, and is left out.
+    A class whose docstring starts with "Base of" is abstract, and is omitted.
     """
     known, found = {base}, dict[str, str]()
     nodes = [
@@ -67,7 +69,7 @@ def classes(room: str, base: str) -> dict[str, str]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
     ]
-    while True:  # a class may stand in a file before its parent's
+    while True:  # a class may be in a file before that of its parent
         new = [
             n for n in nodes if n.name not in known and {ast.unparse(base).split("[")[0] for base in n.bases} & known
         ]
@@ -79,31 +81,9 @@ def classes(room: str, base: str) -> dict[str, str]:
 
 
 def configs(folder: Path) -> dict[str, str]:
-    """Return path and first comment line of every config: what it promises."""
+    """Return path and first comment line of every config."""
     found = {}
     for path in sorted(folder.rglob("*.yaml")):
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
         found[f"configs/{path.relative_to(folder).as_posix()}"] = first.lstrip("# ") if first.startswith("#") else ""
     return found
-
-
-def show(config_folder: Path) -> None:
-    """Print the lists."""
-    found = configs(config_folder)
-    sweeps = {name: line for name, line in found.items() if name.startswith("configs/sweep/")}
-    sections = {
-        "Techniques (--model)": classes("lightning_modules", "Technique"),
-        "Data sets (--data)": classes("datamodules", "VisionDataModule"),
-        "Callbacks (--trainer.callbacks+)": classes("callbacks", "Callback"),
-        "Configs (--config)": {name: line for name, line in found.items() if name not in sweeps},
-        "Sweeps (wandb sweep)": sweeps,
-        "Of other packages": {point.name: point.value for point in plugins()},
-    }
-    for title, entries in sections.items():
-        if not entries:
-            continue
-        print(title)
-        width = max(map(len, entries), default=0)
-        for name, line in entries.items():
-            print(f"  {name:{width}}  {line}".rstrip())
-        print()

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.safe_load import read_safely, require_whole
 
-# Their state is in the checkpoint, and would override the config.
+# Arguments whose state is in the checkpoint, which would override the config.
 _FITTED_ARGUMENTS = tuple(
     f"optim.{name}" for name in ("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler")
 )
 
 
 def require_checkpoint(path: str | Path | None, given: str, experiment: Path) -> None:
-    """Refuse a ``ckpt_path`` without a file.
+    """Raise a UsageError for a ``ckpt_path`` without a file.
 
     Args:
         path: the file; None: none was found.
@@ -25,7 +25,9 @@ def require_checkpoint(path: str | Path | None, given: str, experiment: Path) ->
         experiment: folder in which ``last`` and ``best`` were looked for.
     """
     if path is None and not experiment.is_dir():
-        raise UsageError(f"ckpt_path {given}: there is no {experiment}; --experiment names one of {experiment.parent}")
+        raise UsageError(
+            f"ckpt_path {given}: {experiment} does not exist; --experiment must name a folder of {experiment.parent}"
+        )
     if path is None:
         raise UsageError(
             f"ckpt_path {given}: the newest run in {experiment} has no checkpoints/{given}.ckpt; leave it out to start "
@@ -38,13 +40,13 @@ def require_checkpoint(path: str | Path | None, given: str, experiment: Path) ->
 
 
 def check_checkpoint(path: Path, model: nn.Module, arguments: Namespace, resuming: bool) -> None:
-    """Refuse a checkpoint whose class, weights or, for a fit, optimizer and schedule differ from the config's.
+    """Raise a UsageError if class, weights or, for a fit, optimizer and schedule of a checkpoint differ from the config.
 
     Args:
-        path: of the checkpoint.
+        path: file of the checkpoint.
         model: built from the config.
-        arguments: of the model in the config.
-        resuming: a fit resumes from it.
+        arguments: arguments of the model in the config.
+        resuming: True if a fit resumes from it.
     """
     checkpoint = read_safely("ckpt_path", path, mmap=True)
     require_whole("ckpt_path", path)
@@ -65,7 +67,9 @@ def check_checkpoint(path: Path, model: nn.Module, arguments: Namespace, resumin
 def _compare_class(path: Path, saved: str, configured: str) -> None:
     saved = saved.rsplit(".", 1)[-1]
     if saved != configured:
-        raise UsageError(f"ckpt_path {path} holds a {saved}, but the config says {configured}")
+        raise UsageError(
+            f"ckpt_path {path} holds a {saved}, but the config has {configured}; use the config.yaml of its run"
+        )
 
 
 def _compare_weights(path: Path, saved: dict[str, Any], built: dict[str, Any]) -> None:
@@ -73,8 +77,8 @@ def _compare_weights(path: Path, saved: dict[str, Any], built: dict[str, Any]) -
         here, there = (_shape(state[name]) if name in state else "missing" for state in (built, saved))
         if here != there:
             raise UsageError(
-                f"ckpt_path {path} does not fit the model: {name} is {there} there and {here} here; use the config.yaml of "
-                "its run"
+                f"ckpt_path {path} does not fit the model: {name} is {there} in the file and {here} in the model; "
+                "use the config.yaml of its run"
             )
 
 
@@ -85,8 +89,8 @@ def _compare_arguments(path: Path, saved: dict[str, Any], arguments: Namespace) 
         here, there = (json.dumps(values.get(key), sort_keys=True, default=str) for values in options)
         if key in options[1] and here != there:
             raise UsageError(
-                f"ckpt_path {path} was trained with model.{name} {there}, the config says {here}; a resumed fit must keep "
-                "them: make them agree, or start from scratch with the weights (model.pretrained)"
+                f"ckpt_path {path} was trained with model.{name} {there}, but the config has {here}; a resumed fit must "
+                "have the same: make them agree, or start from scratch with the weights (model.pretrained)"
             )
 
 

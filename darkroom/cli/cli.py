@@ -1,4 +1,4 @@
-"""The Lightning command line: ``darkroom fit|validate|test|predict``."""
+"""Lightning command line: ``darkroom fit|validate|test|predict``."""
 
 import sys
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from darkroom.runtime.wandb_logger import direct_loggers
 
 
 class DarkroomCLI(SteppedCLI):
-    """LightningCLI with a folder per run, best and last checkpoints, and errors instead of silent surprises."""
+    """LightningCLI with a folder per run, best and last checkpoints, and checks of the config."""
 
     run_folder: Path | None = None
     resumed = False
@@ -42,7 +42,7 @@ class DarkroomCLI(SteppedCLI):
             super().__init__(*args, **kwargs)
         except (Exception, Stopped) as error:
             if self.run_folder and isinstance(error, OSError) and error.filename is None:
-                error.filename = str(self.run_folder)  # a failed write does not name it
+                error.filename = str(self.run_folder)  # a failed write has no file name
             if self.run_folder and self.config.subcommand == "fit" and not isinstance(error, UsageError):
                 print_resume_hint(self.run_folder, failed=not isinstance(error, Stopped))
             raise
@@ -51,11 +51,11 @@ class DarkroomCLI(SteppedCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Describe only the command that was typed: the other three would take 0.15 s."""
+        """Return the parameters of the current command alone: the other three would take 0.15 s."""
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name == sys.argv[1]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's folder and the two checkpoints."""
+        """Add the options of the run folder and of the two checkpoints."""
         parser.add_argument(
             "--experiment", type=str | None, help="Folder in runs_dir; default: the names of the configs."
         )
@@ -63,7 +63,7 @@ class DarkroomCLI(SteppedCLI):
         # Separate groups, because a config's callback list would replace them; two groups, because save_last of a
         # checkpoint that monitors a metric becomes stale while the metric gets worse.
         shared: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False}
-        best: dict[str, Any] = {"filename": "best"}  # the model says by which metric
+        best: dict[str, Any] = {"filename": "best"}  # the model defines the metric
         last: dict[str, Any] = {
             "filename": "last",
             "every_n_epochs": 1,
@@ -75,7 +75,7 @@ class DarkroomCLI(SteppedCLI):
             parser.set_defaults({f"{group}.{name}": value for name, value in defaults.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, refuse what cannot work, and find the run's folder."""
+        """Parse and check the command line, and find the run folder."""
         super().parse_arguments(parser, args)
         command = self.config.subcommand
         config = self.config[command]
@@ -85,13 +85,13 @@ class DarkroomCLI(SteppedCLI):
         config_checks.refuse_learning_rate_finder(config)
         config.experiment = config.experiment or config_checks.experiment_name(config)
         self._find_run(command, config, Path(config.runs_dir, config.experiment))
-        # config.yaml is that of the fit, which can be fitted again.
+        # config.yaml is that of the fit, which can be run again.
         self.save_config_kwargs["config_filename"] = "config.yaml" if command == "fit" else f"{command}.yaml"
 
     def _find_run(self, command: str, config: Namespace, experiment: Path) -> None:
-        """Resolve ``ckpt_path`` last and best, and choose the run's folder: the checkpoint's, or a new one.
+        """Resolve ``ckpt_path`` last and best, and choose the run folder: that of the checkpoint, or a new one.
 
-        A restarted job resumes the run that it began, whatever its ``ckpt_path`` was.
+        A restarted job resumes its own run, whatever its ``ckpt_path``.
         """
         given = config.ckpt_path
         begun = find_run_of_job(experiment) if command == "fit" else None
@@ -118,10 +118,10 @@ class DarkroomCLI(SteppedCLI):
             record_job(self.run_folder)
 
     def instantiate_classes(self) -> None:
-        """Build the datamodule, fill the gaps in the model's config from it, then build the rest."""
+        """Build the datamodule, fill open arguments of the model from it, then build the rest."""
         config = self.config[self.subcommand]
-        # The data first: what follows from them fills the gaps in the model's config, and is saved with it.
-        self.config_dump: dict[str, Any] = {}  # the model's hyper-parameters are read from it
+        # The data first, since they fill open arguments of the model's config, which is saved with them.
+        self.config_dump: dict[str, Any] = {}  # the hyper-parameters of the model are read from it
         self.datamodule = self.build_datamodule(config.data)
         config_checks.require_trained_model(self.datamodule, config.model, str(self.subcommand), config.ckpt_path)
         link_model(self.datamodule, config.model, config.ckpt_path)
@@ -150,7 +150,7 @@ class DarkroomCLI(SteppedCLI):
         return self.run_folder
 
     def make_trainer(self, arguments: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:
-        """Build the Trainer with the defaults of every run; ``barebones`` gets none."""
+        """Build the Trainer with the defaults of every run, except with ``barebones``."""
         if arguments["barebones"]:
             self.save_config_callback, callbacks = None, []
         else:
@@ -163,11 +163,11 @@ class DarkroomCLI(SteppedCLI):
         start_together(trainer)
         for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:
             if isinstance(callback, ModelCheckpoint):
-                callback.save_on_exception = False  # saving needs all ranks, and would wait forever for the others
+                callback.save_on_exception = False  # saving needs all ranks, and would block forever
         return trainer
 
     def before_predict(self) -> None:
-        """Refuse a prediction that no callback writes."""
+        """Raise a UsageError if no callback writes the predictions."""
         config_checks.require_prediction_writer(self.trainer)
 
     def after_fit(self) -> None:

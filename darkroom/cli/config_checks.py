@@ -1,4 +1,4 @@
-"""Refuse configs that LightningCLI would accept silently and handle wrongly."""
+"""Checks of configs that LightningCLI would accept and handle wrongly; each raises a UsageError."""
 
 import os
 import re
@@ -24,19 +24,19 @@ def config_files(config: Namespace) -> list[Path]:
 
 
 def require_readable_config(path: Path) -> None:
-    """Refuse a config file that is missing, or is not a YAML mapping of groups."""
+    """Raise a UsageError for a config file that is missing, or is not a YAML mapping of groups."""
     if not path.is_file():
-        raise UsageError(f"config {path} does not exist; `darkroom list` shows the ones that come with it")
+        raise UsageError(f"config {path} does not exist; `darkroom list` shows the shipped ones")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"config {path} holds no settings; it must have keys such as model, data, trainer")
+        raise UsageError(f"config {path} has no settings; it must have keys such as model, data, trainer")
     for group in ("trainer", "checkpoint", "last_checkpoint"):  # the parser would ignore such a value, or fail
         value = content.get(group)
         if not isinstance(value, dict | None) and not (isinstance(value, str) and value):
-            raise UsageError(f"config {path}: {group} is {value!r}; it must have settings below it, NAME: VALUE")
+            raise UsageError(f"config {path}: {group} is {value!r}; it must be a mapping of settings, NAME: VALUE")
 
 
 # A password in a URL, a key in its query, an authorization header, and the known forms of keys; not "$NAME", which a shell
@@ -53,20 +53,20 @@ _SECRET_KEY = re.compile(r"(api_?key|access_?key|password|passwd|secret|token)$"
 
 
 def refuse_secrets(config: Namespace) -> None:
-    """Refuse values with a password or a key: configs are saved in the run's folder, in checkpoints and in W&B."""
+    """Raise a UsageError for values with a password or a key: configs are saved in run folders, checkpoints and W&B."""
     known = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 16]
     for key, text in _texts(config.as_dict()):
         named = _SECRET_KEY.search(key) and text and not text.startswith("$")
         if named or _SECRET.search(text) or any(secret in text for secret in known):
             raise UsageError(
-                f"{key} holds a password, a key or a token, which would be saved with the config. Keep it in the "
+                f"{key} holds a password, a key or a token, which would be saved with the config; put it in the "
                 "environment or in ~/.netrc: W&B reads WANDB_API_KEY there, Hugging Face HF_TOKEN, the cloud's own tools "
                 'their keys; a command after pipe: can name it, as in curl --netrc, or "$TOKEN"'
             )
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Iterate over all texts in a config, each with its key."""
+    """Yield all texts in a config, each with its key."""
     if isinstance(value, dict):
         for name, entry in value.items():
             inner = key if name in ("class_path", "init_args") else f"{key}.{name}"
@@ -79,14 +79,14 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def experiment_name(config: Namespace) -> str:
-    """Join the names of the configs other than those of trainer and logger, or else of model and data."""
+    """Join the names of the configs, except those of trainer and logger; without configs, of model and data."""
     names = [path.stem for path in config_files(config) if path.parent.name not in ("trainer", "logger")]
     classes = [config[key].class_path.rsplit(".", 1)[-1] for key in ("model", "data")]
     return "-".join(names or classes)
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return one value, several or none as a list."""
+    """Return a value as a list: a list unchanged, None as an empty one."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
@@ -96,7 +96,7 @@ def _class_names(callbacks: Any) -> set[str]:
 
 
 def refuse_replaced_callbacks(config: Namespace) -> None:
-    """Refuse a ``callbacks`` list that replaces an earlier one, unless null in between says so."""
+    """Raise a UsageError if a ``callbacks`` list replaces an earlier one without null in between."""
     expected: dict[str, Path] = {}
     for path in config_files(config):
         trainer = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer")
@@ -117,27 +117,27 @@ def refuse_replaced_callbacks(config: Namespace) -> None:
 
 
 def refuse_stale_last(config: Namespace) -> None:
-    """Refuse ``save_last`` with a monitored metric: it is written only when the metric is among the best."""
+    """Raise a UsageError for ``save_last`` with a monitored metric: it is written only if the metric is among the best."""
     groups = [cb.init_args for cb in as_list(config.trainer.callbacks) if cb.class_path.endswith("ModelCheckpoint")]
     stale = any(group.get("save_last") and group.get("monitor") for group in [config.last_checkpoint, *groups])
-    if stale or config.checkpoint.get("save_last"):  # it always monitors a metric
+    if stale or config.checkpoint.get("save_last"):  # checkpoint always monitors a metric
         raise UsageError(
-            "save_last with a monitor becomes stale while the metric gets worse; remove save_last: "
+            "save_last with a monitor is not updated while the metric gets worse; remove save_last: "
             "last_checkpoint writes last.ckpt"
         )
 
 
 def refuse_learning_rate_finder(config: Namespace) -> None:
-    """Refuse Lightning's LearningRateFinder, which needs a learning rate that is an attribute of the model."""
+    """Raise a UsageError for Lightning's LearningRateFinder, which needs the learning rate as an attribute of the model."""
     if "LearningRateFinder" in _class_names([callback.class_path for callback in as_list(config.trainer.callbacks)]):
         raise UsageError(
-            "trainer.callbacks: LearningRateFinder cannot set the rate of model.optimizer; compare a few values of "
-            "--model.optimizer.lr instead, for instance with `wandb sweep` (configs/sweep)"
+            "trainer.callbacks: LearningRateFinder cannot set the rate of model.optim.optimizer; compare a few values of "
+            "--model.optim.optimizer.lr instead, for instance with `wandb sweep` (configs/sweep)"
         )
 
 
 def require_trained_model(data: VisionDataModule, model: Namespace, command: str, ckpt_path: Path | str | None) -> None:
-    """Refuse data without images (prompts) for anything but prediction with a trained model."""
+    """Raise a UsageError for data without images (prompts), except for prediction with a trained model."""
     trained = ckpt_path is not None or config_traits(model.class_path).is_trained
     if data.image_shape is None and (command != "predict" or not trained):
         raise UsageError(
@@ -147,7 +147,7 @@ def require_trained_model(data: VisionDataModule, model: Namespace, command: str
 
 
 def require_prediction_writer(trainer: Trainer) -> None:
-    """Refuse a prediction that no callback writes."""
+    """Raise a UsageError if no callback writes the predictions."""
     others = [callback for callback in callbacks_of(trainer) if not isinstance(callback, ProgressBar)]
     if not any(is_overridden("on_predict_batch_end", callback, Callback) for callback in others):
         raise UsageError(

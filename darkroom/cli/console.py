@@ -1,4 +1,4 @@
-"""Console output: errors as one message, and only the warnings that concern the run."""
+"""Console output: errors as one message, and filtered warnings."""
 
 import logging
 import os
@@ -13,22 +13,22 @@ from darkroom.runtime.error_messages import explain_callback_error, explain_syst
 
 
 def is_debugging() -> bool:
-    """Return whether DARKROOM_DEBUG asks for tracebacks."""
+    """Return True if DARKROOM_DEBUG is set, which shows tracebacks."""
     return os.environ.get("DARKROOM_DEBUG", "0") not in ("", "0")
 
 
 def explain(error: Exception) -> int:
-    """Print an error that has a known cause as one message and return the exit code.
+    """Print an error of known cause as one message and return the exit code.
 
     Raises:
-        Exception: the error itself, where its cause is unknown or DARKROOM_DEBUG is set.
+        Exception: the error itself, if its cause is unknown or DARKROOM_DEBUG is set.
     """
     if is_debugging():
         raise error
     newest = UserError.newest
     mistake = newest if newest is not None and str(newest) in str(error) else error
     if isinstance(mistake, UserError | MisconfigurationException):
-        # From a data worker the message arrives after that process's traceback.
+        # The message of a data worker follows the traceback of that process.
         message = str(mistake).rsplit(f"{type(mistake).__name__}: ", 1)[-1].strip()
         return _print_error(message, mistake.exit_code if isinstance(mistake, UserError) else 2)
     if (fault := explain_system_error(error)) is not None:
@@ -39,7 +39,7 @@ def explain(error: Exception) -> int:
 
 
 def _print_error(message: str, exit_code: int) -> int:
-    print(f"\ndarkroom: error: {message}", file=sys.stderr)  # a new line ends that of a progress bar
+    print(f"\ndarkroom: error: {message}", file=sys.stderr)  # a line break ends the line of a progress bar
     return exit_code
 
 
@@ -50,12 +50,12 @@ def filter_warnings() -> None:
         ".*does not have many workers.*",  # data.num_workers follows the number of processors
         ".*is an instance of `nn.Module` and is already saved.*",
         ".*ModelCheckpoint with manual optimization.*",  # modules with two optimizers count their steps themselves
-        ".*module.s. in eval mode at the start of training.*",  # EMA weights never train
+        ".*module.s. in eval mode at the start of training.*",  # EMA weights are always in eval mode
     ]
     if "SLURM_JOB_ID" not in os.environ:
         hidden.append(".*`srun` command is available.*")  # Slurm is installed, but not used
     for message in hidden:
         warnings.filterwarnings("ignore", message=message)
-    noise = re.compile("Tip:|TPU|was raised with message:")  # the last: the error is printed once, at the end
+    noise = re.compile("Tip:|TPU|was raised with message:")  # the last, since the error is printed at the end
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
         logging.getLogger(name).addFilter(lambda record: not noise.search(str(record.msg)))

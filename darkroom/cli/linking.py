@@ -1,4 +1,4 @@
-"""Fill what a model's config leaves open from the data, and refuse what contradicts the data."""
+"""Fill open arguments of a model's config from the data, and check the others against the data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -24,7 +24,7 @@ class _Traits:
 
 
 def config_traits(class_path: str) -> ConfigTraits:
-    """Read the traits that a class declares for the command line; a class of the user may declare none."""
+    """Return the traits that a class declares for the command line; a user's class may declare none."""
     kind = locate(class_path)
     traits = _Traits()
     return replace(
@@ -35,7 +35,7 @@ def config_traits(class_path: str) -> ConfigTraits:
 def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path | None = None) -> None:
     """Fill the arguments of a model that its config leaves open.
 
-    Data without images say nothing about the model; the arguments saved in the checkpoint replace them.
+    Data without images determine no arguments; those saved in the checkpoint replace them.
 
     Raises:
         UsageError: an argument contradicts the data.
@@ -88,19 +88,19 @@ def _link_vocabulary(text: Any, data: VisionDataModule, saved: Any) -> None:
     learned = ((saved or {}).get("init_args") or {}).get("words")
     if learned and arguments.get("words") not in (None, learned):
         raise UsageError(
-            "model.text.words must be those of the checkpoint in their order; leave them out: the checkpoint has them"
+            "model.text.words must be those of the checkpoint, in their order; leave them out to use these"
         )
     words = learned or (data.words if isinstance(data, Captioned) else None)
     if arguments.get("words") is None and not words:
         raise UsageError(
-            f"{type(data).__name__} has no captions, from which model.text could take its words; use ShapesCaptions, "
+            f"{type(data).__name__} has no captions, but model.text takes its words from captions; use ShapesCaptions, "
             "CaptionFolder, CocoCaptions or ShardedCaptions"
         )
     _link_part(text, {"words": words})
 
 
 def _link_part(part: Any, known: Mapping[str, Any]) -> None:
-    """Fill the ``linked_arguments`` of a part of a model that its config leaves open (None)."""
+    """Fill the ``linked_arguments`` of a component of a model that are None in its config."""
     if not isinstance(part, Namespace) or "class_path" not in part:
         return
     arguments = part.get("init_args") or Namespace()

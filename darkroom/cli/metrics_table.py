@@ -1,15 +1,15 @@
-"""The table of metrics that ``validate`` and ``test`` print."""
+"""Table of metrics that ``validate`` and ``test`` print."""
 
 from collections.abc import Mapping
 
 
 def format_metrics(metrics: Mapping[str, float], stage: str, monitor: str) -> str:
-    """Format metrics with four significant digits: the main one first, losses apart at the end.
+    """Format metrics with four significant digits: the main one first, losses in a separate block at the end.
 
     Args:
-        metrics: by name, such as ``test/mIoU``.
+        metrics: values by name, such as ``test/mIoU``.
         stage: val or test.
-        monitor: the model's main metric in a validation, such as ``val/mIoU``.
+        monitor: main metric of the model in validation, such as ``val/mIoU``.
     """
     main = f"{stage}/{monitor.split('/', 1)[-1]}"
     losses = sorted(name for name in metrics if name != main and "loss" in name)

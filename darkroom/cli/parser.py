@@ -1,4 +1,4 @@
-"""The argument parser, and its errors in one sentence."""
+"""Argument parser with errors of one sentence."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from darkroom.cli.console import is_debugging
 from darkroom.errors import UsageError
 from darkroom.paths import install_command
 
-# Packages that a config may name, and our optional dependencies that install them.
+# Packages that a config may name, and the extras of Darkroom that install them.
 EXTRAS = {
     "segmentation_models_pytorch": "smp",
     "tensorboard": "tensorboard",
@@ -25,7 +25,7 @@ _BASES = {"model": ("lightning_modules", "Technique"), "data": ("datamodules", "
 
 
 def shorten_error(message: str) -> str:
-    """Reduce a parser's message to one sentence: which key, which value, what it must be."""
+    """Reduce a parser's message to one sentence: key, value and valid values."""
     key, value = (re.search(pattern, message) for pattern in (r'Parser key "([^"]+)"', r"(?:Given|Got) value: (.+)"))
     unknown = re.search(r"Expected a dot import path string: (\S+)", message)
     if key and unknown:
@@ -43,8 +43,8 @@ def shorten_error(message: str) -> str:
 
 def _explain_unknown_class(key: str, name: str) -> str:
     base = _BASES.get(key)
-    known = ", ".join(catalog.classes(*base)) if base else "`darkroom list` shows ours"
-    return f"{key}: there is no class {name} ({known}; others by full import path, package.module.Class)"
+    known = f"one of {', '.join(catalog.classes(*base))}" if base else "a class that `darkroom list` shows"
+    return f"{key}: unknown class {name}; it must be {known}, or a full import path, package.module.Class"
 
 
 def _explain_missing_package(package: str) -> str:
@@ -56,7 +56,7 @@ _SIGNS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 
 def _explain_range(key: str, kind: str, reason: str, value: str) -> str:
-    """Explain a value that is not of a type of ``darkroom.ranges``."""
+    """Return the message for a value outside of a type of ``darkroom.ranges``."""
     number = "a whole number" if kind.endswith("Int") else "a number"
     outside = re.fullmatch(r"(.*?) ?does not conform to restriction (.+)", reason)
     if outside is None:
@@ -72,7 +72,7 @@ def _explain_wrong_type(key: str, value: str, expected: list[str]) -> str:
 
 
 class Parser(LightningArgumentParser):
-    """Argument parser without abbreviations, whose errors come without forty lines of usage."""
+    """Argument parser without abbreviations, whose errors do not include the usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})

@@ -1,4 +1,4 @@
-"""Run a command line: find its configs, run the command, explain what went wrong, return the exit code."""
+"""Run a command line: find its configs, run the command, print errors, return the exit code."""
 
 import re
 import sys
@@ -27,12 +27,12 @@ _load_yaml = get_loader("yaml")
 
 
 def load_config(text: str) -> Any:
-    """Load YAML, a whole config or one value of it, with today's names for those of the previous version."""
+    """Load YAML, a whole config or one value, and rename classes and keys of the previous version."""
     return update_config(_load_yaml(text))
 
 
 def complete_arguments(argv: list[str]) -> list[str]:
-    """Complete a command line: shipped configs by their paths, a checkpoint's own config, today's names for old ones."""
+    """Complete a command line: paths of shipped configs, the config of a checkpoint, current names for old ones."""
     paths = ("--config=", "--ckpt_path=")
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(paths) else [word])]
     given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
@@ -72,7 +72,7 @@ def run(argv: list[str]) -> int:
     filter_warnings()
     set_loader("yaml", load_config, (yaml.YAMLError,))
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a user's own classes lie where the command is typed
+        sys.path.append(str(Path.cwd()))  # the user's own classes are in the working directory
     code = 1
     try:
         import_all()
@@ -94,6 +94,6 @@ def run(argv: list[str]) -> int:
     except Exception as error:
         code = explain(error)
     finally:
-        with suppress(Stopped):  # who does not want to wait for W&B
+        with suppress(Stopped):  # a signal while W&B uploads
             finish_wandb(code)
     return code

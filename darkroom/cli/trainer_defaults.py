@@ -1,4 +1,4 @@
-"""Defaults of every run: its callbacks, its loggers and where they write."""
+"""Defaults of every run: callbacks, loggers and their folders."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def add_defaults(config: dict[str, Any], callbacks: list[Any], folder: Path, res
 
 
 class ConfigSaver(SaveConfigCallback):
-    """Write the resolved config into the run's folder and to W&B, and the paths of the checkpoints to W&B."""
+    """Writes the resolved config to the run folder and to W&B, and the paths of the checkpoints to W&B."""
 
     def __init__(self, parser: Any, config: Namespace, *args: Any, **kwargs: Any) -> None:
         config = config.clone()

@@ -1,4 +1,4 @@
-"""Interfaces at which the parts of Darkroom meet: what one part may use of another that it never imports."""
+"""Interfaces between the packages of Darkroom that do not import each other."""
 
 from darkroom.protocols.data import (
     AttributeData,

@@ -1,4 +1,4 @@
-"""Interfaces of datamodules and data sets: what callbacks, modules and metrics may use of them."""
+"""Interfaces of datamodules and data sets for callbacks, modules and metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ from torch import Tensor
 
 @runtime_checkable
 class ProposalMethod(Protocol):
-    """What a cache of region proposals needs of the method that makes them."""
+    """Method of region proposals, as the cache of proposals uses it."""
 
     limit: int | None
-    """Most boxes that are returned for an image; None: all."""
+    """Maximum number of boxes that are returned for an image; None: all."""
 
     @property
     def by_shape(self) -> bool:
-        """All images of one shape have the same proposals."""
+        """True if all images of one shape have the same proposals."""
         ...
 
     @property
     def key(self) -> str:
-        """Everything that ``propose`` depends on besides the image."""
+        """All settings that ``propose`` depends on besides the image, as text."""
         ...
 
     def propose(self, image: np.ndarray) -> np.ndarray:
@@ -32,10 +32,10 @@ class ProposalMethod(Protocol):
 
 @runtime_checkable
 class DescribesBatches(Protocol):
-    """A datamodule that can name the samples of a training batch."""
+    """Datamodule that names the samples of a training batch."""
 
     def describe_batch(self, epoch: int, batch_idx: int) -> str:
-        """Name the samples of a training batch of this rank: their files, or their indices."""
+        """Return the names of the samples of a training batch of this rank: their files, or their indices."""
         ...
 
 
@@ -50,17 +50,19 @@ class ImageData(Protocol):
 
 @runtime_checkable
 class ClassData(ImageData, Protocol):
-    """Datamodule of normalized images with named classes, which may be none."""
+    """Datamodule of normalized images with class names, which may be empty."""
 
     class_names: Sequence[str]
 
 
 @runtime_checkable
 class CategoryData(Protocol):
-    """Datamodule whose labels stand for category ids of a data set: label i for ``category_ids[i - 1]``."""
+    """Datamodule whose labels are numbers of categories: label i has the id ``category_ids[i - 1]``."""
 
     @property
-    def category_ids(self) -> Sequence[int]: ...
+    def category_ids(self) -> Sequence[int]:
+        """Category id of each label, in the order of labels."""
+        ...
 
 
 @runtime_checkable
@@ -86,7 +88,7 @@ class FileDataset(Protocol):
 
 @runtime_checkable
 class NamedClasses(Protocol):
-    """Module or datamodule with the names of its classes, which may be none."""
+    """Module or datamodule with class names, which may be empty."""
 
     class_names: Sequence[str]
 
@@ -105,13 +107,13 @@ class BatchedDataset(SizedDataset, Protocol):
     """Data set that reads many samples at once."""
 
     def __getitems__(self, indices: Sequence[int], /) -> dict[str, Any] | list[dict[str, Any]]:
-        """Return a whole batch, or a list of samples that are still to be collated."""
+        """Return a whole batch, or a list of samples to be collated."""
         ...
 
 
 @runtime_checkable
 class NamedSamples(Protocol):
-    """Data set that names its samples for messages, where no single file holds one."""
+    """Data set that names its samples for messages, if a sample is not a file."""
 
     def name_of(self, index: int) -> str:
         """Return the name of a sample."""
@@ -127,29 +129,29 @@ class DownscaledDataset(Protocol):
 
 @runtime_checkable
 class Captioned(Protocol):
-    """A datamodule whose samples have captions."""
+    """Datamodule whose samples have captions."""
 
     @property
     def words(self) -> list[str]:
-        """The words of the training captions, sorted."""
+        """Words of the training captions, sorted."""
         ...
 
 
 class BadSampleCounter(Protocol):
-    """The samples of a datamodule that could not be read."""
+    """Samples of a datamodule that could not be read."""
 
     def count(self, split: str) -> int:
-        """Count those of a split that all ranks have found so far."""
+        """Count the bad samples of a split that all ranks have found so far."""
         ...
 
 
 @runtime_checkable
 class SkipsBadSamples(Protocol):
-    """A datamodule that may skip samples that cannot be read."""
+    """Datamodule that may skip samples that cannot be read."""
 
     @property
     def bad_samples(self) -> BadSampleCounter | None:
-        """What it skipped; None: it raises instead."""
+        """Skipped samples; None: the datamodule raises instead."""
         ...
 
 
@@ -166,7 +168,9 @@ class RangedData(Protocol):
     """Datamodule whose normalized images have a known range."""
 
     @property
-    def value_range(self) -> tuple[float, float]: ...
+    def value_range(self) -> tuple[float, float]:
+        """Least and greatest value of a normalized image."""
+        ...
 
 
 @runtime_checkable
@@ -197,7 +201,9 @@ class LabelledData(Protocol):
     image_shape: tuple[int, int, int]
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """Number of classes."""
+        ...
 
     def dataset(self, split: Any, /) -> Any:
         """Return the data set of a split: a ``SizedDataset`` of ``image`` uint8 (C, H, W) and ``label``."""
@@ -206,10 +212,10 @@ class LabelledData(Protocol):
 
 @runtime_checkable
 class OpensDatasets(Protocol):
-    """Datamodule that replaces bad samples where no loader does."""
+    """Datamodule whose data sets can be opened without a loader."""
 
     def open_dataset(self, split: Any, /) -> Any:
-        """Return the data set of a split, bad samples replaced."""
+        """Return the data set of a split, with bad samples replaced."""
         ...
 
 
@@ -218,7 +224,9 @@ class NamesAttributes(Protocol):
     """Datamodule that names the attributes of its images."""
 
     @property
-    def attribute_names(self) -> Sequence[str]: ...
+    def attribute_names(self) -> Sequence[str]:
+        """Names of the attributes."""
+        ...
 
 
 @runtime_checkable
@@ -228,7 +236,9 @@ class AttributeData(Protocol):
     image_shape: tuple[int, int, int]
 
     @property
-    def attribute_names(self) -> Sequence[str]: ...
+    def attribute_names(self) -> Sequence[str]:
+        """Names of the attributes."""
+        ...
 
     @property
     def attribute_sizes(self) -> Sequence[int]:
@@ -245,4 +255,6 @@ class CaptionForms(Protocol):
     """Datamodule whose captions have several forms; batches have ``form``, an index into ``form_names``."""
 
     @property
-    def form_names(self) -> Sequence[str]: ...
+    def form_names(self) -> Sequence[str]:
+        """Names of the forms."""
+        ...

@@ -1,4 +1,4 @@
-"""Interfaces of methods: what callbacks, metrics and inference may use of a module, and samplers of a model."""
+"""Interfaces of methods for callbacks, metrics, inference and samplers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
@@ -6,18 +6,20 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-# Several: one for each sample. None: torch's global one.
+# A sequence has one generator per sample. None: torch's global generator.
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @runtime_checkable
 class SegmentationModel(Protocol):
-    """What ``Inference`` needs of a segmentation model."""
+    """Segmentation model, as ``Inference`` uses it."""
 
     num_classes: int
 
     @property
-    def network(self) -> nn.Module: ...
+    def network(self) -> nn.Module:
+        """Network from images to logits."""
+        ...
 
     def __call__(self, image: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, K, H, W)."""
@@ -44,7 +46,7 @@ class TrainedModel(Protocol):
 
 @runtime_checkable
 class GuidedModel(Protocol):
-    """Module that samples with guidance, or says why it cannot."""
+    """Module that samples with guidance, or states the reason why it cannot."""
 
     @property
     def unguided(self) -> str | None:
@@ -54,10 +56,12 @@ class GuidedModel(Protocol):
 
 @runtime_checkable
 class SearchingEncoder(Protocol):
-    """Module that says whether ``encode`` searches for a latent, which takes many passes."""
+    """Module that states if ``encode`` searches for a latent, which takes many passes."""
 
     @property
-    def encodes_by_search(self) -> bool: ...
+    def encodes_by_search(self) -> bool:
+        """True if ``encode`` searches for each latent."""
+        ...
 
 
 @runtime_checkable
@@ -65,7 +69,9 @@ class ImageModel(Protocol):
     """Module whose outputs are images."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        ...
 
     def to_uint8(self, images: Tensor, /) -> Tensor:
         """Convert images in the model's value range to uint8."""
@@ -126,16 +132,22 @@ class SamplingModel(ImageModel, Protocol):
 
 @runtime_checkable
 class SamplerStep(Protocol):
-    """One step of a sampler: number ``index`` of ``count``, taken at time ``t``."""
+    """One step of a sampler: number ``index`` of ``count``, at time ``t``."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """Number of the step, from 0."""
+        ...
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """Number of steps in all."""
+        ...
 
     @property
-    def t(self) -> float: ...
+    def t(self) -> float:
+        """Time of the step."""
+        ...
 
     @property
     def x(self) -> Tensor:
@@ -152,14 +164,16 @@ class DiffusionSchedule(Protocol):
     """Noise schedule: alpha and sigma of q(x_t | x_0) at times 0 to ``num_steps`` - 1."""
 
     @property
-    def num_steps(self) -> int: ...
+    def num_steps(self) -> int:
+        """Number of times T."""
+        ...
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor, /) -> Tensor:
         """Sample x_t of images x (B, C, H, W) at times int64 (B,), with the given noise."""
         ...
 
     def at(self, t: float, /) -> tuple[float, float]:
-        """Return alpha and sigma at a time, which may lie between two steps; -1: no noise."""
+        """Return alpha and sigma at a time, which may be fractional; -1: no noise."""
         ...
 
 
@@ -168,7 +182,9 @@ class DiffusionModel(LabelledModel, Protocol):
     """Diffusion model that samples from noise, by class if ``num_classes`` is not None."""
 
     @property
-    def schedule(self) -> DiffusionSchedule: ...
+    def schedule(self) -> DiffusionSchedule:
+        """Noise schedule."""
+        ...
 
     def draw_latents(self, n: int, generator: Generators, /) -> Tensor:
         """Sample noise x_T, (n, C, H, W)."""
@@ -189,7 +205,7 @@ class DiffusionModel(LabelledModel, Protocol):
         generator: Generators = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> Tensor:
-        """Sample n images (n, C, H, W); an option that is None takes the model's own value."""
+        """Sample n images (n, C, H, W); None: the model's own value of an option."""
         ...
 
 
@@ -200,7 +216,7 @@ class TextModel(ImageModel, Protocol):
     def sample(
         self, captions: Sequence[str], *, guidance: float | None, steps: int | None, generator: Generators
     ) -> Tensor:
-        """Sample an image for each caption, (n, C, H, W); an option that is None takes the model's own value."""
+        """Sample an image for each caption, (n, C, H, W); None: the model's own value of an option."""
         ...
 
 
@@ -228,7 +244,9 @@ class AugmentedStage(CascadeStage, Protocol):
     """Stage of a cascade that adds noise to the image it enlarges."""
 
     @property
-    def augmentation(self) -> float: ...
+    def augmentation(self) -> float:
+        """Noise level added to the small image, in [0, 1]."""
+        ...
 
 
 @runtime_checkable
@@ -236,10 +254,14 @@ class CascadeModel(ImageModel, Protocol):
     """Text-conditional cascade; its settings take precedence over those of the stages, where they are not None."""
 
     @property
-    def stages(self) -> Sequence[CascadeStage]: ...
+    def stages(self) -> Sequence[CascadeStage]:
+        """Stages, smallest first."""
+        ...
 
     @property
-    def guidance(self) -> Sequence[float | None]: ...
+    def guidance(self) -> Sequence[float | None]:
+        """Guidance weight of each stage; None: the stage's own."""
+        ...
 
     @property
     def augmentation(self) -> Sequence[float | None]:
@@ -260,7 +282,7 @@ class UpsamplingModel(ImageModel, Protocol):
         ...
 
     def upsampled(self, low: Tensor, /) -> Tensor:
-        """Upscale small images bicubically."""
+        """Upsample small images bicubically."""
         ...
 
     def sample(
@@ -273,24 +295,26 @@ class UpsamplingModel(ImageModel, Protocol):
         steps: int | None,
         generator: Generators,
     ) -> Tensor:
-        """Sample the large images of small ones; an option that is None takes the model's own value."""
+        """Sample the large images of small ones; None: the model's own value of an option."""
         ...
 
 
 @runtime_checkable
 class ReportsSteps(Protocol):
-    """A model that calls ``on_step`` after each step of its sampler in ``predict_step``."""
+    """Model that calls ``on_step`` after each step of its sampler in ``predict_step``."""
 
     on_step: Callable[[SamplerStep], None] | None
 
 
 class ImageSampler(Protocol):
-    """What ``SampleScores`` needs of a module."""
+    """Module that samples, as ``SampleScores`` uses it."""
 
     num_classes: int | None
 
     @property
-    def device(self) -> Any: ...
+    def device(self) -> Any:
+        """Device of the parameters."""
+        ...
 
     def to_uint8(self, images: Tensor, /) -> Tensor:
         """Convert images in the model's value range to uint8."""
@@ -302,10 +326,12 @@ class ImageSampler(Protocol):
 
 
 class CaptionSampler(Protocol):
-    """What ``CaptionScores`` needs of a module."""
+    """Module that samples captions, as ``CaptionScores`` uses it."""
 
     @property
-    def device(self) -> Any: ...
+    def device(self) -> Any:
+        """Device of the parameters."""
+        ...
 
     def to_uint8(self, images: Tensor, /) -> Tensor:
         """Convert images in the model's value range to uint8."""
@@ -317,10 +343,12 @@ class CaptionSampler(Protocol):
 
 
 class UpsamplingSampler(Protocol):
-    """What ``UpsamplingScores`` needs of a module."""
+    """Module that upsamples, as ``UpsamplingScores`` uses it."""
 
     @property
-    def device(self) -> Any: ...
+    def device(self) -> Any:
+        """Device of the parameters."""
+        ...
 
     def to_uint8(self, images: Tensor, /) -> Tensor:
         """Convert images in the model's value range to uint8."""

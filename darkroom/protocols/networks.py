@@ -1,4 +1,4 @@
-"""Interfaces of networks and losses: what a method may use of a network that it was given."""
+"""Interfaces of networks and losses for methods."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -11,7 +11,7 @@ class UnpaddedNetwork(Protocol):
     """Segmentation network without padding: its logits cover less than the image."""
 
     margin: int
-    """Pixels that each side loses; 0: none, and the network takes images of any size."""
+    """Pixels that the logits lack on each side; 0: none, and the network takes images of any size."""
 
     def input_size(self, size: int) -> int:
         """Return the smallest side of an image that gives logits for at least ``size`` pixels."""
@@ -41,7 +41,7 @@ class IgnoresIndex(Protocol):
 
 @runtime_checkable
 class BuiltForModel(Protocol):
-    """Network that states which model it was built for."""
+    """Network that states the model it was built for."""
 
     @property
     def built_for(self) -> Mapping[str, object]:
@@ -72,7 +72,7 @@ class ResidualNetwork(Protocol):
 
 
 class X0Predictor(Protocol):
-    """What a sampler needs of a model: the prediction of the clean image."""
+    """Model, as a sampler uses it: the prediction of the clean image."""
 
     def __call__(self, x: Tensor, t: float, /) -> "X0Output":
         """Predict x_0 of noisy images x_t (B, C, H, W) at time t."""

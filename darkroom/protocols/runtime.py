@@ -1,32 +1,32 @@
-"""Interfaces of the command line and of what a run saves."""
+"""Interfaces of the command line and of checkpoints."""
 
 from typing import Any, Protocol, runtime_checkable
 
 
 class ConfigTraits(Protocol):
-    """What the command line reads from a class that a config names, before it is built.
+    """Traits of a class in a config, which the command line reads before it builds the class.
 
     A class declares them as ``ClassVar``; all of them are optional.
     """
 
     @property
     def linked_arguments(self) -> tuple[str, ...]:
-        """Constructor arguments that a config leaves open and the command line fills from the data and the model."""
+        """Constructor arguments that the command line fills from the data and the model if a config leaves them open."""
         ...
 
     @property
     def initial_weight_arguments(self) -> tuple[str, ...]:
-        """Constructor arguments that name the first weights; a checkpoint replaces them."""
+        """Constructor arguments that name the initial weights, which a checkpoint replaces."""
         ...
 
     @property
     def is_trained(self) -> bool:
-        """Whether the model loads trained weights itself, and predicts without a checkpoint."""
+        """True if the model loads trained weights itself, and predicts without a checkpoint."""
         ...
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the model uses ``num_classes``, unless its argument ``conditional`` says otherwise."""
+        """True if the model uses ``num_classes``; its argument ``conditional``, if given, takes precedence."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class ConfigTraits(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A loader whose position can be restored."""
+    """Loader whose position can be restored."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Restore the position."""

@@ -1,1 +1,1 @@
-"""Run folder, checkpoint files, loggers, cluster jobs, and the private names of Lightning."""
+"""Run folder, checkpoint files, loggers, cluster jobs, and private names of Lightning."""

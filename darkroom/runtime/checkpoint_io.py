@@ -1,4 +1,4 @@
-"""AtomicCheckpointIO: write a checkpoint completely or not at all, and read it as data, never as code."""
+"""AtomicCheckpointIO: write a checkpoint completely or not at all, and read tensors and plain values alone."""
 
 import os
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from darkroom.errors import Stopped, StorageError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint under a temporary name in the same folder, flush it to the disk, then rename it.
+    """Checkpoint IO that writes to a temporary name in the same folder, flushes to the disk, then renames.
 
     A process killed at any moment, a power failure and a full disk leave the previous checkpoint intact
-    (tests/faults/test_kill.py, test_machine.py). Lightning writes into the folder for temporary files, often on another
+    (tests/faults/test_kill.py, test_machine.py). Lightning writes to the folder of temporary files, often on another
     disk, and copies the file from there.
     """
 
@@ -24,9 +24,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            StorageError: the disk refuses it; gives the reason.
+            StorageError: the file cannot be written; the message has the reason.
         """
-        if "://" in str(path):  # remote storage: as atomic as Lightning and that storage make it
+        if "://" in str(path):  # remote storage: not atomic by itself
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
@@ -45,8 +45,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                     raise cause from None
                 if isinstance(cause, OSError):
                     raise StorageError(
-                        f"the checkpoint {path} could not be written ({cause.strerror or cause}); "
-                        + (f"the previous one is intact in {path}" if path.is_file() else "there is no previous one")
+                        f"the checkpoint {path} cannot be written ({cause.strerror or cause}); "
+                        + (f"the previous one is intact in {path}" if path.is_file() else "no previous one exists")
                     ) from error
             raise
         _sync_folder(path.parent)
@@ -54,12 +54,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint of tensors and plain values; refuse any other content, whatever ``weights_only`` says."""
+        """Read a checkpoint of tensors and plain values; reject other content, whatever ``weights_only`` is."""
         return super().load_checkpoint(path, map_location=map_location, weights_only=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over an error and its causes."""
+    """Yield an error and its causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -67,7 +67,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's names to the disk, where the file system supports it."""
+    """Flush the entries of a folder to the disk, if the file system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

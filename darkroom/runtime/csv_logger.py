@@ -1,4 +1,4 @@
-"""ResumableCSVLogger: metrics.csv, the metrics of a run as a file, whatever other loggers there are."""
+"""ResumableCSVLogger: metrics of a run in metrics.csv, beside any other loggers."""
 
 import csv
 from argparse import Namespace
@@ -11,15 +11,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
 class ResumableCSVLogger(Logger):
-    """Append every logged metric to ``metrics.csv`` in the run's folder.
+    """Logger that appends every metric to ``metrics.csv`` in the run folder.
 
-    As the first logger it defines ``trainer.log_dir`` on every rank, where checkpoints and figures go. A resumed fit keeps
-    the rows that existed when its checkpoint was written (``rows``, ``truncate``) and writes the later ones again
-    (tests/runtime/test_resume.py). Lightning's CSVLogger starts an empty file and holds all rows in memory.
+    As the first logger it defines ``trainer.log_dir`` on every rank, the folder of checkpoints and figures. A resumed fit
+    keeps the rows that existed when its checkpoint was written (``rows``, ``truncate``) and writes the later ones again
+    (tests/runtime/test_resume.py). Lightning's CSVLogger starts an empty file and stores all rows in memory.
 
     Args:
-        folder: the run's folder.
-        resumed: drop the rows of an earlier fit until ``truncate`` says how many to keep.
+        folder: folder of the run.
+        resumed: drop the rows of an earlier fit, unless ``truncate`` sets the number to keep.
     """
 
     name = ""
@@ -34,11 +34,11 @@ class ResumableCSVLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run's folder."""
+        """Folder of the run."""
         return str(self.path.parent)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: config.yaml holds the resolved config."""
+        """Do nothing, since config.yaml has the resolved config."""
 
     def truncate(self, rows: int | None) -> None:
         """Keep only the first rows of the file; None: keep all."""
@@ -46,7 +46,7 @@ class ResumableCSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; new metrics become columns, for which the file is written again."""
+        """Append a row; new metrics become columns, and the file is written again."""
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
         rows = None if self._columns else self._open()
         new = sorted(row.keys() - set(self._columns))

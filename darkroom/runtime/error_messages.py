@@ -1,4 +1,4 @@
-"""Messages for faults of the machine: what failed and what to do."""
+"""Messages for faults of the machine, with their remedies."""
 
 import errno
 import re
@@ -16,7 +16,7 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]+)")
 # gloo and NCCL raise a plain RuntimeError.
 _RANK_LOST = re.compile(r"remote worker (crashing|hanging)|remote process exited|Connection (closed|reset) by peer")
-_SMALLER = "lower data.batch_size (trainer.accumulate_grad_batches makes up for it), the image size"
+_SMALLER = "lower data.batch_size (and raise trainer.accumulate_grad_batches), the image size"
 
 
 def explain_system_error(error: BaseException) -> str | None:
@@ -30,9 +30,7 @@ def explain_system_error(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return f"the machine's memory is full: {_requested_memory(error)}; {_SMALLER}, or data.num_workers"
     if distributed.is_initialized() and _RANK_LOST.search(str(error)):
-        return (
-            "another rank of this run is gone, and this one ends with it; see the message of that rank for the reason"
-        )
+        return "another rank of this run ended, and so does this one; see the message of that rank for the reason"
     if worker := _WORKER.search(str(error)):
         how = "ended" if worker[2].startswith("exited") else worker[2].replace("is killed by signal: ", "was killed: ")
         return (
@@ -41,8 +39,8 @@ def explain_system_error(error: BaseException) -> str | None:
         )
     if "Expected more than 1 value per channel" in str(error):
         return (
-            "a batch norm got a single value per channel, and cannot normalize it: the images are too small for this "
-            "network, or data.batch_size is 1; increase either"
+            "batch norm got a single value per channel: the images are too small for this network, or data.batch_size "
+            "is 1; increase either"
         )
     return _explain_restore_error(error)
 
@@ -62,18 +60,20 @@ def explain_callback_error(error: BaseException) -> str | None:
 def _explain_disk_error(error: OSError) -> str:
     where = error.filename or "the run's files"
     if error.errno in _FULL:
-        return f"no space left on the disk for {where} ({error.strerror}); free some, or choose another --runs_dir"
+        return (
+            f"no space left on the disk for {where} ({error.strerror}); free some space, or choose another --runs_dir"
+        )
     remedy = "correct its permissions or, if it belongs to the run, choose another --runs_dir"
     return f"{where} cannot be opened ({error.strerror}); {remedy}"
 
 
 def _explain_restore_error(error: BaseException) -> str | None:
-    """Explain the failure to restore a checkpoint that could be read; Lightning's own messages suffice."""
+    """Return a message for a failure to restore a checkpoint that was read without errors; None for any other error."""
     path = None if isinstance(error, MisconfigurationException) else checkpoint_being_restored(error)
     if path is None:
         return None
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return f"ckpt_path {path} cannot be restored ({reason}): a part of it is missing or was changed; use an older one"
+    return f"ckpt_path {path} cannot be restored ({reason}): content is missing or was changed; use an older one"
 
 
 def _requested_memory(error: BaseException) -> str:

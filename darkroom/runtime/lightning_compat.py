@@ -1,4 +1,4 @@
-"""Private names of Lightning: the only file that uses them, behind functions and mixins with plain names.
+"""Private names of Lightning, behind functions and mixins with plain names; no other file uses them.
 
 ``PRIVATE`` lists them; tests/runtime/test_lightning_compat.py checks each against the installed version. Attributes that
 Lightning sets but does not declare (``Trainer.datamodule``) are read here too, so that everything else stays typed.
@@ -31,7 +31,7 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.protocols import NamedClasses
 
-# Class -> the names of it that are used below.
+# Class -> its names that are used below.
 PRIVATE: dict[type, tuple[str, ...]] = {
     Trainer: ("_checkpoint_connector", "_logger_connector", "_signal_connector"),
     _CheckpointConnector: ("resume_start", "resume_end", "restore"),
@@ -73,12 +73,12 @@ PRIVATE: dict[type, tuple[str, ...]] = {
 
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
-    """Return the datamodule of a Trainer; None where it got loaders instead."""
+    """Return the datamodule of a Trainer; None if it has loaders instead."""
     return trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
 
 
 def trainer_of(module: LightningModule) -> Trainer | None:
-    """Return the Trainer of a module; None where it runs without one."""
+    """Return the Trainer of a module; None without one."""
     return module._trainer
 
 
@@ -95,7 +95,7 @@ def count_epochs(trainer: Trainer) -> int:
         UsageError: ``trainer.max_epochs`` is not set.
     """
     if trainer.max_epochs is None or trainer.max_epochs < 0:
-        raise UsageError("trainer.max_epochs must be set to the length of the fit")
+        raise UsageError("trainer.max_epochs must be set to the number of epochs of the fit")
     return trainer.max_epochs
 
 
@@ -105,7 +105,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def is_fast_dev_run(trainer: Trainer) -> bool:
-    """Whether ``trainer.fast_dev_run`` is on, which saves nothing."""
+    """Return True if ``trainer.fast_dev_run`` is on, which saves no files."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by Lightning's debugging flags
 
 
@@ -115,7 +115,7 @@ def log_interval(trainer: Trainer) -> int:
 
 
 def is_started_by_this_command(trainer: Trainer) -> bool:
-    """Whether this process is a rank that another rank of the same command started."""
+    """Return True if another rank of the same command started this process."""
     strategy = trainer.strategy
     environment = strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None
     return trainer.local_rank > 0 and environment is not None and not environment.creates_processes_externally
@@ -138,23 +138,23 @@ def steps_taken(trainer: Trainer) -> int:
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Whether the gradients of the current batch are kept for the next one."""
+    """Return True if the gradients of the current batch accumulate with those of the next one."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def validation_is_due(trainer: Trainer) -> bool:
-    """Whether a validation follows the current batch."""
+    """Return True if a validation follows the current batch."""
     fetcher = trainer.fit_loop._data_fetcher
     return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def is_last_step(trainer: Trainer) -> bool:
-    """Whether the current batch is the last one of the epoch or of the fit."""
+    """Return True if the current batch is the last one of the epoch or of the fit."""
     return trainer.is_last_batch or trainer.fit_loop.epoch_loop._is_training_done
 
 
 def is_last_epoch(trainer: Trainer) -> bool:
-    """Whether the epoch that has just ended is the last one of the fit."""
+    """Return True if the epoch that has just ended is the last one of the fit."""
     epochs = trainer.fit_loop.epoch_progress.current
     assert isinstance(epochs, _ProcessedTracker)  # declared as its base class
     return (
@@ -185,18 +185,18 @@ def log_metrics(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
 def leave_signals(trainer: Trainer) -> None:
     """Make Lightning ignore SIGTERM and SIGUSR1; callbacks/training/graceful_stop.py handles them.
 
-    Lightning's handlers end a fit that got SIGTERM with exit code 0, make all ranks wait for rank 0 in every step, save
-    from within the handler in the middle of a step, and react to a SIGTERM of rank 0 only. tests/faults/test_signals.py
+    Lightning's handlers end a fit that got SIGTERM with exit code 0, synchronize all ranks with rank 0 in every step, save
+    inside the handler in the middle of a step, and react to a SIGTERM of rank 0 only. tests/faults/test_signals.py
     covers all of these.
     """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # has no switch
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]  # has no switch
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # Lightning has no option for this
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]  # Lightning has no option for this
 
 
 def start_together(trainer: Trainer) -> None:
     """Make all ranks load the checkpoint that rank 0 found.
 
-    Each rank looks for it before the ranks are connected, in a folder that another machine may see only seconds later.
+    Each rank searches for it before the ranks are connected, in a folder that may appear on another machine seconds later.
     """
     connector = trainer._checkpoint_connector
     load = connector.resume_start
@@ -208,10 +208,10 @@ def start_together(trainer: Trainer) -> None:
 
 
 def count_steps_once(trainer: Trainer) -> None:
-    """Make a fit that resumes where a validation was due count the step before it once.
+    """Prevent a fit that resumes before a due validation from counting the step before it twice.
 
-    Lightning resumes there with an iteration without an optimizer step, but increments its counter all the same: every
-    later row would be logged one step too high.
+    Lightning resumes there with an iteration without an optimizer step, but increments its counter. Every later row would
+    be logged one step too high.
     """
     loop = trainer.fit_loop.epoch_loop
     end_of_iteration = loop.on_advance_end
@@ -238,12 +238,12 @@ def checkpoint_being_restored(error: BaseException) -> str | None:
 
 
 def hyperparameters_are_given() -> bool:
-    """Whether the command line builds the current module, and has recorded its arguments with their class paths."""
+    """Return True if the command line builds the current module and has recorded its arguments with their class paths."""
     return bool(_given_hyperparameters.get())
 
 
 class CheckpointSteps(ModelCheckpoint):
-    """ModelCheckpoint whose decisions have public names."""
+    """ModelCheckpoint with public names for its private state."""
 
     _last_time_checked: float | None
 
@@ -267,7 +267,7 @@ class CheckpointSteps(ModelCheckpoint):
         self._last_time_checked = value
 
     def is_saved(self, trainer: Trainer) -> bool:
-        """Whether there is nothing to save: the current step is saved already, or this is not a fit."""
+        """Return True if the current step is already saved, or outside of a fit."""
         return self._should_skip_saving_checkpoint(trainer)
 
     def save_unmonitored(self, trainer: Trainer) -> None:
@@ -290,7 +290,7 @@ class RestartableWandbLogger(WandbLogger):
 
     @property
     def current_run(self) -> Any:
-        """The W&B run, if it has begun."""
+        """W&B run, if it has begun."""
         return self._experiment
 
     @property
@@ -299,15 +299,15 @@ class RestartableWandbLogger(WandbLogger):
         return self._wandb_init
 
     def forget_run(self) -> None:
-        """Make the next access begin another W&B run."""
+        """Reset the logger, so that the next access begins another W&B run."""
         self._experiment = None
 
 
 class SteppedCLI(LightningCLI):
-    """LightningCLI whose parts are built one after the other, and whose config a checkpoint never overrides."""
+    """LightningCLI that builds its objects one after the other, and never overrides the config by a checkpoint."""
 
     def _parse_ckpt_path(self) -> None:
-        """Unlike Lightning's: a checkpoint's hyper-parameters never override config and command line."""
+        """Do nothing: unlike in Lightning, hyper-parameters of a checkpoint never override config and command line."""
 
     def build_datamodule(self, data: Namespace) -> LightningDataModule:
         """Build the datamodule of the current command from its section of the config."""
@@ -321,7 +321,7 @@ class SteppedCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def make_trainer(self, arguments: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:
-        """Build the Trainer; subclasses change its arguments and callbacks here."""
+        """Build the Trainer; subclasses change arguments and callbacks here."""
         return super()._instantiate_trainer(arguments, list(callbacks))
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

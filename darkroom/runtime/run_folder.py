@@ -1,4 +1,4 @@
-"""The folder of a run, ``runs/<experiment>/<n>/``."""
+"""Folder of a run, ``runs/<experiment>/<n>/``."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,11 @@ def list_runs(experiment: Path) -> list[Path]:
 
 
 def create_run(experiment: Path) -> Path:
-    """Create the next numbered folder; two processes that start at once get two folders."""
+    """Create the next numbered folder; processes that start at the same time get different folders.
+
+    Raises:
+        StorageError: the folder cannot be created.
+    """
     number = int(list_runs(experiment)[-1].name) + 1 if list_runs(experiment) else 0
     if process_rank() != 0:  # rank 0 creates it, and Lightning broadcasts its name
         return experiment / str(number)
@@ -42,13 +46,13 @@ def create_run(experiment: Path) -> Path:
 
 @rank_zero_only
 def record_job(run: Path) -> None:
-    """Write the name of the cluster job into the run's folder, so that a restart of the job finds it."""
+    """Write the name of the cluster job to the run folder, so that a restarted job finds its run."""
     if slurm.job_name():
         (run / JOB).write_text(f"{slurm.job_name()}\n", encoding="utf-8")
 
 
 def find_run_of_job(experiment: Path) -> Path | None:
-    """Find the newest run that an earlier start of this job began."""
+    """Return the newest run that an earlier start of this job began; None without one."""
     job = slurm.job_name()
     if job is None or not slurm.may_be_restarted():
         return None
@@ -60,20 +64,20 @@ def find_run_of_job(experiment: Path) -> Path | None:
 
 
 def find_checkpoint(run: Path | None, name: str) -> str | None:
-    """Find ``checkpoints/<name>.ckpt`` of a run."""
+    """Return ``checkpoints/<name>.ckpt`` of a run; None if it does not exist."""
     path = run / "checkpoints" / f"{name}.ckpt" if run else None
     return str(path) if path and path.is_file() else None
 
 
 def find_newest_checkpoint(experiment: Path, name: str, but: Path | None = None) -> str | None:
-    """Find ``checkpoints/<name>.ckpt`` of the newest run other than ``but``."""
+    """Return ``checkpoints/<name>.ckpt`` of the newest run other than ``but``; None if it does not exist."""
     return find_checkpoint(next((run for run in reversed(list_runs(experiment)) if run != but), None), name)
 
 
 def find_unsaved_fit(experiment: Path) -> Path | None:
-    """Return the newest run if it is a fit without a checkpoint, or create a run if there is none.
+    """Return the newest run if it is a fit without a checkpoint; create a run if the experiment has none.
 
-    None: the newest run has a checkpoint or is of another command, or there is no experiment.
+    None: the newest run has a checkpoint or is of another command, or the experiment does not exist.
     """
     if not experiment.is_dir():
         return None
@@ -99,8 +103,8 @@ def print_resume_hint(run: Path, failed: bool) -> None:
     """Print how to resume a fit that ended early, if it has a checkpoint.
 
     Args:
-        run: its folder.
-        failed: an error ended it, which must be fixed first.
+        run: folder of the run.
+        failed: True if an error ended it, which must be fixed first.
     """
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file():

@@ -1,4 +1,4 @@
-"""The cluster job of this process, started by Slurm or torchrun: its name, its restarts, and requeueing."""
+"""Cluster job of this process, started by Slurm or torchrun: name, restarts and requeueing."""
 
 import os
 import re
@@ -9,15 +9,15 @@ WARNED, TERMINATED = 128 + 10, 128 + 15  # exit codes after SIGUSR1 and SIGTERM,
 
 
 def job_name() -> str | None:
-    """Return a name that all processes and restarts of a job share, and no other job has; None outside of a job."""
+    """Return a unique name that all processes and restarts of a job share; None outside of a job."""
     return _given_name() or _slurm_name() or (f"torchrun-{_rendezvous()}" if _rendezvous() else None)
 
 
 def may_be_restarted() -> bool:
-    """Whether a run with this job's name may come from an earlier start of the job.
+    """Return True if a run with this job's name may come from an earlier start of the job.
 
     Slurm counts restarts. torchrun counts only those on this machine, so its unique id counts as a restart, and so does a
-    name given by the user. The id does not count where several commands of one Slurm job share the name.
+    name given by the user. The id does not count if several commands of one Slurm job share the name.
     """
     shared = _slurm_name() is not None and "SLURM_STEP_ID" not in os.environ
     counts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
@@ -38,20 +38,20 @@ def _slurm_name() -> str | None:
 
 
 def _rendezvous() -> str | None:
-    """Return torchrun's ``--rdzv-id``, given or generated."""
+    """Return torchrun's ``--rdzv-id``, given or generated; None without torchrun."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return None if run_id == "none" else run_id
 
 
 def requeue(code: int) -> None:
-    """Requeue a Slurm job whose fit was stopped and should resume. Must be called last: it ends this process.
+    """Requeue a Slurm job whose fit was stopped and should resume; call it last, since requeueing ends this process.
 
     A fit should resume after SIGUSR1, which announces the time limit, and after pre-emption: Slurm itself requeues a
-    pre-empted job only if it still runs at the end of its grace time. A job that its user cancels gets SIGTERM too, and
+    pre-empted job only if it still runs at the end of its grace time. A job that its user cancels also gets SIGTERM, and
     stays cancelled.
 
     Args:
-        code: the fit's exit code, 128 plus the number of the signal that stopped it.
+        code: exit code of the fit, 128 plus the number of the signal that stopped it.
     """
     number = os.environ.get("SLURM_JOB_ID")
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0

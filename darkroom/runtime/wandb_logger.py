@@ -1,4 +1,4 @@
-"""W&B logging that never blocks, prompts or ends a run: offline without a login, and whenever W&B fails."""
+"""W&B logging that never blocks, prompts or ends a run: offline without a login and after failures of W&B."""
 
 import netrc
 import os
@@ -23,20 +23,20 @@ _DEFAULTS = {
     "WANDB_INIT_TIMEOUT": "20",  # seconds; W&B's default of 90 is long for a cluster without internet access
     "WANDB_FINISH_TIMEOUT": "60",  # W&B's default waits forever
     "WANDB_FINISH_TIMEOUT_RAISES": "true",
-    "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # seconds a killed run loses; W&B's default is 15
+    "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # seconds that a killed run may lose; W&B's default is 15
 }
 
 
 class ResilientWandbLogger(RestartableWandbLogger):
     """WandbLogger that continues offline if the server does not respond at the start or W&B's process dies during the run.
 
-    Otherwise W&B's process retries by itself, and the run never waits for it. tests/faults/test_wandb_faults.py covers
+    Otherwise W&B's process retries by itself, and the run does not block on it. tests/faults/test_wandb_faults.py covers
     these cases.
     """
 
     @property
     def experiment(self) -> Any:
-        """The W&B run, offline if the server does not respond."""
+        """W&B run, offline if the server does not respond."""
         from wandb.errors import CommError
         from wandb.errors import UsageError as WandbUsageError
 
@@ -48,7 +48,7 @@ class ResilientWandbLogger(RestartableWandbLogger):
         except (CommError, TimeoutError) as error:
             self._go_offline(f"W&B did not start the run ({' '.join(str(error).split())})", online=False)
             for begun in set(_folders(self._folder)) - set(before):
-                shutil.rmtree(begun, ignore_errors=True)  # it holds nothing of the run
+                shutil.rmtree(begun, ignore_errors=True)  # it has no data of the run
             return super().experiment
         except WandbUsageError as error:
             raise UsageError(f"W&B: {error}") from error
@@ -67,25 +67,25 @@ class ResilientWandbLogger(RestartableWandbLogger):
 
     @rank_zero_only
     def log_summary(self, values: dict[str, Any]) -> None:
-        """Set values of the run as a whole."""
+        """Set summary values of the run."""
         with self._offline_if_dead():
             self.experiment.summary.update(values)
 
     @contextmanager
     def _offline_if_dead(self) -> Iterator[None]:
-        """Context in which the death of W&B's process loses only what was on its way there."""
+        """Context in which the end of W&B's process loses only the data in transit."""
         from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
         try:
             yield
         except (ConnectionError, HandleAbandonedError, MailboxClosedError) as error:
-            self._go_offline(f"W&B's process is gone ({str(error) or type(error).__name__})", online=True)
+            self._go_offline(f"W&B's process ended ({str(error) or type(error).__name__})", online=True)
 
     def _go_offline(self, why: str, online: bool) -> None:
         """Continue the same W&B run in a new offline folder, which ``wandb sync`` joins with the others."""
         import wandb
 
-        with suppress(Exception):  # its process may be dead
+        with suppress(Exception):  # the process may have ended
             wandb.teardown(exit_code=1)
         _clear_current_run()
         self.forget_run()
@@ -99,7 +99,7 @@ class ResilientWandbLogger(RestartableWandbLogger):
 
 
 def direct_loggers(folder: Path, trainer: Namespace) -> None:
-    """Set the run's folder as save_dir of every logger whose save_dir is ".", and W&B offline without a login."""
+    """Set the run folder as save_dir of every logger whose save_dir is ".", and W&B offline without a login."""
     for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
         if arguments is None:
@@ -110,7 +110,7 @@ def direct_loggers(folder: Path, trainer: Namespace) -> None:
             arguments.id = arguments.id or arguments.version or _last_id(folder)
             arguments.name = arguments.name or "/".join(folder.parts[-2:])
             if not (arguments.get("fork_from") or arguments.get("resume_from")):
-                # Lightning's default, which the command line loses: without it W&B starts the run from scratch.
+                # Lightning's default, which the command line drops; without it W&B starts the run from scratch.
                 arguments.resume = arguments.get("resume") or "allow"
             _drop_empty(folder)
             for name, value in _DEFAULTS.items():
@@ -122,8 +122,8 @@ def direct_loggers(folder: Path, trainer: Namespace) -> None:
 
 
 def finish_wandb(exit_code: int) -> None:
-    """End the W&B run, if there is one, as finished or failed; wait a bounded time for the upload."""
-    wandb = sys.modules.get("wandb")  # importing it would take a third of a second of every command
+    """End the W&B run, if any, as finished or failed, with a time limit for the upload."""
+    wandb = sys.modules.get("wandb")  # an import would add a third of a second to every command
     if wandb is None or wandb.run is None:
         return
     folder = Path(wandb.run.dir, "../../..")  # wandb.run.dir is <folder>/wandb/<run>/files
@@ -149,26 +149,26 @@ def _folders(folder: Path) -> list[Path]:
 
 @rank_zero_only
 def _drop_empty(folder: Path) -> None:
-    """Remove folders of W&B without any record: `wandb sync` would refuse them, and all others with them."""
+    """Remove folders of W&B without any record, because `wandb sync` would fail on them and skip all others."""
     for log in folder.glob("wandb/*run-*-*/*.wandb"):
         if log.stat().st_size <= 7:  # the size of its header
             shutil.rmtree(log.parent, ignore_errors=True)
 
 
 def _clear_current_run() -> None:
-    """Make W&B itself forget the run, so that it can begin another one."""
-    vars(sys.modules["wandb"])["run"] = None  # W&B keeps it as a variable of its module, which has no type
+    """Reset the run of the W&B module, so that it can begin another one."""
+    vars(sys.modules["wandb"])["run"] = None  # an untyped variable of W&B's module
 
 
 def _report(message: str, folder: Path, online: bool) -> None:
-    """Print what happened and how to upload the rest; `wandb sync` takes an online run only with its option."""
+    """Print a message and the command that uploads the rest; `wandb sync` needs an option for online runs."""
     which = "--include-online {}/wandb/*run-*" if online else "{}/wandb/offline-run-*"
     print(f"\ndarkroom: {message}. The rest is saved on the disk; to upload it:", file=sys.stderr)
     print(f"  wandb sync {which.format(os.path.relpath(folder))}", file=sys.stderr)
 
 
 def _logged_in() -> bool:
-    """Whether W&B finds a key in the environment or the netrc file, without a prompt."""
+    """Return True if W&B finds a key in the environment or the netrc file, without a prompt."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -22,7 +22,7 @@ Background = Literal["black", "white"]
 
 
 class CaptionedFile(NamedTuple):
-    """An image's file and its captions, at least one."""
+    """File of an image and its captions, at least one."""
 
     path: Path
     captions: tuple[str, ...]
@@ -36,13 +36,13 @@ class ImageFormat(NamedTuple):
     background: Background
 
     def read(self, file: Path | IO[bytes]) -> Tensor:
-        """Read the middle square of an image, scaled."""
+        """Read the middle square of an image, scaled to ``size``: uint8 (channels, size, size)."""
         image = read_image(file, self.channels)
         if self.background == "white":
             with Image.open(file) as stored:
                 if stored.has_transparency_data:
                     alpha = ImageOps.exif_transpose(stored).convert("RGBA").getchannel("A")
-                    # On black it is alpha * colour; on white alpha * colour + (1 - alpha) * 255.
+                    # Composite on black: alpha * colour. On white: alpha * colour + (1 - alpha) * 255.
                     image = ImageChops.add(image, ImageOps.invert(alpha).convert(image.mode))
         return to_tensor(centre_square(image, self.size))
 
@@ -70,7 +70,7 @@ class CaptionedFiles(Dataset[dict[str, Any]]):
 
 
 class _Photos(Dataset[dict[str, Any]]):
-    """Photos to predict on, in the format of the data set: ``{"image": uint8 (C, size, size), "path"}``."""
+    """Photos for prediction, in the format of the data set: ``{"image": uint8 (C, size, size), "path"}``."""
 
     def __init__(self, paths: list[Path], image_format: ImageFormat) -> None:
         self.paths, self.image_format = paths, image_format
@@ -83,19 +83,19 @@ class _Photos(Dataset[dict[str, Any]]):
 
 
 class CaptionDataModule(VisionDataModule):
-    """Base of the data sets of images with captions; there are no classes, and the network sees [-1, 1].
+    """Base of the data sets of images with captions, without classes, normalized to [-1, 1].
 
-    A data set of image files adds ``files``; one with another store adds ``dataset`` and ``words``. In training one of
-    several captions is chosen in every epoch by (seed, epoch, index); in evaluation it is the first.
+    Subclasses for image files define ``files``; those with another store define ``dataset`` and ``words``. Training
+    chooses one of several captions in every epoch by (seed, epoch, index); evaluation uses the first.
 
     Args:
         size: side in pixels that the middle square of all images is scaled to.
-        channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        channels: 3 for colour, 1 for grey; other images are converted.
         background: colour of transparent pixels.
         flip: mirror half of the training images left-right, except those whose caption mentions left or right;
             ``augment`` replaces it.
-        max_words: most ``words``; the most frequent are used.
-        limit: most images to train on, chosen by ``seed``; None: all.
+        max_words: maximum number of ``words``, the most frequent ones; None: all.
+        limit: maximum number of training images, chosen by ``seed``; None: all.
         mean, std: per channel in [0, 1]; None: 0.5.
     """
 
@@ -114,12 +114,13 @@ class CaptionDataModule(VisionDataModule):
         super().__init__(**kwargs)
         check_square_options(size, limit, self.max_side)
         if max_words < 1:
-            raise UsageError(f"data.max_words is {max_words}; it must be at least 1")
+            raise UsageError(f"data.max_words must be at least 1, got {max_words}")
         self.image_format, self.max_words = ImageFormat(size, channels, background), max_words
         self.size, self.flip, self.limit = size, flip, limit
         self.image_shape = channels, size, size
 
     def default_statistics(self) -> Statistics:
+        """Return mean and std of 0.5 per channel, which normalize images to [-1, 1]."""
         return centred_statistics(self.image_shape[0])
 
     def files(self, split: LabelledSplit) -> list[CaptionedFile]:
@@ -128,21 +129,24 @@ class CaptionDataModule(VisionDataModule):
 
     @cached_property
     def words(self) -> list[str]:
-        """Words of the captions to train on, sorted."""
+        """Words of the training captions, sorted."""
         captions = (caption for file in self.files("train") for caption in file.captions)
         return most_frequent_words(captions, self.max_words)
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``CaptionedFiles`` of a split; prediction uses the test split."""
         files = self.files("test" if split == "predict" else split)
         files = limit_items(files, self.limit, self.seed) if split == "train" else files
         return CaptionedFiles(files, self.image_format, all_captions=split == "train")
 
     def fit_to_batch(self) -> list[v2.Transform]:
+        """Return the random choice of one caption; the files are read at one size."""
         return [RandomCaption()]
 
     def default_augment(self) -> list[v2.Transform]:
+        """Return the flip that leaves out captions with left or right, if ``flip`` is set."""
         return [CaptionSafeFlip()] if self.flip else []
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
-        """Bring photos to predict on to the format of the data set's images."""
+        """Convert photos for prediction to the format of the data set's images."""
         return _Photos(dataset.paths, self.image_format) if isinstance(dataset, PhotoFolder) else dataset

@@ -1,4 +1,4 @@
-"""Captions: their words, the choice among several, and a flip that keeps them correct."""
+"""Captions: words, random choice of one, and a flip that omits captions with left or right."""
 
 import re
 from collections import Counter
@@ -24,13 +24,13 @@ def most_frequent_words(captions: Iterable[str], count: int | None) -> list[str]
 
 
 def captions_in(cell: Any) -> list[str]:
-    """Return the captions in a cell of a table or JSON: None, a text, or a list of texts. Empty ones are left out."""
+    """Return the captions in a cell of a table or JSON: None, a text, or a list of texts. Empty ones are dropped."""
     texts = cell if isinstance(cell, list) else [cell]
     return [" ".join(str(text).split()) for text in texts if text is not None and str(text).strip()]
 
 
 class RandomCaption(v2.Transform):
-    """Choose one of a sample's ``captions`` as its ``caption``, at random under the sample's own generator."""
+    """Choose one of a sample's ``captions`` as its ``caption``, at random with the sample's own generator."""
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
         captions = sample["captions"]
@@ -39,7 +39,7 @@ class RandomCaption(v2.Transform):
 
 
 class CaptionSafeFlip(v2.Transform):
-    """Mirror half of the images left-right, but none whose caption mentions left or right: it would become wrong."""
+    """Mirror half of the images left-right, except those whose caption mentions left or right."""
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
         if torch.rand(()) < 0.5 or _SIDED.search(sample["caption"]):

@@ -19,10 +19,12 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
             raise KeyError("images")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
-            f"{path} does not exist; data.root should hold annotations/ beside the folders of images, from {ADDRESS}"
+            f"{path} does not exist; data.root must hold annotations/ beside the folders of images, from {ADDRESS}"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is not what COCO's captions are ({error!r}); get it again from {ADDRESS}") from error
+        raise DataError(
+            f"{path} is not in the format of COCO's captions ({error!r}); download it again from {ADDRESS}"
+        ) from error
     return content
 
 
@@ -30,11 +32,11 @@ def parse_captions(path: Path, folder: Path) -> list[CaptionedFile]:
     """Read the images and captions of a JSON in the format of COCO's captions, in its order.
 
     Args:
-        path: of the JSON.
-        folder: of the images that it names.
+        path: file of the JSON.
+        folder: folder of the images that it names.
 
     Raises:
-        DataError: it cannot be parsed, or an image does not exist or has no caption.
+        DataError: the JSON cannot be parsed, or an image does not exist or has no caption.
     """
     content = _read(path)
     captions: dict[int, list[str]] = defaultdict(list)
@@ -43,19 +45,21 @@ def parse_captions(path: Path, folder: Path) -> list[CaptionedFile]:
         for annotation in content["annotations"]:
             captions[annotation["image_id"]].append(" ".join(annotation["caption"].split()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} has an image or a caption without {error}; get it again from {ADDRESS}") from error
+        raise DataError(
+            f"{path} has an image or a caption without {error}; download it again from {ADDRESS}"
+        ) from error
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist, but {path} describes its images; get them from {ADDRESS}")
-    existing = {file.name for file in folder.iterdir()}  # far faster than one call for each file
+        raise DataError(f"folder {folder} does not exist, but {path} lists its images; download them from {ADDRESS}")
+    existing = {file.name for file in folder.iterdir()}  # faster than one call for each file
     missing = [name for name in names.values() if name not in existing]
     without_caption = [name for key, name in names.items() if not any(captions.get(key, ()))]
     if missing:
         raise DataError(
-            f"{path} describes {len(missing)} images that {folder} does not hold ({', '.join(missing[:5])} ...); get "
+            f"{path} lists {len(missing)} images that {folder} lacks ({', '.join(missing[:5])} ...); download "
             f"them from {ADDRESS}"
         )
     if without_caption or not names:
-        raise DataError(f"{path} holds no captions of {', '.join(without_caption[:5]) or 'any image'}; add them")
+        raise DataError(f"{path} has no captions of {', '.join(without_caption[:5]) or 'any image'}; add them")
     return [CaptionedFile(folder / name, tuple(filter(None, captions[key]))) for key, name in names.items()]
 
 
@@ -63,10 +67,10 @@ class CocoCaptions(CaptionDataModule):
     """COCO's captions (Chen et al. 2015): 118,287 photos to train on and 5,000 to validate, about five captions each.
 
     ``root`` holds ``train<year>/``, ``val<year>/`` and ``annotations/captions_{train,val}<year>.json``. The captions of the
-    official test images are not public, so the test split is the validation split. Get it from https://cocodataset.org.
+    official test images are not public, so the test split is the validation split. Download: https://cocodataset.org.
 
     Args:
-        root: the folder that holds them.
+        root: folder of the above.
         year: 2017, or 2014: the same photos, 82,783 to train on and 40,504 to validate.
         size, channels, background, flip, max_words, limit, mean, std: see ``CaptionDataModule``.
     """
@@ -76,5 +80,10 @@ class CocoCaptions(CaptionDataModule):
         self.root, self.year = Path(root), year
 
     def files(self, split: LabelledSplit) -> list[CaptionedFile]:
+        """Return the images of a split; the test split is the validation split.
+
+        Raises:
+            DataError: see ``parse_captions``.
+        """
         name = f"{'val' if split == 'test' else split}{self.year}"
         return parse_captions(self.root / "annotations" / f"captions_{name}.json", self.root / name)

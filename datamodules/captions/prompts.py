@@ -16,7 +16,7 @@ from darkroom.errors import UsageError
 class PromptList(WholeBatchDataset):
     """Conditions of the images to sample: ``{"seed": int64, "index": int64[, "label": int64][, "caption": str]}``.
 
-    Labels and captions are used in turn, from the start again when they are used up.
+    Labels and captions are used in turn, and repeat from the start.
     """
 
     def __init__(self, count: int, labels: Sequence[int] | None, captions: Sequence[str] | None, seed: int) -> None:
@@ -43,19 +43,19 @@ class Prompts(VisionDataModule):
 
     ``darkroom predict --config runs/vae/0/config.yaml --data Prompts --data.count 16 --ckpt_path best``
 
-    Every image has its own seed, a function of (seed, index). So the same settings sample the same images whatever the
-    batch size and the number of ranks, and a larger count starts with the same images. The batches have no images.
+    Every image has its own seed, a function of (seed, index). So the samples do not depend on batch size and number of
+    ranks, and a larger count starts with the same images. The batches have no images.
 
     Args:
         count: number of images; None: one for each label or caption (of the longer list), or 16 without either.
-        labels: classes to sample, from 0, one image each, and again from the start until ``count``.
+        labels: classes to sample, from 0, one image each, repeated until ``count``.
         captions: texts to sample images for, likewise.
         seed: of all images.
         batch_size: images sampled at a time, per rank.
     """
 
-    image_shape: None = None  # type: ignore[assignment]  # the model keeps the shape that it was trained with
-    num_classes: None = None  # type: ignore[assignment]  # the same of the classes
+    image_shape: None = None  # type: ignore[assignment]  # the model has the shape of its training
+    num_classes: None = None  # type: ignore[assignment]  # likewise
 
     def __init__(
         self,
@@ -67,26 +67,26 @@ class Prompts(VisionDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=0, seed=seed, mean=(0.5,), std=(0.5,))
         if seed < 0:
-            raise UsageError(f"data.seed is {seed}; it must not be negative")
+            raise UsageError(f"data.seed must be at least 0, got {seed}")
         for name, given in {"labels": labels, "captions": captions}.items():
             if given is not None and not given:
-                raise UsageError(f"data.{name} is empty; give one at least, or leave it out")
+                raise UsageError(f"data.{name} is empty; it must have one entry at least, or be left out")
         if labels and min(labels) < 0:
-            raise UsageError(f"data.labels has {min(labels)}; classes are counted from 0")
+            raise UsageError(f"data.labels must be at least 0, got {min(labels)}")
         if count is None:
             count = max(len(labels or ()), len(captions or ())) or 16
         if count < 1:
-            raise UsageError(f"data.count is {count}; it must be at least 1")
+            raise UsageError(f"data.count must be at least 1, got {count}")
         self.prompts = PromptList(count, labels, captions, seed)
 
     def setup(self, stage: str) -> None:
         if stage != "predict":
             raise UsageError(
-                f"Prompts is for predict, not for {TrainerFn(stage).value}: it has no images to learn from; set data to a "
-                "data set"
+                f"data: Prompts has no images and works with predict alone, not with {TrainerFn(stage).value}; set data to "
+                "a data set"
             )
         self._datasets["predict"] = KeyedDataset(self.prompts, seed=self.seed)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return the batch as it is: there is no image to normalize."""
+        """Return the batch unchanged, since it has no images."""
         return batch

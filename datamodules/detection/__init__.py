@@ -1,4 +1,4 @@
-"""Datamodules of images with boxes and perhaps instance masks."""
+"""Datamodules of images with boxes and, optionally, instance masks."""
 
 from darkroom.datamodules.detection.coco_detection import CocoDetection
 from darkroom.datamodules.detection.instance_folder import InstanceFolder

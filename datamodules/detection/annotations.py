@@ -1,4 +1,4 @@
-"""Annotations: the objects in an image, and checks of their boxes and labels."""
+"""Annotations: the objects of an image, and checks of their boxes and labels."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from darkroom.errors import DataError
 
-# Files round their boxes: a box that reaches this far beyond the border is clipped, one that reaches farther is invalid.
+# Pixels. Files round their boxes: a box that exceeds the border by at most this is clipped, otherwise it is invalid.
 _SLACK = 1.0
 _BACKWARDS, _OUTSIDE = "ends before it begins", "reaches out of its image"
 
@@ -22,14 +22,15 @@ class Annotation:
 
     Args:
         path: file of the image.
-        size: its height and width.
+        size: height and width of the image.
         boxes: float32 (N, 4), xyxy in pixels, pixel k reaching from k to k + 1.
         labels: int64 (N,), from 1.
         image_id: unique number of the image.
         source: file of the annotation, for messages.
         difficult, iscrowd: bool (N,), all False if None.
-        unmasked: bool (N,), objects without a mask although masks are loaded; None: there is none.
-        masks: function that reads them, uint8 (N, H, W) of 0 and 1; worker processes must be able to import it.
+        area: float32 (N,), in pixels, which the size of an object is judged by; None: that of its mask or box.
+        unmasked: bool (N,), objects without a mask although masks are loaded; None: all have one.
+        masks: function that reads the masks, uint8 (N, H, W) of 0 and 1; worker processes must be able to import it.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Annotation:
     source: Path
     difficult: np.ndarray | None = None
     iscrowd: np.ndarray | None = None
+    area: np.ndarray | None = None
     unmasked: np.ndarray | None = None
     masks: Callable[[], np.ndarray] | None = None
 
@@ -53,6 +55,7 @@ class Annotation:
             labels=self.labels[keep],
             difficult=None if self.difficult is None else self.difficult[keep],
             iscrowd=None if self.iscrowd is None else self.iscrowd[keep],
+            area=None if self.area is None else self.area[keep],
             unmasked=None if self.unmasked is None else self.unmasked[keep],
             masks=None if self.masks is None else _SelectedMasks(self.masks, keep),
         )
@@ -60,7 +63,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class _SelectedMasks:
-    """Lazily read masks of some of the objects."""
+    """Reader of the masks of some of the objects."""
 
     read: Callable[[], np.ndarray]
     keep: np.ndarray
@@ -97,7 +100,7 @@ def _hint(reason: str, box: np.ndarray, size: tuple[int, int]) -> str:
         return ""
     x, y, width, height = box
     fits = width > 0 and height > 0 and x >= 0 and y >= 0 and x + width <= size[1] and y + height <= size[0]
-    return "; it looks like x, y, width, height, but should be x0, y0, x1, y1" if fits else ""
+    return "; it looks like x, y, width, height, but must be x0, y0, x1, y1" if fits else ""
 
 
 def check_annotations(
@@ -106,7 +109,7 @@ def check_annotations(
     """Return the annotations with boxes clipped to the image; invalid ones raise an error or are dropped.
 
     Raises:
-        DataError: with "error", for the first bad box, with its file, its number in the file from 0, and its fault.
+        DataError: a box is invalid and ``bad`` is "error"; the message has file, number in the file from 0, and fault.
     """
     good: list[Annotation] = []
     dropped: Counter[str] = Counter()
@@ -120,8 +123,8 @@ def check_annotations(
                 if bad_boxes == "error":
                     raise DataError(
                         f"{place} {reason}: {box}, label {label}, in an image of {annotation.size[1]} x "
-                        f"{annotation.size[0]}{_hint(reason, annotation.boxes[index], annotation.size)}; mend it, or set "
-                        "data.bad_boxes to drop"
+                        f"{annotation.size[0]}{_hint(reason, annotation.boxes[index], annotation.size)}; correct it, or "
+                        "set data.bad_boxes to drop"
                     )
                 first.setdefault(reason, place)
                 dropped[reason] += 1

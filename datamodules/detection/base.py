@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from darkroom.datamodules.absent_classes import warn_of_absent_objects
 from darkroom.datamodules.bad_samples import UNREADABLE, BadSample
 from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDataModule
 from darkroom.datamodules.datasets import processor_count, unwrap
@@ -20,6 +21,7 @@ from darkroom.datamodules.io.read_images import list_images, read_image, to_tens
 from darkroom.datamodules.loading import SeededSampler
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
 from darkroom.datamodules.proposals.methods import Proposals
+from darkroom.datamodules.transforms.ignore_filled import IgnoreFilled
 from darkroom.errors import DataError, UsageError
 from darkroom.protocols import SizedDataset
 
@@ -33,7 +35,7 @@ def list_images_by_stem(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for path in list_images(folder):
         if (other := images.setdefault(path.stem, path)) != path:
-            raise DataError(f"{other} and {path} have the same name; which one do the labels mean? Remove the other")
+            raise DataError(f"{other} and {path} have the same name, so the labels are ambiguous; remove one")
     return images
 
 
@@ -55,10 +57,10 @@ class DetectionImages(Dataset[dict[str, Any]]):
         annotation = self.annotations[index]
         photo = read_image(annotation.path)
         if (photo.height, photo.width) != annotation.size:
-            turned = " (after its EXIF turn, if any)" if photo.size == annotation.size else ""
+            turned = " (after EXIF rotation, if any)" if photo.size == annotation.size else ""
             raise DataError(
-                f"{annotation.path} has {photo.width} x {photo.height} pixels{turned}, but {annotation.source} says "
-                f"{annotation.size[1]} x {annotation.size[0]}"
+                f"{annotation.path} has {photo.width} x {photo.height} pixels{turned}, but {annotation.source} states "
+                f"{annotation.size[1]} x {annotation.size[0]}; correct one of them"
             )
         image = to_tensor(photo, self.max_side)
         scale = torch.tensor(image.shape[-2:]) / torch.tensor(annotation.size)
@@ -70,6 +72,8 @@ class DetectionImages(Dataset[dict[str, Any]]):
         for name, flag in {"difficult": annotation.difficult, "iscrowd": annotation.iscrowd}.items():
             if flag is not None:
                 target[name] = torch.from_numpy(flag)
+        if annotation.area is not None:
+            target["area"] = torch.from_numpy(annotation.area) * scale.prod()
         if self.masks and annotation.masks is not None:
             target["masks"] = _resize_masks(torch.from_numpy(annotation.masks()), image.shape[-2:])
         size = torch.tensor(annotation.size)
@@ -84,7 +88,7 @@ def _resize_masks(masks: Tensor, size: torch.Size) -> Tensor:
 
 
 class KeepVisible(v2.Transform):
-    """Drop the objects that a crop has cut away: boxes thinner than ``min_side`` pixels, masks without a pixel."""
+    """Drop the objects that a crop removed: boxes thinner than ``min_side`` pixels, masks without a pixel."""
 
     def __init__(self, min_side: float = 1.0) -> None:
         super().__init__()
@@ -95,10 +99,10 @@ class KeepVisible(v2.Transform):
         target = sample["target"]
         keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= self.min_side).all(1)
         if "masks" in target:
-            # Transforms fill the area beyond the image with values of their own, which are not part of an object.
+            # Transforms fill masks beyond the image with their own values, which belong to none of the objects.
             target = {**target, "masks": (target["masks"] == 1).to(torch.uint8)}
             keep &= target["masks"].flatten(1).any(1).bool()  # any() of bytes gives bytes
-        # Indexing tv_tensors returns plain tensors, as the batch needs.
+        # Indexing tv_tensors returns plain tensors, which the batch needs.
         rows = {name: value[keep] for name, value in target.items() if isinstance(value, Tensor)}
         if "proposals" in sample:
             boxes = sample["proposals"]
@@ -107,27 +111,29 @@ class KeepVisible(v2.Transform):
 
 
 def _contains(transform: Any, kind: type[v2.Transform]) -> bool:
-    """Return whether a transform, or one of the transforms in it, is of a kind."""
+    """Return True if a transform, or a transform inside it, is of a kind."""
+    if isinstance(transform, IgnoreFilled):
+        return _contains(transform.transforms, kind)
     if isinstance(transform, v2.Compose | v2.RandomApply | v2.RandomChoice | v2.RandomOrder):
         return any(_contains(part, kind) for part in transform.transforms)
     return isinstance(transform, kind)
 
 
 class DetectionDataModule(VisionDataModule):
-    """Base of the data sets of boxes. A data set defines ``class_names`` and returns a split's ``annotations(split)``.
+    """Base of the data sets of images with boxes. Subclasses define ``class_names`` and ``annotations(split)``.
 
     Images keep their sizes, in lists (``max_side`` scales large ones down). They reach the module in [0, 1], since
-    detectors normalize and resize on their own. Training leaves out crowds, and objects that are marked as difficult.
+    detectors normalize and resize themselves. Training omits crowds, and objects marked as difficult.
 
     Args:
-        bad_boxes: invalid boxes have no area, negative sides, a part outside their image, or a label beyond the classes.
-            "error" raises an error with file and box; "drop" drops, counts and reports them.
-        min_box: after augmentation, objects with a shorter side in pixels are dropped.
-        train_on_difficult: train on objects that are marked as difficult; VOC's AP always ignores them.
-        group_by_aspect: put either upright or wide images into a training batch, which needs less padding.
-        masks: load the objects' masks too.
+        bad_boxes: handling of invalid boxes: those with no area, negative sides, pixels outside their image, or a label
+            beyond the classes. "error" raises an error with file and box; "drop" drops, counts and reports them.
+        min_box: least side of a box in pixels, after augmentation; smaller objects are dropped.
+        train_on_difficult: train on objects marked as difficult; VOC's AP always ignores them.
+        group_by_aspect: fill each training batch with either upright or wide images, for less padding.
+        masks: load the masks of the objects too.
         proposals: region proposals for the methods that need them: SelectiveSearch or GridProposals.
-        proposals_dir: folder of their cache; default ``~/.cache/darkroom/proposals``.
+        proposals_dir: folder of the cache of proposals; default ``~/.cache/darkroom/proposals``.
         proposal_workers: processes that compute missing proposals before the fit; None: one per processor, shared among
             ranks.
     """
@@ -148,7 +154,7 @@ class DetectionDataModule(VisionDataModule):
     ) -> None:
         super().__init__(**kwargs)
         if min_box <= 0:
-            raise UsageError(f"data.min_box is {min_box}; it is a side in pixels, above 0")
+            raise UsageError(f"data.min_box must be above 0 pixels, got {min_box}")
         self.bad_boxes, self.min_box, self.train_on_difficult = bad_boxes, min_box, train_on_difficult
         self.group_by_aspect, self.masks = group_by_aspect, masks
         self.proposals, self.proposals_dir, self.proposal_workers = proposals, proposals_dir, proposal_workers
@@ -156,21 +162,22 @@ class DetectionDataModule(VisionDataModule):
     image_shape = (3, 0, 0)  # images have any size
 
     def default_statistics(self) -> Statistics:
+        """Return mean 0 and std 1: images stay in [0, 1]."""
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def annotations(self, split: LabelledSplit) -> list[Annotation]:
-        """Return the images of a split and their objects."""
+        """Return the images of a split and their objects; subclasses define it."""
         raise UsageError(f"{type(self).__name__} has no {split} data")
 
     def parse_pairs(
         self, split: LabelledSplit, pairs: Sequence[tuple[Path, Path]], parse: Callable[[Path, Path, int], Annotation]
     ) -> list[Annotation]:
-        """Parse annotations in a file per image; one that cannot be read is an error, or a bad sample.
+        """Parse annotations in one file per image; a file that cannot be read is an error, or a bad sample.
 
         Args:
             split: of the images.
-            pairs: files of every image and its annotation.
-            parse: called with annotation, image and number of the pair.
+            pairs: files of image and annotation.
+            parse: called with annotation file, image file and number of the pair.
         """
         found = []
         for number, (image, path) in enumerate(pairs):
@@ -188,19 +195,26 @@ class DetectionDataModule(VisionDataModule):
             twice = [name for name, count in Counter(names).items() if count > 1]
             raise UsageError(
                 f"the classes of {type(self).__name__} are {names}{f', {twice} more than once' if twice else ''}; "
-                "data.class_names, or the file that names them, must hold one class or more, each with a name of its own"
+                "data.class_names, or the file of the classes, must have one class or more, with distinct names"
             )
         super().setup(stage)
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``DetectionImages`` of a split; prediction uses the test split.
+
+        Raises:
+            DataError: a box or label is invalid and ``bad_boxes`` is "error".
+        """
         split = "test" if split == "predict" else split
         annotations = check_annotations(self.annotations(split), self.num_classes, self.bad_boxes, split)
         if split == "train":
             annotations = [annotation.select(self.select_trained(annotation)) for annotation in annotations]
+        counted = [one.labels if one.iscrowd is None else one.labels[~one.iscrowd] for one in annotations]
+        warn_of_absent_objects(counted, self.class_names, split)
         return DetectionImages(annotations, self.max_side, self.masks)
 
     def select_trained(self, annotation: Annotation) -> np.ndarray:
-        """Return the objects that are trained on: bool (N,)."""
+        """Return a mask of the objects that are trained on: bool (N,)."""
         keep = np.ones(len(annotation.boxes), bool)
         if annotation.iscrowd is not None:
             keep &= ~annotation.iscrowd
@@ -209,21 +223,24 @@ class DetectionDataModule(VisionDataModule):
         return keep
 
     def default_augment(self) -> list[v2.Transform]:
+        """Return a left-right flip of half of the images."""
         return [v2.RandomHorizontalFlip()]
 
     def finish(self, split: Split) -> list[v2.Transform]:
+        """Return, for training, the transform that drops objects outside of the augmented image."""
         return [KeepVisible(self.min_box)] if split == "train" else []
 
     def _transforms(self, split: Split) -> list[v2.Transform]:
         transforms = super()._transforms(split)
         if self.proposals is not None and any(_contains(one, v2.RandomIoUCrop) for one in transforms):
             raise UsageError(
-                "data.augment has RandomIoUCrop, which takes all boxes of a sample for objects, but data.proposals adds "
-                "others; flips and scales go with proposals"
+                "data.augment has RandomIoUCrop, which treats data.proposals as objects; use flips and scales instead, "
+                "or remove data.proposals"
             )
         return transforms
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
+        """Compute missing proposals and return the data set with ``proposals`` added, if they are configured."""
         if self.proposals is None:
             return dataset
         cache = ProposalCache(self.proposals, self.proposals_dir)

@@ -1,4 +1,4 @@
-"""CocoDetection: COCO's instances, or any data with boxes in such a JSON."""
+"""CocoDetection: COCO's instances, or any data with boxes in COCO's JSON format."""
 
 import json
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule
+from darkroom.datamodules.io.fields import read_flag, read_number, read_whole_number
 from darkroom.errors import DataError, UsageError
 
 _EMPTY: tuple[Any, ...] = ([], [[]])  # segmentations without any pixel
@@ -28,23 +29,23 @@ def run_lengths(segmentation: Any, size: tuple[int, int], place: str) -> bytes:
         place: file and object, for messages.
 
     Raises:
-        DataError: it has another format or size.
+        DataError: the segmentation has another format or size.
     """
     try:
         if isinstance(segmentation, dict):
             if tuple(segmentation["size"]) != size:
-                raise ValueError(f"its size is {segmentation['size']}, that of the image {list(size)}")
+                raise ValueError(f"its size {segmentation['size']} differs from that of the image, {list(size)}")
         elif not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            raise ValueError("a polygon needs x and y of three points or more")
+            raise ValueError("a polygon must have x and y of three points or more")
         elif far := [v for polygon in segmentation for v in polygon if not abs(v) <= 2 * max(size)]:
-            # the library walks along every edge, pixel by pixel
+            # the library follows every edge, pixel by pixel
             raise ValueError(f"a polygon's {far[0]} is far outside of an image of {size[1]} x {size[0]}")
         runs = coco_mask.segmToRle(segmentation, size[1], size[0])
         if isinstance(segmentation, dict):
-            coco_mask.decode([runs])  # counts the pixels
+            coco_mask.decode([runs])  # checks the number of pixels
     except Exception as error:  # the library raises many types
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{place} has a segmentation that cannot be read ({reason})") from error
+        raise DataError(f"{place}: the segmentation cannot be read ({reason}); correct it") from error
     return runs["counts"]
 
 
@@ -68,21 +69,25 @@ def _entry(entry: Any, key: str, place: str, kind: type = object) -> Any:
     except (KeyError, TypeError):
         raise DataError(f"{place} has no {key!r}") from None
     if not isinstance(value, kind):
-        raise DataError(f"{place} has {value!r} instead of {kind.__name__} as its {key!r}")
+        raise DataError(f"{place}: {key!r} must be {kind.__name__}, got {value!r}")
     return value
+
+
+def _whole(entry: Any, key: str, place: str) -> int:
+    return read_whole_number(_entry(entry, key, place), f"{place}: {key!r}")
 
 
 def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Read a JSON with ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        DataError: it is missing, cannot be parsed or lacks one of the three.
+        DataError: the file is missing, cannot be parsed or lacks one of the three.
     """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; check data.root and data.*_json") from None
-    except (ValueError, RecursionError) as error:  # of JSON, or of its letters
+    except (ValueError, RecursionError) as error:  # of JSON, or of its encoding
         raise DataError(f"{path} cannot be read as JSON ({error}); replace it") from error
     return {key: _entry(content, key, str(path), list) for key in ("images", "annotations", "categories")}
 
@@ -92,9 +97,9 @@ def read_categories(content: dict[str, list[dict[str, Any]]], path: Path) -> dic
     categories: dict[int, str] = {}
     for number, category in enumerate(content["categories"]):
         place = f"{path}: categories[{number}]"
-        key = _entry(category, "id", place, int)
+        key = _whole(category, "id", place)
         if key in categories:
-            raise DataError(f"{place} has the id {key}, which is that of {categories[key]!r} already")
+            raise DataError(f"{place}: the id {key} is already that of {categories[key]!r}; ids must be unique")
         categories[key] = _entry(category, "name", place, str)
     return dict(sorted(categories.items()))
 
@@ -106,28 +111,40 @@ def _objects(
     objects: dict[int, list[tuple[str, dict[str, Any]]]] = {}
     for number, image in enumerate(content["images"]):
         place = f"{path}: images[{number}]"
-        key = _entry(image, "id", place, int)
+        key = _whole(image, "id", place)
         if key in objects:
-            raise DataError(f"{place} has the id {key}, which is that of an image before it")
+            raise DataError(f"{place}: the id {key} is already that of an earlier image; ids must be unique")
         objects[key] = []
     for number, annotation in enumerate(content["annotations"]):
         place = f"{path}: annotations[{number}]"
+        ids = {name: _whole(annotation, name, place) for name in ("image_id", "category_id")}
         for name, known in (("image_id", objects), ("category_id", labels)):
-            if _entry(annotation, name, place, int) not in known:
+            if ids[name] not in known:
                 kind = name.removesuffix("_id")
-                raise DataError(f"{place} has {name} {annotation[name]}, but there is no {kind} of that id")
-        objects[annotation["image_id"]].append((place, annotation))
+                raise DataError(f"{place}: {name} {ids[name]} is not among the {kind} ids; correct it")
+        objects[ids["image_id"]].append((place, annotation | ids))
     return objects
 
 
 def _box(annotation: dict[str, Any], place: str) -> tuple[float, float, float, float]:
     """Return the box as x0, y0, x1, y1."""
     box = _entry(annotation, "bbox", place)
-    try:
-        x, y, width, height = map(float, box)
-    except (TypeError, ValueError):
-        raise DataError(f"{place} has bbox {box!r} instead of [x, y, width, height]") from None
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(f"{place}: bbox must be [x, y, width, height], got {box!r}")
+    x, y, width, height = (_coordinate(value, place) for value in box)
     return x, y, x + width, y + height
+
+
+def _coordinate(value: Any, place: str) -> float:
+    """Return a coordinate; JSON's NaN and Infinity pass, and ``bad_boxes`` decides about their boxes."""
+    return value if isinstance(value, float) else read_number(value, f"{place}: bbox")
+
+
+def _areas(found: list[tuple[str, dict[str, Any]]]) -> np.ndarray | None:
+    """Return the areas of objects, float32 (N,), if the file states all of them."""
+    if not all(annotation.get("area") for _, annotation in found):
+        return None  # many tools write 0, or nothing
+    return np.array([read_number(annotation["area"], f"{place}: area") for place, annotation in found], np.float32)
 
 
 def _runs(annotation: dict[str, Any], size: tuple[int, int], place: str) -> bytes:
@@ -144,30 +161,31 @@ def parse_coco(
     """Read a JSON in the format of COCO's instances. Label i is the i-th category in the order of ids.
 
     Args:
-        path: of the JSON.
-        folder: of the images that it names.
-        categories: that it must have.
+        path: file of the JSON.
+        folder: folder of the images that it names.
+        categories: names by id that it must have.
         masks: read the segmentations too; objects with an empty one become ``unmasked``.
 
     Raises:
-        DataError: it cannot be parsed, lacks something, or refers to an image or a category that it does not have.
+        DataError: the JSON cannot be parsed, lacks an entry, or refers to an unknown image or category.
     """
     content = read_coco(path)
     own = read_categories(content, path)
     if categories not in (None, own):
-        raise DataError(f"{path} has the categories {own}, but the validation split has {categories}")
+        raise DataError(f"{path}: the categories {own} must be those of the validation split, {categories}")
     labels = {key: label for label, key in enumerate(own, 1)}
     objects = _objects(content, labels, path)
     annotations = []
     for number, image in enumerate(content["images"]):
         place = f"{path}: images[{number}]"
-        size = _entry(image, "height", place, int), _entry(image, "width", place, int)
+        size = _whole(image, "height", place), _whole(image, "width", place)
         if not all(0 < side < 2**16 for side in size):
-            raise DataError(f"{place} is {size[1]} x {size[0]}, which no image can be; give its width and height")
+            raise DataError(f"{place}: width and height must be from 1 to 65535, got {size[1]} x {size[0]}")
         file = folder / _entry(image, "file_name", place, str)
         if not file.is_file():
-            raise DataError(f"{file} does not exist, but {place} is it")
-        found = objects[image["id"]]
+            raise DataError(f"{file} does not exist, but {place} names it; check data.root and the folder of the split")
+        image_id = _whole(image, "id", place)
+        found = objects[image_id]
         runs = tuple(_runs(o, size, where) for where, o in found if masks)
         annotations.append(
             Annotation(
@@ -175,9 +193,10 @@ def parse_coco(
                 size=size,
                 boxes=np.array([_box(o, where) for where, o in found], np.float32).reshape(-1, 4),
                 labels=np.array([labels[o["category_id"]] for _, o in found], np.int64),
-                image_id=image["id"],
+                image_id=image_id,
                 source=path,
-                iscrowd=np.array([bool(o.get("iscrowd", 0)) for _, o in found], bool),
+                iscrowd=np.array([read_flag(o.get("iscrowd"), f"{where}: iscrowd") for where, o in found], bool),
+                area=_areas(found),
                 unmasked=np.array([o["segmentation"] in _EMPTY for _, o in found], bool) if masks else None,
                 masks=RunLengthMasks(size, runs) if masks else None,
             )
@@ -188,15 +207,15 @@ def parse_coco(
 class CocoDetection(DetectionDataModule):
     """Detection and instance segmentation in COCO's format (Lin et al. 2014): one JSON per split beside its images.
 
-    The JSON of the validation split has the classes; the others must have the same. Category ids may have gaps and labels
+    The JSON of the validation split defines the classes; the others must have the same. Category ids may have gaps, labels
     have none; ``category_ids[label - 1]`` is the id of a label. Crowd regions are loaded, but never trained on. COCO
-    publishes no boxes of its test images, so the test split is the validation split unless you have another one. Get COCO
-    from https://cocodataset.org; it has a box without area, which needs ``bad_boxes`` drop.
+    publishes no boxes of its test images, so the test split is the validation split unless you give another one. Download:
+    https://cocodataset.org. COCO has a box without area, so ``bad_boxes`` must be "drop".
 
     Args:
         root: folder that the others are relative to.
         train_images, val_images, test_images: folders of images; a test split needs ``test_json`` too.
-        train_json, val_json, test_json: their instances.
+        train_json, val_json, test_json: files of their instances.
         keep_empty: train on images without objects too; evaluation always includes them.
     """
 
@@ -214,7 +233,7 @@ class CocoDetection(DetectionDataModule):
     ) -> None:
         super().__init__(**kwargs)
         if (test_images is None) != (test_json is None):
-            raise UsageError("data.test_images and data.test_json need each other; one is missing")
+            raise UsageError("data.test_images and data.test_json must be given together; one is missing")
         self.root, self.keep_empty = Path(root), keep_empty
         val = (val_json, val_images)
         test = val if test_json is None or test_images is None else (test_json, test_images)
@@ -231,6 +250,7 @@ class CocoDetection(DetectionDataModule):
 
     @cached_property
     def class_names(self) -> Sequence[str]:
+        """Names of the categories in the validation JSON, in the order of ids."""
         return tuple(self._categories.values())
 
     @property
@@ -239,6 +259,7 @@ class CocoDetection(DetectionDataModule):
         return tuple(self._categories)
 
     def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        """Parse the JSON of a split; training omits images without objects unless ``keep_empty`` is set."""
         json_path, folder = (self.root / part for part in self.files[split])
         annotations = parse_coco(json_path, folder, self._categories, self.masks)
         if split == "train" and not self.keep_empty:

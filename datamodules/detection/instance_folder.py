@@ -1,4 +1,4 @@
-"""InstanceFolder: your own images, a mask of instance ids beside each."""
+"""InstanceFolder: your own images, each with a mask of instance ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def read_instances(path: Path) -> np.ndarray:
     values = np.setdiff1d(ids, 0)
     if values.tolist() == [255] and (pieces := label(ids, np.ones((3, 3)))[1]) > 1:
         raise DataError(
-            f"{path} has one id, 255, in {pieces} pieces: it looks black and white; number its objects from 1"
+            f"{path} has one id, 255, in {pieces} pieces, like a black and white mask; number its objects from 1"
         )
     return np.where(ids == 0, 0, np.searchsorted(values, ids) + 1).astype(np.int32)
 
@@ -64,14 +64,14 @@ def parse_instances(path: Path, image: Path, image_id: int = 0) -> Annotation:
 
 
 def _check_ids(annotations: Sequence[Annotation], split: str) -> None:
-    """Refuse black and white masks: none has two ids, but several have more than one piece."""
+    """Raise a DataError for black and white masks: none has two ids, but several have more than one piece."""
     if any(len(annotation.boxes) > 1 for annotation in annotations):
         return
     torn = [one.source for one in annotations if label(read_instances(one.source), np.ones((3, 3)))[1] > 1]
     if len(torn) > 1:
         raise DataError(
-            f"no mask of the {split} split has two ids, but {len(torn)} have several pieces, such as {torn[0]}: they look "
-            "black and white (0 and 1); instances need ids of their own, from 1"
+            f"no mask of the {split} split has two ids, but {len(torn)} have several pieces, such as {torn[0]}, like black "
+            "and white masks (0 and 1); every instance must have its own id, from 1"
         )
 
 
@@ -81,7 +81,7 @@ def read_instance_annotations(
     """Read the annotations of a split: one class, an object for every id, its box tight around it.
 
     Args:
-        data: records images that cannot be read.
+        data: datamodule, which records images that cannot be read.
         split: of the images.
         pairs: files of image and mask.
     """
@@ -98,7 +98,7 @@ class InstanceFolder(DetectionDataModule):
 
     Args:
         images_dir, masks_dir: images (PNG, JPEG, TIFF, BMP, WebP) and their masks (PNG, TIFF, BMP), 0 for background.
-        class_name: of all objects.
+        class_name: class of all objects.
         root: folder that the others are relative to.
         val_images_dir, val_masks_dir, test_images_dir, test_masks_dir: splits by folder.
         val_fraction, test_fraction: fractions of the random splits, for those without folders.
@@ -139,4 +139,5 @@ class InstanceFolder(DetectionDataModule):
         )
 
     def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        """Read boxes and masks of a split; see ``read_instance_annotations``."""
         return read_instance_annotations(self, split, self.files.pairs(split))

@@ -1,4 +1,4 @@
-"""PennFudan: pedestrians, each with its mask."""
+"""PennFudan: pedestrians with masks."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
 
 
 def check_complete(folder: Path) -> None:
-    """Check that all 170 images and masks are there."""
+    """Raise a DataError unless all 170 images and masks exist."""
     for name in ("PNGImages", "PedMasks"):
         if (count := len(list_images(folder / name))) != 170:
-            raise DataError(f"the archive of {URL} has {count} images in {name}, but should have 170")
+            raise DataError(f"the archive of {URL} has {count} images in {name}; it must have 170")
 
 
 class PennFudan(DetectionDataModule):
@@ -29,8 +29,8 @@ class PennFudan(DetectionDataModule):
 
     Args:
         root: the folder that holds ``PennFudanPed``.
-        val_fraction, test_fraction: fractions of the random splits, since there are no official ones.
-        download: fetch missing files. No checksum of the archive is published: it is verified by its content.
+        val_fraction, test_fraction: fractions of the random splits; the data set has no official ones.
+        download: fetch missing files. The archive has no published checksum, so its content is verified.
     """
 
     class_names = ("pedestrian",)
@@ -49,10 +49,16 @@ class PennFudan(DetectionDataModule):
         self.folder, self.download = Path(root) / "PennFudanPed", download
 
     def prepare_data(self) -> None:
+        """Download and unpack the archive if ``download`` is set and the folder is missing."""
         if self.download:
             fetch_folder(URL, self.folder, inside="PennFudanPed", check=check_complete)
 
     def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        """Read boxes and masks of a random split.
+
+        Raises:
+            DataError: the folder is missing.
+        """
         if not self.folder.is_dir():
             raise DataError(
                 f"folder {self.folder} does not exist; data.root must hold PennFudanPed, as unpacked from {URL}: "

@@ -1,4 +1,4 @@
-"""VOCDetection: PASCAL VOC 2007-2012 with its boxes, or any data in its layout."""
+"""VOCDetection: PASCAL VOC 2007-2012, or any data in its layout."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
 from darkroom.datamodules.io.download import fetch_folder
+from darkroom.datamodules.io.fields import read_flag, read_number
 from darkroom.datamodules.io.image_size import image_size
 from darkroom.datamodules.io.pairing import read_split_list
 from darkroom.datamodules.segmentation.voc_segmentation import VOC_CLASSES
@@ -28,29 +29,28 @@ def _root(path: Path) -> Element:
     try:
         text = path.read_bytes()
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # a few bytes of entities can grow to gigabytes
-            raise DataError(f"{path} declares a document type or entities, which no annotation needs; do not trust it")
+            raise DataError(
+                f"{path} declares a document type or entities, which annotations do not need; do not trust it"
+            )
         root = ElementTree.fromstring(text)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; every listed image needs its annotation") from None
-    except ElementTree.ParseError as error:
+        raise DataError(f"{path} does not exist; every listed image must have its annotation") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: unknown or broken encodings
         raise DataError(f"{path} cannot be read as XML ({error}); replace it") from error
     if root.tag != "annotation":
-        raise DataError(f"{path} holds <{root.tag}> instead of an <annotation> in the manner of VOC")
+        raise DataError(f"{path}: the root must be <annotation>, as in VOC, got <{root.tag}>")
     return root
 
 
 def _number(element: Element, tag: str, place: str) -> float:
     text = element.findtext(tag)
     if text is None:
-        raise DataError(f"{place} has no <{tag}>")
-    try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"{place} has {text.strip()!r} instead of a number as its <{tag}>") from None
+        raise DataError(f"{place} has no <{tag}>; add it")
+    return read_number(text, f"{place}: <{tag}>")
 
 
 def _size(root: Element, path: Path, image: Path) -> tuple[int, int]:
-    """Return height and width; those of the image itself where the file lacks them."""
+    """Return height and width from the XML, or from the image if the XML lacks them."""
     size = root.find("size")
     if size is None:
         return image_size(image)
@@ -68,8 +68,8 @@ def parse_voc(
 ) -> Annotation:
     """Read an annotation in VOC's format.
 
-    VOC counts pixels from 1 and its boxes include their last one. So one is subtracted from the upper left corner, and
-    pixel k reaches from k to k + 1. A box whose last pixel is its first has no area, and still has none afterwards.
+    VOC counts pixels from 1, and its boxes include their last pixel. So 1 is subtracted from the upper left corner, and
+    pixel k reaches from k to k + 1. A box with equal corners has no area, and keeps its corners.
 
     Args:
         path: of the XML file.
@@ -93,15 +93,15 @@ def parse_voc(
             continue
         if name not in class_names:
             raise DataError(
-                f"{place} is {name!r}, which is none of data.class_names {list(class_names)}; add it there or to "
+                f"{place} is {name!r}, which is not in data.class_names {list(class_names)}; add it there or to "
                 "data.ignore_classes"
             )
         box = item.find("bndbox")
         if box is None:
-            raise DataError(f"{place} has no <bndbox>")
+            raise DataError(f"{place} has no <bndbox>; add it")
         corners.append([_number(box, tag, place) for tag in _CORNERS])
         labels.append(class_names.index(name) + 1)
-        difficult.append(item.find("difficult") is not None and _number(item, "difficult", place) != 0)
+        difficult.append(read_flag(item.findtext("difficult"), f"{place}: <difficult>"))
     boxes = np.array(corners, np.float32).reshape(-1, 4)
     if one_based:
         boxes[:, :2] -= boxes[:, :2] < boxes[:, 2:]
@@ -126,12 +126,12 @@ class VOCDetection(DetectionDataModule):
 
     Args:
         root: the folder that holds ``VOCdevkit``.
-        years: of the folders ``VOC<year>`` to train on.
+        years: years of the folders ``VOC<year>`` to train on.
         class_names: the classes; default: VOC's 20.
         ignore_classes: classes whose objects are left out.
         train_list, val_list, test_list: files in ``ImageSets/Main`` that list the images of each split.
-        eval_year: the year to validate and test on; None: the last one of ``years``.
-        one_based: pixels are counted from 1, as VOC and most tools that write its format do.
+        eval_year: year to validate and test on; None: the last of ``years``.
+        one_based: pixels are counted from 1, as in VOC and most tools that write its format.
         download: fetch missing training and validation images of the years, and the test images of 2007 where a list needs
             them; torchvision has the URLs and checksums.
     """
@@ -154,11 +154,11 @@ class VOCDetection(DetectionDataModule):
     ) -> None:
         super().__init__(**kwargs)
         if not years:
-            raise UsageError("data.years is empty; it needs a year to train on, for example [2007]")
+            raise UsageError("data.years is empty; it must have a year to train on, for example [2007]")
         if both := set(class_names) & set(ignore_classes):
-            raise UsageError(f"data.class_names and data.ignore_classes both have {sorted(both)}; which is meant?")
+            raise UsageError(f"data.class_names and data.ignore_classes both have {sorted(both)}; remove them from one")
         if self.masks:
-            raise UsageError("data.masks is true, but VOCDetection has boxes only; InstanceFolder has masks")
+            raise UsageError("data.masks must be false, since VOCDetection has boxes alone; InstanceFolder has masks")
         self.devkit, self.download = Path(root) / "VOCdevkit", download
         self.class_names, self.ignore_classes, self.one_based = tuple(class_names), tuple(ignore_classes), one_based
         eval_year = years[-1] if eval_year is None else eval_year
@@ -170,10 +170,11 @@ class VOCDetection(DetectionDataModule):
         self.needed = sorted({pair for pairs in self.lists_of.values() for pair in pairs})
         if unknown := {year for year, _ in self.needed} - _ARCHIVES.keys() if download else ():
             raise UsageError(
-                f"data.download knows the years {', '.join(sorted(_ARCHIVES))}, but {', '.join(sorted(unknown))} is wanted"
+                f"data.download supports the years {', '.join(sorted(_ARCHIVES))}, got {', '.join(sorted(unknown))}"
             )
 
     def prepare_data(self) -> None:
+        """Download and unpack the missing years if ``download`` is set."""
         for year in sorted({year for year, _ in self.needed}) if self.download else ():
             archive = _ARCHIVES[year]
             fetch_folder(archive["url"], self.devkit / f"VOC{year}", inside=archive["base_dir"], md5=archive["md5"])
@@ -181,7 +182,7 @@ class VOCDetection(DetectionDataModule):
             self._fetch_test()
 
     def _fetch_test(self) -> None:
-        """Add the test images to the folder of 2007, their list last: where it exists, all of them do."""
+        """Add the test images to the folder of 2007, their list last: if the list exists, so do all images."""
         folder, part = self.devkit / "VOC2007", self.devkit / "VOC2007-test"
         last = folder / "ImageSets/Main/test.txt"
         if last.is_file():
@@ -205,11 +206,12 @@ class VOCDetection(DetectionDataModule):
         pairs = []
         for name in listed_stems:
             if name not in images:
-                raise DataError(f"{folder / 'JPEGImages' / name}.jpg does not exist, but {names} lists {name}")
+                raise DataError(f"{folder / 'JPEGImages' / name}.jpg does not exist, but {names} lists it; add it")
             pairs.append((images[name], folder / "Annotations" / f"{name}.xml"))
         return pairs
 
     def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        """Parse the XML files of a split; see ``parse_voc``."""
         pairs = [pair for year, name in self.lists_of[split] for pair in self._read_pairs(year, name)]
         return self.parse_pairs(
             split,

@@ -25,17 +25,17 @@ def _row(line: str, place: str) -> tuple[int, np.ndarray]:
     try:
         name, *numbers = map(float, line.split())
     except ValueError:
-        raise DataError(f"{place} is {line.strip()!r}; it should hold numbers alone: class cx cy w h") from None
+        raise DataError(f"{place} must have numbers alone (class cx cy w h), got {line.strip()!r}") from None
     if not name.is_integer() or abs(name) >= 2**31:
-        raise DataError(f"{place} has the class {name}; classes are whole numbers from 0")
+        raise DataError(f"{place}: the class must be a whole number from 0, got {name}")
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
         raise DataError(
             f"{place} has {len(numbers)} numbers after the class; a box has 4 (cx cy w h), a polygon 6 or more (x y ...)"
         )
     if max(numbers) > 2:
         raise DataError(
-            f"{place} has {max(numbers)}, which looks like pixels; labels are shares of the image's width and height, "
-            "from 0 to 1"
+            f"{place} has {max(numbers)}, which looks like pixels; labels must be fractions of the image's width and "
+            "height, from 0 to 1"
         )
     return int(name), np.array(numbers).reshape(-1, 2)
 
@@ -47,9 +47,9 @@ def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) 
     box of a polygon is its bounding box.
 
     Args:
-        path: of the text file; an image without one has no objects.
+        path: text file; an image without one has no objects.
         image: file of the image.
-        masks: read the polygons as masks too; then each object must have one.
+        masks: read the polygons as masks too; then every object must be a polygon.
         image_id: number of the image.
 
     Raises:
@@ -62,7 +62,7 @@ def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) 
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text ({error}); labels are lines of class cx cy w h") from error
+        raise DataError(f"{path} is not text ({error}); labels must be lines of class cx cy w h") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -71,7 +71,7 @@ def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) 
         points = points * (width, height)
         if len(points) == 2:
             if masks:
-                raise DataError(f"{place} is a box, but data.masks is true, which needs polygons")
+                raise DataError(f"{place} is a box, but data.masks is true; it must be a polygon")
             boxes.append(np.concatenate([points[0] - points[1] / 2, points[0] + points[1] / 2]))
         else:
             boxes.append(np.concatenate([points.min(0), points.max(0)]))
@@ -98,10 +98,10 @@ def read_names(path: Path) -> tuple[str, ...]:
         raise DataError(f"{path} has no names; add them, or set data.class_names") from None
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
-            raise DataError(f"{path} has names of {list(names)}; they must be numbered from 0 without holes")
+            raise DataError(f"{path}: names must be numbered from 0 without gaps, got {list(names)}")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise DataError(f"{path} has the names {names!r}; it needs a list of classes")
+        raise DataError(f"{path}: names must be a list of classes, got {names!r}")
     return tuple(map(str, names))
 
 
@@ -114,8 +114,8 @@ class YoloFolder(DetectionDataModule):
     without a label file has no objects; a label file without an image is an error.
 
     Args:
-        root: the folder that all others are relative to.
-        images_dir, labels_dir: folders of images and labels; ``{split}`` stands for the name of the split. Folders
+        root: folder that all others are relative to.
+        images_dir, labels_dir: folders of images and labels; ``{split}`` is replaced by the name of the split. Folders
             without ``{split}`` are split at random.
         train, val, test: names of the splits; several may have one name, for data without test images.
         class_names: the classes in the order of their numbers in the labels; None: those of the YAML file.
@@ -139,7 +139,7 @@ class YoloFolder(DetectionDataModule):
         self.random_splits = "{split}" not in images_dir
         if self.random_splits != ("{split}" not in labels_dir):
             raise UsageError(
-                f"data.images_dir is {images_dir} and data.labels_dir {labels_dir}; both need {{split}}, or neither"
+                f"data.images_dir and data.labels_dir must both have {{split}}, or neither, got {images_dir}, {labels_dir}"
             )
         self.root, self.images_dir, self.labels_dir = Path(root), images_dir, labels_dir
         self.split_names = {"train": train, "val": val, "test": test}
@@ -149,19 +149,24 @@ class YoloFolder(DetectionDataModule):
 
     @cached_property
     def class_names(self) -> Sequence[str]:
+        """Names of the classes: those of the argument, else those of ``data.yaml`` or ``dataset.yaml``.
+
+        Raises:
+            DataError: there are neither.
+        """
         if self._class_names is not None:
             return tuple(self._class_names)
         for path in (self.root / name for name in _NAMES):
             if path.is_file():
                 return read_names(path)
-        raise DataError(f"{self.root} has no {' or '.join(_NAMES)} that names the classes; set data.class_names")
+        raise DataError(f"{self.root} has no {' or '.join(_NAMES)} with the names of the classes; set data.class_names")
 
     def _flat(self) -> str:
-        """Return a remedy for images that are not in a folder per split."""
+        """Return a remedy for images that are not in one folder per split."""
         folder = self.root / "images"
         if not folder.is_dir() or not list_images(folder):
             return ""
-        return f"; {folder} itself holds images: --data.images_dir images --data.labels_dir labels splits by chance"
+        return f"; {folder} itself has images: --data.images_dir images --data.labels_dir labels splits at random"
 
     def _pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
         """Return the files of image and labels."""
@@ -170,18 +175,22 @@ class YoloFolder(DetectionDataModule):
         for missing, what in ((folder, "images"), (labels, "labels")):
             if not missing.is_dir():
                 raise DataError(
-                    f"folder {missing} does not exist; it should hold the {what} of the {split} split: check data.root, "
+                    f"folder {missing} does not exist; it must hold the {what} of the {split} split: check data.root, "
                     f"data.{what}_dir and data.{split}, which may be the name of another split{self._flat()}"
                 )
         images = list_images_by_stem(folder)
-        labelled = {path.stem for path in labels.glob("*.txt")} - {"classes"}  # LabelImg's list of the classes
-        if lonely := sorted(labelled - images.keys()):
-            raise DataError(f"{labels / lonely[0]}.txt has no image in {folder}, nor have {len(lonely) - 1} others")
+        files = [path for path in labels.iterdir() if path.suffix.lower() == ".txt" and not path.name.startswith(".")]
+        labelled = {path.stem: path for path in files if path.stem != "classes"}  # LabelImg's list of the classes
+        if lonely := sorted(labelled.keys() - images.keys()):
+            raise DataError(
+                f"{labelled[lonely[0]]} has no image in {folder}, as have {len(lonely) - 1} others; remove them"
+            )
         if images and not labelled:
-            raise DataError(f"folder {labels} has no labels; for images without objects give one an empty file")
-        pairs = [(image, labels / f"{name}.txt") for name, image in images.items()]
+            raise DataError(f"folder {labels} has no labels; give an image without objects an empty file")
+        pairs = [(image, labelled.get(name, labels / f"{name}.txt")) for name, image in images.items()]
         return split_by_hash(pairs, self.fractions, self.seed)[split] if self.random_splits else pairs
 
     def annotations(self, split: LabelledSplit) -> list[Annotation]:
+        """Parse the label files of a split; see ``parse_yolo``."""
         pairs = self._pairs(split)
         return self.parse_pairs(split, pairs, lambda path, image, number: parse_yolo(path, image, self.masks, number))

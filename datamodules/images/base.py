@@ -1,4 +1,4 @@
-"""LabelledImages: the base of the data sets of whole images with a class each, for classifiers and generative models."""
+"""LabelledImages: base of the data sets of images with one class each, for classifiers and generative models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +34,8 @@ class ArrayImages(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Read a whole batch at once, which is many times faster than sample by sample."""
-        rows = torch.as_tensor(indices)  # index_select, because brackets take ten times as long
+        """Read a whole batch at once, which is faster than sample by sample."""
+        rows = torch.as_tensor(indices)  # index_select is ten times as fast as indexing
         return {"image": self.images.index_select(0, rows), "label": self.labels.index_select(0, rows)}
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -43,13 +43,13 @@ class ArrayImages(Dataset[dict[str, Any]]):
 
 
 class FileImages(Dataset[dict[str, Any]]):
-    """Images in files, their middle square scaled: ``{"image": uint8 (C, size, size)[, "label": int64 ()], "path"}``.
+    """Images in files, the middle square scaled: ``{"image": uint8 (C, size, size)[, "label": int64 ()], "path"}``.
 
     Args:
         paths: one file per image.
         labels: one class per image, from 0; None: no labels.
         size: side in pixels.
-        channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        channels: 3 for colour, 1 for grey; other images are converted.
     """
 
     def __init__(self, paths: list[Path], labels: Sequence[int] | None, size: int, channels: int = 3) -> None:
@@ -72,7 +72,7 @@ def centre_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def resize_images(images: Tensor, size: int | None) -> Tensor:
-    """Resize uint8 (N, C, H, W) to (N, C, size, size) with antialias; None leaves them as they are."""
+    """Resize uint8 (N, C, H, W) to (N, C, size, size) with antialias; None returns them unchanged."""
     return images if size in (None, images.shape[-1]) else F.resize_image(images, [size, size], antialias=True)
 
 
@@ -82,21 +82,21 @@ def centred_statistics(channels: int) -> Statistics:
 
 
 def check_square_options(size: int | None, limit: int | None, max_side: int | None) -> None:
-    """Raise a UsageError for options that square images of one size cannot have."""
+    """Raise a UsageError for options that are invalid for square images of one size."""
     for name, value in {"size": size, "limit": limit}.items():
         if value is not None and value < 1:
-            raise UsageError(f"data.{name} is {value}; it must be at least 1")
+            raise UsageError(f"data.{name} must be at least 1, got {value}")
     if max_side is not None:
-        raise UsageError(f"data.max_side is {max_side}, but all images have one size; set data.size")
+        raise UsageError(f"data.max_side must be null, since all images have one size, got {max_side}; set data.size")
 
 
 class LabelledImages(VisionDataModule):
-    """Base of data sets of whole images with class labels, which a network sees in [-1, 1] (mean and std are 0.5).
+    """Base of the data sets of whole images with class labels, normalized to [-1, 1] (mean and std are 0.5).
 
     Args:
-        size: side of the images in pixels; the middle square is scaled to it with antialias. None: as they are.
-        flip: mirror half of the training images left-right, another half in every epoch; ``augment`` replaces it.
-        limit: most images to train on, chosen by ``seed``; None: all.
+        size: side of the images in pixels; the middle square is scaled to it with antialias. None: unchanged.
+        flip: mirror a random half of the training images left-right in every epoch; ``augment`` replaces it.
+        limit: maximum number of training images, chosen by ``seed``; None: all.
         mean, std: per channel in [0, 1]; None: 0.5.
     """
 
@@ -114,19 +114,21 @@ class LabelledImages(VisionDataModule):
         self.size, self.flip, self.limit = size, flip, limit
 
     def default_statistics(self) -> Statistics:
+        """Return mean and std of 0.5 per channel, which normalize images to [-1, 1]."""
         return centred_statistics(self.image_shape[0])
 
     def default_augment(self) -> list[v2.Transform]:
+        """Return a left-right flip of half of the images, if ``flip`` is set."""
         return [v2.RandomHorizontalFlip()] if self.flip else []
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
-        """Bring photos to predict on to the size of the data set's images."""
+        """Convert photos for prediction to the size of the data set's images."""
         if not isinstance(dataset, PhotoFolder):
             return dataset
         return FileImages(dataset.paths, None, self.image_shape[-1], self.image_shape[0])
 
     def select_indices(self, count: int, val_fraction: float, split: Literal["train", "val"]) -> np.ndarray:
-        """Choose the indices of a split among ``count`` images by the seed: int64, at most ``limit`` to train on."""
+        """Choose the indices of a split among ``count`` images by the seed: int64, at most ``limit`` for training."""
         order = permute(count, self.seed)
         held_out = round(val_fraction * count)
         return order[:held_out] if split == "val" else order[held_out:][: self.limit]

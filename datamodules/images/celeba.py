@@ -24,8 +24,8 @@ class CelebA(LabelledImages):
     ``celeba/list_attr_celeba.txt``, as torchvision lays them out.
 
     Args:
-        root: the folder that holds ``celeba``.
-        attribute: one of the 40, such as Smiling; a face that has it is of class 1, another of class 0. None: no labels.
+        root: folder that holds ``celeba``.
+        attribute: one of the 40, such as Smiling; faces with it have class 1, the others class 0. None: no labels.
         size: side of the images in pixels; the middle 178 x 178 are scaled to it.
         download: fetch missing files from Google Drive; needs the package gdown.
         flip, limit, mean, std: see ``LabelledImages``.
@@ -49,6 +49,11 @@ class CelebA(LabelledImages):
         self.class_names = () if attribute is None else (f"not {attribute}", attribute)
 
     def prepare_data(self) -> None:
+        """Download the images and lists if ``download`` is set and the images are missing.
+
+        Raises:
+            DataError: the download fails.
+        """
         if not self.download or (self.folder / "img_align_celeba").is_dir():
             return
         try:
@@ -62,7 +67,11 @@ class CelebA(LabelledImages):
             ) from error
 
     def read_lines(self, name: str) -> list[tuple[int, list[str]]]:
-        """Read number and words of every line of a list; empty lines are left out."""
+        """Read the number and the words of every line of a list; empty lines are skipped.
+
+        Raises:
+            DataError: the list is missing.
+        """
         path = self.folder / name
         if not path.is_file():
             raise DataError(
@@ -75,7 +84,7 @@ class CelebA(LabelledImages):
     def line_error(self, name: str, number: int, wanted: str) -> DataError:
         """Return the error for a damaged line of a list."""
         return DataError(
-            f"{self.folder / name}, line {number}, is damaged: it should be {wanted}; get the list again from {ADDRESS}"
+            f"{self.folder / name}, line {number}: must be {wanted}; download the list again from {ADDRESS}"
         )
 
     def read_names(self, split: LabelledSplit) -> list[str]:
@@ -87,15 +96,13 @@ class CelebA(LabelledImages):
         return [name for _, (name, number) in lines if number == PARTITION[split]]
 
     def read_labels(self) -> dict[str, int]:
-        """Read whether a face has the attribute (1) or not (0), by the name of its file."""
+        """Read the class of each face, 1 with the attribute and 0 without, by the name of its file."""
         lines = self.read_lines(ATTRIBUTES)
         if len(lines) < 2 or len(lines[0][1]) != 1:
             raise self.line_error(ATTRIBUTES, 1, "the number of images, and line 2 the names of the attributes")
         _, (_, names), *rows = lines
         if self.attribute not in names:
-            raise UsageError(
-                f"data.attribute is {self.attribute}, which CelebA does not have; it has {', '.join(names)}"
-            )
+            raise UsageError(f"data.attribute must be one of {', '.join(names)}, got {self.attribute}")
         column = names.index(self.attribute) + 1
         for number, row in rows:
             if len(row) != len(names) + 1 or row[column] not in ("1", "-1"):
@@ -103,6 +110,11 @@ class CelebA(LabelledImages):
         return {row[0]: int(row[column] == "1") for _, row in rows}
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``FileImages`` of a split, with labels if ``attribute`` is set; prediction uses the test split.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
         split = "test" if split == "predict" else split
         names, faces = self.read_names(split), self.folder / "img_align_celeba"
         names = limit_items(names, self.limit, self.seed) if split == "train" else names
@@ -114,7 +126,7 @@ class CelebA(LabelledImages):
             missing = next((name for name in names if name not in known), None)
             if missing is not None:
                 raise DataError(
-                    f"{self.folder / ATTRIBUTES} has no line for {missing}, which {SPLITS} lists; get both again from "
+                    f"{self.folder / ATTRIBUTES} has no line for {missing}, which {SPLITS} lists; download both again from "
                     f"{ADDRESS}"
                 )
             labels = [known[name] for name in names]

@@ -21,20 +21,24 @@ FOLDER = datasets.CIFAR10.base_folder  # cifar-10-batches-py
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler of arrays and nothing else, because a pickle may otherwise run any code."""
+    """Unpickler of arrays alone, because other pickles may run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        reconstruct = np.zeros(0).__reduce__()[0]  # what numpy's pickles call, wherever this version keeps it
+        reconstruct = np.zeros(0).__reduce__()[0]  # function that numpy's pickles call, in any version
         needed = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": reconstruct}
         if module.split(".")[0] == "numpy" and name in needed:
             return needed[name]
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+        if (module, name) == ("_codecs", "encode"):  # encoding of bytes by Python 3 for Python 2
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds {module}.{name} instead of arrays")
+        raise pickle.UnpicklingError(f"{module}.{name} instead of arrays")
 
 
 def read_batch(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Read images uint8 (N, 3, 32, 32) and their classes from a file of rows of 3,072 bytes (red, green, blue planes)."""
+    """Read images uint8 (N, 3, 32, 32) and their classes from a file of rows of 3,072 bytes (red, green, blue planes).
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
     wanted = f"data.root must hold {FOLDER}, as unpacked from {datasets.CIFAR10.url}: --data.download true fetches it"
     if not path.is_file():
         raise DataError(f"{path} does not exist; {wanted}")
@@ -45,7 +49,7 @@ def read_batch(path: Path) -> tuple[np.ndarray, list[int]]:
         if rows.dtype != np.uint8 or len(rows) != len(labels) or not set(labels) <= set(range(10)):
             raise ValueError(f"{len(rows)} images of {rows.dtype}, {len(labels)} labels, not all of 0 to 9")
         return rows, labels
-    except Exception as error:  # a broken pickle may raise any exception
+    except Exception as error:  # a damaged pickle may raise any exception
         raise DataError(f"{path} cannot be read as a batch of CIFAR-10 ({error}); {wanted}") from error
 
 
@@ -83,16 +87,18 @@ class CIFAR10(LabelledImages):
         self.image_shape = 3, self.size or 32, self.size or 32
 
     def prepare_data(self) -> None:
+        """Download and unpack the archive if ``download`` is set and the folder is missing."""
         if self.download:
             fetch_folder(datasets.CIFAR10.url, self.root / FOLDER, inside=FOLDER, md5=datasets.CIFAR10.tgz_md5)
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Read the files to train on, or to test on: uint8 (N, 3, 32, 32) and int64 (N,)."""
+        """Read the training or the test files: images uint8 (N, 3, 32, 32) and labels int64 (N,)."""
         files = datasets.CIFAR10.train_list if train else datasets.CIFAR10.test_list
         images, labels = zip(*(read_batch(self.root / FOLDER / name) for name, _ in files), strict=True)
         return torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels))
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``ArrayImages`` of a split; prediction uses the test split."""
         split = "test" if split == "predict" else split
         images, labels = self.read(train=split != "test")
         if split != "test":

@@ -1,4 +1,4 @@
-"""ImageFolder: your own images, a folder for every class, or just a folder."""
+"""ImageFolder: your own images, in one folder per class or in one folder."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,13 +15,17 @@ from darkroom.protocols import SizedDataset
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted by name: one for every class, none if it holds the images itself."""
+    """Return the class folders in a folder, sorted by name; none if the folder itself has the images.
+
+    Raises:
+        DataError: the folder has both images and folders.
+    """
     images = list_images(folder)
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if images and folders:
         raise DataError(
-            f"{folder} holds images ({images[0].name}) and folders ({folders[0].name}); it should hold either the "
-            "images, without classes, or a folder of images for every class"
+            f"{folder} has images ({images[0].name}) and folders ({folders[0].name}); it must have either images, without "
+            "classes, or one folder of images per class"
         )
     return folders
 
@@ -30,14 +34,14 @@ class ImageFolder(LabelledImages):
     """Your own images: ``root/<class>/*.png`` for images with a class, ``root/*.png`` for images without.
 
     Splits are folders, ``root/{train,val,test}/<class>/*.png`` (or without ``<class>``), or random fractions of the only
-    folder. Classes are numbered by name. Images have any common format; photos are rotated by their EXIF data, and the
-    middle square of oblong images is used.
+    folder. Classes are numbered in the order of their names. Images may have any common format; photos are rotated by their
+    EXIF data. Images that are not square are cropped to their middle square.
 
     Args:
-        root: the folder that holds the images, the classes, or ``train``.
+        root: folder of the images, of the class folders, or of ``train``.
         size: side in pixels that all images are scaled to.
-        channels: 3 for colour, 1 for grey; images of the other kind are converted.
-        val_fraction, test_fraction: of splits without a folder, chosen by ``seed`` among the images to train on.
+        channels: 3 for colour, 1 for grey; other images are converted.
+        val_fraction, test_fraction: fractions of the training images for splits without a folder, chosen by ``seed``.
         flip, limit, mean, std: see ``LabelledImages``.
     """
 
@@ -59,19 +63,22 @@ class ImageFolder(LabelledImages):
 
     @cached_property
     def folders(self) -> dict[str, Path]:
-        """Folders of the splits that have one; training always has."""
+        """Folders by split, for those splits that have one; training always has."""
         if not self.root.is_dir():
             raise DataError(
-                f"data.root is {self.root}, which does not exist; give the folder that holds the images "
-                f"({', '.join(EXTENSIONS)}), or a folder of them for every class"
+                f"data.root: folder {self.root} does not exist; it must hold the images ({', '.join(EXTENSIONS)}), or one "
+                "folder of images per class"
             )
         found = {split: self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()}
         if found and "train" not in found:
-            raise DataError(f"{self.root} holds a folder {min(found)} but none named train; add the images to train on")
+            raise DataError(
+                f"{self.root} has a folder {min(found)}, but no folder train; add it with the training images"
+            )
         return found or {"train": self.root}
 
     @cached_property
     def class_names(self) -> Sequence[str]:
+        """Names of the class folders of the training split, sorted; empty without classes."""
         return tuple(folder.name for folder in class_folders(self.folders["train"]))
 
     def list_files(self, folder: Path) -> list[tuple[Path, int]]:
@@ -82,17 +89,21 @@ class ImageFolder(LabelledImages):
         for inside in class_folders(folder):
             if inside.name not in self.class_names:
                 raise DataError(
-                    f"{inside} is no class: {self.folders['train']} has no folder of this name, only "
+                    f"{inside}: the class has no folder in {self.folders['train']}; it must be one of "
                     f"{', '.join(self.class_names)}"
                 )
             images = list_images(inside)
             if not images:
-                raise DataError(f"{inside} holds no images ({', '.join(EXTENSIONS)})")
+                raise DataError(f"{inside} has no images ({', '.join(EXTENSIONS)}); add some, or remove the folder")
             files += [(path, self.class_names.index(inside.name)) for path in images]
         return files
 
     def select_split(self, split: LabelledSplit, files: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
-        """Choose the random fraction of a split among the images to train on."""
+        """Choose the random fraction of a split among the training images.
+
+        Raises:
+            UsageError: the fraction has no images.
+        """
         random = {name: fraction for name, fraction in self.fractions.items() if name not in self.folders}
         found = split_by_hash(files, random, self.seed)[split]
         if files and not found:
@@ -105,6 +116,11 @@ class ImageFolder(LabelledImages):
         return found
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``FileImages`` of a split; prediction uses the test split.
+
+        Raises:
+            DataError: the folder holds no images.
+        """
         split = "test" if split == "predict" else split
         own = split != "train" and split in self.folders
         folder = self.folders[split if own else "train"]
@@ -112,8 +128,7 @@ class ImageFolder(LabelledImages):
         if not files:
             wanted = "folders of images, as train does," if own and self.class_names else "images"
             raise DataError(
-                f"{folder} holds no {wanted} ({', '.join(EXTENSIONS)}); data.root is {self.root}: give the folder that "
-                "holds your images"
+                f"{folder} has no {wanted} ({', '.join(EXTENSIONS)}); data.root is {self.root}; it must hold your images"
             )
         files = files if own else self.select_split(split, files)
         files = limit_items(files, self.limit, self.seed) if split == "train" else files

@@ -24,16 +24,18 @@ Binarization = Literal["dynamic", "fixed", "threshold"]
 
 
 def sample_bernoulli(images: Tensor, keys: Sequence[int | np.ndarray]) -> Tensor:
-    """Sample white (255) with a pixel's intensity as probability, else black (0), by keys (ints, or one per image).
+    """Sample white (255) with the intensity of a pixel as probability, else black (0): uint8 (B, ...) -> uint8 (B, ...).
 
-    uint8 (B, ...) -> uint8 of the same shape.
+    Args:
+        images: uint8 (B, ...).
+        keys: keys of the random numbers, ints or arrays with one per image; see ``uniform``.
     """
     white = uniform(keys, images[0].numel()) * 255 < images.flatten(1).numpy()
     return torch.from_numpy(white * np.uint8(255)).view_as(images)
 
 
 class DynamicBinarization(Dataset[dict[str, Any]]):
-    """Grey images made black and white by a sample that differs in every epoch: a function of (seed, epoch, index)."""
+    """Images binarized by sampling, again in every epoch: a function of (seed, epoch, index)."""
 
     makes_batches = True
 
@@ -45,7 +47,7 @@ class DynamicBinarization(Dataset[dict[str, Any]]):
         return len(self.keyed)
 
     def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Any]:
-        """Make a whole batch at once, which is many times faster than sample by sample."""
+        """Make a whole batch at once, which is faster than sample by sample."""
         batch = collate(self.keyed.__getitems__(keys))
         epoch, index = np.array([split_key(key) for key in keys]).T
         return batch | {"image": sample_bernoulli(batch["image"], (self.seed, epoch, index))}
@@ -60,8 +62,8 @@ class IdxFiles:
 
     Args:
         source: torchvision's data set, with names and URLs of the files.
-        root: folder of the data set's folder.
-        num_classes: labels must lie below it.
+        root: parent of the data set's folder.
+        num_classes: upper bound of the labels, exclusive.
     """
 
     source: type[datasets.MNIST]
@@ -74,19 +76,27 @@ class IdxFiles:
         return self.root / self.source.__name__ / "raw"
 
     def fetch(self) -> None:
-        """Download the files that are missing."""
+        """Download the files that are missing.
+
+        Raises:
+            DataError: the download fails.
+        """
         if all((self.folder / name.removesuffix(".gz")).is_file() for name, _ in self.source.resources):
             return
         try:
             self.source(self.root, download=True)
-        except Exception as error:  # RuntimeError, URLError, AssertionError, ValueError, depending on what is wrong
+        except Exception as error:  # RuntimeError, URLError, AssertionError, ValueError, by cause
             raise DataError(
                 f"{self.source.__name__} cannot be downloaded to {self.folder} ({' '.join(str(error).split())}); try again "
                 f"later, or get the four files of {self.source.mirrors[0]} with a browser and unpack them there"
             ) from error
 
     def read_file(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
-        """Read one of the four files."""
+        """Read one of the four files.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
         path = self.folder / name
         wanted = (
             f"data.root must hold {self.source.__name__}/raw with the four files of {self.source.mirrors[0]}, unpacked: "
@@ -96,42 +106,46 @@ class IdxFiles:
             raise DataError(f"{path} does not exist; {wanted}")
         try:
             return read(str(path))
-        except Exception as error:  # AssertionError, RuntimeError, ValueError, depending on where it ends
-            raise DataError(f"{path} is cut short or damaged; remove it: {wanted}") from error
+        except Exception as error:  # AssertionError, RuntimeError, ValueError, by where the file ends
+            raise DataError(f"{path} is truncated or damaged; remove it: {wanted}") from error
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Read the files to train on, or to test on: uint8 (N, 1, 28, 28) and int64 (N,)."""
+        """Read the training or the test files: images uint8 (N, 1, 28, 28) and labels int64 (N,).
+
+        Raises:
+            DataError: a file is missing or damaged, or the two do not match.
+        """
         split = "train" if train else "t10k"
         images = self.read_file(f"{split}-images-idx3-ubyte", read_image_file)
         labels = self.read_file(f"{split}-labels-idx1-ubyte", read_label_file)
         if len(images) != len(labels):
             raise DataError(
-                f"{self.folder} holds {len(images)} images in {split}-images-idx3-ubyte, but {len(labels)} labels in "
-                f"{split}-labels-idx1-ubyte; remove both and get them again"
+                f"{self.folder} has {len(images)} images in {split}-images-idx3-ubyte, but {len(labels)} labels in "
+                f"{split}-labels-idx1-ubyte; remove both and download them again"
             )
         if images.shape[1:] != (28, 28) or (labels >= self.num_classes).any():
             raise DataError(
-                f"{self.folder} holds images of {images.shape[1]} x {images.shape[2]} in {split}-images-idx3-ubyte and "
-                f"labels of up to {max(labels.tolist(), default=0)} in {split}-labels-idx1-ubyte; 28 x 28 and "
-                f"{self.num_classes - 1} would be right: remove both and get them again"
+                f"{self.folder}: the images in {split}-images-idx3-ubyte must be 28 x 28 and the labels in "
+                f"{split}-labels-idx1-ubyte at most {self.num_classes - 1}, got {images.shape[1]} x {images.shape[2]} and "
+                f"{max(labels.tolist(), default=0)}; remove both and download them again"
             )
         return images[:, None], labels
 
 
 def binarize_images(images: Tensor, binarize: Binarization | None, split: LabelledSplit, seed: int) -> Tensor:
-    """Binarize the images of a split; "dynamic" leaves those to train on to ``DynamicBinarization``."""
+    """Binarize the images of a split, except training images with "dynamic": ``DynamicBinarization`` does that."""
     if binarize == "threshold":
         return (images >= 128).to(torch.uint8) * 255
     if binarize is None or (binarize == "dynamic" and split == "train"):
         return images
-    indices = np.array_split(np.arange(len(images)), max(1, len(images) // 1024))  # few at a time, for memory
+    indices = np.array_split(np.arange(len(images)), max(1, len(images) // 1024))  # in chunks, to save memory
     return torch.cat([sample_bernoulli(images[i], (seed, LABELLED_SPLITS.index(split), i)) for i in indices])
 
 
 def _read_split(
     data: LabelledImages, files: IdxFiles, binarize: Binarization | None, val_fraction: float, split: Split
 ) -> ArrayImages:
-    """Read the images of a split, at the size and in the colours that the datamodule asks for."""
+    """Read the images of a split at the size of the datamodule, binarized."""
     split = "test" if split == "predict" else split
     images, labels = files.read(train=split != "test")
     if split != "test":
@@ -141,7 +155,7 @@ def _read_split(
 
 
 class MNIST(LabelledImages):
-    """Handwritten digits (LeCun et al. 1998): 60,000 to train and validate on, 10,000 to test, 1 x 28 x 28.
+    """Handwritten digits (LeCun et al. 1998): 60,000 to train and validate on, 10,000 to test on, 1 x 28 x 28.
 
     ``root`` holds ``MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``, as torchvision lays it out.
 
@@ -152,7 +166,7 @@ class MNIST(LabelledImages):
             "fixed": sampled once everywhere; "threshold": 255 from half the intensity on. None: grey.
         val_fraction: fraction of the 60,000 to validate on, chosen by ``seed``.
         download: fetch missing files; torchvision has the URLs and checksums.
-        size, flip, limit, mean, std: see ``LabelledImages``; flip is off, because digits have a left and a right.
+        size, flip, limit, mean, std: see ``LabelledImages``; flip is off, because mirrored digits are wrong.
     """
 
     class_names: Sequence[str] = tuple("0123456789")
@@ -173,10 +187,12 @@ class MNIST(LabelledImages):
         self.image_shape = 1, self.size or 28, self.size or 28
 
     def prepare_data(self) -> None:
+        """Download the missing files if ``download`` is set."""
         if self.download:
             self.files.fetch()
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the images and labels of a split; prediction uses the test split."""
         return _read_split(self, self.files, self.binarize, self.val_fraction, split)
 
     def setup(self, stage: str) -> None:
@@ -186,7 +202,7 @@ class MNIST(LabelledImages):
 
 
 class FashionMNIST(LabelledImages):
-    """Garments (Xiao et al. 2017): as many images as MNIST, of its size and in its layout.
+    """Garments (Xiao et al. 2017): number, size and layout of the images as in MNIST.
 
     ``root`` holds ``FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``.
 
@@ -213,10 +229,12 @@ class FashionMNIST(LabelledImages):
         self.image_shape = 1, self.size or 28, self.size or 28
 
     def prepare_data(self) -> None:
+        """Download the missing files if ``download`` is set."""
         if self.download:
             self.files.fetch()
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the images and labels of a split; prediction uses the test split."""
         return _read_split(self, self.files, self.binarize, self.val_fraction, split)
 
     def setup(self, stage: str) -> None:

@@ -1,1 +1,1 @@
-"""Reading, downloading and hashing: what datamodules share below the level of a dataset."""
+"""Reading, downloading and hashing, shared by datamodules."""

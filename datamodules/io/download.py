@@ -1,4 +1,4 @@
-"""Download data sets: files resume, archives are unpacked completely or not at all."""
+"""Download data sets; interrupted downloads resume, and archives are unpacked completely or not at all."""
 
 import gzip
 import hashlib
@@ -52,14 +52,14 @@ def _download(url: str, part: Path) -> None:
             if error.code != 416 or not have:
                 raise _unreachable(url, part, f"HTTP {error.code} {error.reason}") from error
             if error.headers.get("Content-Range") == f"bytes */{have}":
-                return  # stopped between the last byte and the renaming
-            part.unlink()  # longer than the file on the server, which has changed
+                return  # interrupted between the last byte and the renaming
+            part.unlink()  # longer than the file on the server, which changed
             continue
         except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
             raise _unreachable(url, part, str(error.reason if isinstance(error, URLError) else error)) from error
         size = part.stat().st_size
         if size <= have:
-            raise DataError(f"{url} broke off after {size} bytes; run the command again to go on from there")
+            raise DataError(f"{url}: the download stopped after {size} bytes; run the command again to resume it")
 
 
 def _unreachable(url: str, part: Path, reason: str) -> DataError:
@@ -83,9 +83,12 @@ def _mismatch(path: Path, checksums: dict[str, str | None]) -> str:
 def fetch(url: str, folder: Path, sha256: str | None = None, md5: str | None = None) -> Path:
     """Download a file into ``folder`` under its name in the URL; a file that exists is only verified.
 
-    An interrupted download stays as ``NAME.part``. The next call resumes it where the server can (HTTP Range), else starts
-    from the beginning. ``NAME`` appears when it is complete and its checksum, if given, is correct. Without a checksum only
+    An interrupted download stays as ``NAME.part``. The next call resumes it if the server supports HTTP Range, else starts
+    from the beginning. ``NAME`` appears once it is complete and its checksum, if given, is correct. Without a checksum only
     the length is verified; then the caller should check the content of the archive (``check`` of ``extract``).
+
+    Raises:
+        DataError: the file cannot be downloaded, or its checksum is wrong.
     """
     path = folder / PurePosixPath(urlsplit(url).path).name
     checksums = {"sha256": sha256, "md5": md5}
@@ -97,30 +100,30 @@ def fetch(url: str, folder: Path, sha256: str | None = None, md5: str | None = N
     part = path.with_name(f"{path.name}.part")
     _download(url, part)
     if wrong := _mismatch(part, checksums):
-        part.unlink()  # resuming would not repair it
+        part.unlink()  # a resume would not repair it
         raise DataError(f"{url} {wrong}; run the command again, or get it elsewhere and put it at {path}")
     return part.replace(path)
 
 
 def _refuse_odd(archive: Path, name: str, plain: bool) -> None:
-    """Refuse an entry that is not a plain file or folder, or lies outside the folder it is unpacked to."""
+    """Raise a DataError for an entry that is not a plain file or folder, or is outside of the target folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     if not plain or path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{archive} holds {name}, a link, a device or a path outside of its folder; do not trust it")
+        raise DataError(f"{archive} has {name}, a link, a device or a path outside of its folder; do not trust it")
 
 
 def _refuse_too_large(archive: Path, folder: Path, size: int) -> None:
-    """Refuse an archive whose content, in bytes, does not fit on the disk: a small one can unpack to terabytes."""
+    """Raise a DataError for an archive whose content does not fit on the disk; small ones may hold terabytes."""
     free = shutil.disk_usage(folder.parent).free
     if size > free:
         raise DataError(
-            f"{archive} unpacks to {size / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free; make room, or do "
-            "not trust it if it should be smaller"
+            f"{archive} unpacks to {size / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free; free some "
+            "space, or do not trust the archive if it should be smaller"
         )
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar; refuse one with a path outside of ``folder``."""
+    """Unpack a zip or tar; raise a DataError for a path outside of ``folder``."""
     if tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -139,10 +142,13 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def extract(archive: Path, folder: Path, inside: str = ".", check: Callable[[Path], object] | None = None) -> Path:
-    """Unpack the folder ``inside`` of a zip or tar as ``folder``, which appears when it is complete.
+    """Unpack the folder ``inside`` of a zip or tar as ``folder``, which appears once it is complete.
 
-    ``check`` is called with the unpacked folder before and raises if it is invalid, which verifies an archive without a
+    ``check`` is called with the unpacked folder before and raises if it is invalid. This verifies an archive without a
     published checksum.
+
+    Raises:
+        DataError: the archive is damaged or unsafe, or lacks the folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -153,7 +159,7 @@ def extract(archive: Path, folder: Path, inside: str = ".", check: Callable[[Pat
             reason = str(error).split("\n")[0]
             raise DataError(f"{archive} cannot be unpacked ({reason}); remove it to download it again") from error
         if not (unpacked / inside).is_dir():
-            raise DataError(f"{archive} holds no folder {inside}; it is not the archive that was expected")
+            raise DataError(f"{archive} has no folder {inside}; remove it to download the right archive")
         if check is not None:
             check(unpacked / inside)
         (unpacked / inside).rename(folder)
@@ -168,6 +174,6 @@ def fetch_folder(
     md5: str | None = None,
     check: Callable[[Path], object] | None = None,
 ) -> None:
-    """Download and unpack ``folder`` from the archive at ``url``, which stays beside it; keep a folder that exists."""
+    """Download and unpack ``folder`` from the archive at ``url``, which stays beside it, unless the folder exists."""
     if not folder.is_dir():
         extract(fetch(url, folder.parent, sha256, md5), folder, inside, check)

@@ -1,4 +1,4 @@
-"""Random numbers that are functions of keys alone: a whole batch at once, in any order, the same on every machine."""
+"""Random numbers that are functions of keys alone: for whole batches, in any order, the same on every machine."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def uniform(keys: Sequence[int | np.ndarray], count: int) -> np.ndarray:
-    """Return numbers in [0, 1) that depend on the keys alone. Keys broadcast to (B,); returns float64 (B, count)."""
+    """Return numbers in [0, 1) that depend on the keys alone: float64 (B, count). Keys broadcast to (B,)."""
     state = np.zeros(1, np.uint64)
     for key in keys:
         state = _mix(state + _GOLDEN + np.atleast_1d(np.asarray(key)).astype(np.uint64))

@@ -1,23 +1,29 @@
 """Pair images with their masks or labels, and split the pairs, for data sets of files."""
 
 import hashlib
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
-from darkroom.datamodules.io.read_images import list_images
+from darkroom.datamodules.io.read_images import EXTENSIONS, list_images
 from darkroom.errors import DataError, UsageError
 
 _Other = TypeVar("_Other", Path, int)  # a mask, or the number of a class
 
 
 def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple[Path, Path]]:
-    """Pair ``images/NAME.*`` with ``masks/NAME<suffix>.*``; an image without its partner is an error."""
+    """Pair ``images/NAME.*`` with ``masks/NAME<suffix>.*``.
+
+    Raises:
+        DataError: an image or a mask has no partner, or two have the same name.
+    """
     by_name: dict[str, dict[str, Path]] = {"image": {}, "mask": {}}
     for role, folder, suffix in (("image", images, ""), ("mask", masks, mask_suffix)):
         for path in list_images(folder):
             name = path.stem.removesuffix(suffix)
             if name in by_name[role]:
-                raise DataError(f"{path} and {by_name[role][name]} have the same name; which one is the {role}?")
+                raise DataError(f"{path} and {by_name[role][name]} have the same name; remove one {role}")
             by_name[role][name] = path
     for role, other, folder in (("image", "mask", masks), ("mask", "image", images)):
         lonely = sorted(by_name[role].keys() - by_name[other].keys())
@@ -25,54 +31,80 @@ def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple
             wanted = lonely[0] + (mask_suffix if other == "mask" else "")
             raise DataError(
                 f"{len(lonely)} of {len(by_name[role])} images lack a partner: {by_name[role][lonely[0]]} has no {other} "
-                f"{folder / wanted}.*"
+                f"{folder / wanted}.*; add or remove files"
             )
     return [(by_name["image"][name], by_name["mask"][name]) for name in sorted(by_name["image"])]
 
 
 def read_split_list(path: Path) -> list[str]:
-    """Read the first word of every line of a split's list; empty lines are left out.
+    """Read the name in every line of a split's list; empty lines are skipped.
+
+    A name may have spaces, a folder and an extension, which is removed. The number after it in VOC's lists of a class (1,
+    0 or -1) and the three of Oxford-IIIT Pet are not part of it.
 
     Raises:
-        DataError: the file is missing or not text.
+        DataError: the file is missing, not text, or lists a name twice.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist; it must list a split's images, one name a line")
+        raise DataError(f"{path} does not exist; it must list the images of a split, one name per line")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text ({error}); it must list a split's images, one name a line") from error
-    return [line.split()[0] for line in lines if line.strip()]
+        raise DataError(
+            f"{path} is not text ({error}); it must list the images of a split, one name per line"
+        ) from error
+    names = [_name_in(line) for line in lines if line.strip()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{path} lists {twice[0]} more than once, as {len(twice) - 1} others; remove all but one line")
+    return names
+
+
+def _name_in(line: str) -> str:
+    name = re.sub(r"(?:\s+(?:1|0|-1)|(?:\s+\d+){3})$", "", line.strip())
+    return name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in EXTENSIONS else name
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """Return the image ``folder/NAME.*`` of any format; the path with .jpg if there is none."""
+    usual = folder / f"{name}.jpg"
+    if usual.is_file():
+        return usual
+    endings = [ending for known in EXTENSIONS for ending in (known, known.upper())]
+    return next((path for ending in endings if (path := folder / f"{name}{ending}").is_file()), usual)
 
 
 def pair_by_list(names: Path, images: Path, masks: Path, mask_suffix: str = ".png") -> list[tuple[Path, Path]]:
-    """Pair ``images/NAME.jpg`` with ``masks/NAME<mask_suffix>`` for every NAME that begins a line of ``names``."""
+    """Pair ``images/NAME.*`` with ``masks/NAME<mask_suffix>`` for every NAME in ``names``.
+
+    Raises:
+        DataError: a listed file is missing.
+    """
     pairs = []
     for name in read_split_list(names):
-        pair = images / f"{name}.jpg", masks / f"{name}{mask_suffix}"
+        pair = find_image(images, name), masks / f"{name}{mask_suffix}"
         for path in pair:
             if not path.is_file():
-                raise DataError(f"{path} does not exist, but {names} lists {name}")
+                raise DataError(f"{path} does not exist, but {names} lists {name}; add it")
         pairs.append(pair)
     return pairs
 
 
 def check_fractions(fractions: dict[str, float]) -> None:
-    """Raise a UsageError unless the fractions of the splits leave a fraction to train on."""
+    """Raise a UsageError unless the fractions are at least 0 and leave images for training."""
     if sum(fractions.values()) >= 1 or min(fractions.values(), default=0) < 0:
-        raise UsageError(f"data.*_fraction {fractions} must not be negative and must leave images to train on")
+        raise UsageError(f"data.*_fraction must be at least 0 and leave images for training, got {fractions}")
 
 
 def check_val_fraction(fraction: float) -> None:
-    """Raise a UsageError unless the fraction leaves images both to validate and to train on."""
+    """Raise a UsageError unless the fraction leaves images both for validation and for training."""
     if not 0 < fraction < 1:
-        raise UsageError(f"data.val_fraction is {fraction}; it must lie between 0 and 1")
+        raise UsageError(f"data.val_fraction must be between 0 and 1, got {fraction}")
 
 
 def split_by_hash(
     pairs: list[tuple[Path, _Other]], fractions: dict[str, float], seed: int
 ) -> dict[str, list[tuple[Path, _Other]]]:
-    """Split by a hash of (seed, name): the same on every machine, and nearly the same when images are added."""
+    """Split by a hash of (seed, name): the same on every machine; few images move when others are added."""
     order = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}/{pair[0].stem}".encode()).digest())
     splits: dict[str, list[tuple[Path, _Other]]] = {}
     start = 0

@@ -1,12 +1,13 @@
 """Read images and masks of any common format from files as uint8 tensors; errors name the file."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 from scipy.ndimage import label
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,28 +19,45 @@ IGNORE = 255
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the images directly in a folder, sorted by name."""
+    """List the images directly in a folder, sorted by name, without hidden files such as macOS's ``._photo.jpg``."""
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist; give the folder that holds the images")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+        raise DataError(f"folder {folder} does not exist; it must hold the images")
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    )
 
 
 def _open(path: Path | IO[bytes], rotate: bool = False) -> Image.Image:
     """Read an image's pixels; ``rotate`` it by its EXIF data."""
     try:
         image = Image.open(path)
+        _check_frames(image, path)
         image.load()
         return ImageOps.exif_transpose(image) if rotate else image
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except MemoryError:
+        raise DataError(f"{path} does not exist; add it") from None
+    except (MemoryError, DataError):
         raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own, depending on the format
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own errors, by format
         raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
 
 
+def _check_frames(image: Image.Image, path: Path | IO[bytes]) -> None:
+    """Raise a DataError for an animation or a file of several pages, of which only the first would be read."""
+    if image.format == "MPO":  # a photo, and what its camera adds to it
+        return
+    try:
+        image.seek(1)
+    except EOFError:
+        return
+    sizes = Counter(frame.size for frame in ImageSequence.Iterator(image))
+    image.seek(0)
+    if (count := sizes[image.size]) > 1:  # smaller versions of the first page are not samples
+        raise DataError(f"{path} has {count} frames; save each frame as a file of its own, such as NAME_000.png")
+
+
 def shrink(image: Image.Image, max_side: int | None, resample: Image.Resampling) -> Image.Image:
-    """Scale an image down so that its longer side is at most ``max_side``; smaller ones stay as they are."""
+    """Scale an image down so that its longer side is at most ``max_side``; smaller ones are unchanged."""
     scale = (max_side or max(image.size)) / max(image.size)
     return (
         image
@@ -53,12 +71,15 @@ def read_image(path: Path | IO[bytes], channels: int = 3) -> Image.Image:
 
     Grey, palette, 16-bit and alpha images are converted: 16 bits are divided by 257 (not clipped), transparent pixels
     become black, photos are rotated by their EXIF data.
+
+    Raises:
+        DataError: the file cannot be read, or has floating-point pixels.
     """
     image = _open(path, rotate=True)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     elif image.mode == "F":
-        raise DataError(f"{path} holds floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+        raise DataError(f"{path} has floating-point pixels of unknown range; save it with 8 or 16 bits")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -66,13 +87,17 @@ def read_image(path: Path | IO[bytes], channels: int = 3) -> Image.Image:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Read an index mask, one integer channel; a palette image has its indices, not its colours."""
+    """Read an index mask, one integer channel; of a palette image, the indices are read.
+
+    Raises:
+        DataError: the file cannot be read, is lossy, or has colours.
+    """
     mask = _open(path)
     if mask.format in ("JPEG", "WEBP"):
-        raise DataError(f"{path} is a lossy {mask.format}, whose pixel values are not exact; save masks as PNG")
+        raise DataError(f"{path} is a lossy {mask.format}, whose pixel values are inexact; save masks as PNG")
     if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
         raise DataError(
-            f"{path} is a colour image ({mask.mode}); a mask needs one channel of class indices (a grey or palette PNG)"
+            f"{path} is a colour image ({mask.mode}); a mask must have one channel of class ids (a grey or palette PNG)"
         )
     return mask
 
@@ -84,9 +109,9 @@ def to_tensor(image: Image.Image, max_side: int | None = None) -> Tensor:
 
 
 def connected_components(classes: np.ndarray) -> np.ndarray:
-    """Number the connected components of every class but background and ignored, from 1: int32 (H, W).
+    """Number the connected components of all classes except background and ignored, from 1: int32 (H, W).
 
-    Pixels of a class that touch at a corner are connected.
+    Pixels of a class that touch at a corner are connected. ``classes``: uint8 (H, W).
     """
     pieces = np.zeros(classes.shape, np.int32)
     for value in np.setdiff1d(classes, (0, IGNORE)):
@@ -101,7 +126,7 @@ class PhotoFolder(Dataset[dict[str, Any]]):
     def __init__(self, folder: Path, channels: int = 3, max_side: int | None = None) -> None:
         self.paths, self.channels, self.max_side = list_images(folder), channels, max_side
         if not self.paths:
-            raise DataError(f"{folder} holds no images ({', '.join(EXTENSIONS)})")
+            raise DataError(f"{folder} has no images ({', '.join(EXTENSIONS)}); add some, or give another folder")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -119,12 +144,12 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
 
     Args:
         pairs: files of image and mask.
-        num_classes: mask values must lie below it, after ``mask_values`` and ``ignore_values`` are applied.
+        num_classes: upper bound of mask values, exclusive, after ``mask_values`` and ``ignore_values`` are applied.
         mask_values: "index": a pixel's value is its class; "nonzero": 0 is background, everything else class 1 (instance
             ids, or 0 and 255).
         ignore_values: values that loss and metrics ignore; they become 255.
         channels, max_side: see ``read_image``.
-        instances: add instances: the mask's own ids, if "nonzero" merges two or more of them into one class, else the
+        instances: add ``instances``: the ids of the mask, if "nonzero" merges two or more of them into one class, else the
             connected components of every class.
         read_mask: reads a file that is not an index mask; worker processes must be able to import it.
     """
@@ -155,7 +180,7 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
         wrong = ((mask < 0) | (mask >= self.num_classes)) & ~ignored
         if wrong.any():
             raise DataError(
-                f"{path} holds the value {mask[wrong][0]}, but there are {self.num_classes} classes (0 to "
+                f"{path} has the value {mask[wrong][0]}, but there are {self.num_classes} classes (0 to "
                 f"{self.num_classes - 1}); add it to data.class_names or data.ignore_values, or set data.mask_values to "
                 "nonzero for instance ids and 0/255 masks"
             )
@@ -165,17 +190,22 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
         if self.mask_values == "nonzero":
             values, numbers = np.unique(mask, return_inverse=True)
             if np.count_nonzero(values) > 1:
-                # Renumbered, because ids may be large, and later steps need memory for each number.
+                # Renumbered, because ids may be large, and later steps allocate memory per number.
                 return torch.from_numpy(np.where(mask == 0, 0, numbers.reshape(mask.shape) + 1).astype(np.int32))
         return torch.from_numpy(connected_components(classes.numpy()))
+
+    def read_classes(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read class ids uint8 (H, W), and the values of the file that they stand for, of a mask alone."""
+        values = np.array(shrink(self.read_mask(self.masks[index]), self.max_side, Image.Resampling.NEAREST))
+        return self._classes(values, self.masks[index]).numpy(), values
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, mask_path = self.paths[index], self.masks[index]
         image, mask = read_image(path, self.channels), self.read_mask(mask_path)
         if mask.size != image.size:
             raise DataError(
-                f"{path} has {image.width} x {image.height} pixels but its mask {mask_path} has {mask.width} x "
-                f"{mask.height}; they must be the same"
+                f"{path} has {image.width} x {image.height} pixels, but its mask {mask_path} has {mask.width} x "
+                f"{mask.height}; they must have the same size"
             )
         values = np.array(shrink(mask, self.max_side, Image.Resampling.NEAREST))
         classes = self._classes(values, mask_path)

@@ -23,19 +23,19 @@ from darkroom.errors import DataError, UsageError
 from darkroom.paths import user_cache
 from darkroom.protocols import BatchedDataset, DownscaledDataset, FileDataset, ProposalMethod, SizedDataset
 
-_STALE = 24 * 60 * 60  # seconds after which no process still writes a temporary file
+_STALE = 24 * 60 * 60  # seconds after which a temporary file is abandoned
 
 
 class ProposalCache:
     """Cache of the proposals of a method: a file per image, named by a hash of the method's ``key``, shape and pixels.
 
-    Files are written atomically, so any number of processes may fill a folder at once and be killed at any time. A damaged
-    file is computed again. All boxes are cached and the method's ``limit`` is applied on reading, so another limit costs
-    nothing.
+    Files are written atomically, so several processes may fill a folder at once and be killed at any time. A damaged file
+    is computed again. All boxes are cached; the method's ``limit`` is applied on reading, so a new limit needs no new
+    computation.
 
     Args:
         method: proposes regions.
-        folder: of the files; None: ``~/.cache/darkroom/proposals``.
+        folder: folder of the files; None: ``~/.cache/darkroom/proposals``.
     """
 
     def __init__(self, method: ProposalMethod, folder: str | Path | None = None) -> None:
@@ -65,11 +65,11 @@ class ProposalCache:
         return boxes[: self.method.limit]
 
     def marker(self, images: SizedDataset, index: int) -> Path | None:
-        """Return the empty file that exists once an image is done, so that the image need not be read; None: no file.
+        """Return the empty marker file that exists once an image is done, so the image is not read again; None: no marker.
 
         Args:
             images: a data set; only one with ``paths`` has markers.
-            index: of the image.
+            index: index of the image.
         """
         inner = unwrap(images)
         if not isinstance(inner, FileDataset):
@@ -77,7 +77,7 @@ class ProposalCache:
         try:
             path = Path(inner.paths[index]).absolute()
             stat = path.stat()
-        except OSError:  # reading the image raises the error that names it
+        except OSError:  # reading the image raises an error with its name
             return None
         max_side = inner.max_side if isinstance(inner, DownscaledDataset) else None
         made = type(images).__qualname__, max_side, str(path), stat.st_mtime_ns, stat.st_size
@@ -90,7 +90,7 @@ class ProposalCache:
             try:
                 if time.time() - path.stat().st_mtime > _STALE:
                     path.unlink()
-            except OSError:  # swept by another process, or another user's
+            except OSError:  # removed by another process, or owned by another user
                 continue
 
 
@@ -112,13 +112,13 @@ def _write(path: Path, boxes: np.ndarray) -> None:
             with temporary.open("xb") as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(boxes, np.float32), allow_pickle=False)
                 file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
+                os.fsync(file.fileno())  # a power failure could otherwise leave an empty file
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
-            f"proposals cannot be kept in {path.parent} ({error.strerror}); set data.proposals_dir to a folder with room"
+            f"proposals cannot be cached in {path.parent} ({error.strerror}); set data.proposals_dir to a writable folder"
         ) from error
 
 
@@ -133,7 +133,7 @@ class WithProposals(DatasetWrapper):
     Args:
         dataset: addressed by int.
         cache: reads or computes the proposals.
-        limit: most boxes of an image, besides the method's own limit.
+        limit: maximum number of boxes of an image, besides the method's own limit.
     """
 
     def __init__(self, dataset: SizedDataset, cache: ProposalCache, limit: int | None = None) -> None:
@@ -148,7 +148,7 @@ class WithProposals(DatasetWrapper):
         return {**sample, "proposals": self._propose(sample["image"])}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Read a whole batch at once, where the data set can."""
+        """Read a whole batch at once if the data set supports it."""
         if not isinstance(self.dataset, BatchedDataset):
             return [self[index] for index in indices]
         batch = self.dataset.__getitems__(indices)
@@ -169,7 +169,7 @@ class _FillingDataset(Dataset[int]):
             image = self.images[index]["image"]
         except UNREADABLE:
             if self.skip_bad:
-                return index  # listed when the sample itself is read
+                return index  # recorded when the sample itself is read
             raise
         self.cache.get(_pixels(image))
         if marker is not None:
@@ -188,24 +188,24 @@ def fill(
 ) -> None:
     """Compute the proposals that a data set lacks in the cache, in worker processes, with a progress bar.
 
-    Every call goes through the set in its own random order, so that several at once, as the ranks of a machine, share the
-    work without communication. An interrupted call keeps its results. Images that are done are not read again unless their
-    files have changed.
+    Every call visits the set in its own random order, so concurrent calls, such as the ranks of a machine, share the work
+    without communication. The results of an interrupted call are kept. Images that are done are not read again unless
+    their files have changed.
 
     Args:
-        images: samples with ``image``, uint8 (3, H, W); as for loaders, picklable where processes are spawned.
-        cache: to fill.
+        images: samples with ``image``, uint8 (3, H, W); picklable if processes are spawned.
+        cache: cache to fill.
         workers: processes; None: one per available processor; 0: this process.
-        description: label of the bar.
-        skip_bad: pass over images that cannot be read.
+        description: label of the progress bar.
+        skip_bad: skip images that cannot be read.
 
     Raises:
         DataError: an image cannot be read, the folder cannot be written to, or a process was killed.
     """
     if workers is not None and workers < 0:
-        raise UsageError(f"data.proposal_workers is {workers}; it must be 0 or more")
+        raise UsageError(f"data.proposal_workers must be at least 0, got {workers}")
     if cache.method.by_shape:
-        return  # a few files: computing them on demand is faster than reading all images
+        return  # few files: faster to compute on demand than to read all images
     cache.sweep()
     markers = [cache.marker(images, index) for index in range(len(images))]
     missing = [index for index, marker in enumerate(markers) if marker is None or not marker.exists()]
@@ -217,7 +217,7 @@ def fill(
         batch_size=None,
         sampler=np.random.default_rng().permutation(missing).tolist(),
         num_workers=min(workers, len(missing)),
-        generator=torch.Generator(),  # leaves the global one where it is
+        generator=torch.Generator(),  # the global one does not advance
     )
     hidden = None if rank_zero_only.rank == 0 else True  # type: ignore[attr-defined]  # set by Lightning; None: by terminal
     try:
@@ -228,6 +228,6 @@ def fill(
         if "DataLoader worker (pid" not in str(error):
             raise
         raise DataError(
-            "a process that made proposals was killed, perhaps for lack of memory; what is made is kept, so run the "
-            f"command again, with data.proposal_workers below {workers}"
+            "a process that computes proposals was killed, perhaps for lack of memory; finished proposals are cached: run "
+            f"the command again with data.proposal_workers below {workers}"
         ) from error

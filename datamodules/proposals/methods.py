@@ -13,11 +13,11 @@ from torchvision.ops import nms
 from darkroom.errors import UsageError
 
 _REPEATS = 0.7  # IoU above which a box adds little to an earlier one
-_ORDER = 1  # number of the order below: part of every key, to be raised when the order changes
+_ORDER = 1  # version of the order below, part of every key; increase it when the order changes
 
 
 def order_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Return the distinct boxes, float32 (P, 4), in an order that depends on them alone and can be cut anywhere.
+    """Return the distinct boxes, float32 (P, 4), in an order that depends on them alone and can be truncated anywhere.
 
     They are ordered by a hash of their coordinates; boxes that overlap an earlier one by an IoU above .7 come last.
     (OpenCV's order, the depth in the hierarchy times a random number, differs in every call.)
@@ -33,26 +33,26 @@ def order_boxes(boxes: np.ndarray) -> np.ndarray:
 
 
 class Proposals:
-    """Base of the methods that propose regions of an image that may hold an object. A method adds ``candidates(image)``.
+    """Base of the methods that propose regions of an image that may hold an object. Subclasses define ``candidates``.
 
-    All parameters are attributes, and become part of ``key``.
+    All parameters must be attributes; they become part of ``key``.
 
     Args:
         min_side: boxes with a shorter side, in pixels, are dropped.
-        limit: most boxes of an image; None: all.
+        limit: maximum number of boxes of an image; None: all.
     """
 
     by_shape: ClassVar[bool] = False  # all images of a shape have the same boxes
 
     def __init__(self, min_side: float, limit: int | None) -> None:
         if limit is not None and limit < 1:
-            raise UsageError(f"data.proposals.limit is {limit}; it must be at least 1, or null for all boxes")
+            raise UsageError(f"data.proposals.limit must be at least 1, or null for all boxes, got {limit}")
         if min_side < 0:
-            raise UsageError(f"data.proposals.min_side is {min_side}; it is a length in pixels, 0 or more")
+            raise UsageError(f"data.proposals.min_side must be at least 0 pixels, got {min_side}")
         self.min_side, self.limit = float(min_side), limit
 
     def candidates(self, image: np.ndarray) -> np.ndarray:
-        """Return boxes (P, 4), xyxy in pixels, for an image uint8 (H, W, 3), RGB; ``propose`` removes repeats and clips."""
+        """Return boxes (P, 4), xyxy in pixels, for an image uint8 (H, W, 3), RGB; ``propose`` cleans them."""
         raise NotImplementedError
 
     @property
@@ -66,10 +66,12 @@ class Proposals:
     def propose(self, image: np.ndarray) -> np.ndarray:
         """Propose all boxes for an image uint8 (H, W, 3), RGB: float32 (P, 4) xyxy in pixels, see ``order_boxes``.
 
-        They are distinct and within the image. P is at least 1: where no box is large enough, the whole image is proposed.
+        They are distinct and inside the image. P is at least 1: without a box of ``min_side``, the whole image is proposed.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UsageError(f"proposals need colour images, uint8 (H, W, 3), not {image.dtype} {image.shape}")
+            raise UsageError(
+                f"images for proposals must be uint8 (H, W, 3), in colour, got {image.dtype} {image.shape}"
+            )
         height, width = image.shape[:2]
         whole = np.array([[0, 0, width, height]], np.float32)
         boxes = np.clip(np.asarray(self.candidates(image), np.float32).reshape(-1, 4), 0, whole[:, [2, 3, 2, 3]])
@@ -95,9 +97,9 @@ def _opencv() -> ModuleType:
 
 @contextmanager
 def _one_thread(cv2: ModuleType) -> Iterator[None]:
-    """Keep OpenCV from starting threads: they gain nothing here, and every worker process would start its own.
+    """Keep OpenCV from starting threads: they save no time here, and every worker process would start its own.
 
-    0 means none. 1 would end the pool first, and wait for ever for threads that a fork did not copy.
+    0 means no threads. 1 would first end the pool, and block forever on threads that a fork did not copy.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(0)
@@ -109,21 +111,21 @@ def _one_thread(cv2: ModuleType) -> Iterator[None]:
 
 
 class SelectiveSearch(Proposals):
-    """Selective Search (Uijlings et al. 2013): groups pixels into regions, and these into ever larger ones.
+    """Selective Search (Uijlings et al. 2013): groups pixels into regions, and these into larger and larger ones.
 
-    Computed by OpenCV (``pip install 'darkroom[proposals]'``), .3 s for 256 x 256 pixels and 2 s for 640 x 480, "quality"
-    three to four times as long for two to four times as many boxes.
+    OpenCV computes it (``pip install 'darkroom[proposals]'``): .3 s for 256 x 256 pixels and 2 s for 640 x 480. "quality"
+    takes three to four times as long for two to four times as many boxes.
 
     Args:
         mode: "fast", 12 hierarchies (2 colour spaces, 3 initial segmentations, 2 similarities), or "quality", 100 of them
             (5 x 5 x 4).
         min_side: boxes with a shorter side, in pixels of the image, are dropped; R-CNN's 20 is meant for photos.
-        limit: most boxes of an image; None: all.
-        scale: enlarge the image by this first, for images of a hundred pixels or less, which have too few regions.
-        max_side: scale the image down first so that its longer side is at most this; R-CNN took 500. None: never.
+        limit: maximum number of boxes of an image; None: all.
+        scale: factor that enlarges the image first, for images of 100 pixels or less, which have too few regions.
+        max_side: largest longer side in pixels; larger images are scaled down first; R-CNN used 500. None: no limit.
         base_k: scale of the regions of the first initial segmentation (k in Felzenszwalb and Huttenlocher 2004).
         increment_k: growth of k from one initial segmentation to the next.
-        sigma: of the Gaussian that smooths the image first, in pixels.
+        sigma: standard deviation of the Gaussian that smooths the image first, in pixels.
     """
 
     def __init__(
@@ -141,12 +143,13 @@ class SelectiveSearch(Proposals):
         numbers = {"scale": scale, "max_side": max_side, "base_k": base_k, "increment_k": increment_k, "sigma": sigma}
         for name, value in numbers.items():
             if value is not None and value <= 0:
-                raise UsageError(f"data.proposals.{name} is {value}; it must be above 0")
+                raise UsageError(f"data.proposals.{name} must be above 0, got {value}")
         self.mode, self.scale, self.max_side = mode, float(scale), max_side
         self.base_k, self.increment_k, self.sigma = base_k, increment_k, float(sigma)
 
     @property
     def key(self) -> str:
+        """Parameters and version of OpenCV, on which the boxes depend."""
         return f"{super().key} OpenCV {_opencv().__version__}"
 
     def _resize(self, image: np.ndarray, cv2: ModuleType) -> np.ndarray:
@@ -158,6 +161,7 @@ class SelectiveSearch(Proposals):
         return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT if scale > 1 else cv2.INTER_AREA)
 
     def candidates(self, image: np.ndarray) -> np.ndarray:
+        """Return OpenCV's boxes (P, 4), xyxy in pixels of the image, for an image uint8 (H, W, 3), RGB."""
         cv2 = _opencv()
         with _one_thread(cv2):
             scaled = self._resize(image, cv2)
@@ -177,7 +181,7 @@ class GridProposals(Proposals):
         sides: square roots of the boxes' areas, as fractions of the image's shorter side.
         aspect_ratios: width over height.
         stride: largest distance between neighbours, as a fraction of the box's width or height.
-        limit: most boxes of an image, evenly of all sizes, shapes and places; None: all.
+        limit: maximum number of boxes of an image, even over sizes, shapes and places; None: all.
     """
 
     by_shape = True
@@ -192,15 +196,16 @@ class GridProposals(Proposals):
         super().__init__(min_side=1, limit=limit)
         for name, values in {"sides": sides, "aspect_ratios": aspect_ratios, "stride": [stride]}.items():
             if not values or min(values) <= 0:
-                raise UsageError(f"data.proposals.{name} is {values}; it takes numbers above 0")
+                raise UsageError(f"data.proposals.{name} must be numbers above 0, got {values}")
         self.sides, self.aspect_ratios, self.stride = tuple(sides), tuple(aspect_ratios), float(stride)
 
     def _starts(self, length: int, side: float) -> np.ndarray:
-        """Return where boxes of this side start along an axis of this length: the first at 0, the last ends at its end."""
+        """Return the starts of boxes of this side along an axis: the first is 0, the last box ends at ``length``."""
         room = max(0.0, length - side)
         return np.linspace(0, room, int(np.ceil(room / (self.stride * side))) + 1)
 
     def candidates(self, image: np.ndarray) -> np.ndarray:
+        """Return the boxes of all sizes and shapes, (P, 4) xyxy in pixels, for an image uint8 (H, W, 3)."""
         height, width = image.shape[:2]
         boxes = []
         for side in self.sides:

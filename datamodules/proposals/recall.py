@@ -14,8 +14,8 @@ class Recall:
     """Recall of the first boxes of every image.
 
     Args:
-        count: most boxes of an image that count.
-        boxes: how many an image has on average.
+        count: maximum number of boxes of an image that count.
+        boxes: mean number of boxes of an image.
         recall: by IoU threshold, the fraction of the objects that some box overlaps by at least that IoU.
         best_overlap: mean over objects of the highest IoU with a box.
     """
@@ -37,8 +37,8 @@ def recall(
     Args:
         proposals: per image (P, 4) xyxy, the best first.
         truths: per image (N, 4) xyxy; N may be 0.
-        counts: only the first so many boxes of an image count; a row of the table each.
-        thresholds: IoU at which an object counts as found.
+        counts: numbers of first boxes of an image that count; each gives a row of the table.
+        thresholds: IoU from which an object counts as found.
     """
     best: list[Tensor] = []  # per image (N, counts): the highest IoU so far
     for boxes, objects in zip(proposals, truths, strict=True):

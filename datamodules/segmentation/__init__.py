@@ -1,4 +1,4 @@
-"""Datamodules of images with a mask each."""
+"""Datamodules of images with masks."""
 
 from darkroom.datamodules.segmentation.camvid import CamVid
 from darkroom.datamodules.segmentation.chair_segments import ChairSegments

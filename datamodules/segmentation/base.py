@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from torchvision.transforms import v2
 
+from darkroom.datamodules.absent_classes import warn_of_absent_values
 from darkroom.datamodules.base import LabelledSplit, Split, VisionDataModule
+from darkroom.datamodules.datasets import unwrap
 from darkroom.datamodules.io.read_images import IGNORE, ImageMaskPairs, read_mask
 from darkroom.datamodules.transforms.border_map import BorderMap
 from darkroom.datamodules.transforms.deconvnet_crops import CROPS, padded_random_crop
@@ -17,19 +19,19 @@ from darkroom.protocols import SizedDataset
 class SegmentationFiles(VisionDataModule):
     """Base of all segmentation data sets of files: crops for training, whole images for evaluation.
 
-    Training takes a random ``crop`` x ``crop`` window and flips half of them left-right. A smaller image is padded with its
-    mean colour, its mask with 255, which is ignored. Validation and test see whole images, one at a time by default since
+    Training takes a random ``crop`` x ``crop`` window and mirrors half of them left-right. A smaller image is padded with
+    ``mean``, its mask with 255, which is ignored. Validation and test use whole images, one at a time by default, since
     their sizes differ.
 
     Args:
-        class_names: the classes in the order of their values in the masks, background included.
+        class_names: classes in the order of their values in the masks, background included.
         ignore_values: mask values that loss and metrics ignore.
         crop: side of the training window in pixels.
-        channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        channels: 3 for colour, 1 for grey; other images are converted.
         crops: windows for training: "random", or the two stages of DeconvNet. "objects" scales one object to the crop and
-            makes the rest background; "windows" are scaled, overlap an object and keep all classes.
+            sets the rest to background; "windows" are scaled, overlap an object and keep all classes.
         borders: add ``border`` to every sample, the distance to the two nearest instances (a weight in U-Net's loss), and
-            in training turn pixels where instances touch into background. With ``mask_values`` nonzero the ids in the
+            in training set pixels where instances touch to background. With ``mask_values`` nonzero the ids in the
             masks are the instances, else every connected component of a class. Class 0 must be background.
     """
 
@@ -51,31 +53,42 @@ class SegmentationFiles(VisionDataModule):
         super().__init__(eval_batch_size=eval_batch_size, **kwargs)
         if len(class_names) < 2:
             raise UsageError(
-                f"data.class_names is {list(class_names)}; it needs two classes or more, background included"
+                f"data.class_names must have two classes or more, background included, got {list(class_names)}"
             )
         if crop < 16:
-            raise UsageError(f"data.crop is {crop}; it needs at least 16 pixels")
+            raise UsageError(f"data.crop must be at least 16 pixels, got {crop}")
         self.class_names, self.ignore_values = tuple(class_names), tuple(ignore_values)
         self.crop, self.channels, self.crops, self.borders = crop, channels, crops, borders
         self.image_shape = channels, crop, crop
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        for split, keyed in self._datasets.items():
+            dataset = unwrap(keyed.dataset)
+            if split != "predict" and isinstance(dataset, ImageMaskPairs):
+                warn_of_absent_values(dataset, self.class_names, split)
+
     def default_augment(self) -> list[v2.Transform]:
+        """Return a left-right flip of half of the images."""
         return [v2.RandomHorizontalFlip()]
 
     def fit_to_batch(self) -> list[v2.Transform]:
+        """Return the transform that crops training images and masks to ``crop`` x ``crop`` pixels."""
         fill = [round(255 * mean) for mean in self.mean]
         if self.crops == "random":
             return [padded_random_crop(self.crop, fill)]
         return [CROPS[self.crops](self.crop, fill, keep_instances=self.borders)]
 
     def finish(self, split: Split) -> list[v2.Transform]:
+        """Return the transform that adds ``border``, if ``borders`` is set."""
         return [BorderMap(separate=split == "train")] if self.borders else []
 
     def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
-        """Return the files of image and mask of one split."""
+        """Return the files of image and mask of one split; subclasses define it."""
         raise UsageError(f"{type(self).__name__} does not define the files of the {split} split")
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``ImageMaskPairs`` of a split; prediction uses the test split."""
         pairs = self.pairs("test" if split == "predict" else split)
         instances = self.borders or (split == "train" and self.crops != "random")
         return ImageMaskPairs(

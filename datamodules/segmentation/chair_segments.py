@@ -26,14 +26,14 @@ def pair_by_number(folder: Path) -> list[tuple[Path, Path]]:
     pairs = pair_by_name(folder / "image", folder / "mask")
     for image, _ in pairs:
         if not image.stem.isdecimal():
-            raise DataError(f"{image} has no number for a name; Chair Segments names its images 0, 1, 2 and so on")
+            raise DataError(f"{image}: the name must be a number; Chair Segments names its images 0, 1, 2 and so on")
     if not pairs:
-        raise DataError(f"{folder / 'image'} holds no images")
+        raise DataError(f"{folder / 'image'} has no images; unpack the archive again")
     return sorted(pairs, key=lambda pair: int(pair[0].stem))
 
 
 def check_layout(folder: Path) -> None:
-    """Check that ``train`` and ``val`` have a mask for every image."""
+    """Raise a DataError unless ``train`` and ``val`` have a mask for every image."""
     for split in ("train", "val"):
         pair_by_number(folder / split)
 
@@ -41,14 +41,14 @@ def check_layout(folder: Path) -> None:
 class ChairSegments(SegmentationFiles):
     """Chair Segments (Pinto-Alva et al. 2020): 50,000 composites of about 900 chairs on 10,000 scenes to train on.
 
-    ``root`` holds ``Chair064/{train,val[,test]}/{image,mask}/<int>.<ext>``; the test split is ``val`` where there is no
+    ``root`` holds ``Chair064/{train,val[,test]}/{image,mask}/<int>.<ext>``; the test split is ``val`` without a
     ``test`` folder. All images have one size, so evaluation can use larger batches.
 
     Args:
-        root: the folder that holds ``Chair064``.
+        root: folder that holds ``Chair064``.
         crop: side of the training window in pixels; 64 is the whole image.
-        download: fetch what is missing. No checksum of the archive is published: it is verified by its layout, a mask for
-            every image, and by the checksums that a zip stores of its members.
+        download: fetch missing files. The archive has no published checksum, so its layout is verified, a mask for every
+            image, and the checksums of its members in the zip.
         sha256: expected checksum of the archive, if you know it.
     """
 
@@ -66,10 +66,16 @@ class ChairSegments(SegmentationFiles):
         self.folder, self.download, self.sha256 = Path(root) / "Chair064", download, sha256
 
     def prepare_data(self) -> None:
+        """Download and unpack the archive if ``download`` is set and the folder is missing."""
         if self.download:
             fetch_folder(URL, self.folder, inside="Chair064", sha256=self.sha256, check=check_layout)
 
     def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and mask of one split.
+
+        Raises:
+            DataError: the folder is missing.
+        """
         if not self.folder.is_dir():
             raise DataError(
                 f"folder {self.folder} does not exist; data.root must hold Chair064, as unpacked from {URL}: "

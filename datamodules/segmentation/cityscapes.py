@@ -30,10 +30,10 @@ class Cityscapes(SegmentationFiles):
 
     ``root`` holds ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/*_gtFine_labelIds.png``.
     The masks of the official test split are not public, so the test split is ``val``. Cityscapes requires
-    registration, so it cannot be downloaded from here.
+    registration, so the download is manual.
 
     Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
+        root: folder that holds ``leftImg8bit`` and ``gtFine``.
     """
 
     read_mask = staticmethod(read_label_ids)
@@ -43,6 +43,11 @@ class Cityscapes(SegmentationFiles):
         self.root = Path(root)
 
     def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and mask of one split; the test split is ``val``.
+
+        Raises:
+            DataError: a folder or a mask is missing.
+        """
         images, masks = (
             self.root / part / ("train" if split == "train" else "val") for part in ("leftImg8bit", "gtFine")
         )
@@ -50,12 +55,12 @@ class Cityscapes(SegmentationFiles):
             if not folder.is_dir():
                 raise DataError(
                     f"folder {folder} does not exist; data.root must hold leftImg8bit and gtFine, as unpacked from the "
-                    f"archives that {ADDRESS} gives to those who register"
+                    f"archives of {ADDRESS} (registration required)"
                 )
         pairs = []
         for image in sorted(images.glob("*/*_leftImg8bit.png")):
             mask = masks / image.parent.name / image.name.replace("_leftImg8bit", "_gtFine_labelIds")
             if not mask.is_file():
-                raise DataError(f"{mask} does not exist, but {image} does; every photo needs its labelIds")
+                raise DataError(f"{mask} does not exist, but {image} does; every photo must have its labelIds")
             pairs.append((image, mask))
         return pairs

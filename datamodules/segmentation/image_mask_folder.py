@@ -1,4 +1,4 @@
-"""ImageMaskFolder: segmentation on your own images, an index mask beside each."""
+"""ImageMaskFolder: segmentation of your own images with index masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ class ImageMaskFolder(SegmentationFiles):
 
     Args:
         images_dir, masks_dir: images (PNG, JPEG, TIFF, BMP, WebP) and their index or palette masks (PNG, TIFF, BMP).
-        class_names: the classes in the order of their values in the masks, background included.
+        class_names: classes in the order of their values in the masks, background included.
         root: folder that the others are relative to.
         val_images_dir, val_masks_dir, test_images_dir, test_masks_dir: splits by folder.
         val_fraction, test_fraction: fractions of the random splits, for those without folders.
@@ -45,10 +45,12 @@ class ImageMaskFolder(SegmentationFiles):
     ) -> None:
         super().__init__(class_names=class_names, **kwargs)
         if mask_values == "nonzero" and len(self.class_names) != 2:
-            raise UsageError(f"data.mask_values nonzero makes two classes, but data.class_names has {self.num_classes}")
+            raise UsageError(
+                f"data.class_names must be 2 classes with data.mask_values nonzero, got {self.num_classes}"
+            )
         if mask_values == "nonzero" and self.ignore_values != (IGNORE,):
             raise UsageError(
-                "data.ignore_values has no meaning with data.mask_values nonzero; use index, or leave it out"
+                "data.ignore_values must be empty with data.mask_values nonzero; use index, or leave it out"
             )
         self.mask_values, self.mask_suffix = mask_values, mask_suffix
         folders: dict[LabelledSplit, tuple[str | None, str | None]] = {
@@ -63,10 +65,11 @@ class ImageMaskFolder(SegmentationFiles):
                 self.folders[split] = Path(root, images), Path(root, masks)
                 self.fractions.pop(split, None)
             elif images is not None or masks is not None:
-                raise UsageError(f"data.{split}_images_dir and data.{split}_masks_dir need each other; one is missing")
+                raise UsageError(f"data.{split}_images_dir and data.{split}_masks_dir must be given together")
         check_fractions(self.fractions)
 
     def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and mask of one split, from its own folders or a random fraction."""
         random = split == "train" or split in self.fractions
         images, masks = self.folders["train" if random else split]
         pairs = pair_by_name(images, masks, self.mask_suffix)

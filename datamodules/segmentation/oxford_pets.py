@@ -20,10 +20,14 @@ PET, BACKGROUND, BORDER = 1, 2, 3
 
 
 def read_trimap(path: Path, border: int) -> Image.Image:
-    """Read a trimap as classes: 0 background, 1 pet, and ``border`` for the seam between them."""
+    """Read a trimap as classes: 0 background, 1 pet, and ``border`` for the contour between them.
+
+    Raises:
+        DataError: the file has other values.
+    """
     trimap = np.asarray(read_mask(path))
     if wrong := set(np.unique(trimap).tolist()) - {PET, BACKGROUND, BORDER}:
-        raise DataError(f"{path} holds the value {min(wrong)}; a trimap has 1 (pet), 2 (background) and 3 (border)")
+        raise DataError(f"{path} has the value {min(wrong)}; a trimap must have 1 (pet), 2 (background) and 3 (border)")
     return Image.fromarray(np.array([0, 1, 0, border], np.uint8)[trimap])
 
 
@@ -33,8 +37,8 @@ class OxfordPets(SegmentationFiles):
     ``root`` holds ``images/*.jpg``, ``annotations/trimaps/*.png`` and the lists ``annotations/{trainval,test}.txt``.
 
     Args:
-        root: the folder that holds ``images`` and ``annotations``.
-        border: class of the seam of a few pixels around a pet, or "ignore".
+        root: folder that holds ``images`` and ``annotations``.
+        border: class of the contour of a few pixels around a pet, or "ignore".
         val_fraction: fraction of ``trainval`` to validate on, chosen by ``seed``.
         download: fetch missing archives; torchvision has their URLs and checksums.
     """
@@ -53,11 +57,17 @@ class OxfordPets(SegmentationFiles):
         self.read_mask = partial(read_trimap, border={"ignore": IGNORE, "pet": 1, "background": 0}[border])
 
     def prepare_data(self) -> None:
+        """Download and unpack the missing archives if ``download`` is set."""
         for url, md5 in OxfordIIITPet._RESOURCES if self.download else ():
             name = PurePosixPath(urlsplit(url).path).name.removesuffix(".tar.gz")  # images, annotations
             fetch_folder(url, self.root / name, inside=name, md5=md5)
 
     def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and trimap of one split.
+
+        Raises:
+            DataError: a folder is missing.
+        """
         images, annotations = self.root / "images", self.root / "annotations"
         for folder in (images, annotations):
             if not folder.is_dir():

@@ -38,20 +38,20 @@ class VOCSegmentation(SegmentationFiles):
     """Segmentation in PASCAL VOC layout (Everingham et al. 2010): lists in ``ImageSets/Segmentation``, palette masks.
 
     ``root`` holds ``VOCdevkit/VOC<year>/{JPEGImages,SegmentationClass,ImageSets/Segmentation/<split>.txt}``. The contour
-    value 255 is ignored. VOC publishes no test masks, so the test split is ``val`` unless you have better.
+    value 255 is ignored. VOC publishes no test masks, so the test split is ``val`` by default.
 
-    SBD (Hariharan et al. 2011) has coarser masks for more of VOC's photos. Its training and validation images join the
-    training split, except those that ``val_list`` or ``test_list`` names. Where both have a mask, VOC's is used. With VOC
+    SBD (Hariharan et al. 2011) has coarser masks for more of VOC's photos. Its training and validation images are added to
+    the training split, except those in ``val_list`` or ``test_list``. If both have a mask, VOC's is used. With VOC
     2012 this is the "train_aug" of DeepLab and others. FCN trained on SBD's ``train`` alone and validated on "seg11valid",
-    the images of VOC 2011 val that are not in it: ``sbd_lists`` [train] with such a ``val_list`` comes close.
+    the images of VOC 2011 val outside of it: ``sbd_lists`` [train] with such a ``val_list`` approximates that.
 
     Args:
-        root: the folder that holds ``VOCdevkit``.
-        year: of the folder ``VOC<year>``.
-        class_names: the classes in the order of their values in the masks; default: VOC's 21.
+        root: folder that holds ``VOCdevkit``.
+        year: year of the folder ``VOC<year>``.
+        class_names: classes in the order of their values in the masks; default: VOC's 21.
         train_list, val_list, test_list: files in ``ImageSets/Segmentation`` that list the images of each split.
-        sbd_root: the folder that holds ``benchmark_RELEASE``, relative to ``root``; None: train without SBD.
-        sbd_lists: SBD's lists to use; ``train_noval`` must be added to the folder by you.
+        sbd_root: folder that holds ``benchmark_RELEASE``, relative to ``root``; None: train without SBD.
+        sbd_lists: SBD's lists to use; you must add ``train_noval`` to the folder yourself.
         download: fetch missing training and validation images of the year, and SBD if ``sbd_root`` is given; torchvision
             has the URLs and checksums.
     """
@@ -73,12 +73,13 @@ class VOCSegmentation(SegmentationFiles):
     ) -> None:
         super().__init__(class_names=class_names, **kwargs)
         if download and year not in _ARCHIVES:
-            raise UsageError(f"data.download knows the years {', '.join(sorted(_ARCHIVES))}, but data.year is {year}")
+            raise UsageError(f"data.year must be one of {', '.join(sorted(_ARCHIVES))} with data.download, got {year}")
         self.folder, self.year, self.download = Path(root) / "VOCdevkit" / f"VOC{year}", year, download
         self.sbd = None if sbd_root is None else Path(root) / sbd_root / SBD
         self.lists, self.sbd_lists = {"train": train_list, "val": val_list, "test": test_list}, tuple(sbd_lists)
 
     def prepare_data(self) -> None:
+        """Download and unpack the year, and SBD if it is used, if ``download`` is set and they are missing."""
         if self.download:
             archive = _ARCHIVES[self.year]
             fetch_folder(archive["url"], self.folder, inside=archive["base_dir"], md5=archive["md5"])
@@ -90,7 +91,7 @@ class VOCSegmentation(SegmentationFiles):
         return pair_by_list(names, self.folder / "JPEGImages", self.folder / "SegmentationClass")
 
     def _sbd_pairs(self, sbd: Path, taken: set[str]) -> list[tuple[Path, Path]]:
-        """Return SBD's pairs without those whose names are taken."""
+        """Return SBD's pairs, except those with names in ``taken``."""
         if not sbd.is_dir():
             raise DataError(
                 f"folder {sbd} does not exist; data.sbd_root must hold {SBD}, as unpacked from {SBDataset.url}: "
@@ -104,6 +105,11 @@ class VOCSegmentation(SegmentationFiles):
         return [pair for name, pair in unique.items() if name not in taken]
 
     def pairs(self, split: LabelledSplit) -> list[tuple[Path, Path]]:
+        """Return the files of image and mask of one split; training adds SBD's if ``sbd_root`` is set.
+
+        Raises:
+            DataError: a folder is missing.
+        """
         if not self.folder.is_dir():
             remedy = "--data.download true fetches it" if self.year in _ARCHIVES else "check data.root and data.year"
             raise DataError(

@@ -1,4 +1,4 @@
-"""Shapes, the synthetic dataset, as data for every family of methods."""
+"""Shapes, the synthetic dataset, for every family of methods."""
 
 from darkroom.datamodules.shapes.captions import ShapesCaptions
 from darkroom.datamodules.shapes.detection import ShapesDetection

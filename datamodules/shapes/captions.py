@@ -19,7 +19,7 @@ CaptionSplit = Literal["train", "val", "test", "judge"]
 
 FORMS = ("object", "place", "relation", "count")
 ATTRIBUTES = {
-    "count": 4,  # objects, less one
+    "count": 4,  # number of objects minus one
     "kind": len(KINDS),
     "colour": len(COLOURS),
     "size": len(SIZES),
@@ -30,17 +30,17 @@ ATTRIBUTES = {
     "row": 3,
     "axis": 2,
 }
-HELD_OUT = (np.arange(len(COLOURS)) + 3) % len(KINDS)  # for each colour the kind that it never has in training
+HELD_OUT = (np.arange(len(COLOURS)) + 3) % len(KINDS)  # for each colour, the kind that never has it in training
 
 _SPLITS = ("train", "val", "test", "judge")
 _SLOTS = 4
 _LARGEST = {"object": 2.0, "place": 1.5}  # zoom that leaves room for the positions
 # Radii as fractions of the side. Margins separate the sizes, so that exactly one word is correct.
-_ALONE = np.array([[0.17, 0.2], [0.27, 0.305], [0.385, 0.43]])  # of a lone object at zoom 2: small, medium, large
+_ALONE = np.array([[0.17, 0.2], [0.27, 0.305], [0.385, 0.43]])  # of a single object at zoom 2: small, medium, large
 _BESIDE = np.array([[0.125, 0.14], [0.175, 0.19], [0.225, 0.24]])  # of two
 _AMONG = np.array([[0.13, 0.17]] * 3)  # of up to four
 _GAP = 0.02  # between two objects, at least
-_SLANT = 0.6  # the lesser distance of two objects over the greater one, at most
+_SLANT = 0.6  # smaller over greater distance of two objects along the axes, at most
 _PLACES = (
     ("in the upper left", "at the top", "in the upper right"),
     ("on the left", "in the middle", "on the right"),
@@ -56,9 +56,9 @@ class DescribedScenes(NamedTuple):
     Args:
         scenes: slot 0 of two objects is the left or upper one.
         captions: B sentences.
-        form: int64 (B,), their numbers in FORMS.
+        form: int64 (B,), index of the form in FORMS.
         truth: int64 (B, A), the attributes of the image, -1 where they have no meaning.
-        stated: the same, -1 also where the caption does not mention them.
+        stated: attributes as ``truth``, and -1 also where the caption does not mention them.
         held_out: bool (B,), True if an object has a colour and a kind that training never shows together.
     """
 
@@ -76,12 +76,12 @@ class CaptionedScenes(WholeBatchDataset):
 
     Args:
         seed, split, length: of the scenes.
-        forms: of the sentences; each scene has one of them at random.
+        forms: forms of the sentences; each scene has one of them at random.
         side: in pixels.
-        zoom: of lone objects.
+        zoom: zoom of single objects.
         plain, upright: see ``SceneGenerator``.
-        held_out: ``HELD_OUT`` never occurs in training, and is marked elsewhere.
-        whole_truth: ``attributes`` are all that the image shows, not only those that the caption mentions.
+        held_out: ``HELD_OUT`` never occurs in training, and is marked in the other splits.
+        whole_truth: ``attributes`` are all attributes of the image, not only those that the caption mentions.
     """
 
     def __init__(
@@ -161,33 +161,33 @@ class ShapesCaptions(LabelledImages):
 
     Forms of captions:
 
-    - ``object``: "a red circle", half of them with a size, "a small red circle"; without it any size is correct;
-    - ``place``: also the place in the image, "a red circle in the upper left", which a margin makes unambiguous;
-    - ``relation``: two objects, "a small red circle left of a blue square", either of them first; they are clearly beside
-      or above each other, never on a diagonal;
+    - ``object``: "a red circle", half of them with a size, "a small red circle"; without a size, any is correct;
+    - ``place``: also the place in the image, "a red circle in the upper left", unambiguous by a margin;
+    - ``relation``: two objects, "a small red circle left of a blue square", in either order; they are beside or above
+      each other, never on a diagonal;
     - ``count``: two to four objects of one kind and colour, "three green stars".
 
     Batch:
 
     - ``caption``;
     - ``attributes`` int64 (B, A), named by ``attribute_names``, -1 where the caption does not state one. The first of two
-      objects is the left or upper one, in whatever order the caption names them;
+      objects is the left or upper one, whatever their order in the caption;
     - ``held_out`` bool (B,), True if an object has a colour and a kind that training never shows together;
-    - ``form`` int64 (B,), a number in ``form_names``.
+    - ``form`` int64 (B,), an index into ``form_names``.
 
     The scenes are the same at every ``side``.
 
     Args:
         train_size, val_size, test_size: images per split.
         side: image side in pixels.
-        forms: of the captions; each image has one of them at random.
+        forms: forms of the captions; each image has one of them at random.
         held_out: one kind of each colour never occurs in training (``HELD_OUT``: the red star, the orange cross, the
-            yellow circle, ...); in validation and test it occurs as often as the others.
-        background: "plain": one flat dark colour, the same in all; "textured": as in ``ShapesSegmentation``.
+            yellow circle, ...); in validation and test it is as frequent as the others.
+        background: "plain": one uniform dark colour in all images; "textured": as in ``ShapesSegmentation``.
         upright: objects are not rotated; False: any angle.
-        zoom: size of a lone object, from 1 to 2 (the large ones nearly fill the image), or to 1.5 with the form "place";
-            None: the largest. Several objects are as large as fits.
-        mean, std: see ``LabelledImages``. Nothing augments the images; a flip would make captions wrong.
+        zoom: size of a single object, from 1 to 2 (large ones nearly fill the image), or to 1.5 with the form "place";
+            None: the largest. Several objects are as large as they fit.
+        mean, std: see ``LabelledImages``. Images are not augmented; a flip would make captions wrong.
     """
 
     class_names: Sequence[str] = ()
@@ -212,10 +212,10 @@ class ShapesCaptions(LabelledImages):
         forms = ["object"] if forms is None else forms
         check_side(side)
         if not forms or len(set(forms)) < len(forms) or not set(forms) <= set(FORMS):
-            raise UsageError(f"data.forms is {forms}; name each form once, of {', '.join(FORMS)}")
+            raise UsageError(f"data.forms must be distinct and among {', '.join(FORMS)}, got {forms}")
         largest = min(_LARGEST.get(form, 2.0) for form in forms)
         if zoom is not None and not 1 <= zoom <= largest:
-            raise UsageError(f"data.zoom is {zoom}; with forms {forms} it is from 1 to {largest:g}")
+            raise UsageError(f"data.zoom must be from 1 to {largest:g} with forms {forms}, got {zoom}")
         self.sizes: dict[LabelledSplit, int] = {"train": train_size, "val": val_size, "test": test_size}
         self.side, self.forms, self.held_out, self.zoom = side, tuple(forms), held_out, zoom or largest
         self.plain, self.upright = background == "plain", upright
@@ -223,7 +223,7 @@ class ShapesCaptions(LabelledImages):
 
     @property
     def words(self) -> list[str]:
-        """All words of the captions, sorted."""
+        """Words of all captions, sorted."""
         objects = {*SIZES, *COLOURS, *KINDS, "a", "an"}
         words = {
             "object": objects,
@@ -234,13 +234,14 @@ class ShapesCaptions(LabelledImages):
         return sorted(set().union(*(words[form] for form in self.forms)))
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``CaptionedScenes`` of a split; prediction uses the test split."""
         split = "test" if split == "predict" else split
         return self._scenes(split, self.sizes[split], self.forms, held_out=self.held_out)
 
     def judging_dataset(self, length: int) -> CaptionedScenes:
-        """Return scenes of no other split to train a judge on, with all colours and kinds and all their ``attributes``.
+        """Return scenes to train a judge on, outside of all splits, with all colours, kinds and ``attributes``.
 
-        Other forms are among them: even where captions have one object, a judge must distinguish one from two.
+        All forms are among them: a judge must distinguish one object from two even if captions have one object.
         """
         return self._scenes("judge", length, self.forms * 5 + ("object", "relation", "count"), whole_truth=True)
 
@@ -259,7 +260,7 @@ class ShapesCaptions(LabelledImages):
 
 
 # --- positions of objects ---------------------------------------------------------------------------------------------
-# Lengths are fractions of the side; u are numbers in [0, 1); everything is (B, slots) unless stated otherwise.
+# Lengths are fractions of the side, u are numbers in [0, 1), and arrays are (B, slots), unless stated otherwise.
 
 
 def _pick(u: np.ndarray, count: int) -> np.ndarray:
@@ -290,14 +291,14 @@ def _interpolate(low: np.ndarray, high: np.ndarray, u: np.ndarray) -> np.ndarray
 
 
 def _in_third(radius: np.ndarray, third: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Compute coordinates before, at or after the middle, with margins between these (third: (B,), 0 to 2)."""
+    """Compute coordinates in the first, middle or last third (third: (B,), 0 to 2), with margins between them."""
     low = np.choose(third[:, None], [radius, 0.47, 0.6])
     high = np.choose(third[:, None], [0.4, 0.53, 1 - radius])
     return _interpolate(low, high, u)
 
 
 def _side_by_side(radius: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute coordinates along and across the line on which the first two objects lie, one after the other."""
+    """Compute coordinates along and across the axis on which the first two objects follow each other."""
     first, second = radius[:, 0], radius[:, 1]
     free = 1 - 2 * (first + second) - _GAP
     along, across = np.zeros_like(radius), np.zeros_like(radius)

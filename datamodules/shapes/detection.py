@@ -74,11 +74,14 @@ class ShapesDetection(DetectionDataModule):
         self.sizes: dict[LabelledSplit, int] = {"train": train_size, "val": val_size, "test": test_size}
 
     def default_augment(self) -> list[v2.Transform]:
+        """Return no transforms: scenes do not repeat."""
         return []  # scenes do not repeat
 
     def finish(self, split: Split) -> list[v2.Transform]:
+        """Return the transform that drops cropped objects, if there is augmentation or proposals."""
         return super().finish(split) if self.augment or self.proposals else []
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``DetectionScenes`` of a split; prediction uses the test split."""
         split = "test" if split == "predict" else split
         return DetectionScenes(self.generator, split, self.sizes[split], self.masks)

@@ -38,20 +38,20 @@ class ObjectImages(WholeBatchDataset):
 
 
 class ShapesImages(LabelledImages):
-    """Shapes, the synthetic dataset, for generative models: one object in every image, its class and its true factors.
+    """Shapes, the synthetic dataset, for generative models: one object per image, its class and its true factors.
 
-    The factors are kind, colour (their indices), x, y and radius (fractions of the side). The angle is not a factor, since
-    a circle has none and a square repeats after a quarter turn. So objects are upright by default, and the factors and a
-    slight tint determine the image.
+    The factors are the indices of kind and colour, and x, y and radius as fractions of the side. The angle is not a factor,
+    since a circle has none and a square repeats after a quarter turn. So objects are upright by default, and the factors
+    and a slight tint determine the image.
 
     Args:
         train_size, val_size, test_size: images per split.
         side: image side in pixels.
         label: class of an image: the object's kind (5), its colour (8), or both (40, such as "red circle").
-        background: "plain": one flat dark colour, the same in all; "textured": as in ``ShapesSegmentation``.
+        background: "plain": one uniform dark colour in all images; "textured": as in ``ShapesSegmentation``.
         upright: objects are not rotated; False: any angle.
         zoom: factor on the size of objects in ``ShapesSegmentation``, from 1 to 2 (the largest nearly fill the image).
-        mean, std: see ``LabelledImages``. Images do not repeat, so nothing augments them; a flip would make x wrong.
+        mean, std: see ``LabelledImages``. Images do not repeat and are not augmented; a flip would make x wrong.
     """
 
     class_names: Sequence[str] = ()
@@ -72,7 +72,7 @@ class ShapesImages(LabelledImages):
         super().__init__(size=side, flip=False, limit=None, **kwargs)
         check_side(side)
         if not 1 <= zoom <= 2:
-            raise UsageError(f"data.zoom is {zoom}; it is from 1 to 2, or objects would not fit into the image")
+            raise UsageError(f"data.zoom must be from 1 to 2 for objects to fit into the image, got {zoom}")
         self.generator = SceneGenerator(
             seed=self.seed, side=side, objects=(1, 1), plain=background == "plain", upright=upright, zoom=zoom
         )
@@ -81,5 +81,6 @@ class ShapesImages(LabelledImages):
         self.label, self.class_names = label, _CLASSES[label]
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``ObjectImages`` of a split; prediction uses the test split."""
         split = "test" if split == "predict" else split
         return ObjectImages(self.generator, split, self.sizes[split], self.label)

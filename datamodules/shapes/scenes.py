@@ -1,9 +1,8 @@
-"""Shapes, the synthetic dataset: scenes of coloured shapes that need no download and have every kind of label.
+"""Shapes, the synthetic dataset: scenes of coloured shapes with every kind of label, without a download.
 
-A scene is a function of ``(seed, split, index)`` alone: its parameters are hashes of these numbers, and the renderer
-uses only operations that IEEE 754 rounds exactly, so every machine, worker and process renders the same bytes. One
-description yields image, semantic mask, instance masks, boxes, labels, caption and latent factors; a datamodule is a thin
-view of it.
+A scene is a function of ``(seed, split, index)`` alone. Its parameters are hashes of these numbers, and the renderer uses
+only operations that IEEE 754 rounds exactly. So every machine, worker and process renders the same bytes. One description
+gives image, semantic mask, instance masks, boxes, labels, caption and latent factors; datamodules select from them.
 """
 
 from collections.abc import Sequence
@@ -32,14 +31,14 @@ FACTORS = ("kind", "colour", "x", "y", "radius", "angle")
 
 _PLAIN = (24, 26, 34)  # RGB of the plain background
 _RADII = np.array([[0.09, 0.12], [0.13, 0.165], [0.18, 0.22]])  # small, medium, large; as fractions of the image side
-_CANDIDATES = 12  # positions tried for an object before it is left out
+_CANDIDATES = 12  # positions tried for an object before it is dropped
 _APART = {True: 0.55, False: 1.05}  # centre distance over the sum of radii, at least: with and without occlusion
 _MIN_VISIBLE = 4  # pixels; an object with fewer has no box
 
 
 # --- signed distances -------------------------------------------------------------------------------------------------
-# x, y: coordinates in units of the object's radius; result: distance to the edge in the same unit, negative inside.
-# Every shape lies within the unit circle. (Quilez, "2D distance functions".)
+# x, y: coordinates in units of the object's radius. Result: distance to the edge in the same unit, negative inside.
+# Every shape is inside the unit circle. (Quilez, "2D distance functions".)
 
 
 def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -61,7 +60,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Five points: the plane is folded twice onto one tenth, where the star is a single edge."""
+    """Compute a star of five points: the plane is folded onto one tenth, where the star is a single edge."""
     cos, sin = np.float32(0.809017), np.float32(0.587785)  # 36 degrees
     x = np.abs(x)
     y = -y
@@ -106,12 +105,12 @@ def _textures(side: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Descriptions of B scenes with up to K objects each, painted in slot order (later ones occlude earlier ones).
+    """Descriptions of B scenes with up to K objects each, painted in slot order (later objects occlude earlier ones).
 
     ``kind``, ``colour``, ``size`` are indices into KINDS, COLOURS, SIZES, all (B, K); ``x``, ``y``, ``radius`` in pixels
     (continuous, the first pixel's centre is at .5); ``angle`` in radians; ``present`` False where a slot is empty (slot 0
-    never is); ``tint`` (B, K, 3) colour jitter; ``ground`` (B, 12) numbers that decide the background, unless that is
-    ``plain``: one flat dark colour, the same in all scenes.
+    never is); ``tint`` (B, K, 3) colour jitter; ``ground`` (B, 12) random numbers of the background, unless it is
+    ``plain``: one uniform dark colour in all scenes.
     """
 
     side: int
@@ -144,27 +143,27 @@ class Scenes:
 
     @property
     def images(self) -> np.ndarray:
-        """uint8 (B, 3, side, side), RGB."""
+        """Images uint8 (B, 3, side, side), RGB."""
         return self._rendered[0]
 
     @property
     def owner(self) -> np.ndarray:
-        """uint8 (B, side, side): 0 for background, slot + 1 of the visible object."""
+        """Visible object of each pixel, uint8 (B, side, side): slot + 1, 0 for background."""
         return self._rendered[1]
 
     def semantic(self) -> np.ndarray:
-        """uint8 (B, side, side): 0 for background, 1 + index into KINDS."""
+        """Return semantic masks, uint8 (B, side, side): 0 for background, 1 + index into KINDS."""
         classes = np.zeros((len(self), self.kind.shape[1] + 1), np.uint8)
         classes[:, 1:] = self.kind + 1
         return np.take_along_axis(classes, self.owner.reshape(len(self), -1), 1).reshape(self.owner.shape)
 
     def instances(self, scene: int) -> np.ndarray:
-        """bool (N, side, side): the visible part of each object that has a box, in slot order."""
+        """Return the visible pixels of each object that has a box, in slot order: bool (N, side, side)."""
         slots = np.flatnonzero(self.boxes()[1][scene])
         return self.owner[scene] == (slots + 1)[:, None, None]
 
     def boxes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return tight boxes of the visible pixels: float32 (B, K, 4) xyxy, and bool (B, K), False where there is none."""
+        """Return tight boxes of the visible pixels, float32 (B, K, 4) xyxy, and bool (B, K), True for slots with a box."""
         seen = self.owner[:, None] == np.arange(1, self.kind.shape[1] + 1, dtype=np.uint8)[:, None, None]
         columns, rows = seen.any(2), seen.any(3)
         x0, y0 = columns.argmax(2), rows.argmax(2)
@@ -172,7 +171,7 @@ class Scenes:
         return np.stack([x0, y0, x1, y1], -1).astype(np.float32), np.count_nonzero(seen, (2, 3)) >= _MIN_VISIBLE
 
     def labels(self) -> np.ndarray:
-        """int64 (B, K): 1 + index into KINDS, the label of a box (0 is background)."""
+        """Return the labels of the boxes, int64 (B, K): 1 + index into KINDS (0 is background)."""
         return self.kind + 1
 
     def caption(self, scene: int) -> str:
@@ -190,7 +189,7 @@ class Scenes:
         return f"{phrases[0]} {relation} {phrases[1]}"
 
     def factors(self) -> np.ndarray:
-        """float32 (B, 6): FACTORS of the first object; x, y, radius as fractions of the image side, angle in radians."""
+        """Return FACTORS of the first object, float32 (B, 6); x, y, radius as fractions of the side, angle in radians."""
         first = [self.kind, self.colour, self.x / self.side, self.y / self.side, self.radius / self.side, self.angle]
         return np.stack([factor[:, 0] for factor in first], 1).astype(np.float32)
 
@@ -202,7 +201,7 @@ class Scenes:
         return np.stack(windows)
 
     def _background(self) -> np.ndarray:
-        """float32 (B, side, side, 3): a texture between two muted colours, or the plain one."""
+        """Return backgrounds, float32 (B, side, side, 3): a texture between two muted colours, or the plain one."""
         if self.plain:
             return np.tile(np.array(_PLAIN, np.float32), (self.side, self.side, 1))[None].repeat(len(self), 0)
         ground = self.ground.astype(np.float32)
@@ -212,7 +211,7 @@ class Scenes:
         return middle[:, None, None] + texture[..., None] * contrast[:, None, None]
 
     def _paint(self, canvas: np.ndarray, owner: np.ndarray, scene: np.ndarray, slot: int) -> None:
-        """Paint one slot's object into each of the given scenes, in windows that hold the largest of them."""
+        """Paint one slot's object into each of the given scenes, in windows of the size of the largest."""
         x, y, radius, angle = (a[scene, slot] for a in (self.x, self.y, self.radius, self.angle))
         window = min(self.side, 2 * int(np.ceil(radius.max())) + 2)
         left, top = (np.clip(np.floor(c).astype(int) - window // 2, 0, self.side - window) for c in (x, y))
@@ -242,13 +241,15 @@ class Scenes:
 def check_side(side: int) -> None:
     """Raise a UsageError for an image side that is too small for shapes."""
     if side < 16:
-        raise UsageError(f"data.side is {side}; shapes need at least 16 pixels")
+        raise UsageError(f"data.side must be at least 16 pixels for shapes, got {side}")
 
 
 def check_objects(objects: Sequence[int]) -> None:
-    """Raise a UsageError unless these are a fewest and a most number of objects."""
+    """Raise a UsageError unless these are the least and the greatest number of objects."""
     if not 1 <= objects[0] <= objects[1]:
-        raise UsageError(f"data.objects is {tuple(objects)}; it needs 1 <= fewest <= most, for example [1, 5]")
+        raise UsageError(
+            f"data.objects must be [fewest, most] with 1 <= fewest <= most, such as [1, 5], got {tuple(objects)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -256,11 +257,11 @@ class SceneGenerator:
     """Generator of all scenes of a seed.
 
     Args:
-        seed: of all scenes.
-        side: of the image, in pixels.
-        objects: fewest and most in a scene.
+        seed: seed of all scenes.
+        side: side of the image in pixels.
+        objects: fewest and most objects in a scene.
         occlusion: objects may overlap.
-        plain: the background is one flat dark colour.
+        plain: the background is one uniform dark colour.
         upright: objects are not rotated.
         zoom: factor on the usual size of objects, at most 2.
     """
@@ -274,7 +275,7 @@ class SceneGenerator:
     zoom: float = 1.0
 
     def describe(self, split: LabelledSplit, indices: Sequence[int]) -> Scenes:
-        """Return the scenes of a split with these indices; no scene is in two splits."""
+        """Return the scenes of a split with these indices; splits never share a scene."""
         keys: list[int | np.ndarray] = [self.seed, LABELLED_SPLITS.index(split), np.asarray(indices, np.int64)]
         slots, side = self.objects[1], self.side
         random = uniform(keys, 13 + slots * (9 + 2 * _CANDIDATES))

@@ -42,9 +42,9 @@ class ShapesSegmentation(VisionDataModule):
         objects: fewest and most objects in a scene.
         occlusion: objects may overlap.
         crops: windows for training: "whole" scenes, or the two stages of DeconvNet. "objects" scales one object to the
-            side and makes the rest background; "windows" are scaled, overlap an object and keep all classes.
+            side and sets the rest to background; "windows" are scaled, overlap an object and keep all classes.
         borders: add ``border`` to every sample, the distance to the two nearest objects (a weight in U-Net's loss), and in
-            training turn pixels where objects touch into background.
+            training set pixels where objects touch to background.
     """
 
     class_names = ("background", *KINDS)
@@ -72,15 +72,18 @@ class ShapesSegmentation(VisionDataModule):
         self.crops, self.borders = crops, borders
 
     def fit_to_batch(self) -> list[v2.Transform]:
+        """Return the crop that ``crops`` names; none for "whole"."""
         if self.crops == "whole":
             return []
         fill = [round(255 * mean) for mean in self.mean]
         return [CROPS[self.crops](self.generator.side, fill, keep_instances=self.borders)]
 
     def finish(self, split: Split) -> list[v2.Transform]:
+        """Return the transform that adds ``border``, if ``borders`` is set."""
         return [BorderMap(separate=split == "train")] if self.borders else []
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``SegmentationScenes`` of a split; prediction uses the test split."""
         split = "test" if split == "predict" else split
         instances = self.borders or (split == "train" and self.crops != "whole")
         return SegmentationScenes(self.generator, split, self.sizes[split], instances)

@@ -1,4 +1,4 @@
-"""The border map of U-Net's loss: how close each pixel is to the two instances nearest to it."""
+"""Border map of U-Net's loss: distance of each pixel to the two nearest instances."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from torchvision.transforms import v2
 from darkroom.datamodules.io.read_images import IGNORE
 
 REACH = 32  # pixels; beyond, the paper's weight exp(-(d1 + d2)^2 / (2 * 5^2)) is less than 1e-8
-FAR = 1e4  # the border where fewer than two instances are within reach: any weight that falls with distance is 0
+FAR = 1e4  # distance if fewer than two instances are within reach: any weight that falls with distance is 0
 
 
 def border_distance(instances: np.ndarray, reach: int = REACH) -> np.ndarray:
     """Compute d1 + d2 of Ronneberger et al. 2015, equation 2: float32 (H, W) in pixels.
 
-    Distances from a pixel's centre to the nearest centre of a pixel of the nearest and of the second nearest instance (so
-    within an instance d1 is 0), exact up to ``reach``; FAR where either is further. ``instances``: int (H, W), 0 for none.
+    d1 and d2 are the distances between pixel centres to the nearest and the second nearest instance, so d1 is 0 inside an
+    instance. They are exact up to ``reach``; FAR if either is greater. ``instances``: int (H, W), 0 for none.
     """
     nearest = np.full(instances.shape, FAR, np.float32)
     second = nearest.copy()
     for number, box in enumerate(find_objects(instances), 1):
         if box is None:
             continue
-        # Only the instance's box and the pixels within reach: many times faster than the whole image each time.
+        # Only the box of the instance and the pixels within reach, which is faster than the whole image.
         window = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
         distance = distance_transform_edt(instances[window] != number).astype(np.float32)
         distance[distance > reach] = FAR
@@ -34,7 +34,7 @@ def border_distance(instances: np.ndarray, reach: int = REACH) -> np.ndarray:
 
 
 def find_touching(instances: np.ndarray) -> np.ndarray:
-    """Return bool (H, W): pixels of an instance with a pixel of another one among their eight neighbours."""
+    """Return the pixels of an instance with another instance among their eight neighbours: bool (H, W)."""
     none_is_largest = np.where(instances == 0, np.iinfo(instances.dtype).max, instances)
     return (instances != 0) & (maximum_filter(instances, 3) != minimum_filter(none_is_largest, 3))
 
@@ -52,11 +52,11 @@ class BorderMap(v2.Transform):
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
         mask, instances = sample["mask"].numpy(), sample["instances"].numpy()
-        # Padding and rotation fill all masks with one value; the classes show which ids are fill.
+        # Padding and rotation fill all masks with one value; the class mask shows the filled pixels.
         instances = np.where((mask == 0) | (mask == IGNORE), 0, instances)
         if self.separate:
-            # The paper's cells have a line of background between them. Without it no loss, however large its weight at the
-            # border, can teach a network to separate two cells.
+            # The paper's cells have a line of background between them. Without it, a network cannot learn to separate two
+            # cells, whatever the weight of the loss at the border.
             seam = find_touching(instances)
             mask, instances = np.where(seam, 0, mask).astype(mask.dtype), np.where(seam, 0, instances)
         rest = {key: value for key, value in sample.items() if key != "instances"}

@@ -65,7 +65,9 @@ class LabelEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor | None) -> Tensor:
         if labels is None:
-            raise UsageError(f"this network is conditional: it needs labels, of 0 to {self.num_embeddings - 1}")
+            raise UsageError(
+                f"labels are missing; a conditional network needs labels of 0 to {self.num_embeddings - 1}"
+            )
         return super().forward(labels)
 
 
@@ -177,8 +179,8 @@ class DCGAN(ManualOptimization, Generative, Technique):
 
     Logged for every batch before the step: the discriminator's loss (``train/d_loss`` includes R1, ``val/d_loss`` does
     not), the generator's loss ``g_loss``, and ``d_real`` and ``d_fake``, the means of sigmoid(logit) over real and
-    generated images. None of these measures the quality of samples, and training can collapse. So select the checkpoint by
-    a score (``scores``, and ``checkpoint.monitor`` val/cnn_fid); without one best.ckpt is the newest.
+    generated images. None of these measures the quality of samples, and training can collapse. So select the checkpoint
+    by a metric (``scores``, and ``checkpoint.monitor`` val/cnn_fid); without one best.ckpt is the newest.
 
     Args:
         image_shape: (C, S, S), S a power of two, at least 8; the command line takes it from the data.
@@ -260,6 +262,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         self._accumulated: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
 
     def networks(self) -> list[nn.Module]:
+        """Return generator, discriminator and, if there is one, the EMA of the generator."""
         return [self.generator, self.discriminator] + ([] if self.ema is None else [self.ema.module])
 
     def configure_optimizers(self) -> Any:
@@ -337,6 +340,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         return self.discriminator_terms(real, self.generator(z, labels), labels)
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        """Sample latents, float32 (n, latent_dim): standard normal or uniform in [-1, 1], by ``prior``."""
         uniform = self.prior == "uniform"
         noise = self.noise(n, self.latent_dim, generator=generator, uniform=uniform)
         return 2 * noise - 1 if uniform else noise

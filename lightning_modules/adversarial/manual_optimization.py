@@ -69,7 +69,7 @@ class ManualOptimization(_Base):
     accumulate_grad_batches: int
 
     def configure_callbacks(self) -> list[Any]:
-        """Check the Trainer's settings: Lightning would refuse them later, without naming the model's own."""
+        """Check the Trainer's settings: Lightning raises later, and does not name the options of ``model.optim``."""
         trainer = self.trainer
         if trainer.accumulate_grad_batches == self.accumulate_grad_batches:
             trainer.accumulate_grad_batches = 1  # left by an interrupted fit
@@ -188,6 +188,6 @@ class ManualOptimization(_Base):
             scheduler.step(float(logged[monitor]))
         elif any(name.startswith("val/") for name in logged):
             raise UsageError(
-                f"model.optim.lr_scheduler monitors {monitor}, which the validation has not logged; set its monitor to one "
+                f"model.optim.lr_scheduler monitors {monitor}, which the validation does not log; set its monitor to one "
                 f"of {', '.join(logged)}"
             )

@@ -39,6 +39,7 @@ class ActiveUnits(Metric):
         self.count += len(codes)
 
     def compute(self) -> Tensor:
+        """Compute the number of active dimensions, a float32 scalar, over all batches and ranks."""
         mean, squares, count = (state.view(-1, state.shape[-1]) for state in (self.mean, self.squares, self.count))
         whole = (mean * count).sum(0) / count.sum()
         variance = (squares + (mean - whole).square() * count).sum(0) / count.sum()

@@ -123,15 +123,19 @@ class AutoEncoder(Generative, Technique):
         self.codes = CodeDistribution(latent_dim)
 
     def networks(self) -> list[nn.Module]:
+        """Return encoder and decoder."""
         return [self.encoder, self.decoder]
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        """Sample codes from the normal distribution fitted to codes of training images: float32 (n, latent_dim)."""
         return self.codes.from_noise(self.noise(n, self.latent_dim, generator=generator))
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Encode images (B, C, H, W) in [-1, 1] to codes, float32 (B, latent_dim)."""
         return apply(self.encoder, x.to(self.dtype), labels).float()
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Decode codes (B, latent_dim) to images, float32 (B, C, H, W) in [-1, 1]."""
         return self.likelihood.mean(apply(self.decoder, z.to(self.dtype), labels))
 
     def error(self, x: Tensor, z: Tensor) -> Tensor:
@@ -149,5 +153,6 @@ class AutoEncoder(Generative, Technique):
         return self.log_loss({"loss": self.error(x, z)})
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        """Compute the reconstruction error, ``loss``, of clean images."""
         x = self.images_of(batch)
         return {"loss": self.error(x, self.encode(x))}

@@ -42,7 +42,7 @@ class MutualInformationGap(Metric):
             UsageError: the code has only one dimension.
         """
         if codes.shape[1] < 2:
-            raise UsageError(f"the mutual information gap needs a code of at least 2 dimensions, got {codes.shape[1]}")
+            raise UsageError(f"the mutual information gap needs codes of at least 2 dimensions, got {codes.shape[1]}")
         self.codes.append(codes.detach().float())
         self.factors.append(factors.detach().float())
 

@@ -33,7 +33,7 @@ class Constant(KLSchedule):
 
 
 class WarmUp(KLSchedule):
-    """Linear from 0 to beta, then constant (Bowman et al. 2016, section 3.1; Sønderby et al. 2016, section 2.3).
+    """Linear warm-up from 0 to beta, then constant (Bowman et al. 2016, section 3.1; Sønderby et al. 2016, section 2.3).
 
     Args:
         beta: at the end of the warm-up, at least 0.
@@ -58,18 +58,18 @@ class Cyclical(KLSchedule):
 
     def __init__(self, beta: float = 1.0, cycles: int = 4, ramp: float = 0.5) -> None:
         if cycles < 1:
-            raise UsageError(f"Cyclical.cycles is {cycles}; it must be at least 1")
+            raise UsageError(f"Cyclical.cycles must be at least 1, got {cycles}")
         self.beta, self.cycles, self.ramp = _weight(self, "beta", beta), cycles, _fraction(self, "ramp", ramp)
 
     def __call__(self, progress: float, values: int) -> float:
         if progress >= 1:
-            return self.beta  # the end of the last cycle, not the start of one that never comes
+            return self.beta  # at progress 1 the end of the last cycle, not the start of another
         through = progress * self.cycles - floor(progress * self.cycles)
         return self.beta * min(1.0, through / self.ramp)
 
 
 class PixelMeanWeight(KLSchedule):
-    """The beta that a loss of "mean squared error over pixels + kl_weight KL" amounts to, beside Gaussian(sigma=1).
+    """Beta equivalent to a loss of "mean squared error over pixels + kl_weight KL", beside Gaussian(sigma=1).
 
     With N values in an image, -log p(x|z) + beta KL is N / 2 (mean squared error + 2 beta / N KL) plus a constant. Both
     losses have the same minimum for beta = kl_weight N / 2, with gradients N / 2 times as large. A weight of .00025 is a
@@ -90,11 +90,11 @@ class PixelMeanWeight(KLSchedule):
 
 def _weight(schedule: KLSchedule, name: str, value: float) -> float:
     if not 0 <= value < float("inf"):
-        raise UsageError(f"{type(schedule).__name__}.{name} is {value}; it must be a number from 0 on")
+        raise UsageError(f"{type(schedule).__name__}.{name} must be a finite number, at least 0, got {value}")
     return value
 
 
 def _fraction(schedule: KLSchedule, name: str, value: float) -> float:
     if not 0 < value <= 1:
-        raise UsageError(f"{type(schedule).__name__}.{name} is {value}; it must be a fraction in (0, 1]")
+        raise UsageError(f"{type(schedule).__name__}.{name} must be a fraction in (0, 1], got {value}")
     return value

@@ -1,7 +1,7 @@
 """Likelihoods p(x|z) of images, given the output of a decoder.
 
 Images are float (B, C, H, W) in [-1, 1], a decoder's output ``parameters`` is unbounded and of the same shape. All
-compute in float32, whatever they are given.
+compute in float32 for inputs of any type.
 """
 
 import math
@@ -37,7 +37,7 @@ class Likelihood(KeepFloat32):
 
 
 class Bernoulli(Likelihood):
-    """Every value is white with the probability sigmoid(parameters) (Kingma & Welling 2014, appendix C.1).
+    """Bernoulli likelihood: a value is white with probability sigmoid(parameters) (Kingma & Welling 2014, appendix C.1).
 
     For grey values, log_prob is the expectation over images that are binarized at random with these probabilities. That is
     exact for dynamic binarization, but not a density of grey values.
@@ -51,6 +51,7 @@ class Bernoulli(Likelihood):
         self.discrete = binary
 
     def check(self, x: Tensor) -> None:
+        """Raise a UsageError if ``binary`` is true and a value of the images is not -1 or 1."""
         if self.discrete and not (x.abs() == 1).all():
             raise UsageError(
                 "model.likelihood is Bernoulli with binary true, but the images have values between black and white; "
@@ -58,15 +59,17 @@ class Bernoulli(Likelihood):
             )
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Compute log p(x|z) in nats from logits (B, C, H, W): float32 (B,). For grey values, minus the cross-entropy."""
         white = (x.float() + 1) / 2
         return -F.binary_cross_entropy_with_logits(parameters.float(), white, reduction="none").flatten(1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Compute the mean, 2 sigmoid(parameters) - 1: float32 (B, C, H, W) in [-1, 1]."""
         return 2 * parameters.float().sigmoid() - 1
 
 
 class Gaussian(Likelihood):
-    """Every value is normal around ``parameters``, with one sigma for all: a density over the coordinates of x, [-1, 1].
+    """Normal likelihood with mean ``parameters`` and one sigma for all values: a density over x in [-1, 1].
 
     The mean is not squashed, because images have many values at the ends of the range, which tanh reaches only at infinity.
     A linear decoder is therefore probabilistic PCA. Values beyond the range are clamped in images, not in log_prob.
@@ -82,7 +85,7 @@ class Gaussian(Likelihood):
     def __init__(self, sigma: float | Literal["learned"] = "learned") -> None:
         super().__init__()
         if sigma != "learned" and not 0 < sigma < math.inf:
-            raise UsageError(f"Gaussian.sigma is {sigma}; it must be above 0, or 'learned'")
+            raise UsageError(f"Gaussian.sigma must be above 0, or 'learned', got {sigma}")
         self.sigma, self.learned = sigma, sigma == "learned"
         if sigma == "learned":
             self.log_sigma = nn.Parameter(torch.tensor(-1.0, dtype=torch.float32))  # about the spread of images
@@ -90,21 +93,23 @@ class Gaussian(Likelihood):
             self.register_buffer("log_sigma", torch.tensor(math.log(sigma), dtype=torch.float32))
 
     def scale(self) -> Tensor:
-        """log sigma, float32 scalar."""
+        """Return log sigma, a float32 scalar."""
         return _at_least(self.log_sigma, self.lowest) if self.learned else self.log_sigma
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Compute the log density of x in nats, summed over all values of each image: float32 (B,)."""
         log_sigma = self.scale()
         distance = (x.float() - parameters.float()).square().flatten(1).sum(1)
         normaliser = x[0].numel() * (log_sigma + math.log(2 * math.pi) / 2)
         return -distance / 2 * torch.exp(-2 * log_sigma) - normaliser
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Compute the mean, ``parameters`` clamped to [-1, 1]: float32 (B, C, H, W)."""
         return parameters.float().clamp(-1, 1)
 
 
 class DiscretizedLogistic(Likelihood):
-    """Every value is one of 256 levels; a logistic distribution around ``parameters`` gives each its share.
+    """Discretized logistic likelihood of 256 levels, with mean ``parameters``.
 
     A level's probability is the logistic's between its edges, half a level away; the outermost levels reach to infinity
     (Salimans et al. 2017, equation 2, with one logistic). The scale is learned, one for each channel. A probability, not a
@@ -120,15 +125,16 @@ class DiscretizedLogistic(Likelihood):
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
         if channels < 1:
-            raise UsageError(f"DiscretizedLogistic.channels is {channels}; it must be at least 1")
+            raise UsageError(f"DiscretizedLogistic.channels must be at least 1, got {channels}")
         # Starts at about the spread of images.
         self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -2.0, dtype=torch.float32))
 
     def scale(self) -> Tensor:
-        """The scale, float32 (C, 1, 1)."""
+        """Return the scale, float32 (C, 1, 1)."""
         return _at_least(self.log_scale, self.lowest).exp()
 
     def check(self, x: Tensor) -> None:
+        """Raise a UsageError for images with another number of channels than ``channels``."""
         if x.shape[1] != len(self.log_scale):
             raise UsageError(
                 f"DiscretizedLogistic.channels is {len(self.log_scale)}, but the images have {x.shape[1]}; set "
@@ -136,6 +142,7 @@ class DiscretizedLogistic(Likelihood):
             )
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Compute the log probability of the 256 levels of x in nats, summed over each image: float32 (B,)."""
         level = ((x.float() + 1) * 127.5).round()
         centred, scale = level / 127.5 - 1 - parameters.float(), self.scale()
         above, below = (centred + 1 / 255) / scale, (centred - 1 / 255) / scale
@@ -145,6 +152,7 @@ class DiscretizedLogistic(Likelihood):
         return torch.where(level > 254.5, F.logsigmoid(-below), log_prob).flatten(1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Compute the median, ``parameters`` clamped to [-1, 1], which approximates the mean: float32 (B, C, H, W)."""
         return parameters.float().clamp(-1, 1)  # the median: the outermost levels' share moves the mean a little
 
 

@@ -113,8 +113,8 @@ class VAE(Generative, Technique):
         unit = isinstance(self.likelihood, Gaussian) and self.likelihood.sigma == 1
         if isinstance(self.kl_schedule, PixelMeanWeight) and not unit:
             raise UsageError(
-                "model.kl_schedule is PixelMeanWeight, a weight beside squared errors, but model.likelihood is "
-                f"{type(self.likelihood).__name__}; set it to Gaussian with sigma 1"
+                "model.likelihood must be Gaussian with sigma 1 if model.kl_schedule is PixelMeanWeight, a weight beside "
+                f"squared errors, got {type(self.likelihood).__name__}"
             )
         self.active_units, self.mutual_information_gap = ActiveUnits(latent_dim), MutualInformationGap()
         self._factor_names: tuple[str, ...] = ()  # of the data; empty if their gap is not computed
@@ -123,6 +123,7 @@ class VAE(Generative, Technique):
     # --- the model ----------------------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:
+        """Return encoder and decoder."""
         return [self.encoder, self.decoder]
 
     def posterior(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -142,12 +143,15 @@ class VAE(Generative, Technique):
         return mean + torch.exp(log_variance / 2) * epsilon
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        """Sample latents from the prior N(0, 1): float32 (n, latent_dim)."""
         return self.noise(n, self.latent_dim, generator=generator)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Encode images (B, C, H, W) in [-1, 1] to the posterior means (B, latent_dim)."""
         return self.posterior(x, labels)[0]
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Decode latents (B, latent_dim) to the means of p(x|z): float32 (B, C, H, W) in [-1, 1]."""
         return self.likelihood.mean(self.likelihood_parameters(z, labels))
 
     # --- the loss -----------------------------------------------------------------------------------------------------
@@ -193,6 +197,7 @@ class VAE(Generative, Technique):
         self.beta()  # raises for a schedule that needs the length of an endless fit
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        """Compute the loss terms by name; in test also the IWAE bound, for discrete likelihoods also bits/dim."""
         x, labels = self.images_of(batch), self.labels_of(batch)
         self.likelihood.check(x)
         mean, log_variance = self.posterior(x, labels)

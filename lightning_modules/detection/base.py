@@ -12,6 +12,7 @@ from torchmetrics import MetricCollection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.detection.boxes import fixed_seed
+from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
 from darkroom.lightning_modules.detection.types import Detection, Detections
 from darkroom.lightning_modules.optimizers import Optim
@@ -44,6 +45,9 @@ class ObjectDetection(Technique):
         optim: see Technique.
     """
 
+    # Networks of others select detections themselves; COCO's metrics count 100 of an image and class.
+    limits: Limits = Limits(score_threshold=0.0, nms_threshold=1.0, max_detections=100)
+
     def __init__(
         self,
         network: nn.Module,
@@ -62,7 +66,11 @@ class ObjectDetection(Technique):
             return
         names = class_names_of(self.trainer)
         metrics = MetricCollection(
-            [COCOScores(self.num_classes, names, self.masks), VOCScores(self.num_classes, names)], compute_groups=False
+            [
+                COCOScores(self.num_classes, names, self.masks, self.limits.max_detections),
+                VOCScores(self.num_classes, names),
+            ],
+            compute_groups=False,
         )
         self.val_scores, self.test_scores = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
         self._seconds: list[tuple[int, float]] = []
@@ -138,7 +146,7 @@ class ObjectDetection(Technique):
         self.log_dict({name: value for name, value in values.items() if name not in headline})
 
     def _synchronize(self) -> None:
-        """Wait for the device, so that the clock measures its work."""
+        """Synchronize with the device, so that the clock measures its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -215,7 +223,7 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
 
 
 def _check_boxes(batch: Mapping[str, Any], num_classes: int) -> None:
-    """Check all boxes of a batch at once: each further look at their values would synchronize with the device."""
+    """Check all boxes of a batch at once: each further read of their values would synchronize with the device."""
     images, targets = batch["image"], batch["target"]
     boxes = torch.cat([target["boxes"] for target in targets])
     labels = torch.cat([target["labels"] for target in targets])

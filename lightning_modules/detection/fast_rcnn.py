@@ -197,12 +197,15 @@ class FastRCNN(ObjectDetection):
         ]
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute the loss terms of regions sampled from the batch's proposals."""
         return self._losses(batch, *self._maps(batch))
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
+        """Detect objects by classifying and regressing the batch's proposals."""
         return self._detections(batch, *self._maps(batch))
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
+        """Compute loss terms, with a fixed sample of regions, and detections from one pass of the backbone."""
         images, maps = self._maps(batch)
         with fixed_seed(maps.device):
             losses = self._losses(batch, images, maps)

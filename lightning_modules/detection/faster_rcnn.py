@@ -65,6 +65,7 @@ class FasterRCNN(ObjectDetection):
         inference: DetectionInference | None = None,
         optim: Optim | None = None,
     ) -> None:
+        limits = build_options(DetectionInference, inference).limits(self.default_limits)
         network = TwoStageNetwork(
             num_classes=num_classes or 1,
             backbone_name=backbone,
@@ -80,15 +81,19 @@ class FasterRCNN(ObjectDetection):
             max_side=max_side,
             roi_samples=roi_samples,
             rpn=build_options(RPNOptions, rpn),
-            limits=build_options(DetectionInference, inference).limits(self.default_limits),
+            limits=limits,
         )
         super().__init__(network, num_classes=num_classes, optim=optim)
+        self.limits = limits
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute the loss terms of the region proposal network and of the box head."""
         return self.network.losses(batch["image"], batch["target"])
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
+        """Detect the objects of a batch, one dict per image."""
         return self.network(batch["image"])
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
+        """Compute loss terms and detections from one pass of the backbone."""
         return self.network(batch["image"], batch["target"])

@@ -1,4 +1,4 @@
-"""Options that say which candidates of a detector become detections."""
+"""Options that select detections from a detector's candidates."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from darkroom.ranges import ClosedUnitInterval, PositiveInt
 
 
 class Limits(NamedTuple):
-    """Which candidates become detections, with no value left open."""
+    """Thresholds that select detections from candidates; all values are set."""
 
     score_threshold: float
     """Candidates must score more."""
@@ -20,7 +20,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class DetectionInference:
-    """Which candidates become detections, in validation, test and prediction; None: the method's own value.
+    """Thresholds that select detections from candidates in validation, test and prediction; None: the method's own.
 
     Args:
         score_threshold: candidates must score more, in [0, 1].
@@ -43,7 +43,7 @@ class DetectionInference:
             raise UsageError(f"model.inference.max_detections must be at least 1, got {self.max_detections}")
 
     def limits(self, default: Limits) -> Limits:
-        """Return these values, and the method's own ones for None."""
+        """Return these values, with the method's own ones instead of None."""
         return Limits(
             score_threshold=default.score_threshold if self.score_threshold is None else self.score_threshold,
             nms_threshold=default.nms_threshold if self.nms_threshold is None else self.nms_threshold,

@@ -1,5 +1,6 @@
 """Metrics of detections over a whole set: COCO's, of boxes and masks, and PASCAL VOC's."""
 
+import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -38,7 +39,7 @@ class DetectionScores(Metric):
             raise UsageError(
                 f"class_names must have model.num_classes names, {num_classes}, got {len(self.class_names)}"
             )
-        # One tensor per image, a row per box: x1, y1, x2, y2, label, then score or (iscrowd, difficult).
+        # One tensor per image, a row per box: x1, y1, x2, y2, label, then score or (iscrowd, difficult, area).
         self.add_state("detections", [], dist_reduce_fx=None)
         self.add_state("truths", [], dist_reduce_fx=None)
 
@@ -47,13 +48,15 @@ class DetectionScores(Metric):
 
         Args:
             preds: per image ``boxes`` float (M, 4), xyxy in pixels, ``labels`` int (M,) from 1, ``scores`` float (M,).
-            target: per image ``boxes`` float (N, 4), ``labels`` int (N,), optional ``iscrowd`` and ``difficult`` bool (N,).
+            target: per image ``boxes`` float (N, 4), ``labels`` int (N,), optional ``iscrowd`` and ``difficult`` bool (N,),
+                optional ``area`` float (N,), in pixels; by default that of its mask or box.
         """
         self.detections += _rows([(image["boxes"], image["labels"], image["scores"]) for image in preds])
         truths = []
         for image in target:
             no = torch.zeros_like(image["labels"])
-            truths.append((image["boxes"], image["labels"], image.get("iscrowd", no), image.get("difficult", no)))
+            area = image.get("area", torch.full(no.shape, torch.nan, device=no.device))  # nan: of the mask or the box
+            truths.append((image["boxes"], image["labels"], image.get("iscrowd", no), image.get("difficult", no), area))
         self.truths += _rows(truths)
 
     def named(self, score: str, values: Sequence[float]) -> dict[str, Tensor]:
@@ -71,7 +74,7 @@ class DetectionScores(Metric):
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
         """Gather the images of all ranks in the sampler's order, so that ties are broken as in one process.
 
-        torchmetrics gathers tensor by tensor, which deadlocks where ranks have different numbers of images.
+        torchmetrics gathers tensor by tensor, which deadlocks if ranks have different numbers of images.
         """
         group = process_group or self.process_group
         ranks: list[Any] = [None] * distributed.get_world_size(group)
@@ -91,8 +94,9 @@ class COCOScores(DetectionScores):
 
     - ``mAP``: over IoU .5, .55, ..., .95 and the classes, precision at 101 recalls; ``AP50``, ``AP75``: at one IoU;
     - ``AP_small``, ``AP_medium``, ``AP_large``: of objects up to 32^2, up to 96^2 and above, in pixels of the image in the
-      batch. With ``masks`` the area is that of the object's mask, as in COCO's files; else that of its box, a larger one;
-    - ``AR1``, ``AR10``, ``AR100``: recall with so many detections per image and class;
+      batch: the ``area`` of the target, as in COCO's files, else that of its mask, else that of its box, a larger one;
+    - ``AR1``, ``AR10``, ``AR100``: recall with so many detections per image and class. The last limit, which all others
+      take too, is that of the model if it is above COCO's 100; the name has it;
     - ``AP/<name>``: mAP of a class;
     - with ``masks`` the same by the IoU of masks: ``mask_mAP``, ..., ``mask_AP/<name>``.
 
@@ -102,6 +106,7 @@ class COCOScores(DetectionScores):
     Args:
         num_classes, class_names: see DetectionScores.
         masks: evaluate masks too; ``preds`` and ``target`` then have ``masks`` bool (N, H, W).
+        max_detections: largest number of detections per image of the model; those beyond COCO's 100 count too.
 
     Raises:
         UsageError: faster-coco-eval is not installed.
@@ -110,8 +115,15 @@ class COCOScores(DetectionScores):
     detection_masks: list[list[dict[str, Any]]]
     truth_masks: list[list[dict[str, Any]]]
 
-    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None, masks: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        masks: bool = False,
+        max_detections: int = 100,
+    ) -> None:
         super().__init__(num_classes, class_names)
+        self.limits = 1, 10, max(100, max_detections)
         if find_spec("faster_coco_eval") is None:
             raise UsageError("the metrics of COCO need faster-coco-eval; install it: pip install faster-coco-eval")
         self.masks = masks
@@ -130,6 +142,7 @@ class COCOScores(DetectionScores):
             self.truth_masks += [_run_lengths(image["masks"]) for image in target]
 
     def compute(self) -> dict[str, Tensor]:
+        """Compute COCO's average precisions of boxes and, as ``mask_<name>``, of masks, over all ranks."""
         scores = self._scores("bbox")
         return scores | {f"mask_{name}": x for name, x in self._scores("segm").items()} if self.masks else scores
 
@@ -141,15 +154,15 @@ class COCOScores(DetectionScores):
         truths = self._index(self.truths, "iscrowd", self.truth_masks if self.masks else None)
         detections = self._index(self.detections, "score", self.detection_masks if kind == "segm" else None)
         evaluation = COCOeval_faster(truths, detections, kind)
+        evaluation.params.maxDets = list(self.limits)
         evaluation.evaluate()
         evaluation.accumulate()
-        # (IoU, recall, class, size, limit) and (IoU, class, size, limit), with sizes all, small, medium, large and limits
-        # 1, 10, 100
+        # (IoU, recall, class, size, limit) and (IoU, class, size, limit), with sizes all, small, medium, large
         precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
         of_all = precision[..., 0, -1]
         scores = {"mAP": of_all, "AP50": of_all[0], "AP75": of_all[5]}
         scores |= {f"AP_{size}": precision[..., i, -1] for i, size in enumerate(("small", "medium", "large"), 1)}
-        scores |= {f"AR{limit}": recall[..., 0, i] for i, limit in enumerate((1, 10, 100))}
+        scores |= {f"AR{limit}": recall[..., 0, i] for i, limit in enumerate(self.limits)}
         named = self.named("AP", [_mean(of_class) for of_class in np.moveaxis(of_all, 2, 0)])
         return {name: self.scalar(_mean(values)) for name, values in scores.items()} | named
 
@@ -161,14 +174,16 @@ class COCOScores(DetectionScores):
         number = {"iscrowd": int, "score": float}[field]
         boxes: list[dict[str, Any]] = []
         for image, rows in enumerate(images):
-            for x1, y1, x2, y2, label, value, *_ in rows.tolist():
+            for x1, y1, x2, y2, label, value, *others in rows.tolist():
                 box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), field: number(value)}
+                if others and not math.isnan(others[-1]):
+                    box |= {"area": others[-1], "stated": True}
                 boxes.append({"id": len(boxes) + 1, "image_id": image, "category_id": int(label), **box})
         sizes: list[dict[str, int]] = [{}] * len(images)
         if masks is not None:
             runs = [run for image in masks for run in image]
             for box, run, area in zip(boxes, runs, mask_utils.area(runs), strict=True):
-                box.update(segmentation=run, area=float(area))
+                box.update(segmentation=run, area=box["area"] if box.pop("stated", False) else float(area))
             sizes = [dict(zip(("height", "width"), image[0]["size"], strict=True)) if image else {} for image in masks]
         coco = COCO()
         coco.dataset = {
@@ -210,10 +225,11 @@ class VOCScores(DetectionScores):
         self.iou_threshold = iou_threshold
 
     def compute(self) -> dict[str, Tensor]:
+        """Compute the average precisions of VOC 2010 and VOC 2007, overall and per class, over all ranks."""
         detections = torch.cat([torch.zeros(0, 6), *self.detections])
-        truths = torch.cat([torch.zeros(0, 7), *self.truths])
+        truths = torch.cat([torch.zeros(0, 8), *self.truths])
         iou, claimed = self._claims()
-        extra = F.pad((truths[:, 5:] > 0).any(1), (0, 1))  # difficult or crowd; and one for "none"
+        extra = F.pad((truths[:, 5:7] > 0).any(1), (0, 1))  # difficult or crowd; and one for "none"
         pairs = []
         for label in range(1, len(self.class_names) + 1):
             chosen = (detections[:, 4] == label).nonzero()[:, 0]
@@ -287,8 +303,8 @@ def _rows(images: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
 def _run_lengths(masks: Tensor) -> list[dict[str, Any]]:
     """Encode masks bool (N, H, W) as run lengths, a few hundred bytes each.
 
-    COCO's runs go down the columns. These go along the rows, as the masks lie in memory: the transposed masks are encoded,
-    whose areas and overlaps are the same.
+    COCO's runs go down the columns. These go along the rows, the memory layout of the masks, because the transposed masks
+    are encoded. Their areas and overlaps are the same.
     """
     from faster_coco_eval.core import mask as mask_utils
 

@@ -103,7 +103,7 @@ class SlidingWindow(ObjectDetection):
         own = _stride(network, window, self.num_classes + 1)
         if mode == "dense" and not _slides(network, window, own):
             raise UsageError(
-                "model.mode must be crops for this classifier: it pads, so a dense pass gives other logits than its crops"
+                "model.mode must be crops for this classifier, whose padding makes dense logits differ from those of crops"
             )
         if mode == "dense" and stride % own:
             raise UsageError(f"model.stride must be a multiple of the classifier's stride, {own}, got {stride}")
@@ -156,6 +156,7 @@ class SlidingWindow(ObjectDetection):
     # --- training and detection ---------------------------------------------------------------------------------------
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute the cross-entropy of windows sampled from the grid of all levels."""
         windows, labels = [], []
         for image, target in zip(batch["image"], batch["target"], strict=True):
             grid = torch.cat([boxes for *_, boxes in self.levels(*image.shape[-2:])]).to(image.device)
@@ -174,6 +175,7 @@ class SlidingWindow(ObjectDetection):
         return {"class": F.cross_entropy(logits.float(), torch.cat(labels))}
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
+        """Detect objects by classifying every window of every level; a detection's box is its window."""
         found = []
         for image in batch["image"]:
             size = image.shape[-2:]
@@ -185,6 +187,7 @@ class SlidingWindow(ObjectDetection):
         return found
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
+        """Compute loss terms, with a fixed sample of windows, and detections."""
         with fixed_seed(batch["image"][0].device):
             losses = self.loss_terms(batch)
         return losses, self.detect(batch)

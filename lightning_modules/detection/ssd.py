@@ -104,8 +104,8 @@ class SSDNetwork(nn.Module):
             raise UsageError(f"model.image_size must be at least 64 pixels, got {image_size}")
         if weights == "coco" and (backbone_name, image_size, sizes, width) != ("vgg16", 300, "coco", 1):
             raise UsageError(
-                "model.weights coco are of backbone vgg16, image_size 300, sizes coco and width 1, not of "
-                f"{backbone_name}, {image_size}, {sizes} and {width}; take these, or imagenet"
+                "model.weights coco needs backbone vgg16, image_size 300, sizes coco and width 1, got "
+                f"{backbone_name}, {image_size}, {sizes} and {width}; set these, or use imagenet"
             )
         vgg = backbone_name.startswith("vgg")
         caffe = weights == "imagenet" and backbone_name == "vgg16" and width == 1
@@ -131,7 +131,7 @@ class SSDNetwork(nn.Module):
             self.extra.append(layers)
             channels.append(out)
             sides.append(side)
-        boxes = _build_generator(sizes, image_size, len(sides), vgg)
+        boxes = _build_generator(sizes, image_size, len(sides), vgg, clip=weights == "coco")
         self.head = SSDHead(channels, boxes.num_anchors_per_location(), num_classes + 1)
         self.register_buffer("default_boxes", _place_boxes(boxes, image_size, sides), persistent=False)
         mean = _CAFFE_MEAN if backbone_name == "vgg16" else IMAGENET_MEAN
@@ -202,8 +202,13 @@ def _sides(body: nn.Module, image_size: int) -> list[int]:
     return [map_.shape[-1] for map_ in maps.values()]
 
 
-def _build_generator(sizes: Sizes | Sequence[float], image_size: int, maps: int, vgg: bool) -> DefaultBoxGenerator:
-    """Build default boxes: two squares, aspect ratios of 2, and of 3 except on the first and the last two maps."""
+def _build_generator(
+    sizes: Sizes | Sequence[float], image_size: int, maps: int, vgg: bool, clip: bool
+) -> DefaultBoxGenerator:
+    """Build default boxes: two squares, aspect ratios of 2, and of 3 except on the first and the last two maps.
+
+    The authors' reach out of the image; those of torchvision's weights are clipped to it.
+    """
     parts = box_sizes(sizes, maps) if isinstance(sizes, str) else [size / image_size for size in sizes]
     if len(parts) != maps + 1 or sorted(parts) != parts:
         raise UsageError(
@@ -212,7 +217,7 @@ def _build_generator(sizes: Sizes | Sequence[float], image_size: int, maps: int,
         )
     ratios = [[2] if index in (0, maps - 2, maps - 1) else [2, 3] for index in range(maps)]
     steps = _STEPS.get(image_size) if vgg else None
-    return DefaultBoxGenerator(ratios, scales=parts, steps=list(steps) if steps else None)
+    return DefaultBoxGenerator(ratios, scales=parts, steps=list(steps) if steps else None, clip=clip)
 
 
 def _place_boxes(boxes: DefaultBoxGenerator, image_size: int, sides: Sequence[int]) -> Tensor:
@@ -366,15 +371,29 @@ class SSD(ObjectDetection):
         warped = [F.interpolate(image[None], size, mode="bilinear", align_corners=False) for image in images]
         return self.network(torch.cat(warped).contiguous(memory_format=self.memory_format))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the default boxes, which predictions are relative to."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["default_boxes"] = self.network.default_boxes.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the default boxes; those of the previous version were clipped to the image."""
+        super().on_load_checkpoint(checkpoint)
+        clipped = self.network.default_boxes.clamp(0, self.image_size)
+        self.network.default_boxes = checkpoint.get("default_boxes", clipped).to(clipped.device)
+
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute the loss terms of the default boxes."""
         offsets, logits = self(batch["image"])
         return self._losses(offsets, logits, batch)
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
+        """Detect the objects of a batch, one dict per image."""
         offsets, logits = self(batch["image"])
         return self._detections(offsets, logits, batch)
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
+        """Compute loss terms and detections from one pass of the network."""
         offsets, logits = self(batch["image"])
         return self._losses(offsets, logits, batch), self._detections(offsets, logits, batch)
 

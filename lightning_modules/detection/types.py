@@ -19,6 +19,8 @@ class Target(TypedDict):
     """bool (N,)."""
     iscrowd: NotRequired[Tensor]
     """bool (N,)."""
+    area: NotRequired[Tensor]
+    """float32 (N,), in pixels of the image: that of the annotation file."""
 
 
 class Detection(TypedDict):

@@ -379,12 +379,15 @@ class YOLO(ObjectDetection):
         return self.network(torch.cat(warped).contiguous(memory_format=self.memory_format))
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute the loss terms of equation 3."""
         return self._losses(self(batch["image"]), batch)
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
+        """Detect the objects of a batch, one dict per image."""
         return self._detections(self(batch["image"]), batch)
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
+        """Compute loss terms and detections from one pass of the network."""
         output = self(batch["image"])
         return self._losses(output, batch), self._detections(output, batch)
 

@@ -44,7 +44,7 @@ class Diffusion(Generative, Technique):
     """Base of diffusion models. Subclasses define the condition, the null condition and ``sample``.
 
     Their constructors end with ``self.check_guidance(self.guidance)``. Training uses the current weights; validation,
-    samples and scores use the EMA weights. ``val/loss`` has the same noise in every validation, and evenly spread times.
+    samples and metrics use the EMA weights. ``val/loss`` has the same noise in every validation, and evenly spread times.
 
     Args:
         image_shape: (C, H, W).
@@ -134,10 +134,11 @@ class Diffusion(Generative, Technique):
 
     @property
     def sampling_network(self) -> nn.Module:
-        """The network that samples: the EMA of the weights, if there is one."""
+        """Network that samples: the EMA of the weights, if there is one."""
         return self.network if self.ema is None else self.ema.module
 
     def networks(self) -> list[nn.Module]:
+        """Return the network and, if there is one, its EMA."""
         return [self.network] if self.ema is None else [self.network, self.ema.module]
 
     def ema_pairs(self) -> list[tuple[EMA | None, nn.Module]]:
@@ -150,6 +151,7 @@ class Diffusion(Generative, Technique):
         return self
 
     def shards(self) -> list[nn.Module]:
+        """Return the trained modules and their EMAs, without modules that have no parameters."""
         trained = [module for _, module in self.ema_pairs()]
         return [module for module in (*trained, *self._sampling_networks()) if any(True for _ in module.parameters())]
 
@@ -209,6 +211,7 @@ class Diffusion(Generative, Technique):
         return bool(torch.rand((), generator=generator) < 0.5)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then update the EMA weights."""
         super().optimizer_step(*args, **kwargs)
         for ema, module in self.ema_pairs():
             if ema is not None:
@@ -277,6 +280,7 @@ class Diffusion(Generative, Technique):
         return replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
+        """Sample x_T from N(0, 1): float32 (n, C, H, W)."""
         return self.noise(n, *self.image_shape, generator=generator)
 
     # Sharded weights are gathered while images are sampled and scored, because ranks do not do that equally often.
@@ -301,6 +305,7 @@ class Diffusion(Generative, Technique):
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        """Compute the means of the loss terms, with the weights that sample, at evenly distributed times."""
         x = self.target_images(batch)
         # A low-discrepancy sequence over the times (Weyl 1916): a mean of less variance, also for few images.
         index = torch.tensor(self.evaluated or range(len(x)), dtype=torch.float64)

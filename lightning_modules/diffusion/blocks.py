@@ -116,8 +116,8 @@ class Attention(nn.Module):
         self.head_channels = head_channels or channels
         if channels % self.head_channels:
             raise UsageError(
-                f"model.network.head_channels is {head_channels}, which does not divide {channels}; it must divide the "
-                "channels of every map with attention, and of the smallest"
+                f"model.network.head_channels must divide the channels of every map with attention and of the smallest, "
+                f"got {head_channels} for {channels} channels"
             )
         self.norm = group_norm(channels)
         self.query_key_value = FusedLinear(channels, (3 if to_pixels else 1) * [channels])
@@ -298,7 +298,7 @@ class TimedUNet(nn.Module):
             pooled, words = self.read(text, mask, len(embedding))
             embedding = embedding + pooled
         elif text is not None:
-            raise UsageError(f"this {type(self).__name__} takes no text, but was given one; set text_dim")
+            raise UsageError(f"this {type(self).__name__} takes no text, but got one; set text_dim")
         return zip(self.tell(F.silu(embedding)), words, strict=False)
 
     def _run(self, layer: Layer, *inputs: Tensor | TextKeys | None) -> Tensor:
@@ -315,8 +315,8 @@ def check_network_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, 
     """
     if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
         raise UsageError(
-            f"model.network.image_shape is {image_shape}; give channels, height and width of the images, such as "
-            "(3, 32, 32)"
+            "model.network.image_shape must be channels, height and width of the images, such as (3, 32, 32), got "
+            f"{image_shape}"
         )
     channels, height, width = image_shape
     return channels, height, width

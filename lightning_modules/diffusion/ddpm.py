@@ -57,8 +57,8 @@ class DDPM(Diffusion):
         conditional: condition on the class.
         label_dropout: fraction of the labels, in [0, 1), that are dropped in training, for guidance.
         schedule: of the noise; None: ``LinearSchedule`` of 1,000 steps.
-        objective: what the network predicts, and the weight of errors.
-        ema: of the network's weights, with warm-up; null: none. Validation, samples and scores use the EMA weights.
+        objective: prediction of the network, and weight of its errors.
+        ema: of the network's weights, with warm-up; null: none. Validation, samples and metrics use the EMA weights.
         sampling: sampler, guidance and threshold.
         bpd_samples: number of images, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
         scores: see Generative.
@@ -121,10 +121,12 @@ class DDPM(Diffusion):
 
     @property
     def null_condition(self) -> dict[str, float]:
+        """Label of the null condition, ``num_classes``; {} for an unconditional model."""
         return {} if self.num_classes is None else {"label": self.num_classes}
 
     @property
     def unguided(self) -> str | None:
+        """Reason why guidance is not possible: no classes, or no label dropout; None: it is possible."""
         if self.num_classes is not None and self.label_dropout:
             return None
         lacks = "model.conditional is false" if self.num_classes is None else "model.label_dropout is 0"
@@ -134,6 +136,7 @@ class DDPM(Diffusion):
         )
 
     def make_condition(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
+        """Build the condition: the batch's labels, in training dropped with probability ``label_dropout``."""
         labels = self.labels_of(batch)
         return label_condition(self._dropped(labels) if self.training else labels)
 
@@ -153,6 +156,7 @@ class DDPM(Diffusion):
     # --- sampling -----------------------------------------------------------------------------------------------------
 
     def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """Sample n images (n, C, H, W) in [-1, 1] with the sampler and guidance of ``sampling``."""
         x = self.draw_latents(n, generator)
         return self.sample_from(
             x, label_condition(labels), self.sampling, self.guidance_or_default(None), generator, self.on_step
@@ -181,7 +185,7 @@ class DDPM(Diffusion):
             callback: called after every step with a ``samplers.Step``.
         """
         if n < 1:
-            raise UsageError(f"sample needs at least 1 image, got {n}")
+            raise UsageError(f"n must be at least 1 image, got {n}")
         with self.sampling_mode():
             condition = label_condition(self.check_labels(labels, n))
             sampling, weight = self.sampling_with(sampler=sampler, steps=steps), self.guidance_or_default(guidance)
@@ -202,9 +206,11 @@ class DDPM(Diffusion):
             return ddim_invert(wrapped, x.float(), pairs, self.schedule)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Encode images (B, C, H, W) in [-1, 1] to latents x_T of the same shape, without gradients; see ``invert``."""
         return self.invert(x, labels=labels)  # without gradients, which would span all steps
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        """Decode latents x_T (B, C, H, W) to images in [-1, 1] by deterministic DDIM, the inverse of ``encode``."""
         with self.sampling_mode():
             ddim = self.sampling_with(sampler="ddim", eta=0.0)  # inverts ``encode``
             return self.sample_from(z, label_condition(self.check_labels(labels, len(z))), ddim)
@@ -287,13 +293,14 @@ class DDPM(Diffusion):
             return (to_eps(self.prediction, output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        """Compute the means of the loss terms; in test also update the bound in bits/dim."""
         terms = super().evaluate(batch, stage)
         if stage == "test":
             self._measure_bits(self.target_images(batch), self.labels_of(batch))
         return terms
 
     def _measure_bits(self, x: Tensor, labels: Tensor | None) -> None:
-        """Add bits/dim of a batch's images until this rank has its share."""
+        """Add bits/dim of a batch's images until this rank has its part of ``bpd_samples``."""
         ranks, rank = (1, 0) if trainer_of(self) is None else (self.trainer.world_size, self.global_rank)
         room = share_of_rank(self.bpd_samples, rank, ranks) - self._measured
         if room > 0:

@@ -76,9 +76,9 @@ class FromDiffusers(nn.Module):
     def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, x0: Tensor | None = None) -> Tensor:
         """Predict noise, image or v of noisy images; see DenoisingUNet.forward."""
         if label is not None and self.num_classes is None:
-            raise UsageError("this network has no classes, but was given labels; set num_classes")
+            raise UsageError("this network takes no labels, but got some; set num_classes")
         if x0 is not None and not self.self_conditioning:
-            raise UsageError("this network takes no x0, but was given one; set self_conditioning")
+            raise UsageError("this network takes no x0, but got one; set self_conditioning")
         if self.null_label is not None and label is None:
             label = torch.full_like(t, self.null_label, dtype=torch.long)
         x = concat_x0(x, x0) if self.self_conditioning else x

@@ -153,7 +153,7 @@ class EfficientUNet(TimedUNet):
             UsageError: a text or x0 that the network was not built for, or images that cannot be halved so often.
         """
         if x0 is not None and not self.self_conditioning:
-            raise UsageError("this EfficientUNet takes no x0, but was given one; set self_conditioning")
+            raise UsageError("this EfficientUNet takes no x0, but got one; set self_conditioning")
         _check_size(x.shape[2:], self.step)
         conditions = self._layer_conditions(self._embedding(t, low_t), text, text_mask)
         x = concat_x0(x, x0) if self.self_conditioning else x
@@ -228,6 +228,6 @@ def _check_size(size: Sequence[int], step: int) -> None:
     if any(side % step for side in size):
         lower, upper = [max(step, side - side % step) for side in size], [side + -side % step for side in size]
         raise UsageError(
-            f"EfficientUNet was given images of {size[0]} x {size[1]}, but model.network.channels and halve_first ask "
-            f"for sides that are multiples of {step}, such as {lower[0]} x {lower[1]} or {upper[0]} x {upper[1]}"
+            f"images of {size[0]} x {size[1]} do not fit EfficientUNet; with these model.network.channels and halve_first, "
+            f"sides must be multiples of {step}, such as {lower[0]} x {lower[1]} or {upper[0]} x {upper[1]}"
         )

@@ -31,7 +31,7 @@ class Sinusoidal(Waves):
     """Frequencies from 1 down to 1/10000 in equal ratios (Vaswani et al. 2017, section 3.5, as Ho et al. 2020 have it).
 
     Args:
-        channels: even, from 4 up: half of them sines.
+        channels: even, at least 4: half of them sines.
     """
 
     def __init__(self, channels: int) -> None:
@@ -46,7 +46,7 @@ class RandomFourier(Waves):
     neighbouring times, and their embeddings would be unrelated.
 
     Args:
-        channels: even, from 2 up: half of them sines.
+        channels: even, at least 2: half of them sines.
     """
 
     def __init__(self, channels: int) -> None:

@@ -170,9 +170,9 @@ class DenoisingUNet(TimedUNet):
             UsageError: a label, text or x0 that the network was not built for.
         """
         if label is not None and self.classes is None:
-            raise UsageError("this DenoisingUNet has no classes, but was given labels; set num_classes")
+            raise UsageError("this DenoisingUNet takes no labels, but got some; set num_classes")
         if x0 is not None and not self.self_conditioning:
-            raise UsageError("this DenoisingUNet takes no x0, but was given one; set self_conditioning")
+            raise UsageError("this DenoisingUNet takes no x0, but got one; set self_conditioning")
         conditions = self._layer_conditions(self._embedding(t, label), text, text_mask)
         x = concat_x0(x, x0) if self.self_conditioning else x
         x = self.stem(x.to(self.stem.weight.dtype))
@@ -253,8 +253,8 @@ def _sides(size: tuple[int, int], maps: int) -> list[int]:
         can = " or ".join(f"{height} x {width}" for height, width in ([lower] if lower == upper else [lower, upper]))
         most = min(side & -side for side in size).bit_length()  # one more than the twos that divide both sides
         raise UsageError(
-            f"model.network.multipliers asks for {maps} maps, but images of {size[0]} x {size[1]} cannot be halved "
-            f"{maps - 1} times; {can} pixels can, and these {most - 1} times: with {most} multipliers at most"
+            f"model.network.multipliers must be at most {most} values for images of {size[0]} x {size[1]}, which can be "
+            f"halved {most - 1} times, got {maps}; {can} pixels can be halved {maps - 1} times"
         )
     return [max(size) // 2**level for level in range(maps)]
 
@@ -263,6 +263,6 @@ def _check_attention(attention: Sequence[int], sides: list[int]) -> None:
     missing = [side for side in attention if side not in sides]
     if missing:
         raise UsageError(
-            f"model.network.attention names a side of {missing[0]}, but the maps have {', '.join(map(str, sides))}; name "
-            "some of these, or none: []"
+            f"model.network.attention must be sides of maps ({', '.join(map(str, sides))}), or [] for none, got "
+            f"{missing[0]}"
         )

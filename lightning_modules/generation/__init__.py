@@ -1,1 +1,1 @@
-"""The base of all models that generate images."""
+"""Base of all models that generate images."""

@@ -1,4 +1,4 @@
-"""Generative: base of the methods that generate images: latent space, sampling, evaluation, scores."""
+"""Generative: base of the methods that generate images: latent space, sampling, evaluation, metrics."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,7 +31,8 @@ def check_image_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, in
     """
     if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
         raise UsageError(
-            f"model.image_shape is {image_shape}; give channels, height and width of the images, such as (3, 64, 64)"
+            "model.image_shape must be channels, height and width of the images, such as (3, 64, 64), got "
+            f"{image_shape}"
         )
     channels, height, width = image_shape
     return channels, height, width
@@ -46,7 +47,7 @@ class Generative(_Base):
     Inputs and outputs are images float32 (B, C, H, W) in [-1, 1]. Batch: ``image``, and ``label`` int64 (B,) if the method
     is conditional. In prediction the batch has ``seed`` int64 (B,), one for each image to be sampled, and ``label`` if the
     method is conditional; or ``image``, to be reconstructed. The values of ``evaluate`` are logged as means over the set,
-    beside the scores.
+    beside the metrics of ``scores``.
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
@@ -138,7 +139,7 @@ class Generative(_Base):
             generator: determines the result; None: torch's global one.
         """
         if n < 1:
-            raise UsageError(f"sample needs at least 1 image, got {n}")
+            raise UsageError(f"n must be at least 1 image, got {n}")
         with self.sampling_mode():
             return self.sample_images(n, self.check_labels(labels, n), generator)
 
@@ -167,7 +168,7 @@ class Generative(_Base):
             return self.decode(z, labels=labels).unflatten(0, (len(a), steps))
 
     def to_uint8(self, images: Tensor) -> Tensor:
-        """Convert images in [-1, 1] to uint8, rounded; used for files, figures and scores."""
+        """Convert images in [-1, 1] to uint8, rounded; used for files, figures and metrics."""
         low, high = self.value_range
         return ((images.detach().float() - low) * (255 / (high - low))).round().clamp(0, 255).to(torch.uint8)
 
@@ -183,8 +184,8 @@ class Generative(_Base):
             return None
         if labels is None:
             raise UsageError(
-                f"this {type(self).__name__} is conditional: it needs labels, one of 0 to {self.num_classes - 1} for every "
-                "image (to predict: --data.labels '[0, 1, ...]')"
+                f"labels are missing; a conditional {type(self).__name__} needs labels, one of 0 to {self.num_classes - 1} "
+                "for every image (to predict: --data.labels '[0, 1, ...]')"
             )
         labels = torch.as_tensor(labels)
         if labels.shape != (n,):

@@ -30,7 +30,7 @@ def _fixed_pool(before: torch.Size, after: torch.Size) -> tuple[int, int]:
 
 
 def _flattens(node: fx.Node, shape: dict[fx.Node, torch.Size]) -> bool:
-    """Return whether a node flattens maps to vectors; a view may do anything."""
+    """Return whether a node flattens maps to vectors; a view may return any shape."""
     source = node.args[0]
     return isinstance(source, fx.Node) and len(shape.get(source, ())) == 4 and len(shape[node]) == 2
 

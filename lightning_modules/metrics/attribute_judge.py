@@ -121,7 +121,7 @@ def judge_for(module: LightningModule, cache_dir: str | None) -> tuple[Attribute
     """Return the judge of the data of a module's Trainer, and the names of its attributes.
 
     Raises:
-        UsageError: there is no datamodule, or its data have no attributes.
+        UsageError: the datamodule is missing, or its data have no attributes.
     """
     datamodule = datamodule_of(module.trainer)
     if datamodule is None:
@@ -130,7 +130,7 @@ def judge_for(module: LightningModule, cache_dir: str | None) -> tuple[Attribute
             "model.scores.accuracy to false and model.scores.features to inception"
         )
     judge, _ = load_or_train_judge(datamodule, cache_dir)
-    assert isinstance(datamodule, NamesAttributes)  # others were refused
+    assert isinstance(datamodule, NamesAttributes)  # others raised an error above
     return judge, tuple(datamodule.attribute_names)
 
 

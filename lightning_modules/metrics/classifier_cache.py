@@ -1,4 +1,4 @@
-"""Cache of networks that are trained once on the data to score samples."""
+"""Cache of networks that are trained once on the data to evaluate samples."""
 
 import uuid
 from collections.abc import Callable, Iterator

@@ -23,12 +23,12 @@ class FeatureStatistics:
     """Statistics of real images, which persist, and of the samples of one evaluation.
 
     Everything is computed in float32 or float64 without gradients, in any mode. Features of an image are computed once for
-    all scores. Sums are reduced over the ranks; features that are needed one by one are gathered.
+    all metrics. Sums are reduced over the ranks; features that are needed one by one are gathered.
 
     Args:
         network: computes the features.
         device: of the network.
-        fid, kid, inception_score: scores to compute.
+        fid, kid, inception_score: metrics to compute.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FeatureStatistics:
 
     @torch.inference_mode()
     def compute(self, seed: int) -> dict[str, float]:
-        """Compute the scores and reset the samples. The seed determines the subsets of KID and Inception score."""
+        """Compute the metrics and reset the samples. The seed determines the subsets of KID and Inception score."""
         values = {}
         with torch.autocast(self.device.type, enabled=False), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

@@ -30,7 +30,7 @@ class Inception(nn.Module):
         if find_spec("torch_fidelity") is None:
             raise UsageError(
                 f"model.scores.features is inception, which needs the package torch-fidelity: {install_command('fid')} "
-                "(or choose features cnn, whose scores have names of their own)"
+                "(or use features cnn, whose metrics have other names)"
             )
         from torchmetrics.image.fid import NoTrainInceptionV3
 

@@ -1,4 +1,4 @@
-"""ReferenceClassifier: a small network, trained on the data set itself, whose features score samples offline."""
+"""ReferenceClassifier: a small network, trained on the data set itself, whose features replace Inception's offline."""
 
 from hashlib import blake2b
 from itertools import pairwise

@@ -25,8 +25,8 @@ class SampleScores(Scores):
     - Inception score (Salimans et al. 2016): exp E KL(p(y|x) || p(y)) in ten parts of the samples, their mean.
 
     Only Inception's features give the published numbers: ``fid``, ``kid``, ``is``. Features of a classifier trained on the
-    data need no download; their scores are ``cnn_fid``, ``cnn_kid``, ``cnn_is``. They compare models on one data set, not
-    data sets. A class-conditional module also has ``label_accuracy``, the fraction of samples that the classifier assigns
+    data need no download; their metrics are ``cnn_fid``, ``cnn_kid``, ``cnn_is``. They compare models on one data set, not
+    data sets. A class-conditional module also logs ``label_accuracy``, the fraction of samples that the classifier assigns
     to their class, and ``cnn_accuracy``, the same for real images.
 
     FID falls with the number of images and is biased even between two halves of one set, in particular for fewer images
@@ -36,7 +36,7 @@ class SampleScores(Scores):
 
     Args:
         features: ``cnn``, the data set's own classifier; ``inception``, see ``Inception``.
-        fid, kid, inception_score: which are computed.
+        fid, kid, inception_score: compute this metric.
         num_samples: number of samples, over all ranks, and of real images: the first of the set, or all it has.
         batch_size: images sampled at once on each rank.
         every_n_validations: compute only after a fit's first validation and every n-th from there on; always in the other
@@ -77,6 +77,11 @@ class SampleScores(Scores):
         self._statistics: dict[str, FeatureStatistics] = {}
 
     def prepare(self, module: LightningModule) -> None:
+        """Load Inception, or load or train the classifier, by ``features``.
+
+        Raises:
+            UsageError: features are cnn, and the datamodule to train a classifier on is missing.
+        """
         super().prepare(module)
         self._statistics = {}
         if self.features == "inception":
@@ -91,9 +96,11 @@ class SampleScores(Scores):
         self._network, _ = load_or_train_classifier(datamodule, self.cache_dir)
 
     def add_real(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
+        """Add the features of real images, uint8 (B, C, H, W), with the labels of their batch if it has any."""
         self._of(stage, images.device).update(images, batch.get("label"), real=True)
 
     def score_samples(self, stage: str, module: ImageSampler) -> dict[str, float]:
+        """Sample ``num_samples`` images, all classes equally often, and compute the metrics, the same on all ranks."""
         statistics = self._of(stage, module.device)
         # Ranks take chunks in turn, so the samples do not depend on the world size.
         for chunk in range(self._rank, math.ceil(self.num_samples / self.batch_size), self._world_size):

@@ -47,7 +47,7 @@ class Scores:
         raise NotImplementedError
 
     def score_samples(self, stage: str, module: Any) -> dict[str, float]:
-        """Sample images of a module and compute their scores, the same on all ranks."""
+        """Sample images of a module and compute their metrics, the same on all ranks."""
         raise NotImplementedError
 
     # --- called by a module -------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Scores:
             self.add_real(stage, images[:room], {key: value[:room] for key, value in batch.items()})
 
     def compute(self, stage: str, module: Any) -> dict[str, float]:
-        """Sample images and compute their scores, the same on all ranks; {} if this validation is skipped.
+        """Sample images and compute their metrics, the same on all ranks; {} if this validation is skipped.
 
         Args:
             stage: ``val`` or ``test``.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
@@ -55,10 +56,10 @@ class SemanticSegmentation(Technique):
         super().__init__(optim=optim)
         if num_classes is None or num_classes < 2:
             raise UsageError(
-                f"model.num_classes must be at least 2, the classes of a mask with the background, got {num_classes}"
+                f"model.num_classes must be at least 2 (all classes of the mask, also the background), got {num_classes}"
             )
         if isinstance(loss, IgnoresIndex) and loss.ignore_index != ignore_index:
-            raise UsageError(f"model.ignore_index must be the loss's, {loss.ignore_index}, got {ignore_index}")
+            raise UsageError(f"model.ignore_index must be that of model.loss, {loss.ignore_index}, got {ignore_index}")
         kinds = [type(metric).__name__ for metric in metrics or []]
         if len(set(kinds)) < len(kinds):
             raise UsageError(f"model.metrics must be of different classes, whose names differ, got {', '.join(kinds)}")
@@ -71,6 +72,7 @@ class SemanticSegmentation(Technique):
         names = class_names_of(self.trainer)
         scores = MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, names), *self.metrics])
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
+        self._judged_stages: set[str] = set()
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images float (B, C, H, W), normalized, to logits (B, K, H, W)."""
@@ -151,6 +153,22 @@ class SemanticSegmentation(Technique):
         self.log_dict(headline, prog_bar=True, sync_dist=self.trainer.world_size > 1)
         self.log_dict({k: v for k, v in values.items() if k not in headline}, sync_dist=self.trainer.world_size > 1)
         scores.reset()
+        if not self.trainer.sanity_checking:
+            self._warn_of_absent_classes(values)
+
+    def _warn_of_absent_classes(self, values: Mapping[str, Tensor]) -> None:
+        """Warn once a stage of classes without a pixel in the truth, which the averages leave out."""
+        accuracies = {name: value for name, value in values.items() if "/accuracy/" in name}
+        if not accuracies or (stage := next(iter(accuracies)).partition("/")[0]) in self._judged_stages:
+            return
+        self._judged_stages.add(stage)
+        undefined = torch.stack(list(accuracies.values())).isnan().tolist()
+        absent = [name.rpartition("/")[2] for name, nan in zip(accuracies, undefined, strict=True) if nan]
+        if absent:
+            rank_zero_warn(
+                f"{stage}: the truth has no pixel of {', '.join(absent)}, so {stage}/mIoU and the other averages leave "
+                "them out; check data.class_names, data.ignore_values and the masks of this split"
+            )
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> SegmentationOutputs:
         return self._evaluate(batch, "val", self.val_scores)

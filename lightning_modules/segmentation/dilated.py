@@ -174,6 +174,7 @@ class DilatedNetwork(nn.Module):
         return -(-size // 8) * 8 + 2 * self.margin
 
     def train(self, mode: bool = True) -> "DilatedNetwork":
+        """Set training or evaluation mode; a frozen front end stays in evaluation mode."""
         super().train(mode)
         if self.freeze_front_end:
             self.front.eval()

@@ -36,7 +36,7 @@ class Ensemble(SemanticSegmentation):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            raise UsageError("an ensemble has nothing to train; train its members, then test or predict with it")
+            raise UsageError("Ensemble cannot be trained; train its members, then test or predict with it")
         super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -71,5 +71,5 @@ def _find_class(class_path: str | None) -> type[SemanticSegmentation]:
     """Find the class that a checkpoint of the command line names."""
     found = locate(class_path or "")
     if not (isinstance(found, type) and issubclass(found, SemanticSegmentation)):
-        raise UsageError(f"its class must be a segmentation method, got {class_path}; train it by `darkroom fit`")
+        raise UsageError(f"the class must be a segmentation method, got {class_path}; train it by `darkroom fit`")
     return found

@@ -172,7 +172,7 @@ class Dice(nn.Module):
 
     ``logits`` (B, K, H, W), ``mask`` int64 (B, H, W) -> scalar in [0, 1]. Dice_k = 2 sum p_k g_k / (sum p_k^2 + sum g_k^2)
     over all pixels of the batch that count, p the softmax and g the truth; the paper has one class, the foreground. A
-    class that does not occur in the batch's truth is left out: its Dice would be 0 for the faintest trace of it. Predicting
+    class that does not occur in the batch's truth is left out: its Dice would be 0 for any positive probability. Predicting
     it still costs, by the class whose pixels it takes. The background is one of the K classes: predicted everywhere, it
     costs 1/2 or more as soon as there is anything else.
 
@@ -219,13 +219,13 @@ class Lovasz(nn.Module):
         self.classes, self.per_image, self.ignore_index = classes, per_image, ignore_index
 
     def _sets(self, x: Tensor) -> Tensor:
-        """(B, K, H, W) -> (B, K, HW): a set of pixels per image, or (1, K, BHW): one of the batch."""
+        """Flatten (B, K, H, W) to sets of pixels: (B, K, HW), one per image, or (1, K, BHW), one of the batch."""
         return x.flatten(2) if self.per_image else x.transpose(0, 1).flatten(1).unsqueeze(0)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         counted = mask != self.ignore_index
         truth, p = _one_hot(mask, counted, logits.shape[1]), logits.float().softmax(1)
-        # Ignored pixels have no error: sorted last, they stand behind all that adds to the sum and change nothing.
+        # Ignored pixels have no error: they are sorted last, after all terms of the sum, and add nothing.
         errors = torch.where(truth, 1 - p, p) * counted.unsqueeze(1)  # m(c), eq. 11
         errors, order = self._sets(errors).sort(dim=-1, descending=True)
         truth = self._sets(truth).gather(-1, order)
@@ -234,7 +234,7 @@ class Lovasz(nn.Module):
         intersection = size - truth.cumsum(-1, dtype=torch.int32)
         union = size + (~truth).cumsum(-1, dtype=torch.int32)
         # g_i, eq. 9: what the i-th error adds to 1 - intersection / union. It takes 1 from the intersection or adds 1 to
-        # the union; written out, for the difference would cancel. The first one of an absent class adds all there is, 1.
+        # the union; written out, for the difference would cancel. The first error of an absent class adds 1, the maximum.
         lost = torch.where(truth | (union == 1), 1.0, intersection.float() / (union - 1).clamp(min=1)) / union
         losses = (errors * lost).sum(-1)  # eq. 8, (sets, K)
         judged = size.squeeze(-1) > 0

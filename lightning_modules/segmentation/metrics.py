@@ -45,6 +45,7 @@ class SegmentationScores(Metric):
         self.confusion += counts[:-1].view(k, k)
 
     def compute(self) -> dict[str, Tensor]:
+        """Compute the metrics, float32 scalars by name; nan for a class without pixels, which means leave out."""
         n = self.confusion.cpu().double()  # exact sums; not every device has float64
         hits, truth, predicted = n.diag(), n.sum(1), n.sum(0)
         # 0 / 0 = nan for a class that never occurs
@@ -102,5 +103,6 @@ class PerImageScores(Metric):
         self.totals += torch.stack([iou * judged, dice * judged, judged, right / pixels.clamp(min=1), seen]).sum(1)
 
     def compute(self) -> dict[str, Tensor]:
+        """Compute ``image_IoU``, ``image_Dice`` and ``image_pixel_accuracy``, each a mean over images."""
         iou, dice, judged, right, seen = self.totals
         return {"image_IoU": iou / judged, "image_Dice": dice / judged, "image_pixel_accuracy": right / seen}

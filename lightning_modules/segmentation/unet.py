@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger, Fischer, Brox 2015): padded, with batch norm, as the lecture has it; or as the paper has it."""
+"""U-Net (Ronneberger, Fischer, Brox 2015): padded, with batch norm, as in the lecture; or as in the paper."""
 
 from functools import partial
 from pathlib import Path

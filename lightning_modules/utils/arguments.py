@@ -1,4 +1,4 @@
-"""Arguments of constructors: groups of options, choices, and what a checkpoint saves of them."""
+"""Arguments of constructors: groups of options, choices, and the arguments that checkpoints save."""
 
 from collections import ChainMap
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def check_choice(key: str, value: Choice, choices: Any) -> Choice:
         choices: a ``Literal``.
 
     Raises:
-        UsageError: it is none of them.
+        UsageError: the value is not one of the choices.
     """
     if value not in get_args(choices):
         raise UsageError(f"{key} must be one of {', '.join(get_args(choices))}, got {value!r}")

@@ -34,13 +34,16 @@ class Sharded(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
+        """Return True: Lightning calls ``load_optimizer_state_dict``."""
         return True
 
     def setup_environment(self) -> None:
+        """Shard over all processes of all nodes."""
         self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's "auto" counts the nodes alone
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Gather the module's weights as full tensors."""
         return self._full(self._module.state_dict())
 
     @property
@@ -49,19 +52,23 @@ class Sharded(ModelParallelStrategy):
         return self.lightning_module
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Gather an optimizer's state as full tensors."""
         state = optimizer.state_dict()
         return {**state, "state": {index: self._full(values) for index, values in state["state"].items()}}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint file on the CPU, memory-mapped."""
         # Memory-mapped: ranks of a machine share the file's memory, and each reads its shard alone.
         return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load full weights; each rank copies its shard."""
         module = self._module
         state, ours = checkpoint["state_dict"], module.state_dict()
         module.load_state_dict({name: _shard_of(value, ours.get(name)) for name, value in state.items()}, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load full optimizer states; each rank copies its shard."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
             indices = chain.from_iterable(group["params"] for group in state["param_groups"])

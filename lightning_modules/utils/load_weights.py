@@ -1,4 +1,4 @@
-"""Loading of initial weights from a file: a published state dict, or a checkpoint of ours."""
+"""Loading of initial weights from a file: a published state dict, or a checkpoint of Darkroom."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ def load_weights(network: nn.Module, path: Path, option: str, new: Sequence[str]
     """Load a network's weights; those whose names start with one of ``new`` may be missing, or differ in shape.
 
     Args:
-        network: gets the weights.
+        network: receives the weights.
         path: state dict, plain or in a Lightning checkpoint of ours. Files that would run code raise.
         option: key that is set to this file, for the message.
         new: prefixes of parameters that need not be in the file, or not in this shape.
@@ -35,10 +35,10 @@ def load_weights(network: nn.Module, path: Path, option: str, new: Sequence[str]
     other = [name for name, value in ours.items() if name in there and there[name] != tuple(value.shape)]
     state = {name: value for name, value in state.items() if not (name in other and name.startswith(new))}
     found = {
-        "missing there": [name for name in ours if name not in there and not name.startswith(new)],
-        "unknown here": [name for name in there if name not in ours],
+        "missing in the file": [name for name in ours if name not in there and not name.startswith(new)],
+        "unknown to the network": [name for name in there if name not in ours],
         "of another shape": [
-            f"{name} ({there[name]} there, {tuple(ours[name].shape)} here)"
+            f"{name} ({there[name]} in the file, {tuple(ours[name].shape)} in the network)"
             for name in other
             if not name.startswith(new)
         ],

@@ -25,7 +25,7 @@ def sample_noise(
     sample = partial(torch.rand if uniform else torch.randn, dtype=torch.float32)
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
-            raise UsageError(f"{len(generator)} generators are given for {shape[0]} images; give one for each")
+            raise UsageError(f"generator must be one, or one for each of {shape[0]} images, got {len(generator)}")
         return torch.stack([sample(shape[1:], generator=g, device=g.device) for g in generator]).to(device)
     where = device if generator is None else generator.device
     return sample(shape, generator=generator, device=where).to(device)

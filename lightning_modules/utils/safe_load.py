@@ -32,7 +32,7 @@ def require_whole(named: str, path: Path) -> None:
     except Exception:  # no archive, or a broken one: torch.load raises a better error
         return
     if broken is not None:
-        raise Damaged(f"{named} {path} is damaged: {broken} in it has changed since it was written; get it again")
+        raise Damaged(f"{named} {path} is damaged: the checksum of {broken} differs; copy or download it again")
 
 
 def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
@@ -70,6 +70,6 @@ def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
             ) from None
         kind = type(error).__name__
         raise Damaged(
-            f"{named} {path} cannot be loaded ({kind}): it is damaged, or torch.save did not write it; get it again"
+            f"{named} {path} cannot be loaded ({kind}): damaged, or not written by torch.save; copy or download it again"
         ) from error
     return with_todays_arguments(content)

@@ -1,4 +1,4 @@
-"""A world of one blob, and a technique that knows it: the latent space is where the blob lies."""
+"""Synthetic images of one blob and a model whose latent code is the position of the blob."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from darkroom.datamodules.base import VisionDataModule
 
 
 def blobs(z: Tensor, shape: tuple[int, int, int], labels: Tensor | None = None) -> Tensor:
-    """Pictures in [-1, 1] of a blob at x = z0, to the right, and y = z1, up, both in [-4, 4]; its class is its width."""
+    """Render images in [-1, 1] of a blob at x = z0 (right) and y = z1 (up), both in [-4, 4]; the class sets its width."""
     channels, height, width = shape
     y, x = torch.meshgrid(torch.linspace(4, -4, height), torch.linspace(-4, 4, width), indexing="ij")
     spread = torch.ones(len(z)) if labels is None else 0.4 + 0.4 * labels.float()
@@ -31,8 +31,8 @@ class Blobs(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         z = torch.randn(1, 2, generator=torch.Generator().manual_seed(index))
         label = torch.tensor(index % 3)
-        picture = blobs(z, self.shape, label[None] if self.labelled else None)[0]
-        sample = {"image": ((picture + 1) * 127.5).round().to(torch.uint8)}
+        image = blobs(z, self.shape, label[None] if self.labelled else None)[0]
+        sample = {"image": ((image + 1) * 127.5).round().to(torch.uint8)}
         return sample | ({"label": label} if self.labelled else {})
 
 
@@ -51,7 +51,7 @@ class BlobData(VisionDataModule):
 
 
 class BlobModel(LightningModule):
-    """Knows how blobs are made; counts how many pictures it was asked to encode, and how often to reconstruct."""
+    """Exact encoder and decoder of blobs; counts encoded images and calls of `reconstruct`."""
 
     def __init__(
         self, shape: tuple[int, int, int] = (1, 20, 28), latent_dim: int = 2, num_classes: int | None = None
@@ -59,7 +59,7 @@ class BlobModel(LightningModule):
         super().__init__()
         self.shape, self.latent_dim, self.num_classes = shape, latent_dim, num_classes
         self.weight = nn.Parameter(torch.zeros(1))
-        self.encoded, self.reconstructed, self.drawn = 0, 0, []
+        self.encoded, self.reconstructed, self.sampled_labels = 0, 0, []
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.randn(n, self.latent_dim, generator=generator)
@@ -84,7 +84,7 @@ class BlobModel(LightningModule):
         return self.decode(self.encode(x, labels=labels), labels=labels)
 
     def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        self.drawn.append(labels)
+        self.sampled_labels.append(labels)
         return self.decode(self.draw_latents(n, generator), labels=labels)
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int, *, labels: Tensor | None = None) -> Tensor:
@@ -100,7 +100,7 @@ class BlobModel(LightningModule):
         return None if self.num_classes is None else batch["label"]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return -self.weight.sum()  # the blobs wander up and to the right
+        return -self.weight.sum()  # the blobs move up and to the right
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         pass
@@ -119,6 +119,6 @@ class BlobModel(LightningModule):
 
 
 def trainer(*callbacks: Any, logger: Any = False, **kwargs: Any) -> Trainer:
-    """A quiet one that leaves its files here."""
+    """Return a Trainer without progress output that writes into the current folder."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     return Trainer(accelerator="cpu", logger=logger, callbacks=list(callbacks), default_root_dir=".", **quiet, **kwargs)

@@ -1,4 +1,4 @@
-"""A world of one square, and techniques that know it: its colour is the prompt's, its place the noise's."""
+"""Synthetic images of one square and exact models of them: the prompt sets the colour, the noise the position."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,15 +20,15 @@ CAPTIONS = (
 
 
 def square(caption: str, place: tuple[int, int], side: int) -> Tensor:
-    """A picture (3, side, side) in [-1, 1]: a square of a quarter's side, on white."""
+    """Render an image (3, side, side) in [-1, 1] of a square on white, a quarter as wide as the image."""
     colour = next((colour for name, colour in COLOURS.items() if name in caption), (0.0, 0.0, 0.0))
-    picture, size = torch.ones(3, side, side), side // 4
-    picture[:, place[0] : place[0] + size, place[1] : place[1] + size] = torch.tensor(colour).view(3, 1, 1)
-    return picture
+    image, size = torch.ones(3, side, side), side // 4
+    image[:, place[0] : place[0] + size, place[1] : place[1] + size] = torch.tensor(colour).view(3, 1, 1)
+    return image
 
 
 def places(generators: Sequence[torch.Generator], side: int) -> list[tuple[int, int]]:
-    """What each generator says of the place."""
+    """Sample the position of the square from each generator."""
     most = side - side // 4 + 1
     return [tuple(torch.randint(most, (2,), generator=generator).tolist()) for generator in generators]
 
@@ -45,8 +45,8 @@ class Captioned(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         caption = CAPTIONS[index % len(CAPTIONS)]
         (place,) = places([torch.Generator().manual_seed(index)], self.side)
-        picture = (square(caption, place, self.side) + 1) * 127.5
-        return {"image": picture.round().to(torch.uint8), "caption": caption}
+        image = (square(caption, place, self.side) + 1) * 127.5
+        return {"image": image.round().to(torch.uint8), "caption": caption}
 
 
 class CaptionedData(BlobData):
@@ -62,7 +62,7 @@ class CaptionedData(BlobData):
 
 
 class TextModel(BlobModel):
-    """Draws what a prompt says, paler at a smaller weight; a word was looked at where the square is."""
+    """Samples the square of a prompt, paler at lower guidance; attention of every word is on the square."""
 
     unguided: str | None = None
 
@@ -80,15 +80,15 @@ class TextModel(BlobModel):
     ) -> Tensor:
         self.calls.append({"captions": list(captions), "guidance": guidance, "steps": steps})
         found = zip(captions, places(generator, self.side), strict=True)
-        pictures = torch.stack([square(caption, place, self.side) for caption, place in found])
-        return 1 - (1 - pictures) * min(1.0, (4.0 if guidance is None else guidance) / 4)
+        images = torch.stack([square(caption, place, self.side) for caption, place in found])
+        return 1 - (1 - images) * min(1.0, (4.0 if guidance is None else guidance) / 4)
 
     def word_maps(
         self, captions: Sequence[str], *, generator: Sequence[torch.Generator] | None = None
     ) -> tuple[Tensor, list[list[str]], list[Tensor]]:
-        pictures, words = self.sample(captions, generator=generator), [caption.split() for caption in captions]
-        there = (pictures < 1).any(1).float() * 0.1
-        return pictures, words, [one.expand(len(some), -1, -1) for one, some in zip(there, words, strict=True)]
+        images, words = self.sample(captions, generator=generator), [caption.split() for caption in captions]
+        there = (images < 1).any(1).float() * 0.1
+        return images, words, [one.expand(len(some), -1, -1) for one, some in zip(there, words, strict=True)]
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         return self.sample(
@@ -115,7 +115,7 @@ class NoisyStage(Stage):
 
 
 class CascadeModel(TextModel):
-    """The same in two stages, of half and of the whole size."""
+    """Two-stage model of the same images, at half and at full size."""
 
     word_maps = None
 
@@ -138,7 +138,7 @@ class CascadeModel(TextModel):
 
 
 class UpsamplingModel(BlobModel):
-    """Draws twice as large what it is given, a little off from the nearest pixels."""
+    """Upsamples by a factor of two, with a small offset from nearest neighbours."""
 
     def __init__(self, side: int = 16) -> None:
         super().__init__((3, side, side))

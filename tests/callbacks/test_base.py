@@ -23,7 +23,7 @@ from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImag
 from tests.conftest import CONFIGS
 
 
-def test_every_validation_shows_the_same_scenes(darkroom: Callable, tiny: list[str]) -> None:
+def test_validation_figures_show_same_scenes(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("fit", *tiny, "--trainer.max_epochs", 2).code == 0
     first, second = sorted(Path("runs/tiny/0/figures/val_masks").glob("*.png"))
     assert (first.name, second.name) == ("0000001.png", "0000003.png")  # the steps of metrics.csv, which count from 0
@@ -37,8 +37,8 @@ def test_test_logs_figures_and_prints_their_path(darkroom: Callable, tiny: list[
     outcome = darkroom("test", *tiny, "--ckpt_path", "best")
     assert outcome.code == 0
     assert "test/mIoU" in outcome.out
-    picture = next(line for line in outcome.out.splitlines() if "test_masks" in line).split(": ")[1]
-    assert Image.open(picture).width > 500
+    image = next(line for line in outcome.out.splitlines() if "test_masks" in line).split(": ")[1]
+    assert Image.open(image).width > 500
 
 
 @pytest.mark.usefixtures("tiny_run")
@@ -62,7 +62,7 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
     rows = {row["name"]: row for row in csv.DictReader((folder / "areas.csv").open())}
     for name, size in sizes.items():
         mask = Image.open(folder / f"masks/{name}.png")
-        assert mask.size == size  # that of the file, though the network saw it smaller
+        assert mask.size == size  # size of the file; the network got a smaller image
         assert max(Image.open(folder / f"overlays/{name}.png").size) <= 40
         counts = np.bincount(np.array(mask).ravel(), minlength=6).tolist()
         classes = ("background", "circle", "square", "triangle", "star", "cross")
@@ -71,12 +71,12 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
 
 
 @pytest.mark.usefixtures("tiny_run")
-def test_predict_without_photos_takes_the_test_split(darkroom: Callable, tiny: list[str]) -> None:
+def test_predict_defaults_to_test_split(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
     assert len(list(Path("runs/tiny/0/predictions/masks").glob("*.png"))) == 4
 
 
-def test_predict_without_a_writer_is_refused(darkroom: Callable) -> None:
+def test_predict_without_writer_raises(darkroom: Callable) -> None:
     outcome = darkroom("predict", "--model", "UNet", "--model.base_channels", 4, "--data", "ShapesSegmentation")
     assert outcome.code == 2
     assert "PredictionWriter" in outcome.message
@@ -89,7 +89,7 @@ def test_throughput_and_learning_rate_are_logged() -> None:
     assert any(row["lr-AdamW"] for row in rows)
 
 
-def test_tensorboard_gets_figures_and_metrics(darkroom: Callable, tiny: list[str]) -> None:
+def test_tensorboard_logs_figures_and_metrics(darkroom: Callable, tiny: list[str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert darkroom("fit", *tiny, "--config", CONFIGS / "logger/tensorboard.yaml").code == 0
@@ -116,7 +116,7 @@ _FULFILS = [
 
 
 @pytest.mark.parametrize(("model", "protocol"), _FULFILS)
-def test_methods_of_a_model_fulfil_the_protocol_of_its_callbacks(model: type, protocol: type) -> None:
+def test_models_implement_protocols_of_callbacks(model: type, protocol: type) -> None:
     methods = [name for name in get_protocol_members(protocol) if inspect.isfunction(getattr(protocol, name, None))]
     assert methods
     for name in methods:

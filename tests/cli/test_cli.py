@@ -1,4 +1,4 @@
-"""The command line: what it closes off that LightningCLI leaves open."""
+"""Command line: run folders, linked arguments, checkpoints and callbacks beyond LightningCLI."""
 
 import csv
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def hyper_parameters(run: str = "runs/tiny/0") -> dict:
     return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
 
 
-def test_bare_class_names_train(darkroom: Callable) -> None:
+def test_fit_accepts_bare_class_names(darkroom: Callable) -> None:
     arguments = ["--model", "UNet", "--model.base_channels", 4, "--data", "ShapesSegmentation", "--data.train_size", 4]
     outcome = darkroom("fit", *arguments, "--data.val_size", 4, "--data.side", 16, "--trainer.max_steps", 1)
     assert outcome.code == 0
@@ -27,7 +27,7 @@ def test_bare_class_names_train(darkroom: Callable) -> None:
 
 
 @pytest.mark.usefixtures("tiny_run")
-def test_a_run_has_its_folder() -> None:
+def test_fit_writes_run_folder() -> None:
     folder = Path("runs/tiny/0")
     for name in (
         "config.yaml",
@@ -40,7 +40,7 @@ def test_a_run_has_its_folder() -> None:
     assert not Path("lightning_logs").exists()
 
 
-def test_a_second_run_gets_a_folder_of_its_own(darkroom: Callable, tiny: list[str]) -> None:
+def test_second_run_gets_new_folder(darkroom: Callable, tiny: list[str]) -> None:
     for number in (0, 1):
         assert darkroom("fit", *tiny).code == 0
         assert Path(f"runs/tiny/{number}/config.yaml").is_file()
@@ -53,13 +53,13 @@ def test_experiments_are_named_after_their_configs(darkroom: Callable, tiny: lis
 
 
 @pytest.mark.usefixtures("tiny_run")
-def test_what_was_saved_runs_again(darkroom: Callable) -> None:
+def test_saved_config_reproduces_run(darkroom: Callable) -> None:
     assert darkroom("fit", "--config", "runs/tiny/0/config.yaml").code == 0
     assert saved("runs/tiny/1") == saved("runs/tiny/0")
     assert darkroom("test", "--config", "runs/tiny/0/config.yaml", "--ckpt_path", "best").code == 0
 
 
-def test_overlays_and_command_line_win_in_order(darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
+def test_command_line_and_later_overlays_take_precedence(darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("trainer: {max_epochs: 7, log_every_n_steps: 3}\n")
     (tmp_path / "b.yaml").write_text("trainer: {max_epochs: 8}\n")
     printed = darkroom(
@@ -71,27 +71,27 @@ def test_overlays_and_command_line_win_in_order(darkroom: Callable, tiny: list[s
 
 
 class TestLink:
-    """num_classes comes from the data, is written down, and a contradiction is refused."""
+    """`num_classes` is linked from the data and saved; a contradicting value raises."""
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_written_down(
+    def test_linked_value_is_saved(
         self,
     ) -> None:
         assert saved()["model"]["init_args"]["num_classes"] == 6
         assert hyper_parameters()["num_classes"] == 6
 
-    def test_contradiction_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_contradicting_num_classes_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         outcome = darkroom("fit", *tiny, "--model.num_classes", 3)
         assert outcome.code == 2
         assert "model.num_classes is 3, but ShapesSegmentation has 6" in outcome.message
         assert not Path("runs").exists() or not any(Path("runs").iterdir())
 
-    def test_channels_too(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_contradicting_in_channels_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         outcome = darkroom("fit", *tiny, "--model.in_channels", 1)
         assert outcome.code == 2
         assert "model.in_channels is 1" in outcome.message
 
-    def test_a_model_without_it_gets_no_such_key(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_model_without_linked_argument_gets_no_key(self, darkroom: Callable, tiny: list[str]) -> None:
         network = ["--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"]
         outcome = darkroom("fit", *tiny[:4], *tiny[6:], *network, "--model.network.num_classes", 6)
         assert outcome.code == 0
@@ -100,10 +100,10 @@ class TestLink:
 
 
 class TestCheckpoint:
-    """The config is honoured, and compared with the checkpoint."""
+    """The config takes precedence and is compared with the checkpoint."""
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_its_hyper_parameters_override_nothing(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_checkpoint_does_not_override_config(self, darkroom: Callable, tiny: list[str]) -> None:
         again = [*tiny, "--trainer.max_epochs", 2, "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt"]
         assert darkroom("fit", *again, "--trainer.gradient_clip_val", 0.5).code == 0
         assert saved("runs/tiny/1")["trainer"]["gradient_clip_val"] == 0.5
@@ -113,24 +113,24 @@ class TestCheckpoint:
         assert "was trained with model.optim.optimizer" in outcome.message
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_a_continued_run_s_config_starts_anew(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_resumed_run_does_not_save_ckpt_path(self, darkroom: Callable, tiny: list[str]) -> None:
         assert darkroom("fit", *tiny, "--trainer.max_epochs", 2, "--ckpt_path", "last").code == 0
         assert saved()["ckpt_path"] is None
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_last_is_that_of_the_newest_run(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_last_is_checkpoint_of_newest_run(self, darkroom: Callable, tiny: list[str]) -> None:
         Path("runs/tiny/1").mkdir()  # killed before its first checkpoint
         outcome = darkroom("fit", *tiny, "--ckpt_path", "last")
         assert outcome.code == 0
         assert "runs/tiny/1 has no checkpoint yet; it starts from scratch" in outcome.err
         assert sorted(path.name for path in Path("runs/tiny").iterdir()) == ["0", "1"]
 
-    def test_last_without_a_run_is_an_error(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_last_without_run_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         outcome = darkroom("fit", *tiny, "--ckpt_path", "last")
         assert outcome.code == 2
-        assert "there is no runs/tiny; --experiment names one of runs" in outcome.message
+        assert "runs/tiny does not exist; --experiment must name a folder of runs" in outcome.message
 
-    def test_weights_it_began_with_are_no_longer_needed(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_test_does_not_need_pretrained_file(self, darkroom: Callable, tiny: list[str]) -> None:
         from darkroom.lightning_modules.segmentation import UNetNetwork
 
         torch.save(UNetNetwork(num_classes=6, base_channels=4).state_dict(), "start.pth")
@@ -139,40 +139,40 @@ class TestCheckpoint:
         assert darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").code == 0
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_another_class_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_checkpoint_of_other_class_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         network = ["--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"]
         outcome = darkroom(
             "test", *tiny[:4], *tiny[6:], *network, "--model.network.num_classes", 6, "--ckpt_path", "best"
         )
         assert outcome.code == 2
-        assert "holds a UNet, but the config says SemanticSegmentation" in outcome.message
+        assert "holds a UNet, but the config has SemanticSegmentation" in outcome.message
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_another_width_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_checkpoint_of_other_width_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         outcome = darkroom("test", *tiny, "--model.base_channels", 8, "--ckpt_path", "best")
         assert outcome.code == 2
         assert "does not fit the model: network." in outcome.message
 
     @pytest.mark.parametrize("given", ["last", "best", "nowhere.ckpt"])
-    def test_none_there_is_an_error(self, darkroom: Callable, tiny: list[str], given: str) -> None:
+    def test_missing_checkpoint_raises(self, darkroom: Callable, tiny: list[str], given: str) -> None:
         outcome = darkroom("fit", *tiny, "--ckpt_path", given)
         assert outcome.code == 2
         assert f"ckpt_path {given}" in outcome.message
 
-    def test_a_broken_file_is_an_error(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_broken_checkpoint_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         Path("broken.ckpt").write_bytes(b"nothing")
         outcome = darkroom("test", *tiny, "--ckpt_path", "broken.ckpt")
         assert outcome.code == 2
         assert "broken.ckpt cannot be loaded" in outcome.message
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_a_run_s_checkpoint_brings_its_config(self, darkroom: Callable) -> None:
+    def test_checkpoint_path_finds_config_of_its_run(self, darkroom: Callable) -> None:
         outcome = darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt")
         assert outcome.code == 0
         assert "run folder: runs/tiny/0" in outcome.out
 
     @pytest.mark.usefixtures("tiny_run")
-    def test_loads_in_python_as_what_it_is(
+    def test_load_from_checkpoint_returns_saved_class(
         self,
     ) -> None:
         from lightning import LightningModule
@@ -182,8 +182,8 @@ class TestCheckpoint:
         for kind in (UNet, LightningModule):
             assert type(kind.load_from_checkpoint("runs/tiny/0/checkpoints/best.ckpt", weights_only=True)) is UNet
 
-    def test_last_is_never_stale(self, darkroom: Callable, tiny: list[str]) -> None:
-        """Also when the score only gets worse, so that the best is that of the first epoch."""
+    def test_last_is_from_the_last_epoch(self, darkroom: Callable, tiny: list[str]) -> None:
+        """Check last.ckpt with a metric that only gets worse, so that best.ckpt is from the first epoch."""
         worse = ["--checkpoint.mode", "max", "--checkpoint.monitor", "epoch_falling"]
         callback = ["--trainer.callbacks+=tests.fakes.parts.Falling"]
         assert darkroom("fit", *tiny, "--trainer.max_epochs", 3, *worse, *callback).code == 0
@@ -192,32 +192,32 @@ class TestCheckpoint:
         }
         assert epochs == {"best": 0, "last": 2}
 
-    def test_save_last_that_goes_stale_is_refused(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_save_last_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         outcome = darkroom("fit", *tiny, "--checkpoint.save_last", "true")
         assert outcome.code == 2
         assert "save_last" in outcome.message
 
 
 class TestCallbacks:
-    def test_a_list_that_replaces_another_is_refused(self, darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
+    def test_replacing_callbacks_raises(self, darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text("trainer: {callbacks: [{class_path: DeviceStatsMonitor}]}\n")
         outcome = darkroom("fit", *tiny, "--config", "mine.yaml")
         assert outcome.code == 2
         assert "callbacks+" in outcome.message
         assert "SegmentationMaskLogger" in outcome.message
 
-    def test_one_that_is_appended_is_not(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_appended_callback_is_kept(self, darkroom: Callable, tiny: list[str]) -> None:
         assert darkroom("fit", *tiny, "--config", CONFIGS / "trainer/early_stopping.yaml").code == 0
         names = [entry["class_path"].rsplit(".")[-1] for entry in saved()["trainer"]["callbacks"]]
         assert names == ["SegmentationMaskLogger", "PredictionWriter", "EarlyStopping"]
 
-    def test_dropped_on_purpose(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_callbacks_null_removes_all(self, darkroom: Callable, tiny: list[str]) -> None:
         assert darkroom("fit", *tiny, "--trainer.callbacks", "null").code == 0
         assert not Path("runs/tiny/0/pictures").exists()
-        assert Path("runs/tiny/0/checkpoints/last.ckpt").is_file()  # which no list can drop
+        assert Path("runs/tiny/0/checkpoints/last.ckpt").is_file()  # independent of the list of callbacks
 
 
-def test_checkpoints_and_logger_can_be_switched_off(darkroom: Callable, tiny: list[str]) -> None:
+def test_checkpoints_and_logger_can_be_disabled(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("fit", *tiny, "--trainer.enable_checkpointing", "false", "--trainer.logger", "false").code == 0
     assert not Path("runs/tiny/0/checkpoints").exists()
     assert darkroom("fit", *tiny, "--trainer.fast_dev_run", "true").code == 0
@@ -227,7 +227,7 @@ def test_checkpoints_and_logger_can_be_switched_off(darkroom: Callable, tiny: li
     )
 
 
-def test_any_network_trains_by_yaml_alone(darkroom: Callable, tmp_path: Path) -> None:
+def test_any_network_trains_from_yaml(darkroom: Callable, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         """
 model:
@@ -250,16 +250,16 @@ trainer: {max_epochs: 1, accelerator: cpu}
 
 
 @pytest.mark.usefixtures("tiny_run")
-def test_validate_scores_a_checkpoint(darkroom: Callable) -> None:
+def test_validate_evaluates_checkpoint(darkroom: Callable) -> None:
     outcome = darkroom("validate", "--ckpt_path", "runs/tiny/0/checkpoints/last.ckpt")
     assert outcome.code == 0
     assert "val/mIoU" in outcome.out
     assert Path("runs/tiny/0/validate.yaml").is_file()
-    assert Path("runs/tiny/0/config.yaml").is_file()  # still the fit's, which can be fitted again
+    assert Path("runs/tiny/0/config.yaml").is_file()  # still the config of the fit
 
 
 @pytest.mark.slow
-def test_metrics_rows_survive_a_continued_run(darkroom: Callable, tiny: list[str]) -> None:
+def test_metrics_rows_survive_resume(darkroom: Callable, tiny: list[str]) -> None:
     darkroom("fit", *tiny, "--trainer.max_epochs", 2)
     before = [row for row in csv.DictReader(Path("runs/tiny/0/metrics.csv").open()) if row["val/mIoU"]]
     assert darkroom("fit", *tiny, "--trainer.max_epochs", 4, "--ckpt_path", "last").code == 0

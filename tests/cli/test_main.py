@@ -1,5 +1,6 @@
-"""The door without torch: help, version, list."""
+"""Commands that do not import torch: help, version, list."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from tests.conftest import CONFIGS
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "list"])
-def test_answers_at_once_without_torch(command: str) -> None:
+def test_help_version_and_list_do_not_import_torch(command: str) -> None:
     code = f"""
 import sys, time
 from darkroom.__main__ import main
@@ -18,14 +19,14 @@ assert main([{command!r}]) == 0
 assert not {{"torch", "lightning", "numpy", "yaml"}} & sys.modules.keys()
 assert time.process_time() < 2  # importing torch alone takes longer; .07 s for --help, .4 s for list
 """
-    answer = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
     )
-    assert "darkroom" in answer.stdout or "UNet" in answer.stdout
+    assert "darkroom" in output.stdout or "UNet" in output.stdout
 
 
 @pytest.mark.slow  # imports everything in a process of its own
-def test_fit_help_imports_little_more_than_lightning() -> None:
+def test_fit_help_does_not_import_optional_packages() -> None:
     code = """
 import sys
 import torchmetrics  # lightning's own need; it imports matplotlib where that is installed
@@ -37,10 +38,10 @@ assert not {"wandb", "tensorboard", "matplotlib", "segmentation_models_pytorch"}
     subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, check=True)
 
 
-def test_list_names_what_there_is(darkroom: Callable) -> None:
+def test_list_shows_every_class_and_config(darkroom: Callable) -> None:
     from darkroom.cli.catalog import classes
 
-    answer = darkroom("list").out
+    output = darkroom("list").out
     ladder = {
         "ConvolutionalizedClassifier",
         "FCN",
@@ -68,34 +69,48 @@ def test_list_names_what_there_is(darkroom: Callable) -> None:
     }
     assert ladder == set(classes("lightning_modules", "Technique"))
     for name in ("UNet", "ShapesSegmentation", "ImageMaskFolder", "VOCSegmentation", "SegmentationMaskLogger"):
-        assert f"  {name} " in answer
-    for config in CONFIGS.rglob("*.yaml"):
-        line = next(line for line in answer.splitlines() if f"configs/{config.relative_to(CONFIGS)} " in line)
-        assert len(line.split(maxsplit=1)[1]) > 20  # every config says what it promises
+        assert f"  {name} " in output
+    assert all(len(line) <= 100 for line in output.splitlines())
 
 
-def test_no_command_is_help_and_a_wrong_one_an_error(darkroom: Callable) -> None:
+def test_list_as_json_has_a_description_of_every_config(darkroom: Callable) -> None:
+    found = json.loads(darkroom("list", "--json").out)
+    experiments = {one["config"]: one for one in found["experiments"]}
+    assert experiments["configs/segmentation/unet.yaml"] == {
+        "method": "UNet",
+        "family": "segmentation",
+        "config": "configs/segmentation/unet.yaml",
+        "result": "test mIoU 0.939",
+    }
+    paths = {f"configs/{path.relative_to(CONFIGS).as_posix()}" for path in CONFIGS.rglob("*.yaml")}
+    assert paths == experiments.keys() | found["configs"].keys()
+    assert all(len(head) > 20 for head in found["configs"].values())
+    heads = [(CONFIGS.parent / path).read_text().split("\n", 1)[0] for path in experiments]
+    assert all(len(head) > 20 and head.startswith("# ") for head in heads)
+
+
+def test_no_command_prints_help_and_unknown_command_raises(darkroom: Callable) -> None:
     assert "usage" in darkroom().out
     outcome = darkroom("trian")
     assert outcome.code == 2
     assert "unknown command 'trian'" in outcome.message
 
 
-def test_list_is_what_the_command_line_knows() -> None:
+def test_list_contains_only_registered_classes() -> None:
     from darkroom.cli.catalog import classes, import_all
     from darkroom.datamodules.base import VisionDataModule
     from darkroom.lightning_modules.base import Technique
 
-    def below(kind: type) -> set[type]:
-        return {kind} | {c for child in kind.__subclasses__() for c in below(child)}
+    def subclasses(kind: type) -> set[type]:
+        return {kind} | {c for child in kind.__subclasses__() for c in subclasses(child)}
 
     import_all()
     for room, base in (("lightning_modules", Technique), ("datamodules", VisionDataModule)):
         listed = set(classes(room, base.__name__))
-        assert listed <= {kind.__name__ for kind in below(base) if kind.__module__.startswith(f"darkroom.{room}")}
+        assert listed <= {kind.__name__ for kind in subclasses(base) if kind.__module__.startswith(f"darkroom.{room}")}
 
 
-def test_list_ends_quietly_where_its_reader_has_gone() -> None:
+def test_list_exits_cleanly_on_closed_pipe() -> None:
     command = f"{sys.executable} -m darkroom list | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=CONFIGS.parent, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

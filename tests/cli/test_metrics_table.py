@@ -1,4 +1,4 @@
-"""The table that validate and test print."""
+"""Table of metrics printed by validate and test."""
 
 import re
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def test_main_metric_may_be_a_loss() -> None:
     assert lines == ["val/loss    2", "", "val/rest    1", "", "val/a_loss  3"]
 
 
-def test_a_monitor_that_was_not_logged_is_left_out() -> None:
+def test_unlogged_monitor_is_omitted() -> None:
     assert format_metrics({"test/accuracy": 0.25}, "test", "step") == "test/accuracy  0.25"
 
 
 @pytest.mark.usefixtures("tiny_run")
-def test_test_prints_four_digits(darkroom: Callable) -> None:
+def test_test_command_prints_four_significant_digits(darkroom: Callable) -> None:
     out = darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").out
     rows = re.findall(r"^(test/\S+)\s+(\S+)$", out, re.MULTILINE)
     assert {"test/mIoU", "test/loss"} <= {name for name, _ in rows}

@@ -24,7 +24,7 @@ def _warn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renames, "_warned", set())
 
 
-def test_old_class_path_leads_to_todays_module() -> None:
+def test_old_class_path_maps_to_current_module() -> None:
     with pytest.warns(FutureWarning, match="is now darkroom.lightning_modules.lr_schedulers.WarmupCosine"):
         path = renames.rename_class("lightning_modules.base.WarmupCosine")
     assert path == f"{WarmupCosine.__module__}.WarmupCosine"
@@ -33,7 +33,7 @@ def test_old_class_path_leads_to_todays_module() -> None:
 @pytest.mark.parametrize(
     ("old", "new"), [("diffusion.denoiser.Denoiser", DenoisingUNet), ("diffusion.text.words.Words", LearnedTextEncoder)]
 )
-def test_renamed_classes_of_diffusion_are_found(old: str, new: type) -> None:
+def test_renamed_diffusion_classes_are_found(old: str, new: type) -> None:
     path = f"{new.__module__}.{new.__name__}"
     with pytest.warns(FutureWarning, match=f"is now {path}"):
         assert renames.rename_class(f"lightning_modules.{old}") == path
@@ -50,14 +50,14 @@ def test_old_name_warns_once() -> None:
     assert len(caught) == 1
 
 
-def test_users_own_folder_of_that_name_wins(tmp_path: Path) -> None:
+def test_local_folder_of_same_name_takes_precedence(tmp_path: Path) -> None:
     Path("lightning_modules").mkdir()
     Path("lightning_modules/base.py").write_text("class WarmupCosine: ...\n")
     assert renames.rename_class("lightning_modules.base.WarmupCosine") == "lightning_modules.base.WarmupCosine"
     assert renames.rename_class("lightning_modules.other.UNet").startswith("darkroom.")
 
 
-def test_unknown_paths_stay_as_they_are() -> None:
+def test_unknown_paths_are_unchanged() -> None:
     for path in ("torch.optim.SGD", "callbacks.mine.MyLogger", "UNet", "a sentence. UNet"):
         assert renames.rename_class(path) == path
 
@@ -78,7 +78,7 @@ def test_old_keys_move_into_their_group(old: dict, new: dict, monkeypatch: pytes
     assert renames.update_config({"model": dict(old)}) == {"model": new}
 
 
-def test_old_keys_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_keys_are_renamed_on_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(renames.KEYS, "model", {"old": "group.name"})
     argv = ["fit", "--model.old=3", "--model.init_args.old", "4", "--model.old.init_args.x", "--model.older", "5"]
     renamed = ["fit", "--model.group.name=3", "--model.init_args.group.name", "4"]
@@ -88,14 +88,14 @@ def test_old_keys_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("old", "new"), [("paper/unet", "paper/segmentation/unet"), ("data/mnist", "data/images/mnist")]
 )
-def test_old_paths_of_configs_are_found(old: str, new: str) -> None:
+def test_old_config_paths_are_found(old: str, new: str) -> None:
     with pytest.warns(FutureWarning, match=f"is now configs/{new}.yaml"):
         assert find_config(Path(f"configs/{old}.yaml")) == CONFIGS / f"{new}.yaml"
     assert find_config(Path("configs/paper/no.yaml")) == Path("configs/paper/no.yaml")
 
 
 class Blur(nn.Module):
-    """A tiny network for images."""
+    """Tiny denoising network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ GROUPED = {
         (FLAT | {"ema_decay": None}, GROUPED | {"ema": None}),
     ],
 )
-def test_flat_ddpm_is_the_grouped_one(flat: dict, grouped: dict, tmp_path: Path) -> None:
+def test_flat_ddpm_config_equals_grouped_one(flat: dict, grouped: dict, tmp_path: Path) -> None:
     with pytest.warns(FutureWarning, match="model.steps is now model.sampling.steps"):
         config = renames.update_config({"model": {"class_path": "lightning_modules.diffusion.DDPM", "init_args": flat}})
     path = f"{DDPM.__module__}.DDPM"
@@ -151,7 +151,7 @@ def test_flat_ddpm_is_the_grouped_one(flat: dict, grouped: dict, tmp_path: Path)
 
 
 @pytest.mark.parametrize("value", [None, [3.0, 1.0]])
-def test_per_stage_lists_of_the_cascade_stay(value: list[float] | None) -> None:
+def test_per_stage_lists_of_cascade_are_unchanged(value: list[float] | None) -> None:
     config = {"model": {"class_path": "ImagenCascade", "init_args": {"guidance": value, "steps": value}}}
     assert renames.update_config(config) == config
     text = "null" if value is None else "[3, 1]"
@@ -159,7 +159,7 @@ def test_per_stage_lists_of_the_cascade_stay(value: list[float] | None) -> None:
     assert renames.update_arguments(argv) == argv
 
 
-def test_flat_null_on_the_command_line_switches_the_group_off() -> None:
+def test_flat_null_on_command_line_disables_group() -> None:
     argv = ["fit", "--model.ema_decay=null", "--model.ema_decay", "null", "--model.ema_decay", "0.9"]
     renamed = ["fit", "--model.ema=null", "--model.ema", "null", "--model.ema.decay", "0.9"]
     assert renames.update_arguments(argv) == renamed
@@ -190,7 +190,7 @@ FASTER_RCNN = {
 }
 
 
-def test_old_flat_config_of_faster_rcnn_builds_the_same_model(darkroom: Callable) -> None:
+def test_old_flat_faster_rcnn_config_builds_same_model(darkroom: Callable) -> None:
     config = yaml.safe_load((CONFIGS / "detection/faster_rcnn.yaml").read_text())
     for name, arguments in (("old", OLD_FASTER_RCNN), ("new", FASTER_RCNN)):
         shared = {key: value for key, value in config["model"]["init_args"].items() if key not in FASTER_RCNN}
@@ -208,7 +208,7 @@ def test_old_flat_config_of_faster_rcnn_builds_the_same_model(darkroom: Callable
     assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.1, 0.5, 30)
 
 
-def test_keys_that_other_classes_still_have_are_renamed_for_their_class_only() -> None:
+def test_shared_keys_are_renamed_only_for_their_class() -> None:
     old = {"aspect_ratios": [1.0], "proposals": 50}
     for class_path in ("SlidingWindow", "darkroom.lightning_modules.segmentation.DeconvNet"):
         assert renames.rename_keys("model", dict(old), class_path) == old
@@ -216,7 +216,7 @@ def test_keys_that_other_classes_still_have_are_renamed_for_their_class_only() -
     assert mask_rcnn == {"rpn": {"proposals": [20, 10]}}
 
 
-def test_flag_becomes_the_switch_of_its_group() -> None:
+def test_flag_becomes_enabled_of_its_group() -> None:
     old = {"svm": False, "cost": 0.1, "box_regression": True}
     new = {"svm": {"enabled": False, "cost": 0.1}, "box_regression": {"enabled": True}}
     assert renames.rename_keys("model", old) == new
@@ -225,7 +225,7 @@ def test_flag_becomes_the_switch_of_its_group() -> None:
     assert renames.update_arguments(argv) == ["--model.svm.enabled=false", "--model.svm.cost", "0.1"]
 
 
-def test_users_class_keeps_its_own_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_class_keeps_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.py").write_text("class Mine:\n    def __init__(self, steps, **kwargs): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     flat = {"steps": 3, "optimizer": "SGD"}
@@ -236,12 +236,12 @@ def test_users_class_keeps_its_own_arguments(tmp_path: Path, monkeypatch: pytest
     assert renames.update_arguments([*argv, "--model=mine.Mine"])[:3] == argv[:3]
 
 
-def test_words_of_other_options_stay() -> None:
+def test_values_of_other_options_are_unchanged() -> None:
     argv = ["fit", "--experiment", "Words", "--model.text", "Words"]
     assert renames.update_arguments(argv) == [*argv[:-1], "LearnedTextEncoder"]
 
 
-def test_old_arguments_of_callbacks_and_data() -> None:
+def test_old_arguments_of_callbacks_and_data_are_renamed() -> None:
     callback = {"class_path": "callbacks.TimestepLossLogger", "init_args": {"num_pictures": 3}}
     (updated,) = renames.update_config({"trainer": {"callbacks": [callback]}})["trainer"]["callbacks"]
     assert updated["init_args"] == {"num_images": 3}
@@ -254,7 +254,7 @@ def test_every_renamed_class_exists() -> None:
 
 
 @pytest.mark.slow
-def test_old_config_fits_and_old_checkpoint_loads(darkroom: Callable, tiny: list[str]) -> None:
+def test_old_config_trains_and_old_checkpoint_loads(darkroom: Callable, tiny: list[str]) -> None:
     config = yaml.safe_load((CONFIGS / "segmentation/unet.yaml").read_text())
     config["model"]["class_path"] = "lightning_modules.segmentation.UNet"
     config["model"]["init_args"]["lr_scheduler"] = {"class_path": "lightning_modules.base.WarmupCosine"}

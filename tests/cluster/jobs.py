@@ -1,4 +1,4 @@
-"""What the jobs of these tests train, and what happens to them at a given step, however fast the machine is."""
+"""Commands of the cluster tests, and callbacks that interrupt a run at a given step on any machine."""
 
 import csv
 import os
@@ -35,7 +35,7 @@ def losses_of(run: str | Path) -> list[tuple[str, str]]:
 
 
 def assert_same_end(one: str | Path, other: str | Path) -> None:
-    """Two runs ended with the same weights, bit for bit, and logged the same losses."""
+    """Assert that two runs have bit-identical final weights and the same logged losses."""
     weights = [last_of(run)["state_dict"] for run in (one, other)]
     assert [last_of(run)["global_step"] for run in (one, other)] == [STEPS, STEPS]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -44,7 +44,7 @@ def assert_same_end(one: str | Path, other: str | Path) -> None:
 
 
 class HoldForSignal(Callback):
-    """Before each of some steps, leaves a file ``held-<step>-<rank>`` and waits until a signal has come."""
+    """Before each given step, write a file ``held-<step>-<rank>`` and wait for a signal."""
 
     def __init__(self, steps: list[int]) -> None:
         self.steps = steps
@@ -61,7 +61,7 @@ class HoldForSignal(Callback):
 
 
 class KillOneRank(Callback):
-    """Ends rank 1 with SIGKILL before a given step, the first time that torchrun starts it."""
+    """Kill rank 1 with SIGKILL before a given step of its first start by torchrun."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -1,4 +1,4 @@
-"""A real Slurm: one run that is stopped in three ways, on one node and on two, ends as one that was never stopped."""
+"""Real Slurm: a run interrupted in three ways, on one and two nodes, equals an uninterrupted run."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.jobs import FIT, ROOT, TWO_RANKS_HERE, assert_same_end, last_of
 
 HERE = Path(__file__).parent
-HOLDS = [3, 10, 18]  # the steps at which something happens; an epoch has eight
+HOLDS = [3, 10, 18]  # the steps of the interruptions; an epoch has eight
 HOLD = ["--trainer.callbacks+=tests.cluster.jobs.HoldForSignal", f"--trainer.callbacks.steps={HOLDS}"]
 pytestmark = pytest.mark.cluster
 
@@ -25,7 +25,7 @@ def slurm(*command: str) -> str:
 
 @pytest.fixture
 def _cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two nodes, started for this test and ended with it."""
+    """Start a Slurm cluster of two nodes for the duration of a test."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("Slurm's daemons are started by root, on Linux")
     absent = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
@@ -53,23 +53,23 @@ def _cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Job:
-    """Two ranks of a fit, submitted as a user does."""
+    """Fit on two ranks, submitted with sbatch."""
 
     def __init__(self, *argv: object, sbatch: str) -> None:
         script = str(ROOT / "configs/slurm/job.sh")
         self.number = slurm("sbatch", "--parsable", "--output=job-%j.txt", *sbatch.split(), script, *map(str, argv))
 
-    def is_(self, state: str, restarts: int) -> bool:
+    def has_state(self, state: str, restarts: int) -> bool:
         shown = slurm("scontrol", "show", "job", self.number)
         return f"JobState={state} " in shown and f"Restarts={restarts} " in shown
 
     def wait(self, what: Callable[[], bool]) -> None:
-        """Until something is so; fails early when the job does."""
+        """Wait for a condition; raise as soon as the job fails."""
         limit = time.monotonic() + 240
         while not what():
             console = Path(f"job-{self.number}.txt")
             text = console.read_text() if console.is_file() else ""
-            assert not any(self.is_("FAILED", restarts) for restarts in range(2)), text
+            assert not any(self.has_state("FAILED", restarts) for restarts in range(2)), text
             assert time.monotonic() < limit, text
             time.sleep(0.2)
 
@@ -77,38 +77,38 @@ class Job:
         self.wait(lambda: all(Path(f"held-{step}-{rank}").is_file() for rank in range(2)))
 
     def start_again(self) -> None:
-        """A requeued job waits two minutes, lest it meets what ended it."""
+        """Start a requeued job without Slurm's delay of two minutes."""
         slurm("scontrol", "update", f"JobId={self.number}", "StartTime=now")
 
 
 @pytest.mark.fault("Slurm: end of time, scancel, pre-emption")
 @pytest.mark.usefixtures("_cluster")
-def test_a_run_survives_all_that_slurm_does_to_it(darkroom: Callable) -> None:
+def test_slurm_timeout_cancel_and_preemption_do_not_change_run(darkroom: Callable) -> None:
     assert darkroom(*FIT, *TWO_RANKS_HERE, "--experiment", "whole").code == 0
     command = [*FIT, *HOLD, "--config", ROOT / "configs/trainer/slurm.yaml", "--experiment", "stopped"]
 
-    # On one node, warned of the end of its time: saved, requeued, continued.
+    # One node, time limit signal: saved, requeued, resumed.
     job = Job(*command, sbatch="--ntasks-per-node=2")
     job.wait_until_held(HOLDS[0])
     slurm("scancel", "--signal=USR1", job.number)
-    job.wait(lambda: job.is_("PENDING", 1))
+    job.wait(lambda: job.has_state("PENDING", 1))
     assert HOLDS[0] < last_of("runs/stopped/0")["global_step"] <= HOLDS[0] + 2
     job.start_again()
     job.wait_until_held(HOLDS[1])
 
     # Cancelled: saved, and not requeued.
     slurm("scancel", job.number)
-    job.wait(lambda: job.is_("CANCELLED", 1) and not slurm("squeue", "--noheader"))
+    job.wait(lambda: job.has_state("CANCELLED", 1) and not slurm("squeue", "--noheader"))
     assert HOLDS[1] < last_of("runs/stopped/0")["global_step"] <= HOLDS[1] + 2
 
-    # Another job goes on with the run, on two nodes. A more urgent one takes them: saved, requeued, continued.
+    # A second job resumes the run on two nodes. A job of higher priority preempts it: saved, requeued, resumed.
     job = Job(*command, "--ckpt_path", "last", sbatch="--nodes=2 --ntasks-per-node=1")
     job.wait_until_held(HOLDS[2])
     slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
-    job.wait(lambda: job.is_("PENDING", 1))
+    job.wait(lambda: job.has_state("PENDING", 1))
     assert HOLDS[2] < last_of("runs/stopped/0")["global_step"] <= HOLDS[2] + 2
     job.start_again()
-    job.wait(lambda: job.is_("COMPLETED", 1))
+    job.wait(lambda: job.has_state("COMPLETED", 1))
 
     assert os.listdir("runs/stopped") == ["0"]
     assert_same_end("runs/whole/0", "runs/stopped/0")

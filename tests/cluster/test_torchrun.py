@@ -1,4 +1,4 @@
-"""torchrun: a rank that is killed is started again, and the fit goes on by itself."""
+"""torchrun restarts a killed rank and the fit resumes without intervention."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ KILL = ["--trainer.callbacks+=tests.cluster.jobs.KillOneRank", "--trainer.callba
 
 @pytest.mark.cluster
 @pytest.mark.fault("kill -9 of one rank under torchrun")
-def test_torchrun_restarts_and_the_fit_goes_on(darkroom) -> None:
+def test_torchrun_restart_resumes_fit(darkroom) -> None:
     assert darkroom(*FIT, *TWO_RANKS_HERE, "--experiment", "whole").code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    # Else torch's second start waits for the ranks of its first, whose addresses are still in the store of its agent.
+    # Otherwise the restarted process group waits for the addresses of the first start, still in the agent's store.
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [*torchrun, "-m", "darkroom", *FIT, *KILL, "--trainer.strategy", "ddp", "--trainer.devices", "2"]
     done = subprocess.run(

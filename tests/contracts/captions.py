@@ -10,7 +10,7 @@ from tests.contracts.datamodule import DataModuleContract, set_epoch
 class CaptionedDataContract(DataModuleContract):
     """Contract of captions, beside that of all datamodules."""
 
-    def test_states_its_facts(self, data: VisionDataModule) -> None:
+    def test_attributes_are_consistent(self, data: VisionDataModule) -> None:
         assert data.num_classes == len(data.class_names) == 0
         assert data.value_range == (-1.0, 1.0)
         assert len(data.image_shape) == 3
@@ -22,7 +22,7 @@ class CaptionedDataContract(DataModuleContract):
                 assert all(isinstance(caption, str) and caption for caption in batch["caption"])
                 assert "captions" not in batch
 
-    def test_vocabulary_is_that_of_training(self, data: VisionDataModule) -> None:
+    def test_vocabulary_is_built_from_training_captions(self, data: VisionDataModule) -> None:
         assert isinstance(data, Captioned)
         assert data.words == sorted(set(data.words))
         for batch in data.train_dataloader():

@@ -1,4 +1,4 @@
-"""What every datamodule owes its users. Inherit, and define ``build``."""
+"""Contract of every datamodule. Inherit, and define ``build``."""
 
 from pathlib import Path
 from typing import Any
@@ -32,21 +32,21 @@ class DataModuleContract:
     def loaders(self, data: VisionDataModule) -> dict[str, Any]:
         return {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
 
-    def test_states_its_facts(self, data: VisionDataModule) -> None:
+    def test_attributes_are_consistent(self, data: VisionDataModule) -> None:
         assert data.num_classes == len(data.class_names) >= 2
         assert len(data.image_shape) == 3
         assert len(data.mean) == len(data.std) == data.image_shape[0]
 
-    def test_loaders_deliver_bytes(self, data: VisionDataModule) -> None:
+    def test_loaders_return_uint8_images(self, data: VisionDataModule) -> None:
         for loader in self.loaders(data).values():
             batch = next(iter(loader))
             assert batch["image"].dtype == torch.uint8
             assert batch["image"].shape[1] == data.image_shape[0]
 
-    def test_training_batches_have_the_stated_shape(self, data: VisionDataModule) -> None:
+    def test_training_batch_has_stated_shape(self, data: VisionDataModule) -> None:
         assert next(iter(data.train_dataloader()))["image"].shape == (2, *data.image_shape)
 
-    def test_normalised_once_and_back(self, data: VisionDataModule) -> None:
+    def test_normalization_is_idempotent_and_invertible(self, data: VisionDataModule) -> None:
         batch = next(iter(data.train_dataloader()))
         original = batch["image"].float() / 255
         normalised = data.on_after_batch_transfer(dict(batch))["image"]
@@ -57,19 +57,19 @@ class DataModuleContract:
         again = data.on_after_batch_transfer({"image": normalised.clone()})["image"]
         assert torch.equal(again, normalised)
 
-    def test_same_samples_in_every_worker_and_process(self, tmp_path: Path) -> None:
+    def test_samples_do_not_depend_on_workers(self, tmp_path: Path) -> None:
         batches = []
         for number, workers in enumerate((0, 2)):
             data = self.build(tmp_path / str(number), batch_size=2, num_workers=workers)
             data.setup("fit")
             loader = data.train_dataloader()
             set_epoch(loader, 3)
-            torch.manual_seed(number)  # the global generator has no say
+            torch.manual_seed(number)  # the global generator has no effect
             batches.append([batch["image"] for batch in loader])
         assert len(batches[0]) == len(batches[1]) > 0
         assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
-    def test_epochs_differ_and_repeat(self, data: VisionDataModule) -> None:
+    def test_samples_depend_on_epoch_and_repeat(self, data: VisionDataModule) -> None:
         loader, seen = data.train_dataloader(), []
         for epoch in (0, 1, 0):
             set_epoch(loader, epoch)
@@ -77,7 +77,7 @@ class DataModuleContract:
         assert torch.equal(seen[0], seen[2])
         assert not torch.equal(seen[0], seen[1])
 
-    def test_splits_share_no_image(self, data: VisionDataModule) -> None:
+    def test_splits_are_disjoint(self, data: VisionDataModule) -> None:
         images: dict[Split, set[bytes]] = {"train": set(), "val": set(), "test": set()}
         for split, found in images.items():
             dataset = data._datasets[split].dataset
@@ -89,9 +89,9 @@ class DataModuleContract:
 
 
 class SegmentationDataContract(DataModuleContract):
-    """Adds what masks must be."""
+    """Contract of images with segmentation masks."""
 
-    def test_masks_hold_classes_or_ignore(self, data: VisionDataModule) -> None:
+    def test_masks_contain_classes_or_ignore(self, data: VisionDataModule) -> None:
         for loader in self.loaders(data).values():
             for batch in loader:
                 assert batch["mask"].dtype == torch.uint8
@@ -103,22 +103,22 @@ class SegmentationDataContract(DataModuleContract):
 class DetectionDataContract(DataModuleContract):
     """Contract of images with boxes; batches are lists. Inherit, and define ``build``."""
 
-    def test_states_its_facts(self, data: VisionDataModule) -> None:
+    def test_attributes_are_consistent(self, data: VisionDataModule) -> None:
         assert data.num_classes == len(data.class_names) >= 1
         assert data.image_shape[0] == 3
         assert (data.mean, data.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-    def test_loaders_deliver_bytes(self, data: VisionDataModule) -> None:
+    def test_loaders_return_uint8_images(self, data: VisionDataModule) -> None:
         for loader in self.loaders(data).values():
             for image in next(iter(loader))["image"]:
                 assert image.dtype == torch.uint8
                 assert image.shape[0] == 3
 
-    def test_training_batches_have_the_stated_shape(self, data: VisionDataModule) -> None:
+    def test_training_batch_has_stated_shape(self, data: VisionDataModule) -> None:
         batch = next(iter(data.train_dataloader()))
         assert len(batch["image"]) == len(batch["target"]) == 2
 
-    def test_normalised_once_and_back(self, data: VisionDataModule) -> None:
+    def test_normalization_is_idempotent_and_invertible(self, data: VisionDataModule) -> None:
         batch = next(iter(data.train_dataloader()))
         original = [image.float() / 255 for image in batch["image"]]
         normalised = data.on_after_batch_transfer(dict(batch))["image"]
@@ -126,14 +126,14 @@ class DetectionDataContract(DataModuleContract):
             torch.testing.assert_close(image, expected)
             torch.testing.assert_close(data.denormalize(image), expected)
 
-    def test_same_samples_in_every_worker_and_process(self, tmp_path: Path) -> None:
+    def test_samples_do_not_depend_on_workers(self, tmp_path: Path) -> None:
         batches = []
         for number, workers in enumerate((0, 2)):
             data = self.build(tmp_path / str(number), batch_size=2, num_workers=workers)
             data.setup("fit")
             loader = data.train_dataloader()
             set_epoch(loader, 3)
-            torch.manual_seed(number)  # the global generator has no say
+            torch.manual_seed(number)  # the global generator has no effect
             batches.append(
                 [
                     (image, target["boxes"])
@@ -146,7 +146,7 @@ class DetectionDataContract(DataModuleContract):
             assert torch.equal(image, same)
             assert torch.equal(boxes, same_boxes)
 
-    def test_epochs_differ_and_repeat(self, data: VisionDataModule) -> None:
+    def test_samples_depend_on_epoch_and_repeat(self, data: VisionDataModule) -> None:
         loader, seen = data.train_dataloader(), []
         for epoch in (0, 1, 0):
             set_epoch(loader, epoch)
@@ -154,7 +154,7 @@ class DetectionDataContract(DataModuleContract):
         assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
         assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
 
-    def test_targets_are_true_boxes(self, data: VisionDataModule) -> None:
+    def test_targets_contain_valid_boxes(self, data: VisionDataModule) -> None:
         for stage, loader in self.loaders(data).items():
             for batch in loader:
                 for image, target in zip(batch["image"], batch["target"], strict=True):
@@ -177,18 +177,18 @@ class DetectionDataContract(DataModuleContract):
 
 
 class LabelledDataContract(DataModuleContract):
-    """Adds what whole images with a class must be."""
+    """Contract of images with one class label."""
 
-    def test_the_network_sees_minus_one_to_one(self, data: VisionDataModule) -> None:
+    def test_images_are_normalized_to_minus_one_to_one(self, data: VisionDataModule) -> None:
         assert data.value_range == (-1.0, 1.0)
         batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())))
         assert -1 <= batch["image"].min() < batch["image"].max() <= 1
 
-    def test_pictures_are_of_one_size_in_every_split(self, data: VisionDataModule) -> None:
+    def test_images_have_one_size_in_every_split(self, data: VisionDataModule) -> None:
         for split in ("train", "val", "test", "predict"):
             assert data._datasets[split].dataset[0]["image"].shape == data.image_shape
 
-    def test_labels_are_classes(self, data: VisionDataModule) -> None:
+    def test_labels_are_class_ids(self, data: VisionDataModule) -> None:
         seen = set()
         for loader in self.loaders(data).values():
             for batch in loader:
@@ -198,7 +198,7 @@ class LabelledDataContract(DataModuleContract):
         assert seen <= set(range(data.num_classes))
         assert len(seen) > 1
 
-    def test_a_sample_does_not_depend_on_its_batch(self, data: VisionDataModule) -> None:
+    def test_sample_does_not_depend_on_batch(self, data: VisionDataModule) -> None:
         dataset = data._datasets["train"]
         batch = collate(dataset.__getitems__([(2, 0), (2, 1)]))
         for index in (0, 1):
@@ -206,7 +206,7 @@ class LabelledDataContract(DataModuleContract):
             assert torch.equal(sample["image"], batch["image"][index])
             assert sample["label"] == batch["label"][index]
 
-    def test_the_user_may_choose_another_range(self, tmp_path: Path) -> None:
+    def test_mean_and_std_can_be_overridden(self, tmp_path: Path) -> None:
         channels = self.build(tmp_path / "one").image_shape[0]
         data = self.build(tmp_path / "another", mean=[0.0] * channels, std=[1.0] * channels)
         assert data.value_range == (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""What every detector owes its users. Inherit, and define ``build``."""
+"""Contract of every object detector. Inherit, and define ``build``."""
 
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ from tests.contracts.module import trainer
 
 
 class DetectionContract:
-    """Inherit as ``class TestMyTechnique(DetectionContract)``."""
+    """Inherit as ``class TestMyMethod(DetectionContract)``."""
 
     steps = 150  # on one batch ...
-    by_heart = 0.5  # ... until VOC's AP50 on it is at least this
+    overfit_ap = 0.5  # ... until VOC AP50 on it is at least this
     lr = 2e-3
-    epochs = 1  # that a whole fit takes
+    epochs = 1  # of a whole fit
 
     def build(self, **kwargs: Any) -> ObjectDetection:
-        """The technique, tiny, for the five classes of the embedded world."""
+        """Build the method, tiny, for the five classes of Shapes."""
         raise NotImplementedError
 
     def data(self, **kwargs: Any) -> ShapesDetection:
@@ -41,7 +41,7 @@ class DetectionContract:
         return fitting
 
     def batch(self, **kwargs: Any) -> dict[str, Any]:
-        """A batch as it reaches the module."""
+        """Return a batch after `on_after_batch_transfer`."""
         data = self.data(**kwargs)
         data.setup("test")
         return data.on_after_batch_transfer(next(iter(data.test_dataloader())))
@@ -55,9 +55,9 @@ class DetectionContract:
         testing = trainer(tmp_path)
         model.eval()
         (scores,) = testing.test(model, DataOf(data, loader), verbose=False)
-        assert scores["test/VOC_AP50"] >= self.by_heart
+        assert scores["test/VOC_AP50"] >= self.overfit_ap
 
-    def test_logs_stage_and_name(self, tmp_path: Path) -> None:
+    def test_metrics_are_named_by_stage(self, tmp_path: Path) -> None:
         model, data = self.build(), self.data()
         fitting = self.fit(model, data, tmp_path)
         names = set(fitting.callback_metrics)
@@ -70,7 +70,7 @@ class DetectionContract:
         terms = {name.removeprefix("train/") for name in names if name.startswith("train/")}
         assert {f"val/{term}" for term in terms} <= names
 
-    def test_predicts_what_the_contract_says(self) -> None:
+    def test_predictions_have_stated_keys_shapes_and_types(self) -> None:
         model, batch = self.build().eval(), self.batch()
         with torch.inference_mode():
             found = model.predict_step(batch, 0)
@@ -94,7 +94,7 @@ class DetectionContract:
                 assert one["masks"].shape == (count, height, width)
                 assert one["masks"].dtype == torch.bool
 
-    def test_images_of_several_sizes_share_a_batch(self) -> None:
+    def test_batch_accepts_mixed_image_sizes(self) -> None:
         model, batch = self.build(), self.batch()
         batch["image"][1] = nn.functional.pad(batch["image"][1], (0, 20, 0, 9))
         if "masks" in batch["target"][1]:
@@ -104,7 +104,7 @@ class DetectionContract:
         with torch.inference_mode():
             assert len(model.eval().predict_step(batch, 0)) == 4
 
-    def test_images_without_objects_train(self) -> None:
+    def test_loss_is_finite_without_objects(self) -> None:
         for emptied in ([0], [0, 1, 2, 3]):
             model, batch = self.build(), self.batch()
             for index in emptied:
@@ -119,7 +119,7 @@ class DetectionContract:
             assert grads
             assert all(grad.isfinite().all() for grad in grads)
 
-    def test_validation_changes_nothing(self) -> None:
+    def test_validation_has_no_side_effects(self) -> None:
         model, batch = self.build().eval(), self.batch()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         random = torch.get_rng_state()
@@ -135,7 +135,7 @@ class DetectionContract:
             torch.testing.assert_close(one["boxes"], other["boxes"])
             torch.testing.assert_close(one["scores"], other["scores"])
 
-    def test_checkpoint_restores_the_technique(self, tmp_path: Path) -> None:
+    def test_checkpoint_restores_predictions(self, tmp_path: Path) -> None:
         model, data = self.build(), self.data()
         saving = ModelCheckpoint(tmp_path, "it")
         self.fit(model, data, tmp_path, enable_checkpointing=True, callbacks=[saving])
@@ -147,7 +147,7 @@ class DetectionContract:
             found, same = model.eval().detect(batch), again.eval().detect(batch)
         assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(found, same, strict=True))
 
-    def test_bf16_mixed_trains(self, tmp_path: Path) -> None:
+    def test_bf16_mixed_training_is_finite(self, tmp_path: Path) -> None:
         model, data = self.build(), self.data()
         fitting = self.fit(model, data, tmp_path, precision="bf16-mixed")
         values = dict(fitting.callback_metrics)
@@ -156,7 +156,7 @@ class DetectionContract:
         assert all(values[name].isfinite() for name in ("train/loss", "val/loss", "val/VOC_AP50", "test/VOC_AP50"))
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"boxes": torch.tensor([[5.0, 5, 5, 9]])}, "has no area"),
             ({"boxes": torch.tensor([[5.0, 5, 99, 9]])}, "reaches out"),
@@ -165,19 +165,19 @@ class DetectionContract:
             ({"labels": torch.tensor([6])}, "label outside of 1 to 5"),
         ],
     )
-    def test_wrong_targets_are_refused(self, tmp_path: Path, change: dict[str, Tensor], said: str) -> None:
+    def test_invalid_targets_raise(self, tmp_path: Path, change: dict[str, Tensor], message: str) -> None:
         model, batch = self.build(), self.batch()
         right = {"boxes": torch.tensor([[5.0, 5, 20, 20]]), "labels": torch.tensor([1]), "image_id": 0}
         batch["target"][2] = right | change
-        with pytest.raises(UsageError, match=f"box 0 of image 2 .*{said}"):
+        with pytest.raises(UsageError, match=f"box 0 of image 2 .*{message}"):
             model.training_step(batch, 0)
 
-    def test_is_an_object_detection(self) -> None:
+    def test_inherits_object_detection(self) -> None:
         assert isinstance(self.build(), ObjectDetection)
 
 
 class DataOf(ShapesDetection):
-    """The training batch of other data, to be tested on."""
+    """Datamodule whose test batch is the training batch of other data."""
 
     def __init__(self, data: ShapesDetection, loader: Any) -> None:
         super().__init__(num_workers=0, side=data.generator.side)

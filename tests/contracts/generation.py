@@ -48,13 +48,13 @@ class GenerationContract:
     image_shape = (3, 16, 16)
     num_classes: int | None = None  # of a conditional method: 5
     loss = "loss"  # name of the loss in validation
-    by_heart: tuple[str, float] | None = None  # a loss term, and its upper bound after 150 steps on one batch
+    overfit_loss: tuple[str, float] | None = None  # a loss term, and its upper bound after 150 steps on one batch
 
     def build(self, **kwargs: Any) -> Generative:
         """Build the method, tiny, for ``image_shape`` and ``num_classes``."""
         raise NotImplementedError
 
-    def objects(self) -> dict[str, Any]:
+    def object_arguments(self) -> dict[str, Any]:
         """Return arguments of ``build`` that are not plain data, which ``load_from_checkpoint`` needs again."""
         return {}
 
@@ -62,7 +62,7 @@ class GenerationContract:
         sizes = {"train_size": 8, "val_size": 8, "test_size": 8, "batch_size": 4, "num_workers": 0, "side": 16}
         return ShapesImages(**{**sizes, **kwargs})
 
-    def drawn(self, model: Generative, n: int, seed: int = 0) -> torch.Tensor:
+    def generate(self, model: Generative, n: int, seed: int = 0) -> torch.Tensor:
         """Sample n images, from different prompts if the method has any."""
         return model.sample(n, labels=self.labels(n), generator=torch.Generator().manual_seed(seed))
 
@@ -81,7 +81,7 @@ class GenerationContract:
 
     def test_samples_have_stated_shape_and_range(self) -> None:
         model = self.build()
-        images = self.drawn(model, 3)
+        images = self.generate(model, 3)
         assert images.shape == (3, *self.image_shape)
         assert images.dtype == torch.float32
         assert not images.requires_grad
@@ -89,14 +89,14 @@ class GenerationContract:
         assert model.training  # the mode it was in
 
     def test_generator_determines_samples(self) -> None:
-        model, drawn = self.build(), []
+        model, samples = self.build(), []
         for seed in (0, 0, 1):
             torch.randn(3)  # the global generator has no effect
             before = torch.get_rng_state()
-            drawn.append(self.drawn(model, 2, seed))
+            samples.append(self.generate(model, 2, seed))
             assert torch.equal(torch.get_rng_state(), before)
-        assert torch.equal(drawn[0], drawn[1])
-        assert not torch.equal(drawn[0], drawn[2])
+        assert torch.equal(samples[0], samples[1])
+        assert not torch.equal(samples[0], samples[2])
 
     def test_reconstruction_is_decoded_encoding(self) -> None:
         model, x, labels = self.build().eval(), self.images(3), self.labels(3)
@@ -129,7 +129,7 @@ class GenerationContract:
         frozen = model.networks()[0]
         frozen.eval()
         before = [module.training for module in model.modules()]
-        self.drawn(model, 2)
+        self.generate(model, 2)
         assert [module.training for module in model.modules()] == before
 
     def test_invalid_numbers_of_samples_raise(self) -> None:
@@ -146,7 +146,7 @@ class GenerationContract:
         if self.num_classes is None:
             with pytest.raises(UsageError, match="unconditional"):
                 model.sample(2, labels=[0, 1])
-            with pytest.raises(UsageError, match="unconditional"):  # it would be in the name of a file
+            with pytest.raises(UsageError, match="unconditional"):  # the label is used in the file name
                 model.predict_step({"seed": torch.tensor([1]), "label": torch.tensor([0])})
             with pytest.raises(UsageError, match="not text-conditional"):
                 model.predict_step({"seed": torch.tensor([1]), "caption": ["a red circle"]})
@@ -162,8 +162,8 @@ class GenerationContract:
         with pytest.raises(UsageError, match="needs labels"):
             model.predict_step({"seed": torch.tensor([1])})
 
-    def test_logs_losses_and_scores_by_stage(self, tmp_path: Path) -> None:
-        model, data = self.build(scores=CountingScores(self.drawn)), self.data()
+    def test_logs_losses_and_metrics_by_stage(self, tmp_path: Path) -> None:
+        model, data = self.build(scores=CountingScores(self.generate)), self.data()
         fitting = trainer(tmp_path, log_every_n_steps=1)
         fitting.fit(model, data)
         names = set(fitting.callback_metrics)
@@ -179,8 +179,8 @@ class GenerationContract:
         saving = ModelCheckpoint(tmp_path, "it", save_on_train_epoch_end=True)
         model = self.build()
         trainer(tmp_path, enable_checkpointing=True, callbacks=[saving], limit_val_batches=0).fit(model, self.data())
-        again = type(model).load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True, **self.objects())
-        assert torch.equal(self.drawn(model, 2), self.drawn(again, 2))
+        again = type(model).load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True, **self.object_arguments())
+        assert torch.equal(self.generate(model, 2), self.generate(again, 2))
 
     def test_global_step_counts_batches(self, tmp_path: Path) -> None:
         fitting = trainer(tmp_path, max_epochs=-1, max_steps=3, limit_val_batches=0)
@@ -207,7 +207,7 @@ class GenerationContract:
 
     @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
     def test_trains_in_half_precision(self, tmp_path: Path, precision: str) -> None:
-        model, data = self.build(scores=CountingScores(self.drawn)), self.data()
+        model, data = self.build(scores=CountingScores(self.generate)), self.data()
         fitting = trainer(tmp_path, precision=precision, log_every_n_steps=1)
         fitting.fit(model, data)
         values = dict(fitting.callback_metrics)
@@ -217,28 +217,28 @@ class GenerationContract:
         assert {f"val/{self.loss}", f"test/{self.loss}", "val/sampled", "test/sampled"} <= values.keys()
 
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
-        if self.by_heart is None:
+        if self.overfit_loss is None:
             pytest.skip("the losses of a GAN do not fall")
-        name, value = self.by_heart
+        name, value = self.overfit_loss
         fitting = trainer(tmp_path, max_steps=150, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2, fused=True)))
         fitting.fit(model, self.data(train_size=4))
         assert fitting.callback_metrics[f"train/{name}"] < value
 
-    def test_other_ranges_and_shapes_raise(self, tmp_path: Path) -> None:
-        for wrong, said in (
+    def test_mismatched_value_range_and_image_shape_raise(self, tmp_path: Path) -> None:
+        for wrong, message in (
             ({"mean": [0.0] * 3, "std": [1.0] * 3}, r"\[-1.0, 1.0\].*data.mean"),
             ({"side": 32}, "model.image_shape"),
         ):
-            with pytest.raises(UsageError, match=said):
+            with pytest.raises(UsageError, match=message):
                 trainer(tmp_path).fit(self.build(), self.data(**wrong))
 
-    def test_shape_of_two_numbers_raises(self) -> None:
+    def test_image_shape_of_two_numbers_raises(self) -> None:
         method: Any = type(self.build())  # the shape has a wrong type on purpose
-        with pytest.raises(UsageError, match=r"model.image_shape is \(16, 16\)"):
+        with pytest.raises(UsageError, match=r"model.image_shape must be .*got \(16, 16\)"):
             method((16, 16), **({} if self.num_classes is None else {"num_classes": self.num_classes}))
 
-    def test_loss_that_is_not_finite_stops(self, tmp_path: Path) -> None:
+    def test_non_finite_loss_stops_training(self, tmp_path: Path) -> None:
         model = self.build()
         with torch.no_grad():
             next(p for p in model.parameters() if p.requires_grad).fill_(torch.nan)

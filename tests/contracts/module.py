@@ -1,4 +1,4 @@
-"""What every technique owes its users. Inherit, and define ``build``."""
+"""Contract of every segmentation method. Inherit, and define ``build``."""
 
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ def trainer(folder: Path, **kwargs: Any) -> Trainer:
 
 
 class SegmentationContract:
-    """Inherit as ``class TestMyTechnique(SegmentationContract)``."""
+    """Inherit as ``class TestMyMethod(SegmentationContract)``."""
 
     steps = 150  # on one batch ...
-    by_heart = 0.1  # ... until the loss on it is below this
+    overfit_loss = 0.1  # ... until the loss on it is below this
 
     def build(self, **kwargs: Any) -> Technique:
-        """The technique, tiny, for the six classes of the embedded world."""
+        """Build the method, tiny, for the six classes of Shapes."""
         raise NotImplementedError
 
     def data(self, **kwargs: Any) -> ShapesSegmentation:
@@ -41,9 +41,9 @@ class SegmentationContract:
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2, fused=True)))
         fitting = trainer(tmp_path, max_steps=self.steps, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)
         fitting.fit(model, self.data())
-        assert fitting.callback_metrics["train/loss"] < self.by_heart
+        assert fitting.callback_metrics["train/loss"] < self.overfit_loss
 
-    def test_logs_stage_and_name(self, tmp_path: Path) -> None:
+    def test_metrics_are_named_by_stage(self, tmp_path: Path) -> None:
         model, data, fitting = self.build(), self.data(), trainer(tmp_path, log_every_n_steps=1)
         fitting.fit(model, data)
         names = set(fitting.callback_metrics)
@@ -61,7 +61,7 @@ class SegmentationContract:
         assert names >= {"train/loss"} | {f"{stage}/{score}" for stage in ("val", "test") for score in scores}
         assert all(name.split("/")[0] in ("train", "val", "test") for name in names)
 
-    def test_checkpoint_restores_the_technique(self, tmp_path: Path) -> None:
+    def test_checkpoint_restores_predictions(self, tmp_path: Path) -> None:
         model, data = self.build(), self.data()
         saving = ModelCheckpoint(tmp_path, "it")
         trainer(tmp_path, enable_checkpointing=True, callbacks=[saving]).fit(model, data)
@@ -71,7 +71,7 @@ class SegmentationContract:
         image = torch.randn(2, 3, 32, 32)
         assert torch.equal(model.eval()(image), again.eval()(image))
 
-    def test_predicts_classes_at_the_size_of_the_input(self) -> None:
+    def test_predictions_are_classes_at_input_size(self) -> None:
         model = self.build().eval()
         for size in ((32, 32), (45, 37)):
             mask = model.predict_step({"image": torch.randn(2, 3, *size)}, 0)
@@ -79,7 +79,7 @@ class SegmentationContract:
             assert mask.dtype == torch.int64
             assert 0 <= mask.min() <= mask.max() < model.num_classes
 
-    def test_bf16_mixed_trains(self, tmp_path: Path) -> None:
+    def test_bf16_mixed_training_is_finite(self, tmp_path: Path) -> None:
         model, data = self.build(), self.data()
         fitting = trainer(tmp_path, precision="bf16-mixed", log_every_n_steps=1)
         fitting.fit(model, data)
@@ -88,5 +88,5 @@ class SegmentationContract:
         values |= fitting.callback_metrics
         assert all(values[f"{stage}/loss"].isfinite() for stage in ("train", "val", "test"))
 
-    def test_is_a_semantic_segmentation(self) -> None:
+    def test_inherits_semantic_segmentation(self) -> None:
         assert isinstance(self.build(), SemanticSegmentation)

@@ -16,7 +16,7 @@ class DenseNetworkContract:
         raise NotImplementedError
 
     @pytest.mark.parametrize("size", [pytest.param(i, id=f"size{i}") for i in range(4)])
-    def test_any_size_in_the_same_size_out(self, size: int) -> None:
+    def test_output_has_input_size(self, size: int) -> None:
         image = torch.randn(2, self.in_channels, *self.sizes[size])
         assert self.build().eval()(image).shape == (2, self.num_classes, *self.sizes[size])
 
@@ -26,7 +26,7 @@ class DenseNetworkContract:
         missing = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not missing
 
-    def test_samples_of_a_batch_do_not_mix(self) -> None:
+    def test_samples_of_a_batch_are_independent(self) -> None:
         network = self.build().eval()
         image = torch.randn(3, self.in_channels, 32, 32, requires_grad=True)
         network(image)[1].sum().backward()
@@ -34,11 +34,11 @@ class DenseNetworkContract:
         assert image.grad[[0, 2]].abs().max() == 0
         assert image.grad[1].abs().max() > 0
 
-    def test_evaluation_repeats_itself(self) -> None:
+    def test_evaluation_is_deterministic(self) -> None:
         network, image = self.build().eval(), torch.randn(2, self.in_channels, 32, 32)
         assert torch.equal(network(image), network(image))
 
-    def test_channels_last_gives_the_same(self) -> None:
+    def test_channels_last_matches_contiguous(self) -> None:
         network, image = self.build().eval(), torch.randn(2, self.in_channels, 32, 32)
         expected = network(image)
         actual = network.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last))

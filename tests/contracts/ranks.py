@@ -1,4 +1,4 @@
-"""What an experiment owes to two ranks: they end, agree, share the samples, and leave what one process leaves."""
+"""Contract of an experiment on two ranks: same weights, disjoint samples, and the files of one process."""
 
 import os
 import sys
@@ -17,21 +17,21 @@ from darkroom.runtime.lightning_compat import callbacks_of
 
 
 def join(rank: int) -> None:
-    """Make this process one of two, as torchrun starts them."""
-    told: dict[str, object] = {
+    """Set up this process as one of two ranks of torchrun."""
+    variables: dict[str, object] = {
         "RANK": rank,
         "LOCAL_RANK": rank,
         "GROUP_RANK": 0,
         "WORLD_SIZE": 2,
         "LOCAL_WORLD_SIZE": 2,
     }
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500, "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= {name: str(value) for name, value in told.items()}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {name: str(value) for name, value in variables.items()}
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning sets it on the function when it is imported
 
 
-class Witness(Callback):
-    """Notes the weights a fit begins with, the noise it would draw next, and which samples are seen in evaluation."""
+class RunRecorder(Callback):
+    """Record the initial weights of a fit, the state of its random generator and the evaluated samples."""
 
     def __init__(self) -> None:
         self.first: dict[str, torch.Tensor] = {}
@@ -55,8 +55,8 @@ class Witness(Callback):
         self.seen["test"] += [image.double().square().sum().item() for image in batch["image"]]
 
 
-def written_below(folder: Path) -> list[str]:
-    """A list that grows with every file this process opens for writing, and every folder it makes, below a folder."""
+def record_written_files(folder: Path) -> list[str]:
+    """Return a list to which every file written and folder made below a folder is appended."""
     found: list[str] = []
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
@@ -74,11 +74,11 @@ def written_below(folder: Path) -> list[str]:
 
 
 def plain_command(rank: int, argv: Sequence[object]) -> list[str]:
-    """One rank of a command line, which must succeed: what it has written below runs/."""
+    """Run one rank of a command line, which must succeed; return the files it wrote below runs/."""
     from darkroom.cli import run
 
     join(rank)
-    written = written_below(Path("runs"))
+    written = record_written_files(Path("runs"))
     sys.argv = ["darkroom"]
     if code := run.run([str(word) for word in argv]):
         sys.exit(code)
@@ -90,7 +90,7 @@ def command(rank: int, argv: Sequence[object]) -> dict[str, Any]:
     from darkroom.cli import run
 
     join(rank)
-    witness, kept, written = Witness(), [], written_below(Path("runs"))
+    witness, kept, written = RunRecorder(), [], record_written_files(Path("runs"))
 
     class Observed(DarkroomCLI):
         def before_fit(self) -> None:

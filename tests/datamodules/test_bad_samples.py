@@ -1,4 +1,4 @@
-"""Samples that cannot be read: an error, or skipped without a trace in what the good ones do."""
+"""Unreadable samples: an error, or skipped without effect on the readable ones."""
 
 import csv
 from collections.abc import Callable
@@ -37,7 +37,7 @@ BAD = (3, 4, 5, 11)
 
 
 class Faulty(Dataset):
-    """Images that show their number, some of which cannot be read."""
+    """Images that encode their index; some cannot be read."""
 
     def __init__(self, length: int, bad: tuple[int, ...]) -> None:
         self.length, self.bad = length, bad
@@ -52,7 +52,7 @@ class Faulty(Dataset):
 
 
 class FaultyData(VisionDataModule):
-    """Sixteen of them."""
+    """Datamodule of sixteen faulty samples."""
 
     class_names = ("one",)
     image_shape = (3, 4, 4)
@@ -66,7 +66,7 @@ class FaultyData(VisionDataModule):
 
 
 def seen(data: VisionDataModule, split: str = "train", epoch: int = 0) -> list[list[int]]:
-    """Which images each batch holds."""
+    """Return the indices of the images of each batch."""
     data.setup({"train": "fit", "val": "validate"}.get(split, split))
     loader = data._loader(split)
     loader.sampler.set_epoch(epoch)
@@ -80,8 +80,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.fault("bad samples")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_in_training_others_stand_in(workers: int) -> None:
-    """Chosen by (seed, epoch, index), whatever the number of workers; the rest stays where it was."""
+def test_training_replaces_bad_samples(workers: int) -> None:
+    """Check that replacements depend on (seed, epoch, index) only, and other samples keep their place."""
     data = FaultyData(num_workers=workers)
     found, whole = ([seen(kind, epoch=epoch) for epoch in (0, 1, 0)] for kind in (data, FaultyData(bad=())))
     assert found[0] == found[2] == seen(FaultyData(num_workers=2 - workers))
@@ -94,7 +94,7 @@ def test_in_training_others_stand_in(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_in_evaluation_they_are_left_out(workers: int) -> None:
+def test_evaluation_omits_bad_samples(workers: int) -> None:
     data = FaultyData(num_workers=workers)
     assert seen(data, "val") == [[0, 1, 2], [6, 7, 8], [9, 10], [12, 13, 14], [15]]  # 3, 4, 5 were a batch
     assert data.bad_samples.count("val") == len(BAD)
@@ -102,7 +102,7 @@ def test_in_evaluation_they_are_left_out(workers: int) -> None:
 
 
 @pytest.mark.fault("bad samples beyond the budget")
-def test_more_than_the_budget_is_an_error(tmp_path: Path) -> None:
+def test_bad_samples_beyond_budget_raise(tmp_path: Path) -> None:
     data = FaultyData(bad_sample_budget=3)
     data.bad_samples.path = tmp_path / "bad_samples.tsv"
     with pytest.raises(
@@ -110,23 +110,23 @@ def test_more_than_the_budget_is_an_error(tmp_path: Path) -> None:
     ):
         seen(data)
     assert len(rows(data.bad_samples.path)) == 4
-    with pytest.raises(DataError, match="100 samples chosen in turn cannot be read; the first: "):
+    with pytest.raises(DataError, match="100 samples chosen in turn cannot be read, the first: "):
         seen(FaultyData(bad=tuple(range(16))))
     with pytest.raises(DataError, match="none of the samples can be read"):
         seen(FaultyData(bad=tuple(range(16))), "val")
-    with pytest.raises(UsageError, match="data.bad_sample_budget is -1; it must not be negative"):
+    with pytest.raises(UsageError, match="data.bad_sample_budget must be at least 0, got -1"):
         FaultyData(bad_sample_budget=-1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_without_skipping_the_first_is_an_error(workers: int) -> None:
+def test_bad_sample_raises_without_skipping(workers: int) -> None:
     with pytest.raises(DataError, match=r"file(3|5|11).png cannot be read"):
         seen(FaultyData(bad=(3, 5, 11), on_bad_sample="error", num_workers=workers))
 
 
 @pytest.mark.fault("ranks that list bad samples at once")
-def test_ranks_share_a_list(tmp_path: Path) -> None:
-    """No line is torn, no sample listed twice, and the budget is that of all."""
+def test_ranks_share_list_of_bad_samples(tmp_path: Path) -> None:
+    """Check that lines are whole, samples are unique and the budget is shared."""
 
     def note(rank: int, folder: Path) -> int:
         found = BadSamples(budget=300)
@@ -143,7 +143,7 @@ def test_ranks_share_a_list(tmp_path: Path) -> None:
     assert {row["reason"] for row in listed} == {"is damaged too", ("is damaged " * 50).strip()}
 
 
-def test_a_line_that_a_killed_process_began_is_no_sample(tmp_path: Path) -> None:
+def test_partial_line_of_killed_process_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "bad_samples.tsv"
     path.write_text("split\tsample\treason\ntrain\ta.png\tis damaged\ntrain\tb.p")
     found = BadSamples(budget=9)
@@ -157,7 +157,7 @@ def test_a_line_that_a_killed_process_began_is_no_sample(tmp_path: Path) -> None
 
 
 def damaged_folder(root: Path) -> dict[str, str]:
-    """Twenty images to train and four to validate on, and what is wrong with which."""
+    """Write 20 training and 4 validation images, some damaged; return the reason by file."""
     for folder, count in (("", 20), ("val", 4)):
         image_mask_folder(root / folder, count=count)
     whole = (root / "images/photo03.png").read_bytes()
@@ -169,8 +169,8 @@ def damaged_folder(root: Path) -> dict[str, str]:
     return {
         "images/photo03.png": "cannot be read as an image",
         "images/photo07.png": "cannot be read as an image",
-        "images/photo11.png": "they must be the same",
-        "images/photo13.png": "holds the value 7, but there are 2 classes",
+        "images/photo11.png": "they must have the same size",
+        "images/photo13.png": "has the value 7, but there are 2 classes",
         "val/images/photo01.png": "cannot be read as an image",
     }
 
@@ -196,9 +196,7 @@ SKIP = ["--data.on_bad_sample", "skip"]
 
 
 @pytest.mark.fault("bad samples, killed and continued")
-def test_a_continued_run_skips_as_the_whole_one(
-    darkroom: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resumed_run_skips_same_samples(darkroom: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = damaged_folder(tmp_path / "data")
     assert darkroom(*FIT, *SKIP, "--experiment", "whole").code == 0
     console = "\n".join(caplog.messages)
@@ -217,13 +215,13 @@ def test_a_continued_run_skips_as_the_whole_one(
         for name, reason in expected.items():
             assert reason in listed[f"data/{name}"]["reason"]
             assert listed[f"data/{name}"]["split"] == ("val" if "val" in name else "train")
-    assert console.count("bad sample (train): ") == 4  # said once each, although every epoch meets them
+    assert console.count("bad sample (train): ") == 4  # reported once, although every epoch reads them
     assert console.count("bad sample (val): ") == 1
-    assert "bad samples (train): 4; they are listed in runs/whole/0/bad_samples.tsv" in console
+    assert "bad samples (train): 4; listed in runs/whole/0/bad_samples.tsv" in console
 
 
 @pytest.mark.fault("a bad sample in a worker process")
-def test_a_worker_s_message_arrives(darkroom: Callable, tmp_path: Path) -> None:
+def test_error_of_worker_process_is_reported(darkroom: Callable, tmp_path: Path) -> None:
     damaged_folder(tmp_path / "data")
     (tmp_path / "data/val/images/photo01.png").unlink()
     (tmp_path / "data/val/masks/photo01.png").unlink()
@@ -237,27 +235,27 @@ def test_a_worker_s_message_arrives(darkroom: Callable, tmp_path: Path) -> None:
     assert "runs/many/0/bad_samples.tsv" in many.message
 
 
-def test_predictions_and_scores_leave_them_out(darkroom: Callable, tmp_path: Path) -> None:
+def test_predictions_and_metrics_omit_bad_samples(darkroom: Callable, tmp_path: Path) -> None:
     damaged_folder(tmp_path / "data")
     assert darkroom(*FIT, *SKIP, "--experiment", "it").code == 0
     photos = ["--data.predict_dir", "data/images", "--trainer.callbacks+=PredictionWriter", "--ckpt_path", "last"]
     assert darkroom("predict", *COMMAND, *SKIP, "--experiment", "it", *photos).code == 0
     assert (
         len(list(Path("runs/it/0/predictions").glob("overlays/*.png"))) == 18
-    )  # masks are not read: two pictures are damaged
+    )  # masks are not read: two images are damaged
     assert sum(row["split"] == "predict" for row in rows(Path("runs/it/0/bad_samples.tsv"))) == 2
 
 
 @pytest.mark.fault("bad samples on two ranks, one of which has less to validate on")
-def test_two_ranks_skip_as_one(tmp_path: Path) -> None:
-    """Ranks take as many steps as each other, whatever they find, and each good image is scored once."""
+def test_two_ranks_skip_consistently(tmp_path: Path) -> None:
+    """Check that ranks take the same number of steps and evaluate each readable image once."""
     damaged_folder(tmp_path / "data")
     at = COMMAND.index("--data")
     fit = ["fit", "--model", "UNet", "--model.base_channels", "4", *COMMAND[at:], *SKIP, "--trainer.max_epochs", "1"]
     fit += ["--data.test_images_dir", "val/images", "--data.test_masks_dir", "val/masks", "--experiment", "it"]
     fit += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.num_sanity_val_steps", "0"]
     one, two = on_two_ranks(lambda rank, folder: command(rank, fit), tmp_path)
-    assert one["step"] == two["step"] == 2  # of four pictures on each rank
+    assert one["step"] == two["step"] == 2  # of four images on each rank
     assert all(torch.equal(value, two["last"][name]) for name, value in one["last"].items())
     assert [len(rank["seen"]["val"]) for rank in (one, two)] == [2, 1]
     assert one["metrics"]["fit"]["val/mIoU"] == two["metrics"]["fit"]["val/mIoU"]
@@ -266,7 +264,7 @@ def test_two_ranks_skip_as_one(tmp_path: Path) -> None:
     assert sum(split == "val" for split, _ in listed) == 1
 
 
-def test_what_is_skipped_is_logged(tmp_path: Path) -> None:
+def test_number_of_bad_samples_is_logged(tmp_path: Path) -> None:
     damaged_folder(tmp_path)
     data = ImageMaskFolder(
         *("images", "masks"),
@@ -285,8 +283,8 @@ def test_what_is_skipped_is_logged(tmp_path: Path) -> None:
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
-def test_of_a_damaged_shard_the_rest_is_used(tmp_path: Path) -> None:
-    """A member that is no image, and a shard that ends too early."""
+def test_readable_part_of_damaged_shard_is_used(tmp_path: Path) -> None:
+    """Check a member with invalid image data and a truncated shard."""
     root = web_shards(tmp_path)
     good = ShardedCaptions(root=str(root), size=16, streams=2, buffer=12, batch_size=4, num_workers=0)
     good.setup("fit")
@@ -316,11 +314,11 @@ def test_of_a_damaged_shard_the_rest_is_used(tmp_path: Path) -> None:
     assert {name for name in names if "train-000000" in name} <= {name for batch in found[0] for name in batch}
 
 
-# --- what is read besides ---------------------------------------------------------------------------------------------
+# --- labels, proposals, judges ----------------------------------------------------------------------------------------
 
 
-class Whole(Proposals):
-    """Proposes the whole image."""
+class WholeImage(Proposals):
+    """Propose the whole image."""
 
     def __init__(self) -> None:
         super().__init__(min_side=0, limit=None)
@@ -331,16 +329,16 @@ class Whole(Proposals):
 
 def yolo(tmp_path: Path, **kwargs: Any) -> YoloFolder:
     data = YoloFolder(root=str(yolo_folder(tmp_path, count=8)), **{"batch_size": 2, "num_workers": 0} | kwargs)
-    pictures = sorted((tmp_path / "images/train").iterdir())
-    pictures[0].write_bytes(b"")
-    pictures[1].write_bytes(pictures[1].read_bytes()[:-200])
-    (tmp_path / "labels/train" / f"{pictures[2].stem}.txt").write_text("0 much too wrong\n")
+    images = sorted((tmp_path / "images/train").iterdir())
+    images[0].write_bytes(b"")
+    images[1].write_bytes(images[1].read_bytes()[:-200])
+    (tmp_path / "labels/train" / f"{images[2].stem}.txt").write_text("0 much too wrong\n")
     return data
 
 
-def test_labels_and_proposals_pass_over_them(tmp_path: Path) -> None:
-    """Files that are read while the data are set up: one for each image, and images that proposals are made of."""
-    proposals = {"proposals": Whole(), "proposals_dir": str(tmp_path / "cache"), "proposal_workers": 0}
+def test_labels_and_proposals_skip_bad_samples(tmp_path: Path) -> None:
+    """Check label files and images of proposals, which are read during setup."""
+    proposals = {"proposals": WholeImage(), "proposals_dir": str(tmp_path / "cache"), "proposal_workers": 0}
     with pytest.raises(DataError):
         yolo(tmp_path / "error", **proposals).setup("fit")
     data = yolo(tmp_path / "skip", on_bad_sample="skip", **proposals)
@@ -352,7 +350,7 @@ def test_labels_and_proposals_pass_over_them(tmp_path: Path) -> None:
     assert len(rows(data.bad_samples.path)) == 3
 
 
-def test_a_judge_of_pictures_learns_from_the_others(tmp_path: Path) -> None:
+def test_judge_trains_on_readable_images(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
         for index in range(4):

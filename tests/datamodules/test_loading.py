@@ -1,4 +1,4 @@
-"""Order, augmentation and position of the data."""
+"""Order of samples, augmentation and resuming of loaders."""
 
 import pytest
 import torch
@@ -19,22 +19,22 @@ class Pixels(Dataset):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_ranks_share_an_epoch(ranks: int) -> None:
+def test_ranks_share_samples_of_an_epoch(ranks: int) -> None:
     training = [SeededSampler(10, shuffle=True, seed=0, rank=r, world_size=ranks) for r in range(ranks)]
-    assert len({len(list(sampler)) for sampler in training}) == 1  # the same number, or ranks would wait for ever
+    assert len({len(list(sampler)) for sampler in training}) == 1  # the same number, or ranks would hang
     assert len({key for sampler in training for key in sampler}) == 10 // ranks * ranks
     evaluation = [SeededSampler(10, shuffle=False, seed=0, rank=r, world_size=ranks) for r in range(ranks)]
     assert sorted(index for sampler in evaluation for _, index in sampler) == list(range(10))  # each exactly once
     assert all(len(list(sampler)) == len(sampler) for sampler in training + evaluation)
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     orders = {(s, e): tuple(SeededSampler(10, shuffle=True, seed=s).order(e)) for s in range(3) for e in range(3)}
     assert len(set(orders.values())) == 9
     assert orders[2, 1] == tuple(SeededSampler(10, shuffle=True, seed=2).order(1))
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
+def test_augmentation_depends_only_on_seed_epoch_and_index() -> None:
     data = KeyedDataset(Pixels(), v2.RandomCrop(2), seed=0)
     torch.manual_seed(1)
     first = [data[3, i]["image"] for i in range(10)]
@@ -45,7 +45,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
     assert not all(torch.equal(a, other[3, i]["image"]) for i, a in enumerate(first))
 
 
-def test_image_and_mask_move_together() -> None:
+def test_image_and_mask_are_transformed_together() -> None:
     data = KeyedDataset(Pixels(), v2.Compose([v2.RandomCrop(2), v2.RandomHorizontalFlip()]), seed=0)
     for index in range(10):
         sample = data[0, index]
@@ -54,14 +54,14 @@ def test_image_and_mask_move_together() -> None:
 
 
 @pytest.mark.parametrize("transform", [v2.ToDtype(torch.float32, scale=True), v2.ToPILImage()])
-def test_pictures_stay_bytes(transform: v2.Transform) -> None:
+def test_augmentation_to_float_or_pil_raises(transform: v2.Transform) -> None:
     with pytest.raises(
-        UsageError, match="data.augment makes images .* leave dtype and normalisation to the datamodule"
+        UsageError, match="data.augment must return images of torch.uint8, .* the datamodule converts and normalizes"
     ):
         KeyedDataset(Pixels(), transform)[0, 1]
 
 
-def test_the_global_generator_is_left_alone() -> None:
+def test_loading_keeps_global_rng() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -73,7 +73,7 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_continues_where_it_was(workers: int) -> None:
+def test_loader_resumes_within_epoch(workers: int) -> None:
     def loader() -> ResumableLoader:
         sampler = SeededSampler(10, shuffle=True, seed=0)
         sampler.set_epoch(2)
@@ -87,4 +87,4 @@ def test_a_loader_continues_where_it_was(workers: int) -> None:
     continued.load_state_dict(interrupted.state_dict())
     seen += [batch["image"] for batch in continued]
     assert all(torch.equal(a, b) for a, b in zip(whole, seen, strict=True))
-    assert len(list(continued)) == 5  # the next epoch is whole again
+    assert len(list(continued)) == 5  # the next epoch is complete

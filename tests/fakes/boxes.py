@@ -1,4 +1,4 @@
-"""Writes small data sets of boxes in the layouts that users have on disk. An object's grey tells its class."""
+"""Write small detection datasets in their layouts on disk. The grey value of an object encodes its class."""
 
 import json
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ SIZES = ((48, 64), (64, 48), (56, 72), (48, 48))  # height, width: wide, upright
 
 
 def grey(label: int, classes: int) -> int:
-    """The value of the pixels of a class; those of the background are below 40."""
+    """Return the grey value of a class; the background is below 40."""
     return 60 + 190 * label // classes
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Filled rectangles that do not touch: image uint8 (H, W, 3), boxes int (N, 4) xyxy, labels from 1."""
+    """Separate filled rectangles: image uint8 (H, W, 3), boxes int (N, 4) xyxy, labels from 1."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -29,7 +29,7 @@ class Scene:
 
     @property
     def instances(self) -> np.ndarray:
-        """uint8 (H, W): numbers of the objects from 1."""
+        """Instance ids from 1, uint8 (H, W)."""
         ids = np.zeros(self.image.shape[:2], np.uint8)
         for number, (x0, y0, x1, y1) in enumerate(self.boxes, 1):
             ids[y0:y1, x0:x1] = number
@@ -37,7 +37,7 @@ class Scene:
 
 
 def scene(rng: np.random.Generator, size: tuple[int, int], classes: int, objects: int | None = None) -> Scene:
-    """Up to four objects, one in each quarter of the picture, the first at its upper left corner."""
+    """Render up to four objects, one in each quarter of the image, the first at the upper left corner."""
     height, width = size
     image = rng.integers(0, 40, (height, width, 3)).astype(np.uint8)
     count = rng.integers(1, 5) if objects is None else objects
@@ -59,16 +59,16 @@ def save(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image).save(path, **options)
 
 
-def voc_xml(drawn: Scene, names: tuple[str, ...], difficult: bool = False) -> str:
-    """An annotation as VOC writes it: pixels from 1, the last one included; the last object may be difficult."""
+def voc_xml(rendered: Scene, names: tuple[str, ...], difficult: bool = False) -> str:
+    """Return a VOC annotation: one-based inclusive pixels; the last object may be difficult."""
     root = ElementTree.Element("annotation")
     size = ElementTree.SubElement(root, "size")
-    for tag, value in zip(("height", "width", "depth"), drawn.image.shape, strict=True):
+    for tag, value in zip(("height", "width", "depth"), rendered.image.shape, strict=True):
         ElementTree.SubElement(size, tag).text = str(value)
-    for number, (box, label) in enumerate(zip(drawn.boxes, drawn.labels, strict=True), 1):
+    for number, (box, label) in enumerate(zip(rendered.boxes, rendered.labels, strict=True), 1):
         item = ElementTree.SubElement(root, "object")
         ElementTree.SubElement(item, "name").text = names[label - 1]
-        ElementTree.SubElement(item, "difficult").text = str(int(difficult and number == len(drawn.boxes)))
+        ElementTree.SubElement(item, "difficult").text = str(int(difficult and number == len(rendered.boxes)))
         corners = ElementTree.SubElement(item, "bndbox")
         for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box + np.array([1, 1, 0, 0]), strict=True):
             ElementTree.SubElement(corners, tag).text = str(value)
@@ -82,8 +82,10 @@ def voc_detection(
     lists: tuple[str, ...] = ("train", "val", "test"),
     count: int = 4,
 ) -> Path:
-    """``VOCdevkit/VOC<year>/{JPEGImages,Annotations,ImageSets/Main}``; each list's first picture has a difficult object,
-    its last has none at all."""
+    """Write ``VOCdevkit/VOC<year>/{JPEGImages,Annotations,ImageSets/Main}``.
+
+    The first image of each list has a difficult object, the last one has no object.
+    """
     rng = np.random.default_rng(int(year))
     folder = root / "VOCdevkit" / f"VOC{year}"
     for name in ("Annotations", "ImageSets/Main"):
@@ -93,9 +95,9 @@ def voc_detection(
         (folder / f"ImageSets/Main/{listed}.txt").write_text("\n".join(stems) + "\n")
         for number, stem in enumerate(stems):
             objects = 0 if number == count - 1 else 3 if number == 0 else None
-            drawn = scene(rng, SIZES[number % len(SIZES)], len(names), objects)
-            save(drawn.image, folder / "JPEGImages" / f"{stem}.jpg")
-            (folder / "Annotations" / f"{stem}.xml").write_text(voc_xml(drawn, names, difficult=number == 0))
+            rendered = scene(rng, SIZES[number % len(SIZES)], len(names), objects)
+            save(rendered.image, folder / "JPEGImages" / f"{stem}.jpg")
+            (folder / "Annotations" / f"{stem}.xml").write_text(voc_xml(rendered, names, difficult=number == 0))
     return root
 
 
@@ -111,17 +113,17 @@ def bccd(root: Path) -> Path:
 
 
 def voc2007_and_2012(root: Path) -> Path:
-    """Two years: ``trainval`` of both, ``test`` of 2007."""
+    """Write two years of VOC: ``trainval`` of both, ``test`` of 2007."""
     voc_detection(root, "2007", lists=("trainval", "test"))
     return voc_detection(root, "2012", lists=("trainval",))
 
 
-def _segmentation(drawn: Scene, number: int, kind: str) -> list | dict:
-    height, width = drawn.image.shape[:2]
-    x0, y0, x1, y1 = drawn.boxes[number].tolist()
+def _segmentation(rendered: Scene, number: int, kind: str) -> list | dict:
+    height, width = rendered.image.shape[:2]
+    x0, y0, x1, y1 = rendered.boxes[number].tolist()
     if kind == "polygon":
         return [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    mask = (drawn.instances == number + 1).T.ravel()  # column by column
+    mask = (rendered.instances == number + 1).T.ravel()  # column by column
     changes = np.flatnonzero(np.diff(mask, prepend=False))
     return {"size": [height, width], "counts": np.diff(changes, prepend=0, append=mask.size).tolist()}
 
@@ -129,7 +131,7 @@ def _segmentation(drawn: Scene, number: int, kind: str) -> list | dict:
 def coco_detection(root: Path, splits: tuple[str, ...] = ("train2017", "val2017"), ending: str = ".jpg") -> Path:
     """Write ``{train,val}2017/*.jpg`` and ``annotations/instances_*.json``.
 
-    Category ids have holes and are out of order. Objects are polygons; the first image of each split has a crowd in
+    Category ids have gaps and are unsorted. Objects are polygons; the first image of each split has a crowd in
     uncompressed run lengths, the last one has no object.
     """
     rng = np.random.default_rng(10)
@@ -143,13 +145,13 @@ def coco_detection(root: Path, splits: tuple[str, ...] = ("train2017", "val2017"
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number in range(5):
-            drawn = scene(rng, SIZES[number % len(SIZES)], 3, {0: 3, 4: 0}.get(number))
-            height, width = drawn.image.shape[:2]
+            rendered = scene(rng, SIZES[number % len(SIZES)], 3, {0: 3, 4: 0}.get(number))
+            height, width = rendered.image.shape[:2]
             image_id = 1000 * len(split) + 7 * number
             name = f"{image_id:012d}{ending}"
-            save(drawn.image, root / split / name)
+            save(rendered.image, root / split / name)
             images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-            for row, ((x0, y0, x1, y1), label) in enumerate(zip(drawn.boxes.tolist(), drawn.labels, strict=True)):
+            for row, ((x0, y0, x1, y1), label) in enumerate(zip(rendered.boxes.tolist(), rendered.labels, strict=True)):
                 crowd = number == 0 and row == 1
                 annotations.append(
                     {
@@ -159,7 +161,7 @@ def coco_detection(root: Path, splits: tuple[str, ...] = ("train2017", "val2017"
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                         "area": (x1 - x0) * (y1 - y0),
                         "iscrowd": int(crowd),
-                        "segmentation": _segmentation(drawn, row, "runs" if crowd else "polygon"),
+                        "segmentation": _segmentation(rendered, row, "runs" if crowd else "polygon"),
                     }
                 )
         content = {"images": images, "annotations": annotations, "categories": categories}
@@ -177,11 +179,11 @@ def yolo_folder(root: Path, count: int = 4, polygons: bool = False) -> Path:
     for split in ("train", "val", "test"):
         (root / "labels" / split).mkdir(parents=True)
         for number in range(count):
-            drawn = scene(rng, SIZES[number % len(SIZES)], 2, 0 if number == 2 else None)
-            save(drawn.image, root / "images" / split / f"{number:03d}.png")
+            rendered = scene(rng, SIZES[number % len(SIZES)], 2, 0 if number == 2 else None)
+            save(rendered.image, root / "images" / split / f"{number:03d}.png")
             lines = []
-            for box, label in zip(drawn.boxes, drawn.labels, strict=True):
-                x0, y0, x1, y1 = box / np.tile(drawn.image.shape[1::-1], 2)
+            for box, label in zip(rendered.boxes, rendered.labels, strict=True):
+                x0, y0, x1, y1 = box / np.tile(rendered.image.shape[1::-1], 2)
                 shares: tuple[float, ...] = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
                 if polygons:
                     shares = (x0, y0, x1, y0, x1, y1, x0, y1)
@@ -195,25 +197,25 @@ def yolo_folder(root: Path, count: int = 4, polygons: bool = False) -> Path:
 def _instances(root: Path, images: str, masks: str, mask_suffix: str, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for number in range(count):
-        drawn = scene(rng, SIZES[number % len(SIZES)], 1)
-        save(drawn.image, root / images / f"picture{number:02d}.png")
-        save(drawn.instances, root / masks / f"picture{number:02d}{mask_suffix}.png")
+        rendered = scene(rng, SIZES[number % len(SIZES)], 1)
+        save(rendered.image, root / images / f"picture{number:02d}.png")
+        save(rendered.instances, root / masks / f"picture{number:02d}{mask_suffix}.png")
 
 
 def penn_fudan(root: Path, count: int = 10) -> Path:
-    """``PennFudanPed/{PNGImages/NAME.png,PedMasks/NAME_mask.png}``."""
+    """Write ``PennFudanPed/{PNGImages/NAME.png,PedMasks/NAME_mask.png}``."""
     _instances(root / "PennFudanPed", "PNGImages", "PedMasks", "_mask", count, 12)
     return root
 
 
 def instance_folder(root: Path, count: int = 10) -> Path:
-    """``images/NAME.png`` and ``masks/NAME.png`` of instance ids."""
+    """Write ``images/NAME.png`` and ``masks/NAME.png`` of instance ids."""
     _instances(root, "images", "masks", "", count, 13)
     return root
 
 
 def dsb2018_instances(root: Path, count: int = 10) -> Path:
-    """``{train,test}/{images,labels}`` of instance ids."""
+    """Write ``{train,test}/{images,labels}`` of instance ids."""
     for seed, split in enumerate(("train", "test"), 14):
         _instances(root, f"{split}/images", f"{split}/labels", "", count, seed)
     return root

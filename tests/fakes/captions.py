@@ -1,4 +1,4 @@
-"""Small data sets of images with captions, in their layouts on disk."""
+"""Write small datasets of images with captions in their layouts on disk."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def card(index: int, side: int = 24) -> Image.Image:
 
 
 def caption_folder(root: Path, count: int = 20) -> Path:
-    """``captions.tsv`` (file, caption, also, style) and ``pictures/*.png``: several sizes, some grey, some with alpha."""
+    """Write ``captions.tsv`` (file, caption, also, style) and ``pictures/*.png`` of several sizes and modes."""
     flat_folder(root / "pictures", count, seed=31)
     with (root / "captions.tsv").open("w", newline="") as file:
         table = csv.writer(file, dialect="excel-tab")
@@ -64,9 +64,9 @@ def write_shard(path: Path, indices: range, **extra: bytes) -> None:
     """Write a tar of ``<key>.png`` and ``<key>.txt``, or every third ``<key>.json`` with two captions; and extra files."""
     with tarfile.open(path, "w") as archive:
         for index in indices:
-            picture = io.BytesIO()
-            card(index).save(picture, "PNG")
-            files = {"png": picture.getvalue(), "txt": caption_of(index).encode()}
+            image = io.BytesIO()
+            card(index).save(image, "PNG")
+            files = {"png": image.getvalue(), "txt": caption_of(index).encode()}
             if index % 3 == 0:
                 del files["txt"]
                 files["json"] = json.dumps({"caption": [caption_of(index), f"number {index}"], "width": 32}).encode()
@@ -77,7 +77,7 @@ def write_shard(path: Path, indices: range, **extra: bytes) -> None:
 
 
 def web_shards(root: Path, train: tuple[int, ...] = (7, 9, 8, 10), val: tuple[int, ...] = (3, 2)) -> Path:
-    """``train-000000.tar`` ... and ``val-000000.tar`` ... with these numbers of samples, which no file states."""
+    """Write ``train-000000.tar`` ... and ``val-000000.tar`` ... with these numbers of samples, without an index."""
     root.mkdir(parents=True, exist_ok=True)
     start = 0
     for split, sizes in {"train": train, "val": val}.items():

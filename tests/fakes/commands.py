@@ -1,4 +1,4 @@
-"""A command line in a process of its own, which can be killed; forked, because to start Python anew takes far longer."""
+"""Command lines in forked processes, which can be killed; a fork starts much faster than a new Python process."""
 
 import multiprocessing
 import os
@@ -32,7 +32,7 @@ class Command:
         self, *argv: object, before: Callable[[], None] | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         if "fork" not in multiprocessing.get_all_start_methods():
-            pytest.skip("a process without starting Python anew")
+            pytest.skip("forked processes")
         Command.number += 1
         self._console = Path(f"console-{os.getpid()}-{Command.number}.txt").absolute()
         arguments = ([str(arg) for arg in argv], before, dict(environment or {}))
@@ -66,19 +66,19 @@ class Command:
         os.kill(self.process.pid, signum)
 
     def wait(self, seconds: float = 120) -> int:
-        """Its exit code; a signal's number, negative, if that ended it. Nothing of it is alive any more."""
+        """Return the exit code, negative for a signal, and check that no process of the session is left."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"it hangs:\n{self.text}"
         wait_until(lambda: not self.left(), 30)
         return self.process.exitcode
 
     def left(self) -> list[str]:
-        """The processes of its session that are still alive."""
+        """Return the processes of the session that are still alive."""
         alive = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 name, rest = stat.read_text().rsplit(")", 1)
-            except OSError:  # it has ended meanwhile
+            except OSError:  # it has exited
                 continue
             state, session = rest.split()[0], int(rest.split()[3])
             if session == self.process.pid and state not in "ZX":
@@ -104,19 +104,19 @@ NOISY = (
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
     *("--trainer.enable_model_summary", "false", "--experiment", "it"),
 )
-"""A fit of ten steps on each of two ranks, of a model whose noise each draws anew in every step, as it alone does."""
+"""A fit of ten steps on each of two ranks, of a model with fresh noise per rank and step."""
 
 EVERY_STEP = ("--last_checkpoint.every_n_epochs", "null", "--last_checkpoint.every_n_train_steps", "1")
 
 
-def trouble(happening: str, **arguments: object) -> list[str]:
-    """The options that add a callback of ``tests.fakes.trouble``."""
-    options = [f"--trainer.callbacks+=tests.fakes.trouble.{happening}"]
+def inject_fault(fault: str, **arguments: object) -> list[str]:
+    """Return the options that add a callback of ``tests.fakes.trouble``."""
+    options = [f"--trainer.callbacks+=tests.fakes.trouble.{fault}"]
     return options + [f"--trainer.callbacks.{key}={value}" for key, value in arguments.items()]
 
 
 def on_two_ranks(*argv: object) -> list[Command]:
-    """The same command on two ranks, as torchrun starts them."""
+    """Start a command on two ranks, as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Writes small data sets of labelled pictures in the layouts that users have on disk."""
+"""Write small datasets of labelled images in their layouts on disk."""
 
 import gzip
 import pickle
@@ -11,12 +11,12 @@ from PIL import Image
 
 
 def _idx(array: np.ndarray) -> bytes:
-    """An idx file of unsigned bytes: two zeros, type 8, dimensions, their big-endian lengths, the values."""
+    """Encode an idx file of unsigned bytes: two zeros, type 8, dimensions, their big-endian lengths, the values."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def mnist(root: Path, name: str = "MNIST", train: int = 40, test: int = 10, packed: bool = False) -> Path:
-    """``MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``: 28 x 28, every class in turn; or those, gzipped."""
+    """Write ``MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte`` of 28 x 28, optionally gzipped."""
     rng = np.random.default_rng(20)
     folder = root / name / "raw"
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,12 +31,12 @@ def mnist(root: Path, name: str = "MNIST", train: int = 40, test: int = 10, pack
 
 
 def fashion_mnist(root: Path) -> Path:
-    """``FashionMNIST/raw``, in MNIST's layout."""
+    """Write ``FashionMNIST/raw`` in the layout of MNIST."""
     return mnist(root, "FashionMNIST")
 
 
 def cifar10(root: Path, per_batch: int = 8) -> Path:
-    """``cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}``: pickled rows of 3,072 bytes."""
+    """Write ``cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}``: pickled rows of 3,072 bytes."""
     rng = np.random.default_rng(21)
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -59,9 +59,9 @@ def cifar10(root: Path, per_batch: int = 8) -> Path:
 
 
 def celeba(root: Path, count: int = 12) -> Path:
-    """``celeba/img_align_celeba/NNNNNN.jpg`` of 178 x 218, the official split and three attributes of -1 and 1.
+    """Write ``celeba/img_align_celeba/NNNNNN.jpg`` of 178 x 218, the official split and three attributes of -1 and 1.
 
-    Half of the faces are to train, a quarter to validate, a quarter to test on. Who smiles is brighter.
+    Half of the faces are training, a quarter validation and a quarter test images. Smiling faces are brighter.
     """
     rng = np.random.default_rng(22)
     folder = root / "celeba"
@@ -79,7 +79,7 @@ def celeba(root: Path, count: int = 12) -> Path:
 
 
 def flat_folder(folder: Path, count: int = 10, seed: int = 23) -> Path:
-    """``picture<n>.png``: several sizes, some grey, some with alpha."""
+    """Write ``picture<n>.png`` of several sizes, some grey, some with alpha."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for index in range(count):
@@ -89,14 +89,14 @@ def flat_folder(folder: Path, count: int = 10, seed: int = 23) -> Path:
 
 
 def image_folder(root: Path, count: int = 10) -> Path:
-    """``<class>/*.png`` of two classes."""
+    """Write ``<class>/*.png`` of two classes."""
     for seed, name in enumerate(("cats", "dogs"), 24):
         flat_folder(root / name, count, seed)
     return root
 
 
 def split_image_folder(root: Path, splits: tuple[str, ...] = ("train", "val", "test"), count: int = 4) -> Path:
-    """``{train,val,test}/<class>/*.png`` of two classes."""
+    """Write ``{train,val,test}/<class>/*.png`` of two classes."""
     for first, split in enumerate(splits):
         for seed, name in enumerate(("cats", "dogs"), 26 + 2 * first):
             flat_folder(root / split / name, count, seed)

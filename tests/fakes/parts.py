@@ -1,4 +1,4 @@
-"""Small parts that the command line builds by class_path in tests."""
+"""Small networks, losses and callbacks that tests pass by class_path."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class TinyNetwork(nn.Module):
-    """(B, C, H, W) -> (B, K, H, W), with dropout, whose random numbers a resumed run must repeat."""
+    """Network (B, C, H, W) -> (B, K, H, W) with dropout, so that resuming must restore the random state."""
 
     def __init__(self, num_classes: int, in_channels: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class TinyNetwork(nn.Module):
 
 
 class TwoTerms(nn.Module):
-    """A loss of two terms."""
+    """Loss of two terms."""
 
     def forward(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         return {
@@ -34,7 +34,7 @@ class TwoTerms(nn.Module):
 
 
 class NanAt(nn.Module):
-    """A loss that is not a number from a given call on."""
+    """Loss that is NaN from a given call on."""
 
     def __init__(self, call: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class NanAt(nn.Module):
 
 
 class KillAt(Callback):
-    """Ends the process with SIGKILL before a given step."""
+    """Kill the process with SIGKILL before a given step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -57,7 +57,7 @@ class KillAt(Callback):
 
 
 class FailAt(Callback):
-    """Raises within a given step."""
+    """Raise within a given step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -68,7 +68,7 @@ class FailAt(Callback):
 
 
 class Falling(Callback):
-    """Logs a score that falls from epoch to epoch."""
+    """Log a metric that falls in every epoch."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("epoch_falling", -float(trainer.current_epoch))

@@ -1,4 +1,4 @@
-"""Writes small data sets in the layouts that users have on disk."""
+"""Write small segmentation datasets in their layouts on disk."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def _scene(rng: np.random.Generator, height: int, width: int, classes: int) -> t
 
 
 def image_mask_folder(root: Path, count: int = 6, classes: int = 2, size: tuple[int, int] = (40, 48)) -> Path:
-    """``images/NAME.png`` and ``masks/NAME.png`` (palette index masks)."""
+    """Write ``images/NAME.png`` and ``masks/NAME.png`` (palette index masks)."""
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def image_mask_folder(root: Path, count: int = 6, classes: int = 2, size: tuple[
 
 
 def dsb2018(root: Path, count: int = 6) -> Path:
-    """``{train,test}/{images,labels}``: grey pictures of two sizes, masks of instance ids."""
+    """Write ``{train,test}/{images,labels}``: grey images of two sizes, masks of instance ids."""
     rng = np.random.default_rng(1)
     for split in ("train", "test"):
         for folder in ("images", "labels"):
@@ -41,7 +41,7 @@ def dsb2018(root: Path, count: int = 6) -> Path:
 
 
 def voc(root: Path, year: str = "2007", classes: int = 5, extra: tuple[int, ...] = (5, 255), count: int = 4) -> Path:
-    """``VOCdevkit/VOC<year>``: JPEG pictures of several sizes, index masks with values to be ignored, lists per split."""
+    """Write ``VOCdevkit/VOC<year>``: JPEG images of several sizes, index masks with ignored values, lists per split."""
     rng = np.random.default_rng(2)
     folder = root / "VOCdevkit" / f"VOC{year}"
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
@@ -59,12 +59,12 @@ def voc(root: Path, year: str = "2007", classes: int = 5, extra: tuple[int, ...]
 
 
 def voc2012(root: Path) -> Path:
-    """VOC 2012 with its 21 classes."""
+    """Write VOC 2012 with its 21 classes."""
     return voc(root, "2012", classes=21, extra=(255,))
 
 
 def voc2012_sbd(root: Path) -> Path:
-    """VOC 2012, and SBD beside it: ``.mat`` masks; VOC trains on one of its pictures and validates on two."""
+    """Write VOC 2012 and SBD with ``.mat`` masks; VOC trains on one image of SBD and validates on two."""
     voc2012(root)
     rng = np.random.default_rng(3)
     folder = root / "benchmark_RELEASE/dataset"
@@ -81,7 +81,7 @@ def voc2012_sbd(root: Path) -> Path:
 
 
 def chair_segments(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 11) -> Path:
-    """``Chair064/{train,val}/{image,mask}/<int>.jpg``: 64 x 64, black and white masks in colour JPEG."""
+    """Write ``Chair064/{train,val}/{image,mask}/<int>.jpg``: 64 x 64, black and white masks in colour JPEG."""
     rng = np.random.default_rng(4)
     for split in splits:
         for role in ("image", "mask"):
@@ -94,7 +94,7 @@ def chair_segments(root: Path, splits: tuple[str, ...] = ("train", "val"), count
 
 
 def camvid(root: Path, count: int = 4) -> Path:
-    """``CamVid/{train,val,test}`` and ``CamVid/{train,val,test}annot``: frames of one size, masks of 0 to 11."""
+    """Write ``CamVid/{train,val,test}`` and ``CamVid/{train,val,test}annot``: frames of one size, masks of 0 to 11."""
     rng = np.random.default_rng(5)
     for split in ("train", "val", "test"):
         for folder in (split, f"{split}annot"):
@@ -108,7 +108,7 @@ def camvid(root: Path, count: int = 4) -> Path:
 
 
 def cityscapes(root: Path, count: int = 2) -> Path:
-    """``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``: label ids 0 to 33, in two cities per split."""
+    """Write ``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``: label ids 0 to 33, two cities per split."""
     rng = np.random.default_rng(6)
     for split, cities in {"train": ("aachen", "ulm"), "val": ("munster", "lindau")}.items():
         for city in cities:
@@ -124,7 +124,7 @@ def cityscapes(root: Path, count: int = 2) -> Path:
 
 
 def oxford_pets(root: Path, count: int = 12) -> Path:
-    """``images/<Breed>_<n>.jpg``, ``annotations/trimaps/<Breed>_<n>.png`` of 1 to 3, lists with three numbers per name."""
+    """Write ``images/<Breed>_<n>.jpg``, ``annotations/trimaps/<Breed>_<n>.png`` of 1 to 3, and lists of names."""
     rng = np.random.default_rng(7)
     (root / "images").mkdir(parents=True)
     (root / "annotations/trimaps").mkdir(parents=True)
@@ -138,7 +138,7 @@ def oxford_pets(root: Path, count: int = 12) -> Path:
 
 
 def cells(root: Path, count: int = 6) -> Path:
-    """``images/`` and ``masks/`` of instance ids, grey: cells that touch."""
+    """Write grey ``images/`` and ``masks/`` of instance ids of touching cells."""
     rng = np.random.default_rng(8)
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)

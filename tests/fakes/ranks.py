@@ -1,4 +1,4 @@
-"""Two processes that work together, as under DDP."""
+"""Functions on two processes that form a process group, as under DDP."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -19,9 +19,9 @@ def _work(work: Callable[[int, Path], Any], rank: int, folder: Path) -> None:
 
 
 def on_two_ranks(work: Callable[[int, Path], Any], folder: Path) -> list[Any]:
-    """What ``work(rank, folder)`` returns in each of two forked processes that a gloo group joins."""
+    """Return the results of ``work(rank, folder)`` in two forked processes joined by gloo."""
     if "fork" not in multiprocessing.get_all_start_methods():
-        pytest.skip("two processes without starting Python anew")
+        pytest.skip("forked processes")
     fork = multiprocessing.get_context("fork")
     ranks = [fork.Process(target=_work, args=(work, rank, folder), daemon=True) for rank in range(2)]
     for rank in ranks:

@@ -1,6 +1,6 @@
 """Tiny random text encoders, in folders in the format of transformers.
 
-transformers is imported where it is used: its models take seconds, which collecting tests must not.
+transformers is imported where it is used, because its models take seconds to import.
 """
 
 from pathlib import Path

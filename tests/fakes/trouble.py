@@ -1,4 +1,4 @@
-"""Callbacks that bring trouble at a given step of a fit."""
+"""Callbacks that inject a fault at a given step of a fit."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class At(Callback):
-    """Base: ``happen`` within the given step, once its loss is known, or within the validation after it."""
+    """Base class: call ``happen`` after the loss of the given step, or within the validation after it."""
 
     def __init__(self, step: int, validating: bool = False, rank: int | None = None) -> None:
         self.step, self.validating, self.rank = step, validating, rank
@@ -36,7 +36,7 @@ class At(Callback):
 
 
 class SignalAt(At):
-    """Sends this process a signal, more than once where told so, or all of its group."""
+    """Send a signal to this process or to its group, one or more times."""
 
     def __init__(
         self,
@@ -70,14 +70,14 @@ class KillWorkerAt(At):
 
 
 class AskForMemoryAt(At):
-    """Asks for more memory than any machine has."""
+    """Allocate more memory than any machine has."""
 
     def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.empty(2**50)
 
 
 class BreakWeightsAt(At):
-    """Makes a weight infinite although the loss is finite, as too large a step does."""
+    """Make a weight infinite while the loss is finite, as a too large step does."""
 
     def happen(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.broken = True
@@ -89,7 +89,7 @@ class BreakWeightsAt(At):
 
 
 class FillDiskAt(At):
-    """Writes into a folder until its disk is full."""
+    """Write into a folder until its disk is full."""
 
     def __init__(self, step: int, folder: str, left: int = 0) -> None:
         super().__init__(step)
@@ -100,7 +100,7 @@ class FillDiskAt(At):
 
 
 def fill(folder: Path, left: int = 0) -> None:
-    """Leaves so many bytes of the disk that a folder lies on."""
+    """Fill the disk of a folder up to a number of free bytes."""
     with (folder / "filling").open("wb", buffering=0) as file:
         for size in (2**16, 2**10, 1):
             try:
@@ -112,7 +112,7 @@ def fill(folder: Path, left: int = 0) -> None:
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 120) -> None:
-    """Returns as soon as it is true."""
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"

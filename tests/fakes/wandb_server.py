@@ -1,4 +1,4 @@
-"""A W&B server of one run, that can fall silent or die; and a callback that kills a run or W&B's own process."""
+"""W&B server of one run that can stop responding or exit, and a callback that kills a run or W&B's process."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ PROJECT = {"id": "p", "name": "darkroom", "entity": {"id": "e", "name": "me"}}
 
 
 class WandbServer:
-    """Answers what W&B asks to begin a run, and takes its history.
+    """Server that accepts a run of W&B and records its history.
 
     Args:
         silent_from: first request that gets no answer, though its connection stays open: a part of its address or of the
@@ -117,7 +117,7 @@ class WandbServer:
 
 
 def wandb_processes(of: int) -> list[int]:
-    """The processes of W&B that serve a process, the living ones."""
+    """Return the running W&B processes of a process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

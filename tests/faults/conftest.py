@@ -1,4 +1,4 @@
-"""What a fit ends with that nothing interrupted: every fault's fit must end with the same."""
+"""Results of an uninterrupted fit, which every interrupted fit must reproduce."""
 
 import csv
 import os
@@ -12,11 +12,11 @@ import torch
 
 from tests.fakes.commands import NOISY, TINY, Command, on_two_ranks
 
-TIMES = ("seconds", "per_second")  # what no two runs share
+TIMES = ("seconds", "per_second")  # differ between any two runs
 
 
 class End(NamedTuple):
-    """The last checkpoint, less what tells the time or the folder, and every row of metrics.csv."""
+    """Last checkpoint without times and folders, and every row of metrics.csv."""
 
     checkpoint: dict[str, Any]
     rows: list[dict[str, str]]
@@ -42,12 +42,12 @@ def equal(a: Any, b: Any) -> bool:
     return a == b
 
 
-def assert_same(whole: End, run: str = "runs/it/0") -> None:
-    """Bit for bit: weights, optimizer, schedule, random numbers, position; and every row of metrics.csv once."""
+def assert_same(uninterrupted: End, run: str = "runs/it/0") -> None:
+    """Assert bit-identical weights, optimizer, schedule, random state and position, and equal rows of metrics.csv."""
     again = end_of(run)
-    for key, value in whole.checkpoint.items():
+    for key, value in uninterrupted.checkpoint.items():
         assert equal(value, again.checkpoint[key]), key
-    assert again.rows == whole.rows
+    assert again.rows == uninterrupted.rows
     assert not list(Path(run, "checkpoints").glob("*.part"))
 
 
@@ -61,16 +61,16 @@ def _in_folder(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> End:
-    """Of ``TINY``."""
-    with _in_folder(tmp_path_factory.mktemp("whole")):
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> End:
+    """Result of ``TINY``."""
+    with _in_folder(tmp_path_factory.mktemp("uninterrupted")):
         assert Command(*TINY).wait() == 0
         return end_of("runs/it/0")
 
 
 @pytest.fixture(scope="session")
-def whole_on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> End:
-    """Of ``NOISY``."""
+def uninterrupted_on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> End:
+    """Result of ``NOISY``."""
     with _in_folder(tmp_path_factory.mktemp("ranks")):
         assert [command.wait() for command in on_two_ranks(*NOISY)] == [0, 0]
         return end_of("runs/it/0")

@@ -1,4 +1,4 @@
-"""kill -9, whenever it comes: the same command with ``--ckpt_path last`` ends with the very weights and scores."""
+"""kill -9 at any time: the same command with ``--ckpt_path last`` ends with the same weights and metrics."""
 
 import os
 import random
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fakes.commands import EVERY_STEP, TINY, Command, trouble
+from tests.fakes.commands import EVERY_STEP, TINY, Command, inject_fault
 from tests.faults.conftest import End, assert_same
 
 
 @pytest.mark.fault("kill -9 at random moments, five times in one fit")
-def test_killed_again_and_again(whole: End) -> None:
+def test_repeated_kills_do_not_change_result(uninterrupted: End) -> None:
     began = time.monotonic()
     assert Command(*TINY, *EVERY_STEP, "--experiment", "timed").wait() == 0
     needed = time.monotonic() - began
@@ -34,7 +34,7 @@ def test_killed_again_and_again(whole: End) -> None:
         last = Command(*TINY, *EVERY_STEP, *(["--ckpt_path", "last"] if Path("runs/it").is_dir() else []))
         assert last.wait() == 0, last.text
     assert [path.name for path in Path("runs/it").iterdir()] == ["0"]
-    assert_same(whole)
+    assert_same(uninterrupted)
 
 
 def kill_self(*_: Any) -> None:
@@ -48,7 +48,7 @@ def half_written(checkpoint: dict, file: Any) -> None:
 
 
 def nth(function: Callable, n: int, instead: Callable) -> Callable:
-    """The function, but at its nth call another one."""
+    """Return the function with another one instead at its nth call."""
     calls = iter(range(n))
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -60,13 +60,13 @@ def nth(function: Callable, n: int, instead: Callable) -> Callable:
 @pytest.mark.parametrize(
     ("moment", "name", "instead"),
     [
-        pytest.param("half of it is written", "torch.save", half_written, id="half-written"),
-        pytest.param("it has not reached the disk", "os.fsync", kill_self, id="not-synced"),
-        pytest.param("it has not got its name", "os.replace", kill_self, id="not-named"),
+        pytest.param("half of the file is written", "torch.save", half_written, id="half-written"),
+        pytest.param("the file is not synced", "os.fsync", kill_self, id="not-synced"),
+        pytest.param("the file is not renamed", "os.replace", kill_self, id="not-named"),
     ],
 )
 @pytest.mark.fault("kill -9 while a checkpoint is written")
-def test_killed_while_a_checkpoint_is_written(whole: End, moment: str, name: str, instead: Callable) -> None:
+def test_kill_while_writing_checkpoint(uninterrupted: End, moment: str, name: str, instead: Callable) -> None:
     import darkroom.runtime.checkpoint_io as written
 
     module, function = name.split(".")
@@ -81,31 +81,31 @@ def test_killed_while_a_checkpoint_is_written(whole: End, moment: str, name: str
     found = torch.load("runs/it/0/checkpoints/last.ckpt", weights_only=True)
     assert 0 < found["global_step"] < 15
     assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
-    assert_same(whole)
+    assert_same(uninterrupted)
 
 
 @pytest.mark.fault("kill -9 within a validation")
-def test_killed_within_a_validation(whole: End) -> None:
-    """Which the fit that goes on must not leave out, although the last step before it is in the checkpoint."""
-    command = Command(*TINY, *EVERY_STEP, *trouble("SignalAt", step=10, name="SIGKILL", validating=True))
+def test_kill_during_validation(uninterrupted: End) -> None:
+    """Check that the resumed fit runs the validation again, although its last step is in the checkpoint."""
+    command = Command(*TINY, *EVERY_STEP, *inject_fault("SignalAt", step=10, name="SIGKILL", validating=True))
     assert command.wait() == -9
     assert Command(*TINY, *EVERY_STEP, "--ckpt_path", "last").wait() == 0
-    assert_same(whole)
+    assert_same(uninterrupted)
 
 
 @pytest.mark.fault("kill -9 with processes that load the data: none is left, and none of their batches is lost")
-def test_killed_with_loading_processes(whole: End) -> None:
+def test_kill_with_loader_processes(uninterrupted: End) -> None:
     options = (*TINY, *EVERY_STEP, "--data.num_workers", "2")
-    assert Command(*options, *trouble("SignalAt", step=8, name="SIGKILL")).wait() == -9
+    assert Command(*options, *inject_fault("SignalAt", step=8, name="SIGKILL")).wait() == -9
     assert Command(*options, "--ckpt_path", "last").wait() == 0
-    assert_same(whole)
+    assert_same(uninterrupted)
 
 
 @pytest.mark.fault("kill -9 before the first checkpoint")
-def test_killed_before_the_first_checkpoint(whole: End) -> None:
-    assert Command(*TINY, *trouble("SignalAt", step=3, name="SIGKILL")).wait() == -9
+def test_kill_before_first_checkpoint(uninterrupted: End) -> None:
+    assert Command(*TINY, *inject_fault("SignalAt", step=3, name="SIGKILL")).wait() == -9
     assert Path("runs/it/0").is_dir()
     command = Command(*TINY, "--ckpt_path", "last")
     assert command.wait() == 0
     assert "has no checkpoint yet" in command.text
-    assert_same(whole)
+    assert_same(uninterrupted)

@@ -1,4 +1,4 @@
-"""What properties draw: corrupted files, and how many examples of them are tried."""
+"""Hypothesis strategies: corrupted files and numbers of examples."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from random import Random
 
 from hypothesis import HealthCheck, Phase, settings
 
-# DARKROOM_FUZZ=20 tries twenty times as many examples, and others every time.
+# DARKROOM_FUZZ=20 tries twenty times as many examples, with a new seed in every run.
 TIMES = int(os.environ.get("DARKROOM_FUZZ", "0"))
 NASTY = (
     *(
@@ -47,13 +47,13 @@ _TOKEN = re.compile(rb"-?[\d.]+|\w+|[^\w\s]|\s+")
 
 
 def examples(count: int) -> settings:
-    """Settings of a property: few examples, always the same, unless more are asked for."""
+    """Return settings of a property: few fixed examples, unless DARKROOM_FUZZ asks for more."""
     return settings(
         max_examples=count * max(1, TIMES),
         derandomize=not TIMES,
         deadline=None,
         database=None,
-        phases=(Phase.explicit, Phase.generate),  # a smaller seed is no smaller example
+        phases=(Phase.explicit, Phase.generate),  # no shrinking: a smaller seed does not give a simpler example
         suppress_health_check=list(HealthCheck),
     )
 
@@ -75,7 +75,7 @@ def _flipped(content: bytes, random: Random) -> bytes:
 
 
 def _noise(content: bytes, random: Random) -> bytes:
-    """Bytes in place of others, most often near the start, where the headers are."""
+    """Overwrite bytes, most often near the start, where the headers are."""
     start = random.randrange(min(len(content), random.choice((64, len(content) or 1))) + 1)
     return content[:start] + bytes(random.randrange(256) for _ in range(random.choice((1, 4)))) + content[start + 4 :]
 
@@ -90,7 +90,7 @@ def _twice(content: bytes, random: Random) -> bytes:
 
 
 def _token(content: bytes, random: Random) -> bytes:
-    """A number, a word or a sign that is something else: what a wrong tool would write."""
+    """Replace a number, a word or a sign by another token."""
     tokens = list(_TOKEN.finditer(content))
     if not tokens:
         return content
@@ -103,5 +103,5 @@ TEXT = (_token, _token, _token, _token, *BYTES)
 
 
 def corrupted(content: bytes, text: bool, random: Random) -> bytes:
-    """A file's content as a full disk, a bad cable, a wrong tool or a slip of an editor would leave it."""
+    """Corrupt the content of a file, as a full disk, a bad cable, a wrong tool or a typo would."""
     return random.choice(TEXT if text else BYTES)(content, random)

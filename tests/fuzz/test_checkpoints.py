@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, changed or another's: one message, no traceback, or a run that does what it should."""
+"""Damaged, changed or foreign checkpoints: one message without traceback, or a valid run."""
 
 import io
 import zipfile
@@ -31,14 +31,14 @@ def _packed(content: Any) -> bytes:
 
 
 @pytest.fixture
-def good(tiny_run: Path) -> Path:
-    """The checkpoint of a small fit, in the folder of its run."""
+def saved_checkpoint(tiny_run: Path) -> Path:
+    """Checkpoint of a small fit, in the folder of its run."""
     return tiny_run / "checkpoints/last.ckpt"
 
 
 @examples(200)
 @given(seed=st.integers(0, 2**32))
-def test_other_bytes_are_never_other_weights(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_corrupted_file_raises_or_loads_same_weights(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     content = {"weight": torch.arange(300.0), "names": ["a", "b"], "step": 3}
     path = tmp_path_factory.getbasetemp() / "damaged.pt"
     path.write_bytes(corrupted(_packed(content), False, Random(seed)))
@@ -53,9 +53,11 @@ def test_other_bytes_are_never_other_weights(tmp_path_factory: pytest.TempPathFa
 
 @examples(6)
 @given(seed=st.integers(0, 2**32))
-def test_a_changed_checkpoint_is_refused_or_runs(darkroom: Callable, tiny: list[str], good: Path, seed: int) -> None:
+def test_changed_checkpoint_raises_or_runs(
+    darkroom: Callable, tiny: list[str], saved_checkpoint: Path, seed: int
+) -> None:
     random = Random(seed)
-    content = torch.load(good, weights_only=True)
+    content = torch.load(saved_checkpoint, weights_only=True)
     change(content, random, VALUES)
     Path("changed.ckpt").write_bytes(_packed(content))
     command = random.choice(list(COMMANDS))
@@ -74,20 +76,20 @@ def _archive(**files: bytes) -> bytes:
     return file.getvalue()
 
 
-def _flipped(good: bytes) -> bytes:
-    """One bit of a weight is another."""
-    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+def _flipped(saved_checkpoint: bytes) -> bytes:
+    """Flip one bit of a weight."""
+    with zipfile.ZipFile(io.BytesIO(saved_checkpoint)) as archive:
         largest = max(archive.infolist(), key=lambda info: info.file_size)
-        at = good.index(archive.read(largest)) + largest.file_size // 2
-    return good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+        at = saved_checkpoint.index(archive.read(largest)) + largest.file_size // 2
+    return saved_checkpoint[:at] + bytes([saved_checkpoint[at] ^ 1]) + saved_checkpoint[at + 1 :]
 
 
 def _with(**changes: Any) -> Callable[[bytes], bytes]:
-    return lambda good: _packed({**torch.load(io.BytesIO(good), weights_only=True), **changes})
+    return lambda saved_checkpoint: _packed({**torch.load(io.BytesIO(saved_checkpoint), weights_only=True), **changes})
 
 
 DAMAGE = {
-    "one bit of a weight": (_flipped, "has changed since it was written"),
+    "one bit of a weight": (_flipped, "the checksum of "),
     "another archive": (lambda _: _archive(photo=b"no weights"), "cannot be loaded"),
     "nothing": (lambda _: b"", "cannot be loaded"),
     "a list": (lambda _: _packed([1, 2]), "must be a checkpoint of a run"),
@@ -96,17 +98,17 @@ DAMAGE = {
     "a class that is none": (_with(hyper_parameters={"_class_path": 3}), "changed.ckpt"),
     "losses without names": (_with(running_loss={"terms": [], "sums": [1.0], "count": 1}), "cannot be restored"),
     "a weight that is a number": (
-        lambda good: _with(state_dict={**torch.load(io.BytesIO(good))["state_dict"], "network.outc.conv.bias": 3})(
-            good
-        ),
-        "network.outc.conv.bias is int there",
+        lambda saved_checkpoint: _with(
+            state_dict={**torch.load(io.BytesIO(saved_checkpoint))["state_dict"], "network.outc.conv.bias": 3}
+        )(saved_checkpoint),
+        "network.outc.conv.bias is int in the file",
     ),
 }
 
 
-def test_damage_is_told_in_one_message(darkroom: Callable, tiny: list[str], good: Path) -> None:
-    for name, (damage, said) in DAMAGE.items():
-        Path("changed.ckpt").write_bytes(damage(good.read_bytes()))
+def test_damage_is_reported_in_one_message(darkroom: Callable, tiny: list[str], saved_checkpoint: Path) -> None:
+    for name, (damage, message) in DAMAGE.items():
+        Path("changed.ckpt").write_bytes(damage(saved_checkpoint.read_bytes()))
         outcome = darkroom("fit", *tiny, *COMMANDS["fit"], "--ckpt_path", "changed.ckpt")
         assert outcome.code in (1, 2), name
-        assert said in outcome.message, name
+        assert message in outcome.message, name

@@ -1,4 +1,4 @@
-"""Configs with slips of the pen, and with worse: one message, no traceback, or a run."""
+"""Configs with typos and wrong values: one message without traceback, or a valid run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ EXPERIMENTS = [name for name in ALL if name.startswith(FAMILIES)]
 
 
 def damaged(path: Path, random: Random) -> bytes:
-    """A config's text with a slip in it, or its settings with something else in their place."""
+    """Return a config with a typo or with wrong values."""
     if random.random() < 0.4:
         return corrupted(path.read_bytes(), True, random)
     config = yaml.safe_load(path.read_text())
@@ -47,7 +47,7 @@ def attempt(darkroom: Callable, *arguments: object) -> None:
 
 @examples(12)
 @given(seed=st.integers(0, 2**32))
-def test_a_damaged_config_is_refused_or_read(darkroom: Callable, seed: int) -> None:
+def test_damaged_config_raises_or_parses(darkroom: Callable, seed: int) -> None:
     random = Random(seed)
     Path("damaged.yaml").write_bytes(damaged(CONFIGS / random.choice(EXPERIMENTS), random))
     attempt(darkroom, "--config", "damaged.yaml", "--print_config")
@@ -55,15 +55,15 @@ def test_a_damaged_config_is_refused_or_read(darkroom: Callable, seed: int) -> N
 
 @examples(6)
 @given(seed=st.integers(0, 2**32))
-def test_a_damaged_config_is_refused_or_trains(darkroom: Callable, tiny: list[str], seed: int) -> None:
+def test_damaged_config_raises_or_trains(darkroom: Callable, tiny: list[str], seed: int) -> None:
     random = Random(seed)
     Path("damaged.yaml").write_bytes(damaged(CONFIGS / "segmentation/unet.yaml", random))
     end = ["--data.train_size", 4, "--trainer.max_steps", 1]
     attempt(darkroom, "--config", "damaged.yaml", *tiny[2:], *end)
 
 
-def test_a_group_that_is_no_group_is_refused(darkroom: Callable, tiny: list[str]) -> None:
-    """Once taken for one without settings, where others came after it."""
+def test_scalar_or_list_instead_of_group_raises(darkroom: Callable, tiny: list[str]) -> None:
+    """Check settings that are not mappings, followed by valid options."""
     for text in ("trainer: 3", "trainer: [callbacks]", "checkpoint: 1.5", "last_checkpoint: [1]"):
         Path("group.yaml").write_text(text + "\n")
         outcome = darkroom("fit", "--config", "group.yaml", *tiny)

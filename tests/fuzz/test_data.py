@@ -1,4 +1,4 @@
-"""Files that are damaged: reading them ends in an error that names the file, or in samples that are right."""
+"""Damaged data files: an error that names the file, or valid samples."""
 
 import json
 import pickle
@@ -40,7 +40,7 @@ from tests.fuzz.strategies import corrupted, examples
 
 
 class Kind(NamedTuple):
-    """A data set: who writes a fake of it, who reads it and how."""
+    """Dataset: writer of a fake, datamodule and its options."""
 
     write: Callable[[Path], Path]
     data: type[VisionDataModule]
@@ -72,7 +72,7 @@ TEXTUAL = (".txt", ".json", ".xml", ".tsv", ".yaml")
 
 
 def _check(batch: dict[str, Any], data: VisionDataModule) -> None:
-    """Whether a batch can be learned from."""
+    """Assert that a batch is valid for training."""
     for image in batch["image"]:
         assert image.is_floating_point()
         assert image.shape[0] == data.image_shape[0]
@@ -90,7 +90,7 @@ def _check(batch: dict[str, Any], data: VisionDataModule) -> None:
 
 
 def read(name: str, root: Path) -> None:
-    """Reads all that training, validation and test would read."""
+    """Read all batches of training, validation and test."""
     kind = SETS[name]
     data = kind.data(root=str(root), batch_size=2, eval_batch_size=1, num_workers=0, **kind.options)
     data.prepare_data()
@@ -102,7 +102,7 @@ def read(name: str, root: Path) -> None:
 
 
 def _indexed_shards(root: Path) -> Path:
-    """Shards, and how many samples each holds."""
+    """Write shards with an index of their sizes."""
     captions.web_shards(root)
     sizes = dict(zip(sorted(path.name for path in root.glob("*.tar")), (7, 9, 8, 10, 3, 2), strict=True))
     (root / "shards.json").write_text(json.dumps(sizes))
@@ -114,14 +114,14 @@ SETS["indexed_shards"] = Kind(_indexed_shards, ShardedCaptions, {"size": 16})
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a fake, written once: what is damaged in it is mended again."""
+    """Return a function for the folder of a fake, which is written once; tests restore what they damage."""
     return cache(lambda name: SETS[name].write(tmp_path_factory.mktemp(name)))
 
 
 @pytest.mark.parametrize("name", SETS)
 @examples(12)
 @given(seed=st.integers(0, 2**32))
-def test_a_damaged_file_is_named_or_read_right(written: Callable[[str], Path], name: str, seed: int) -> None:
+def test_damaged_file_is_named_or_read_correctly(written: Callable[[str], Path], name: str, seed: int) -> None:
     root, random = written(name), Random(seed)
     files = sorted(path for path in root.rglob("*") if path.is_file())
     lists = [path for path in files if path.suffix in TEXTUAL]
@@ -131,14 +131,14 @@ def test_a_damaged_file_is_named_or_read_right(written: Callable[[str], Path], n
     try:
         read(name, root)
     except (DataError, UsageError) as error:
-        # or, where a list has lost lines or a table a column, what is missing now
+        # or the missing part, if a list lost lines or a table a column
         assert any(word in str(error) for word in (path.stem, "split of", "data.attribute"))  # noqa: PT017
     finally:
         path.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_missing_file_is_named(written: Callable[[str], Path], name: str) -> None:
+def test_missing_file_is_named(written: Callable[[str], Path], name: str) -> None:
     root = written(name)
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         content = path.read_bytes()
@@ -151,7 +151,7 @@ def test_a_missing_file_is_named(written: Callable[[str], Path], name: str) -> N
             path.write_bytes(content)
 
 
-# What such damage once did: a traceback, a wrong class, minutes of waiting.
+# Damage that once caused a traceback, a wrong class or minutes of waiting.
 FOUND = {
     "a list of bytes": ("oxford_pets", "annotations/trainval.txt", b"Abyssinian_0", b"\xfa", "is not text"),
     "another list of bytes": (
@@ -166,22 +166,28 @@ FOUND = {
         "MNIST/raw/t10k-labels-idx1-ubyte",
         b"\x02\x03",
         b"\x02\x80",
-        "labels of up to 128",
+        "28 x 28 and 128",
     ),
-    "a class far beyond all": ("yolo_folder", "labels/train/000.txt", b" 0.", b"e30 0.", "has the class"),
+    "a class far beyond all": (
+        "yolo_folder",
+        "labels/train/000.txt",
+        b" 0.",
+        b"e30 0.",
+        "class must be a whole number",
+    ),
     "a polygon that reaches the moon": (
         *("coco_detection", "annotations/instances_train2017.json", b'"segmentation": [[0', b'"segmentation": [[9e15'),
         "far outside of an image",
     ),
     "a picture of a square kilometre": (
         *("coco_detection", "annotations/instances_train2017.json", b'"height": 48', b'"height": 9000000'),
-        "which no image can be",
+        "width and height must be from 1 to 65535",
     ),
 }
 
 
 @pytest.mark.parametrize("damage", FOUND)
-def test_damage_that_once_passed(written: Callable[[str], Path], damage: str) -> None:
+def test_known_damage_is_reported(written: Callable[[str], Path], damage: str) -> None:
     name, file, old, new, said = FOUND[damage]
     root = written(name)
     path, content = root / file, (root / file).read_bytes()
@@ -194,7 +200,7 @@ def test_damage_that_once_passed(written: Callable[[str], Path], damage: str) ->
         path.write_bytes(content)
 
 
-def test_a_class_beyond_those_of_cifar_is_refused(tmp_path: Path) -> None:
+def test_label_beyond_cifar_classes_raises(tmp_path: Path) -> None:
     path = labelled.cifar10(tmp_path) / "cifar-10-batches-py/test_batch"
     batch = pickle.loads(path.read_bytes())
     path.write_bytes(pickle.dumps(batch | {"labels": [200] * len(batch["labels"])}, protocol=2))

@@ -1,4 +1,4 @@
-"""What is called alone, samplers, likelihoods and drawing: whatever the numbers, something finite and whole."""
+"""Samplers, likelihoods and plots return finite results for any input."""
 
 import math
 from random import Random
@@ -45,29 +45,29 @@ EXTREMES = (0.0, -0.0, 1.0, -1.0, 1e-30, -1e4, 1e4, 88.0, -88.0)
     height=st.integers(1, 9),
     seed=SEEDS,
 )
-def test_samplers(
+def test_samplers_recover_image_from_exact_denoiser(
     num_steps: int, steps: int, schedule: type, spacing: str, sampler: object, height: int, seed: int
 ) -> None:
-    """Of a denoiser that is always right, any sampler in any number of steps arrives at the picture."""
+    """Check that any sampler recovers the image from an exact denoiser in any number of steps."""
     generator = torch.Generator().manual_seed(seed)
     try:
         noise = schedule(num_steps)
         pairs = time_pairs(noise, steps, spacing)
         truth = torch.rand(2, 3, height, 5, generator=generator) * 2 - 1
         start = torch.randn(truth.shape, generator=generator)
-        drawn = sampler(lambda x, t: X0Prediction(truth), start, pairs, noise, generator=generator)
+        samples = sampler(lambda x, t: X0Prediction(truth), start, pairs, noise, generator=generator)
     except UsageError:
         assert num_steps < 20 or not 0 < steps <= num_steps
         return
     assert pairs[-1][1] == -1
-    torch.testing.assert_close(drawn, truth, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(samples, truth, atol=2e-3, rtol=1e-3)
     assert ddim_invert(lambda x, t: X0Prediction(truth), truth, pairs, noise).isfinite().all()
 
 
 @examples(40)
 @given(seed=SEEDS, channels=st.sampled_from((1, 3)), height=st.integers(1, 7))
-def test_likelihoods(seed: int, channels: int, height: int) -> None:
-    """Of any output of a network the log likelihood is finite and has a gradient, and the mean is a picture."""
+def test_likelihoods_are_finite_with_gradient(seed: int, channels: int, height: int) -> None:
+    """Check that log likelihood, gradient and mean are finite for any network output."""
     random = Random(seed)
     count = 2 * channels * height * 3
     for likelihood in (Bernoulli(), Gaussian(0.1), Gaussian("learned"), DiscretizedLogistic()):
@@ -82,16 +82,16 @@ def test_likelihoods(seed: int, channels: int, height: int) -> None:
         assert likelihood.mean(parameters).isfinite().all()
 
 
-def is_picture(picture: Tensor) -> bool:
-    return picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3 and picture.numel() > 0
+def is_image(image: Tensor) -> bool:
+    return image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
 
 
 @examples(25)
 @given(seed=SEEDS, height=st.sampled_from((1, 2, 17, 64)), width=st.sampled_from((1, 3, 33, 90)))
-def test_drawing_boxes(seed: int, height: int, width: int) -> None:
-    """Boxes without area, out of the picture, as wide as a thousand of it; none at all."""
+def test_box_figures_accept_any_boxes(seed: int, height: int, width: int) -> None:
+    """Check empty, outlying, huge and missing boxes."""
     random = Random(seed)
-    picture = torch.zeros(3, height, width, dtype=torch.uint8)
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
     names = [*["a name", "é", ""], *map(str, range(300))][: random.choice((1, 2, 3, 300))]
 
     def objects() -> dict[str, Tensor]:
@@ -101,14 +101,14 @@ def test_drawing_boxes(seed: int, height: int, width: int) -> None:
         return {"boxes": torch.tensor(ends).view(count, 4), "labels": labels, "scores": torch.rand(count)}
 
     found, truth = objects(), {key: value for key, value in objects().items() if key != "scores"}
-    assert is_picture(draw_boxes(picture, found, names))
-    assert is_picture(draw_mistakes(picture, found, truth, names))
+    assert is_image(draw_boxes(image, found, names))
+    assert is_image(draw_mistakes(image, found, truth, names))
 
 
 @examples(25)
 @given(seed=SEEDS)
-def test_drawing_plots(seed: int) -> None:
-    """Points that are not finite, all alike, none; on axes of any kind."""
+def test_plots_accept_any_points(seed: int) -> None:
+    """Check non-finite, equal and missing points on linear and logarithmic axes."""
     random = Random(seed)
     values = (math.nan, math.inf, -math.inf, 0.0, -1.0, 1.0, 1e-12, 1e12, 3.0)
     series = [
@@ -116,10 +116,10 @@ def test_drawing_plots(seed: int) -> None:
         for n in (random.randint(0, 9) for _ in range(random.randint(1, 4)))
     ]
     names = [f"curve {i}" for i in range(len(series))]
-    assert is_picture(curves(series, names, "title", log_x=random.random() < 0.5, log_y=random.random() < 0.5))
+    assert is_image(curves(series, names, "title", log_x=random.random() < 0.5, log_y=random.random() < 0.5))
     n = random.randint(1, 20)
     points = torch.tensor([random.choice((0.0, 1.0, -3.0, 1e6)) for _ in range(2 * n)]).view(n, 2)
     labels = torch.tensor([random.randint(0, 40) for _ in range(n)]) if random.random() < 0.7 else None
-    assert is_picture(scatter(points, labels, ["a", "b"], "title"))
+    assert is_image(scatter(points, labels, ["a", "b"], "title"))
     rows = [[torch.zeros(3, random.randint(1, 40), random.randint(1, 40), dtype=torch.uint8)] * random.randint(1, 5)]
-    assert is_picture(image_grid(rows * random.randint(1, 3), captions=(), title=random.choice(("", "é" * 200))))
+    assert is_image(image_grid(rows * random.randint(1, 3), captions=(), title=random.choice(("", "é" * 200))))

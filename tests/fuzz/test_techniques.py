@@ -1,4 +1,4 @@
-"""Odd sizes, many objects or none, rare dtypes: finite losses and whole predictions, or an error that says why."""
+"""Unusual sizes, numbers of objects and dtypes: finite losses and complete predictions, or a clear error."""
 
 from collections.abc import Callable
 from random import Random
@@ -85,7 +85,7 @@ def efficient(shape: Shape) -> EfficientUNet:
 
 FAST = {"schedule": CosineSchedule(10), "sampling": Sampling(steps=2)}
 TEXT = {"text": lambda: LearnedTextEncoder(WORDS, dim=4, layers=1, heads=1)}
-PAINTERS: dict[str, Callable[[Shape, int], Generative]] = {
+GENERATORS: dict[str, Callable[[Shape, int], Generative]] = {
     "AutoEncoder": lambda shape, classes: AutoEncoder(shape, 3, channels=(4, 8)),
     "AutoEncoder of MLPs": lambda shape, classes: AutoEncoder(shape, 3, "mlp", hidden=(8,)),
     "VAE": lambda shape, classes: VAE(shape, None, 3, channels=(4, 8), iwae_samples=2),
@@ -102,14 +102,14 @@ PAINTERS: dict[str, Callable[[Shape, int], Generative]] = {
 }
 
 
-def alone(model: Technique) -> Technique:
-    """The technique without a Trainer, whose log keeps nothing."""
+def without_trainer(model: Technique) -> Technique:
+    """Return the method without a Trainer, with logging disabled."""
     model.log_loss = lambda terms: terms.get("loss")
     return model
 
 
 def learn(model: Technique, loss: Tensor) -> None:
-    """A backward pass; whatever has a gradient has a finite one."""
+    """Run a backward pass and assert finite gradients."""
     assert loss.shape == ()
     assert loss.isfinite()
     if loss.requires_grad:
@@ -122,7 +122,7 @@ def converted(image: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def mask_for(random: Random, shape: tuple[int, ...], classes: int) -> Tensor:
-    """A mask of noise, of one class, of a single pixel, or of nothing that counts."""
+    """Return a mask of noise, one class, a single pixel or ignored pixels."""
     kind = random.choice(("noise", "some ignored", "all ignored", "background", "one pixel"))
     if kind in ("noise", "some ignored"):
         mask = torch.randint(classes, shape)
@@ -138,7 +138,7 @@ def segment(name: str, random: Random) -> None:
     channels, classes = random.choice((1, 3, 3, 4)), random.choice((1, 2, 3, 21, 60))
     shape = random.choice((1, 2, 3)), random.choice(SIDES), random.choice(SIDES)
     image = converted(torch.rand(shape[0], channels, *shape[1:]), random.choice(DTYPES))
-    model = alone(SEGMENTERS[name](channels, classes))
+    model = without_trainer(SEGMENTERS[name](channels, classes))
     batch = {"image": image, "mask": mask_for(random, shape, classes)}
     learn(model, model.training_step(batch, 0))
     model.eval()
@@ -151,12 +151,12 @@ def segment(name: str, random: Random) -> None:
 
 
 def boxes_for(random: Random, height: int, width: int) -> Tensor:
-    """No boxes, or boxes of a pixel or less, of the whole picture, at its border, equal ones, any."""
-    drawn = []
+    """Return no boxes, tiny boxes, boxes of the whole image, at its border, equal or random ones."""
+    boxes = []
     for _ in range(random.choice((0, 0, 1, 2, 5, 30))):
         x, y = sorted(random.uniform(0, width) for _ in range(2)), sorted(random.uniform(0, height) for _ in range(2))
         left, top = random.randrange(width), random.randrange(height)
-        drawn.append(
+        boxes.append(
             random.choice(
                 (
                     [x[0], y[0], x[1] + 1e-2, y[1] + 1e-2],
@@ -164,11 +164,11 @@ def boxes_for(random: Random, height: int, width: int) -> Tensor:
                     [0, 0, width, height],
                     [width - 1, height - 1, width, height],
                     [left, 0, left + 0.1, height],
-                    drawn[-1] if drawn else [0, 0, 1, 1],
+                    boxes[-1] if boxes else [0, 0, 1, 1],
                 )
             )
         )
-    return torch.tensor(drawn, dtype=torch.float32).view(-1, 4)
+    return torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
 
 
 def detect(name: str, random: Random) -> None:
@@ -184,7 +184,7 @@ def detect(name: str, random: Random) -> None:
         masks = torch.rand(len(boxes), height, width) < random.choice((0.0, 0.5, 1.0))
         batch["target"].append(target | {"masks": masks})
         batch["proposals"].append(boxes_for(random, height, width))
-    model = alone(DETECTORS[name](classes))
+    model = without_trainer(DETECTORS[name](classes))
     learn(model, model.training_step(batch, 0))
     model.eval()
     with torch.inference_mode():
@@ -199,14 +199,14 @@ def detect(name: str, random: Random) -> None:
             assert ((one["labels"] >= 1) & (one["labels"] <= classes)).all()
 
 
-def paint(name: str, random: Random) -> None:
+def generate(name: str, random: Random) -> None:
     torch.manual_seed(random.randrange(1000))
     shape = random.choice((1, 3, 4)), random.choice(SIDES), random.choice(SIDES)
     if random.random() < 0.6:
         shape = shape[0], *random.choice(((16, 16), (32, 32), (32, 16), (16, 48), (24, 24), (64, 64)))
     count, classes = random.choice((1, 2, 3, 5)), random.choice((1, 2, 10, 100))
     image = converted(torch.rand(count, *shape) * 2 - 1, random.choice(DTYPES))
-    model = alone(PAINTERS[name](shape, classes))
+    model = without_trainer(GENERATORS[name](shape, classes))
     captions = ["a red circle", "", "left " * 100, "unknown", "a"][:count]
     batch = {"image": image, "label": torch.randint(classes, (count,)), "caption": captions}
     if model.automatic_optimization:
@@ -223,31 +223,31 @@ def paint(name: str, random: Random) -> None:
         prompt["caption"] = captions
     elif model.num_classes is not None:
         prompt["label"] = batch["label"]
-    drawn = model.predict_step(prompt)
-    assert drawn.isfinite().all()
-    assert drawn.shape[:2] == (count, shape[0])
+    samples = model.predict_step(prompt)
+    assert samples.isfinite().all()
+    assert samples.shape[:2] == (count, shape[0])
 
 
 TRIES: dict[str, tuple[Callable[[str, Random], None], int]] = {
     **dict.fromkeys(SEGMENTERS, (segment, 5)),
     **dict.fromkeys(DETECTORS, (detect, 5)),
-    **dict.fromkeys(PAINTERS, (paint, 5)),
+    **dict.fromkeys(GENERATORS, (generate, 5)),
 }
 
 
 @pytest.mark.parametrize("name", TRIES)
-def test_any_batch_is_learned_from_or_refused(name: str) -> None:
+def test_any_batch_trains_or_raises_user_error(name: str) -> None:
     attempt, count = TRIES[name]
 
     @examples(count)
     @given(seed=st.integers(0, 2**32))
-    def holds(seed: int) -> None:
+    def check_seed(seed: int) -> None:
         try:
             attempt(name, Random(seed))
         except UserError:
-            pass  # its words are looked at where each is tested
+            pass  # messages are checked in the tests of each method
         except ValueError as error:
             if not explain_system_error(error):
                 raise
 
-    holds()
+    check_seed()

@@ -1,4 +1,4 @@
-"""Trees of dicts and lists, such as configs and checkpoints, with something in them that should be otherwise."""
+"""Random changes of trees of dicts and lists, such as configs and checkpoints."""
 
 from collections.abc import Iterator, MutableMapping, MutableSequence
 from random import Random
@@ -8,7 +8,7 @@ Place = tuple[Any, Any]  # a dict or a list, and a key or an index in it
 
 
 def places(tree: Any, depth: int = 6) -> Iterator[Place]:
-    """All places of a tree down to a depth, those near the root first and often."""
+    """Yield the places of a tree down to a depth; those of a node come before those of its children."""
     if isinstance(tree, MutableMapping):
         keys = list(tree)
     elif isinstance(tree, MutableSequence):
@@ -23,13 +23,13 @@ def places(tree: Any, depth: int = 6) -> Iterator[Place]:
 
 
 def misspelt(word: str, random: Random) -> str:
-    """A word with a letter missing, or two."""
+    """Remove one or two letters from a word."""
     at = random.randrange(len(word))
     return word[:at] + word[at + random.choice((1, 2)) :]
 
 
 def change(tree: Any, random: Random, values: tuple[Any, ...]) -> str:
-    """Changes one thing in a tree: drops it, gives it another name or another value. Returns what it did."""
+    """Drop, rename or replace one entry of a tree; return a description."""
     holder, key = random.choice(list(places(tree, random.choice((1, 2, 3)))))
     how = random.choice(("drop", "value", "value", "value", "name"))
     if how == "name" and isinstance(key, str):

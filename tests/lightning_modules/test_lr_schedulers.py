@@ -1,4 +1,4 @@
-"""Schedules of the rate: YOLO's and DDPM's, from a config, and what they refuse."""
+"""Learning rate schedules of YOLO and DDPM: values, configs and invalid arguments."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def optimizer(*rates: float) -> torch.optim.Optimizer:
 
 
 def rates(schedule: LRScheduler, epochs: int) -> list[float]:
-    """The first group's rate in each epoch."""
+    """Return the learning rate of the first group in each epoch."""
     seen = []
     for _ in range(epochs):
         seen.append(schedule.optimizer.param_groups[0]["lr"])
@@ -27,7 +27,7 @@ def rates(schedule: LRScheduler, epochs: int) -> list[float]:
     return seen
 
 
-def test_the_schedule_of_yolo() -> None:
+def test_warmup_steps_matches_yolo() -> None:
     seen = rates(WarmupSteps(optimizer(), milestones=[75, 105], warmup=3), 135)
     assert seen[:4] == pytest.approx([0.001, 0.004, 0.007, 0.01])
     assert seen[4:75] == pytest.approx([0.01] * 71)
@@ -35,18 +35,18 @@ def test_the_schedule_of_yolo() -> None:
     assert seen[105:] == pytest.approx([0.0001] * 30)
 
 
-def test_without_warm_up_it_is_multi_step() -> None:
+def test_warmup_steps_without_warmup_is_multi_step() -> None:
     ours = rates(WarmupSteps(optimizer(), milestones=[2, 4], factor=0.5), 6)
     assert ours == rates(torch.optim.lr_scheduler.MultiStepLR(optimizer(), [2, 4], 0.5), 6)
 
 
-def test_every_group_keeps_its_own_peak() -> None:
+def test_parameter_groups_keep_their_rates() -> None:
     one = optimizer(0.1, 0.2)
     rates(WarmupSteps(one, milestones=[2], warmup=1), 3)
     assert [group["lr"] for group in one.param_groups] == pytest.approx([0.01, 0.02])
 
 
-def test_it_continues_where_it_was() -> None:
+def test_schedule_resumes_from_state() -> None:
     whole = rates(WarmupSteps(optimizer(), milestones=[4], warmup=3), 6)
     first = WarmupSteps(optimizer(), milestones=[4], warmup=3)
     rates(first, 2)
@@ -68,12 +68,12 @@ def test_it_continues_where_it_was() -> None:
         ({"milestones": [2], "factor": 10.0}, "factor in .*and 10.0"),
     ],
 )
-def test_what_it_refuses(wrong: dict[str, Any], named: str) -> None:
+def test_invalid_arguments_raise(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         WarmupSteps(optimizer(), **wrong)
 
 
-def test_it_is_built_by_a_config() -> None:
+def test_schedule_is_built_from_config() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--lr_scheduler", type=LRSchedulerCallable | None)
     config = {
@@ -86,7 +86,7 @@ def test_it_is_built_by_a_config() -> None:
     assert (schedule.milestones, schedule.warmup) == ([75, 105], 3)
 
 
-def test_warm_up_in_steps_then_constant() -> None:
+def test_warmup_constant_reaches_peak_after_steps() -> None:
     schedule = WarmupConstant(optimizer(), steps=4)
     assert schedule.interval == "step"
     assert rates(schedule, 6) == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])

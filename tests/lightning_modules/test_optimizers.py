@@ -1,4 +1,4 @@
-"""CaffeSGD: two rates, one decay, and everything else as torch's."""
+"""CaffeSGD: doubled rate of biases without weight decay, otherwise equal to torch's SGD."""
 
 from copy import deepcopy
 
@@ -27,7 +27,7 @@ def step(net: nn.Module, optimizer: torch.optim.Optimizer, times: int = 1) -> No
         optimizer.step()
 
 
-def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
+def test_biases_have_doubled_rate_and_no_decay() -> None:
     optimizer = CaffeSGD(network().parameters(), lr=0.1, momentum=0.99, weight_decay=5e-4)
     weights, biases = optimizer.param_groups
     assert [p.ndim for p in weights["params"]] == [4, 4]
@@ -36,7 +36,7 @@ def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
     assert (biases["lr"], biases["weight_decay"], biases["momentum"]) == (0.2, 0.0, 0.99)
 
 
-def test_two_steps_by_hand() -> None:
+def test_two_steps_match_known_values() -> None:
     weight, bias = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([2.0]))
     optimizer = CaffeSGD([weight, bias], lr=0.1, momentum=0.5, weight_decay=0.01)
     for _ in range(2):
@@ -49,14 +49,14 @@ def test_two_steps_by_hand() -> None:
     assert bias.item() == pytest.approx(2 - 0.2 - 0.2 * 1.5)
 
 
-def test_without_a_factor_and_decay_it_is_sgd() -> None:
+def test_caffe_sgd_without_factor_and_decay_equals_sgd() -> None:
     ours, theirs = network(), network()
     step(ours, CaffeSGD(ours.parameters(), lr=0.1, bias_lr_factor=1), 3)
     step(theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9), 3)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
-def test_its_state_is_saved_and_restored() -> None:
+def test_state_is_saved_and_restored() -> None:
     first, second = network(), network()
     saved, restored = (CaffeSGD(net.parameters(), lr=0.1, weight_decay=5e-4) for net in (first, second))
     step(first, saved, 2)
@@ -67,7 +67,7 @@ def test_its_state_is_saved_and_restored() -> None:
     torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
 
 
-def test_schedules_keep_the_factor() -> None:
+def test_schedules_keep_bias_factor() -> None:
     net = network()
     optimizer = CaffeSGD(net.parameters(), lr=0.1)
     schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1), WarmupCosine(optimizer)]
@@ -81,7 +81,7 @@ def test_schedules_keep_the_factor() -> None:
 
 
 @pytest.mark.parametrize("ndim", [1, 2])
-def test_networks_of_only_weights_or_only_biases(ndim: int) -> None:
+def test_parameters_of_one_kind_are_supported(ndim: int) -> None:
     parameter = nn.Parameter(torch.ones([1] * ndim))
     optimizer = CaffeSGD([parameter], lr=0.1)
     parameter.sum().backward()
@@ -89,12 +89,12 @@ def test_networks_of_only_weights_or_only_biases(ndim: int) -> None:
     assert parameter.item() == pytest.approx(1 - (0.2 if ndim == 1 else 0.1))
 
 
-def test_a_negative_factor_is_refused() -> None:
+def test_negative_bias_factor_raises() -> None:
     with pytest.raises(UsageError, match="CaffeSGD.bias_lr_factor must be .*got -1"):
         CaffeSGD(network().parameters(), lr=0.1, bias_lr_factor=-1)
 
 
-def test_it_is_built_by_a_config() -> None:
+def test_optimizer_is_built_from_config() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--optimizer", type=OptimizerCallable | None)
     path = "darkroom.lightning_modules.optimizers.CaffeSGD"

@@ -1,4 +1,4 @@
-"""Technique: the schedule, the running sums of the loss, and a loss that is not finite."""
+"""Technique: schedule, running mean of the loss, clipping and non-finite losses."""
 
 import math
 from functools import partial
@@ -31,7 +31,7 @@ def model(**kwargs: Any) -> SemanticSegmentation:
 
 
 class Record(Callback):
-    """Keeps what every training step saw."""
+    """Record losses, logged values and learning rates of training steps."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -46,7 +46,7 @@ class Record(Callback):
         self.logged.append(trainer.callback_metrics.get("train/loss", torch.tensor(math.nan)).item())
 
 
-def test_the_logged_loss_is_the_mean_since_the_last_log(tmp_path: Path) -> None:
+def test_logged_loss_is_mean_since_last_log(tmp_path: Path) -> None:
     record = Record()
     fitting = trainer(tmp_path, callbacks=[record], log_every_n_steps=2, limit_val_batches=0)
     fitting.fit(model(), data())
@@ -62,7 +62,7 @@ def test_short_epochs_log_at_their_end(tmp_path: Path) -> None:
     assert fitting.callback_metrics["train/loss"].item() == pytest.approx(sum(record.losses) / 6, rel=1e-5)
 
 
-def test_accumulated_batches_are_all_in_the_mean(tmp_path: Path) -> None:
+def test_logged_loss_includes_accumulated_batches(tmp_path: Path) -> None:
     record = Record()
     fitting = trainer(tmp_path, callbacks=[record], log_every_n_steps=1, accumulate_grad_batches=3, limit_val_batches=0)
     fitting.fit(model(), data())
@@ -82,7 +82,7 @@ def test_warmup_cosine_spans_the_fit(tmp_path: Path) -> None:
     assert 0 < lrs[-1] < 0.1
 
 
-def test_warmup_cosine_needs_an_end(tmp_path: Path) -> None:
+def test_warmup_cosine_requires_length_of_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_epochs or max_steps"):
         trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01").fit(
             model(optim=Optim(lr_scheduler=WarmupCosine)), data()
@@ -94,26 +94,26 @@ def test_warmup_cosine_needs_an_end(tmp_path: Path) -> None:
 def test_gradients_are_clipped(tmp_path: Path, precision: str, fused: bool, algorithm: str, order: float) -> None:
     norms: list[float] = []
 
-    class Watch(Callback):
+    class NormRecorder(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
             gradients = torch.cat([p.grad.flatten() for p in pl_module.parameters() if p.grad is not None])
             norms.append(torch.linalg.vector_norm(gradients, order).item())
 
     clip = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
-    fitting = trainer(tmp_path, precision=precision, callbacks=[Watch()], limit_val_batches=0, **clip)
+    fitting = trainer(tmp_path, precision=precision, callbacks=[NormRecorder()], limit_val_batches=0, **clip)
     fitting.fit(model(optim=Optim(partial(torch.optim.AdamW, lr=1e-3, fused=fused))), data())
     assert len(norms) == 6
     assert all(norm == pytest.approx(1e-3, rel=1e-2) for norm in norms)
 
 
 class Scaler(torch.amp.GradScaler):
-    """On the CPU too."""
+    """GradScaler that works on the CPU."""
 
     def __init__(self) -> None:
         super().__init__("cpu", init_scale=2.0**10)
 
 
-def test_the_losss_scale_is_taken_off_before_gradients_are_clipped() -> None:
+def test_gradients_are_unscaled_before_clipping() -> None:
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer, scaler = torch.optim.SGD([weight], lr=1.0, fused=True), Scaler()
     module = SimpleNamespace(trainer=SimpleNamespace(precision_plugin=MixedPrecision("16-mixed", "cpu", scaler)))
@@ -123,22 +123,22 @@ def test_the_losss_scale_is_taken_off_before_gradients_are_clipped() -> None:
     torch.testing.assert_close(weight.data, torch.tensor([-0.6, -0.8]))
 
 
-class Remembering(Technique):
-    """A technique with arguments of every kind."""
+class ManyArguments(Technique):
+    """Method with arguments of several types."""
 
     def __init__(self, loss: Any = "mse", widths: Any = (1, 2), network: Any = None, metrics: Any = None) -> None:
         super().__init__()
 
 
-def test_hparams_are_the_plain_data() -> None:
+def test_hparams_contain_only_plain_data() -> None:
     plain = {"loss": "hinge", "widths": (4, [5, None]), "metrics": {"a": 0.5}}
-    assert plain.items() <= Remembering(**plain).hparams.items()
+    assert plain.items() <= ManyArguments(**plain).hparams.items()
     objects = {"loss": torch.nn.MSELoss(), "widths": (torch.ones(1),), "metrics": {"a": print}}
-    assert not objects.keys() & Remembering(**objects).hparams.keys()
+    assert not objects.keys() & ManyArguments(**objects).hparams.keys()
 
 
 @pytest.mark.parametrize("every", [1, 50])
-def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path: Path, every: int) -> None:
+def test_non_finite_loss_stops_and_names_batch(tmp_path: Path, every: int) -> None:
     saving = ModelCheckpoint(
         tmp_path, "last", every_n_train_steps=2, save_on_exception=True, enable_version_counter=False
     )
@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path: Path, eve
         fitting.fit(model(loss=NanAt(3)), train)
     order = train.train_dataloader().sampler.order(0)[12:16]
     assert all(f"sample {index}" in str(caught.value) for index in order)
-    # the checkpoint on disk is the last good one
+    # the checkpoint on disk is the last finite one
     weights = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert weights["global_step"] == 2
     assert all(value.isfinite().all() for value in weights["state_dict"].values())

@@ -17,7 +17,7 @@ ROOT = Path(darkroom.runtime.__file__).parents[2]
 
 @pytest.fixture
 def instances(tmp_path: Path) -> dict[str, object]:
-    """An object of each class in PRIVATE, by the name of the class; many names are set in constructors."""
+    """Return an object of each class in PRIVATE by class name; many names are set in constructors."""
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     parts = [
         trainer,
@@ -34,7 +34,7 @@ def instances(tmp_path: Path) -> dict[str, object]:
     return {type(part).__name__: part for part in parts} | {"LightningCLI": LightningCLI}
 
 
-def test_every_private_name_exists(instances: dict[str, object]) -> None:
+def test_private_lightning_names_exist(instances: dict[str, object]) -> None:
     missing = [
         f"{kind.__name__}.{name}"
         for kind, names in PRIVATE.items()
@@ -44,7 +44,7 @@ def test_every_private_name_exists(instances: dict[str, object]) -> None:
     assert not missing
 
 
-def test_no_other_file_uses_them() -> None:
+def test_private_lightning_names_are_used_in_one_file() -> None:
     private = "|".join(name for names in PRIVATE.values() for name in names if name.startswith("_"))
     pattern = re.compile(rf"\.({private})\b|lightning\S* import _|import _is_max_limit_reached")
     found = [

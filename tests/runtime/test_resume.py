@@ -1,4 +1,4 @@
-"""A run that was killed continues bit for bit."""
+"""A killed run resumes bit for bit."""
 
 import csv
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def losses(run: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("every", ["step", "epoch", "epoch, with max_steps"])
-def test_killed_and_continued_equals_uninterrupted(darkroom: Callable, every: str) -> None:
-    """Weights, optimizer, schedule, dropout, order and augmentation, from the middle of an epoch and from its end."""
+def test_killed_and_resumed_equals_uninterrupted(darkroom: Callable, every: str) -> None:
+    """Check weights, optimizer, schedule, dropout, order and augmentation, within an epoch and at its end."""
     command = [
         *("fit", "--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"),
         *("--model.network.num_classes", "6", "--model.optim.lr_scheduler", "WarmupCosine"),
@@ -47,10 +47,10 @@ def test_killed_and_continued_equals_uninterrupted(darkroom: Callable, every: st
         assert equal(whole[key], continued[key]), key
     whole, continued = losses("runs/whole/0"), losses("runs/killed/0")
     assert len(whole) >= 3
-    assert whole == continued  # the means over four steps too; and nothing the killed run logged is there twice
+    assert whole == continued  # including means over four steps, and no row of the killed run twice
 
 
-def test_a_batch_whose_step_failed_is_seen_again(darkroom: Callable) -> None:
+def test_failed_step_is_repeated_on_resume(darkroom: Callable) -> None:
     command = [
         *("fit", "--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"),
         *("--model.network.num_classes", "6", "--data", "ShapesSegmentation", "--data.train_size", "20"),
@@ -67,16 +67,17 @@ def test_a_batch_whose_step_failed_is_seen_again(darkroom: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rhythm", "steps"), [("every_n_train_steps=4", 15), ("train_time_interval=1:00:00", 15), ("every_n_epochs=2", 15)]
+    ("interval_option", "steps"),
+    [("every_n_train_steps=4", 15), ("train_time_interval=1:00:00", 15), ("every_n_epochs=2", 15)],
 )
-def test_the_end_of_a_fit_is_saved_whatever_the_rhythm(darkroom: Callable, rhythm: str, steps: int) -> None:
-    off = () if "epochs" in rhythm else ("--last_checkpoint.every_n_epochs", "null")
-    assert darkroom(*TINY, *off, f"--last_checkpoint.{rhythm}").code == 0
+def test_end_of_fit_is_saved_for_any_interval(darkroom: Callable, interval_option: str, steps: int) -> None:
+    off = () if "epochs" in interval_option else ("--last_checkpoint.every_n_epochs", "null")
+    assert darkroom(*TINY, *off, f"--last_checkpoint.{interval_option}").code == 0
     assert state("runs/it/0")["global_step"] == steps
 
 
 @pytest.mark.parametrize(("steps", "interval"), [("7", "1.0"), ("4", "2")])
-def test_a_fit_ended_within_an_epoch_goes_on_with_the_rest_of_it(darkroom: Callable, steps: str, interval: str) -> None:
+def test_fit_ended_within_epoch_resumes_rest_of_epoch(darkroom: Callable, steps: str, interval: str) -> None:
     constant = [option for option in TINY if "lr_scheduler" not in option and "WarmupCosine" not in option]
     constant += ["--trainer.val_check_interval", interval]
     assert darkroom(*constant, "--experiment", "whole", "--trainer.max_steps", "15").code == 0

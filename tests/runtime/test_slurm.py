@@ -1,4 +1,4 @@
-"""A job of a cluster: its name, which run it goes on with after a restart, when it is put back into the queue."""
+"""Cluster jobs: name, run to resume after a restart, and requeueing."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ def _no_job(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def within(monkeypatch: pytest.MonkeyPatch, **environment: object) -> None:
+def set_environment(monkeypatch: pytest.MonkeyPatch, **environment: object) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
 
@@ -48,8 +48,10 @@ def within(monkeypatch: pytest.MonkeyPatch, **environment: object) -> None:
         ({"DARKROOM_JOB": "a1b2", "TORCHELASTIC_RUN_ID": "vae"}, "a1b2", True),
     ],
 )
-def test_job(monkeypatch: pytest.MonkeyPatch, environment: dict, name: str | None, may_be_restarted: bool) -> None:
-    within(monkeypatch, **environment)
+def test_job_name_and_restart_are_read_from_environment(
+    monkeypatch: pytest.MonkeyPatch, environment: dict, name: str | None, may_be_restarted: bool
+) -> None:
+    set_environment(monkeypatch, **environment)
     assert slurm.job_name() == name
     assert slurm.may_be_restarted() is may_be_restarted
 
@@ -59,24 +61,22 @@ def steps(run: str) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_restarted_job_goes_on_with_its_own_run(
-    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    within(monkeypatch, SLURM_JOB_ID=7, SLURM_STEP_ID=0)
+def test_restarted_job_resumes_its_run(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, SLURM_JOB_ID=7, SLURM_STEP_ID=0)
     assert darkroom("fit", *tiny).code == 0
     monkeypatch.setenv("SLURM_JOB_ID", "8")
-    assert darkroom("fit", *tiny).code == 0  # another job, another run
-    within(monkeypatch, SLURM_JOB_ID=7, SLURM_RESTART_COUNT=1)
+    assert darkroom("fit", *tiny).code == 0  # another job starts another run
+    set_environment(monkeypatch, SLURM_JOB_ID=7, SLURM_RESTART_COUNT=1)
     assert darkroom("fit", *tiny, "--trainer.max_epochs", "2").code == 0
     assert sorted(os.listdir("runs/tiny")) == ["0", "1"]
     assert steps("runs/tiny/0") == [0, 1, 2, 3]
     assert steps("runs/tiny/1") == [0, 1]
 
 
-def test_a_job_that_had_saved_nothing_begins_anew_in_its_folder(
+def test_restarted_job_without_checkpoint_reuses_folder(
     darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    within(monkeypatch, DARKROOM_JOB="a1b2")
+    set_environment(monkeypatch, DARKROOM_JOB="a1b2")
     failing = ["--trainer.callbacks+=tests.fakes.parts.FailAt", "--trainer.callbacks.step=1"]
     with pytest.raises(RuntimeError, match="on purpose"):
         darkroom("fit", *tiny, *failing, "--last_checkpoint.save_on_exception", "false")
@@ -86,10 +86,8 @@ def test_a_job_that_had_saved_nothing_begins_anew_in_its_folder(
     assert steps("runs/tiny/0") == [0, 1]
 
 
-def test_a_job_that_fails_at_once_leaves_nothing(
-    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    within(monkeypatch, DARKROOM_JOB="a1b2")
+def test_failed_start_leaves_no_files(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, DARKROOM_JOB="a1b2")
     assert darkroom("fit", *tiny, "--model.num_classes", "3").code == 2
     assert not Path("runs").exists()
 
@@ -97,18 +95,22 @@ def test_a_job_that_fails_at_once_leaves_nothing(
 @pytest.mark.parametrize(
     ("code", "preempted", "requeued"),
     [
-        (138, "None", True),  # its time is up
+        (138, "None", True),  # time limit reached
         (143, "2026-01-01T00:00:10", True),
-        (143, "None", False),  # cancelled by its user
+        (143, "None", False),  # cancelled by the user
         (130, "2026-01-01T00:00:10", False),
         (1, "2026-01-01T00:00:10", False),
         (0, "None", False),
     ],
 )
-def test_requeue(monkeypatch: pytest.MonkeyPatch, capfd: Any, code: int, preempted: str, requeued: bool) -> None:
+def test_requeue_depends_on_exit_code_and_preemption(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any, code: int, preempted: str, requeued: bool
+) -> None:
     Path("scontrol").write_text(SCONTROL)
     Path("scontrol").chmod(0o755)
-    within(monkeypatch, SLURM_JOB_ID=7, PREEMPTED=preempted, COMPLAINT="", PATH=f"{Path.cwd()}:{os.environ['PATH']}")
+    set_environment(
+        monkeypatch, SLURM_JOB_ID=7, PREEMPTED=preempted, COMPLAINT="", PATH=f"{Path.cwd()}:{os.environ['PATH']}"
+    )
     slurm.requeue(code)
     asked = Path("asked").read_text().splitlines() if Path("asked").exists() else []
     assert ("requeue 7" in asked) is requeued
@@ -116,11 +118,11 @@ def test_requeue(monkeypatch: pytest.MonkeyPatch, capfd: Any, code: int, preempt
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_what_cannot_be_requeued_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: Any, there: bool) -> None:
+def test_failed_requeue_names_resume_command(monkeypatch: pytest.MonkeyPatch, capfd: Any, there: bool) -> None:
     if there:
         Path("scontrol").write_text(SCONTROL)
         Path("scontrol").chmod(0o755)
-    within(monkeypatch, SLURM_JOB_ID=7, COMPLAINT="Requested operation is disabled", PATH=f"{Path.cwd()}:/bin")
+    set_environment(monkeypatch, SLURM_JOB_ID=7, COMPLAINT="Requested operation is disabled", PATH=f"{Path.cwd()}:/bin")
     if not there:
         monkeypatch.setenv("PATH", str(Path.cwd()))
     slurm.requeue(138)
@@ -130,7 +132,7 @@ def test_what_cannot_be_requeued_says_how_to_go_on(monkeypatch: pytest.MonkeyPat
 
 
 def _load_together(rank: int, folder: Path) -> list[str | None]:
-    """What each rank loads, where only the first has found the checkpoint."""
+    """Return the checkpoint that each rank loads when only rank 0 has found it."""
 
     def broadcast(value: object) -> object:
         box = [value]
@@ -145,5 +147,5 @@ def _load_together(rank: int, folder: Path) -> list[str | None]:
     return loaded
 
 
-def test_all_ranks_load_what_the_first_found(tmp_path: Path) -> None:
+def test_all_ranks_load_checkpoint_of_rank_0(tmp_path: Path) -> None:
     assert on_two_ranks(_load_together, tmp_path) == [["runs/x/0/checkpoints/last.ckpt"]] * 2

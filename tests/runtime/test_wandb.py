@@ -1,4 +1,4 @@
-"""W&B without a login: offline, without a question, and everything is in its file."""
+"""W&B without login: runs offline without prompt and saves everything to its file."""
 
 import json
 import struct
@@ -12,7 +12,7 @@ from tests.conftest import CONFIGS
 
 
 def records(path: Path) -> Iterator[Any]:
-    """Reads an offline run: a LevelDB log of blocks of 32 KiB, each record a protocol buffer."""
+    """Read an offline run: a LevelDB log of blocks of 32 KiB, each record a protocol buffer."""
     import wandb
     from wandb.proto import wandb_internal_pb2
 
@@ -30,7 +30,7 @@ def records(path: Path) -> Iterator[Any]:
             continue
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)
             parts = b""
@@ -38,7 +38,7 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def read(path: Path) -> tuple[dict, dict, dict, set]:
-    """config, history (last value of each key), summary, ids of runs."""
+    """Return config, history (last value of each key), summary and run ids."""
     config, history, summary, ids = {}, {}, {}, set()
 
     def take(into: dict, items: Any) -> None:
@@ -59,7 +59,7 @@ def read(path: Path) -> tuple[dict, dict, dict, set]:
 
 
 @pytest.mark.slow
-def test_offline_run_holds_everything(darkroom: Callable, tiny: list[str]) -> None:
+def test_offline_run_contains_config_metrics_and_media(darkroom: Callable, tiny: list[str]) -> None:
     outcome = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml")
     assert outcome.code == 0
     (folder,) = Path("runs/tiny/0/wandb").glob("offline-run-*")
@@ -74,12 +74,12 @@ def test_offline_run_holds_everything(darkroom: Callable, tiny: list[str]) -> No
 
     assert history["val_masks.count"] == 4
     masks = history["val_masks.all_masks"][0]
-    assert set(masks) == {"prediction", "ground_truth"}  # native overlays, which can be switched on and off
+    assert set(masks) == {"prediction", "ground_truth"}  # toggleable overlays of W&B
     assert all((folder / "files" / mask["path"]).is_file() for mask in masks.values())
-    assert Path("runs/tiny/0/metrics.csv").is_file()  # files beside it all the same
+    assert Path("runs/tiny/0/metrics.csv").is_file()  # local files are written as well
     assert list(Path("runs/tiny/0/figures/val_masks").glob("*.png"))
 
-    # continued in place, the run keeps its id
+    # a resumed run keeps its id
     again = darkroom(
         "fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml", "--trainer.max_epochs", 2, "--ckpt_path", "last"
     )

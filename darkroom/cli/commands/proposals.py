@@ -1,4 +1,4 @@
-"""``darkroom proposals``: fill the cache of region proposals for a split and print their recall by the number of boxes."""
+"""``darkroom proposals``: fill the cache of region proposals of a split and print their recall by number of boxes."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def _parse(argv: Sequence[str]) -> tuple[DetectionDataModule, Split]:
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for index in [index + 1 for index, word in enumerate(argv[:-1]) if word == "--config"]:
         argv[index] = _data_section(argv[index])
-    parser = ArgumentParser(prog="darkroom proposals", description="Make region proposals and print their recall.")
+    parser = ArgumentParser(prog="darkroom proposals", description="Compute region proposals and print their recall.")
     parser.add_argument("--config", action=ActionConfigFile, help="config; only its data section is used")
     parser.add_argument("--split", type=Split, default="val", help="split of the data")
     parser.add_subclass_arguments(DetectionDataModule, "data", required=True)
@@ -61,7 +61,7 @@ def report(data: DetectionDataModule, split: Split) -> str:
         truths.append(target["boxes"][keep].numpy())
     objects = sum(map(len, truths))
     if not objects:
-        raise DataError(f"the {split} split of {type(data).__name__} has no objects that proposals could find")
+        raise DataError(f"the {split} split of {type(data).__name__} has no objects; recall needs at least one")
     head = f"{data.proposals.key}: {len(boxes)} images of {type(data).__name__} {split}, {objects} objects"
     return f"{head}\n\n{as_markdown(recall(boxes, truths))}"
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(report(*_parse(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:
-        print("\ninterrupted; the proposals made so far are kept", file=sys.stderr)
+        print("\ninterrupted; the proposals made so far are cached", file=sys.stderr)
         return 130
     except Exception as error:
         return explain(error)

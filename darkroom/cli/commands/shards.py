@@ -18,7 +18,7 @@ from darkroom.errors import DataError, UsageError
 
 
 def _content(sample: dict[str, Any]) -> dict[str, bytes]:
-    """The files of a sample, by their extensions: the picture's own, or a PNG, and its captions."""
+    """Return the files of a sample by extension: its image file, or a PNG, and its captions."""
     path = Path(sample.get("path", ""))
     if path.is_file():
         files = {path.suffix[1:].lower(): path.read_bytes()}
@@ -33,27 +33,31 @@ def _content(sample: dict[str, Any]) -> dict[str, bytes]:
 
 
 def write_shards(data: VisionDataModule, folder: Path, samples_per_shard: int = 1000) -> dict[str, int]:
-    """Writes ``{train,val,test}-<number>.tar`` and ``shards.json``; returns what that says: samples by shard.
+    """Write ``{train,val,test}-<number>.tar`` and ``shards.json``; return the number of samples of each shard.
 
-    Pictures in files are copied as they are, others become PNG of the data's size. Those to train on come in an order drawn
-    by the data's seed, since a reader shuffles only what lies near. ``shards.json`` comes last: a folder without it is
-    unfinished.
+    Image files are copied unchanged; images from other sources become PNG of the data's size. Training samples are shuffled
+    by the data's seed, since a reader shuffles only within a buffer. ``shards.json`` is written last: a folder without it
+    is incomplete.
 
     Args:
-        data: a data set with captions.
-        folder: where to; must hold no shards yet.
-        samples_per_shard: in all but the last of a split.
+        data: data set with captions.
+        folder: target folder, without shards.
+        samples_per_shard: samples of each shard; the last one of a split may have fewer.
+
+    Raises:
+        UsageError: the folder is invalid or has shards.
+        DataError: the data have no captions.
     """
     if samples_per_shard < 1:
-        raise UsageError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
+        raise UsageError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; give another")
+        raise UsageError(f"folder {folder} is a file; give another folder")
     if next(folder.glob("*.tar"), None):
-        state = "already" if (folder / INDEX).is_file() else f"but no {INDEX}: they were not finished"
-        raise UsageError(f"{folder} holds shards {state}; remove them, or give another folder")
+        state = "already" if (folder / INDEX).is_file() else f"but no {INDEX}, so they are incomplete"
+        raise UsageError(f"folder {folder} has shards {state}; remove them, or give another folder")
     datasets = {split: data.dataset(split) for split in ("train", "val", "test")}
     if "caption" not in datasets["train"][0]:
-        raise DataError(f"{type(data).__name__} has no captions; give data that has")
+        raise DataError(f"{type(data).__name__} has no captions; use data with captions")
     folder.mkdir(parents=True, exist_ok=True)
     sizes: dict[str, int] = {}
     for split, dataset in datasets.items():

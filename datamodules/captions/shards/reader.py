@@ -19,7 +19,7 @@ from darkroom.datamodules.io.read_images import EXTENSIONS
 from darkroom.errors import DataError, UsageError
 
 INDEX = "shards.json"  # number of samples of every shard
-_PIPES = "DARKROOM_ALLOW_PIPE"  # an environment variable, because a config must not allow its own commands
+_PIPES = "DARKROOM_ALLOW_PIPE"  # an environment variable, since a config must not permit its own commands
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -43,15 +43,15 @@ class NamedBytes(io.BytesIO):
 
 
 def is_remote(address: str) -> bool:
-    """Return whether an address has a protocol, such as ``https:`` or ``pipe:``, instead of a file's path."""
+    """Return True if an address has a protocol, such as ``https:`` or ``pipe:``; False for a path."""
     return _REMOTE.match(address) is not None
 
 
 def open_address(address: str) -> IO[bytes]:
-    """Open a file, or what the package webdataset can open: ``https:``, ``gs:``, ``hf:``, ``pipe:<command>`` ...
+    """Open a file, or any address that the package webdataset supports: ``https:``, ``gs:``, ``hf:``, ``pipe:<command>``.
 
     Raises:
-        UsageError: the package is missing, or does not support the protocol.
+        UsageError: webdataset is not installed, or does not support the protocol.
     """
     if not is_remote(address):
         return open(address, "rb")
@@ -59,17 +59,18 @@ def open_address(address: str) -> IO[bytes]:
         from webdataset.gopen import gopen
     except ImportError:
         raise UsageError(
-            f"{address} is not on this disk, and reading from elsewhere needs the package webdataset: "
-            "pip install 'darkroom[shards]'"
+            f"{address} is remote, and reading it needs the package webdataset: pip install 'darkroom[shards]'"
         ) from None
     try:
         return gopen(address)
     except ValueError as error:
-        raise UsageError(f"{address} cannot be opened ({error}); try pipe: and a command that writes it out") from error
+        raise UsageError(
+            f"{address} cannot be opened ({error}); use pipe: with a command that writes it to its output"
+        ) from error
 
 
 def address_of(root: str, name: str) -> str:
-    """Return path or address of a shard of ``root``; a name with a protocol is an address itself."""
+    """Return the path or address of a shard in ``root``; a name with a protocol is returned unchanged."""
     return name if is_remote(name) else f"{root.rstrip('/')}/{name}" if is_remote(root) else str(Path(root, name))
 
 
@@ -85,34 +86,36 @@ def _expand_ranges(pattern: str) -> Iterator[str]:
 
 
 def check_pattern(setting: str, root: str, pattern: str) -> None:
-    """Check that a pattern can name shards of ``root``, before anything is opened.
+    """Check a pattern of shard names before anything is opened.
 
     Raises:
-        UsageError: it is a command that is not allowed, a descending range, an absolute path, or has a ``*`` where ``root``
-            cannot be listed.
+        UsageError: the pattern is a command that is not permitted, a descending range or an absolute path, or has a ``*``
+            although ``root`` is remote.
     """
     for name, address in {"root": root, setting: pattern}.items():
         if address.startswith("pipe:") and os.environ.get(_PIPES) != "1":
             raise UsageError(
-                f"data.{name} is {address}, which runs a command in a shell; a config from elsewhere should not do that "
-                f"unasked: read it, and then set {_PIPES}=1 in the environment"
+                f"data.{name} is {address}, which runs a shell command; check that you trust it, then set {_PIPES}=1 in "
+                "the environment"
             )
     for first, last in _RANGE.findall(pattern):
         if int(first) > int(last):
-            raise UsageError(f"data.{setting} is {pattern}, which counts down; write {{{last}..{first}}}")
+            raise UsageError(f"data.{setting} is {pattern}, a descending range; write {{{last}..{first}}}")
     if is_remote(pattern):
         return
     if pattern.startswith("/") or Path(pattern).is_absolute():
-        raise UsageError(f"data.{setting} is {pattern}; give the folder by data.root and here only the names in it")
+        raise UsageError(f"data.{setting} must be names in data.root, without a folder, got {pattern}")
     if is_remote(root) and "*" in pattern:
-        raise UsageError(f"data.{setting} is {pattern}, but {root} cannot be listed; write NAME-{{000000..000099}}.tar")
+        raise UsageError(
+            f"data.{setting} is {pattern}, but the remote {root} cannot be listed; write NAME-{{000000..000099}}.tar"
+        )
 
 
 def list_shards(root: str, pattern: str) -> list[str]:
-    """List the names of shards, relative to ``root``, of a pattern with ``{000..099}``, or of files with ``*`` and ``?``.
+    """List the names of shards relative to ``root``, from a pattern with ``{000..099}``, or with ``*`` and ``?``.
 
     Raises:
-        DataError: there are none, or files of a pattern with numbers are missing.
+        DataError: no file matches, or a file of a numbered pattern is missing.
     """
     names = list(_expand_ranges(pattern))
     if is_remote(address_of(root, names[0])):
@@ -126,7 +129,7 @@ def list_shards(root: str, pattern: str) -> list[str]:
     ]
     missing = [name for name in names if not Path(root, name).is_file()]
     if missing or not names:
-        raise DataError(f"{root} holds no shards {', '.join(missing[:5]) or pattern}; make some by darkroom shards")
+        raise DataError(f"{root} has no shards {', '.join(missing[:5]) or pattern}; write them with darkroom shards")
     return names
 
 
@@ -150,21 +153,21 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _read_error(address: str, error: Exception) -> DataError:
     if is_remote(address):
         return DataError(f"{address} cannot be fetched ({error}); check data.root and the network")
-    return DataError(f"{address} cannot be read as a shard ({error}); get it again")
+    return DataError(f"{address} cannot be read as a shard ({error}); replace it")
 
 
 def read_samples(address: str) -> Iterator[StoredSample]:
     """Yield the samples of a shard, in its order.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the shard cannot be read.
     """
     try:
         with open_address(address) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
             for key, members in _group_members(archive):
                 yield StoredSample(key, {_key_and_extension(m.name)[1]: _content(archive, m) for m in members})
                 archive.members = []  # type: ignore[attr-defined]  # undocumented: the list of all members so far
-            while stream.read(1 << 16):  # a command that cannot write its last bytes would report an error
+            while stream.read(1 << 16):  # a command would fail if its output were not read to the end
                 pass
     except (OSError, EOFError, tarfile.TarError) as error:
         raise _read_error(address, error) from error
@@ -182,10 +185,10 @@ def count_samples(address: str) -> int:
 
 
 def shard_sizes(root: str, names: Sequence[str]) -> list[int]:
-    """Return the number of samples of every shard from ``shards.json`` in ``root``; local shards that it lacks are counted.
+    """Return the number of samples of every shard from ``shards.json`` in ``root``; count local shards that it lacks.
 
     Raises:
-        DataError: remote shards are not in it, or it is damaged.
+        DataError: the file is damaged, or lacks remote shards.
     """
     path = address_of(root, INDEX)
     known: dict[str, int] = {}
@@ -198,14 +201,14 @@ def shard_sizes(root: str, names: Sequence[str]) -> list[int]:
         try:
             known = json.loads(content)
             if not all(isinstance(size, int) and size > 0 for size in known.values()):
-                raise ValueError("it should give every shard's name a number above 0")
+                raise ValueError("values must be numbers above 0")
         except (ValueError, AttributeError) as error:
-            raise DataError(f"{path} should say how many samples every shard holds, but ({error})") from error
+            raise DataError(f"{path}: must map the name of every shard to its number of samples ({error})") from error
     unknown = [name for name in names if name not in known and is_remote(address_of(root, name))]
     if unknown:
         raise DataError(
-            f"{path} does not say how many samples {unknown[0]} holds, nor {len(unknown) - 1} other shards; write "
-            + '{"NAME": NUMBER, ...} there, or make the shards by darkroom shards'
+            f"{path}: the number of samples of {unknown[0]} and {len(unknown) - 1} other shards is missing; write "
+            + '{"NAME": NUMBER, ...} there, or write the shards with darkroom shards'
         )
     return [known.get(name) or count_samples(address_of(root, name)) for name in names]
 
@@ -214,7 +217,7 @@ class ShardReader:
     """Reader of a shard from its start that caches samples until they are requested.
 
     Args:
-        address: of the shard.
+        address: path or address of the shard.
         size: expected number of samples.
         window: how far behind the latest sample a request may be.
     """
@@ -227,17 +230,17 @@ class ShardReader:
         self._damage: str | None = None
 
     def can_reach(self, position: int) -> bool:
-        """Return whether a sample is still to come, or cached."""
+        """Return True if a sample is cached or not read yet."""
         return position >= self.next or position in self.passed
 
     def _refuse(self, holds: str) -> NoReturn:
         raise DataError(
-            f"{self.address} holds {holds} samples, but {INDEX} says {self.size}; correct that, or remove it: shards on "
-            "this disk are counted without it"
+            f"{self.address} has {holds} samples, but {INDEX} states {self.size}; correct {INDEX}, or remove it (local "
+            "shards are then counted)"
         )
 
     def _next_sample(self) -> StoredSample | None:
-        """Read the next sample; None at the end. A damaged shard raises its error again without being read again."""
+        """Read the next sample; None at the end. A damaged shard is not read again and raises the same error."""
         if self._damage is not None:
             raise DataError(self._damage)
         try:
@@ -247,8 +250,8 @@ class ShardReader:
             raise
 
     def take(self, position: int) -> StoredSample:
-        """Return a sample that can be reached."""
-        oldest = position - self.window  # up to it, nothing will be requested
+        """Return the sample at a position that ``can_reach`` accepts."""
+        oldest = position - self.window  # positions up to here are not requested again
         while self.next <= position:
             sample = self._next_sample()
             if sample is None:
@@ -263,11 +266,11 @@ class ShardReader:
 
 
 class ShardSamples(Dataset[dict[str, Any]]):
-    """Samples of shards, with the entries of ``CaptionedFiles``; they can be read in any order, fast in ``ShardSampler``'s.
+    """Samples of shards, with the entries of ``CaptionedFiles``; reading is fast in the order of ``ShardSampler``.
 
     Args:
-        addresses: of the shards.
-        sizes: samples in each.
+        addresses: paths or addresses of the shards.
+        sizes: number of samples in each shard.
         image_format: see ``ImageFormat``.
         all_captions: add ``captions`` to every sample.
         window: see ``ShardReader``.
@@ -300,7 +303,7 @@ class ShardSamples(Dataset[dict[str, Any]]):
         return int(self._ends[-1])
 
     def _stored(self, shard: int, position: int) -> StoredSample:
-        if self._process != os.getpid():  # a worker must not share its parent's open files
+        if self._process != os.getpid():  # a worker must not share open files with its parent
             self._reset()
         self._clock += 1
         address = self.addresses[shard]
@@ -338,17 +341,21 @@ class ShardSamples(Dataset[dict[str, Any]]):
         captions = read_captions(sample, place)
         if extension is None or not captions:
             lacking = "image" if extension is None else "caption"
-            raise DataError(f"{place} has no {lacking}, only {', '.join(sample.files)}; make the shard again")
+            raise DataError(f"{place} has no {lacking}, only {', '.join(sample.files)}; write the shard again")
         file = NamedBytes(sample.files[extension], f"{place}.{extension}")
         found = {"image": self.image_format.read(file), "caption": captions[0], "path": file.name}
         return found | {"captions": captions} if self.all_captions else found
 
 
 def read_captions(sample: StoredSample, place: str) -> tuple[str, ...]:
-    """Read the captions in a sample's ``.txt``, or the ``caption`` of its ``.json``, a text or a list of them."""
+    """Read the captions in a sample's ``.txt``, or in the entry ``caption`` of its ``.json``, a text or a list of texts.
+
+    Raises:
+        DataError: the caption cannot be read.
+    """
     try:
         if "txt" in sample.files:
             return tuple(captions_in(sample.files["txt"].decode()))
         return tuple(captions_in(json.loads(sample.files.get("json", b"{}")).get("caption")))
     except (ValueError, AttributeError) as error:
-        raise DataError(f"{place} has a caption that cannot be read ({error}); make the shard again") from error
+        raise DataError(f"{place}: the caption cannot be read ({error}); write the shard again") from error

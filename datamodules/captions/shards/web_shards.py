@@ -27,21 +27,21 @@ TEST = "test-*.tar"
 class ShardedCaptions(CaptionDataModule):
     """Images with captions in tar files: ``<key>.jpg`` (or any common format) beside ``<key>.txt`` or ``<key>.json``.
 
-    The text is the caption; in a JSON it is the entry ``caption``, a text or a list of several. Each shard is read from
-    start to end by one worker of one rank. Training shuffles the order of shards by (seed, epoch), then their samples
+    The text file holds the caption; in a JSON file it is the entry ``caption``, a text or a list of texts. One worker of
+    one rank reads each shard from start to end. Training shuffles the order of shards by (seed, epoch), then their samples
     within a buffer. Every rank sees the same number of samples; a run resumes at its position in the shards.
-    ``shards.json`` beside the shards has the number of samples of each, {"train-000000.tar": 1000, ...}; local shards are
-    counted without it.
-    ``darkroom shards`` writes shards of other data.
+
+    ``shards.json`` beside the shards has the number of samples of each, {"train-000000.tar": 1000, ...}; without it, local
+    shards are counted. ``darkroom shards`` writes shards of other data.
 
     Args:
         root: folder of the shards, or its address (https:, gs:, hf: ...), which needs the package webdataset.
         train, val: pattern of their names: ``train-{000000..000099}.tar``, or for local files ``train-*.tar``. A pattern
             with a protocol ignores ``root``: ``pipe:aws s3 cp s3://bucket/train-{000..099}.tar -`` is a shell command,
             which needs DARKROOM_ALLOW_PIPE=1 in the environment.
-        test: the same for test; None: ``test-*.tar`` where ``root`` is a folder with such files, else as ``val``.
-        streams: positions that every rank reads at. It determines the order; ``num_workers`` does not, and is lowered
-            until it divides ``streams``.
+        test: pattern for the test split; None: ``test-*.tar`` where ``root`` is a folder with such files, else as ``val``.
+        streams: number of positions that every rank reads at. It determines the order. ``num_workers`` does not, and is
+            lowered until it divides ``streams``.
         buffer: samples that a rank shuffles in training, cached in memory in the format of the shards.
         size, channels, background, flip, max_words, mean, std: see ``CaptionDataModule``.
     """
@@ -59,9 +59,11 @@ class ShardedCaptions(CaptionDataModule):
         super().__init__(**kwargs)
         for name, value in {"streams": streams, "buffer": buffer}.items():
             if value < 1:
-                raise UsageError(f"data.{name} is {value}; it must be at least 1")
+                raise UsageError(f"data.{name} must be at least 1, got {value}")
         if self.limit is not None:
-            raise UsageError(f"data.limit is {self.limit}, but shards are read as they come; give fewer in data.train")
+            raise UsageError(
+                f"data.limit must be null, since shards are read whole, got {self.limit}; give fewer in data.train"
+            )
         self.root, self.streams, self.window = root, streams, max(1, buffer // streams)
         self.patterns = {"train": train, "val": val} | ({"test": test} if test is not None else {})
         for name, pattern in self.patterns.items():
@@ -77,14 +79,15 @@ class ShardedCaptions(CaptionDataModule):
 
     @cached_property
     def words(self) -> list[str]:
-        """Words of the captions in the first shard to train on, sorted."""
+        """Words of the captions in the first training shard, sorted."""
         shard = address_of(self.root, self._list_names("train")[0])
         captions = (caption for sample in read_samples(shard) for caption in read_captions(sample, shard))
         return most_frequent_words(captions, self.max_words)
 
     def dataset(self, split: Split) -> SizedDataset:
+        """Return the ``ShardSamples`` of a split; prediction uses the test split."""
         names = self._list_names(split)
-        # Between two samples of a shard lie at most two windows of each stream, and batches begun.
+        # Between two samples of a shard are at most two windows of each stream, and unfinished batches.
         patience = 2 * self.streams * (self.window + max(self.batch_size, self.eval_batch_size))
         return ShardSamples(
             [address_of(self.root, name) for name in names],

@@ -81,7 +81,7 @@ class RCNN(ObjectDetection):
         finetune_epochs: epochs of the first phase; None: all of ``trainer.max_epochs`` except those of the later phases.
         regions: number of regions in a training step, over all images of the batch; the paper takes 128, a quarter objects.
         new_layer_factor: factor on the last layer's learning rate.
-        svm: SVMs on fc7; disabled, the paper's ablation: scores are the softmax's and there is no mining.
+        svm: SVMs on fc7; disabled, the paper's ablation: scores are the softmax's, without mining.
         box_regression: regression of boxes on pool5; disabled: boxes are the proposals.
         crops_per_pass: crops in a forward pass without training.
         inference: which candidates become detections; by default score_threshold 0.01, nms_threshold 0.3, max_detections
@@ -151,12 +151,14 @@ class RCNN(ObjectDetection):
         return crops.to(image.dtype, memory_format=self.memory_format)
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute the cross-entropy of warped regions, sampled from the batch's proposals."""
         regions, labels = sample_windows(require_proposals(batch, "RCNN"), batch["target"], self.regions)
         crops = [self.crops(image, boxes) for image, boxes in zip(batch["image"], regions, strict=True)]
         logits = self.network(torch.cat(crops)).float()
         return {"class": F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))}
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
+        """Detect objects by classifying the crop of each proposal, with box regression once it is fitted."""
         found = []
         for image, boxes in zip(batch["image"], require_proposals(batch, "RCNN"), strict=True):
             passes = [self.network.classify_crops(self.crops(image, some)) for some in boxes.split(self.crops_per_pass)]
@@ -168,6 +170,7 @@ class RCNN(ObjectDetection):
         return found
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
+        """Compute loss terms, with a fixed sample of regions, and detections."""
         with fixed_seed(batch["image"][0].device):
             losses = self.loss_terms(batch)
         return losses, self.detect(batch)
@@ -228,6 +231,7 @@ class RCNN(ObjectDetection):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
+        """Step in the fine-tuning phase only; later phases run the closure without changing the weights."""
         if self.phase == "fine-tuning":
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         elif optimizer_closure is not None:
@@ -348,6 +352,7 @@ class RCNN(ObjectDetection):
     # --- optimizer, checkpoints ---------------------------------------------------------------------------------------
 
     def build_optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
+        """Build the optimizer; the new last layer has a learning rate ``new_layer_factor`` times as high."""
         new_layer = set(self.network.last.parameters())
         optimizer = super().build_optimizer([p for p in parameters if p not in new_layer])
         for group in super().build_optimizer([p for p in parameters if p in new_layer]).param_groups:

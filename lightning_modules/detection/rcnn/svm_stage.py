@@ -148,7 +148,7 @@ def fit_boxes(pool5: Tensor, offsets: Tensor, penalty: float) -> Tensor:
         penalty: lambda.
 
     Returns:
-        Weights (4, D + 1): offsets are ``pool5 @ w[:, :-1].T + w[:, -1]``. Zeros if there is no pair.
+        Weights (4, D + 1): offsets are ``pool5 @ w[:, :-1].T + w[:, -1]``. Zeros without pairs.
     """
     if not len(pool5):
         return pool5.new_zeros(4, pool5.shape[1] + 1)

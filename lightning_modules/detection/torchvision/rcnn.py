@@ -368,8 +368,8 @@ class TwoStageNetwork(GeneralizedRCNN):
     def _load_coco(self, backbone_name: str, width: float, fpn: bool, masks: bool) -> None:
         if (backbone_name, width, fpn) != ("resnet50", 1, True):
             raise UsageError(
-                f"model.weights coco are of resnet50 with a feature pyramid at width 1, not of {backbone_name}, "
-                f"{'with' if fpn else 'without'} one, at width {width}; take imagenet"
+                f"model.weights coco needs resnet50 with a feature pyramid at width 1, got {backbone_name}, "
+                f"{'with' if fpn else 'without'} one, at width {width}; use imagenet"
             )
         state = fetch_weights(_COCO[masks])
         # These were trained with norms without epsilon; the factor compensates for the epsilon of ours.

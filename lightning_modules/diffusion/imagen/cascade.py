@@ -72,10 +72,11 @@ class ImagenCascade(Generative, Technique):
 
     @property
     def stages(self) -> list[TextToImage | SuperResolution]:
-        """All models, from the smallest images to the largest."""
+        """Models of all stages, from the smallest images to the largest."""
         return [self.base, *(stage for stage in self.super_resolutions if isinstance(stage, SuperResolution))]
 
     def networks(self) -> list[nn.Module]:
+        """Return the network of every stage."""
         return [stage.network for stage in self.stages]
 
     def setup(self, stage: str) -> None:
@@ -140,6 +141,11 @@ class ImagenCascade(Generative, Technique):
             stage.sampling_with(steps=count).pairs(stage.schedule, key=f"model.steps[{index}]")
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+        """Return no losses: the stages log theirs in their own runs.
+
+        Raises:
+            UsageError: the batch has no captions.
+        """
         captions_of(batch, self)
         return {}  # the stages log their losses in their own runs
 
@@ -160,7 +166,9 @@ def per_stage(key: str, values: Sequence[Number] | None, count: int) -> list[Num
         UsageError: the number of values is not the number of stages.
     """
     if values is not None and len(values) != count:
-        raise UsageError(f"{key} has {len(values)} values for {count} stages; give one for each, or none at all")
+        raise UsageError(
+            f"{key} has {len(values)} values for {count} stages; give one for each stage, or leave {key} out"
+        )
     return [None] * count if values is None else list(values)
 
 
@@ -168,7 +176,7 @@ def _check_chain(base: TextToImage, others: Sequence[SuperResolution]) -> None:
     for index, (before, stage) in enumerate(zip([base, *others], others, strict=False)):
         if before.image_shape != stage.low_shape:
             raise UsageError(
-                f"sizes of the stages do not match: model.super_resolutions[{index}] enlarges images of {stage.low_shape}, "
-                f"but the stage before it samples {before.image_shape}; give the stages from the smallest images to the "
+                f"model.super_resolutions[{index}] enlarges images of {stage.low_shape}, but the stage before it samples "
+                f"{before.image_shape}; give the stages from the smallest images to the "
                 "largest, each with model.image_shape / model.factor equal to the images before it"
             )

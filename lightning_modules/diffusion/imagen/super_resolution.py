@@ -90,7 +90,7 @@ class SuperResolution(Diffusion):
         check_fractions(text_dropout=text_dropout)
         if not 0 <= noise_levels[0] <= noise_levels[1] <= 1:
             raise UsageError(
-                f"model.noise_levels must be two rising fractions of the time in [0, 1], got {noise_levels}"
+                f"model.noise_levels must be two ascending fractions of the time in [0, 1], got {noise_levels}"
             )
         objective = build_options(Objective, objective)
         check_fixed_variance(objective)
@@ -136,7 +136,7 @@ class SuperResolution(Diffusion):
 
     @property
     def low_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the small images."""
+        """Shape (C, h, w) of the small images."""
         channels, height, width = self.image_shape
         return channels, height // self.factor, width // self.factor
 
@@ -163,6 +163,7 @@ class SuperResolution(Diffusion):
         return {"low": self.schedule.add_noise(low, self.noise(*low.shape, generator=generator), low_t), "low_t": low_t}
 
     def target_images(self, batch: dict[str, Any]) -> Tensor:
+        """Return the batch's images (B, C, H, W); with ``crop``, random crops in training, else central ones."""
         x = super().target_images(batch)
         if self.crop is None:
             return x
@@ -174,6 +175,10 @@ class SuperResolution(Diffusion):
         return torch.stack([x[i, :, y : y + self.crop, x_ : x_ + self.crop] for i, (y, x_) in enumerate(corners)])
 
     def make_condition(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
+        """Build the condition: small images with noise, the level of the noise, and the text if there is an encoder.
+
+        The noise level is uniform in ``noise_levels`` in training and ``augmentation`` in evaluation.
+        """
         if self.training:
             least, greatest = self.noise_levels
             level = least + (greatest - least) * torch.rand(len(x), dtype=torch.float32, device=x.device)
@@ -186,15 +191,17 @@ class SuperResolution(Diffusion):
 
     @property
     def text(self) -> TextEncoder | None:
-        """The encoder that is used in sampling; None: no text."""
+        """Text encoder that is used in sampling; None: no text."""
         return None if self.reader is None else self.reader.sampling_encoder
 
     @property
     def null_condition(self) -> dict[str, float]:
+        """Null condition of the text; {} without a text encoder. The small image is always a condition."""
         return {} if self.reader is None else TextConditioning.null_condition
 
     @property
     def unguided(self) -> str | None:
+        """Reason why guidance is not possible: no text, or no text dropout; None: it is possible."""
         if self.reader is not None and self.reader.dropout:
             return None
         lacks = "model.text is null" if self.reader is None else "model.text_dropout is 0"
@@ -206,10 +213,12 @@ class SuperResolution(Diffusion):
             self.text.prepare()
 
     def ema_pairs(self) -> list[tuple[EMA | None, nn.Module]]:
+        """Return network and text encoder, each with its EMA."""
         pairs = super().ema_pairs()
         return pairs if self.reader is None else [*pairs, (self.reader.ema, self.reader.encoder)]
 
     def keep_ema_only(self) -> Self:
+        """Replace the weights of network and text encoder by their EMA weights."""
         if self.reader is not None:
             self.reader.keep_ema_only()
         return super().keep_ema_only()
@@ -259,7 +268,7 @@ class SuperResolution(Diffusion):
         return checked
 
     def check_augmentation(self, level: float) -> float:
-        """Return a noise level; raise a UsageError if it is not a fraction of the time."""
+        """Return a noise level; raise a UsageError if it is not in [0, 1]."""
         if not 0 <= level <= 1:
             raise UsageError(f"model.augmentation must be a fraction of the time in [0, 1], such as 0.1, got {level}")
         return level

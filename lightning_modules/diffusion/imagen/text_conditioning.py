@@ -47,7 +47,7 @@ class TextConditioning(nn.Module):
 
     @property
     def sampling_encoder(self) -> TextEncoder:
-        """The encoder that is used in sampling: the EMA of the weights, if there is one."""
+        """Text encoder that is used in sampling: the EMA of the weights, if there is one."""
         if self.ema is None:
             return self.encoder
         encoder = self.ema.module
@@ -72,7 +72,7 @@ def captions_of(batch: dict[str, Any], model: nn.Module) -> list[str]:
     """Return a batch's captions.
 
     Raises:
-        UsageError: the batch has none.
+        UsageError: the batch has no captions.
     """
     if "caption" not in batch:
         raise UsageError(

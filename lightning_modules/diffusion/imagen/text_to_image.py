@@ -116,15 +116,17 @@ class TextToImage(Diffusion):
 
     @property
     def text(self) -> TextEncoder:
-        """The encoder that is used in sampling."""
+        """Text encoder that is used in sampling."""
         return self.reader.sampling_encoder
 
     @property
     def null_condition(self) -> dict[str, float]:
+        """Null condition of the text."""
         return TextConditioning.null_condition
 
     @property
     def unguided(self) -> str | None:
+        """Reason why guidance is not possible: no text dropout; None: it is possible."""
         if self.reader.dropout:
             return None
         return (
@@ -137,13 +139,16 @@ class TextToImage(Diffusion):
         self.text.prepare()
 
     def ema_pairs(self) -> list[tuple[EMA | None, nn.Module]]:
+        """Return network and text encoder, each with its EMA."""
         return [*super().ema_pairs(), (self.reader.ema, self.reader.encoder)]
 
     def keep_ema_only(self) -> Self:
+        """Replace the weights of network and text encoder by their EMA weights."""
         self.reader.keep_ema_only()
         return super().keep_ema_only()
 
     def make_condition(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
+        """Build the condition: the encoded captions of the batch, in training dropped with ``text_dropout``."""
         return self.reader(captions_of(batch, self), x.device)
 
     # --- sampling -----------------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ class TextToImage(Diffusion):
             images = self.sample(captions, guidance=1.0, steps=steps, generator=generator, callback=add_maps)
         if not count:
             raise UsageError(
-                f"{type(self.network).__name__} has no attention to words; leave AttentionMapLogger out, or use "
+                f"{type(self.network).__name__} has no cross-attention to words; leave AttentionMapLogger out, or use "
                 "DenoisingUNet"
             )
         words = [self.text.words_of(caption) for caption in captions]
@@ -225,8 +230,8 @@ def seeds_of(batch: dict[str, Any]) -> list[int]:
     """Return the seeds of a batch's images.
 
     Raises:
-        UsageError: the batch has none, because it is not one of Prompts.
+        UsageError: the batch has no seeds, because it is not from Prompts.
     """
     if "seed" not in batch:
-        raise UsageError("to predict give captions, --data Prompts --data.captions '[\"a red circle\"]'")
+        raise UsageError("the batch has no 'seed'; predict with --data Prompts --data.captions '[\"a red circle\"]'")
     return batch["seed"].tolist()

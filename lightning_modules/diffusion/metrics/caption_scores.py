@@ -107,6 +107,7 @@ class CaptionScores(Scores):
         self._stages: dict[str, _Prompts] = {}
 
     def prepare(self, module: LightningModule) -> None:
+        """Load or train the judge, and load Inception and CLIP, as far as the metrics need them."""
         super().prepare(module)
         self._stages = {}
         if self.accuracy or (self.fid and self.features == "judge"):
@@ -119,6 +120,11 @@ class CaptionScores(Scores):
             self._clip_score = self._clip_score or ClipScore(self.clip)
 
     def add_real(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
+        """Add real images, uint8 (B, C, H, W), and the captions of their batch, which are the prompts of the samples.
+
+        Raises:
+            UsageError: the batch has no captions.
+        """
         if "caption" not in batch:
             raise UsageError(
                 "model.scores needs data with captions; use ShapesCaptions, CaptionFolder or CocoCaptions, or set "
@@ -135,6 +141,7 @@ class CaptionScores(Scores):
             prompts.statistics.update(images, None, real=True)
 
     def score_samples(self, stage: str, module: CaptionSampler) -> dict[str, float]:
+        """Sample an image of each caption and compute the metrics, the same on all ranks."""
         prompts = self._of(stage, module.device)
         tally, shuffled = self._tally(module.device), self._tally(module.device) if self.shuffled else None
         for part in self._parts(len(prompts.captions)):
@@ -155,7 +162,7 @@ class CaptionScores(Scores):
     def _values(
         self, prompts: _Prompts, tally: AttributeTally | None, shuffled: AttributeTally | None, device: torch.device
     ) -> dict[str, float]:
-        """Compute all scores by name."""
+        """Compute all metrics by name."""
         values: dict[str, float] = {}
         if tally is not None:
             of_samples = tally.fractions()

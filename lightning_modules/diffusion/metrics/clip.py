@@ -32,8 +32,9 @@ class ClipScore:
             self.processor = CLIPProcessor.from_pretrained(name, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"model.scores.clip: {name} cannot be loaded ({error}); nothing is downloaded: with a network "
-                "call `hf download openai/clip-vit-base-patch32 --local-dir clip`, and set model.scores.clip to that folder"
+                f"model.scores.clip: {name} cannot be loaded ({error}); nothing is downloaded: where there is a "
+                "network, run `hf download openai/clip-vit-base-patch32 --local-dir clip`, and set model.scores.clip to "
+                "that folder"
             ) from error
         self.sums = [0.0, 0.0]  # of cosines, and of images
 

@@ -80,6 +80,7 @@ class UpsamplingScores(Scores):
         self._stages: dict[str, _Seen] = {}
 
     def prepare(self, module: LightningModule) -> None:
+        """Load or train the judge, and load Inception, as far as the metrics need them."""
         super().prepare(module)
         self._stages = {}
         if self.accuracy or (self.fid and self.features == "judge"):
@@ -88,13 +89,15 @@ class UpsamplingScores(Scores):
             self._inception = self._inception or Inception(self.inception_weights)
 
     def add_real(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
+        """Add real images, uint8 (B, C, H, W), with captions and attributes if their batch has them."""
         seen = self._stages.setdefault(stage, _Seen())
-        seen.images += images.clone()  # not the whole batch
+        seen.images += images.clone()  # a copy, which does not keep the whole batch in memory
         seen.captions += batch.get("caption", [])
         if self.accuracy:
             seen.stated += batch["attributes"]
 
     def score_samples(self, stage: str, module: UpsamplingSampler) -> dict[str, float]:
+        """Enlarge downsampled real images by the module and by bicubic interpolation; compute the metrics of both."""
         seen, device = self._stages.setdefault(stage, _Seen()), module.device
         errors = torch.zeros(5, device=device)  # PSNR and edge error of both, and the number of images
         tallies: dict[str, AttributeTally] = {}

@@ -1,1 +1,1 @@
-"""The training objective of diffusion: noise schedules, parameterization, likelihood."""
+"""Training objective of diffusion: noise schedules, parameterization, likelihood."""

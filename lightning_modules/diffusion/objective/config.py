@@ -10,7 +10,7 @@ from darkroom.ranges import NonNegativeFloat
 
 @dataclass
 class Objective:
-    """What a diffusion model learns to predict, and how errors are weighted.
+    """Prediction target of a diffusion model, and weights of its errors.
 
     Args:
         prediction: output of the network: eps, the noise; x0, the image; v (Salimans & Ho 2022).
@@ -18,7 +18,7 @@ class Objective:
         learned_variance: the network also predicts the variance of a step, by the hybrid loss (Nichol & Dhariwal 2021,
             equation 16).
         vlb_weight: of the variational bound in it, at least 0.
-        self_conditioning: the network is also given its last prediction (Chen et al. 2022).
+        self_conditioning: the last prediction is a further input of the network (Chen et al. 2022).
 
     Raises:
         UsageError: a value is out of its range.

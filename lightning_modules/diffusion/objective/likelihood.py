@@ -1,4 +1,4 @@
-"""The variational bound on an image's code length, term by term (Ho et al. 2020, equation 5).
+"""Variational bound on an image's code length, term by term (Ho et al. 2020, equation 5).
 
 Images are (B, C, H, W) in [-1, 1], times int64 (B,). Everything is computed in float32. The bound of an image is the sum of
 ``vlb_term`` over all T times and of ``prior_bits``.

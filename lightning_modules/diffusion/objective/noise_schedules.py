@@ -49,15 +49,15 @@ class NoiseSchedule(KeepFloat32):
         self.register_buffer("betas", betas.float(), persistent=False)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Times int64 (B,), -1 ... T - 1 -> alpha and sigma, float32 (B, 1, 1, 1) each."""
+        """Return alpha and sigma, float32 (B, 1, 1, 1) each, at times int64 (B,), -1 ... T - 1."""
         return self.alphas[t][:, None, None, None], self.sigmas[t][:, None, None, None]
 
     def beta(self, t: Tensor) -> Tensor:
-        """Times int64 (B,), 0 ... T - 1 -> variance of the step to it, float32 (B, 1, 1, 1)."""
+        """Return the variance of the step to times int64 (B,), 0 ... T - 1: float32 (B, 1, 1, 1)."""
         return self.betas[t][:, None, None, None]
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = alpha_t x_0 + sigma_t noise (Ho et al. 2020, equation 4), for times int64 (B,)."""
+        """Compute x_t = alpha_t x_0 + sigma_t noise (Ho et al. 2020, equation 4) at times int64 (B,)."""
         alpha, sigma = self.alpha_sigma(t)
         return alpha * x + sigma * noise
 
@@ -69,7 +69,7 @@ class NoiseSchedule(KeepFloat32):
         return math.sqrt(1 / (1 + math.exp(-log_snr))), math.sqrt(1 / (1 + math.exp(log_snr)))
 
     def half_log_snr(self, t: float) -> float:
-        """log(alpha / sigma) at a time in [0, T - 1], the lambda of DPM-Solver; falls with t."""
+        """Compute log(alpha / sigma) at a time in [0, T - 1], the lambda of DPM-Solver; falls with t."""
         below = min(int(t), self.num_steps - 2)
         low, high = self._half_log_snr[below : below + 2]
         return low + (high - low) * (t - below)
@@ -82,7 +82,7 @@ class NoiseSchedule(KeepFloat32):
 
 
 class LinearSchedule(NoiseSchedule):
-    """Betas on a line (Ho et al. 2020, section 4), scaled so that any number of steps ends as noisy as 1000 do.
+    """Linear betas (Ho et al. 2020, section 4), scaled so that any number of steps ends as noisy as 1000 do.
 
     The scale 1000 / T is that of Improved DDPM's code.
 
@@ -112,11 +112,11 @@ class LinearSchedule(NoiseSchedule):
 
 
 class CosineSchedule(NoiseSchedule):
-    """alphas_cumprod falls as a squared cosine (Nichol & Dhariwal 2021, equation 17).
+    """Schedule whose alphas_cumprod falls as a squared cosine (Nichol & Dhariwal 2021, equation 17).
 
     Args:
         num_steps: T, at least 2.
-        s: offset, from 0 on, that keeps the first betas from being too small.
+        s: offset, at least 0, that keeps the first betas from being too small.
         max_beta: no beta is larger, in (0, 1); the last would be 1 (section 3.2).
 
     Raises:
@@ -134,7 +134,7 @@ class CosineSchedule(NoiseSchedule):
 
 
 class SigmoidSchedule(NoiseSchedule):
-    """alphas_cumprod falls as a sigmoid (Jabri et al. 2022, figure 8; Chen 2023, section 2.1).
+    """Schedule whose alphas_cumprod falls as a sigmoid (Jabri et al. 2022, figure 8; Chen 2023, section 2.1).
 
     Betas are capped at 0.999, as the cosine's are: the last would be 1.
 

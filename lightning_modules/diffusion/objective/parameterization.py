@@ -91,14 +91,15 @@ class LossWeight:
 
 
 class Simple(LossWeight):
-    """1 for every time (Ho et al. 2020, equation 14)."""
+    """Weight 1 at every time (Ho et al. 2020, equation 14)."""
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """Return ones, float32 (B,), for times int64 (B,)."""
         return torch.ones_like(schedule.alphas[t])
 
 
 class MinSNR(LossWeight):
-    """min(SNR, gamma) on the error of x0 (Hang et al. 2023): times with little noise have less weight.
+    """Weight min(SNR, gamma) of the error of x0 (Hang et al. 2023): times with little noise have less weight.
 
     That is min(SNR, gamma) / SNR on eps, and min(SNR, gamma) / (SNR + 1) on v.
 
@@ -112,11 +113,12 @@ class MinSNR(LossWeight):
         self.gamma = gamma
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """Compute min(gamma / SNR, 1), the weight of the error of eps at times int64 (B,): float32 (B,)."""
         return (self.gamma / _snr(schedule, t)).clamp(max=1)
 
 
 class P2(LossWeight):
-    """(k + SNR)^-gamma on the error of eps (Choi et al. 2022): imperceptible details have less weight.
+    """Weight (k + SNR)^-gamma of the error of eps (Choi et al. 2022): imperceptible details have less weight.
 
     Args:
         gamma: exponent, at least 0; 0 is ``Simple``.
@@ -131,16 +133,18 @@ class P2(LossWeight):
         self.gamma, self.k = gamma, k
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """Compute (k + SNR)^-gamma at times int64 (B,): float32 (B,)."""
         return (self.k + _snr(schedule, t)) ** -self.gamma
 
 
 class VLB(LossWeight):
-    """The variational bound's own weight with sigma_t^2 = beta_t (Ho et al. 2020, equation 12).
+    """Weight of the variational bound with sigma_t^2 = beta_t (Ho et al. 2020, equation 12).
 
     The mean of the loss over times is the bound's mean over steps, in nats per value, up to a constant.
     """
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """Compute beta_t / (2 alpha_t sigma_t^2), with the paper's alpha_t, at times int64 (B,): float32 (B,)."""
         alpha = (schedule.alphas[t] / schedule.alphas[t - 1]).square()  # the paper's alpha_t; 1 - beta_t would cancel
         return schedule.betas[t] / (2 * alpha * schedule.sigmas[t].square())
 

@@ -15,12 +15,12 @@ def check_interval(interval: tuple[float, float] | None) -> tuple[float, float] 
     """Return the fraction of the time in which guidance is active.
 
     Raises:
-        UsageError: the interval does not rise within [0, 1].
+        UsageError: the interval is not ascending within [0, 1].
     """
     if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
         raise UsageError(
-            f"model.sampling.guidance_interval must be two rising fractions of the time in [0, 1], such as [0.2, 0.8], got "
-            f"{interval}"
+            "model.sampling.guidance_interval must be two ascending fractions of the time in [0, 1], such as [0.2, 0.8], "
+            f"got {interval}"
         )
     return interval
 
@@ -57,7 +57,7 @@ class Guided(nn.Module):
         super().__init__()
         if check_interval(interval) is not None and num_steps is None:
             raise UsageError(
-                f"model.sampling.guidance_interval is {interval}, fractions of the time, so Guided needs num_steps, T"
+                f"model.sampling.guidance_interval is {interval}, fractions of the time; Guided needs num_steps, their T"
             )
         self.network, self.weight, self.null_condition = network, weight, dict(null_condition)
         self.interval: tuple[float, float] | None = None  # in steps

@@ -56,9 +56,7 @@ def repaint(
         UsageError: a jump_length or resamples below 1, or a mask of another shape.
     """
     if mask.dim() > 4 or any(a not in (1, b) for a, b in zip(mask.shape[::-1], x.shape[::-1], strict=False)):
-        raise UsageError(
-            f"the mask's shape {tuple(mask.shape)} does not broadcast with that of the images, {tuple(x.shape)}"
-        )
+        raise UsageError(f"mask must broadcast to the shape of the images, {tuple(x.shape)}, got {tuple(mask.shape)}")
     mask = mask.to(x)
     known = torch.where(mask > 0, known.to(x), 0.0)  # NaN times 0 is NaN
     times = resampling_times(len(pairs), jump_length, resamples)

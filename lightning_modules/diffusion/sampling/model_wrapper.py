@@ -44,7 +44,7 @@ def clamp_x0(x0: Tensor) -> Tensor:
 
 
 class ModelWrapper:
-    """A network as ``X0Predictor``: ``model(x_t, t)`` is the predicted image, thresholded, and v of the variance.
+    """Wrapper of a network as ``X0Predictor``: ``model(x_t, t)`` returns the thresholded x0 and v of the variance.
 
     With self-conditioning it stores its last prediction, so every sampling needs a new wrapper.
 

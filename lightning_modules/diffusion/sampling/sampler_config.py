@@ -1,4 +1,4 @@
-"""Options of sampling: which sampler, how many steps, guidance and thresholds."""
+"""Options of sampling: sampler, number of steps, guidance and thresholds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ class Sampling:
         guidance_interval: fraction of the time, of [0, 1] with 1 all noise, in which guidance is active (Kynkäänniemi et
             al. 2024); None: always.
         threshold: of the image predicted at every step: static clips it to [-1, 1]; dynamic (Saharia et al. 2022, section
-            2.3); none leaves it; None: the method's own, static, or dynamic for Imagen.
+            2.3); none does not clip; None: the method's own, static, or dynamic for Imagen.
         percentile: of dynamic thresholding, in (0, 1].
 
     Raises:

@@ -38,7 +38,7 @@ class X0Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a sampler: number ``index`` of ``count``, from time t to t_prev.
+    """Step of a sampler: number ``index`` of ``count``, from time t to t_prev.
 
     Args:
         x: state after the step, x at t_prev, (B, C, H, W).
@@ -162,7 +162,7 @@ def ancestral_step(
     if variance != "learned":
         return mean + math.sqrt(beta if variance == "large" else beta_tilde) * noise
     if denoised.variance is None:
-        raise UsageError("the variance of ancestral steps is learned, but the model predicts none; use small or large")
+        raise UsageError("model.sampling.variance is learned, but the model predicts no variance; use small or large")
     fraction = (denoised.variance + 1) / 2
     log_variance = fraction * math.log(beta) + (1 - fraction) * math.log(
         beta_tilde

@@ -31,7 +31,7 @@ class EmbeddingCache:
 
     Ranks and runs may share a folder, because files are written atomically. A file holds a hash of the rest, the caption's
     length and the rows; a damaged file counts as missing. If the folder cannot be written, a warning is shown once, and
-    nothing more is written.
+    nothing is written from then on.
 
     Args:
         folder: of one encoder; created if it is missing. None: nothing is written.

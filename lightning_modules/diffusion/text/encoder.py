@@ -16,8 +16,8 @@ class Text(NamedTuple):
     """Token embeddings of captions; L is the number of tokens of the longest caption of the batch, at least 1.
 
     Attributes:
-        tokens: float32 (B, L, dim), embeddings; zeros where there is no token.
-        mask: bool (B, L), True where there is a token.
+        tokens: float32 (B, L, dim), embeddings; zeros at padding.
+        mask: bool (B, L), True at tokens, False at padding.
     """
 
     tokens: Tensor

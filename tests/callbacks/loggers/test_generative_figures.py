@@ -1,4 +1,4 @@
-"""What one sees of generative techniques: reconstructions, samples, latent spaces, and the files of a prediction."""
+"""Figures and files of generative methods: reconstructions, samples, latent spaces, predictions."""
 
 import csv
 from pathlib import Path
@@ -25,8 +25,8 @@ from tests.runtime.test_wandb import read
 VIEWS = ("interpolations", "latents", "manifold", "traversals")
 
 
-def drawn(what: str) -> list[Tensor]:
-    """The pictures in one of the folders, by step."""
+def read_figures(what: str) -> list[Tensor]:
+    """Read the figures of a folder, sorted by step."""
     files = sorted(Path("figures", what).glob("*.png"))
     return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
 
@@ -38,11 +38,11 @@ def folders() -> list[str]:
 # --- reconstructions --------------------------------------------------------------------------------------------------
 
 
-def test_inputs_stand_over_reconstructions_and_what_they_differ_by() -> None:
+def test_reconstruction_figure_shows_input_output_and_difference() -> None:
     data, model = BlobData((1, 20, 40)), BlobModel((1, 20, 40))
     trainer(ReconstructionLogger(6)).validate(model, data, verbose=False)
-    (sheet,) = drawn("val_reconstructions")
-    assert model.reconstructed == 1  # of two batches at once: a DCGAN searches as long for few as for one
+    (sheet,) = read_figures("val_reconstructions")
+    assert model.reconstructed == 1  # two batches in one call: DCGAN's search takes as long for one image as for a few
     rows = [sheet[:, 4 + 44 * row : 44 + 44 * row].int() for row in range(3)]
     for index in range(6):
         truth = data.dataset("val")[index]["image"].expand(3, -1, -1)
@@ -52,51 +52,51 @@ def test_inputs_stand_over_reconstructions_and_what_they_differ_by() -> None:
         assert torch.equal(shown[2], (shown[0] - shown[1]).abs())
 
 
-def test_the_first_samples_are_drawn_after_every_validation_and_the_test_set_too() -> None:
+def test_reconstructions_show_same_images_every_validation() -> None:
     fit = trainer(ReconstructionLogger(4), max_epochs=2)
     fit.fit(BlobModel(num_classes=3), data := BlobData())
-    first, second = drawn("val_reconstructions")
+    first, second = read_figures("val_reconstructions")
     assert torch.equal(first[:, :45], second[:, :45])
     assert not torch.equal(first, second)
     trainer(ReconstructionLogger(4)).test(BlobModel(num_classes=3), data, verbose=False)
-    assert len(drawn("test_reconstructions")) == 1
+    assert len(read_figures("test_reconstructions")) == 1
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
-def test_samples_come_from_the_same_noise_every_time_and_leave_random_numbers_alone() -> None:
+def test_samples_use_fixed_noise_and_keep_global_rng() -> None:
     model, state = BlobModel((3, 32, 32)), torch.get_rng_state()
     for _ in range(2):
         trainer(SampleLogger(9), max_epochs=2, limit_train_batches=0).validate(
             model, BlobData((3, 32, 32)), verbose=False
         )
     assert torch.equal(torch.get_rng_state(), state)
-    (sheet,) = drawn("val_samples")
+    (sheet,) = read_figures("val_samples")
     z = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
-    for index, picture in enumerate(model.to_uint8(blobs(z, (3, 32, 32)))):
+    for index, image in enumerate(model.to_uint8(blobs(z, (3, 32, 32)))):
         y, x = 10 + TITLE + 66 * (index // 3), 10 + 66 * (index % 3)
-        assert torch.equal(sheet[:, y : y + 64 : 2, x : x + 64 : 2], picture)
+        assert torch.equal(sheet[:, y : y + 64 : 2, x : x + 64 : 2], image)
 
 
-def test_another_seed_is_other_noise() -> None:
+def test_samples_depend_on_seed() -> None:
     sheets = []
     for seed in (1, 2):
         trainer(SampleLogger(4, seed=seed)).test(BlobModel(), BlobData(), verbose=False)
-        sheets += drawn("test_samples")
+        sheets += read_figures("test_samples")
     assert not torch.equal(*sheets)
 
 
-def test_classes_have_a_row_each() -> None:
+def test_each_class_is_a_row() -> None:
     model = BlobModel(num_classes=3)
     trainer(SampleLogger(13)).validate(model, BlobData(), verbose=False)
-    (labels,) = model.drawn
+    (labels,) = model.sampled_labels
     assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    (sheet,) = drawn("val_samples")
+    (sheet,) = read_figures("val_samples")
     assert sheet.shape[1] == 2 * 10 + TITLE + 3 * 40 + 2 * 2  # three rows
 
 
-def test_a_fit_leaves_its_progress_also_of_what_went_before() -> None:
+def test_resumed_fit_animates_all_samples() -> None:
     model, data = BlobModel(), BlobData()
     first = trainer(SampleLogger(4), max_epochs=2)
     first.fit(model, data)
@@ -107,20 +107,20 @@ def test_a_fit_leaves_its_progress_also_of_what_went_before() -> None:
     assert Image.open("figures/samples/progress.gif").n_frames == 3
 
 
-def test_no_animation_is_made_of_one_picture_or_where_none_is_wanted() -> None:
+def test_animation_needs_two_figures_and_can_be_disabled() -> None:
     trainer(SampleLogger(4), max_epochs=1).fit(BlobModel(), BlobData())
     trainer(SampleLogger(4, animation=False), max_epochs=2).fit(BlobModel(), BlobData())
     assert not Path("figures/samples/progress.gif").exists()
 
 
-def test_nothing_is_drawn_in_the_sanity_check_and_only_every_nth_time() -> None:
+def test_figures_skip_sanity_check_and_follow_every_n_validations() -> None:
     callbacks = (SampleLogger(4, every_n_validations=2), LatentSpaceLogger(every_n_validations=2, grid=3))
     trainer(*callbacks, max_epochs=3, num_sanity_val_steps=1).fit(BlobModel(), BlobData())
     assert [path.stem for path in sorted(Path("figures/samples").glob("*.png"))] == ["0000001", "0000005"]
-    assert len(drawn("latents")) == 2
+    assert len(read_figures("latents")) == 2
 
 
-def test_wandb_gets_pictures_and_the_animation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_logs_images_and_animation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = WandbLogger(save_dir=".", project="x")
     trainer(SampleLogger(4), max_epochs=2, logger=logger).fit(BlobModel(), BlobData())
@@ -148,7 +148,7 @@ def test_wandb_gets_pictures_and_the_animation(monkeypatch: pytest.MonkeyPatch) 
         ((1, 16, 16), 1, None, True),
     ],
 )
-def test_a_fit_leaves_four_views_of_a_latent_space(
+def test_fit_writes_four_latent_views(
     shape: tuple[int, int, int], latent_dim: int, num_classes: int | None, labelled: bool
 ) -> None:
     model = BlobModel(shape, latent_dim, num_classes)
@@ -158,9 +158,9 @@ def test_a_fit_leaves_four_views_of_a_latent_space(
     assert folders() == sorted([*VIEWS, *(f"test_{view}" for view in VIEWS)])
 
 
-def test_the_manifold_of_two_dimensions_goes_to_the_right_and_up() -> None:
+def test_manifold_axes_point_right_and_up() -> None:
     trainer(LatentSpaceLogger(grid=3)).validate(BlobModel((1, 49, 49)), BlobData((1, 49, 49)), verbose=False)
-    (sheet,) = drawn("val_manifold")
+    (sheet,) = read_figures("val_manifold")
     left = int((sheet[0, -11] < 255).nonzero()[0])  # right of the axis' values
     grid = sheet[0, -10 - 3 * 49 : -10, left : left + 3 * 49]
     where = [[divmod(int(tile.flatten().argmax()), 49) for tile in row.split(49, 1)] for row in grid.split(49)]
@@ -170,20 +170,20 @@ def test_the_manifold_of_two_dimensions_goes_to_the_right_and_up() -> None:
             assert where[row][column] == pytest.approx((y, x), abs=1)
 
 
-def test_points_are_spread_over_the_set_and_their_number_bounded() -> None:
+def test_scatter_encodes_at_most_num_points_across_dataset() -> None:
     model = BlobModel()
     trainer(LatentSpaceLogger(num_points=4, num_pairs=1, grid=3)).validate(model, BlobData(), verbose=False)
-    assert model.encoded == 4 + 2 + 2  # one of each of four batches; the pair, and once more to interpolate
+    assert model.encoded == 4 + 2 + 2  # one of each of four batches, the pair, and the pair again to interpolate
 
 
-def test_without_scatter_few_pictures_are_encoded() -> None:
+def test_disabled_scatter_encodes_only_pairs() -> None:
     model = BlobModel(latent_dim=20)
     trainer(LatentSpaceLogger(scatter=False, num_pairs=3)).validate(model, BlobData(), verbose=False)
     assert model.encoded == 12
     assert folders() == ["val_interpolations", "val_manifold", "val_traversals"]
 
 
-def test_a_technique_whose_encode_is_a_search_is_not_asked_for_a_scatter() -> None:
+def test_scatter_is_off_by_default_for_encode_by_search() -> None:
     class Searching(BlobModel):
         encodes_by_search = True
 
@@ -195,23 +195,23 @@ def test_a_technique_whose_encode_is_a_search_is_not_asked_for_a_scatter() -> No
     assert "val_latents" in folders()
 
 
-def test_pictures_of_one_class_are_interpolated_where_the_class_is_told() -> None:
+def test_conditional_interpolation_pairs_share_a_class() -> None:
     asked = []
 
-    class Listening(BlobModel):
+    class RecordingModel(BlobModel):
         def interpolate(self, a: Tensor, b: Tensor, steps: int, *, labels: Tensor | None = None) -> Tensor:
             asked.append((a, b, labels))
             return super().interpolate(a, b, steps, labels=labels)
 
     data = BlobData()
-    trainer(LatentSpaceLogger(num_pairs=2)).validate(Listening(num_classes=3), data, verbose=False)
+    trainer(LatentSpaceLogger(num_pairs=2)).validate(RecordingModel(num_classes=3), data, verbose=False)
     ((a, b, labels),) = asked
     assert labels.tolist() == [0, 1]
-    for index, picture in ((0, a[0]), (3, b[0]), (1, a[1]), (4, b[1])):
-        assert torch.equal(data._normalize(data.dataset("val")[index]["image"]), picture)
+    for index, image in ((0, a[0]), (3, b[0]), (1, a[1]), (4, b[1])):
+        assert torch.equal(data._normalize(data.dataset("val")[index]["image"]), image)
 
 
-def test_a_model_that_has_diverged_can_still_be_drawn() -> None:
+def test_diverged_model_does_not_break_figures() -> None:
     model = BlobModel(latent_dim=3)
     model.encode = lambda x, labels=None: torch.full((len(x), 3), torch.nan)
     trainer(LatentSpaceLogger(grid=2)).validate(model, BlobData(), verbose=False)
@@ -222,12 +222,12 @@ def test_a_model_that_has_diverged_can_still_be_drawn() -> None:
 
 
 def predict(model: BlobModel, data: Any, **kwargs: Any) -> list[dict[str, str]]:
-    """Rows of samples.csv."""
+    """Predict and return the rows of samples.csv."""
     trainer(SampleWriter(**kwargs)).predict(model, data, return_predictions=False)
     return list(csv.DictReader(Path("predictions/samples.csv").open()))
 
 
-def test_prompts_become_pictures_under_their_number_and_class() -> None:
+def test_predictions_are_named_by_index_and_class() -> None:
     rows = predict(BlobModel(num_classes=3), Prompts(count=5, labels=[2, 0], captions=["a, b"], batch_size=2))
     assert list(rows[0]) == ["index", "seed", "label", "caption", "file"]
     assert [row["file"] for row in rows] == [f"{index:06d}_{(2, 0)[index % 2]}.png" for index in range(5)]
@@ -241,7 +241,7 @@ def test_prompts_become_pictures_under_their_number_and_class() -> None:
         assert grid.size == (20 + 3 * 84 + 4, 20 + 2 * (60 + 18) + 2)  # captions below
 
 
-def test_pictures_do_not_depend_on_the_batch_size_and_nothing_old_is_left() -> None:
+def test_predictions_do_not_depend_on_batch_size_and_replace_old_files() -> None:
     predict(BlobModel((3, 16, 16)), Prompts(count=6, batch_size=6))
     before = [np.array(Image.open(f"predictions/00000{index}.png")) for index in range(4)]
     rows = predict(BlobModel((3, 16, 16)), Prompts(count=4, batch_size=3), grid=0)
@@ -258,13 +258,13 @@ def photos(*names: str, folder: str = "photos") -> str:
     return folder
 
 
-def test_images_are_reconstructed_under_the_names_of_their_files() -> None:
+def test_reconstructions_are_named_after_input_files() -> None:
     rows = predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
     assert [row["file"] for row in rows] == ["cat.png", "dog.png"]
-    assert len(predict(BlobModel(), BlobData())) == 5  # of the data set, which has no files
+    assert len(predict(BlobModel(), BlobData())) == 5  # of the dataset, which has no files
 
 
-def test_the_grid_shows_images_over_what_was_made_of_them() -> None:
+def test_prediction_grid_shows_inputs_above_reconstructions() -> None:
     predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
     grid = torch.from_numpy(np.array(Image.open("predictions/grid.png"))).permute(2, 0, 1)
     assert grid.shape[1] == 20 + 2 * 60 + 2 + 18
@@ -275,21 +275,21 @@ def test_the_grid_shows_images_over_what_was_made_of_them() -> None:
             assert np.array_equal(shown.numpy(), np.array(Image.open(f"{folder}/{name}.png")))
 
 
-def test_a_photo_may_have_the_name_of_the_grid() -> None:
+def test_input_named_grid_is_renamed() -> None:
     rows = predict(BlobModel(), BlobData(predict_dir=photos("grid", "cat")))
     assert [row["file"] for row in rows] == ["cat.png", "grid_png.png"]
     assert Image.open("predictions/grid_png.png").size == (28, 20)
 
 
-def test_predictions_are_not_written_over_their_own_images() -> None:
+def test_predict_into_input_folder_raises() -> None:
     folder = photos("cat", folder="predictions")
     before = Path("predictions/cat.png").read_bytes()
-    with pytest.raises(UsageError, match="data.predict_dir is the folder that predictions are written to"):
+    with pytest.raises(UsageError, match="data.predict_dir must not be .*, the folder of the predictions"):
         predict(BlobModel(), BlobData(predict_dir=folder))
     assert Path("predictions/cat.png").read_bytes() == before
 
 
-def test_a_predict_that_fails_leaves_the_earlier_result() -> None:
+def test_failed_predict_keeps_earlier_files() -> None:
     class Failing(BlobModel):
         def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
             raise RuntimeError("no memory")
@@ -305,21 +305,21 @@ def test_a_predict_that_fails_leaves_the_earlier_result() -> None:
     assert left == ["000000.png", "grid.png", "mine.png", "samples.csv"]
 
 
-def test_a_caption_of_several_lines_is_drawn_in_one() -> None:
+def test_multiline_caption_is_drawn_on_one_line() -> None:
     (row,) = predict(BlobModel(), Prompts(captions=["a red circle\nover a green square " * 5]))
     assert row["caption"].count("\n") == 5
 
 
-def test_a_picture_that_two_ranks_wrote_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicate_rows_of_ranks_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("darkroom.callbacks.writers.sample_writer.gather_rows", lambda trainer, rows: rows + rows[:1])
     assert [row["index"] for row in predict(BlobModel(), Prompts(count=3))] == ["0", "1", "2"]
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- invalid settings -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("callback", [ReconstructionLogger, SampleLogger, LatentSpaceLogger, SampleWriter])
-def test_a_technique_of_another_task_is_refused(callback: type) -> None:
+def test_model_without_sampling_raises(callback: type) -> None:
     class Segments(BlobModel):
         reconstruct = sample = interpolate = to_uint8 = None
 
@@ -337,12 +337,12 @@ def test_a_technique_of_another_task_is_refused(callback: type) -> None:
         (lambda: SampleWriter(-1), r"SampleWriter.grid must be at least \d, got -1"),
     ],
 )
-def test_counts_start_at_one(build: Any, message: str) -> None:
+def test_counts_below_one_raise(build: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()
 
 
-def test_data_without_a_datamodule_are_refused() -> None:
+def test_loader_without_datamodule_raises() -> None:
     loader = DataLoader(BlobData().dataset("val"))
     with pytest.raises(UsageError, match="SampleLogger needs a datamodule"):
         trainer(SampleLogger()).validate(BlobModel(), loader, verbose=False)

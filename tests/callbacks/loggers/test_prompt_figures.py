@@ -40,20 +40,20 @@ from tests.callbacks.prompt_fakes import (
 DIFFERENT = [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
 
 
-def drawn(what: str) -> list[Tensor]:
-    """The pictures in one of the folders, by step."""
+def read_figures(what: str) -> list[Tensor]:
+    """Read the figures of a folder, sorted by step."""
     files = sorted(Path("figures", what).glob("*.png"))
     return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
 
 
 def tile_of(prompt: str, place: tuple[int, int], weight: float = 4.0, side: int = 64) -> Tensor:
-    """What TextModel draws, as it is shown."""
-    picture = 1 - (1 - square(prompt, place, 16)) * weight / 4
-    return resize(BlobModel().to_uint8(picture), (side, side))
+    """Return the sample of TextModel as the figure shows it."""
+    image = 1 - (1 - square(prompt, place, 16)) * weight / 4
+    return resize(BlobModel().to_uint8(image), (side, side))
 
 
-class Listener(WandbLogger):
-    """Stands for W&B, and keeps what it is given."""
+class RecordingLogger(WandbLogger):
+    """Replacement of the W&B logger that records images and videos."""
 
     def __init__(self) -> None:
         self.images: dict[str, dict[str, Any]] = {}
@@ -77,7 +77,7 @@ class Listener(WandbLogger):
 
 @pytest.fixture
 def sheets(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is written on the sheets of stages and of upsampling."""
+    """Record titles, heads and captions of the figures of stages and upsampling."""
     written = []
 
     def noted(*args: Any, **kwargs: Any) -> Tensor:
@@ -92,16 +92,16 @@ def sheets(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
-def test_prompts_are_rows_weights_are_groups_and_columns_share_their_noise() -> None:
+def test_prompts_are_rows_and_guidance_weights_are_groups() -> None:
     model, state = TextModel(), torch.get_rng_state()
-    model.trained_steps = 7  # the title says so
+    model.trained_steps = 7  # shown in the title
     prompts = ["a red square", "a blue square, beside which there is nothing else to be seen at all"]
     trainer(PromptLogger(prompts, num_samples=3, guidance=[1, 4], steps=5)).validate(
         model, CaptionedData(), verbose=False
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert [(call["guidance"], call["steps"]) for call in model.calls] == [(1, 5), (4, 5)]
-    (sheet,) = drawn("val_prompts")
+    (sheet,) = read_figures("val_prompts")
     right = sheet.shape[2] - 10 - (3 * 66 - 2)  # of the second group
     for row, prompt in enumerate(prompts):
         for group, weight in enumerate((1, 4)):
@@ -112,31 +112,31 @@ def test_prompts_are_rows_weights_are_groups_and_columns_share_their_noise() -> 
     assert sheet.shape[2] < 20 + 200 + 6 * 66 + 20  # a long prompt is wrap
 
 
-def test_without_prompts_the_first_different_captions_of_the_data_are_drawn() -> None:
+def test_default_prompts_are_first_distinct_captions() -> None:
     for logger, expected in ((PromptLogger(num_prompts=5), DIFFERENT), (PromptLogger(num_prompts=2), DIFFERENT[:2])):
         model = TextModel()
         fit = trainer(logger, max_epochs=2, num_sanity_val_steps=1)
         fit.fit(model, CaptionedData(batch_size=2))
         assert len(model.calls) == 6
         assert all(call["captions"][::4] == expected for call in model.calls)
-    assert len(drawn("prompts")) == 2
+    assert len(read_figures("prompts")) == 2
     with Image.open("figures/prompts/progress.gif") as gif:
         assert gif.size[0] > 400
 
 
-def test_pictures_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_do_not_depend_on_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     sheets = []
     for chunk in (64, 5):
         monkeypatch.setattr("darkroom.callbacks.loggers.prompt_logger._CHUNK", chunk)
         model = TextModel()
         trainer(PromptLogger()).test(model, CaptionedData(), verbose=False)
         assert max(len(call["captions"]) for call in model.calls) <= chunk
-        sheets += drawn("test_prompts")
+        sheets += read_figures("test_prompts")
     assert torch.equal(*sheets)
 
 
-def test_wandb_gets_every_picture_with_its_prompt() -> None:
-    listener = Listener()
+def test_wandb_logs_every_image_with_its_prompt() -> None:
+    listener = RecordingLogger()
     trainer(PromptLogger(num_samples=2, guidance=[1, 2.5]), max_epochs=2, logger=listener).fit(
         TextModel(), CaptionedData()
     )
@@ -147,12 +147,12 @@ def test_wandb_gets_every_picture_with_its_prompt() -> None:
     assert listener.videos == ["prompts_progress"]
 
 
-def test_a_cascade_is_drawn_likewise() -> None:
+def test_prompt_logger_supports_cascades() -> None:
     trainer(PromptLogger()).test(CascadeModel(), CaptionedData(), verbose=False)
-    assert len(drawn("test_prompts")) == 1
+    assert len(read_figures("test_prompts")) == 1
 
 
-def test_text_is_wrapped_into_its_width_and_its_rest_dotted() -> None:
+def test_text_is_wrapped_and_truncated_with_ellipsis() -> None:
     font = ImageFont.load_default(12)
     text = "a small red circle left of a large blue square"
     lines = wrap(text, 100, font, 5)
@@ -167,9 +167,9 @@ def test_text_is_wrapped_into_its_width_and_its_rest_dotted() -> None:
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_stages_of_a_prompt_stand_side_by_side_at_one_size() -> None:
+def test_cascade_stages_are_shown_at_one_size() -> None:
     trainer(CascadeLogger(num_prompts=2, seed=3)).test(CascadeModel(), CaptionedData(), verbose=False)
-    (sheet,), model = drawn("test_stages"), CascadeModel()
+    (sheet,), model = read_figures("test_stages"), CascadeModel()
     for row, prompt in enumerate(DIFFERENT[:2]):
         stages = model.sample([prompt], generator=generators(3, 2)[row : row + 1], stages=True)
         for column, stage in enumerate(stages):
@@ -178,8 +178,8 @@ def test_the_stages_of_a_prompt_stand_side_by_side_at_one_size() -> None:
             assert torch.equal(shown, resize(model.to_uint8(stage)[0], (224, 224)))
 
 
-def test_in_prediction_they_are_those_of_the_very_pictures_that_are_written() -> None:
-    listener = Listener()
+def test_predict_stages_match_written_images() -> None:
+    listener = RecordingLogger()
     data = Prompts(captions=["a red square", "a green square"], count=5, batch_size=2)
     callbacks = (CascadeLogger(num_prompts=3), SampleWriter())
     trainer(*callbacks, logger=listener).predict(CascadeModel(), data, return_predictions=False)
@@ -194,7 +194,7 @@ def test_in_prediction_they_are_those_of_the_very_pictures_that_are_written() ->
         assert np.array_equal(given["images"][2 * index + 1][::14, ::14], written)
 
 
-def test_heads_say_the_cascades_settings_or_the_stages_own_and_the_title_a_step(sheets: list[dict[str, Any]]) -> None:
+def test_cascade_heads_show_settings_and_title_shows_step(sheets: list[dict[str, Any]]) -> None:
     model = CascadeModel()
     model.guidance, model.augmentation, model.trained_steps = [1.0, 1.35], [None], 7
     for steps, title in ((7, "step 7"), (0, "")):
@@ -207,8 +207,8 @@ def test_heads_say_the_cascades_settings_or_the_stages_own_and_the_title_a_step(
 # --- upsampling -------------------------------------------------------------------------------------------------------
 
 
-def test_small_bicubic_drawn_and_true_pictures_stand_in_a_row() -> None:
-    listener, model = Listener(), UpsamplingModel()
+def test_upsampling_figure_shows_low_bicubic_sampled_and_true_images() -> None:
+    listener, model = RecordingLogger(), UpsamplingModel()
     logger = UpsamplingLogger(3, guidance=2, augmentation=0.1, steps=4)
     trainer(logger, logger=listener).validate(model, data := CaptionedData(), verbose=False)
     options = {"augmentation": 0.1, "guidance": 2, "steps": 4}
@@ -226,12 +226,12 @@ def test_small_bicubic_drawn_and_true_pictures_stand_in_a_row() -> None:
                 f"{name}, {psnr(picture[:, ::10, ::10], true):.1f} dB"
                 in given["caption"][4 * index + 1 + (name == "sampled")]
             )
-    before = drawn("val_upsampling")[0]
+    before = read_figures("val_upsampling")[0]
     trainer(UpsamplingLogger(3, augmentation=0.1)).validate(model, CaptionedData(batch_size=2), verbose=False)
-    assert torch.equal(before, drawn("val_upsampling")[0])
+    assert torch.equal(before, read_figures("val_upsampling")[0])
 
 
-def test_the_mean_psnr_stands_above_its_column(sheets: list[dict[str, Any]]) -> None:
+def test_upsampling_figure_shows_mean_psnr(sheets: list[dict[str, Any]]) -> None:
     trainer(UpsamplingLogger(3)).validate(UpsamplingModel(), CaptionedData(), verbose=False)
     (sheet,) = sheets
     for column, name in ((1, "bicubic"), (2, "sampled")):
@@ -242,15 +242,15 @@ def test_the_mean_psnr_stands_above_its_column(sheets: list[dict[str, Any]]) -> 
     assert sheet["heads"][::3] == ["8 x 8", "true"]
 
 
-def test_pictures_without_captions_are_drawn_too_and_of_large_ones_the_middle() -> None:
+def test_upsampling_needs_no_captions_and_crops_large_images() -> None:
     trainer(UpsamplingLogger(2)).test(UpsamplingModel(), BlobData((3, 16, 16)), verbose=False)
     trainer(UpsamplingLogger(1), max_epochs=1).fit(UpsamplingModel(400), BlobData((3, 400, 400)))
-    assert drawn("val_upsampling")[0].shape == (3, 20 + TITLE + 18 + 320 + 18 + 2 - 2, 20 + 4 * 322 - 2)
-    picture = torch.arange(3 * 5 * 7).view(3, 5, 7)
-    assert torch.equal(crop_center(picture, 3), picture[:, 1:4, 2:5])
+    assert read_figures("val_upsampling")[0].shape == (3, 20 + TITLE + 18 + 320 + 18 + 2 - 2, 20 + 4 * 322 - 2)
+    image = torch.arange(3 * 5 * 7).view(3, 5, 7)
+    assert torch.equal(crop_center(image, 3), image[:, 1:4, 2:5])
 
 
-def test_psnr_is_in_decibels() -> None:
+def test_psnr_matches_known_decibels() -> None:
     black = torch.zeros(3, 4, 4, dtype=torch.uint8)
     assert psnr(black + 255, black) == pytest.approx(0)
     assert psnr(black + 1, black) == pytest.approx(48.13, abs=0.01)
@@ -260,8 +260,8 @@ def test_psnr_is_in_decibels() -> None:
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-def test_a_word_glows_where_it_was_looked_at_and_stands_below_its_tile() -> None:
-    listener = Listener()
+def test_attention_map_is_bright_where_word_attends() -> None:
+    listener = RecordingLogger()
     trainer(AttentionMapLogger(["a red square"], seed=1), logger=listener, max_epochs=1).fit(
         TextModel(), CaptionedData()
     )
@@ -272,27 +272,27 @@ def test_a_word_glows_where_it_was_looked_at_and_stands_below_its_tile() -> None
     for image in given["images"][1:]:
         brightness = torch.from_numpy(image[3::7, 3::7]).float().mean(2)
         assert brightness[there].min() > brightness[~there].max()
-    (sheet,) = drawn("attention")
+    (sheet,) = read_figures("attention")
     assert sheet.shape[1] == 20 + TITLE + 112 + 18
 
 
-def test_a_word_that_was_hardly_looked_at_stays_dark_and_a_long_prompt_goes_on_in_the_next_row() -> None:
-    class Looking(TextModel):
+def test_weak_attention_is_dark_and_long_prompts_wrap() -> None:
+    class FadingMaps(TextModel):
         def word_maps(self, captions: list[str], **kwargs: Any) -> tuple[Tensor, list[list[str]], list[Tensor]]:
-            pictures, words, maps = super().word_maps(captions, **kwargs)
+            images, words, maps = super().word_maps(captions, **kwargs)
             weights = [torch.linspace(1, 0, len(some)).view(-1, 1, 1) for some in words]
-            return pictures, words, [one * weight for one, weight in zip(maps, weights, strict=True)]
+            return images, words, [one * weight for one, weight in zip(maps, weights, strict=True)]
 
     prompts = [" ".join(["red"] * 12), "red"]
-    listener = Listener()
-    trainer(AttentionMapLogger(prompts), logger=listener).test(Looking(), CaptionedData(), verbose=False)
+    listener = RecordingLogger()
+    trainer(AttentionMapLogger(prompts), logger=listener).test(FadingMaps(), CaptionedData(), verbose=False)
     brightest = [image.max() for image in listener.images["test_attention"]["images"]]
     assert brightest[1] == brightest[9] > brightest[11] > brightest[12]
-    (sheet,) = drawn("test_attention")
+    (sheet,) = read_figures("test_attention")
     assert sheet.shape[1] == 20 + TITLE + 3 * (112 + 18) + 2 * 2
 
 
-def test_heat_goes_from_dark_to_bright_and_leaves_the_picture_visible() -> None:
+def test_heat_overlay_is_monotonic_and_keeps_image_visible() -> None:
     ramp = heat_colours(torch.linspace(0, 1, 20)[None]).mean(0)[0]
     assert (ramp.diff() > 0).all()
     half = torch.zeros(3, 20, 20, dtype=torch.uint8)
@@ -306,12 +306,12 @@ def test_heat_goes_from_dark_to_bright_and_leaves_the_picture_visible() -> None:
 
 
 def predict(data: Any) -> list[dict[str, str]]:
-    """Rows of captions.tsv."""
+    """Predict and return the rows of captions.tsv."""
     trainer(SampleWriter()).predict(TextModel(), data, return_predictions=False)
     return list(csv.DictReader(Path("predictions/captions.tsv").open(newline=""), dialect="excel-tab"))
 
 
-def test_pictures_are_named_by_index_and_caption_and_can_be_read_back_as_data() -> None:
+def test_predictions_can_be_read_by_caption_folder() -> None:
     captions = ["a red square", 'a "green"\tsquare,\nthat is', "blue"]
     rows = predict(Prompts(captions=captions, count=10, batch_size=4))
     assert list(rows[0]) == ["file", "caption", "seed"]
@@ -327,7 +327,7 @@ def test_pictures_are_named_by_index_and_caption_and_can_be_read_back_as_data() 
     assert set(read) <= {row["caption"] for row in rows}
 
 
-def test_pictures_and_rows_do_not_depend_on_batches_and_nothing_old_is_left() -> None:
+def test_predictions_do_not_depend_on_batch_size_and_replace_old_files() -> None:
     wanted = {"captions": ["a red square", "a green square"], "seed": 4}
     first = predict(Prompts(**wanted, count=6, batch_size=6))
     before = {row["file"]: Path("predictions", row["file"]).read_bytes() for row in first[:4]}
@@ -338,13 +338,13 @@ def test_pictures_and_rows_do_not_depend_on_batches_and_nothing_old_is_left() ->
     assert {name: Path("predictions", name).read_bytes() for name in before} == before
 
 
-def test_a_predict_without_captions_leaves_no_captions() -> None:
+def test_predict_without_captions_deletes_captions_file() -> None:
     predict(Prompts(captions=["a red square"]))
     trainer(SampleWriter()).predict(BlobModel(), Prompts(count=1), return_predictions=False)
     assert sorted(path.name for path in Path("predictions").iterdir()) == ["000000.png", "grid.png", "samples.csv"]
 
 
-def test_rows_of_all_ranks_are_listed_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_all_ranks_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     other = {"index": 0, "seed": 7, "caption": "a red square", "file": "000000_a-red-square.png"}
     Path("predictions").mkdir()
     Image.new("RGB", (16, 16)).save("predictions/000000_a-red-square.png")  # the other rank's
@@ -367,11 +367,11 @@ def test_rows_of_all_ranks_are_listed_in_order(monkeypatch: pytest.MonkeyPatch) 
         ("x" * 300, "x" * 60),
     ],
 )
-def test_a_caption_in_a_file_name_is_short_and_safe(caption: str, name: str) -> None:
+def test_file_name_of_caption_is_short_and_safe(caption: str, name: str) -> None:
     assert slug(caption) == name
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- invalid settings -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_a_caption_in_a_file_name_is_short_and_safe(caption: str, name: str) -> 
         (
             CascadeLogger(),
             TextModel(),
-            "CascadeLogger needs augmentation, guidance, stages of the module, .* it is for ImagenCascade",
+            "CascadeLogger needs augmentation, guidance, stages of the module, .* use it with ImagenCascade",
         ),
         (
             AttentionMapLogger(),
@@ -404,12 +404,12 @@ def test_a_caption_in_a_file_name_is_short_and_safe(caption: str, name: str) -> 
         ),
     ],
 )
-def test_a_technique_that_draws_otherwise_is_refused(callback: Any, model: BlobModel, message: str) -> None:
+def test_model_without_required_sampling_raises(callback: Any, model: BlobModel, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         trainer(callback).validate(model, CaptionedData(), verbose=False)
 
 
-def test_data_without_captions_need_prompts() -> None:
+def test_data_without_captions_requires_prompts() -> None:
     data = BlobData((3, 16, 16))
     with pytest.raises(
         UsageError, match="PromptLogger samples captions of the data, but BlobData has none; give it prompts"
@@ -418,7 +418,7 @@ def test_data_without_captions_need_prompts() -> None:
     trainer(PromptLogger(["a red square"])).validate(TextModel(), data, verbose=False)
 
 
-def test_guidance_of_a_model_that_cannot_be_guided_is_refused_before_training() -> None:
+def test_guidance_without_text_dropout_raises_before_training() -> None:
     model = TextModel()
     model.unguided = "model.text_dropout is 0"
     with pytest.raises(UsageError, match=r"guidance has 2.0, but model.text_dropout is 0; or set it to \[1.0\]"):
@@ -440,6 +440,6 @@ def test_guidance_of_a_model_that_cannot_be_guided_is_refused_before_training() 
         ),
     ],
 )
-def test_settings_are_checked(build: Callable, message: str) -> None:
+def test_invalid_settings_raise(build: Callable, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Curves: points lie where they should, on linear and on logarithmic axes."""
+"""Curves: positions of points on linear and logarithmic axes."""
 
 import math
 
@@ -18,31 +18,31 @@ def centre_of(sheet: Tensor, colour: tuple[int, int, int]) -> tuple[float, float
 
 
 def dots(*places: tuple[float, float], **kwargs: bool) -> list[tuple[float, float]]:
-    """Where the plot shows curves of one point each."""
+    """Plot curves of one point each and return the positions of the points."""
     sheet = curves([torch.tensor([place]) for place in places], [""] * len(places), "title", **kwargs)
     return [centre_of(sheet, class_colour(index, len(places))) for index in range(len(places))]
 
 
-def test_points_lie_to_the_right_and_up() -> None:
+def test_points_are_plotted_at_their_coordinates() -> None:
     (x0, y0), (x1, y1), (x2, y2) = dots((0, 0), (10, 5), (5, 1))
     assert (x1 - x0, y0 - y1) == pytest.approx((640 / 1.08, 400 / 1.08), abs=2)
     assert (x2 - x0, y0 - y2) == pytest.approx((320 / 1.08, 80 / 1.08), abs=2)
 
 
-def test_logarithmic_axes_show_ratios_as_distances() -> None:
+def test_logarithmic_axes_map_ratios_to_distances() -> None:
     (x0, y0), (x1, y1), (x2, y2) = dots((1, 1e-4), (10, 1e-2), (100, 1), log_x=True, log_y=True)
     assert (x1 - x0, y0 - y1) == pytest.approx((x2 - x1, y1 - y2), abs=2)
     assert x2 - x0 == pytest.approx(640 / 1.08, abs=2)
 
 
-def test_what_has_no_place_is_left_out_and_its_neighbours_joined() -> None:
+def test_invalid_points_are_skipped() -> None:
     whole = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     for bad in (math.nan, math.inf, 0.0, -1.0):
         broken = torch.tensor([[0.0, 1.0], [1.0, bad], [2.0, 3.0]])
         assert torch.equal(*(curves([points], ["a"], "", log_y=True) for points in (whole, broken)))
 
 
-def test_a_history_grows_stronger_and_the_newest_is_named_first() -> None:
+def test_history_fades_old_curves() -> None:
     darkness = [sum(_fade(index, 5)) for index in range(5)]
     assert darkness == sorted(darkness, reverse=True)
     assert darkness[3] - darkness[4] > darkness[0] - darkness[3]  # the newest stands out
@@ -55,13 +55,13 @@ def test_a_history_grows_stronger_and_the_newest_is_named_first() -> None:
     "series", [[], [torch.empty(0, 2)], [torch.full((3, 2), math.nan)], [torch.tensor([[7.0, 7.0]])]]
 )
 @pytest.mark.parametrize("log", [False, True])
-def test_anything_can_be_drawn(series: list[Tensor], log: bool) -> None:
+def test_curves_plots_empty_and_nan_series(series: list[Tensor], log: bool) -> None:
     sheet = curves(series, ["a"] * len(series), "title", ("x", "y"), log_x=log, log_y=log)
     assert sheet.dtype == torch.uint8
     assert sheet.shape[0] == 3
 
 
-def test_ticks_are_round() -> None:
+def test_ticks_are_round_numbers() -> None:
     assert round_numbers(-0.1, 1.1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert round_powers(0.0008, 2) == [0.001, 0.01, 0.1, 1]
     assert round_powers(3, 60) == [5, 10, 20, 50]

@@ -1,4 +1,4 @@
-"""What is done with captions."""
+"""Processing of captions: words, cells, random captions and safe flips."""
 
 import torch
 
@@ -12,29 +12,29 @@ from darkroom.datamodules.captions.caption_text import (
 from darkroom.datamodules.loading import KeyedDataset, keyed_rng
 
 
-def test_words_are_lower_case_and_without_signs() -> None:
+def test_words_are_lower_case_without_punctuation() -> None:
     assert words_of("A red-hot fire, 2nd try.") == ["a", "red", "hot", "fire", "2nd", "try"]
     assert most_frequent_words(["b a c", "C b", "b"], 2) == ["b", "c"]
     assert most_frequent_words(["b a c"], None) == ["a", "b", "c"]
 
 
-def test_cells_hold_none_one_or_several() -> None:
+def test_cells_contain_zero_or_more_captions() -> None:
     assert captions_in(None) == captions_in(" ") == captions_in([]) == []
     assert captions_in(" a \n circle") == ["a circle"]
     assert captions_in(["a", "", "b"]) == ["a", "b"]
 
 
-def test_one_of_the_captions_is_drawn_by_seed_epoch_and_index() -> None:
+def test_random_caption_depends_on_seed_epoch_and_index() -> None:
     sample = {"image": torch.zeros(3, 4, 4, dtype=torch.uint8), "caption": "a", "captions": ("a", "b", "c")}
     data = KeyedDataset([sample] * 30, RandomCaption(), seed=3)
-    drawn = [data[1, index]["caption"] for index in range(30)]
-    assert set(drawn) == {"a", "b", "c"}
-    assert drawn == [data[1, index]["caption"] for index in range(30)]
-    assert drawn != [data[2, index]["caption"] for index in range(30)]
+    captions = [data[1, index]["caption"] for index in range(30)]
+    assert set(captions) == {"a", "b", "c"}
+    assert captions == [data[1, index]["caption"] for index in range(30)]
+    assert captions != [data[2, index]["caption"] for index in range(30)]
     assert data[0, 0].keys() == {"image", "caption"}
 
 
-def test_a_flip_leaves_pictures_whose_caption_speaks_of_a_side() -> None:
+def test_flip_skips_captions_that_mention_a_side() -> None:
     ramp = torch.arange(16, dtype=torch.uint8).expand(3, 4, 16)
     for caption, share in {
         "a cat on a mat": 0.5,

@@ -1,4 +1,4 @@
-"""Prompts: which images a trained model should draw."""
+"""Prompts: seeds, labels and captions of the images to sample."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def batches(rank: int = 0, ranks: int = 1, **kwargs: Any) -> list[dict[str, Any]
     return [data.on_after_batch_transfer(batch) for batch in loader]
 
 
-def test_a_batch_says_what_to_draw() -> None:
+def test_batch_contains_seed_index_and_label() -> None:
     first, second = batches(count=5, batch_size=3, labels=[2, 0])
     assert first.keys() == {"seed", "index", "label"}
     assert first["seed"].dtype == first["index"].dtype == first["label"].dtype == torch.int64
@@ -28,7 +28,7 @@ def test_a_batch_says_what_to_draw() -> None:
     assert torch.cat([first["label"], second["label"]]).tolist() == [2, 0, 2, 0, 2]
 
 
-def test_seeds_depend_on_seed_and_index_alone() -> None:
+def test_seeds_depend_only_on_seed_and_index() -> None:
     def seeds(**kwargs: Any) -> dict[int, int]:
         found = [(batch["index"].tolist(), batch["seed"].tolist()) for batch in batches(**kwargs)]
         return {i: s for indices, seeds in found for i, s in zip(indices, seeds, strict=True)}
@@ -52,54 +52,54 @@ def test_seeds_depend_on_seed_and_index_alone() -> None:
         ({"labels": [1, 2, 3], "count": 2}, 2),
     ],
 )
-def test_how_many(given: dict[str, Any], count: int) -> None:
+def test_count_defaults_to_number_of_prompts(given: dict[str, Any], count: int) -> None:
     (batch,) = batches(**given)
     assert len(batch["index"]) == count
     assert ("label" in batch, "caption" in batch) == ("labels" in given, "captions" in given)
 
 
-def test_captions_are_taken_in_turn() -> None:
+def test_captions_are_cycled() -> None:
     (batch,) = batches(captions=["a", "b"], labels=[5], count=3)
     assert batch["caption"] == ["a", "b", "a"]
     assert batch["label"].tolist() == [5, 5, 5]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        ({"count": 0}, "data.count is 0; it must be at least 1"),
+        ({"count": 0}, "data.count must be at least 1, got 0"),
         ({"labels": []}, "data.labels is empty"),
         ({"captions": []}, "data.captions is empty"),
-        ({"labels": [3, -1]}, "data.labels has -1; classes are counted from 0"),
-        ({"seed": -1}, "data.seed is -1"),
-        ({"batch_size": 0}, "data.batch_size is 0"),
+        ({"labels": [3, -1]}, "data.labels must be at least 0, got -1"),
+        ({"seed": -1}, "data.seed must be at least 0, got -1"),
+        ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
     ],
 )
-def test_impossible_prompts_are_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_prompts_raise(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Prompts(**wrong)
 
 
 class Echo(LightningModule):
-    """Gives back the batch."""
+    """Module whose predictions are the batches."""
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         return batch
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Never reached."""
+        """Exist for the Trainer's checks."""
 
 
-def test_a_trainer_predicts_with_it_and_nothing_else(tmp_path: Path) -> None:
+def test_prompts_support_only_predict(tmp_path: Path) -> None:
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = Trainer(default_root_dir=tmp_path, **settings)
-    drawn = trainer.predict(Echo(), Prompts(count=3, batch_size=2, labels=[0]))
-    assert [len(batch["seed"]) for batch in drawn] == [2, 1]
-    with pytest.raises(UsageError, match="Prompts is for predict, not for test"):
+    captions = trainer.predict(Echo(), Prompts(count=3, batch_size=2, labels=[0]))
+    assert [len(batch["seed"]) for batch in captions] == [2, 1]
+    with pytest.raises(UsageError, match="Prompts .* works with predict alone, not with test"):
         trainer.test(Echo(), Prompts())
 
 
-def test_pictures_are_drawn_in_the_range_of_generative_techniques() -> None:
+def test_value_range_is_that_of_generative_methods() -> None:
     data = Prompts()
     assert data.value_range == (-1.0, 1.0)
     assert data.image_shape is data.num_classes is None

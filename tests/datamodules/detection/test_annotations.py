@@ -1,4 +1,4 @@
-"""Annotations: boxes that cannot be true are named, or dropped and counted."""
+"""Annotations: invalid boxes raise, or are dropped and counted."""
 
 from pathlib import Path
 from typing import Any
@@ -38,21 +38,23 @@ BAD = {
 
 
 @pytest.mark.parametrize(("box", "reason"), BAD.values(), ids=BAD)
-def test_a_bad_box_is_named(box: list[float], reason: str) -> None:
+def test_invalid_box_is_named(box: list[float], reason: str) -> None:
     with pytest.raises(DataError, match=f"photo.xml: box 1 of photo.jpg {reason}") as caught:
         check_annotations([annotation([GOOD, box])], 2, "error", "train")
     assert "60 x 40" in str(caught.value)
     assert "data.bad_boxes" in str(caught.value)
 
 
-def test_only_what_could_be_so_is_called_width_and_height() -> None:
+def test_hint_about_width_and_height_needs_plausible_box() -> None:
     with pytest.raises(DataError) as caught:
-        check_annotations([annotation([[50, 30, 20, 20]])], 2, "error", "train")  # would reach out
+        check_annotations(
+            [annotation([[50, 30, 20, 20]])], 2, "error", "train"
+        )  # as x, y, width, height it would leave the image
     assert "looks like" not in str(caught.value)
 
 
 @pytest.mark.parametrize("label", [0, -1, 3])
-def test_a_label_outside_the_classes_is_named(label: int) -> None:
+def test_label_outside_of_classes_is_named(label: int) -> None:
     with pytest.raises(DataError, match=r"box 1 of photo.jpg has a label outside of 1 to 2 .*background") as caught:
         check_annotations([annotation([GOOD, GOOD], [1, label])], 2, "error", "train")
     assert "looks like" not in str(caught.value)
@@ -60,7 +62,7 @@ def test_a_label_outside_the_classes_is_named(label: int) -> None:
     assert "data.class_names may lack a class" in str(caught.value)
 
 
-def test_dropped_boxes_are_counted_and_take_along_what_is_said_of_them() -> None:
+def test_dropped_boxes_are_counted_and_removed_with_their_fields() -> None:
     boxes = [GOOD, *(box for box, _ in BAD.values()), [30, 5, 50, 20]]
     bad = annotation(
         boxes,
@@ -79,12 +81,12 @@ def test_dropped_boxes_are_counted_and_take_along_what_is_said_of_them() -> None
     assert kept.masks().ravel().tolist() == [0, len(boxes) - 1]
 
 
-def test_boxes_that_were_rounded_are_cut_at_the_border(recwarn: pytest.WarningsRecorder) -> None:
+def test_rounded_boxes_are_clipped_at_border(recwarn: pytest.WarningsRecorder) -> None:
     (kept,) = check_annotations([annotation([[-1, -0.4, 61, 40.7]])], 1, "error", "train")
     assert kept.boxes.tolist() == [[0, 0, 60, 40]]
     assert not recwarn
 
 
-def test_a_picture_without_objects_is_fine() -> None:
+def test_annotation_without_objects_is_valid() -> None:
     (kept,) = check_annotations([annotation([])], 1, "error", "train")
     assert kept.boxes.shape == (0, 4)

@@ -1,4 +1,4 @@
-"""Images and boxes through the whole pipeline: augmentation moves all of a target, batches share an aspect."""
+"""Pipeline of images and boxes: augmentation transforms the whole target, batches share an aspect ratio."""
 
 from collections import Counter
 from pathlib import Path
@@ -31,7 +31,7 @@ class TestShapesDetection(DetectionDataContract):
 
 
 def build(root: Path, stage: str = "fit", **kwargs: Any) -> CocoDetection:
-    """Five images of grey rectangles, the last without any; the grey tells the class."""
+    """Build five images of grey rectangles, the last one empty; the grey value encodes the class."""
     if not (root / "annotations").is_dir():
         coco_detection(root, ending=".png")
     data = CocoDetection(root=str(root), **{"masks": True, "num_workers": 0, "batch_size": 1, **kwargs})
@@ -45,20 +45,20 @@ def epoch(data: Any, number: int = 0) -> list[tuple[Tensor, dict[str, Any]]]:
     return [pair for batch in loader for pair in zip(batch["image"], batch["target"], strict=True)]
 
 
-def tight(masks: Tensor) -> Tensor:
-    """Boxes around masks (N, H, W), their last pixel included."""
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Return tight_boxes boxes of masks (N, H, W), including the last pixel."""
     return masks_to_boxes(masks) + torch.tensor([0.0, 0, 1, 1]) if len(masks) else torch.zeros(0, 4)
 
 
-def check(image: Tensor, target: dict[str, Any], atol: float = 0.0, shades: float = 0.0) -> int:
-    """Boxes, masks, labels and image say the same; returns the number of objects."""
+def check_consistency(image: Tensor, target: dict[str, Any], atol: float = 0.0, shades: float = 0.0) -> int:
+    """Assert that boxes, masks, labels and image agree; return the number of objects."""
     boxes, labels, masks, count = target["boxes"], target["labels"], target["masks"], len(target["boxes"])
     height, width = image.shape[-2:]
     assert all(type(value) is Tensor for value in (image, boxes, labels, masks))
     assert (boxes.shape, labels.shape, masks.shape) == ((count, 4), (count,), (count, height, width))
     assert masks.dtype == image.dtype == torch.uint8
     assert ((boxes >= 0) & (boxes <= torch.tensor([width, height] * 2))).all()
-    torch.testing.assert_close(tight(masks), boxes, atol=atol, rtol=0)
+    torch.testing.assert_close(tight_boxes(masks), boxes, atol=atol, rtol=0)
     for label, mask in zip(labels.tolist(), masks.bool(), strict=True):
         assert image[:, mask].float().median() == pytest.approx(grey(label, CLASSES), abs=shades)
     return count
@@ -67,20 +67,20 @@ def check(image: Tensor, target: dict[str, Any], atol: float = 0.0, shades: floa
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
-def test_without_augmentation(tmp_path: Path) -> None:
-    assert sum(check(*pair) for pair in epoch(build(tmp_path, augment=[]))) > 5
+def test_without_augmentation_targets_match_images(tmp_path: Path) -> None:
+    assert sum(check_consistency(*pair) for pair in epoch(build(tmp_path, augment=[]))) > 5
 
 
 @pytest.mark.parametrize("flip", [v2.RandomHorizontalFlip, v2.RandomVerticalFlip])
-def test_a_flip_moves_boxes_and_masks(tmp_path: Path, flip: type[v2.Transform]) -> None:
+def test_flip_moves_boxes_and_masks(tmp_path: Path, flip: type[v2.Transform]) -> None:
     plain = {target["image_id"]: target for _, target in epoch(build(tmp_path, augment=[]))}
     for image, target in epoch(build(tmp_path, augment=[flip(p=1)])):
-        check(image, target)
+        check_consistency(image, target)
         before, side, first = plain[target["image_id"]]["boxes"], *((2, 0) if "Horizontal" in flip.__name__ else (1, 1))
         assert torch.equal(target["boxes"][:, first], image.shape[side] - before[:, first + 2])
 
 
-def test_all_augmentations_of_ssd_at_once(tmp_path: Path) -> None:
+def test_ssd_augmentations_keep_targets_consistent(tmp_path: Path) -> None:
     augment = [
         v2.RandomPhotometricDistort(brightness=(0.97, 1.03), contrast=(0.97, 1.03)),  # grey has no hue to lose
         v2.RandomZoomOut(side_range=(1, 2)),
@@ -89,10 +89,10 @@ def test_all_augmentations_of_ssd_at_once(tmp_path: Path) -> None:
         v2.ScaleJitter([80, 80], scale_range=(0.7, 1.3)),
     ]
     data = build(tmp_path, augment=augment, min_box=4)
-    counts = [[check(*pair, atol=1.5, shades=25) for pair in epoch(data, number)] for number in range(12)]
-    whole = sum(check(*pair) for pair in epoch(build(tmp_path, augment=[])))
+    counts = [[check_consistency(*pair, atol=1.5, shades=25) for pair in epoch(data, number)] for number in range(12)]
+    whole = sum(check_consistency(*pair) for pair in epoch(build(tmp_path, augment=[])))
     assert whole * 4 < sum(map(sum, counts)) < whole * 12  # crops have cut objects away, but not all
-    assert all(0 in numbers for numbers in counts)  # a picture without objects goes all the way
+    assert all(0 in numbers for numbers in counts)  # images without objects pass through
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_all_augmentations_of_ssd_at_once(tmp_path: Path) -> None:
     ],
     ids=lambda transform: type(transform).__name__,
 )
-def test_transforms_of_torchvision(tmp_path: Path, transform: v2.Transform) -> None:
+def test_torchvision_transforms_keep_targets_consistent(tmp_path: Path, transform: v2.Transform) -> None:
     data = build(tmp_path, augment=[transform], min_box=3)
-    assert sum(check(*pair, atol=1.5, shades=4) for number in range(3) for pair in epoch(data, number)) > 5
+    assert sum(check_consistency(*pair, atol=1.5, shades=4) for number in range(3) for pair in epoch(data, number)) > 5
 
 
-def test_what_a_crop_cuts_away_is_gone_with_all_that_is_said_of_it() -> None:
+def test_cropped_objects_are_removed_with_all_fields() -> None:
     masks = torch.zeros(4, 10, 10, dtype=torch.uint8)
     masks[0, 2:6, 2:6] = masks[1, 2:6, 2] = masks[3] = 1  # the third is hidden
     target = {
@@ -130,7 +130,7 @@ def test_what_a_crop_cuts_away_is_gone_with_all_that_is_said_of_it() -> None:
     assert kept["image_id"] == 7
 
 
-def test_evaluation_keeps_what_training_would_drop(tmp_path: Path) -> None:
+def test_min_box_does_not_apply_to_evaluation(tmp_path: Path) -> None:
     data = build(tmp_path, min_box=1000, augment=[])
     assert all(len(target["boxes"]) == 0 for _, target in epoch(data))
     assert sum(len(target["boxes"]) for batch in data.val_dataloader() for target in batch["target"]) > 5
@@ -142,7 +142,7 @@ def test_evaluation_keeps_what_training_would_drop(tmp_path: Path) -> None:
 def test_max_side_scales_boxes_and_masks(tmp_path: Path) -> None:
     for image, target in epoch(build(tmp_path, augment=[], max_side=36)):
         assert max(image.shape[1:]) == 36
-        check(image, target, atol=1, shades=60)
+        check_consistency(image, target, atol=1, shades=60)
     small, full = (build(tmp_path, "validate", max_side=side).dataset("val") for side in (36, None))
     for sample, whole in zip(small, full, strict=True):
         assert torch.equal(sample["size"], whole["size"])
@@ -152,7 +152,7 @@ def test_max_side_scales_boxes_and_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_photos_are_turned_with_boxes_where_the_eye_sees_them(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_rotates_photo_and_boxes(tmp_path: Path, orientation: int) -> None:
     turns = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     folder = yolo_folder(tmp_path) / "images/val"
     for path in folder.iterdir():
@@ -167,7 +167,7 @@ def test_photos_are_turned_with_boxes_where_the_eye_sees_them(tmp_path: Path, or
             assert (sample["image"][:, y0:y1, x0:x1] == grey(label, 2)).all()
 
 
-def test_a_file_that_speaks_of_the_photo_before_it_is_turned(tmp_path: Path) -> None:
+def test_annotation_of_unrotated_photo_raises(tmp_path: Path) -> None:
     folder = voc_detection(tmp_path) / "VOCdevkit/VOC2007/JPEGImages"
     photo = Image.open(folder / "2007_val00.jpg")
     exif = photo.getexif()
@@ -175,7 +175,7 @@ def test_a_file_that_speaks_of_the_photo_before_it_is_turned(tmp_path: Path) -> 
     photo.save(folder / "2007_val00.jpg", exif=exif)
     with pytest.raises(
         DataError,
-        match=r"2007_val00\.jpg has 48 x 64 pixels \(after its EXIF turn, if any\), but .*2007_val00\.xml says 64 x 48",
+        match=r"2007_val00\.jpg has 48 x 64 pixels \(after EXIF rotation, if any\), but .*2007_val00\.xml states 64 x 48",
     ):
         VOCDetection(root=str(tmp_path)).dataset("val")[0]
 
@@ -188,7 +188,7 @@ def aspects(loader: Any) -> list[list[bool]]:
 
 
 def grouped(tmp_path: Path, **kwargs: Any) -> YoloFolder:
-    """16 images to train on, 8 of them wide."""
+    """Build 16 training images, 8 of them wide."""
     if not (tmp_path / "images").is_dir():
         yolo_folder(tmp_path, count=16)
     data = YoloFolder(root=str(tmp_path), **{"batch_size": 3, "num_workers": 0, **kwargs})
@@ -197,7 +197,7 @@ def grouped(tmp_path: Path, **kwargs: Any) -> YoloFolder:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_batches_share_an_aspect(tmp_path: Path, number: int) -> None:
+def test_batches_share_aspect_ratio(tmp_path: Path, number: int) -> None:
     loader = grouped(tmp_path).train_dataloader()
     loader.sampler.set_epoch(number)
     mixed = [len(set(batch)) > 1 for batch in aspects(loader)]
@@ -207,17 +207,17 @@ def test_batches_share_an_aspect(tmp_path: Path, number: int) -> None:
     assert Counter(loader.sampler.order(number)) == Counter(range(16))
 
 
-def test_batches_without_groups_mix_aspects(tmp_path: Path) -> None:
+def test_ungrouped_batches_mix_aspect_ratios(tmp_path: Path) -> None:
     loader = grouped(tmp_path, group_by_aspect=False).train_dataloader()
     assert any(len(set(batch)) > 1 for batch in aspects(loader))
 
 
-def test_evaluation_is_not_grouped(tmp_path: Path) -> None:
+def test_evaluation_is_not_grouped_by_aspect(tmp_path: Path) -> None:
     assert grouped(tmp_path).val_dataloader().sampler.order(0) == list(range(16))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_grouped_epoch_continues_where_it_was(tmp_path: Path, workers: int) -> None:
+def test_grouped_epoch_resumes(tmp_path: Path, workers: int) -> None:
     def paths(loader: Any) -> list[list[str]]:
         return [batch["path"] for batch in loader]
 
@@ -231,7 +231,7 @@ def test_a_grouped_epoch_continues_where_it_was(tmp_path: Path, workers: int) ->
     assert seen + paths(continued) == whole
 
 
-def test_masks_become_bool_and_pictures_floats_on_the_device(tmp_path: Path) -> None:
+def test_device_batch_has_bool_masks_and_float_images(tmp_path: Path) -> None:
     data = build(tmp_path, batch_size=5, num_workers=2, augment=[])
     (batch,) = data.train_dataloader()
     assert sorted(len(target["boxes"]) for target in batch["target"])[0] == 0
@@ -242,8 +242,8 @@ def test_masks_become_bool_and_pictures_floats_on_the_device(tmp_path: Path) -> 
         assert 0 <= image.min() <= image.max() <= 1
 
 
-def test_min_box_is_a_side() -> None:
-    with pytest.raises(UsageError, match="data.min_box is 0"):
+def test_min_box_of_zero_raises() -> None:
+    with pytest.raises(UsageError, match="data.min_box must be above 0 pixels, got 0"):
         VOCDetection(min_box=0)
 
 
@@ -256,15 +256,15 @@ def test_min_box_is_a_side() -> None:
     ],
     ids=["itself", "sometimes", "deep within"],
 )
-def test_proposals_and_crops_of_objects_exclude_each_other(tmp_path: Path, transform: v2.Transform) -> None:
+def test_proposals_with_cropping_augmentation_raise(tmp_path: Path, transform: v2.Transform) -> None:
     with pytest.raises(UsageError, match="data.augment has RandomIoUCrop.*data.proposals"):
         build(tmp_path, augment=[transform], proposals=GridProposals())
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [([], r"are \[\]; data.class_names"), (["a", ""], "each with a name"), (["a", "b", "a"], r"\['a'\]")],
+    [([], r"are \[\]; data.class_names"), (["a", ""], "with distinct names"), (["a", "b", "a"], r"\['a'\]")],
 )
-def test_classes_have_names_of_their_own(tmp_path: Path, names: list[str], message: str) -> None:
+def test_invalid_class_names_raise(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         YoloFolder(root=str(yolo_folder(tmp_path)), class_names=names).setup("fit")

@@ -1,4 +1,4 @@
-"""CocoDetection: category ids with holes, crowds, masks of polygons and run lengths, what may be wrong with the JSON."""
+"""CocoDetection: category ids with gaps, crowds, polygon and run-length masks, invalid JSON."""
 
 import json
 import pickle
@@ -22,22 +22,22 @@ class TestCocoDetection(DetectionDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> CocoDetection:
         return CocoDetection(root=str(coco_detection(tmp_path / "data")), **kwargs)
 
-    def test_labels_have_no_holes_and_lead_back(self, data: CocoDetection) -> None:
+    def test_labels_are_contiguous_and_map_to_category_ids(self, data: CocoDetection) -> None:
         assert data.class_names == ("cat", "dog", "toothbrush")
         assert data.category_ids == (3, 7, 90)
 
-    def test_ids_are_those_of_the_file(self, data: CocoDetection) -> None:
+    def test_image_ids_are_those_of_file(self, data: CocoDetection) -> None:
         for sample in data.dataset("val"):
             assert sample["target"]["image_id"] == int(Path(sample["path"]).stem)
 
-    def test_boxes_and_labels_belong_to_the_objects(self, data: CocoDetection) -> None:
+    def test_boxes_and_labels_match_objects(self, data: CocoDetection) -> None:
         for sample in data.dataset("val"):
             boxes, labels = sample["target"]["boxes"].int().tolist(), sample["target"]["labels"].tolist()
             for (x0, y0, x1, y1), label in zip(boxes, labels, strict=True):
                 inside = sample["image"][:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float().mean()
                 assert inside == pytest.approx(grey(label, 3), abs=4)
 
-    def test_crowds_are_judged_but_not_trained_on(self, data: CocoDetection) -> None:
+    def test_crowds_are_excluded_from_training_only(self, data: CocoDetection) -> None:
         assert data.dataset("val")[0]["target"]["iscrowd"].tolist() == [False, True, False]
         assert data.dataset("train")[0]["target"]["iscrowd"].tolist() == [False, False]
 
@@ -54,35 +54,35 @@ class TestWithMasks(TestCocoDetection):
                 assert mask[y0:y1, x0:x1].all()
                 assert mask.sum() == (x1 - x0) * (y1 - y0)
 
-    def test_masks_stay_with_their_objects_when_a_crowd_goes(self, data: CocoDetection) -> None:
+    def test_masks_match_objects_without_crowds(self, data: CocoDetection) -> None:
         assert torch.equal(data.dataset("train")[0]["target"]["masks"].flatten(1).any(1), torch.tensor([True, True]))
         kept, all_of_them = data.dataset("train").annotations[0], data.annotations("train")[0]
         assert np.array_equal(kept.masks(), all_of_them.masks()[[0, 2]])
 
-    def test_annotations_can_go_to_worker_processes(self, data: CocoDetection) -> None:
+    def test_annotations_can_be_pickled(self, data: CocoDetection) -> None:
         dataset = pickle.loads(pickle.dumps(data.dataset("train")))
         assert torch.equal(dataset[1]["target"]["masks"], data.dataset("train")[1]["target"]["masks"])
 
 
-def test_pictures_without_objects_are_kept_unless_unwanted(tmp_path: Path) -> None:
+def test_keep_empty_false_drops_training_images_without_objects(tmp_path: Path) -> None:
     data = CocoDetection(root=str(coco_detection(tmp_path)))
     assert [len(data.dataset(split)) for split in ("train", "val")] == [5, 5]
     data = CocoDetection(root=str(tmp_path), keep_empty=False)
     assert [len(data.dataset(split)) for split in ("train", "val")] == [4, 5]
 
 
-def test_a_test_split_of_its_own(tmp_path: Path) -> None:
+def test_separate_test_split_is_used(tmp_path: Path) -> None:
     coco_detection(tmp_path, ("train2017", "val2017", "mine"))
     data = CocoDetection(root=str(tmp_path), test_images="mine", test_json="annotations/instances_mine.json")
     assert {path.parent.name for path in data.dataset("test").paths} == {"mine"}
-    with pytest.raises(UsageError, match="data.test_images and data.test_json need each other"):
+    with pytest.raises(UsageError, match="data.test_images and data.test_json must be given together"):
         CocoDetection(test_images="mine")
 
 
-def test_the_splits_must_have_the_same_categories(tmp_path: Path) -> None:
+def test_splits_with_different_categories_raise(tmp_path: Path) -> None:
     path = coco_detection(tmp_path) / "annotations/instances_train2017.json"
     path.write_text(path.read_text().replace('"cat"', '"lynx"'))
-    with pytest.raises(DataError, match=r"instances_train2017\.json has the categories .*lynx.*validation split"):
+    with pytest.raises(DataError, match=r"instances_train2017\.json: the categories .*lynx.*validation split"):
         CocoDetection(root=str(tmp_path)).dataset("train")
 
 
@@ -92,7 +92,7 @@ DISC = np.hypot(*np.mgrid[-6:7, -8:9]) < 5  # (13, 17)
 
 
 @pytest.mark.parametrize("kind", ["compressed", "bytes", "not compressed"])
-def test_run_lengths_give_the_mask(kind: str) -> None:
+def test_run_lengths_decode_to_mask(kind: str) -> None:
     runs = coco_mask.encode(np.asfortranarray(DISC.astype(np.uint8)))
     if kind == "compressed":
         runs = {**runs, "counts": runs["counts"].decode()}
@@ -106,7 +106,7 @@ def test_run_lengths_give_the_mask(kind: str) -> None:
     assert np.array_equal(masks, np.stack([DISC, DISC]))
 
 
-def test_polygons_in_two_pieces_are_one_mask() -> None:
+def test_polygon_parts_form_one_mask() -> None:
     pieces = [[0, 0, 4, 0, 4, 4, 0, 4], [10, 6, 12, 6, 12, 9, 10, 9]]
     (mask,) = RunLengthMasks((13, 17), (run_lengths(pieces, (13, 17), "here"),))()
     assert mask.sum() == 16 + 6
@@ -114,7 +114,7 @@ def test_polygons_in_two_pieces_are_one_mask() -> None:
     assert mask[6:9, 10:12].all()
 
 
-def test_no_objects_no_masks() -> None:
+def test_no_objects_give_empty_masks() -> None:
     assert RunLengthMasks((13, 17), ())().shape == (0, 13, 17)
 
 
@@ -139,12 +139,12 @@ def test_no_objects_no_masks() -> None:
     ],
     ids=str,
 )
-def test_a_segmentation_that_cannot_be_read_is_named(wrong: Any) -> None:
-    with pytest.raises(DataError, match=r"here has a segmentation that cannot be read \(.+\)"):
+def test_unreadable_segmentation_is_named(wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"here: the segmentation cannot be read \(.+\)"):
         run_lengths(wrong, (13, 17), "here")
 
 
-# --- what may be wrong with a JSON ------------------------------------------------------------------------------------
+# --- invalid JSON -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def broken(path: Path, *where: Any, value: Any = None) -> Path:
-    """Replaces what lies under some keys, or takes it away."""
+    """Replace or remove the value at a path of keys."""
     content = json.loads(path.read_text())
     entry = content
     for key in where[:-1]:
@@ -168,42 +168,46 @@ def broken(path: Path, *where: Any, value: Any = None) -> Path:
     [
         (("images",), None, "json has no 'images'"),
         (("annotations",), None, "json has no 'annotations'"),
-        (("categories",), {"1": "cat"}, "json has {'1': 'cat'} instead of list as its 'categories'"),
+        (("categories",), {"1": "cat"}, "json: 'categories' must be list, got {'1': 'cat'}"),
         (("categories", 1, "id"), None, r"categories\[1\] has no 'id'"),
-        (("categories", 1, "id"), 7, r"categories\[1\] has the id 7, which is that of 'dog'"),
+        (("categories", 1, "id"), 7, r"categories\[1\]: the id 7 is already that of 'dog'"),
         (("images", 2), "photo.jpg", r"images\[2\] has no 'id'"),
-        (("images", 2, "id"), "two", r"images\[2\] has 'two' instead of int as its 'id'"),
-        (("images", 2, "id"), 7000, r"images\[2\] has the id 7000, which is that of an image before it"),
+        (("images", 2, "id"), "two", r"images\[2\]: 'id' must be .*, got 'two'"),
+        (("images", 2, "id"), 7000, r"images\[2\]: the id 7000 is already that of an earlier image"),
         (("images", 2, "width"), None, r"images\[2\] has no 'width'"),
         (("images", 2, "file_name"), "gone.jpg", r"val2017/gone.jpg does not exist, but .*images\[2\]"),
-        (("annotations", 2, "image_id"), 5, r"annotations\[2\] has image_id 5, but there is no image of that id"),
-        (("annotations", 2, "category_id"), 4, r"annotations\[2\] has category_id 4, but there is no category of that"),
+        (("annotations", 2, "image_id"), 5, r"annotations\[2\]: image_id 5 is not among the image ids"),
+        (("annotations", 2, "category_id"), 4, r"annotations\[2\]: category_id 4 is not among the category ids"),
         (("annotations", 2, "category_id"), None, r"annotations\[2\] has no 'category_id'"),
         (("annotations", 2, "bbox"), None, r"annotations\[2\] has no 'bbox'"),
-        (("annotations", 2, "bbox"), [1, 2, 3], r"annotations\[2\] has bbox \[1, 2, 3\] instead of \[x, y, width,"),
+        (
+            ("annotations", 2, "bbox"),
+            [1, 2, 3],
+            r"annotations\[2\]: bbox must be \[x, y, width, height\], got \[1, 2, 3\]",
+        ),
         (("annotations", 2, "segmentation"), None, r"annotations\[2\] has no 'segmentation'"),
-        (("annotations", 2, "segmentation"), [[1, 2]], r"annotations\[2\] has a segmentation that cannot be read"),
+        (("annotations", 2, "segmentation"), [[1, 2]], r"annotations\[2\]: the segmentation cannot be read"),
     ],
 )
-def test_what_is_wrong_is_named(path: Path, where: tuple[Any, ...], value: Any, message: str) -> None:
+def test_invalid_json_entry_is_named(path: Path, where: tuple[Any, ...], value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         parse_coco(broken(path, *where, value=value), path.parents[1] / "val2017", masks=True)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [b"", b'{"images": [', b"\xff\xfe\xfa", b"hello"])
-def test_what_is_no_json_is_named(path: Path, text: bytes) -> None:
+def test_invalid_json_is_named(path: Path, text: bytes) -> None:
     path.write_bytes(text)
     with pytest.raises(DataError, match=r"instances_val2017\.json cannot be read as JSON"):
         CocoDetection(root=str(path.parents[1])).class_names  # noqa: B018
 
 
-def test_a_missing_json_is_named(tmp_path: Path) -> None:
+def test_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"annotations/instances_val2017\.json does not exist; check data.root"):
         CocoDetection(root=str(tmp_path)).num_classes  # noqa: B018
 
 
-def test_without_masks_a_segmentation_is_not_needed(path: Path) -> None:
+def test_segmentation_is_optional_without_masks(path: Path) -> None:
     broken(path, "annotations", 2, "segmentation")
     assert len(parse_coco(path, path.parents[1] / "val2017")) == 5
 
@@ -216,7 +220,7 @@ def test_without_masks_a_segmentation_is_not_needed(path: Path) -> None:
         ([5, 5, 500, 8], "reaches out of its image"),
     ],
 )
-def test_bad_boxes_are_named_or_dropped(path: Path, box: list[float], message: str) -> None:
+def test_invalid_boxes_raise_or_are_dropped(path: Path, box: list[float], message: str) -> None:
     broken(path, "annotations", 0, "bbox", value=box)
     root = str(path.parents[1])
     with pytest.raises(DataError, match=rf"instances_val2017\.json: box 0 of 000000007000\.jpg {message}"):
@@ -228,7 +232,7 @@ def test_bad_boxes_are_named_or_dropped(path: Path, box: list[float], message: s
 
 
 @pytest.mark.parametrize("empty", [[], [[]]], ids=str)
-def test_objects_without_a_mask_are_named_or_dropped(path: Path, empty: list) -> None:
+def test_objects_without_mask_raise_or_are_dropped(path: Path, empty: list) -> None:
     broken(path, "annotations", 2, "segmentation", value=empty)
     root = str(path.parents[1])
     with pytest.raises(
@@ -238,4 +242,47 @@ def test_objects_without_a_mask_are_named_or_dropped(path: Path, empty: list) ->
     with pytest.warns(UserWarning, match="dropped 1 of .*: 1 has an empty segmentation"):
         target = CocoDetection(root=root, masks=True, bad_boxes="drop").dataset("val")[0]["target"]
     assert (len(target["boxes"]), target["masks"].flatten(1).any(1).tolist()) == (2, [True, True])
-    assert len(CocoDetection(root=root).dataset("val")[0]["target"]["boxes"]) == 3  # boxes alone need none
+    assert len(CocoDetection(root=root).dataset("val")[0]["target"]["boxes"]) == 3  # not needed for boxes
+
+
+# --- fields as tools write them ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "crowd"), [("0", False), (0.0, False), (False, False), ("1", True), (True, True)])
+def test_iscrowd_is_read_by_value(path: Path, value: Any, crowd: bool) -> None:
+    broken(path, "annotations", 0, "iscrowd", value=value)
+    assert parse_coco(path, path.parents[1] / "val2017")[0].iscrowd[0] == crowd
+
+
+def test_iscrowd_of_another_value_is_named(path: Path) -> None:
+    with pytest.raises(DataError, match=r"annotations\[0\]: iscrowd must be 0 or 1, got 'no'"):
+        parse_coco(broken(path, "annotations", 0, "iscrowd", value="no"), path.parents[1] / "val2017")
+
+
+def test_ids_as_text_and_floats_are_numbers(path: Path) -> None:
+    expected = parse_coco(path, path.parents[1] / "val2017")
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image |= {"id": str(image["id"]), "width": float(image["width"])}
+    for annotation in content["annotations"]:
+        annotation |= {"image_id": float(annotation["image_id"]), "category_id": str(annotation["category_id"])}
+    for category in content["categories"]:
+        category["id"] = str(category["id"])
+    path.write_text(json.dumps(content))
+    read = parse_coco(path, path.parents[1] / "val2017")
+    assert [(one.image_id, one.size, one.labels.tolist()) for one in read] == [
+        (one.image_id, one.size, one.labels.tolist()) for one in expected
+    ]
+
+
+def test_area_of_json_is_scaled_with_the_image(path: Path) -> None:
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["area"] = 12.5
+    path.write_text(json.dumps(content))
+    data = CocoDetection(root=str(path.parents[1]), bad_boxes="drop", max_side=10)
+    sample = data.dataset("val")[0]
+    height, width = sample["size"].tolist()
+    scale = sample["image"].shape[-2] / height * sample["image"].shape[-1] / width
+    assert scale < 1
+    torch.testing.assert_close(sample["target"]["area"], torch.full_like(sample["target"]["area"], 12.5 * scale))

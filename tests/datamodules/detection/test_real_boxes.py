@@ -1,4 +1,4 @@
-"""Real data sets of boxes, where they lie in $DARKROOM_TEST_DATA (or darkroom-data in the temporary folder)."""
+"""Real detection datasets, if present in $DARKROOM_TEST_DATA (default: darkroom-data in the temporary folder)."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ def boxes(data: DetectionDataModule) -> dict[str, int]:
 @pytest.mark.data
 @needs("bccd")
 @pytest.mark.filterwarnings("ignore:dropped 1 of")
-def test_bccd() -> None:
+def test_bccd_has_known_numbers_of_boxes() -> None:
     data = VOCDetection(root=str(ROOT / "bccd"), class_names=["RBC", "WBC", "Platelets"], bad_boxes="drop")
     assert boxes(data) == {"train": 2804, "val": 1137, "test": 945}  # of 2805, 1138 and 945
     found = [annotation for split in ("train", "val", "test") for annotation in data.annotations(split)]
@@ -33,7 +33,7 @@ def test_bccd() -> None:
 
 @pytest.mark.data
 @needs("dsb2018")
-def test_dsb2018_instances() -> None:
+def test_dsb2018_has_known_numbers_of_boxes() -> None:
     folders = {"images_dir": "train/images", "masks_dir": "train/labels"}
     folders |= {"test_images_dir": "test/images", "test_masks_dir": "test/labels"}
     data = InstanceFolder(root=str(ROOT / "dsb2018"), class_name="nucleus", masks=True, **folders)
@@ -45,7 +45,7 @@ def test_dsb2018_instances() -> None:
 
 @pytest.mark.data
 @needs("coco-open")
-def test_coco_and_its_yolo_labels_say_the_same() -> None:
+def test_coco_json_and_yolo_labels_agree() -> None:
     jsons = {"train_json": "annotations/boxes_train2017.json", "val_json": "annotations/boxes_val2017.json"}
     coco = CocoDetection(root=str(ROOT / "coco-open"), **jsons)
     layout = {"images_dir": "{split}", "labels_dir": "labels_yolo/{split}", "train": "train2017", "val": "val2017"}

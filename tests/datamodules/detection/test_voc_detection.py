@@ -1,4 +1,4 @@
-"""VOCDetection: pixels from 1, difficult objects, several years, what may be wrong with the files, and the downloads."""
+"""VOCDetection: one-based pixels, difficult objects, several years, invalid files and downloads."""
 
 import hashlib
 import tarfile
@@ -23,16 +23,16 @@ class TestVOCDetection(DetectionDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> VOCDetection:
         return VOCDetection(root=str(fakes.voc_detection(tmp_path / "data")), **kwargs)
 
-    def test_defaults_are_voc_s_20_classes(self, data: VOCDetection) -> None:
+    def test_default_classes_are_those_of_voc(self, data: VOCDetection) -> None:
         assert (data.num_classes, data.class_names[0], data.class_names[14]) == (20, "aeroplane", "person")
 
-    def test_difficult_objects_are_judged_but_not_trained_on(self, data: VOCDetection) -> None:
+    def test_difficult_objects_are_excluded_from_training_by_default(self, data: VOCDetection) -> None:
         assert data.dataset("val")[0]["target"]["difficult"].tolist() == [False, False, True]
         assert len(data.dataset("train")[0]["target"]["boxes"]) == 2
         data.train_on_difficult = True
         assert len(data.dataset("train")[0]["target"]["boxes"]) == 3
 
-    def test_boxes_are_around_the_objects(self, data: VOCDetection) -> None:
+    def test_boxes_match_objects(self, data: VOCDetection) -> None:
         for sample in data.dataset("test"):
             for (x0, y0, x1, y1), label in zip(
                 sample["target"]["boxes"].int().tolist(), sample["target"]["labels"], strict=True
@@ -49,21 +49,21 @@ class TestTwoYears(DetectionDataContract):
         lists = {"train_list": "trainval", "val_list": "test", "eval_year": 2007}
         return VOCDetection(root=str(tmp_path / "data"), years=[2007, "2012"], **lists, **kwargs)
 
-    def test_both_train_and_one_is_judged(self, data: VOCDetection) -> None:
+    def test_years_are_joined_for_training_only(self, data: VOCDetection) -> None:
         years = {split: {path.parts[-3] for path in data.dataset(split).paths} for split in ("train", "val", "test")}
         assert years == {"train": {"VOC2007", "VOC2012"}, "val": {"VOC2007"}, "test": {"VOC2007"}}
         ids = [sample["target"]["image_id"] for sample in data.dataset("train")]
         assert sorted(ids) == list(range(8))
 
 
-def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+def test_images_with_same_stem_raise(tmp_path: Path) -> None:
     folder = fakes.voc_detection(tmp_path) / "VOCdevkit/VOC2007/JPEGImages"
     Image.new("RGB", (9, 9)).save(folder / "2007_train00.png")
     with pytest.raises(DataError, match=r"2007_train00\.jpg and .*2007_train00\.png have the same name"):
         VOCDetection(root=str(tmp_path)).dataset("train")
 
 
-def test_bad_boxes_of_real_data_are_named_or_dropped(tmp_path: Path) -> None:
+def test_invalid_boxes_raise_or_are_dropped(tmp_path: Path) -> None:
     names = ["RBC", "WBC", "Platelets"]
     data = VOCDetection(root=str(fakes.bccd(tmp_path)), class_names=names)
     with pytest.raises(DataError, match=r"2007_train00\.xml: box 0 of 2007_train00\.jpg has no area"):
@@ -73,7 +73,7 @@ def test_bad_boxes_of_real_data_are_named_or_dropped(tmp_path: Path) -> None:
         data.setup("fit")
 
 
-def test_names_the_missing_download() -> None:
+def test_missing_download_is_named() -> None:
     with pytest.raises(DataError, match="VOCdevkit/VOC2007 does not exist.*--data.download true"):
         VOCDetection().setup("fit")
 
@@ -83,11 +83,11 @@ def test_names_the_missing_download() -> None:
     [
         ({"years": []}, "data.years is empty"),
         ({"class_names": ["a", "b"], "ignore_classes": ["b"]}, r"both have \['b'\]"),
-        ({"masks": True}, "data.masks is true, but VOCDetection has boxes only"),
-        ({"years": ["2006"], "download": True}, "data.download knows the years 2007, .* but 2006 is wanted"),
+        ({"masks": True}, "data.masks must be false, since VOCDetection has boxes alone"),
+        ({"years": ["2006"], "download": True}, "data.download supports the years 2007, .* got 2006"),
     ],
 )
-def test_contradictions(arguments: dict[str, Any], message: str) -> None:
+def test_contradicting_arguments_raise(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         VOCDetection(**arguments)
 
@@ -111,7 +111,7 @@ def parse(tmp_path: Path, inside: str, **kwargs: Any) -> Any:
     return parse_voc(**write(tmp_path, f"<annotation>{HEAD}{inside}</annotation>"), class_names=NAMES, **kwargs)
 
 
-def test_pixels_are_counted_from_one_and_the_last_is_in_the_box(tmp_path: Path) -> None:
+def test_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
     found = parse(tmp_path, obj(box=(1, 1, 20, 10)) + obj("cat", (3, "2.5", 7, 9)))
     assert found.boxes.tolist() == [[0, 0, 20, 10], [2, 1.5, 7, 9]]
     assert found.labels.tolist() == [2, 1]
@@ -119,11 +119,11 @@ def test_pixels_are_counted_from_one_and_the_last_is_in_the_box(tmp_path: Path) 
     assert parse(tmp_path, obj(), one_based=False).boxes.tolist() == [[3, 2, 7, 9]]
 
 
-def test_a_box_that_ends_where_it_begins_stays_without_area(tmp_path: Path) -> None:
+def test_zero_area_box_is_kept_by_parser(tmp_path: Path) -> None:
     assert parse(tmp_path, obj(box=(5, 5, 5, 5))).boxes.tolist() == [[5, 5, 5, 5]]
 
 
-def test_parts_of_an_object_are_not_objects(tmp_path: Path) -> None:
+def test_object_parts_are_ignored(tmp_path: Path) -> None:
     part = (
         "<part><name>head</name><bndbox><xmin>4</xmin><ymin>4</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
         "<difficult>1</difficult>"
@@ -133,7 +133,7 @@ def test_parts_of_an_object_are_not_objects(tmp_path: Path) -> None:
     assert found.difficult.tolist() == [True]
 
 
-def test_a_picture_without_objects(tmp_path: Path) -> None:
+def test_annotation_without_objects_is_valid(tmp_path: Path) -> None:
     found = parse(tmp_path, "")
     assert found.boxes.shape == (0, 4)
     assert found.boxes.dtype == np.float32
@@ -141,17 +141,17 @@ def test_a_picture_without_objects(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["", "<size><width>0</width><height>0</height></size>"])
 @pytest.mark.parametrize("ending", ["jpg", "png", "tiff"])
-def test_a_size_that_is_not_given_is_that_of_the_turned_photo(tmp_path: Path, head: str, ending: str) -> None:
+def test_missing_size_is_read_from_rotated_photo(tmp_path: Path, head: str, ending: str) -> None:
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     image.save(tmp_path / f"a.{ending}", exif=exif)
     (tmp_path / "a.xml").write_text(f"<annotation>{head}{obj(box=(1, 1, 10, 20))}</annotation>")
     found = parse_voc(tmp_path / "a.xml", tmp_path / f"a.{ending}", NAMES)
     assert found.size == (20, 10)
 
 
-def test_unknown_classes_are_named_or_left_out(tmp_path: Path) -> None:
+def test_unknown_classes_raise_or_are_ignored(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.xml: object 1 is 'cow', .*\['cat', 'dog'\].*data.ignore_classes"):
         parse(tmp_path, obj() + obj("cow"))
     found = parse(tmp_path, obj() + obj("cow") + obj("cat"), ignore_classes=["cow"])
@@ -164,17 +164,20 @@ def test_unknown_classes_are_named_or_left_out(tmp_path: Path) -> None:
         ("<annotation><object>", r"a\.xml cannot be read as XML \(no element found: line 1"),
         ("hello", r"a\.xml cannot be read as XML"),
         ("", r"a\.xml cannot be read as XML"),
-        ("<html/>", r"a\.xml holds <html> instead of an <annotation>"),
+        ("<html/>", r"a\.xml: the root must be <annotation>, as in VOC, got <html>"),
         ('<!DOCTYPE a [<!ENTITY b "bbbbb">]><annotation>&b;</annotation>', r"a\.xml declares .*do not trust it"),
         (f"<annotation>{HEAD}<object><name>dog</name></object></annotation>", r"a\.xml: object 0 has no <bndbox>"),
-        (f"<annotation>{HEAD}{obj(box=(1, 2, 'x', 4))}</annotation>", "object 0 has 'x' instead of a number.* <xmax>"),
+        (f"<annotation>{HEAD}{obj(box=(1, 2, 'x', 4))}</annotation>", "object 0: <xmax> must be a number, got 'x'"),
         (f"<annotation>{HEAD}{obj().replace('ymin', 'top')}</annotation>", "object 0 has no <ymin>"),
-        (f"<annotation>{HEAD}{obj(more='<difficult>yes</difficult>')}</annotation>", "object 0 has 'yes'.*<difficult>"),
-        (f"<annotation>{HEAD}{obj(name='')}</annotation>", "object 0 is '', which is none of"),
+        (
+            f"<annotation>{HEAD}{obj(more='<difficult>yes</difficult>')}</annotation>",
+            "object 0: <difficult> must be .*'yes'",
+        ),
+        (f"<annotation>{HEAD}{obj(name='')}</annotation>", "object 0 is '', which is not in"),
         ("<annotation><size><width>3</width></size></annotation>", "its <size> has no <height>"),
     ],
 )
-def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_annotation_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse_voc(**write(tmp_path, text), class_names=NAMES)
 
@@ -182,17 +185,17 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, message: str) -> N
 @pytest.mark.parametrize(
     "missing", ["Annotations/2007_val01.xml", "JPEGImages/2007_val01.jpg", "ImageSets/Main/val.txt"]
 )
-def test_what_is_missing_is_named(tmp_path: Path, missing: str) -> None:
+def test_missing_file_is_named(tmp_path: Path, missing: str) -> None:
     (fakes.voc_detection(tmp_path) / "VOCdevkit/VOC2007" / missing).unlink()
     with pytest.raises(DataError, match=f"{missing} does not exist"):
         VOCDetection(root=str(tmp_path)).setup("validate")
 
 
-def test_a_picture_of_another_size_than_its_file_says(tmp_path: Path) -> None:
+def test_image_size_other_than_annotated_raises(tmp_path: Path) -> None:
     path = fakes.voc_detection(tmp_path) / "VOCdevkit/VOC2007/JPEGImages/2007_val01.jpg"
     Image.new("RGB", (99, 98)).save(path)
     data = VOCDetection(root=str(tmp_path))
-    with pytest.raises(DataError, match=r"2007_val01\.jpg has 99 x 98 pixels, but .*2007_val01\.xml says 48 x 64"):
+    with pytest.raises(DataError, match=r"2007_val01\.jpg has 99 x 98 pixels, but .*2007_val01\.xml states 48 x 64"):
         data.dataset("val")[1]
 
 
@@ -201,7 +204,7 @@ def test_a_picture_of_another_size_than_its_file_says(tmp_path: Path) -> None:
 
 @pytest.fixture
 def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands in for the servers: trainval and test of 2007, both of which unpack into VOCdevkit/VOC2007."""
+    """Replace the servers by local archives of trainval and test of 2007, both of VOCdevkit/VOC2007."""
     entries = {}
     for key, lists in {"2007": ("train", "val", "trainval"), "2007-test": ("test",)}.items():
         source = fakes.voc_detection(tmp_path / key, lists=lists)
@@ -225,9 +228,9 @@ def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def test_both_archives_of_2007_become_one_folder(archives: Path) -> None:
+def test_archives_of_2007_are_merged(archives: Path) -> None:
     data = VOCDetection(root=str(archives), download=True)
-    for _ in range(2):  # the second time there is nothing to do
+    for _ in range(2):  # the second call does nothing
         data.prepare_data()
         assert {split: len(data.dataset(split)) for split in ("train", "val", "test")} == dict.fromkeys(
             ("train", "val", "test"), 4
@@ -235,12 +238,12 @@ def test_both_archives_of_2007_become_one_folder(archives: Path) -> None:
     assert not (archives / "VOCdevkit/VOC2007-test").exists()
 
 
-def test_test_pictures_are_fetched_only_where_needed(archives: Path) -> None:
+def test_test_archive_is_downloaded_only_if_needed(archives: Path) -> None:
     VOCDetection(root=str(archives), download=True, test_list="val").prepare_data()
     assert not (archives / "VOCdevkit/VOC2007/ImageSets/Main/test.txt").exists()
 
 
-def test_an_interrupted_merge_is_continued(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_merge_resumes(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, replace, moved = VOCDetection(root=str(archives), download=True), Path.replace, []
 
     def killed(self: Path, target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""YoloFolder: layouts, names of the classes, polygons, and what may be wrong with the labels."""
+"""YoloFolder: layouts, class names, polygons and invalid labels."""
 
 import shutil
 from pathlib import Path
@@ -18,16 +18,16 @@ class TestYoloFolder(DetectionDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> YoloFolder:
         return YoloFolder(root=str(yolo_folder(tmp_path / "data")), **kwargs)
 
-    def test_names_are_those_of_the_yaml(self, data: YoloFolder) -> None:
+    def test_class_names_are_read_from_yaml(self, data: YoloFolder) -> None:
         assert data.class_names == ("red", "green")
 
-    def test_boxes_and_labels_belong_to_the_objects(self, data: YoloFolder) -> None:
+    def test_boxes_and_labels_match_objects(self, data: YoloFolder) -> None:
         for sample in data.dataset("val"):
             boxes, labels = sample["target"]["boxes"].round().int().tolist(), sample["target"]["labels"].tolist()
             for (x0, y0, x1, y1), label in zip(boxes, labels, strict=True):
                 assert (sample["image"][:, y0:y1, x0:x1] == grey(label, 2)).all()
 
-    def test_a_picture_without_labels_has_no_objects(self, data: YoloFolder) -> None:
+    def test_image_without_labels_has_no_objects(self, data: YoloFolder) -> None:
         assert [len(sample["target"]["boxes"]) > 0 for sample in data.dataset("train")] == [True, True, False, True]
 
 
@@ -44,7 +44,7 @@ class TestPolygons(TestYoloFolder):
 
 
 class TestFlat(DetectionDataContract):
-    """One folder, split by chance."""
+    """One folder with random splits."""
 
     def build(self, tmp_path: Path, **kwargs: Any) -> YoloFolder:
         yolo_folder(tmp_path / "parts", count=10)
@@ -53,11 +53,11 @@ class TestFlat(DetectionDataContract):
         arguments = {"images_dir": "images", "labels_dir": "labels", "class_names": ["red", "green"]}
         return YoloFolder(root=str(tmp_path), val_fraction=0.2, test_fraction=0.3, **arguments, **kwargs)
 
-    def test_sizes_of_the_splits(self, data: YoloFolder) -> None:
+    def test_random_splits_have_requested_sizes(self, data: YoloFolder) -> None:
         assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [5, 2, 3]
 
 
-def test_roboflow_s_layout(tmp_path: Path) -> None:
+def test_roboflow_layout_is_supported(tmp_path: Path) -> None:
     yolo_folder(tmp_path / "parts")
     for kind in ("images", "labels"):
         for split, name in {"train": "train", "val": "valid"}.items():
@@ -70,7 +70,7 @@ def test_roboflow_s_layout(tmp_path: Path) -> None:
     assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [4, 4, 4]
 
 
-def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_split_is_named(tmp_path: Path) -> None:
     shutil.rmtree(yolo_folder(tmp_path) / "images/test")
     data = YoloFolder(root=str(tmp_path))
     data.setup("fit")
@@ -85,17 +85,17 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images_dir": "images"}, "both need {split}, or neither"),
-        ({"val_fraction": 0.6, "test_fraction": 0.4}, "must leave images to train on"),
-        ({"val_fraction": -0.1}, "must not be negative"),
+        ({"images_dir": "images"}, "both have {split}, or neither"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "leave images for training"),
+        ({"val_fraction": -0.1}, "must be at least 0"),
     ],
 )
-def test_contradictions(arguments: dict[str, Any], message: str) -> None:
+def test_contradicting_arguments_raise(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         YoloFolder(**arguments)
 
 
-def test_label_files_must_have_pictures(tmp_path: Path) -> None:
+def test_label_file_without_image_is_named(tmp_path: Path) -> None:
     labels = yolo_folder(tmp_path) / "labels/train"
     (labels / "classes.txt").write_text("red\ngreen\n")
     assert len(YoloFolder(root=str(tmp_path)).dataset("train")) == 4
@@ -104,28 +104,28 @@ def test_label_files_must_have_pictures(tmp_path: Path) -> None:
         YoloFolder(root=str(tmp_path)).dataset("train")
 
 
-def test_labels_that_are_all_missing_are_no_empty_pictures(tmp_path: Path) -> None:
+def test_missing_labels_of_a_split_raise(tmp_path: Path) -> None:
     for path in (yolo_folder(tmp_path) / "labels/train").iterdir():
         path.unlink()
     with pytest.raises(DataError, match=r"labels/train has no labels"):
         YoloFolder(root=str(tmp_path)).dataset("train")
     (tmp_path / "labels/train").rmdir()
-    with pytest.raises(DataError, match=r"labels/train does not exist; it should hold the labels of the train split"):
+    with pytest.raises(DataError, match=r"labels/train does not exist; it must hold the labels of the train split"):
         YoloFolder(root=str(tmp_path)).dataset("train")
 
 
-def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+def test_images_with_same_stem_raise(tmp_path: Path) -> None:
     folder = yolo_folder(tmp_path) / "images/train"
     Image.new("RGB", (9, 9)).save(folder / "000.bmp")
     with pytest.raises(DataError, match=r"000\.bmp and .*000\.png have the same name"):
         YoloFolder(root=str(tmp_path)).dataset("train")
 
 
-def test_pictures_without_folders_of_splits_are_led_to_chance(tmp_path: Path) -> None:
+def test_error_without_split_folders_suggests_random_splits(tmp_path: Path) -> None:
     yolo_folder(tmp_path / "parts")
     for kind in ("images", "labels"):
         (tmp_path / "parts" / kind / "train").rename(tmp_path / kind)
-    with pytest.raises(DataError, match="--data.images_dir images --data.labels_dir labels splits by chance"):
+    with pytest.raises(DataError, match="--data.images_dir images --data.labels_dir labels splits at random"):
         YoloFolder(root=str(tmp_path)).dataset("train")
 
 
@@ -133,7 +133,7 @@ def test_pictures_without_folders_of_splits_are_led_to_chance(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["names: [a, 7]", "names:\n  1: 7\n  0: a\n", "nc: 2\nnames: ['a', '7']"])
-def test_names_as_list_or_by_number(tmp_path: Path, text: str) -> None:
+def test_names_are_read_as_list_or_mapping(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
     assert read_names(tmp_path / "data.yaml") == ("a", "7")
 
@@ -144,21 +144,21 @@ def test_names_as_list_or_by_number(tmp_path: Path, text: str) -> None:
         ("names: [a", "cannot be read as YAML"),
         ("nc: 2", "has no names; add them, or set data.class_names"),
         ("", "has no names"),
-        ("names: {0: a, 2: b}", r"has names of \[0, 2\]; they must be numbered from 0"),
-        ("names: {a: 0, 1: b}", r"has names of \['a', 1\]"),
-        ("names: []", "has the names .* a list of classes"),
-        ("names: cat", "has the names .* a list of classes"),
+        ("names: {0: a, 2: b}", r"names must be numbered from 0 without gaps, got \[0, 2\]"),
+        ("names: {a: 0, 1: b}", r"names must be numbered from 0 without gaps, got \['a', 1\]"),
+        ("names: []", "names must be a list of classes"),
+        ("names: cat", "names must be a list of classes"),
     ],
 )
-def test_names_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_names_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
-    with pytest.raises(DataError, match=rf"data\.yaml {message}"):
+    with pytest.raises(DataError, match=rf"data\.yaml:? {message}"):
         read_names(tmp_path / "data.yaml")
 
 
-def test_without_any_names(tmp_path: Path) -> None:
+def test_missing_names_raise(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"has no data\.yaml or dataset\.yaml that names the classes; set data.class_names"
+        DataError, match=r"has no data\.yaml or dataset\.yaml with the names of the classes; set data.class_names"
     ):
         YoloFolder(root=str(tmp_path)).num_classes  # noqa: B018
 
@@ -172,7 +172,7 @@ def parse(tmp_path: Path, text: str | bytes, **kwargs: Any) -> Any:
     return parse_yolo(tmp_path / "a.txt", tmp_path / "a.png", **kwargs)
 
 
-def test_shares_become_pixels_and_classes_labels(tmp_path: Path) -> None:
+def test_normalized_coordinates_become_pixels(tmp_path: Path) -> None:
     found = parse(tmp_path, "\ufeff3 0.5 0.5 1 1\r\n\n0 .25 .3 .1 .2\n1.0 0.1 0.2 0.3 0.2 0.2 0.9\n")
     assert found.size == (100, 200)
     assert found.boxes == pytest.approx(torch.tensor([[0, 0, 200, 100], [40, 20, 60, 40], [20, 20, 60, 90.0]]).numpy())
@@ -182,28 +182,28 @@ def test_shares_become_pixels_and_classes_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("dog 0.5 0.5 0.1 0.1", "is 'dog 0.5 0.5 0.1 0.1'; it should hold numbers alone"),
-        ("0, 0.5, 0.5, 0.1, 0.1", "is '0, .*; it should hold numbers alone"),
-        ("0.5 0.5 0.5 0.1 0.1", r"has the class 0\.5; classes are whole numbers"),
-        ("nan 0.5 0.5 0.1 0.1", "has the class nan"),
+        ("dog 0.5 0.5 0.1 0.1", "must have numbers alone .* got 'dog 0.5 0.5 0.1 0.1'"),
+        ("0, 0.5, 0.5, 0.1, 0.1", "must have numbers alone .* got '0, "),
+        ("0.5 0.5 0.5 0.1 0.1", r"the class must be a whole number from 0, got 0\.5"),
+        ("nan 0.5 0.5 0.1 0.1", "the class must be a whole number from 0, got nan"),
         ("0 0.5 0.5 0.1", "has 3 numbers after the class"),
         ("0 0.5 0.5 0.1 0.1 0.9", "has 5 numbers after the class"),
         ("0", "has 0 numbers after the class"),
         ("0 120 50 20 20", "has 120.0, which looks like pixels"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
-    with pytest.raises(DataError, match=rf"a\.txt, line 3 {message}"):
+def test_invalid_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"a\.txt, line 3.* {message}"):
         parse(tmp_path, f"0 .5 .5 .1 .1\n\n{line}\n")
 
 
-def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+def test_binary_label_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt is not text"):
         parse(tmp_path, b"\xff\xfe0 .5")
 
 
-def test_a_box_has_no_mask(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.txt, line 1 is a box, but data.masks is true, which needs polygons"):
+def test_box_without_polygon_raises_with_masks(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt, line 1 is a box, but data.masks is true; it must be a polygon"):
         parse(tmp_path, "0 .5 .5 .1 .1\n", masks=True)
 
 
@@ -217,7 +217,7 @@ def test_a_box_has_no_mask(tmp_path: Path) -> None:
         ("-1 .5 .5 .1 .2", "has a label outside of 1 to 2"),
     ],
 )
-def test_bad_boxes_are_named_or_dropped(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_boxes_raise_or_are_dropped(tmp_path: Path, line: str, message: str) -> None:
     path = yolo_folder(tmp_path) / "labels/train/000.txt"
     good = len(path.read_text().splitlines())
     path.write_text(path.read_text() + line)
@@ -228,10 +228,10 @@ def test_bad_boxes_are_named_or_dropped(tmp_path: Path, line: str, message: str)
     assert len(dataset[0]["target"]["boxes"]) == good
 
 
-def test_labels_are_shares_of_the_turned_photo(tmp_path: Path) -> None:
+def test_labels_refer_to_rotated_photo(tmp_path: Path) -> None:
     image = Image.new("RGB", (200, 100))
     exif = image.getexif()
-    exif[0x0112] = 8  # turned by a quarter
+    exif[0x0112] = 8  # rotated by 90 degrees
     image.save(tmp_path / "a.jpg", exif=exif)
     (tmp_path / "a.txt").write_text("0 .5 .5 1 1")
     found = parse_yolo(tmp_path / "a.txt", tmp_path / "a.jpg")

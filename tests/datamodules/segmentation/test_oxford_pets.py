@@ -1,4 +1,4 @@
-"""OxfordPets: what a trimap means, the seeded validation split, and the download."""
+"""OxfordPets: trimaps, the seeded validation split and the download."""
 
 import hashlib
 import shutil
@@ -21,7 +21,7 @@ class TestOxfordPets(SegmentationDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> OxfordPets:
         return OxfordPets(root=str(oxford_pets(tmp_path / "data")), crop=32, **kwargs)
 
-    def test_trainval_is_split_by_the_seed(self, data: OxfordPets) -> None:
+    def test_val_split_depends_on_seed(self, data: OxfordPets) -> None:
         names = {split: {path.stem for path in data.dataset(split).paths} for split in ("train", "val", "test")}
         assert {split: len(found) for split, found in names.items()} == {"train": 8, "val": 1, "test": 3}
         assert names["train"] | names["val"] == {f"Abyssinian_{index}" for index in range(9)}
@@ -30,34 +30,34 @@ class TestOxfordPets(SegmentationDataContract):
 
 
 @pytest.mark.parametrize(("border", "value"), [("ignore", 255), ("pet", 1), ("background", 0)])
-def test_a_trimap_is_pet_background_and_border(tmp_path: Path, border: str, value: int) -> None:
+def test_trimap_is_mapped_to_pet_background_and_border(tmp_path: Path, border: str, value: int) -> None:
     data = OxfordPets(root=str(oxford_pets(tmp_path)), border=border)
     sample, trimap = data.dataset("test")[0], Image.open(data.dataset("test").masks[0])
     assert torch.equal(sample["mask"], torch.tensor([0, 1, 0, value], dtype=torch.uint8)[np.array(trimap).astype(int)])
 
 
-def test_a_value_that_no_trimap_has_is_named(tmp_path: Path) -> None:
+def test_invalid_trimap_value_is_named(tmp_path: Path) -> None:
     data = OxfordPets(root=str(oxford_pets(tmp_path)))
     dataset = data.dataset("test")
     Image.fromarray(np.full((40, 48), 7, np.uint8)).save(dataset.masks[0])
-    with pytest.raises(DataError, match=r"Abyssinian_\d+.png holds the value 7; a trimap has 1"):
+    with pytest.raises(DataError, match=r"Abyssinian_\d+.png has the value 7; a trimap must have 1"):
         dataset[0]
 
 
-def test_a_share_of_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match="data.val_fraction is 0.0; it must lie between 0 and 1"):
+def test_val_fraction_of_zero_raises() -> None:
+    with pytest.raises(UsageError, match="data.val_fraction must be between 0 and 1, got 0.0"):
         OxfordPets(val_fraction=0.0)
 
 
 @pytest.mark.parametrize("missing", ["images", "annotations"])
-def test_a_missing_folder_says_how_to_get_it(tmp_path: Path, missing: str) -> None:
+def test_missing_folder_names_download_option(tmp_path: Path, missing: str) -> None:
     shutil.rmtree(oxford_pets(tmp_path) / missing)
     with pytest.raises(DataError, match=f"{missing} does not exist.*--data.download true"):
         OxfordPets(root=str(tmp_path)).setup("fit")
 
 
-def test_downloads_both_archives_with_their_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The archives lie where a download would put them, so that no network is asked."""
+def test_download_verifies_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the archives at the place of the download, without network access."""
     source, resources = oxford_pets(tmp_path / "source"), []
     for url, _ in OxfordIIITPet._RESOURCES:
         name = Path(url).name.removesuffix(".tar.gz")

@@ -1,4 +1,4 @@
-"""Real data sets, where they lie in $DARKROOM_TEST_DATA (or darkroom-data in the temporary folder)."""
+"""Real segmentation datasets, if present in $DARKROOM_TEST_DATA (default: darkroom-data in the temporary folder)."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 @pytest.mark.data
 @needs("dsb2018")
-def test_dsb2018() -> None:
+def test_dsb2018_has_known_split_sizes() -> None:
     folders = {"images_dir": "train/images", "masks_dir": "train/labels"}
     folders |= {"test_images_dir": "test/images", "test_masks_dir": "test/labels"}
     data = ImageMaskFolder(root=str(ROOT / "dsb2018"), mask_values="nonzero", **folders)
@@ -31,7 +31,7 @@ def test_dsb2018() -> None:
 
 @pytest.mark.data
 @needs("dubai-aerial")
-def test_dubai_aerial() -> None:
+def test_dubai_aerial_has_known_split_sizes() -> None:
     names = ["building", "land", "road", "vegetation", "water"]
     data = VOCSegmentation(
         root=str(ROOT / "dubai-aerial"), year="2007", test_list="test", class_names=names, ignore_values=(5, 255)

@@ -1,4 +1,4 @@
-"""VOCSegmentation: lists, ignored values, missing parts of the layout, SBD's masks and the downloads."""
+"""VOCSegmentation: lists, ignored values, missing files, masks of SBD and downloads."""
 
 import hashlib
 import shutil
@@ -37,7 +37,7 @@ class TestVOCSegmentation(SegmentationDataContract):
         assert (mask[4:] < 5).all()
 
 
-def test_defaults_are_voc_s_21_classes() -> None:
+def test_default_classes_are_those_of_voc() -> None:
     data = VOCSegmentation()
     assert (data.num_classes, data.class_names[0], data.class_names[15]) == (21, "background", "person")
 
@@ -45,7 +45,7 @@ def test_defaults_are_voc_s_21_classes() -> None:
 @pytest.mark.parametrize(
     "missing", ["VOCdevkit", "ImageSets/Segmentation/val.txt", "JPEGImages/val_1.jpg", "SegmentationClass/val_2.png"]
 )
-def test_what_is_missing_is_named(tmp_path: Path, missing: str) -> None:
+def test_missing_file_is_named(tmp_path: Path, missing: str) -> None:
     if missing != "VOCdevkit":
         voc(tmp_path)
         (tmp_path / "VOCdevkit/VOC2007" / missing).unlink()
@@ -63,13 +63,13 @@ class TestWithSBD(SegmentationDataContract):
     def build(self, tmp_path: Path, **kwargs: Any) -> VOCSegmentation:
         return VOCSegmentation(root=str(voc2012_sbd(tmp_path / "data")), sbd_root=".", crop=32, **kwargs)
 
-    def test_sbd_joins_the_training_split_without_what_is_validated_on(self, data: VOCSegmentation) -> None:
+    def test_sbd_extends_training_without_validation_images(self, data: VOCSegmentation) -> None:
         pairs = {image.stem: mask for image, mask in data.pairs("train")}
         assert list(pairs) == ["train_0", "train_1", "train_2", "train_3", "sbd_0", "sbd_1", "sbd_2"]
-        assert [mask.suffix for mask in pairs.values()] == [".png"] * 4 + [".mat"] * 3  # VOC's own mask goes first
+        assert [mask.suffix for mask in pairs.values()] == [".png"] * 4 + [".mat"] * 3  # masks of VOC take precedence
         assert {mask.suffix for _, mask in data.pairs("val")} == {".png"}
 
-    def test_mat_masks_hold_voc_s_classes(self, data: VOCSegmentation) -> None:
+    def test_mat_masks_contain_voc_classes(self, data: VOCSegmentation) -> None:
         sample, (_, mask) = data.dataset("train")[4], data.pairs("train")[4]
         expected = loadmat(mask, simplify_cells=True)["GTcls"]["Segmentation"]
         assert torch.equal(sample["mask"], torch.from_numpy(expected.copy()))
@@ -77,7 +77,7 @@ class TestWithSBD(SegmentationDataContract):
 
 
 @pytest.mark.parametrize(("lists", "added"), [(["train"], {"sbd_0", "sbd_1"}), (["train_noval"], {"sbd_0"})])
-def test_sbd_s_lists_can_be_chosen(tmp_path: Path, lists: list[str], added: set[str]) -> None:
+def test_sbd_lists_can_be_chosen(tmp_path: Path, lists: list[str], added: set[str]) -> None:
     voc2012_sbd(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "benchmark_RELEASE").rename(tmp_path / "elsewhere/benchmark_RELEASE")
@@ -85,14 +85,14 @@ def test_sbd_s_lists_can_be_chosen(tmp_path: Path, lists: list[str], added: set[
     assert {image.stem for image, mask in data.pairs("train") if mask.suffix == ".mat"} == added
 
 
-def test_missing_sbd_says_how_to_get_it(tmp_path: Path) -> None:
+def test_missing_sbd_names_download_option(tmp_path: Path) -> None:
     data = VOCSegmentation(root=str(voc2012(tmp_path)), sbd_root=".")
     with pytest.raises(DataError, match="benchmark_RELEASE does not exist.*data.sbd_root.*--data.download true"):
         data.setup("fit")
 
 
 @pytest.mark.parametrize("broken", [b"no matlab file", None])
-def test_a_broken_mat_is_named(tmp_path: Path, broken: bytes | None) -> None:
+def test_broken_mat_file_is_named(tmp_path: Path, broken: bytes | None) -> None:
     data = VOCSegmentation(root=str(voc2012_sbd(tmp_path)), sbd_root=".")
     path = tmp_path / "benchmark_RELEASE/dataset/cls/sbd_0.mat"
     path.write_bytes(broken) if broken else savemat(path, {"GTinst": 1})
@@ -100,10 +100,10 @@ def test_a_broken_mat_is_named(tmp_path: Path, broken: bytes | None) -> None:
         data.dataset("train")[4]
 
 
-# --- download: the archives lie where a download would put them, so that no network is asked ----------------------------
+# --- download: the archives are at the place of the download, without network access ----------------------------------
 
 
-def test_downloads_voc_and_sbd_with_their_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_verifies_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, root = voc2012_sbd(tmp_path / "source"), tmp_path / "data"
     year = DATASET_YEAR_DICT["2012"]
     voc_tar = shutil.make_archive(str(root / "VOCdevkit" / Path(year["url"]).stem), "tar", source, "VOCdevkit")
@@ -119,8 +119,8 @@ def test_downloads_voc_and_sbd_with_their_checksums(tmp_path: Path, monkeypatch:
     assert len(data.dataset("train")) == 7
 
 
-def test_a_year_that_cannot_be_downloaded_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="data.download knows the years 2007, .*2012, but data.year is 1999"):
+def test_year_without_download_raises(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="data.year must be one of 2007, .*2012 with data.download, got 1999"):
         VOCSegmentation(year="1999", download=True)
     with pytest.raises(DataError, match="VOC1999 does not exist.* check data.root and data.year"):
         VOCSegmentation(root=str(tmp_path), year="1999").setup("fit")

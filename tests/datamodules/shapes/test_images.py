@@ -1,4 +1,4 @@
-"""ShapesImages: one object per image, and everything that is said of it is true."""
+"""ShapesImages: one object per image with exact labels and factors."""
 
 import hashlib
 from pathlib import Path
@@ -24,12 +24,12 @@ def whole(count: int = 512, **kwargs: Any) -> dict[str, torch.Tensor]:
     return ShapesImages(train_size=count, **kwargs).dataset("train").__getitems__(range(count))
 
 
-def test_same_bytes_on_every_machine() -> None:
-    drawn = whole(256)["image"].contiguous().numpy().tobytes()
-    assert hashlib.sha256(drawn).hexdigest() == "2639a692437c8c216da4ac4c01ea760ea12a1342354e7e91bec1d210e518ae72"
+def test_images_are_bit_identical_on_every_machine() -> None:
+    content = whole(256)["image"].contiguous().numpy().tobytes()
+    assert hashlib.sha256(content).hexdigest() == "2639a692437c8c216da4ac4c01ea760ea12a1342354e7e91bec1d210e518ae72"
 
 
-def test_drawing_of_numbers_is_keyed() -> None:
+def test_uniform_depends_only_on_key() -> None:
     together = uniform((3, np.arange(100)), 1000)
     assert np.array_equal(together[7], uniform((3, 7), 1000)[0])
     assert 0 <= together.min() < together.max() < 1
@@ -38,7 +38,7 @@ def test_drawing_of_numbers_is_keyed() -> None:
 
 
 @pytest.mark.parametrize(("label", "count"), [("kind", 5), ("colour", 8), ("kind_colour", 40)])
-def test_labels_say_what_is_seen(label: str, count: int) -> None:
+def test_labels_match_factors(label: str, count: int) -> None:
     data, batch = ShapesImages(label=label), whole(label=label)
     assert data.num_classes == count
     assert set(batch["label"].tolist()) == set(range(count))
@@ -49,8 +49,8 @@ def test_labels_say_what_is_seen(label: str, count: int) -> None:
         assert name == expected.get(label, f"{expected['colour']} {expected['kind']}")
 
 
-def test_factors_are_true() -> None:
-    """Position from the centre of mass, radius from the area of circles, colour from the pixels."""
+def test_factors_match_pixels() -> None:
+    """Check position by centre of mass, radius by area of circles and colour by pixels."""
     batch, factors = whole(side=64), dict(zip(ShapesImages.factor_names, whole(side=64)["factors"].T, strict=True))
     assert tuple(factors) == ("kind", "colour", "x", "y", "radius")
     image = batch["image"].double()
@@ -69,15 +69,15 @@ def test_factors_are_true() -> None:
     assert (nearest == factors["colour"]).double().mean() > 0.95
 
 
-def test_the_plain_background_is_one_dark_colour() -> None:
+def test_plain_background_is_one_dark_colour() -> None:
     corners = whole()["image"][:, :, 0, 0]
     assert len(corners.unique(dim=0)) == 1
     assert corners.max() < 60
     assert len(whole(background="textured")["image"][:, :, 0, 0].unique(dim=0)) > 100
 
 
-def test_objects_stand_upright_unless_told_otherwise() -> None:
-    """A square that is not turned fills its box."""
+def test_objects_are_upright_by_default() -> None:
+    """Check that upright squares fill their boxes."""
     for upright in (True, False):
         scenes = SceneGenerator(0, 64, (1, 1), plain=True, upright=upright).describe("train", range(256))
         squares = np.flatnonzero(scenes.kind[:, 0] == KINDS.index("square"))
@@ -86,17 +86,17 @@ def test_objects_stand_upright_unless_told_otherwise() -> None:
         assert (filled > 0.99).all() == upright
 
 
-def test_scenes_are_those_of_the_world_that_is_textured() -> None:
-    drawn = SceneGenerator(0, 32, (1, 1)).describe("val", range(16)).images
+def test_textured_images_match_scene_generator() -> None:
+    content = SceneGenerator(0, 32, (1, 1)).describe("val", range(16)).images
     data = ShapesImages(background="textured", upright=False, zoom=1.0)
-    assert np.array_equal(data.dataset("val").__getitems__(range(16))["image"].numpy(), drawn)
+    assert np.array_equal(data.dataset("val").__getitems__(range(16))["image"].numpy(), content)
 
 
-def test_pictures_too_small_to_tell_shapes_are_refused() -> None:
-    with pytest.raises(UsageError, match="data.side is 8; shapes need at least 16 pixels"):
+def test_images_below_16_pixels_raise() -> None:
+    with pytest.raises(UsageError, match="data.side must be at least 16 pixels for shapes, got 8"):
         ShapesImages(side=8)
 
 
-def test_the_range_is_that_of_all_channels() -> None:
+def test_value_range_covers_all_channels() -> None:
     assert ShapesImages().value_range == (-1.0, 1.0)
     assert ShapesImages(mean=[0.5, 0.2, 0.6], std=[0.5, 0.4, 0.2]).value_range == pytest.approx((-3.0, 2.0))

@@ -1,4 +1,4 @@
-"""The embedded world: the same everywhere, and every answer agrees with the image."""
+"""Shapes: bit-identical scenes on every machine, and annotations that match the image."""
 
 import hashlib
 from pathlib import Path
@@ -30,19 +30,19 @@ def scenes() -> Scenes:
     return SceneGenerator().describe("train", range(256))
 
 
-def test_same_bytes_on_every_machine(scenes: Scenes) -> None:
-    drawn = np.ascontiguousarray(scenes.images).tobytes() + np.ascontiguousarray(scenes.semantic()).tobytes()
-    assert hashlib.sha256(drawn).hexdigest() == "9f1a68550b84841e93175524ab9525d3cb7e33d2634069b2778a364a02b56c5a"
+def test_scenes_are_bit_identical_on_every_machine(scenes: Scenes) -> None:
+    content = np.ascontiguousarray(scenes.images).tobytes() + np.ascontiguousarray(scenes.semantic()).tobytes()
+    assert hashlib.sha256(content).hexdigest() == "9f1a68550b84841e93175524ab9525d3cb7e33d2634069b2778a364a02b56c5a"
 
 
-def test_instances_are_told_beside_the_classes_if_asked(scenes: Scenes) -> None:
+def test_instances_are_optional(scenes: Scenes) -> None:
     batch = SegmentationScenes(SceneGenerator(), "train", 256, instances=True).__getitems__(range(256))
     assert np.array_equal(batch["instances"], scenes.owner)
     assert np.array_equal(batch["mask"], scenes.semantic())
     assert SegmentationScenes(SceneGenerator(), "train", 256)[0].keys() == {"image", "mask"}
 
 
-def test_a_scene_does_not_depend_on_its_batch(scenes: Scenes) -> None:
+def test_scene_does_not_depend_on_batch(scenes: Scenes) -> None:
     alone = SceneGenerator().describe("train", [7])
     assert np.array_equal(alone.images[0], scenes.images[7])
     assert np.array_equal(alone.semantic()[0], scenes.semantic()[7])
@@ -50,12 +50,12 @@ def test_a_scene_does_not_depend_on_its_batch(scenes: Scenes) -> None:
 
 
 def test_splits_and_seeds_differ() -> None:
-    pictures = {
+    images = {
         SceneGenerator(seed).describe(split, range(64)).images.tobytes()
         for seed in (0, 1)
         for split in ("train", "val", "test")
     }
-    assert len(pictures) == 6
+    assert len(images) == 6
 
 
 def test_instances_boxes_and_semantic_mask_agree(scenes: Scenes) -> None:
@@ -69,7 +69,7 @@ def test_instances_boxes_and_semantic_mask_agree(scenes: Scenes) -> None:
             assert (semantic[scene][mask] == scenes.labels()[scene, slot]).all()
 
 
-def test_objects_lie_within_the_picture_and_are_seen(scenes: Scenes) -> None:
+def test_objects_are_inside_image_and_visible(scenes: Scenes) -> None:
     for axis in (scenes.x, scenes.y):
         assert (axis - scenes.radius >= -1e-9)[scenes.present].all()
         assert (axis + scenes.radius <= scenes.side + 1e-9)[scenes.present].all()
@@ -77,7 +77,7 @@ def test_objects_lie_within_the_picture_and_are_seen(scenes: Scenes) -> None:
     assert np.array_equal(scenes.boxes()[1], scenes.present)
 
 
-def test_edges_are_antialiased_and_areas_right() -> None:
+def test_edges_are_antialiased_and_areas_exact() -> None:
     scenes = SceneGenerator(objects=(1, 1)).describe("train", range(512))
     circles = np.flatnonzero(scenes.kind[:, 0] == KINDS.index("circle"))
     area = (scenes.semantic()[circles] > 0).sum((1, 2))
@@ -85,7 +85,7 @@ def test_edges_are_antialiased_and_areas_right() -> None:
     assert np.abs(area / expected - 1).mean() < 0.02
 
 
-def test_colour_tells_nothing_about_the_class() -> None:
+def test_colour_is_independent_of_class() -> None:
     scenes = SceneGenerator().describe("train", range(4000))
     counts = np.zeros((len(KINDS), len(COLOURS)))
     np.add.at(counts, (scenes.kind[scenes.present], scenes.colour[scenes.present]), 1)
@@ -93,7 +93,7 @@ def test_colour_tells_nothing_about_the_class() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 56  # chi-squared, 28 degrees of freedom, p = .001
 
 
-def test_occlusion_can_be_switched_off() -> None:
+def test_occlusion_can_be_disabled() -> None:
     for occlusion in (True, False):
         scenes = SceneGenerator(objects=(4, 5), occlusion=occlusion).describe("train", range(200))
         dx, dy = (axis[:, :, None] - axis[:, None] for axis in (scenes.x, scenes.y))
@@ -102,7 +102,7 @@ def test_occlusion_can_be_switched_off() -> None:
         assert apart[both].all() == (not occlusion)
 
 
-def test_captions_say_what_is_there() -> None:
+def test_captions_describe_scene() -> None:
     scenes = SceneGenerator(objects=(2, 2), occlusion=False).describe("train", range(100))
     for scene in np.flatnonzero(scenes.present.all(1)):
         caption = scenes.caption(scene)
@@ -115,13 +115,13 @@ def test_captions_say_what_is_there() -> None:
         assert (SIZES[scenes.size[scene, 0]] in caption) or scenes.size[scene, 0] == 1
 
 
-def test_factors_are_named(scenes: Scenes) -> None:
+def test_factors_have_names(scenes: Scenes) -> None:
     factors = dict(zip(FACTORS, scenes.factors().T, strict=True))
     assert np.array_equal(factors["kind"], scenes.kind[:, 0])
     assert 0 < factors["x"].min() < factors["x"].max() < 1
 
 
 @pytest.mark.parametrize("wrong", [{"side": 8}, {"objects": (3, 2)}, {"objects": (0, 2)}])
-def test_impossible_worlds_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         ShapesSegmentation(**wrong)

@@ -1,4 +1,4 @@
-"""The border map: the right distances, of the final image, and nothing of it unless asked for."""
+"""Border map: exact distances in the augmented image, and only on request."""
 
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from tests.fakes.pictures import dsb2018, image_mask_folder
 
 
 class BordersContract(SegmentationDataContract):
-    def test_every_sample_has_a_border(self, data: Any) -> None:
+    def test_samples_contain_border(self, data: Any) -> None:
         data.setup("predict")
         for loader in [*self.loaders(data).values(), data.predict_dataloader()]:
             batch = next(iter(loader))
             assert batch["border"].dtype == torch.float32
             assert batch["border"].shape == batch["mask"].shape
-            assert batch["border"].min() >= 1  # where one instance is at 0 the other is not
+            assert batch["border"].min() >= 1  # the distances to two instances are never both 0
             assert "instances" not in batch
 
 
@@ -45,7 +45,7 @@ class TestShapesWithBorders(BordersContract):
 
 
 def scattered(count: int, seed: int = 0) -> np.ndarray:
-    """int32 (70, 90): rectangles numbered from 1, later ones over earlier ones."""
+    """Return int32 (70, 90) with rectangles numbered from 1, later ones on top."""
     rng, instances = np.random.default_rng(seed), np.zeros((70, 90), np.int32)
     for number in range(1, count + 1):
         y, x = rng.integers(0, (60, 80))
@@ -70,24 +70,24 @@ def test_fewer_than_two_instances_have_no_border(count: int) -> None:
     assert (border_distance(scattered(count)) == FAR).all()
 
 
-def test_between_two_columns() -> None:
+def test_distance_between_two_columns() -> None:
     instances = np.zeros((1, 9), np.int32)
     instances[0, 0], instances[0, 6:] = 4, 2  # numbers may be missing
     assert border_distance(instances).tolist() == [[6, 6, 6, 6, 6, 6, 6, 7, 8]]
 
 
-def test_corners_touch_too() -> None:
+def test_diagonal_neighbours_touch() -> None:
     instances = np.array([[1, 0, 0, 0], [0, 2, 2, 0], [0, 2, 2, 0], [0, 0, 0, 3]], np.int32)
     assert np.argwhere(find_touching(instances)).tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
 
 
 @pytest.mark.parametrize("separate", [True, False])
-def test_touching_instances_are_separated_if_asked(separate: bool) -> None:
+def test_touching_instances_are_separated_on_request(separate: bool) -> None:
     mask, instances = torch.ones(4, 8, dtype=torch.uint8), torch.ones(4, 8, dtype=torch.int32)
     mask[3], instances[:, 4:], instances[3] = 255, 2, 0
     before = mask.clone()
     sample = BorderMap(separate)({"image": None, "mask": mask, "instances": instances, "path": "a"})
-    assert torch.equal(mask, before)  # a data set may keep its tensors
+    assert torch.equal(mask, before)  # tensors of the dataset are not modified
     assert sample.keys() == {"image", "mask", "border", "path"}
     assert sample["mask"].dtype == torch.uint8
     rows = [1, 1, 1, 0, 0, 1, 1, 1] if separate else [1] * 8
@@ -95,13 +95,13 @@ def test_touching_instances_are_separated_if_asked(separate: bool) -> None:
     assert sample["border"][0, :4].tolist() == ([5, 4, 3, 3] if separate else [4, 3, 2, 1])
 
 
-def test_what_padding_fills_in_is_no_instance() -> None:
+def test_padding_is_not_an_instance() -> None:
     mask, instances = torch.zeros(8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.int32)
     mask[2:4], instances[2:4], mask[6:], instances[6:] = 1, 1, 255, 255
     assert (BorderMap()({"mask": mask, "instances": instances})["border"] == FAR).all()
 
 
-def test_the_border_is_that_of_the_final_picture() -> None:
+def test_border_belongs_to_augmented_image() -> None:
     scenes = SegmentationScenes(SceneGenerator(objects=(3, 5)), "train", 20, instances=True)
     for index in range(20):
         plain = KeyedDataset(scenes, BorderMap())[0, index]
@@ -109,7 +109,7 @@ def test_the_border_is_that_of_the_final_picture() -> None:
         assert torch.equal(flipped["border"], plain["border"].flip(1))
 
 
-def test_only_training_separates() -> None:
+def test_only_training_separates_instances() -> None:
     data = ShapesSegmentation(train_size=30, val_size=30, test_size=30, objects=(5, 5), borders=True, num_workers=0)
     moved = {}
     for stage in ("fit", "test"):
@@ -124,15 +124,15 @@ def test_only_training_separates() -> None:
     assert moved == {"train": True, "val": False, "test": False}
 
 
-def test_without_the_option_there_is_nothing_of_it(tmp_path: Path) -> None:
+def test_border_is_absent_by_default(tmp_path: Path) -> None:
     image_mask_folder(tmp_path)
     for data in (ImageMaskFolder(root=str(tmp_path), crop=16, val_fraction=0.2), ShapesSegmentation(train_size=2)):
         data.setup("fit")
-        assert data._datasets["val"].augment is None  # so that a data set may make whole batches
+        assert data._datasets["val"].augment is None  # so that datasets can return whole batches
         assert not data._datasets["train"][0, 0].keys() & {"instances", "border"}
 
 
-def test_photos_have_no_border(tmp_path: Path) -> None:
+def test_predict_photos_have_no_border(tmp_path: Path) -> None:
     image_mask_folder(tmp_path)
     data = ShapesSegmentation(borders=True, predict_dir=str(tmp_path / "images"), num_workers=0)
     data.setup("predict")

@@ -1,4 +1,4 @@
-"""The two stages of DeconvNet: where the crops are, and what their masks say."""
+"""Two stages of DeconvNet: position of crops and contents of their masks."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ BOXES = {1: (10, 20, 30, 30), 2: (50, 4, 58, 44), 3: (0, 48, 12, 60)}  # xyxy; t
 CLASSES = {1: 1, 2: 2, 3: 1}
 
 
-def picture(numbers: tuple[int, ...] = (1, 2, 3)) -> dict[str, Any]:
-    """60 x 80 pixels with rectangles; the image's value tells the instance. Two columns at the right are ignored."""
+def make_sample(numbers: tuple[int, ...] = (1, 2, 3)) -> dict[str, Any]:
+    """Return a sample of 60 x 80 pixels with rectangles whose value encodes the instance; two columns are ignored."""
     instances, mask = torch.zeros(60, 80, dtype=torch.int32), torch.zeros(60, 80, dtype=torch.uint8)
     for number in numbers:
         x0, y0, x1, y1 = BOXES[number]
@@ -35,13 +35,13 @@ def crops(kind: type[ObjectCrop], count: int = 40, numbers: tuple[int, ...] = (1
     found = []
     for index in range(count):
         with keyed_rng(0, 0, index):
-            found.append(crop(as_tv_tensors(picture(numbers))))
+            found.append(crop(as_tv_tensors(make_sample(numbers))))
     return found
 
 
 @pytest.mark.parametrize("kind", [ObjectCrop, WindowCrop])
 class TestBothStages:
-    def test_size_and_type(self, kind: type[ObjectCrop]) -> None:
+    def test_crops_have_stated_size_and_type(self, kind: type[ObjectCrop]) -> None:
         for sample in crops(kind):
             assert sample["image"].shape == (3, 56, 56)
             assert sample["mask"].shape == sample["instances"].shape == (56, 56)
@@ -49,17 +49,17 @@ class TestBothStages:
             assert dtypes == [torch.uint8, torch.uint8, torch.int32]
             assert sample["path"] == "a"
 
-    def test_the_key_decides(self, kind: type[ObjectCrop]) -> None:
+    def test_crop_depends_only_on_key(self, kind: type[ObjectCrop]) -> None:
         first, second = crops(kind), crops(kind)
         assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
         assert len({bytes(sample["image"].numpy().tobytes()) for sample in first}) > 30
 
-    def test_image_and_instances_are_in_register(self, kind: type[ObjectCrop]) -> None:
+    def test_image_and_instances_are_aligned(self, kind: type[ObjectCrop]) -> None:
         for sample in crops(kind, numbers=(1,)):
             seen = sample["image"][0] > 75  # the middle of an edge between 50 and 100
             assert (seen == (sample["instances"] == 1))[sample["mask"] != 255].float().mean() > 0.985
 
-    def test_beyond_the_picture_nothing_is_known(self, kind: type[ObjectCrop]) -> None:
+    def test_pixels_outside_of_image_are_ignored(self, kind: type[ObjectCrop]) -> None:
         share = []
         for sample in crops(kind, numbers=(3,)):
             outside = (sample["image"] == torch.tensor(FILL)[:, None, None]).all(0)
@@ -69,8 +69,8 @@ class TestBothStages:
         assert max(share) > 0.1
 
     @pytest.mark.parametrize("specks", [False, True])
-    def test_a_picture_without_objects_gives_a_random_crop(self, kind: type[ObjectCrop], specks: bool) -> None:
-        sample = picture(())
+    def test_image_without_objects_gives_random_crop(self, kind: type[ObjectCrop], specks: bool) -> None:
+        sample = make_sample(())
         if specks:
             sample["instances"][5, 5:9], sample["mask"][5, 5:9] = 1, 1
         seen = kind(56, FILL)(as_tv_tensors(sample))
@@ -78,23 +78,25 @@ class TestBothStages:
         assert (seen["image"] == 50).all()
         assert seen["mask"].unique().tolist() in ([0], [0, 255], [0, 1], [0, 1, 255])
 
-    def test_instances_stay_only_if_asked(self, kind: type[ObjectCrop]) -> None:
-        assert kind(56, FILL)(as_tv_tensors(picture())).keys() == {"image", "mask", "path"}
+    def test_instances_are_kept_on_request(self, kind: type[ObjectCrop]) -> None:
+        assert kind(56, FILL)(as_tv_tensors(make_sample())).keys() == {"image", "mask", "path"}
 
-    def test_a_data_set_may_keep_its_tensors(self, kind: type[ObjectCrop]) -> None:
-        sample, before = picture(), picture()
+    def test_tensors_of_dataset_are_not_modified(self, kind: type[ObjectCrop]) -> None:
+        sample, before = make_sample(), make_sample()
         kind(56, FILL)(as_tv_tensors(sample))
         assert all(torch.equal(sample[key], before[key]) for key in ("image", "mask", "instances"))
 
 
-def test_the_object_is_in_the_middle_at_its_scale() -> None:
+def test_object_is_centered_at_stated_scale() -> None:
     chosen = set()
     for sample in crops(ObjectCrop, numbers=(1, 2)):
         (number,) = [n for n in (1, 2) if (sample["mask"] == CLASSES[n]).any()]
         chosen.add(number)
         rows, columns = torch.nonzero(sample["instances"] == number).T
         centre = [(axis.min() + axis.max() + 1) / 2 for axis in (rows, columns)]
-        assert all(abs(c - 28) <= 4.5 for c in centre)  # the warped window is 62 wide: a crop strays by 3, and rounding
+        assert all(
+            abs(c - 28) <= 4.5 for c in centre
+        )  # the warped window is 62 wide: crop offset of up to 3, and rounding
         longer = max(axis.max() + 1 - axis.min() for axis in (rows, columns))
         assert abs(longer - 62 / 1.2) <= 3
         x0, y0, x1, y1 = BOXES[number]
@@ -103,7 +105,7 @@ def test_the_object_is_in_the_middle_at_its_scale() -> None:
     assert chosen == {1, 2}
 
 
-def test_only_the_object_s_class_remains() -> None:
+def test_object_crop_keeps_one_class() -> None:
     for sample in crops(ObjectCrop):
         classes = set(sample["mask"].unique().tolist()) - {0, 255}
         assert len(classes) == 1
@@ -115,14 +117,14 @@ def test_only_the_object_s_class_remains() -> None:
 
 
 def test_ignored_pixels_stay_ignored() -> None:
-    sample = picture((2,))
+    sample = make_sample((2,))
     sample["mask"][20:30, 60:66] = 255
     seen = ObjectCrop(56, FILL)(as_tv_tensors(sample))
     assert seen["mask"].unique().tolist() == [0, 2, 255]
 
 
 def test_windows_keep_every_class() -> None:
-    sample = picture((1, 2))
+    sample = make_sample((1, 2))
     sample["instances"][20:30, 30:34], sample["mask"][20:30, 30:34] = 4, 4
     kept = set()
     for index in range(20):
@@ -131,16 +133,16 @@ def test_windows_keep_every_class() -> None:
     assert any({1, 4} <= classes for classes in kept)
 
 
-def test_windows_overlap_their_object() -> None:
-    picture_size = torch.tensor([80, 60])
+def test_windows_overlap_their_object_by_half() -> None:
+    image_size = torch.tensor([80, 60])
     for box in map(torch.tensor, BOXES.values()):
-        windows = torch.stack([WindowCrop.propose(box, picture_size).float() for _ in range(300)])
+        windows = torch.stack([WindowCrop.propose(box, image_size).float() for _ in range(300)])
         overlap = box_iou(windows, box[None].float())[:, 0]
         assert overlap.min() >= 0.5
         assert overlap.std() > 0.05
         assert (windows[:, :2] >= 0).all()
-        assert (windows[:, 2:] <= picture_size).all()
-        assert (windows == box).all(1).float().mean() < 0.1  # it seldom gives up
+        assert (windows[:, 2:] <= image_size).all()
+        assert (windows == box).all(1).float().mean() < 0.1  # it rarely falls back to the box
 
 
 class TestFolderOfObjects(SegmentationDataContract):
@@ -170,7 +172,7 @@ class TestShapesOfObjectsWithBorders(SegmentationDataContract):
 
 
 @pytest.mark.parametrize("stage", ["objects", "windows"])
-def test_evaluation_sees_whole_pictures(stage: str) -> None:
+def test_evaluation_uses_full_images(stage: str) -> None:
     whole, cropped = ShapesSegmentation(val_size=4), ShapesSegmentation(val_size=4, crops=stage)
     for data in (whole, cropped):
         data.setup("validate")

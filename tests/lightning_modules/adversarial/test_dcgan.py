@@ -1,4 +1,4 @@
-"""DCGAN: the paper's networks, and two optimizers that take turns as the Trainer counts."""
+"""DCGAN: networks of the paper, alternating optimizers and the Trainer's step count."""
 
 import os
 from functools import partial
@@ -35,7 +35,7 @@ def build(**kwargs: Any) -> DCGAN:
 
 
 def batches(n: int, size: int = 4, classes: int = 3) -> DataLoader:
-    """Batches of noise with labels, the same every time."""
+    """Return the same batches of noise with labels in every call."""
     random = torch.Generator().manual_seed(1)
     images = torch.rand(n * size, *SHAPE, generator=random) * 2 - 1
     data = [{"image": image, "label": index % classes} for index, image in enumerate(images)]
@@ -49,8 +49,8 @@ def fit(model: DCGAN, folder: Path, n: int = 4, **kwargs: Any) -> Any:
     return fitting
 
 
-def loud(model: DCGAN) -> DCGAN:
-    """With larger weights: as drawn, a network hardly sees its input."""
+def scale_weights(model: DCGAN) -> DCGAN:
+    """Scale the weights up, because the initial networks barely depend on their input."""
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1 if p.dim() == 1 else 6)
@@ -84,7 +84,7 @@ class TestConditionalDCGAN(GenerationContract):
 # --- the networks -----------------------------------------------------------------------------------------------------
 
 
-def test_parameters_of_the_paper() -> None:
+def test_parameter_counts_match_paper() -> None:
     with torch.device("meta"):
         generator, discriminator = DCGANGenerator((3, 64, 64)), DCGANDiscriminator((3, 64, 64))
         assert generator(torch.empty(2, 100)).shape == (2, 3, 64, 64)
@@ -93,7 +93,7 @@ def test_parameters_of_the_paper() -> None:
     assert sum(p.numel() for p in discriminator.parameters()) == 2_765_568
 
 
-def test_weights_are_drawn_as_in_the_paper() -> None:
+def test_initialization_matches_paper() -> None:
     torch.manual_seed(0)
     for network in (DCGANGenerator(base_channels=32), DCGANDiscriminator(base_channels=32)):
         for module in network.modules():
@@ -106,8 +106,8 @@ def test_weights_are_drawn_as_in_the_paper() -> None:
                 assert not module.bias.any()
 
 
-def test_no_batch_norm_at_the_pictures() -> None:
-    """None on the generator's output and on the discriminator's input (section 3)."""
+def test_no_batch_norm_at_generator_output_and_discriminator_input() -> None:
+    """Check the generator's output and the discriminator's input (section 3)."""
     generator, discriminator = DCGANGenerator((3, 16, 16)), DCGANDiscriminator((3, 16, 16))
     assert isinstance(generator.layers[-1], nn.ConvTranspose2d)
     assert isinstance(discriminator.layers[1], nn.LeakyReLU)
@@ -117,7 +117,7 @@ def test_no_batch_norm_at_the_pictures() -> None:
 
 
 @pytest.mark.parametrize("side", [8, 16, 128, 256])
-def test_powers_of_two_from_8_up(side: int) -> None:
+def test_sizes_are_powers_of_two_from_8(side: int) -> None:
     with torch.device("meta"):
         shape = (1, side, side)
         assert DCGANGenerator(shape)(torch.empty(3, 100)).shape == (3, *shape)
@@ -125,20 +125,20 @@ def test_powers_of_two_from_8_up(side: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (3, 28, 28), (3, 48, 48), (3, 64, 32)])
-def test_other_sizes_are_refused_with_those_that_work(shape: tuple[int, int, int]) -> None:
+def test_unsupported_size_raises_and_names_supported_ones(shape: tuple[int, int, int]) -> None:
     with pytest.raises(UsageError, match=r"8, 16, 32.*data.size"):
         DCGAN(image_shape=shape)
 
 
-def test_the_generator_draws_what_it_is_asked_for() -> None:
+def test_generator_depends_on_label() -> None:
     generator = DCGANGenerator(SHAPE, 5, 4, num_classes=3).eval()
     z = torch.randn(1, 5).expand(3, 5)
-    pictures = generator(z, torch.arange(3))
-    assert pictures.shape == (3, *SHAPE)
-    assert not torch.allclose(pictures[0], pictures[1])
+    images = generator(z, torch.arange(3))
+    assert images.shape == (3, *SHAPE)
+    assert not torch.allclose(images[0], images[1])
 
 
-def test_projection_is_linear_in_the_embedding() -> None:
+def test_projection_is_linear_in_embedding() -> None:
     """D(x, y) = f(x) + <embedding of y, phi(x)> (Miyato & Koyama 2018, equation 3)."""
     discriminator = DCGANDiscriminator(SHAPE, 4, num_classes=2).eval()
     images, labels = torch.randn(4, *SHAPE), torch.tensor([0, 1, 1, 0])
@@ -152,7 +152,7 @@ def test_projection_is_linear_in_the_embedding() -> None:
     assert not torch.equal(plain, logits)
 
 
-def test_spectral_norm_is_one() -> None:
+def test_spectral_norm_of_layers_is_one() -> None:
     torch.manual_seed(0)
     discriminator = DCGANDiscriminator((3, 32, 32), 8, num_classes=4, norm="spectral")
     images, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 3])
@@ -168,11 +168,11 @@ def test_spectral_norm_is_one() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules())
 
 
-# --- the game ---------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_discriminators_step_leaves_the_generator_untouched(tmp_path: Path) -> None:
-    """But for batch norm's statistics, which follow the pictures it draws; its average waits for its own step."""
+def test_discriminator_step_does_not_change_generator(tmp_path: Path) -> None:
+    """Check all but the batch norm statistics, which follow the samples; the EMA follows the generator's steps."""
     model = build(discriminator_steps=3)
     before = weights(model.generator), weights(model.discriminator), weights(model.ema)
     fit(model, tmp_path, max_steps=2)
@@ -185,9 +185,10 @@ def test_the_discriminators_step_leaves_the_generator_untouched(tmp_path: Path) 
     assert not same(before[1], weights(model.discriminator))
 
 
-def test_the_generators_step_leaves_the_discriminator_untouched(tmp_path: Path) -> None:
-    """A discriminator that does not learn stays as it is, and holds no gradients of the generator's loss; its batch norm
-    follows the pictures of both steps.
+def test_generator_step_does_not_change_discriminator(tmp_path: Path) -> None:
+    """Check that a discriminator with zero learning rate keeps its weights and has no gradients of the generator's loss.
+
+    Its batch norm statistics follow the images of both steps.
     """
     model = build(optim=AlternatingOptim(discriminator_optimizer=partial(torch.optim.SGD, lr=0.0)))
     before, generator = weights(model.discriminator), weights(model.generator)
@@ -195,12 +196,14 @@ def test_the_generators_step_leaves_the_discriminator_untouched(tmp_path: Path) 
     parameters = dict(model.discriminator.named_parameters())
     assert all(torch.equal(value, before[name]) for name, value in parameters.items())
     assert all(p.grad is None and p.requires_grad for p in parameters.values())
-    assert model.discriminator.layers[3].num_batches_tracked == 4 * 3  # real and drawn, and drawn again judged
+    assert (
+        model.discriminator.layers[3].num_batches_tracked == 4 * 3
+    )  # real images, samples, and samples in the generator's step
     assert not same(generator, weights(model.generator))
 
 
 class Interrupted(DCGAN):
-    """Stops in the generator's step."""
+    """DCGAN that raises in the generator's step."""
 
     def accumulate(self, loss: Tensor) -> None:
         if not all(p.requires_grad for p in self.discriminator.parameters()):
@@ -208,7 +211,7 @@ class Interrupted(DCGAN):
         super().accumulate(loss)
 
 
-def test_the_discriminator_learns_on_after_an_interruption(tmp_path: Path) -> None:
+def test_discriminator_is_trainable_after_interrupted_step(tmp_path: Path) -> None:
     model = Interrupted(SHAPE, latent_dim=5, base_channels=4, optim=AlternatingOptim(accumulate_grad_batches=2))
     fitting = trainer(tmp_path)
     with pytest.raises(InterruptedError):
@@ -219,10 +222,10 @@ def test_the_discriminator_learns_on_after_an_interruption(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("options", [{}, {"discriminator_norm": "none", "r1": 3.0}])
-def test_one_batch_is_a_step_of_each_against_the_other(tmp_path: Path, options: dict[str, Any]) -> None:
-    """The same step by hand: the discriminator's first, on detached pictures, then the generator's with these."""
+def test_training_step_matches_manual_step(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Compare with a manual step: the discriminator on detached samples, then the generator with the same samples."""
     options = options | {"optim": AlternatingOptim(sgd)}
-    model, by_hand = loud(build(**options)), loud(build(**options))
+    model, by_hand = scale_weights(build(**options)), scale_weights(build(**options))
     fitting = fit(model, tmp_path, n=1)
     (batch,) = batches(1)
     generator, discriminator = by_hand.generator, by_hand.discriminator
@@ -248,22 +251,22 @@ def test_one_batch_is_a_step_of_each_against_the_other(tmp_path: Path, options: 
     assert logged == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-4)
 
 
-def test_the_generator_steps_after_every_so_many(tmp_path: Path) -> None:
+def test_generator_steps_every_discriminator_steps(tmp_path: Path) -> None:
     model = build(discriminator_steps=2)
     fitting = fit(model, tmp_path, n=5, max_epochs=2)
     assert fitting.global_step == 10
     assert model.ema.updates == 5
 
 
-def test_max_steps_and_checkpoints_count_batches(tmp_path: Path) -> None:
+def test_global_step_counts_batches(tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
     fitting = fit(build(), tmp_path, 8, max_epochs=-1, max_steps=7, enable_checkpointing=True, callbacks=[saving])
     assert fitting.global_step == 7
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=3.ckpt", "step=6.ckpt"]
 
 
-class Watched(DCGAN):
-    """Keeps the norms of the gradients that the optimizers step with."""
+class GradientNorms(DCGAN):
+    """DCGAN that records the gradient norms of optimizer steps."""
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
@@ -272,10 +275,10 @@ class Watched(DCGAN):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_the_gradients_of_both_are_clipped(tmp_path: Path, precision: Any) -> None:
+def test_gradients_of_both_networks_are_clipped(tmp_path: Path, precision: Any) -> None:
     norms = {}
     for clip in (None, 1e-3):
-        model = Watched(SHAPE, latent_dim=5, base_channels=4, optim=AlternatingOptim(gradient_clip_val=clip))
+        model = GradientNorms(SHAPE, latent_dim=5, base_channels=4, optim=AlternatingOptim(gradient_clip_val=clip))
         fit(model, tmp_path, n=2, precision=precision)
         norms[clip] = model.norms
     assert len(norms[None]) == len(norms[1e-3]) == 4  # two steps of each
@@ -283,56 +286,58 @@ def test_the_gradients_of_both_are_clipped(tmp_path: Path, precision: Any) -> No
     assert norms[1e-3] == pytest.approx([1e-3] * 4, rel=1e-2)
 
 
-class Repeats(DCGAN):
-    """Draws the same two latents over and over: batch norm makes the same of them in any batch of an even size."""
+class RepeatedLatents(DCGAN):
+    """DCGAN that repeats two latents, so that batch norm is equal in batches of any even size."""
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.linspace(-1, 1, 2 * self.latent_dim).view(2, -1).repeat(n // 2, 1)
 
 
-def play(folder: Path, n: int, size: int, accumulate: int = 1, part: slice = slice(None), **kwargs: Any) -> DCGAN:
-    """Fits a part of n batches of 4, in batches of this size, without batch norm where their pictures would meet."""
+def fit_batches(
+    folder: Path, n: int, size: int, accumulate: int = 1, part: slice = slice(None), **kwargs: Any
+) -> DCGAN:
+    """Fit on a part of n batches of 4, in batches of this size, without batch norm in the discriminator."""
     torch.manual_seed(0)
     optim = AlternatingOptim(generator_optimizer=sgd, discriminator_optimizer=sgd, accumulate_grad_batches=accumulate)
     options = {"discriminator_norm": "none", "r1": 0.1, "optim": optim}
-    model = loud(Repeats(SHAPE, latent_dim=5, base_channels=4, **options))
+    model = scale_weights(RepeatedLatents(SHAPE, latent_dim=5, base_channels=4, **options))
     data = [{"image": image} for batch in batches(n) for image in batch["image"]]
     trainer(folder, limit_val_batches=0, **kwargs).fit(model, DataLoader(data[part], batch_size=size))
     return model
 
 
-def alike(a: nn.Module, b: nn.Module) -> None:
+def assert_weights_close(a: nn.Module, b: nn.Module) -> None:
     for (name, one), other in zip(a.named_parameters(), b.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("n", [6, 5])  # five batches: the last step of an epoch has one
-def test_accumulated_batches_are_one_large_one(tmp_path: Path, n: int) -> None:
-    small, large = play(tmp_path, n, 4, accumulate=2), play(tmp_path, n, 8)
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, n: int) -> None:
+    small, large = fit_batches(tmp_path, n, 4, accumulate=2), fit_batches(tmp_path, n, 8)
     assert small.trainer.global_step == small.ema.updates == large.ema.updates == 3
-    alike(small, large)
+    assert_weights_close(small, large)
 
 
-def ranked(rank: int, folder: Path) -> dict[str, Tensor]:
-    """One of two processes, which has every other picture, in batches of 4."""
+def train_on_rank(rank: int, folder: Path) -> dict[str, Tensor]:
+    """Train one of two ranks on every other image, in batches of 4."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     settings = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
-    model = play(folder, 6, 4, part=slice(rank, None, 2), **settings)
+    model = fit_batches(folder, 6, 4, part=slice(rank, None, 2), **settings)
     return model.state_dict()
 
 
-def test_two_processes_are_one_with_batches_twice_as_large(tmp_path: Path) -> None:
-    """Batch norm apart, which normalises each process's batch; its statistics are the mean of both."""
-    states = on_two_ranks(ranked, tmp_path)
+def test_two_ranks_equal_one_with_doubled_batch(tmp_path: Path) -> None:
+    """Check all but batch norm, which normalises per rank; its statistics are the mean of both ranks."""
+    states = on_two_ranks(train_on_rank, tmp_path)
     assert same(*states)
     both = build(discriminator_norm="none")
     both.load_state_dict(states[0])
-    alike(both, play(tmp_path, 6, 8))
+    assert_weights_close(both, fit_batches(tmp_path, 6, 8))
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_learning_rates_move_with_steps(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
-    """Each with those of its optimizer; both end at nothing."""
+def test_step_schedules_follow_their_optimizers(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
+    """Check that each schedule follows the steps of its optimizer and ends at 0."""
     optim = AlternatingOptim(lr_scheduler=WarmupCosine, accumulate_grad_batches=2)
     model = build(optim=optim, discriminator_steps=every)
     fitting = fit(model, tmp_path, n=5, max_epochs=2)
@@ -344,7 +349,7 @@ def test_learning_rates_move_with_steps(tmp_path: Path, every: int, recwarn: pyt
 
 
 @pytest.mark.parametrize("every", [1, 4])  # the generator's first step is in the second epoch
-def test_learning_rates_move_with_epochs(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
+def test_epoch_schedules_follow_epochs(tmp_path: Path, every: int, recwarn: pytest.WarningsRecorder) -> None:
     step = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
     model = build(optim=AlternatingOptim(lr_scheduler=step), discriminator_steps=every)
     fitting = fit(model, tmp_path, n=3, max_epochs=2)
@@ -353,7 +358,7 @@ def test_learning_rates_move_with_epochs(tmp_path: Path, every: int, recwarn: py
 
 
 class FallsAndRises:
-    """A score of 1, 0, 1, 2, ..."""
+    """Metric with the values 1, 0, 1, 2, ..."""
 
     validations = 0
 
@@ -368,7 +373,7 @@ class FallsAndRises:
         return {"cnn_fid": abs(self.validations - 2.0)}
 
 
-def test_learning_rates_fall_where_a_score_no_longer_does(tmp_path: Path) -> None:
+def test_plateau_schedule_follows_monitored_metric(tmp_path: Path) -> None:
     def build_for(monitor: str) -> DCGAN:
         plateau = partial(ReduceLROnPlateau, monitor=monitor, patience=0, factor=0.1)
         return build(optim=AlternatingOptim(lr_scheduler=plateau), scores=FallsAndRises())
@@ -381,7 +386,7 @@ def test_learning_rates_fall_where_a_score_no_longer_does(tmp_path: Path) -> Non
         fit(build_for("val/fid"), tmp_path, n=1, **settings)
 
 
-def test_the_best_by_a_score_is_kept(tmp_path: Path) -> None:
+def test_checkpoint_monitors_metric(tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path, "{epoch}", monitor="val/cnn_fid", mode="min")
     kwargs = {"limit_val_batches": 1, "max_epochs": 4, "enable_checkpointing": True, "callbacks": [saving]}
     model = build(scores=FallsAndRises())
@@ -393,22 +398,22 @@ def test_the_best_by_a_score_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "spectral"])
-def test_learns_to_draw_the_only_picture(tmp_path: Path, norm: Any) -> None:
-    """Of two halves, one light, one dark."""
-    picture = torch.full(SHAPE, -0.8)
-    picture[:, :8] = 0.8
+def test_overfits_single_image(tmp_path: Path, norm: Any) -> None:
+    """Check with an image of a light and a dark half."""
+    image = torch.full(SHAPE, -0.8)
+    image[:, :8] = 0.8
     adam = partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.99))
     options = {"optim": AlternatingOptim(adam), "ema": EMAOptions(decay=0.8), "discriminator_norm": norm}
     model = build(**options, base_channels=8)
-    assert (model.sample(16) - picture).square().mean() > 0.6
-    trainer(tmp_path, max_epochs=1).fit(model, DataLoader([{"image": picture}] * 800, batch_size=8))
-    drawn = model.sample(16, generator=torch.Generator().manual_seed(0))
-    assert (drawn - picture).square().mean() < 0.15
+    assert (model.sample(16) - image).square().mean() > 0.6
+    trainer(tmp_path, max_epochs=1).fit(model, DataLoader([{"image": image}] * 800, batch_size=8))
+    samples = model.sample(16, generator=torch.Generator().manual_seed(0))
+    assert (samples - image).square().mean() < 0.15
 
 
 @pytest.mark.parametrize("options", [{}, {"discriminator_steps": 2, "discriminator_norm": "spectral", "r1": 1.0}])
-def test_resumed_in_an_epoch_equals_uninterrupted(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Both optimizers, both schedules, the average, and the batches of an epoch left in the middle."""
+def test_resume_within_epoch_equals_uninterrupted(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Check both optimizers, both schedules, the EMA weights and the remaining batches of an epoch."""
 
     def run(name: str, steps: int, path: Path | None = None) -> dict[str, Any]:
         saving = ModelCheckpoint(tmp_path, name, every_n_train_steps=steps)
@@ -433,33 +438,33 @@ def test_resumed_in_an_epoch_equals_uninterrupted(tmp_path: Path, options: dict[
 
 
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge", "least_squares"])
-def test_every_loss_trains_in_bf16(tmp_path: Path, loss: Any) -> None:
+def test_every_loss_trains_in_bf16_mixed(tmp_path: Path, loss: Any) -> None:
     model = build(loss=loss, discriminator_norm="spectral", r1=1.0, optim=AlternatingOptim(channels_last=True))
     fitting = fit(model, tmp_path, precision="bf16-mixed")
     assert fitting.callback_metrics["train/d_loss"].isfinite()
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-def test_the_trainers_own_settings_are_refused_with_ours(tmp_path: Path) -> None:
+def test_trainer_clipping_and_accumulation_raise(tmp_path: Path) -> None:
     for name, value in (("gradient_clip_val", 1.0), ("accumulate_grad_batches", 2)):
         with pytest.raises(UsageError, match=f"use model.optim.{name}"):
             fit(build(), tmp_path, **{name: value})
 
 
-def test_a_trainer_fits_twice(tmp_path: Path) -> None:
+def test_trainer_can_fit_twice(tmp_path: Path) -> None:
     model = build(optim=AlternatingOptim(accumulate_grad_batches=2))
     fitting = fit(model, tmp_path)
-    assert fitting.accumulate_grad_batches == 1  # another model's own
+    assert fitting.accumulate_grad_batches == 1  # the setting belongs to the model, not to the Trainer
     fitting.fit_loop.max_epochs = 2
     fitting.fit(model, batches(4))
     fitting.validate(model, batches(2), verbose=False)
     assert fitting.global_step == 4
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_average_draws_the_pictures(tmp_path: Path) -> None:
+def test_samples_use_ema_weights(tmp_path: Path) -> None:
     model = build()
     fit(model, tmp_path)
     model.eval()
@@ -471,7 +476,7 @@ def test_the_average_draws_the_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prior", ["uniform", "normal"])
-def test_priors(prior: Any) -> None:
+def test_priors_have_stated_moments(prior: Any) -> None:
     z = build(prior=prior, latent_dim=50).draw_latents(400, torch.Generator().manual_seed(0))
     deviation = 1 / 3**0.5 if prior == "uniform" else 1.0
     assert z.mean().item() == pytest.approx(0, abs=0.02)
@@ -480,8 +485,8 @@ def test_priors(prior: Any) -> None:
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_encode_finds_the_latent_of_a_drawn_picture(inference: bool) -> None:
-    model = loud(build(ema=None, inversion_steps=150, latent_dim=3, base_channels=8)).eval()
+def test_encode_recovers_latent_of_sample(inference: bool) -> None:
+    model = scale_weights(build(ema=None, inversion_steps=150, latent_dim=3, base_channels=8)).eval()
     z = model.draw_latents(4, torch.Generator().manual_seed(0))
     with torch.inference_mode(inference):
         x = model.decode(z)
@@ -492,7 +497,7 @@ def test_encode_finds_the_latent_of_a_drawn_picture(inference: bool) -> None:
     torch.testing.assert_close(model.encode(x[:1].clone()), found[:1].clone(), atol=1e-2, rtol=0)
 
 
-def test_encode_leaves_every_part_in_its_mode() -> None:
+def test_encode_keeps_training_modes() -> None:
     model = build(ema=None)
     model.generator.layers[1].eval()
     before = [part.training for part in model.modules()]
@@ -500,14 +505,14 @@ def test_encode_leaves_every_part_in_its_mode() -> None:
     assert before == [part.training for part in model.modules()]
 
 
-def test_num_classes_alone_makes_nothing_conditional(tmp_path: Path) -> None:
+def test_num_classes_does_not_imply_conditional(tmp_path: Path) -> None:
     model = build(num_classes=3)
     assert model.num_classes is None
     assert model.hparams.num_classes == 3
     fit(model, tmp_path)
 
 
-def test_conditional_needs_classes_and_labels(tmp_path: Path) -> None:
+def test_conditional_requires_classes_and_labels(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="model.num_classes"):
         build(conditional=True)
     model = build(conditional=True, num_classes=3)
@@ -515,18 +520,18 @@ def test_conditional_needs_classes_and_labels(tmp_path: Path) -> None:
         trainer(tmp_path).fit(model, DataLoader([{"image": torch.zeros(SHAPE)}] * 4, batch_size=4))
 
 
-def test_conditional_networks_ask_for_labels() -> None:
+def test_conditional_networks_require_labels() -> None:
     model = build(conditional=True, num_classes=3)
     for call in (model.decode, model.generator):
-        with pytest.raises(UsageError, match="labels, of 0 to 2"):
+        with pytest.raises(UsageError, match="needs labels of 0 to 2"):
             call(torch.zeros(2, 5))
     for call in (model.encode, model.discriminator):
-        with pytest.raises(UsageError, match="labels, of 0 to 2"):
+        with pytest.raises(UsageError, match="needs labels of 0 to 2"):
             call(torch.zeros(2, *SHAPE))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         *(({name: 0}, rf"model.{name} must be at least 1, got 0") for name in ("latent_dim", "base_channels")),
         *(({name: 0}, rf"model.{name} must be at least 1, got 0") for name in ("discriminator_steps",)),
@@ -545,10 +550,10 @@ def test_conditional_networks_ask_for_labels() -> None:
         ),
     ],
 )
-def test_wrong_options_are_named(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         build(**options)
 
 
-def test_is_a_lightning_module() -> None:
+def test_inherits_lightning_module() -> None:
     assert isinstance(build(), LightningModule)

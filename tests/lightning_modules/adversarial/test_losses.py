@@ -1,4 +1,4 @@
-"""The adversarial losses at known logits, and R1 where it has a closed form."""
+"""Adversarial losses at known logits, and R1 in closed form."""
 
 import math
 
@@ -15,7 +15,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def test_non_saturating() -> None:
+def test_non_saturating_loss_matches_definition() -> None:
     value = -sum(math.log(sigmoid(x)) for x in (2, -1)) / 2 - sum(math.log(1 - sigmoid(x)) for x in (0.5, -3)) / 2
     assert discriminator_loss("non_saturating", REAL, FAKE).item() == pytest.approx(value)
     assert generator_loss("non_saturating", FAKE).item() == pytest.approx(
@@ -23,17 +23,17 @@ def test_non_saturating() -> None:
     )
 
 
-def test_hinge() -> None:
+def test_hinge_loss_matches_definition() -> None:
     assert discriminator_loss("hinge", REAL, FAKE).item() == pytest.approx((0 + 2) / 2 + (1.5 + 0) / 2)
     assert generator_loss("hinge", FAKE).item() == pytest.approx(2.5 / 2)
 
 
-def test_least_squares() -> None:
+def test_least_squares_loss_matches_definition() -> None:
     assert discriminator_loss("least_squares", REAL, FAKE).item() == pytest.approx((1 + 4) / 4 + (0.5**2 + 9) / 4)
     assert generator_loss("least_squares", FAKE).item() == pytest.approx((0.5**2 + 16) / 4)
 
 
-def test_undecided_discriminator_is_worth_log_4() -> None:
+def test_undecided_discriminator_has_loss_log_4() -> None:
     zero = torch.zeros(3)
     assert discriminator_loss("non_saturating", zero, zero).item() == pytest.approx(math.log(4))
 
@@ -45,15 +45,15 @@ def test_hinge_has_no_gradient_beyond_the_margin() -> None:
     assert fake.grad.tolist() == [0, 0.5]
 
 
-def test_saturated_logits_stay_finite_in_half_precision() -> None:
+def test_loss_of_saturated_bfloat16_logits_is_finite() -> None:
     logits = torch.tensor([500.0, -500.0], dtype=torch.bfloat16)
     for loss in (discriminator_loss("non_saturating", logits, logits), generator_loss("non_saturating", logits)):
         assert loss.dtype == torch.float32
         assert loss.isfinite()
 
 
-def test_gradient_penalty_of_a_linear_discriminator() -> None:
-    """D(x) = <w, x>: the penalty is ||w||^2 wherever x is, and its gradient 2 w."""
+def test_gradient_penalty_of_linear_discriminator() -> None:
+    """Check D(x) = <w, x>: the penalty is ||w||^2 for every x, and its gradient 2 w."""
     linear = nn.Linear(12, 1)
     images = torch.randn(5, 3, 2, 2, requires_grad=True)
     penalty = gradient_penalty(linear(images.flatten(1)).flatten(), images)
@@ -62,8 +62,8 @@ def test_gradient_penalty_of_a_linear_discriminator() -> None:
     torch.testing.assert_close(linear.weight.grad, 2 * linear.weight.detach())
 
 
-def test_gradient_penalty_is_a_mean_over_pictures() -> None:
-    """D(x) = ||x||^2 / 2 has the gradient x."""
+def test_gradient_penalty_is_mean_over_images() -> None:
+    """Check D(x) = ||x||^2 / 2, which has the gradient x."""
     images = torch.randn(5, 3, 2, 2, requires_grad=True)
     penalty = gradient_penalty(images.square().sum((1, 2, 3)) / 2, images)
     torch.testing.assert_close(penalty, images.square().sum((1, 2, 3)).mean())

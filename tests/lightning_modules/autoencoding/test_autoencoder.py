@@ -1,4 +1,4 @@
-"""AutoEncoder: its errors in closed form, and the distribution of its codes."""
+"""AutoEncoder: reconstruction errors in closed form and the distribution of codes."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from tests.fakes.ranks import on_two_ranks
 
 
 class TestAutoEncoder(GenerationContract):
-    by_heart = ("loss", 25.0)  # of 115 around the mean value
+    overfit_loss = ("loss", 25.0)  # the mean image has 115
 
     def build(self, **kwargs: Any) -> AutoEncoder:
         torch.manual_seed(0)
@@ -26,7 +26,7 @@ class TestAutoEncoder(GenerationContract):
 
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDenoisingAutoEncoder(GenerationContract):
-    test_overfits_one_batch = None  # it does not see all of it
+    test_overfits_one_batch = None  # the noise hides a part of the input
 
     def build(self, **kwargs: Any) -> AutoEncoder:
         torch.manual_seed(0)
@@ -34,7 +34,7 @@ class TestDenoisingAutoEncoder(GenerationContract):
         return AutoEncoder(self.image_shape, latent_dim=4, **options, **kwargs)
 
 
-def test_errors_are_sums_over_values_and_means_over_pictures() -> None:
+def test_losses_sum_over_values_and_average_over_images() -> None:
     x = torch.rand(3, 1, 4, 4) * 2 - 1
     squares = AutoEncoder((1, 4, 4), 2, "mlp", hidden=(3,)).eval()
     output = squares.decoder(squares.encoder(x))
@@ -46,14 +46,14 @@ def test_errors_are_sums_over_values_and_means_over_pictures() -> None:
     torch.testing.assert_close(cross.evaluate({"image": x}, "val")["loss"], expected)
 
 
-def test_an_unknown_choice_is_refused() -> None:
+def test_unknown_option_raises() -> None:
     with pytest.raises(UsageError, match="model.reconstruction must be one of squared_error, cross_entropy, got 'mse'"):
         AutoEncoder((1, 4, 4), reconstruction="mse")
     with pytest.raises(UsageError, match="model.architecture must be one of conv, mlp, got 'cnn'"):
         AutoEncoder((1, 4, 4), architecture="cnn")
 
 
-def test_noise_blackens_its_part_of_training_pictures_only(tmp_path: Path) -> None:
+def test_noise_applies_only_to_training(tmp_path: Path) -> None:
     model, seen = TestAutoEncoder().build(noise=0.3), []
     encode = model.encode
     model.encode = lambda x, **kwargs: seen.append((x == -1).float().mean().item()) or encode(x, **kwargs)
@@ -65,7 +65,7 @@ def test_noise_blackens_its_part_of_training_pictures_only(tmp_path: Path) -> No
         AutoEncoder((1, 4, 4), noise=1.0)
 
 
-def test_codes_of_few_batches_have_their_exact_moments() -> None:
+def test_moments_of_few_batches_are_exact() -> None:
     codes, distribution = torch.randn(40, 3) @ torch.randn(3, 3) + 5, CodeDistribution(3)
     for batch in codes.chunk(4):
         distribution.update(batch)
@@ -73,7 +73,7 @@ def test_codes_of_few_batches_have_their_exact_moments() -> None:
     torch.testing.assert_close(distribution.covariance, codes.T.cov(correction=0), atol=1e-4, rtol=1e-4)
 
 
-def test_codes_of_many_batches_forget_the_first() -> None:
+def test_moments_of_many_batches_forget_first() -> None:
     distribution = CodeDistribution(2, memory=10)
     distribution.update(1000 + torch.randn(50, 2))
     for _ in range(300):
@@ -82,27 +82,27 @@ def test_codes_of_many_batches_forget_the_first() -> None:
     assert (distribution.covariance - torch.eye(2)).abs().max() < 0.4
 
 
-def test_drawn_codes_follow_the_distribution_even_a_singular_one() -> None:
+def test_sampled_codes_follow_singular_distribution() -> None:
     distribution = CodeDistribution(3)
     direction = torch.tensor([1.0, -2.0, 0.0])
     distribution.update(torch.randn(4000, 1) * direction + 7)
-    drawn = distribution.from_noise(torch.randn(20_000, 3))
-    torch.testing.assert_close(drawn.mean(0), torch.full((3,), 7.0), atol=0.1, rtol=0)
-    torch.testing.assert_close(drawn.T.cov(), torch.outer(direction, direction), atol=0.2, rtol=0)
-    assert drawn[:, 2].std() < 1e-4  # a code that never varies
+    samples = distribution.from_noise(torch.randn(20_000, 3))
+    torch.testing.assert_close(samples.mean(0), torch.full((3,), 7.0), atol=0.1, rtol=0)
+    torch.testing.assert_close(samples.T.cov(), torch.outer(direction, direction), atol=0.2, rtol=0)
+    assert samples[:, 2].std() < 1e-4  # a constant code
 
 
 @pytest.mark.parametrize("dimensions", [20, 256])
-def test_codes_of_rank_one_are_drawn_in_any_number_of_dimensions(dimensions: int) -> None:
+def test_sampled_codes_of_rank_one_stay_on_line(dimensions: int) -> None:
     distribution, direction = CodeDistribution(dimensions), torch.randn(1, dimensions)
     for _ in range(30):
         distribution.update(torch.randn(64, 1) @ direction)
-    drawn = distribution.from_noise(torch.randn(100, dimensions)) - distribution.mean
-    along = drawn @ direction.T @ direction / direction.square().sum()
-    torch.testing.assert_close(drawn, along, atol=1e-2, rtol=0)
+    samples = distribution.from_noise(torch.randn(100, dimensions)) - distribution.mean
+    along = samples @ direction.T @ direction / direction.square().sum()
+    torch.testing.assert_close(samples, along, atol=1e-2, rtol=0)
 
 
-def test_a_cast_of_the_network_leaves_the_moments_in_float32() -> None:
+def test_cast_keeps_moments_in_float32() -> None:
     codes, distributions = torch.randn(300, 64, 2) / 10 + 1, []
     for dtype in (torch.float32, torch.bfloat16):
         distribution = CodeDistribution(2).to(dtype)
@@ -113,30 +113,30 @@ def test_a_cast_of_the_network_leaves_the_moments_in_float32() -> None:
         assert torch.equal(value, distributions[1][name])
 
 
-def test_samples_after_a_fit_in_bfloat16(tmp_path: Path) -> None:
+def test_sampling_works_after_bfloat16_fit(tmp_path: Path) -> None:
     model = AutoEncoder((3, 16, 16), latent_dim=20, channels=(8,))
     trainer(tmp_path, precision="bf16-true").fit(model, TestAutoEncoder().data())
     assert model.encoder.head.weight.dtype == torch.bfloat16
     assert model.sample(3).isfinite().all()
 
 
-def test_codes_are_measured_in_float32_under_autocast() -> None:
+def test_moments_are_float32_under_autocast() -> None:
     codes, distribution = 100 + torch.randn(64, 4), CodeDistribution(4)
     with torch.autocast("cpu", torch.bfloat16):
         distribution.update(codes)
     torch.testing.assert_close(distribution.covariance, codes.T.cov(correction=0), atol=1e-3, rtol=1e-3)
 
 
-def test_the_checkpoint_has_the_codes_distribution() -> None:
+def test_checkpoint_restores_code_distribution() -> None:
     first, second = (TestAutoEncoder().build() for _ in range(2))
     first.codes.update(3 + torch.randn(10, 4))
     second.load_state_dict(first.state_dict())
-    drawn = [model.sample(2, generator=torch.Generator().manual_seed(0)) for model in (first, second)]
-    assert torch.equal(*drawn)
+    samples = [model.sample(2, generator=torch.Generator().manual_seed(0)) for model in (first, second)]
+    assert torch.equal(*samples)
 
 
-def ranked(rank: int, folder: Path) -> list[torch.Tensor]:
-    """One of two processes, whose codes and batch norm have seen other pictures."""
+def evaluate_on_rank(rank: int, folder: Path) -> list[torch.Tensor]:
+    """Evaluate on one of two ranks, with different statistics of codes and batch norm."""
     model = TestAutoEncoder().build()
     model.trainer = SimpleNamespace(world_size=2, global_rank=rank)
     model.codes.update(model.encode(torch.full((4, 3, 16, 16), float(rank))).detach())
@@ -146,8 +146,8 @@ def ranked(rank: int, folder: Path) -> list[torch.Tensor]:
     return [alone, together]
 
 
-def test_all_ranks_are_judged_by_the_first_ones_statistics(tmp_path: Path) -> None:
-    (first, one), (second, two) = on_two_ranks(ranked, tmp_path)
+def test_ranks_evaluate_with_statistics_of_rank_0(tmp_path: Path) -> None:
+    (first, one), (second, two) = on_two_ranks(evaluate_on_rank, tmp_path)
     assert torch.equal(one, two)
     assert torch.equal(one, first)
     assert not torch.equal(two, second)

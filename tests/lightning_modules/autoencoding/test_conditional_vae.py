@@ -1,4 +1,4 @@
-"""ConditionalVAE: the label reaches both networks, and is asked for."""
+"""ConditionalVAE: labels are required and reach both networks."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.contracts.generation import GenerationContract
 
 class TestConditionalVAE(GenerationContract):
     num_classes = 5
-    by_heart = ("reconstruction", 450.0)
+    overfit_loss = ("reconstruction", 450.0)
 
     def build(self, **kwargs: Any) -> ConditionalVAE:
         torch.manual_seed(0)
@@ -27,23 +27,23 @@ class TestConditionalVAEOfMLPs(TestConditionalVAE):
         return ConditionalVAE(self.image_shape, 5, 4, "mlp", hidden=(16,), iwae_samples=3, **kwargs)
 
 
-def test_one_code_gives_a_picture_of_each_class() -> None:
+def test_one_code_gives_an_image_per_class() -> None:
     model = TestConditionalVAE().build().eval()
     z = model.draw_latents(1).expand(5, -1)
-    drawn = model.decode(z, labels=torch.arange(5))
-    assert len(drawn.flatten(1).unique(dim=0)) == 5
+    samples = model.decode(z, labels=torch.arange(5))
+    assert len(samples.flatten(1).unique(dim=0)) == 5
 
 
-def test_samples_of_the_bound_keep_their_labels() -> None:
+def test_importance_samples_keep_their_labels() -> None:
     model, x, labels = TestConditionalVAE().build().eval(), TestConditionalVAE().images(5), torch.arange(5)
     mean = model.encode(x, labels=labels)
-    certain = torch.full_like(mean, -100.0)  # no noise: all samples the same
+    certain = torch.full_like(mean, -100.0)  # no noise, so all samples are equal
     likelihoods, _ = model.log_weights(x, mean, certain, 4, labels)
     expected = model.likelihood.log_prob(model.likelihood_parameters(mean, labels), x)
     torch.testing.assert_close(likelihoods, expected.expand(4, 5), rtol=1e-4, atol=1e-2)
 
 
-def test_labels_are_needed() -> None:
+def test_labels_are_required() -> None:
     model = TestConditionalVAE().build().eval()
     with pytest.raises(UsageError, match="no 'label'"):
         model.evaluate({"image": torch.zeros(2, 3, 16, 16)}, "val")

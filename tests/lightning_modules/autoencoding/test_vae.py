@@ -1,4 +1,4 @@
-"""VAE: the bound and its parts against what theory says of them."""
+"""VAE: the ELBO and its terms against closed forms."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ from tests.contracts.module import trainer
 
 
 class TestVAE(GenerationContract):
-    by_heart = ("reconstruction", 450.0)
+    overfit_loss = ("reconstruction", 450.0)
 
     def build(self, **kwargs: Any) -> VAE:
         torch.manual_seed(0)
@@ -41,10 +41,10 @@ class TestVAEOfLevels(GenerationContract):
 
     def build(self, **kwargs: Any) -> VAE:
         torch.manual_seed(0)
-        options = {"iwae_samples": 3, "free_bits": 0.1, **self.objects()}
+        options = {"iwae_samples": 3, "free_bits": 0.1, **self.object_arguments()}
         return VAE(self.image_shape, None, 4, "mlp", hidden=(16,), **options, **kwargs)
 
-    def objects(self) -> dict[str, Any]:
+    def object_arguments(self) -> dict[str, Any]:
         return {"likelihood": DiscretizedLogistic(3), "kl_schedule": WarmUp()}
 
 
@@ -52,11 +52,11 @@ def tiny(**kwargs: Any) -> VAE:
     return VAE((1, 4, 4), None, 3, "mlp", hidden=(8,), **kwargs).eval()
 
 
-def pictures(n: int, shape: tuple[int, int, int] = (1, 4, 4)) -> Tensor:
+def make_images(n: int, shape: tuple[int, int, int] = (1, 4, 4)) -> Tensor:
     return torch.rand(n, *shape) * 2 - 1
 
 
-def test_kl_is_that_of_the_distributions() -> None:
+def test_kl_matches_torch_distributions() -> None:
     mean, log_variance = torch.randn(6, 5), torch.randn(6, 5)
     expected = reference(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(kl_divergence(mean, log_variance), expected)
@@ -87,8 +87,8 @@ class PrincipalComponents(nn.Module):
         return (z @ self.w.T + self.m).view(-1, 1, 4, 4)
 
 
-class Calling(nn.Module):
-    """A function as a network."""
+class FunctionModule(nn.Module):
+    """Wrap a function as a module."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -98,47 +98,47 @@ class Calling(nn.Module):
         return self.function(x)
 
 
-def linear(off: Tensor | float = 0.0) -> tuple[PrincipalComponents, VAE]:
-    """Probabilistic PCA, and the VAE that is it, but for a posterior whose mean and log variance are that much off."""
+def pca_and_vae(off: Tensor | float = 0.0) -> tuple[PrincipalComponents, VAE]:
+    """Return probabilistic PCA and an equal VAE, whose posterior mean and log variance have an offset."""
     pca = PrincipalComponents(sigma=0.4)
-    networks = {"encoder": Calling(lambda x: pca.encode(x) + off), "decoder": Calling(pca.decode)}
+    networks = {"encoder": FunctionModule(lambda x: pca.encode(x) + off), "decoder": FunctionModule(pca.decode)}
     return pca, VAE((1, 4, 4), None, 3, **networks, likelihood=Gaussian(0.4)).eval()
 
 
-def test_with_the_exact_posterior_the_bound_is_the_evidence() -> None:
-    pca, model = linear()
-    x = pictures(5)
-    # p(x, z) / q(z|x) is p(x), whatever z
+def test_elbo_of_exact_posterior_is_evidence() -> None:
+    pca, model = pca_and_vae()
+    x = make_images(5)
+    # p(x, z) / q(z|x) = p(x) for every z
     log_weights = model.log_weights(x, *model.posterior(x), 7)[1]
     torch.testing.assert_close(log_weights, pca.log_evidence(x).expand(7, 5), atol=1e-3, rtol=1e-4)
-    # and with the KL in closed form in expectation
+    # with the KL in closed form, equal in expectation
     elbo = model.evaluate({"image": x.repeat(4000, 1, 1, 1)}, "val")["elbo"]
     torch.testing.assert_close(elbo, pca.log_evidence(x).mean(), atol=0.05, rtol=0)
 
 
-def test_the_importance_weighted_bound_lies_between_elbo_and_evidence() -> None:
-    off = torch.tensor([0.2] * 3 + [0.7] * 3)  # another mean, and too wide
-    pca, model = linear(off)
-    x = pictures(40)
+def test_iwae_bound_is_between_elbo_and_evidence() -> None:
+    off = torch.tensor([0.2] * 3 + [0.7] * 3)  # wrong mean and too large variance
+    pca, model = pca_and_vae(off)
+    x = make_images(40)
     evidence, bounds = pca.log_evidence(x).mean(), []
     for k in (1, 10, 2000):
         model.iwae_samples = k
         terms = model.evaluate({"image": x}, "test")
         bounds.append(terms["iwae"].item())
-        assert terms["iwae"] >= terms["elbo"] - 1e-4  # on the same samples: Jensen's inequality, not luck
+        assert terms["iwae"] >= terms["elbo"] - 1e-4  # on the same samples, by Jensen's inequality
     assert bounds[0] < bounds[1] < bounds[2]
     assert bounds[2] == pytest.approx(evidence.item(), abs=0.05)
 
 
-def test_samples_in_several_decodings_are_as_many_as_asked_for() -> None:
-    model, x = tiny(), pictures(300)
+def test_importance_samples_have_stated_number() -> None:
+    model, x = tiny(), make_images(300)
     likelihoods, weights = model.log_weights(x, *model.posterior(x), 5)
     assert likelihoods.shape == weights.shape == (5, 300)
-    assert weights.std(0).min() > 0  # each its own noise
+    assert weights.std(0).min() > 0  # independent noise
 
 
-def test_beta_weighs_the_kl_and_leaves_the_elbo() -> None:
-    x = pictures(8)
+def test_beta_scales_kl_but_not_elbo() -> None:
+    x = make_images(8)
     found = {}
     for beta in (0.0, 1.0, 4.0):
         torch.manual_seed(0)
@@ -153,17 +153,17 @@ def test_beta_weighs_the_kl_and_leaves_the_elbo() -> None:
     assert found[0.0]["loss"] == found[0.0]["reconstruction"]
 
 
-def test_terms_are_sums_over_values_and_means_over_pictures() -> None:
-    model, x = tiny(), pictures(6)
+def test_terms_sum_over_values_and_average_over_images() -> None:
+    model, x = tiny(), make_images(6)
     terms = model.evaluate({"image": x}, "val")
     mean, log_variance = model.posterior(x)
     expected = reference(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum() / 6
     torch.testing.assert_close(terms["kl"], expected)
 
 
-def test_reconstruction_is_the_expected_log_probability_of_the_pictures() -> None:
-    pca, model = linear()
-    x = pictures(5)
+def test_reconstruction_is_expected_log_probability() -> None:
+    pca, model = pca_and_vae()
+    x = make_images(5)
     found = model.evaluate({"image": x.repeat(4000, 1, 1, 1)}, "val")["reconstruction"]
     mean, log_variance = model.posterior(x)
     z = Normal(mean, (log_variance / 2).exp()).sample((4000,))
@@ -171,7 +171,7 @@ def test_reconstruction_is_the_expected_log_probability_of_the_pictures() -> Non
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 
 
-def test_free_bits_are_a_floor_for_each_dimension_of_the_batch() -> None:
+def test_free_bits_are_minimum_kl_per_dimension() -> None:
     model = tiny(free_bits=0.5)
     kl = torch.tensor([[0.0, 2.0, 0.6], [0.2, 4.0, 0.6]])
     terms = model.loss_terms(torch.tensor([10.0, 20.0]), kl, 1.0)
@@ -182,7 +182,7 @@ def test_free_bits_are_a_floor_for_each_dimension_of_the_batch() -> None:
     assert kl.grad.tolist() == [[0, 0.5, 0.5]] * 2
 
 
-def test_bits_per_dim_only_of_probabilities() -> None:
+def test_bits_per_dim_requires_discrete_likelihood() -> None:
     x = torch.where(torch.rand(4, 1, 4, 4) < 0.5, -1.0, 1.0)
     for likelihood, there in ((Bernoulli(), False), (Gaussian(), False), (Bernoulli(True), True)):
         assert ("bits_per_dim" in tiny(likelihood=likelihood).evaluate({"image": x}, "val")) is there
@@ -192,7 +192,7 @@ def test_bits_per_dim_only_of_probabilities() -> None:
         tiny(likelihood=Bernoulli(True)).evaluate({"image": x / 2}, "val")
 
 
-def test_active_units() -> None:
+def test_active_units_counts_dimensions_above_threshold() -> None:
     units, codes = ActiveUnits(4), torch.randn(1000, 4) * torch.tensor([1.0, 0.12, 0.08, 0.0]) + 3
     for batch in codes.split(170):
         units.update(batch)
@@ -200,18 +200,18 @@ def test_active_units() -> None:
 
 
 @pytest.mark.parametrize("mean", [0.0, 30.0, 100.0])
-def test_active_units_far_from_zero(mean: float) -> None:
+def test_active_units_of_large_means(mean: float) -> None:
     units = ActiveUnits(2)
     for batch in (torch.randn(20_000, 2) * torch.tensor([0.12, 0.08]) + mean).split(250):
         units.update(batch)
     assert units.compute() == 1
 
 
-def test_active_units_of_ranks_are_merged() -> None:
+def test_ranks_merge_active_units() -> None:
     ranks, codes = [ActiveUnits(3) for _ in range(2)], torch.tensor([[0.0, 1.0, 0.0], [0.1, 1.0, 0.5], [2.0, 1.0, 0.0]])
     for units, part in zip(ranks, (codes[:1], codes[1:]), strict=True):
         units.update(part)
-    for state in ("mean", "squares", "count"):  # as torchmetrics gathers them
+    for state in ("mean", "squares", "count"):  # as torchmetrics does
         setattr(ranks[0], state, torch.stack([getattr(units, state) for units in ranks]))
     ranks[0].threshold = 0.06  # variances of all three: .87, 0 and .056
     assert ranks[0].compute() == 1
@@ -219,7 +219,7 @@ def test_active_units_of_ranks_are_merged() -> None:
     assert ranks[0].compute() == 2
 
 
-def test_a_collapsed_posterior_has_no_active_units(tmp_path: Path) -> None:
+def test_collapsed_posterior_has_no_active_units(tmp_path: Path) -> None:
     model = TestVAE().build()
     nn.init.zeros_(model.encoder.head.weight)
     nn.init.zeros_(model.encoder.head.bias)
@@ -229,7 +229,7 @@ def test_a_collapsed_posterior_has_no_active_units(tmp_path: Path) -> None:
     assert running.callback_metrics["val/kl"] == 0
 
 
-def test_logs_every_term(tmp_path: Path) -> None:
+def test_every_term_is_logged(tmp_path: Path) -> None:
     model, data, fitting = TestVAE().build(iwae_samples=2), TestVAE().data(), trainer(tmp_path, log_every_n_steps=1)
     fitting.fit(model, data)
     terms = {"loss", "reconstruction", "kl", "elbo"}
@@ -239,7 +239,7 @@ def test_logs_every_term(tmp_path: Path) -> None:
     assert {"test/iwae", "test/active_units", "test/MIG"} <= set(fitting.callback_metrics)
 
 
-def test_beta_follows_the_fit_also_in_validation(tmp_path: Path) -> None:
+def test_beta_schedule_applies_to_validation(tmp_path: Path) -> None:
     model, seen = TestVAE().build(kl_schedule=WarmUp(2.0, 1.0)), []
     beta = model.beta
     model.beta = lambda: seen.append((model.training, beta())) or seen[-1][1]
@@ -251,7 +251,7 @@ def test_beta_follows_the_fit_also_in_validation(tmp_path: Path) -> None:
     assert seen[-1][1] == 2.0
 
 
-def test_a_fit_of_unknown_length_bears_constants_only(tmp_path: Path) -> None:
+def test_unlimited_fit_accepts_only_constant_schedule(tmp_path: Path) -> None:
     def fit(schedule: Any) -> None:
         endless = trainer(tmp_path, max_epochs=-1, max_time={"seconds": 0}, limit_val_batches=0)
         endless.fit(TestVAE().build(kl_schedule=schedule), TestVAE().data())
@@ -261,14 +261,14 @@ def test_a_fit_of_unknown_length_bears_constants_only(tmp_path: Path) -> None:
         fit(Cyclical())
 
 
-def test_a_weight_beside_squared_errors_asks_for_squared_errors() -> None:
+def test_pixel_mean_weight_requires_unit_gaussian() -> None:
     for likelihood in (None, Gaussian(), Gaussian(0.5)):
-        with pytest.raises(UsageError, match="PixelMeanWeight.*Gaussian with sigma 1"):
+        with pytest.raises(UsageError, match="Gaussian with sigma 1 .*PixelMeanWeight"):
             tiny(kl_schedule=PixelMeanWeight(), likelihood=likelihood)
     assert tiny(kl_schedule=PixelMeanWeight(0.1), likelihood=Gaussian(1)).beta() == pytest.approx(0.8)
 
 
-def test_evaluations_repeat_and_leave_the_random_numbers_alone(tmp_path: Path) -> None:
+def test_evaluation_is_deterministic_and_keeps_global_rng(tmp_path: Path) -> None:
     model, data, found = TestVAE().build(), TestVAE().data(), []
     for _ in range(2):
         running, before = trainer(tmp_path), torch.get_rng_state()
@@ -278,7 +278,7 @@ def test_evaluations_repeat_and_leave_the_random_numbers_alone(tmp_path: Path) -
     assert found[0] == found[1]
 
 
-def test_any_networks_that_fit() -> None:
+def test_custom_networks_are_supported() -> None:
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 6))
     decoder = nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4)))
     model = VAE((1, 4, 4), latent_dim=3, encoder=encoder, decoder=decoder)
@@ -288,10 +288,10 @@ def test_any_networks_that_fit() -> None:
         VAE((1, 4, 4), latent_dim=4, encoder=encoder)
 
 
-def test_the_command_lines_arguments_are_the_documented_ones() -> None:
-    for wrong, said in (
+def test_invalid_arguments_raise() -> None:
+    for wrong, message in (
         ({"free_bits": -1}, "model.free_bits must be .*got -1"),
         ({"iwae_samples": -1}, "model.iwae_samples must be .*got -1"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             tiny(**wrong)

@@ -1,4 +1,4 @@
-"""ObjectDetection: any network of torchvision's interface, and what the base does for every technique."""
+"""ObjectDetection: custom networks with torchvision's interface, and the behaviour shared by all detectors."""
 
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,7 @@ from tests.contracts.module import trainer
 
 
 def torchvision_network() -> FasterRCNN:
-    """torchvision's own, with a body of three convolutions and batch norm."""
+    """Build torchvision's Faster R-CNN with a body of three convolutions and batch norm."""
     channels = [3, 16, 32, 32]
     layers = [[nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()] for a, b in pairwise(channels)]
     body = nn.Sequential(*[layer for block in layers for layer in block])
@@ -46,7 +46,7 @@ class _Predictor(nn.Module):
 
 
 class TestAnyNetwork(DetectionContract):
-    steps, by_heart, lr = 60, 0.8, 3e-3
+    steps, overfit_ap, lr = 60, 0.8, 3e-3
 
     def build(self, **kwargs: Any) -> ObjectDetection:
         network = torchvision_network()
@@ -57,7 +57,7 @@ def tiny() -> YOLO:
     return YOLO(num_classes=5, preset="tiny", width=0.1, image_size=128, grid=3)
 
 
-def test_crowds_and_difficult_objects_have_no_part_in_the_validation_loss(tmp_path: Any) -> None:
+def test_validation_loss_ignores_crowds_and_difficult_objects(tmp_path: Any) -> None:
     contract = TestAnyNetwork()
     batch, model = contract.batch(), tiny()
     fitting = trainer(tmp_path, limit_train_batches=0)
@@ -80,20 +80,20 @@ def test_crowds_and_difficult_objects_have_no_part_in_the_validation_loss(tmp_pa
     assert logged[0] == logged[1] == logged[2]
 
 
-def test_masks_of_another_size_are_refused() -> None:
+def test_masks_of_other_size_raise() -> None:
     batch = TestAnyNetwork().batch(masks=True)
     batch["target"][1]["masks"] = batch["target"][1]["masks"][..., :10]
     with pytest.raises(UsageError, match="image 1 of the batch is .64, 64. .* its masks are"):
         tiny().training_step(batch, 0)
 
 
-def test_bytes_are_refused() -> None:
+def test_uint8_images_raise() -> None:
     batch = TestAnyNetwork().batch()
     batch["image"] = [(255 * image).byte() for image in batch["image"]]
     with pytest.raises(UsageError, match="uint8 images reached the network"):
         tiny().training_step(batch, 0)
 
 
-def test_no_classes_is_an_error() -> None:
+def test_missing_num_classes_raises() -> None:
     with pytest.raises(UsageError, match="model.num_classes must be .*got None"):
         ObjectDetection(torchvision_network())

@@ -1,4 +1,4 @@
-"""Fast R-CNN: the paper's loss and sampling, one map for all regions."""
+"""Fast R-CNN: loss and sampling of the paper, and one feature map for all regions."""
 
 from typing import Any
 
@@ -24,21 +24,21 @@ class TestFastRCNN(DetectionContract):
     def data(self, **kwargs: Any) -> ShapesDetection:
         return super().data(proposals=GridProposals(), proposals_dir="proposals", proposal_workers=0, **kwargs)
 
-    def test_missing_proposals_are_said(self) -> None:
+    def test_missing_proposals_raise(self) -> None:
         model, batch = self.build(), self.batch()
         del batch["proposals"]
         with pytest.raises(UsageError, match="FastRCNN needs proposals.*data.proposals"):
             model.loss_terms(batch)
 
-    def test_one_map_serves_losses_and_detections(self) -> None:
+    def test_losses_and_detections_share_one_feature_map(self) -> None:
         model, batch, calls = self.build().eval(), self.batch(), []
         model.network.features.register_forward_hook(lambda *_: calls.append(1))
         with torch.inference_mode():
             model.evaluate(batch)
         assert len(calls) == 1
 
-    def test_loss_is_that_of_equation_1(self) -> None:
-        """Of 4 x 16 regions: mean cross-entropy, smooth L1 of the true class's offsets over all regions."""
+    def test_loss_matches_equation_1(self) -> None:
+        """Check 4 x 16 regions: mean cross-entropy, and smooth L1 of the true class's offsets."""
         model, batch = self.build(rois_per_image=16).eval(), self.batch()
         seen = {}
         classify = model._classify
@@ -57,7 +57,7 @@ class TestFastRCNN(DetectionContract):
         assert terms["class"] != nothing  # some regions are objects
         assert (terms["class"] - nothing).abs() < 1
 
-    def test_gradient_reaches_the_true_class_only(self) -> None:
+    def test_box_gradient_reaches_only_true_class(self) -> None:
         model, batch = self.build().eval(), self.batch(objects=(1, 1))
         only = int(batch["target"][0]["labels"][0])
         batch = {key: value[:1] for key, value in batch.items()}
@@ -67,15 +67,15 @@ class TestFastRCNN(DetectionContract):
         assert rows[torch.arange(5) != only - 1].abs().max() == 0
 
 
-def test_new_layers_begin_as_in_the_paper() -> None:
-    """Section 2.3: Gaussians of deviation .01 and .001, biases 0."""
+def test_new_layers_are_initialized_as_in_paper() -> None:
+    """Check section 2.3: Gaussians of deviation .01 and .001, biases 0."""
     network = FastRCNNNetwork(20, "vgg16", width=0.25)
     assert network.score.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert network.offsets.weight.std().item() == pytest.approx(0.001, rel=0.05)
     assert network.score.bias.abs().max() == network.offsets.bias.abs().max() == 0
 
 
-def test_vgg16_has_a_map_of_stride_16_and_pools_7_by_7() -> None:
+def test_vgg16_has_stride_16_and_pools_7_by_7() -> None:
     with torch.device("meta"):
         network = FastRCNNNetwork(20, "vgg16")
         assert network.features(torch.empty(1, 3, 608, 1008)).shape == (1, 512, 38, 63)
@@ -83,8 +83,8 @@ def test_vgg16_has_a_map_of_stride_16_and_pools_7_by_7() -> None:
     assert sum(p.numel() for p in network.parameters()) == 138_357_544 - 4_097_000 + 4097 * 21 + 4097 * 80
 
 
-def test_regions_at_the_same_place_of_pictures_of_other_sizes() -> None:
-    """A region sees the same pixels whatever is beside the picture in the batch."""
+def test_scores_do_not_depend_on_padding_of_batch() -> None:
+    """Check that scores do not depend on the other images of a batch."""
     torch.manual_seed(0)
     every = DetectionInference(score_threshold=0.0)
     model = FastRCNN(num_classes=2, backbone="vgg11", width=0.06, min_side=64, max_side=128, inference=every).eval()
@@ -95,7 +95,7 @@ def test_regions_at_the_same_place_of_pictures_of_other_sizes() -> None:
     torch.testing.assert_close(alone["scores"], padded["scores"], atol=0.02, rtol=0)
 
 
-def test_freezes_the_first_convolutions() -> None:
+def test_freeze_stops_gradients_of_first_convolutions() -> None:
     network = FastRCNNNetwork(5, "vgg16", width=0.03, freeze=4)
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     assert len(frozen) == 8

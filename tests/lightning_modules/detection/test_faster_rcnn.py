@@ -1,4 +1,4 @@
-"""Faster R-CNN: the papers' anchors and sizes, and losses and detections from one pass that changes nothing."""
+"""Faster R-CNN: anchors and sizes of the papers, and losses and detections from one forward pass."""
 
 import copy
 from functools import partial
@@ -41,8 +41,8 @@ class TestFasterRCNN(DetectionContract):
         torch.manual_seed(0)
         return FasterRCNN(**{**SMALL, **kwargs})
 
-    def test_one_pass_gives_losses_and_detections(self) -> None:
-        """Of a network whose norms do not count: the losses of training, the detections of evaluation."""
+    def test_losses_and_detections_share_one_forward_pass(self) -> None:
+        """Check losses of training and detections of evaluation with frozen norms."""
         model, batch, calls = self.build(norm="frozen"), self.batch(), []
         torch.manual_seed(0)
         losses = model.train().loss_terms(batch)
@@ -59,7 +59,7 @@ class TestFasterRCNN(DetectionContract):
             assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
         assert not any(module.training for module in model.network.modules())
 
-    def test_single_map_as_in_the_paper(self) -> None:
+    def test_single_map_of_paper_trains(self) -> None:
         model, batch = (
             self.build(backbone="vgg11_bn", fpn=False, rpn=RPN | {"anchor_sizes": [16, 32, 64]}),
             self.batch(),
@@ -70,8 +70,8 @@ class TestFasterRCNN(DetectionContract):
         with torch.inference_mode():
             assert len(model.eval().detect(batch)) == 4
 
-    def test_samples_of_anchors_and_regions(self) -> None:
-        """At most half of the anchors and a quarter of the regions are objects (section 3.1.3; Girshick 2015, 2.3)."""
+    def test_anchor_and_roi_samples_match_papers(self) -> None:
+        """Check at most half of the anchors and a quarter of the regions as objects (section 3.1.3; Girshick 2015, 2.3)."""
         model, batch = self.build(), self.batch()
         counts = {}
         for name, part in (("rpn", model.network.rpn), ("roi", model.network.roi_heads)):
@@ -81,7 +81,7 @@ class TestFasterRCNN(DetectionContract):
         assert all(0 < objects <= 32 for objects, _ in counts["rpn"])
         assert all(0 < objects <= 8 and objects + others <= 32 for objects, others in counts["roi"])
 
-    def test_boxes_keep_their_precision_under_bf16(self) -> None:
+    def test_boxes_are_float32_under_bf16_autocast(self) -> None:
         model, batch = self.build().eval(), self.batch()
         seen = []
         score_anchors = model.network.rpn.score_anchors
@@ -91,8 +91,8 @@ class TestFasterRCNN(DetectionContract):
         assert {seen[0].anchors[0].dtype, seen[0].boxes.dtype, found[0]["boxes"].dtype} == {torch.float32}
         assert {term.dtype for term in terms.values()} == {torch.float32}
 
-    def test_losses_and_detections_are_torchvisions(self) -> None:
-        """Of the same weights and random numbers, on images that are resized."""
+    def test_losses_and_detections_match_torchvision(self) -> None:
+        """Compare with equal weights and random numbers on resized images."""
         ours, batch = self.build(norm="frozen", min_side=72, max_side=130), self.batch()
         before, after = ({"train": 64, "test": 32}, {"train": 32, "test": 16})
         kept = {f"rpn_pre_nms_top_n_{mode}": count for mode, count in before.items()}
@@ -105,7 +105,7 @@ class TestFasterRCNN(DetectionContract):
             rpn_batch_size_per_image=64,
             box_roi_pool=MultiScaleRoIAlign(
                 ["0", "1"], 7, 2, canonical_scale=112
-            ),  # the paper's 224, for these anchors
+            ),  # the 224 of the paper, scaled to these anchors
             box_head=TwoMLPHead(16 * 49, 32),
             box_predictor=FastRCNNPredictor(32, 6),
             box_batch_size_per_image=32,
@@ -128,7 +128,7 @@ class TestFasterRCNN(DetectionContract):
 
 
 class _Counting:
-    """A sampler that notes how many objects, and how many others, it takes of every image."""
+    """Sampler that records the numbers of objects and of others in every image."""
 
     def __init__(self, sampler: Any, counts: list[tuple[int, int]]) -> None:
         self.sampler, self.counts = sampler, counts
@@ -139,7 +139,7 @@ class _Counting:
         return chosen
 
 
-def test_full_size_is_torchvisions() -> None:
+def test_full_size_matches_torchvision() -> None:
     with torch.device("meta"):
         ours = FasterRCNN(num_classes=90).network
         theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
@@ -149,8 +149,8 @@ def test_full_size_is_torchvisions() -> None:
     assert ours.rpn._post_nms_top_n == theirs.rpn._post_nms_top_n
 
 
-def test_paper_has_nine_anchors_per_location_and_a_pyramid_three() -> None:
-    """128, 256 and 512 pixels in three shapes at every 16 pixels; with a pyramid one size for each stride."""
+def test_paper_has_nine_anchors_and_pyramid_three() -> None:
+    """Check 128, 256 and 512 pixels in three aspect ratios every 16 pixels; with a pyramid one size per stride."""
     with torch.device("meta"):
         single = FasterRCNN(20, "vgg16", fpn=False, head_channels=4096).network
         pyramid = FasterRCNN(20).network
@@ -167,32 +167,32 @@ def test_paper_has_nine_anchors_per_location_and_a_pyramid_three() -> None:
     assert [sizes for (sizes,) in pyramid.rpn.anchor_generator.sizes] == [32, 64, 128, 256, 512]
 
 
-def test_regions_are_pooled_at_the_strides_there_are() -> None:
-    """Whatever the first batch was: of 65 pixels, padded to 96, torchvision takes the stride of 4 for one of 2."""
+def test_roi_strides_do_not_depend_on_first_batch() -> None:
+    """Check that strides do not depend on the first batch: at 65 pixels, padded to 96, torchvision takes 2 instead of 4."""
     model = FasterRCNN(**{**SMALL, "min_side": 65}).eval()
     with torch.inference_mode():
         model.detect({"image": [torch.rand(3, 65, 65)]})
     pool = model.network.roi_heads.box_roi_pool
     assert pool.scales == [1 / 4, 1 / 8]
     side = torch.tensor([[0, 0, 55.0, 55], [0, 0, 57, 57]])
-    assert pool.map_levels([side]).tolist() == [0, 1]  # as 112 pixels part the two where anchors begin at 32
+    assert pool.map_levels([side]).tolist() == [0, 1]  # as 112 pixels are the boundary with anchors from 32
 
 
-def test_images_of_any_shape() -> None:
+def test_any_image_shape_is_supported() -> None:
     model = FasterRCNN(**SMALL).eval()
     with torch.inference_mode():
         found = model.detect({"image": [torch.rand(3, 1, 500), torch.rand(3, 33, 20)]})
     assert found[0]["boxes"].numel() == 0 or found[0]["boxes"][:, 3].max() <= 1
 
 
-def test_dropped_stages_are_not_built() -> None:
+def test_unused_stages_are_not_built() -> None:
     names = {name.split(".")[2] for name, _ in FasterRCNN(**SMALL).network.backbone.named_parameters("b")}
     assert {"layer1", "layer2"} <= names
     assert not names & {"layer3", "layer4", "fc"}
 
 
 def _outputs(network: nn.Module) -> dict[str, Any]:
-    """Outputs of the body, the proposal head and the box predictor; each pass of the network replaces them."""
+    """Return outputs of the body, the proposal head and the box predictor; each forward pass replaces them."""
     outputs: dict[str, Any] = {}
     parts = {"maps": network.backbone, "rpn": network.rpn.head, "boxes": network.roi_heads.box_predictor}
     for name, part in parts.items():
@@ -204,10 +204,10 @@ def _smallest_gap(scores: Tensor) -> float:
     return scores.flatten().sort().values.diff().min().item()
 
 
-def test_coco_weights_give_torchvisions_detections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torchvision's norms have no epsilon, which no checkpoint stores; the file has old names of some weights.
+def test_coco_detections_match_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check norms without epsilon and old weight names of torchvision's checkpoints.
 
-    Norms keep the scale of the maps and heads have large weights: all scores differ by more than rounding errors.
+    Norms keep the scale of the maps and heads have large weights, so that scores differ by more than rounding errors.
     """
     torch.manual_seed(6)
     few = {"rpn_pre_nms_top_n_test": 5, "rpn_post_nms_top_n_test": 8}
@@ -249,8 +249,8 @@ def test_coco_weights_give_torchvisions_detections(monkeypatch: pytest.MonkeyPat
     assert torch.equal(other.rpn.head.cls_logits.weight, theirs.rpn.head.cls_logits.weight)
 
 
-def test_head_starts_from_vggs_hidden_layers() -> None:
-    """Section 3.2: all layers are those of the classifier but for the last."""
+def test_head_loads_hidden_layers_of_vgg() -> None:
+    """Check section 3.2: all layers of the classifier except the last."""
     hidden = torch.zeros(4096, 512 * 49), torch.ones(4096, 4096)
     state = {"classifier.0.weight": hidden[0], "classifier.3.weight": hidden[1]}
     state |= {"classifier.0.bias": torch.zeros(4096), "classifier.3.bias": torch.ones(4096)}
@@ -264,18 +264,18 @@ def test_head_starts_from_vggs_hidden_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             {"rpn": {"anchor_sizes": [8, 16, 32, 64, 128, 256]}},
             "model.rpn.anchor_sizes must be .*one size for each map",
         ),
         ({"min_side": 200}, "model.min_side must be above 0 and at most max_side, 128, got 200"),
-        ({"weights": "coco"}, "model.weights coco are of resnet50.*not of resnet18.*0.25"),
+        ({"weights": "coco"}, "model.weights coco needs resnet50.*got resnet18.*0.25"),
         ({"weights": "imagenet"}, "model.width must be 1 with model.weights imagenet"),
         ({"num_classes": None}, "model.num_classes must be .*got None"),
     ],
 )
-def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         FasterRCNN(**{**SMALL, **arguments})

@@ -1,4 +1,4 @@
-"""Mask R-CNN: the paper's branch and loss, and masks at the size of the image."""
+"""Mask R-CNN: mask branch and loss of the paper, and masks at image size."""
 
 import inspect
 from typing import Any
@@ -41,7 +41,7 @@ class TestMaskRCNN(DetectionContract):
     def data(self, **kwargs: Any) -> ShapesDetection:
         return super().data(masks=True, **kwargs)
 
-    def test_one_pass_gives_losses_and_detections(self) -> None:
+    def test_losses_and_detections_share_one_forward_pass(self) -> None:
         model, batch, calls = self.build(norm="frozen"), self.batch(), []
         torch.manual_seed(0)
         losses = model.train().loss_terms(batch)
@@ -55,8 +55,8 @@ class TestMaskRCNN(DetectionContract):
         for one, other in zip(found, plain, strict=True):
             assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels", "masks"))
 
-    def test_mask_loss_is_of_the_true_class_only(self) -> None:
-        """Section 3: the other classes' masks have no say."""
+    def test_mask_loss_uses_only_true_class(self) -> None:
+        """Check section 3: masks of other classes do not contribute."""
         model, batch = self.build(), self.batch(objects=(1, 1))
         batch = {key: value[:1] for key, value in batch.items()}
         (label,) = batch["target"][0]["labels"].tolist()
@@ -66,7 +66,7 @@ class TestMaskRCNN(DetectionContract):
         assert rows[label] > 0
         assert rows[torch.arange(6) != label].max() == 0
 
-    def test_masks_lie_in_their_boxes(self) -> None:
+    def test_masks_lie_inside_boxes(self) -> None:
         model, batch = self.build(inference={"score_threshold": 0.0}).eval(), self.batch()
         with torch.inference_mode():
             found = model.detect(batch)[0]
@@ -76,28 +76,28 @@ class TestMaskRCNN(DetectionContract):
             inside = (x + 1 > box[0]) & (x < box[2]) & (y + 1 > box[1]) & (y < box[3])
             assert inside.all()
 
-    def test_no_mask_to_resize(self) -> None:
+    def test_images_without_masks_can_be_resized(self) -> None:
         model, batch = self.build(min_side=72), self.batch()
         target = batch["target"][0]
         batch["target"][0] = {key: target[key][:0] for key in ("boxes", "labels", "masks")}
         assert model.loss_terms(batch)["mask"] > 0
 
-    def test_objects_without_masks_are_refused(self) -> None:
+    def test_objects_without_masks_raise(self) -> None:
         model, batch = self.build(), self.batch()
         del batch["target"][1]["masks"]
         with pytest.raises(UsageError, match="MaskRCNN needs masks.*data.masks"):
             model.loss_terms(batch)
 
 
-def test_full_size_is_torchvisions() -> None:
+def test_full_size_matches_torchvision() -> None:
     with torch.device("meta"):
         ours = MaskRCNN(num_classes=90).network
         theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
 
 
-def test_branch_of_the_paper() -> None:
-    """Regions of 14 x 14, four convolutions of 256, and a deconvolution to 28 x 28 (figure 4, right)."""
+def test_mask_branch_matches_paper() -> None:
+    """Check regions of 14 x 14, four convolutions of 256, and a deconvolution to 28 x 28 (figure 4, right)."""
     with torch.device("meta"):
         heads = MaskRCNN(num_classes=80).network.roi_heads
         masks = heads.mask_predictor(heads.mask_head(torch.empty(2, 256, *heads.mask_roi_pool.output_size)))
@@ -107,15 +107,15 @@ def test_branch_of_the_paper() -> None:
     assert masks.shape == (2, 81, 28, 28)
 
 
-def test_options_are_those_of_faster_rcnn() -> None:
-    ours, theirs = (inspect.signature(technique).parameters for technique in (MaskRCNN, FasterRCNN))
+def test_arguments_match_faster_rcnn() -> None:
+    ours, theirs = (inspect.signature(method).parameters for method in (MaskRCNN, FasterRCNN))
     assert set(ours) - set(theirs) == {"mask_channels"}
     assert set(theirs) - set(ours) == {"fpn"}
     same = set(ours) & set(theirs)
     assert all(ours[name].default == theirs[name].default for name in same)
 
 
-def test_pasting_fills_a_box_and_nothing_else() -> None:
+def test_paste_fills_exactly_the_box() -> None:
     boxes = torch.tensor([[3.0, 5, 20, 12], [0, 0, 30, 24], [10, 10, 11, 13]])
     pasted = paste(torch.ones(3, 28, 28), boxes, (24, 30))
     expected = torch.zeros(3, 24, 30, dtype=torch.bool)
@@ -126,8 +126,8 @@ def test_pasting_fills_a_box_and_nothing_else() -> None:
     assert paste(torch.ones(0, 28, 28), torch.zeros(0, 4), (24, 30)).shape == (0, 24, 30)
 
 
-def test_pasting_undoes_the_targets() -> None:
-    """A disc, cut out as the branch should learn it and put back, survives; torchvision's way moves and widens it."""
+def test_paste_inverts_mask_targets() -> None:
+    """Check that a disc survives cropping and pasting; torchvision's functions shift and widen it."""
     y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(80) + 0.5, indexing="ij")
     disc = (x - 40.3) ** 2 + (y - 30.6) ** 2 < 13.4**2
     box, which = torch.tensor([[25.6, 15.7, 55.4, 45.2]]), torch.tensor([1])
@@ -138,7 +138,7 @@ def test_pasting_undoes_the_targets() -> None:
     assert (theirs != disc).sum() > 0.05 * disc.sum()
 
 
-def test_pasting_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paste_in_chunks_is_identical(monkeypatch: pytest.MonkeyPatch) -> None:
     masks, corner = torch.rand(7, 28, 28), torch.rand(7, 2) * 20
     boxes = torch.cat([corner, corner + 1 + torch.rand(7, 2) * 20], 1)
     whole = paste(masks, boxes, (40, 40))

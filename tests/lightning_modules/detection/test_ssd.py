@@ -1,5 +1,6 @@
-"""SSD: the paper's default boxes, matches, hard negatives and layers."""
+"""SSD: default boxes, matching, hard negatives and layers of the paper."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from darkroom.lightning_modules.detection.ssd import (
     ssd_loss,
 )
 from tests.contracts.detection import DetectionContract
+from tests.contracts.module import trainer
 
 SMALL = {"num_classes": 5, "image_size": 64, "backbone": "resnet18", "width": 0.25, "sizes": [10, 16, 24, 36, 50]}
 
@@ -35,7 +37,7 @@ class TestSSD(DetectionContract):
         torch.manual_seed(0)
         return SSD(**{**SMALL, **kwargs})
 
-    def test_one_pass_gives_losses_and_detections(self) -> None:
+    def test_losses_and_detections_share_one_forward_pass(self) -> None:
         model, batch, calls = self.build(norm="frozen").eval(), self.batch(), []
         losses, plain = model.train().loss_terms(batch), model.eval().detect(batch)
         model.network.body.register_forward_hook(lambda *_: calls.append(1))
@@ -53,7 +55,7 @@ class TestSSDOnVGG(TestSSD):
         return super().build(**{"backbone": "vgg11_bn", "width": 0.1, "sizes": "voc", **kwargs})
 
 
-# --- default boxes ------------------------------------------------------------------------------------------------------
+# --- default boxes ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ class TestSSDOnVGG(TestSSD):
         (512, [64, 32, 16, 8, 4, 2, 1], [4, 6, 6, 6, 6, 4, 4]),
     ],
 )
-def test_maps_and_number_of_default_boxes(side: int, maps: list[int], per_cell: list[int]) -> None:
+def test_map_sizes_and_number_of_default_boxes_match_paper(side: int, maps: list[int], per_cell: list[int]) -> None:
     with torch.device("meta"):
         network = SSDNetwork(20, image_size=side)
         seen = []
@@ -86,12 +88,12 @@ def test_maps_and_number_of_default_boxes(side: int, maps: list[int], per_cell: 
         ("coco", 512, [20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72]),
     ],
 )
-def test_sizes_are_the_authors(data: Any, side: int, sizes: list[float]) -> None:
+def test_box_sizes_match_authors_code(data: Any, side: int, sizes: list[float]) -> None:
     assert [part * side for part in box_sizes(data, len(sizes) - 1)] == pytest.approx(sizes)
 
 
-def test_default_boxes_of_a_cell() -> None:
-    """Two squares, the larger of the geometric mean with the next size, and ratios 2 and 1/2; centres 8 pixels apart."""
+def test_default_boxes_of_a_cell_match_paper() -> None:
+    """Check two squares, the larger one of the geometric mean size, and ratios 2 and 1/2; centres 8 pixels apart."""
     with torch.device("meta"):
         boxes = SSDNetwork(20).default_boxes
     first = boxes[:4]
@@ -102,10 +104,10 @@ def test_default_boxes_of_a_cell() -> None:
     torch.testing.assert_close(boxes[4, :2] - boxes[0, :2], torch.tensor([8.0, 0]))
 
 
-# --- matching and loss --------------------------------------------------------------------------------------------------
+# --- matching and loss ------------------------------------------------------------------------------------------------
 
 
-def test_every_truth_has_a_default_box_and_others_above_one_half() -> None:
+def test_every_object_gets_a_default_box_and_others_above_iou_one_half() -> None:
     default_boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [30, 30, 40, 40], [50, 50, 60, 60]])
     truth = torch.tensor([[0.0, 0, 10, 10], [38, 38, 48, 48]])
     assert box_iou(truth[1:], default_boxes).max() < 0.1
@@ -114,17 +116,17 @@ def test_every_truth_has_a_default_box_and_others_above_one_half() -> None:
     assert torch.equal(assign(default_boxes, truth), SSDMatcher(0.5)(box_iou(truth, default_boxes)))
 
 
-def test_two_truths_with_the_same_best_default_box_both_have_one() -> None:
-    """The better one keeps it; in torchvision the last one of them takes it, and the other has none."""
+def test_objects_with_same_best_default_box_get_separate_boxes() -> None:
+    """Check that the object of higher IoU keeps the box; in torchvision the last object takes it and the other has none."""
     default_boxes = torch.tensor([[0.0, 0, 30, 30], [20, 0, 60, 30], [80, 80, 90, 90]])
     truth = torch.tensor([[1.0, 0, 30, 30], [2, 0, 30, 26]])
     assert box_iou(truth, default_boxes).argmax(1).tolist() == [0, 0]
     assert assign(default_boxes, truth).tolist() == [0, 1, -1]
     more = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30], [40, 40, 50, 50], [60, 60, 70, 70]])
-    assert sorted(assign(default_boxes, more).tolist()) != [-1, -1, -1]  # more truths than default boxes
+    assert sorted(assign(default_boxes, more).tolist()) != [-1, -1, -1]  # more objects than default boxes
 
 
-def test_hard_negatives_are_three_for_each_positive_of_their_image() -> None:
+def test_hard_negatives_are_three_per_positive_of_each_image() -> None:
     torch.manual_seed(0)
     losses, positive = torch.rand(3, 40), torch.zeros(3, 40, dtype=torch.bool)
     positive[0, :5] = positive[1, 7] = True
@@ -136,8 +138,8 @@ def test_hard_negatives_are_three_for_each_positive_of_their_image() -> None:
         assert rest[chosen[row]].min() >= rest[~chosen[row]].max()
 
 
-def test_no_positive_is_counted_twice() -> None:
-    """Where more than a quarter of the default boxes are positive, three negatives for each are not to be had."""
+def test_positives_are_not_counted_as_negatives() -> None:
+    """Check more than a quarter of positive default boxes, where three negatives for each do not exist."""
     torch.manual_seed(0)
     default_boxes = torch.tensor([[20.0 * x, 0, 20.0 * x + 10, 10] for x in range(8)])
     target = {"boxes": default_boxes[:4] + 1, "labels": torch.tensor([1, 2, 1, 2])}
@@ -152,7 +154,7 @@ def test_no_positive_is_counted_twice() -> None:
     assert theirs["classification"] > terms["class"] + 0.1  # it takes eight negatives of four
 
 
-def test_loss_is_torchvisions_where_positives_are_few() -> None:
+def test_loss_with_few_positives_matches_torchvision() -> None:
     torch.manual_seed(0)
     default_boxes = torch.rand(60, 2) * 50
     default_boxes = torch.cat([default_boxes, default_boxes + 8], 1)
@@ -174,7 +176,7 @@ def _torchvisions_loss(offsets: Tensor, logits: Tensor, boxes: Tensor, targets: 
 
 
 def _without_network() -> TorchvisionSSD:
-    """torchvision's loss and postprocessing."""
+    """Return torchvision's SSD for its loss and postprocessing only."""
     theirs = TorchvisionSSD.__new__(TorchvisionSSD)
     nn.Module.__init__(theirs)
     theirs.box_coder, theirs.neg_to_pos_ratio = BoxCoder((10.0, 10.0, 5.0, 5.0)), 3.0
@@ -182,7 +184,7 @@ def _without_network() -> TorchvisionSSD:
     return theirs
 
 
-def test_images_without_objects_alone_teach_nothing() -> None:
+def test_images_without_objects_have_zero_loss() -> None:
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     logits = torch.randn(2, 5, 3, requires_grad=True)
     offsets = torch.randn(2, 5, 4, requires_grad=True)
@@ -192,10 +194,10 @@ def test_images_without_objects_alone_teach_nothing() -> None:
     assert logits.grad.abs().max() == offsets.grad.abs().max() == 0
 
 
-# --- layers and weights -------------------------------------------------------------------------------------------------
+# --- layers and weights -----------------------------------------------------------------------------------------------
 
 
-def test_conv4_3_is_rescaled_to_20() -> None:
+def test_conv4_3_is_rescaled_to_norm_20() -> None:
     map_ = L2Norm(16)(torch.randn(2, 16, 3, 3) * 7)
     torch.testing.assert_close(map_.norm(dim=1), torch.full((2, 3, 3), 20.0))
     with torch.device("meta"):
@@ -204,7 +206,7 @@ def test_conv4_3_is_rescaled_to_20() -> None:
     assert (network.fc[1].dilation, network.fc[1].padding, network.fc[1].out_channels) == ((6, 6), (6, 6), 1024)
 
 
-def test_size_is_the_papers_and_torchvisions() -> None:
+def test_parameter_count_matches_paper_and_state_dict_matches_torchvision() -> None:
     with torch.device("meta"):
         paper, ours = SSDNetwork(20), SSDNetwork(90, sizes="coco")
         theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
@@ -215,14 +217,14 @@ def test_size_is_the_papers_and_torchvisions() -> None:
 
 @pytest.fixture
 def without_init(monkeypatch: pytest.MonkeyPatch) -> None:
-    """VGG16 is built in no time."""
+    """Skip the initialization of VGG16."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
         monkeypatch.setattr(nn.init, name, lambda weight, *_, **__: weight)
 
 
 @pytest.mark.slow
-def test_torchvisions_weights_give_torchvisions_answers(without_init: None) -> None:
-    """Though they take images in [0, 255], and ours divides by deviations. In float64, but for the last cast of ours."""
+def test_outputs_with_torchvision_weights_match_torchvision(without_init: None) -> None:
+    """Compare in float64; torchvision takes images in [0, 255], ours divides by standard deviations."""
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3).eval().double()
     ours = SSD(2, sizes="coco").eval().double()
     torch.manual_seed(0)
@@ -235,13 +237,15 @@ def test_torchvisions_weights_give_torchvisions_answers(without_init: None) -> N
         maps = list(theirs.backbone(seen.tensors).values())
         expected, boxes = theirs.head(maps), theirs.anchor_generator(seen, maps)[0]
         offsets, logits = ours([image])
-    torch.testing.assert_close(ours.network.default_boxes, boxes, rtol=1e-6, atol=1e-4, check_dtype=False)
+    clipped = ours.network.default_boxes.clamp(0, 300)  # torchvision clips them, the authors do not
+    torch.testing.assert_close(clipped, boxes, rtol=1e-6, atol=1e-4, check_dtype=False)
+    ours.network.default_boxes = clipped
     torch.testing.assert_close(offsets, expected["bbox_regression"].float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits, expected["cls_logits"].float(), rtol=1e-4, atol=1e-4)
 
 
-def test_detections_are_torchvisions() -> None:
-    """Of the same answers: the best 400 of a class, above .01, overlaps of .45, 200 an image."""
+def test_detections_match_torchvision() -> None:
+    """Compare on equal outputs: best 400 per class, scores above .01, IoU of .45, 200 per image."""
     torch.manual_seed(0)
     model = SSD(**SMALL).eval()
     boxes = model.network.default_boxes
@@ -257,7 +261,7 @@ def test_detections_are_torchvisions() -> None:
     assert torch.equal(found["labels"], expected["labels"])
 
 
-def test_coco_weights_of_other_classes_leave_the_head_new(monkeypatch: pytest.MonkeyPatch, without_init: None) -> None:
+def test_coco_weights_with_other_classes_keep_new_head(monkeypatch: pytest.MonkeyPatch, without_init: None) -> None:
     with torch.device("meta"):
         theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
     state = {name: torch.zeros(value.shape) for name, value in theirs.state_dict().items()}
@@ -268,16 +272,44 @@ def test_coco_weights_of_other_classes_leave_the_head_new(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"sizes": [10, 20, 30]}, "model.sizes must be 5 ascending sizes in pixels at image_size 64"),
         ({"sizes": [10, 20, 30, 50, 40]}, "model.sizes must be .*ascending"),
         ({"image_size": 32}, "model.image_size must be at least 64 pixels, got 32"),
-        ({"weights": "coco"}, "model.weights coco are of backbone vgg16, image_size 300"),
+        ({"weights": "coco"}, "model.weights coco needs backbone vgg16, image_size 300"),
         ({"weights": "imagenet"}, "model.width must be 1 with model.weights imagenet"),
         ({"num_classes": None}, "model.num_classes must be .*got None"),
     ],
 )
-def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         SSD(**{**SMALL, **arguments})
+
+
+def test_default_boxes_reach_out_of_image_as_in_authors_code() -> None:
+    with torch.device("meta"):
+        boxes = SSDNetwork(20, image_size=300, sizes="voc").default_boxes
+    sides = boxes[-2:, 2:] - boxes[-2:, :2]
+    torch.testing.assert_close(sides, torch.tensor([[373.4, 186.7], [186.7, 373.4]]), atol=0.1, rtol=0)
+
+
+def tiny_ssd() -> SSD:
+    return SSD(num_classes=5, backbone="resnet18", width=0.05, image_size=64)
+
+
+def test_checkpoint_of_previous_version_restores_clipped_default_boxes() -> None:
+    model = tiny_ssd()
+    assert model.network.default_boxes.max() > 64
+    model.on_load_checkpoint({"state_dict": model.state_dict()})
+    assert 0 <= model.network.default_boxes.min() < model.network.default_boxes.max() == 64
+
+
+def test_checkpoint_restores_its_default_boxes(tmp_path: Path) -> None:
+    model, fitting = tiny_ssd(), trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    model.network.default_boxes -= 3
+    fitting.fit(model, TestSSD().data())
+    fitting.save_checkpoint(tmp_path / "it.ckpt")
+    again = tiny_ssd()
+    again.on_load_checkpoint(torch.load(tmp_path / "it.ckpt", weights_only=True))
+    assert torch.equal(again.network.default_boxes, model.network.default_boxes)

@@ -1,4 +1,4 @@
-"""YOLO: the paper's network, its five terms, and boxes that come back where they were."""
+"""YOLO: network and loss terms of the paper, and encoding and decoding of boxes."""
 
 import math
 from pathlib import Path
@@ -18,13 +18,13 @@ PRESETS = ["paper", "darknet", "tiny"]
 
 
 def target(*boxes: tuple[float, float, float, float, int]) -> dict[str, Tensor]:
-    """A target of boxes (x0, y0, x1, y1, label)."""
+    """Build a target from boxes (x0, y0, x1, y1, label)."""
     rows = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
     return {"boxes": rows[:, :4], "labels": rows[:, 4].long()}
 
 
 def random_target(objects: int, classes: int, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Boxes all over an image of height x width pixels."""
+    """Generate boxes in an image of height x width pixels."""
     sides = torch.tensor([size[1], size[0]])
     corners = torch.sort(torch.rand(objects, 2, 2), 1).values + torch.tensor([[0.0], [0.02]])
     boxes = (corners / 1.02 * sides).flatten(1)
@@ -40,7 +40,7 @@ def small(preset: str = "tiny", **kwargs: Any) -> YOLO:
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-def test_parameters_of_the_paper() -> None:
+def test_network_matches_paper() -> None:
     with torch.device("meta"):
         network = YOLONetwork()
         assert network.features(torch.empty(1, 3, 448, 448)).shape == (1, 1024, 14, 14)
@@ -55,7 +55,7 @@ def test_parameters_of_the_paper() -> None:
     assert network.top[3].p == 0.5
 
 
-def test_the_authors_later_network() -> None:
+def test_darknet_preset_matches_authors_code() -> None:
     with torch.device("meta"):
         network = YOLONetwork(preset="darknet")
         assert network(torch.empty(2, 3, 448, 448)).shape == (2, 7, 7, 35)  # 3 boxes: 1715 outputs
@@ -66,7 +66,7 @@ def test_the_authors_later_network() -> None:
     assert network.output.weight.shape == (1715, 49 * 256)
 
 
-def test_the_authors_small_network() -> None:
+def test_tiny_preset_matches_authors_code() -> None:
     with torch.device("meta"):
         network = YOLONetwork(preset="tiny")
         assert network(torch.empty(2, 3, 448, 448)).shape == (2, 7, 7, 30)
@@ -80,7 +80,7 @@ def test_the_authors_small_network() -> None:
     ("grid", "boxes", "classes", "size", "channels"),
     [(7, 2, 20, 64, 3), (1, 1, 1, 1, 1), (5, 3, 4, (100, 70), 3), (2, 1, 2, (33, 129), 4)],
 )
-def test_any_grid_boxes_classes_and_size(
+def test_output_has_stated_shape_for_any_grid_and_size(
     preset: str, grid: int, boxes: int, classes: int, size: int | tuple[int, int], channels: int
 ) -> None:
     network = YOLONetwork(channels, classes, preset, grid, boxes, size, width=0.01).eval()
@@ -90,7 +90,7 @@ def test_any_grid_boxes_classes_and_size(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_parameter_learns_and_samples_do_not_mix(preset: str) -> None:
+def test_every_parameter_gets_a_gradient_and_samples_are_independent(preset: str) -> None:
     network = YOLONetwork(num_classes=2, preset=preset, image_size=70, width=0.02)
     image = torch.rand(3, 3, 70, 70, requires_grad=True)
     network(image).square().sum().backward()
@@ -101,14 +101,14 @@ def test_every_parameter_learns_and_samples_do_not_mix(preset: str) -> None:
     assert image.grad[1].abs().max() > 0
 
 
-def test_the_output_neither_dies_nor_explodes_through_24_layers_without_norms() -> None:
+def test_features_keep_their_scale_without_norms() -> None:
     torch.manual_seed(0)
     network = YOLONetwork(image_size=128, width=0.1).eval()
     features = network.added(network.features(torch.rand(2, 3, 128, 128)))
     assert 0.05 < features.std() < 5
 
 
-def test_locally_connected_is_a_convolution_where_its_weights_agree() -> None:
+def test_locally_connected_with_equal_weights_is_convolution() -> None:
     torch.manual_seed(0)
     layer, x = LocallyConnected2d(3, 5, (4, 6)), torch.randn(2, 3, 4, 6)
     kernel, bias = torch.randn(5, 3, 3, 3), torch.randn(5)
@@ -122,7 +122,7 @@ def test_locally_connected_is_a_convolution_where_its_weights_agree() -> None:
     assert changed.nonzero().tolist() == [[1, 1]]
 
 
-def test_a_wrong_size_says_what_to_do() -> None:
+def test_wrong_image_size_raises() -> None:
     with pytest.raises(UsageError, match="64 x 64 pixels, got 60 x 64.*model.image_size"):
         YOLONetwork(preset="tiny", image_size=64, width=0.02)(torch.rand(1, 3, 60, 64))
     for wrong in ({"grid": 0}, {"boxes": 0}, {"image_size": (0, 64)}, {"width": 0.0}):
@@ -130,45 +130,45 @@ def test_a_wrong_size_says_what_to_do() -> None:
             YOLONetwork(preset="tiny", **{"width": 0.02, **wrong})
 
 
-# --- truths in cells, and back ----------------------------------------------------------------------------------------
+# --- encoding and decoding --------------------------------------------------------------------------------------------
 
 
-def test_a_centre_belongs_to_its_cell() -> None:
+def test_object_is_assigned_to_cell_of_its_centre() -> None:
     # 200 pixels high, 100 wide, 4 x 4 cells; the centre (40, 110) lies in column 1, row 2
-    says, labels = encode([target((30, 90, 50, 130, 3))], [(200, 100)], 4)
+    encoded, labels = encode([target((30, 90, 50, 130, 3))], [(200, 100)], 4)
     assert labels.nonzero().tolist() == [[0, 2, 1]]
     assert labels[0, 2, 1] == 3
     expected = torch.tensor([0.6, 0.2, math.sqrt(0.2), math.sqrt(0.2)])
-    torch.testing.assert_close(says[0, 2, 1], expected)
+    torch.testing.assert_close(encoded[0, 2, 1], expected)
 
 
 @pytest.mark.parametrize(("box", "cell"), [((90, 80, 110, 120), (3, 3)), ((-10, -20, 10, 20), (0, 0))])
-def test_a_centre_on_the_border_belongs_to_the_cell_beside_it(box: tuple[int, ...], cell: tuple[int, int]) -> None:
-    says, labels = encode([target((*box, 1))], [(100, 100)], 4)
+def test_centre_on_image_border_is_assigned_to_border_cell(box: tuple[int, ...], cell: tuple[int, int]) -> None:
+    encoded, labels = encode([target((*box, 1))], [(100, 100)], 4)
     assert labels.nonzero().tolist() == [[0, *cell]]
-    assert says[(0, *cell)][:2].tolist() == ([1, 1] if cell == (3, 3) else [0, 0])
+    assert encoded[(0, *cell)][:2].tolist() == ([1, 1] if cell == (3, 3) else [0, 0])
 
 
-def test_of_two_objects_in_a_cell_the_larger_one_stays_whatever_their_order() -> None:
+def test_larger_of_two_objects_in_a_cell_is_kept() -> None:
     small_one, large_one, elsewhere = (10, 10, 14, 14, 1), (5, 5, 20, 20, 2), (80, 80, 90, 90, 3)
     for order in ((small_one, large_one, elsewhere), (elsewhere, large_one, small_one)):
         _, labels = encode([target(), target(*order)], [(100, 100)] * 2, 4)
         assert labels.nonzero().tolist() == [[1, 0, 0], [1, 3, 3]]
         assert labels[1, 0, 0] == 2
     _, labels = encode([target((10, 10, 14, 14, 3), (11, 11, 15, 15, 1))], [(100, 100)], 4)
-    assert labels[0, 0, 0] == 3  # as large: the first
+    assert labels[0, 0, 0] == 3  # equal areas: the first
 
 
 @pytest.mark.parametrize("boxes", [1, 2, 3])
-def test_what_is_encoded_is_decoded(boxes: int) -> None:
+def test_decode_inverts_encode(boxes: int) -> None:
     torch.manual_seed(0)
     sizes = [(120, 200), (64, 48)]
     truths = [target((20, 10, 60, 100, 2), (150, 60, 198, 118, 5)), target((0, 0, 48, 64, 1))]
-    says, labels = encode(truths, sizes, 7)
+    encoded, labels = encode(truths, sizes, 7)
     output = torch.zeros(2, 7, 7, 5 * boxes + 5)
     for image, row, column in labels.nonzero().tolist():
         last = 5 * (boxes - 1)
-        output[image, row, column, last : last + 4] = says[image, row, column]
+        output[image, row, column, last : last + 4] = encoded[image, row, column]
         output[image, row, column, last + 4] = 1
         output[image, row, column, 5 * boxes + labels[image, row, column] - 1] = 1
     inference = {"score_threshold": 0.5}
@@ -186,7 +186,9 @@ def test_scores_are_class_times_confidence() -> None:
     output = torch.zeros(1, 1, 1, 2 * 5 + 2)
     output[..., 4], output[..., 9], output[..., 10:] = 0.5, -1.0, torch.tensor([0.8, -0.6])
     _, scores = decode(output, 2)
-    torch.testing.assert_close(scores[0], torch.tensor([[0.4, 0.0], [0.0, 0.0]]))  # -1 times -0.6 is no detection
+    torch.testing.assert_close(
+        scores[0], torch.tensor([[0.4, 0.0], [0.0, 0.0]])
+    )  # -1 times -0.6 must not be a detection
     output[..., 4] = 3.0
     assert decode(output, 2)[1].max() == 1
 
@@ -194,18 +196,18 @@ def test_scores_are_class_times_confidence() -> None:
 # --- the loss ---------------------------------------------------------------------------------------------------------
 
 
-def literal_iou(a: list[float], b: list[float]) -> float:
-    """IoU of (x, y, w, h)."""
+def loop_iou(a: list[float], b: list[float]) -> float:
+    """Compute the IoU of (x, y, w, h) boxes."""
     wide = min(a[0] + a[2] / 2, b[0] + b[2] / 2) - max(a[0] - a[2] / 2, b[0] - b[2] / 2)
     high = min(a[1] + a[3] / 2, b[1] + b[3] / 2) - max(a[1] - a[3] / 2, b[1] - b[3] / 2)
     both = max(0.0, wide) * max(0.0, high)
     return both / (a[2] * a[3] + b[2] * b[3] - both)
 
 
-def literal_loss(
+def loop_loss(
     output: Tensor, targets: list[dict[str, Tensor]], sizes: list[tuple[int, int]], boxes: int
 ) -> dict[str, float]:
-    """Equation 3, read aloud: image by image, cell by cell, box by box."""
+    """Compute equation 3 with loops over images, cells and boxes."""
     terms, grid = dict.fromkeys(TERMS, 0.0), output.shape[1]
     for cells, truth, (height, width) in zip(output.double().tolist(), targets, sizes, strict=True):
         objects: dict[tuple[int, int], tuple[list[float], int]] = {}
@@ -222,7 +224,7 @@ def literal_loss(
                 if (i, j) in objects:
                     (x, y, w, h), label = objects[i, j]
                     absolute = [[(j + p[0]) / grid, (i + p[1]) / grid, p[2] ** 2, p[3] ** 2] for p in predicted]
-                    ious = [literal_iou(box, [x, y, w, h]) for box in absolute]
+                    ious = [loop_iou(box, [x, y, w, h]) for box in absolute]
                     rmse = [math.dist(box, [x, y, w, h]) for box in absolute]
                     responsible = ious.index(max(ious)) if max(ious) > 0 else rmse.index(min(rmse))
                     p = predicted[responsible]
@@ -237,17 +239,17 @@ def literal_loss(
 
 @pytest.mark.parametrize("seed", [pytest.param(seed, id=f"seed{seed}") for seed in range(4)])
 @pytest.mark.parametrize(("grid", "boxes", "classes"), [(7, 2, 20), (3, 1, 1), (4, 3, 5)])
-def test_five_terms_as_the_equation_says(seed: int, grid: int, boxes: int, classes: int) -> None:
+def test_loss_terms_match_equation_3(seed: int, grid: int, boxes: int, classes: int) -> None:
     torch.manual_seed(seed)
     sizes = [(120, 200), (64, 48), (50, 50)]
     targets = [random_target(count, classes, size) for count, size in zip((12, 0, 3), sizes, strict=True)]
     output = torch.rand(3, grid, grid, 5 * boxes + classes) * 1.2 - 0.1
     output[..., [5 * box + side for box in range(boxes) for side in (2, 3)]] *= [1, 0.1][
         seed % 2
-    ]  # overlap often, seldom
+    ]  # frequent or rare overlap
     found = yolo_loss(output, targets, sizes, boxes)
     assert list(found) == TERMS
-    expected = literal_loss(output, targets, sizes, boxes)
+    expected = loop_loss(output, targets, sizes, boxes)
     for name in TERMS:
         assert found[name].item() == pytest.approx(expected[name], rel=1e-4), name
 
@@ -255,10 +257,10 @@ def test_five_terms_as_the_equation_says(seed: int, grid: int, boxes: int, class
 @pytest.fixture
 def one_object() -> tuple[Tensor, dict[str, Any]]:
     """A 2 x 2 grid over 100 pixels, two boxes, two classes; an object of 40 x 40 of class 2 in the middle of the last cell.
-    The second box says just that, with confidence 1; the first one lies elsewhere, with confidence 0. In float64."""
-    says = [0, 0, 0.1, 0.1, 0, 0.5, 0.5, 0.4**0.5, 0.4**0.5, 1, 0, 1]
+    The second box encoded just that, with confidence 1; the first one lies elsewhere, with confidence 0. In float64."""
+    encoded = [0, 0, 0.1, 0.1, 0, 0.5, 0.5, 0.4**0.5, 0.4**0.5, 1, 0, 1]
     output = torch.zeros(1, 2, 2, 12, dtype=torch.float64)
-    output[0, 1, 1] = torch.tensor(says, dtype=torch.float64)
+    output[0, 1, 1] = torch.tensor(encoded, dtype=torch.float64)
     return output, {"targets": [target((55, 55, 95, 95, 2))], "sizes": [(100, 100)], "boxes": 2}
 
 
@@ -266,17 +268,17 @@ def loss_of(case: tuple[Tensor, dict[str, Any]]) -> dict[str, float]:
     return {name: term.item() for name, term in yolo_loss(case[0], **case[1]).items()}
 
 
-def test_the_truth_costs_nothing(one_object: tuple[Tensor, dict[str, Any]]) -> None:
+def test_exact_prediction_has_zero_loss(one_object: tuple[Tensor, dict[str, Any]]) -> None:
     assert loss_of(one_object) == pytest.approx(dict.fromkeys(TERMS, 0.0), abs=1e-10)
 
 
-def test_hand_examples_of_the_five_terms(one_object: tuple[Tensor, dict[str, Any]]) -> None:
+def test_loss_terms_match_known_examples(one_object: tuple[Tensor, dict[str, Any]]) -> None:
     output, _ = one_object
     output[0, 1, 1, 5] += 0.1  # x: 5 pixels to the right; the IoU is 35 / 45
     assert loss_of(one_object)["xy"] == pytest.approx(5 * 0.1**2)
     assert loss_of(one_object)["object"] == pytest.approx((1 - 35 / 45) ** 2)
     output[0, 1, 1, 5] -= 0.1
-    output[0, 1, 1, 7] = 0.1**0.5  # a quarter as wide: roots differ by half; so is the IoU
+    output[0, 1, 1, 7] = 0.1**0.5  # a quarter as wide: square roots differ by half, and the IoU is a quarter
     assert loss_of(one_object)["wh"] == pytest.approx(5 * 0.1)
     assert loss_of(one_object)["object"] == pytest.approx((1 - 1 / 4) ** 2)
     output[0, 1, 1, 7] = 0.4**0.5
@@ -286,12 +288,12 @@ def test_hand_examples_of_the_five_terms(one_object: tuple[Tensor, dict[str, Any
         0.3,
         0.6,
         7.0,
-    )  # an empty cell's class does not count
+    )  # classes of empty cells do not count
     assert loss_of(one_object)["classes"] == pytest.approx(0.3**2 + 0.4**2)
     assert [loss_of(one_object)[name] for name in ("xy", "wh", "object")] == pytest.approx([0, 0, 0], abs=1e-10)
 
 
-def test_weights_of_the_terms_are_arguments(one_object: tuple[Tensor, dict[str, Any]]) -> None:
+def test_lambdas_scale_loss_terms(one_object: tuple[Tensor, dict[str, Any]]) -> None:
     torch.manual_seed(0)
     output, case = torch.rand(1, 2, 2, 12), one_object[1]
     first, second = yolo_loss(output, **case), yolo_loss(output, **case, lambda_coord=10.0, lambda_noobj=0.25)
@@ -300,17 +302,17 @@ def test_weights_of_the_terms_are_arguments(one_object: tuple[Tensor, dict[str, 
         torch.testing.assert_close(second[name], factors[name] * first[name])
 
 
-def test_confidence_aims_at_the_iou_which_has_no_gradient(one_object: tuple[Tensor, dict[str, Any]]) -> None:
+def test_confidence_target_is_iou_without_gradient(one_object: tuple[Tensor, dict[str, Any]]) -> None:
     output, case = one_object
     output[0, 1, 1, 5] += 0.1
     output[0, 1, 1, 9] = 0.3
     output.requires_grad_()
     yolo_loss(output, **case)["object"].backward()
-    assert output.grad.nonzero().tolist() == [[0, 1, 1, 9]]  # the confidence and nothing else
+    assert output.grad.nonzero().tolist() == [[0, 1, 1, 9]]  # only the confidence
     assert output.grad[0, 1, 1, 9].item() == pytest.approx(2 * (0.3 - 35 / 45))
 
 
-def test_one_box_is_responsible_and_the_other_no_object(one_object: tuple[Tensor, dict[str, Any]]) -> None:
+def test_one_box_is_responsible_for_an_object(one_object: tuple[Tensor, dict[str, Any]]) -> None:
     output, case = one_object
     output[0, 1, 1, :10] = torch.tensor([0.6, 0.6, 0.6, 0.6, 0.7, 0.9, 0.9, 0.6, 0.6, 0.8])  # the first is nearer
     output.requires_grad_()
@@ -321,19 +323,19 @@ def test_one_box_is_responsible_and_the_other_no_object(one_object: tuple[Tensor
     assert output.grad[0, 1, 1, 5:9].abs().max() == 0
 
 
-def test_where_none_overlaps_the_nearest_is_responsible(one_object: tuple[Tensor, dict[str, Any]]) -> None:
+def test_nearest_box_is_responsible_without_overlap(one_object: tuple[Tensor, dict[str, Any]]) -> None:
     output, _ = one_object
-    # None reaches the object: boxes of no size, one at the cell's corner, the other far outside.
+    # No box overlaps the object: both have no size, one at the corner of the cell, the other far outside.
     output[0, 1, 1, :10] = torch.tensor([3.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     assert loss_of(one_object)["xy"] == pytest.approx(5 * 2 * 0.5**2)
     output[0, 1, 1, :10] = output[0, 1, 1, :10].roll(5)
     assert loss_of(one_object)["xy"] == pytest.approx(5 * 2 * 0.5**2)
-    # As near, but of a size that is nearer: w and h count in the distance, as w and h and not as roots.
+    # At the same distance, but of more similar size: the distance includes w and h, without square roots.
     output[0, 1, 1, :10] = torch.tensor([2.0, 2.0, 0.0, 0.0, 0.0, 2.0, 2.0, 0.4**0.5, 0.4**0.5, 0.0])
     assert loss_of(one_object)["wh"] == pytest.approx(0, abs=1e-10)
 
 
-def test_images_without_objects_train() -> None:
+def test_images_without_objects_have_only_no_object_loss() -> None:
     output = torch.rand(2, 3, 3, 14, requires_grad=True)
     terms = yolo_loss(output, [target(), target()], [(10, 10)] * 2)
     assert [name for name in TERMS if terms[name] != 0] == ["no_object"]
@@ -344,7 +346,7 @@ def test_images_without_objects_train() -> None:
     assert output.grad[..., [4, 9]].abs().min() > 0
 
 
-def test_an_image_costs_the_same_in_any_batch() -> None:
+def test_loss_of_image_does_not_depend_on_batch() -> None:
     torch.manual_seed(0)
     sizes, output = [(60, 90), (90, 60)], torch.rand(2, 4, 4, 13)
     targets = [random_target(4, 3, size) for size in sizes]
@@ -353,7 +355,7 @@ def test_an_image_costs_the_same_in_any_batch() -> None:
         torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)
 
 
-def test_the_loss_is_float32_whatever_the_network_gives() -> None:
+def test_loss_is_float32_under_autocast() -> None:
     output, case = torch.rand(1, 4, 4, 13).bfloat16(), {"targets": [target((1, 2, 30, 40, 3))], "sizes": [(64, 64)]}
     with torch.autocast("cpu", torch.bfloat16):
         terms = yolo_loss(output, **case)
@@ -362,11 +364,11 @@ def test_the_loss_is_float32_whatever_the_network_gives() -> None:
         torch.testing.assert_close(terms[name], value)
 
 
-# --- the technique ----------------------------------------------------------------------------------------------------
+# --- the method -------------------------------------------------------------------------------------------------------
 
 
 class TestYOLO(DetectionContract):
-    steps, by_heart = 60, 0.9
+    steps, overfit_ap = 60, 0.9
 
     def build(self, **kwargs: Any) -> YOLO:
         return small(num_classes=5, width=0.1, image_size=128, **kwargs)
@@ -378,7 +380,7 @@ class TestYOLOPaper(DetectionContract):
 
     def build(self, **kwargs: Any) -> YOLO:
         model = small("paper", num_classes=5, width=0.1, **kwargs)
-        model.network.top[-1].p = 0.0  # with dropout it takes more steps
+        model.network.top[-1].p = 0.0  # dropout would need more steps
         return model
 
 
@@ -390,7 +392,7 @@ class TestYOLODarknet(DetectionContract):
         return small("darknet", num_classes=5, **kwargs)
 
 
-def test_validation_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_uses_one_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = small().eval(), []
     forward = model.network.forward
     monkeypatch.setattr(model.network, "forward", lambda x: calls.append(len(x)) or forward(x))
@@ -409,7 +411,7 @@ def test_validation_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(one[key], other[key])
 
 
-def test_images_are_warped_to_the_networks_size() -> None:
+def test_images_are_warped_to_network_size() -> None:
     model = small(image_size=(64, 96)).eval()
     image = torch.rand(3, 64, 96)
     with torch.no_grad():
@@ -419,7 +421,7 @@ def test_images_are_warped_to_the_networks_size() -> None:
     assert small(preset="darknet", image_size=64).network.boxes == 3
 
 
-def test_detections_lie_in_their_image_and_are_sorted() -> None:
+def test_detections_are_clipped_and_sorted() -> None:
     torch.manual_seed(0)
     model = small(inference={"score_threshold": 0.0, "max_detections": 7}).eval()
     model.forward = lambda images: torch.rand(len(images), 4, 4, 13)
@@ -432,7 +434,7 @@ def test_detections_lie_in_their_image_and_are_sorted() -> None:
         assert set(found["labels"].tolist()) <= {1, 2, 3}
 
 
-def test_new_classes_start_from_the_convolutions(tmp_path: Path) -> None:
+def test_init_from_loads_convolutions(tmp_path: Path) -> None:
     first = small()
     torch.save({"state_dict": first.state_dict()}, tmp_path / "first.ckpt")
     again = small(init_from=str(tmp_path / "first.ckpt"), num_classes=5, grid=3)
@@ -447,6 +449,6 @@ def test_new_classes_start_from_the_convolutions(tmp_path: Path) -> None:
         small(init_from=str(tmp_path / "first.ckpt"), width=0.05)
 
 
-def test_num_classes_is_asked_for() -> None:
+def test_num_classes_is_required() -> None:
     with pytest.raises(UsageError, match="model.num_classes must be .*got None"):
         YOLO(preset="tiny", width=0.02, image_size=64)

@@ -1,4 +1,4 @@
-"""Blocks: attention to words, what is read of a text, and watching it."""
+"""Blocks: text attention, projection of texts, and recording of attention maps."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ from darkroom.lightning_modules.diffusion.blocks import (
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 
 
-def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:
-    """The module, with no layer left zero."""
+def randomize(module: nn.Module, std: float = 0.3) -> nn.Module:
+    """Randomize all weights of a module, including zero-initialized ones."""
     torch.manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=std)
@@ -25,14 +25,14 @@ def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:
 
 
 def words(*there: int, channels: int = 8, length: int = 5) -> TextKeys:
-    """Keys and values of rows with so many tokens."""
+    """Return keys and values of texts with given numbers of tokens."""
     mask = torch.arange(length)[None] < torch.tensor(there)[:, None]
     return TextKeys(torch.randn(len(there), length, 2 * channels), mask)
 
 
 @pytest.mark.parametrize("to_pixels", [True, False])
-def test_words_are_further_keys_and_values(to_pixels: bool) -> None:
-    attention, x, text = drawn(Attention(8, 4, to_pixels)), torch.randn(2, 8, 3, 2), words(5, 5)
+def test_words_are_additional_keys_and_values(to_pixels: bool) -> None:
+    attention, x, text = randomize(Attention(8, 4, to_pixels)), torch.randn(2, 8, 3, 2), words(5, 5)
     query, *own = attention.query_key_value(attention.norm(x).flatten(2).mT)
     own = own or [torch.zeros(2, 1, 8)] * 2
     keys, values = (torch.cat(parts, 1) for parts in zip(own, text.keys_values.chunk(2, -1), strict=True))
@@ -45,18 +45,18 @@ def test_words_are_further_keys_and_values(to_pixels: bool) -> None:
 
 
 @pytest.mark.parametrize("to_pixels", [True, False])
-def test_masked_words_are_as_if_they_were_not_there(to_pixels: bool) -> None:
-    attention, x, (text, mask) = drawn(Attention(8, 4, to_pixels)), torch.randn(2, 8, 3, 3), words(3, 0)
+def test_masked_words_are_ignored(to_pixels: bool) -> None:
+    attention, x, (text, mask) = randomize(Attention(8, 4, to_pixels)), torch.randn(2, 8, 3, 3), words(3, 0)
     seen = attention(x, TextKeys(text, mask))
     torch.testing.assert_close(seen[:1], attention(x[:1], TextKeys(text[:1, :3], mask[:1, :3])))
-    torch.testing.assert_close(seen[1:], attention(x[1:]))  # no word: no text
+    torch.testing.assert_close(seen[1:], attention(x[1:]))  # without words as without text
     others = torch.where(mask[..., None], text, torch.full_like(text, 1e4))
     torch.testing.assert_close(attention(x, TextKeys(others, mask)), seen)
 
 
-def test_an_attention_that_looks_at_words_alone_sees_no_other_pixel() -> None:
-    attention, text = drawn(Attention(8, to_pixels=False)), words(2)
-    attention.norm = nn.Identity()  # which sees all pixels, too
+def test_text_only_attention_does_not_mix_pixels() -> None:
+    attention, text = randomize(Attention(8, to_pixels=False)), words(2)
+    attention.norm = nn.Identity()  # the norm would mix pixels
     x = torch.randn(1, 8, 3, 3, requires_grad=True)
     attention(x, text)[..., 0, 0].sum().backward()
     assert x.grad[..., 0, 0].abs().min() > 0
@@ -64,15 +64,17 @@ def test_an_attention_that_looks_at_words_alone_sees_no_other_pixel() -> None:
     assert x.grad.abs().max() == 0
 
 
-def test_the_text_is_its_normalised_tokens_and_their_mean() -> None:
-    reader, text = drawn(TextProjection(6, 12, [0, 8, 4])), torch.randn(2, 3, 6)
+def test_text_projection_normalizes_and_pools_tokens() -> None:
+    reader, text = randomize(TextProjection(6, 12, [0, 8, 4])), torch.randn(2, 3, 6)
     mask = torch.tensor([[True, True, False], [False, False, False]])
-    pooled, told = reader(text, mask, 2)
+    pooled, text_keys = reader(text, mask, 2)
     tokens = reader.norm(text)
     mean = torch.stack([tokens[0, :2].mean(0), torch.zeros(6)])
     torch.testing.assert_close(pooled, reader.pool(mean))
-    assert [one.keys_values.shape for one in told] == [(2, 3, 0), (2, 3, 8), (2, 3, 4)]
-    torch.testing.assert_close(torch.cat([one.keys_values for one in told], -1), F.linear(tokens, *weights(reader)))
+    assert [one.keys_values.shape for one in text_keys] == [(2, 3, 0), (2, 3, 8), (2, 3, 4)]
+    torch.testing.assert_close(
+        torch.cat([one.keys_values for one in text_keys], -1), F.linear(tokens, *weights(reader))
+    )
     torch.testing.assert_close(reader(1000 * text + 7, mask, 2)[0], pooled, rtol=1e-3, atol=1e-3)  # layer-normed
     without, _ = reader(None, None, 2)
     torch.testing.assert_close(without, pooled[[1, 1]])
@@ -82,26 +84,28 @@ def weights(reader: TextProjection) -> tuple[Tensor, Tensor]:
     return reader.words.weight, reader.words.bias
 
 
-def test_a_block_is_told_as_many_numbers_of_a_word_as_its_attention_takes() -> None:
-    told = [Block(8, 12, attention=look, text=text).word_channels for look in (False, True) for text in (False, True)]
-    assert told == [0, 0, 0, 24]
+def test_word_channels_follow_attention_and_text() -> None:
+    text_keys = [
+        Block(8, 12, attention=look, text=text).word_channels for look in (False, True) for text in (False, True)
+    ]
+    assert text_keys == [0, 0, 0, 24]
 
 
-# --- watching ---------------------------------------------------------------------------------------------------------
+# --- recording --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_watched_is_how_much_each_pixel_looked_at_each_word() -> None:
-    attention, x, text = drawn(Attention(8, 4)), torch.randn(2, 8, 2, 3), words(4, 2)
+def test_attention_weights_of_words_are_recorded() -> None:
+    attention, x, text = randomize(Attention(8, 4)), torch.randn(2, 8, 2, 3), words(4, 2)
     expected = attention(x, text)
     with record_text_attention(attention) as maps:
         assert torch.equal(attention(x, text), expected)
-        attention(x)  # no text: nothing to see
+        attention(x)  # without text nothing is recorded
     assert [seen.shape for seen in maps] == [(2, 5, 2, 3)]
     assert maps[0].min() >= 0
-    assert maps[0].sum(1).max() < 1  # the rest looks at pixels
+    assert maps[0].sum(1).max() < 1  # the rest is on pixels
     assert maps[0][0, 4].abs().max() == 0
     assert maps[0][1, 2:].abs().max() == 0
-    # a word that every query agrees with is looked at by all
+    # a key that matches every query gets all the attention
     loud = text.keys_values.clone()
     attention.query_key_value.bias.data[:8] = 3.0
     loud[:, 1, :8] = 40.0
@@ -110,12 +114,14 @@ def test_what_is_watched_is_how_much_each_pixel_looked_at_each_word() -> None:
     assert maps[0][:, 1].min() > 0.99
 
 
-def test_watching_ends_also_by_an_error() -> None:
-    network = drawn(DenoisingUNet((3, 8, 8), base_channels=8, multipliers=(1, 2), blocks=1, attention=(4,), text_dim=6))
+def test_recording_stops_after_an_error() -> None:
+    network = randomize(
+        DenoisingUNet((3, 8, 8), base_channels=8, multipliers=(1, 2), blocks=1, attention=(4,), text_dim=6)
+    )
     x, t, text = torch.randn(2, 3, 8, 8), torch.tensor([3, 900]), torch.randn(2, 4, 6)
     with record_text_attention(network) as maps:
         network(x, t, text=text)
-    assert [seen.shape for seen in maps] == [(2, 4, 4, 4)] * 4  # down, middle, and twice on the way up
+    assert [seen.shape for seen in maps] == [(2, 4, 4, 4)] * 4  # encoder, middle, and twice in the decoder
     with pytest.raises(UsageError), record_text_attention(network):
         network(x, t, x0=x)
     network(x, t, text=text)

@@ -1,4 +1,4 @@
-"""DDPM: what training, drawing and evaluation owe to the equations."""
+"""DDPM: training, sampling and evaluation against the equations."""
 
 import os
 from collections.abc import Callable
@@ -31,20 +31,20 @@ def network(**kwargs: Any) -> DenoisingUNet:
 
 
 class TestDDPM(GenerationContract):
-    by_heart = ("loss", 0.35)
+    overfit_loss = ("loss", 0.35)
 
     def build(self, **kwargs: Any) -> DDPM:
         torch.manual_seed(0)
         options = {"sampling": Sampling(steps=3), "ema": EMAOptions(decay=0.9), "bpd_samples": 0}
-        return DDPM(self.image_shape, **options, **self.objects(), **kwargs)
+        return DDPM(self.image_shape, **options, **self.object_arguments(), **kwargs)
 
-    def objects(self) -> dict[str, Any]:
+    def object_arguments(self) -> dict[str, Any]:
         return {"network": network(), "schedule": LinearSchedule(50)}
 
 
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestConditionalDDPM(GenerationContract):
-    """With everything that was found since: v, cosine, learned variance, self-conditioning, guidance."""
+    """DDPM with v-prediction, cosine schedule, learned variance, self-conditioning and guidance."""
 
     num_classes = 5
     test_overfits_one_batch = None  # trains as TestDDPM does
@@ -53,16 +53,16 @@ class TestConditionalDDPM(GenerationContract):
         torch.manual_seed(0)
         sampling = Sampling(sampler="ancestral", steps=3, guidance=2.0, threshold="dynamic")
         options = {"conditional": True, "sampling": sampling, "bpd_samples": 0}
-        return DDPM(self.image_shape, 5, **options, **self.objects(), **kwargs)
+        return DDPM(self.image_shape, 5, **options, **self.object_arguments(), **kwargs)
 
-    def objects(self) -> dict[str, Any]:
+    def object_arguments(self) -> dict[str, Any]:
         built = network(num_classes=5, learned_variance=True, self_conditioning=True)
         objective = Objective(prediction="v", loss_weight=MinSNR(), learned_variance=True, self_conditioning=True)
         return {"network": built, "schedule": CosineSchedule(20), "objective": objective}
 
 
-class Knowing(nn.Module):
-    """Predicts the noise in pictures that it knows."""
+class ExactDenoiser(nn.Module):
+    """Denoiser that predicts the exact noise of given images."""
 
     def __init__(self, x: Tensor, schedule: LinearSchedule) -> None:
         super().__init__()
@@ -74,17 +74,17 @@ class Knowing(nn.Module):
         return self.scale * (x - alpha * self.x) / sigma
 
 
-def knowing(**options: Any) -> tuple[DDPM, Tensor]:
-    """Model and image, with these options of sampling."""
+def exact_model(**options: Any) -> tuple[DDPM, Tensor]:
+    """Return a model with an exact denoiser, and its images."""
     x, schedule = torch.rand(2, 3, 16, 16) * 2 - 1, LinearSchedule(100)
     sampling = Sampling(steps=20, **options)
-    model = DDPM((3, 16, 16), network=Knowing(x, schedule), schedule=schedule, sampling=sampling, ema=None)
+    model = DDPM((3, 16, 16), network=ExactDenoiser(x, schedule), schedule=schedule, sampling=sampling, ema=None)
     return model.eval(), x
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++", "heun"])
-def test_a_network_that_knows_the_picture_draws_it(sampler: str) -> None:
-    model, x = knowing(sampler=sampler)
+def test_exact_denoiser_samples_its_image(sampler: str) -> None:
+    model, x = exact_model(sampler=sampler)
     torch.testing.assert_close(model.sample(2), x, atol=2e-3, rtol=0)
     steps: list[Step] = []
     model.sample(2, sampler=sampler, steps=7, callback=steps.append)
@@ -92,28 +92,28 @@ def test_a_network_that_knows_the_picture_draws_it(sampler: str) -> None:
     assert steps[-1].t_prev == -1
 
 
-def test_errors_and_losses_of_a_network_that_knows() -> None:
-    model, x = knowing()
+def test_exact_denoiser_has_zero_loss_and_minimal_bound() -> None:
+    model, x = exact_model()
     assert model.errors_at(x, torch.tensor([0, 99])).max() < 1e-6
     assert model.evaluate({"image": x}, "val")["loss"] < 1e-6
-    # Of the bound only the prior is left, and with the variance of the posterior's second step the code length of levels.
-    model, x = knowing(variance="small")
+    # The bound reduces to the prior and, with the variance of the posterior's second step, the code length of levels.
+    model, x = exact_model(variance="small")
     levels = (x * 127.5).round() / 127.5
     model.network.x = levels
     assert model.bits_per_dim(levels).max() < 3.5
 
 
-def test_inpainting_keeps_what_is_known() -> None:
-    model, x = knowing()
+def test_inpainting_keeps_known_pixels() -> None:
+    model, x = exact_model()
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., :8] = 1
     other = -x
-    drawn = model.inpaint(other, mask, steps=10, jump_length=2, resamples=2)
-    assert torch.equal(drawn[..., :8], other[..., :8])
-    torch.testing.assert_close(drawn[..., 8:], x[..., 8:], atol=2e-2, rtol=0)
+    samples = model.inpaint(other, mask, steps=10, jump_length=2, resamples=2)
+    assert torch.equal(samples[..., :8], other[..., :8])
+    torch.testing.assert_close(samples[..., 8:], x[..., 8:], atol=2e-2, rtol=0)
 
 
-def test_inverting_and_drawing_again_gives_the_picture_back() -> None:
+def test_encoded_image_is_reconstructed() -> None:
     class Blurring(nn.Module):  # a smooth denoiser: E[x0] of N(0, 0.25)
         def __init__(self) -> None:
             super().__init__()
@@ -130,7 +130,7 @@ def test_inverting_and_drawing_again_gives_the_picture_back() -> None:
     assert model.encode(x).std() == pytest.approx(2 * x.std().item(), rel=0.1)
 
 
-def test_half_of_the_way_between_two_noises_is_noise() -> None:
+def test_interpolated_latents_have_unit_variance() -> None:
     model = DDPM((3, 16, 16), network=network(), sampling=Sampling(steps=2))
     a, b = torch.randn(2, 1, 3, 16, 16), torch.randn(2, 1, 3, 16, 16)
     way = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1, 1)
@@ -141,7 +141,7 @@ def test_half_of_the_way_between_two_noises_is_noise() -> None:
     assert z[:, 1].std() == pytest.approx(1, abs=0.1)
 
 
-def test_validation_is_the_average_s_and_the_same_every_time(tmp_path: Path) -> None:
+def test_validation_uses_ema_weights_and_is_deterministic(tmp_path: Path) -> None:
     contract = TestDDPM()
     model, data, fitting = contract.build(), contract.data(), trainer(tmp_path, max_epochs=2)
     fitting.fit(model, data)
@@ -150,13 +150,13 @@ def test_validation_is_the_average_s_and_the_same_every_time(tmp_path: Path) -> 
     loss = fitting.callback_metrics["val/loss"]
     with torch.no_grad():
         for parameter in model.network.parameters():
-            parameter.fill_(torch.nan)  # nobody looks at these
+            parameter.fill_(torch.nan)  # unused in evaluation
     fitting.validate(model, data, verbose=False)
     assert fitting.callback_metrics["val/loss"] == loss
     assert model.sample(1).isfinite().all()
 
 
-def test_bits_per_dim_of_a_few_pictures_in_test(tmp_path: Path) -> None:
+def test_bits_per_dim_is_measured_on_bpd_samples(tmp_path: Path) -> None:
     contract = TestConditionalDDPM()
     model, testing = contract.build(), trainer(tmp_path)
     model.bpd_samples = 3
@@ -166,14 +166,14 @@ def test_bits_per_dim_of_a_few_pictures_in_test(tmp_path: Path) -> None:
     assert model._measured == 3
 
 
-def test_labels_are_dropped_as_often_as_asked() -> None:
+def test_labels_are_dropped_at_stated_rate() -> None:
     model = DDPM((3, 16, 16), 5, network(num_classes=5), conditional=True, label_dropout=0.25)
     labels = model._dropped(torch.zeros(4000, dtype=torch.long))
     assert set(labels.unique().tolist()) == {0, 5}
     assert (labels == 5).float().mean() == pytest.approx(0.25, abs=0.03)
 
 
-def test_the_hybrid_loss_teaches_the_variance_by_the_bound_alone() -> None:
+def test_vlb_trains_only_the_variance() -> None:
     contract = TestConditionalDDPM()
     contract.build()
     objective = Objective(learned_variance=True)
@@ -185,12 +185,12 @@ def test_the_hybrid_loss_teaches_the_variance_by_the_bound_alone() -> None:
     terms = model.losses(model.network, x, torch.tensor([0, 1, 20, 49]), torch.randn_like(x), {})
     torch.testing.assert_close(terms["loss"], terms["simple"] + 0.001 * 50 * terms["vlb"])
     (gradient,) = torch.autograd.grad(terms["vlb"].sum(), last)
-    assert gradient[:3].abs().max() == 0  # of the mean's channels
+    assert gradient[:3].abs().max() == 0  # channels of the mean
     assert gradient[3:].abs().max() > 0
 
 
-class OfTimes(nn.Module):
-    """A network that looks its times up."""
+class TimeTable(nn.Module):
+    """Network with an embedding table of integer times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,9 +200,9 @@ class OfTimes(nn.Module):
         return self.conv(x) + self.of_time(t)[:, :, None, None]
 
 
-def test_any_network_of_pictures_and_times_will_do(tmp_path: Path) -> None:
+def test_custom_network_is_supported(tmp_path: Path) -> None:
     sampling = Sampling(steps=4)
-    model = DDPM((3, 16, 16), network=OfTimes(), schedule=LinearSchedule(50), sampling=sampling, bpd_samples=2)
+    model = DDPM((3, 16, 16), network=TimeTable(), schedule=LinearSchedule(50), sampling=sampling, bpd_samples=2)
     fitting = trainer(tmp_path)
     fitting.fit(model, TestDDPM().data())
     fitting.test(model, TestDDPM().data(), verbose=False)
@@ -218,16 +218,18 @@ def test_any_network_of_pictures_and_times_will_do(tmp_path: Path) -> None:
         ("heun", "heun", {}),
     ],
 )
-def test_every_option_reaches_its_sampler(
+def test_sampling_options_are_passed_to_sampler(
     monkeypatch: pytest.MonkeyPatch, sampler: str, name: str, options: dict[str, Any]
 ) -> None:
     asked = {}
 
-    def watched(denoise: ModelWrapper, x: Tensor, pairs: Pairs, schedule: NoiseSchedule, **kwargs: Any) -> Tensor:
+    def recording_sampler(
+        denoise: ModelWrapper, x: Tensor, pairs: Pairs, schedule: NoiseSchedule, **kwargs: Any
+    ) -> Tensor:
         asked.update(kwargs, denoise=denoise, pairs=pairs)
         return x
 
-    monkeypatch.setattr(sampler_config, name, watched)
+    monkeypatch.setattr(sampler_config, name, recording_sampler)
     settings = {"guidance": 3.0, "guidance_interval": (0.2, 0.7), "threshold": "dynamic", "percentile": 0.9}
     sampling = Sampling(sampler=sampler, steps=6, **settings, **options)
     model = DDPM((3, 16, 16), 5, network(num_classes=5), conditional=True, sampling=sampling)
@@ -246,7 +248,7 @@ def test_every_option_reaches_its_sampler(
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++", "heun"])
-def test_predictions_do_not_depend_on_their_batch(sampler: str) -> None:
+def test_predictions_do_not_depend_on_batch(sampler: str) -> None:
     sampling = Sampling(sampler=sampler, steps=4, eta=float(sampler == "ddim"))
     model = DDPM((3, 16, 16), network=network(), schedule=LinearSchedule(50), sampling=sampling)
     nn.init.normal_(model.ema.module.head[-1].weight, std=0.1)
@@ -257,10 +259,10 @@ def test_predictions_do_not_depend_on_their_batch(sampler: str) -> None:
         torch.testing.assert_close(alone[0], together[index], atol=1e-4, rtol=1e-4)
 
 
-def test_a_network_that_conditions_itself_is_given_pictures() -> None:
+def test_self_conditioning_passes_predictions_at_half_rate() -> None:
     seen: list[Tensor] = []
 
-    class Watching(nn.Module):
+    class RecordingNetwork(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(()))
@@ -270,7 +272,7 @@ def test_a_network_that_conditions_itself_is_given_pictures() -> None:
             return self.weight * x
 
     options = {"objective": Objective(self_conditioning=True), "sampling": Sampling(threshold="none"), "ema": None}
-    model = DDPM((3, 16, 16), network=Watching(), schedule=CosineSchedule(1000), **options)
+    model = DDPM((3, 16, 16), network=RecordingNetwork(), schedule=CosineSchedule(1000), **options)
     x = torch.rand(2, 3, 16, 16)
     model.sample(2, steps=4)
     model.invert(x, steps=4)
@@ -282,29 +284,29 @@ def test_a_network_that_conditions_itself_is_given_pictures() -> None:
     for _ in range(200):
         model.predict(model.network, x, torch.tensor([3, 900]), {})
     given = sum(bool(guess.any()) for guess in seen)
-    assert len(seen) == 200 + given  # each asked for once more
+    assert len(seen) == 200 + given  # one extra call for each
     assert 70 < given < 130
 
 
-def test_inpainting_of_anything() -> None:
-    model, x = knowing(threshold="none")
+def test_inpainting_ignores_unknown_values_and_checks_arguments() -> None:
+    model, x = exact_model(threshold="none")
     holes = x.clone()
     holes[..., 8:] = torch.nan
-    drawn = model.inpaint(holes, torch.arange(16) < 8, steps=10)
-    assert drawn.isfinite().all()
-    assert drawn.abs().max() <= 1
-    for arguments, said in (
+    samples = model.inpaint(holes, torch.arange(16) < 8, steps=10)
+    assert samples.isfinite().all()
+    assert samples.abs().max() <= 1
+    for arguments, message in (
         ({"mask": torch.ones(16, 5)}, "mask"),
         ({"mask": torch.ones(16), "jump_length": 0}, "jump_length and resamples must be .*got 0"),
-        ({"mask": torch.ones(16), "generator": [torch.Generator()]}, "1 generators are given for 2 images"),
+        ({"mask": torch.ones(16), "generator": [torch.Generator()]}, "one for each of 2 images, got 1"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             model.inpaint(x, steps=10, **arguments)
     with pytest.raises(UsageError, match=r"\(B, 3, H, W\)"):
         model.invert(x[:, :1])
 
 
-def test_labels_and_times_that_there_are_not() -> None:
+def test_invalid_labels_and_times_raise() -> None:
     model, x = DDPM((3, 16, 16), 5, network(num_classes=5), True, schedule=LinearSchedule(50)), torch.rand(1, 3, 16, 16)
     t = torch.tensor([3])
     for ask in (model.decode, model.encode, model.bits_per_dim, lambda x, labels: model.errors_at(x, t, labels=labels)):
@@ -320,8 +322,8 @@ def test_labels_and_times_that_there_are_not() -> None:
 
 
 @pytest.mark.slow
-def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
-    """It says nothing of sizes and classes, and neither do the prompts: the checkpoint does."""
+def test_predict_reads_shape_and_classes_from_checkpoint(darkroom: Callable) -> None:
+    """Check that image shape and classes are read from the checkpoint, as config and prompts do not state them."""
     small = ("--data.train_size", 8, "--data.val_size", 8, "--data.batch_size", 4, "--data.num_workers", 0)
     model = ("--model.network.base_channels", 4, "--model.scores", "null", "--model.sampling.steps", 2)
     base = ("--config", CONFIGS / "diffusion/ddpm_conditional.yaml", *model, "--experiment", "it")
@@ -330,7 +332,7 @@ def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
     base = (*base, "--config", config, "--trainer.callbacks+=SampleWriter")
     fitted = darkroom("fit", *base, *small, "--trainer.max_steps", 1)
     assert fitted.code == 0, fitted.err
-    drawn = []
+    samples = []
     for size in (1, 3):
         prompts = ("--data", "Prompts", "--data.labels", "[0, 39, 7]", "--data.batch_size", size, "--data.seed", 4)
         settings = (
@@ -345,19 +347,19 @@ def test_predicting_from_the_config_it_began_with(darkroom: Callable) -> None:
         assert outcome.code == 0, outcome.err
         files = sorted(Path("runs/it/0/predictions").glob("0*.png"))
         assert [path.stem.split("_")[1] for path in files] == ["0", "39", "7"]
-        drawn.append(torch.stack([read_image(str(path)).int() for path in files]))
-    assert (drawn[0] - drawn[1]).abs().max() <= 1  # a rounding apart
+        samples.append(torch.stack([read_image(str(path)).int() for path in files]))
+    assert (samples[0] - samples[1]).abs().max() <= 1  # rounding
     outcome = darkroom(
         "predict", "--data", "Prompts", "--data.labels", "[3]", "--ckpt_path", "runs/it/0/checkpoints/last.ckpt"
     )
-    assert outcome.code == 0, outcome.err  # by the run's own config
+    assert outcome.code == 0, outcome.err  # by the config of the run
 
 
 CONDITIONAL = {"conditional": True, "num_classes": 5}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"sampling": {"guidance": 2.0}}, "model.conditional is false"),
         (CONDITIONAL | {"label_dropout": 0.0, "sampling": {"guidance": 2.0}}, "model.label_dropout is 0"),
@@ -375,19 +377,19 @@ CONDITIONAL = {"conditional": True, "num_classes": 5}
         ({"sampling": {"eta": 1.5}}, "model.sampling.eta"),
         ({"sampling": {"guidance_interval": (0.8, 0.2)}}, "model.sampling.guidance_interval"),
         (CONDITIONAL | {"sampling": {"guidance": float("nan")}}, "model.sampling.guidance must be a finite number"),
-        (CONDITIONAL | {"network": OfTimes()}, "takes no label"),
+        (CONDITIONAL | {"network": TimeTable()}, "takes no label"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> None:
     arguments = {"network": None, **arguments}
     if arguments["network"] is None:
         classes = 5 if arguments.get("num_classes") else None
         arguments["network"] = network(num_classes=classes)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         DDPM((3, 16, 16), **arguments)
 
 
-def test_a_network_of_another_number_of_channels_is_refused() -> None:
+def test_network_with_wrong_output_channels_raises() -> None:
     class Doubling(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -400,11 +402,11 @@ def test_a_network_of_another_number_of_channels_is_refused() -> None:
         DDPM((3, 16, 16), None, Doubling()).sample(1)
 
 
-def ranked(rank: int, folder: Path) -> dict[str, Any]:
-    """One of two processes that train and test."""
+def train_on_rank(rank: int, folder: Path) -> dict[str, Any]:
+    """Train and test on one of two ranks."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     contract = TestConditionalDDPM()
-    model = contract.build(scores=CountingScores(contract.drawn))
+    model = contract.build(scores=CountingScores(contract.generate))
     model.bpd_samples = 3
     training = trainer(folder, strategy="ddp", devices=2)
     training.fit(model, contract.data())
@@ -412,8 +414,8 @@ def ranked(rank: int, folder: Path) -> dict[str, Any]:
     return {"state": model.state_dict(), "scores": dict(training.callback_metrics), "measured": model._measured}
 
 
-def test_two_processes_learn_and_measure_the_same(tmp_path: Path) -> None:
-    one, two = on_two_ranks(ranked, tmp_path)
+def test_two_ranks_train_and_evaluate_equally(tmp_path: Path) -> None:
+    one, two = on_two_ranks(train_on_rank, tmp_path)
     for name, value in one["state"].items():
         assert torch.equal(value, two["state"][name]), name
     assert one["scores"]["test/bits_per_dim"] == two["scores"]["test/bits_per_dim"]
@@ -421,7 +423,7 @@ def test_two_processes_learn_and_measure_the_same(tmp_path: Path) -> None:
     assert (one["measured"], two["measured"]) == (2, 1)
 
 
-def test_accumulated_batches_move_the_average_once(tmp_path: Path) -> None:
+def test_accumulated_batches_update_ema_once(tmp_path: Path) -> None:
     contract = TestDDPM()
     model = contract.build()
     trainer(tmp_path, accumulate_grad_batches=2, limit_val_batches=0).fit(model, contract.data())

@@ -1,4 +1,4 @@
-"""FromDiffusers: diffusers' U-Net as a denoiser, and ours as its equal."""
+"""FromDiffusers: U-Net of diffusers as a denoiser, and its equality with DenoisingUNet."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 
 
 def unet(**options: Any) -> nn.Module:
-    """The UNet2DModel of Ho et al.'s released weights, of two maps and one block each."""
-    diffusers = pytest.importorskip("diffusers")  # seconds long: not while tests are collected
+    """Build UNet2DModel with the settings of Ho et al.'s released weights, two resolutions and one block each."""
+    diffusers = pytest.importorskip("diffusers")  # takes seconds, therefore not during collection
     torch.manual_seed(0)
     return diffusers.UNet2DModel(
         **{
@@ -34,7 +34,7 @@ def narrow(**options: Any) -> nn.Module:
 
 
 def copy_into(denoiser: DenoisingUNet, theirs: nn.Module) -> None:
-    """Their weights into ours: the same layers, in the same order."""
+    """Copy weights of diffusers into ours, layer by layer in the same order."""
     blocks = [m for m in (*denoiser.down, *denoiser.middle, *denoiser.up) if isinstance(m, Block)]
     down, middle, up = theirs.down_blocks, theirs.mid_block, theirs.up_blocks
     resnets = [r for part in (*down, middle, *up) for r in part.resnets]
@@ -63,7 +63,7 @@ def noisy() -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, 8, 8), torch.tensor([3, 900])
 
 
-def test_ours_with_its_weights_is_the_same_function() -> None:
+def test_denoising_unet_with_diffusers_weights_is_equal() -> None:
     theirs = unet()
     ours = DenoisingUNet((3, 8, 8), multipliers=(1, 2), blocks=1, attention=(8,)).eval()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
@@ -74,7 +74,7 @@ def test_ours_with_its_weights_is_the_same_function() -> None:
     torch.testing.assert_close(ours(x, t), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_label_is_a_row_and_none_is_the_last() -> None:
+def test_label_is_class_embedding_and_last_is_null() -> None:
     network = FromDiffusers(narrow(num_class_embeds=4), (3, 8, 8), num_classes=3)
     x, t = noisy()
     every = [network(x, t.float(), label=torch.tensor([k, k])) for k in range(4)]
@@ -82,7 +82,7 @@ def test_a_label_is_a_row_and_none_is_the_last() -> None:
     assert all(not torch.equal(every[k], every[j]) for k in range(4) for j in range(k))
 
 
-def test_it_works_in_its_own_precision_and_with_an_earlier_prediction() -> None:
+def test_bfloat16_and_self_conditioning_are_supported() -> None:
     network = FromDiffusers(narrow(in_channels=6, out_channels=6), (3, 8, 8), None, True, True).bfloat16()
     x, t = noisy()
     output = network(x, t + 0.5, x0=x)
@@ -101,14 +101,12 @@ def test_it_works_in_its_own_precision_and_with_an_earlier_prediction() -> None:
         ({}, {"image_shape": (3, 8, 8), "self_conditioning": True}, "in_channels 3; this model needs 6"),
     ],
 )
-def test_a_network_built_for_something_else_is_refused(
-    built: dict[str, Any], wanted: dict[str, Any], message: str
-) -> None:
+def test_network_with_mismatched_settings_raises(built: dict[str, Any], wanted: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         FromDiffusers(narrow(**built), **wanted)
 
 
-def test_what_it_was_not_built_for_is_refused() -> None:
+def test_unsupported_inputs_raise() -> None:
     network, (x, t) = FromDiffusers(narrow()), noisy()
     with pytest.raises(UsageError, match="num_classes"):
         network(x, t, label=t)
@@ -116,7 +114,7 @@ def test_what_it_was_not_built_for_is_refused() -> None:
         network(x, t, x0=x)
 
 
-def test_a_model_takes_theirs_as_it_is() -> None:
+def test_ddpm_wraps_diffusers_network() -> None:
     sampling = Sampling(steps=2, guidance=2.0)
     model = DDPM((3, 8, 8), 3, narrow(num_class_embeds=4), conditional=True, sampling=sampling)
     assert isinstance(model.network, FromDiffusers)

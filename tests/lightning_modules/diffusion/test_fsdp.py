@@ -1,4 +1,4 @@
-"""FSDP: a model divided among two ranks learns, draws and is saved as one that is whole."""
+"""FSDP: a model sharded over two ranks trains, samples and is saved like an unsharded one."""
 
 import os
 from collections.abc import Callable
@@ -46,8 +46,8 @@ from tests.test_configs import small
 CAPTIONS = ["a red circle", "a blue star"]
 
 
-class Settled(Diffusion):
-    """Draws noise and times that each picture decides: neither rank nor batch has a say."""
+class KeyedDiffusion(Diffusion):
+    """Diffusion with noise and times derived from each image, independent of rank and batch."""
 
     def target_images(self, batch: dict[str, Any]) -> Tensor:
         x = super().target_images(batch)
@@ -65,11 +65,11 @@ class Settled(Diffusion):
         return super().losses(network, x, t, noise, condition)
 
 
-class SettledText(Settled, TextToImage):
+class KeyedTextToImage(KeyedDiffusion, TextToImage):
     pass
 
 
-class SettledPictures(Settled, SuperResolution):
+class KeyedSuperResolution(KeyedDiffusion, SuperResolution):
     pass
 
 
@@ -90,7 +90,7 @@ def text_to_image(**kwargs: Any) -> TextToImage:
         "sampling": Sampling(steps=2, guidance=1.0),
         "optim": Optim(OPTIMIZER, lr_scheduler=WarmupCosine),
     }
-    return SettledText(words(), (3, 16, 16), network, **{**options, **kwargs})
+    return KeyedTextToImage(words(), (3, 16, 16), network, **{**options, **kwargs})
 
 
 def super_resolution(**kwargs: Any) -> SuperResolution:
@@ -103,10 +103,10 @@ def super_resolution(**kwargs: Any) -> SuperResolution:
         "sampling": Sampling(steps=2),
         "optim": Optim(OPTIMIZER, channels_last=True),
     }
-    return SettledPictures((3, 16, 16), 2, network=network, **{**options, **kwargs})
+    return KeyedSuperResolution((3, 16, 16), 2, network=network, **{**options, **kwargs})
 
 
-MODELS: dict[str, Callable[..., Diffusion]] = {"text": text_to_image, "pictures": super_resolution}
+MODELS: dict[str, Callable[..., Diffusion]] = {"text": text_to_image, "images": super_resolution}
 
 
 def data(batch_size: int, **kwargs: Any) -> ShapesCaptions:
@@ -115,15 +115,15 @@ def data(batch_size: int, **kwargs: Any) -> ShapesCaptions:
 
 
 def fitting(folder: Path, name: str, **kwargs: Any) -> Trainer:
-    """Clips, follows a schedule, and saves after the third step of eight, and at the end."""
+    """Return a Trainer with gradient clipping that saves after the third of eight steps and at the end."""
     rhythms = {f"{name}-third": {"every_n_train_steps": 3, "save_top_k": 1}, name: {"save_on_train_epoch_end": True}}
-    saving = [FirstAlone(folder, file, enable_version_counter=False, **rhythm) for file, rhythm in rhythms.items()]
+    saving = [SaveOnce(folder, file, enable_version_counter=False, **rhythm) for file, rhythm in rhythms.items()]
     common = {"callbacks": [*saving, ExactResume()], "enable_checkpointing": True, "gradient_clip_val": 0.05}
     return trainer(folder, **{**common, "max_epochs": 2, "limit_val_batches": 0, **kwargs})
 
 
-class FirstAlone(ModelCheckpoint):
-    """Saves once in a rhythm of steps."""
+class SaveOnce(ModelCheckpoint):
+    """Save only one checkpoint every n steps."""
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         if not self._every_n_train_steps or not self.best_model_path:
@@ -139,8 +139,8 @@ def loaded(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def learned(rank: int, folder: Path, kind: str) -> dict[str, Any]:
-    """One of two ranks: a whole fit, and two that go on from a checkpoint, of two ranks and of one process."""
+def train_on_rank(rank: int, folder: Path, kind: str) -> dict[str, Any]:
+    """Run a full fit on one of two ranks, and resume from checkpoints of two ranks and of one process."""
     model = MODELS[kind]()
     training = fitting(folder, "two", **on_rank(rank))
     training.fit(model, data(2))
@@ -156,15 +156,15 @@ def learned(rank: int, folder: Path, kind: str) -> dict[str, Any]:
     }
 
 
-def close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
-    """The same keys and numbers, within float error; lists by place."""
+def assert_equal_within(one: Any, other: Any, tolerance: float = 1e-5) -> None:
+    """Assert equal keys and numbers within float error; compare lists by index."""
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         for key in one:
-            close(one[key], other[key], tolerance)
+            assert_equal_within(one[key], other[key], tolerance)
     elif isinstance(one, list | tuple):
         for a, b in zip(one, other, strict=True):
-            close(a, b, tolerance)
+            assert_equal_within(a, b, tolerance)
     elif isinstance(one, Tensor):
         assert type(other) is Tensor
         torch.testing.assert_close(other, one, atol=tolerance, rtol=tolerance)
@@ -174,11 +174,11 @@ def close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
-def test_two_ranks_are_one_process_with_batches_twice_as_large(tmp_path: Path, kind: str) -> None:
-    """Weights, averages, states of the optimizer, the loss; and each goes on from the other's checkpoint."""
+def test_two_ranks_equal_one_with_doubled_batch(tmp_path: Path, kind: str) -> None:
+    """Compare weights, EMA weights, optimizer states and loss; each resumes from the other's checkpoint."""
     alone = fitting(tmp_path, "one")
     alone.fit(MODELS[kind](), data(4))
-    ranks = on_two_ranks(partial(learned, kind=kind), tmp_path)
+    ranks = on_two_ranks(partial(train_on_rank, kind=kind), tmp_path)
 
     whole = ranks[0]["whole"]
     assert sum(rank["local"] for rank in ranks) == whole
@@ -194,33 +194,33 @@ def test_two_ranks_are_one_process_with_batches_twice_as_large(tmp_path: Path, k
         found = loaded(tmp_path / f"{name}.ckpt")
         assert found.keys() == expected.keys()
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-            close(expected[key], found[key])
+            assert_equal_within(expected[key], found[key])
         assert found["global_step"] == expected["global_step"] == 8
     two, again = (loaded(tmp_path / f"{name}.ckpt") for name in ("two", "from_two"))
     assert all(torch.equal(value, again["state_dict"][name]) for name, value in two["state_dict"].items())
 
 
 @pytest.mark.slow
-def test_draws_in_one_process_what_two_ranks_have_learned_in_bf16(tmp_path: Path) -> None:
+def test_bf16_samples_in_one_process_match_two_ranks(tmp_path: Path) -> None:
     alone = fitting(tmp_path, "one", precision="bf16-mixed")
     alone.fit(text_to_image(), data(4))
-    losses = on_two_ranks(drawn, tmp_path)
+    losses = on_two_ranks(sample_on_first_rank, tmp_path)
     assert losses == pytest.approx([alone.callback_metrics["train/loss"].item()] * 2, rel=0.01)
     model = text_to_image()
     model.load_state_dict(loaded(tmp_path / "two.ckpt")["state_dict"])
     with torch.autocast("cpu", torch.bfloat16):
-        pictures = model.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(pictures, loaded(tmp_path / "pictures.pt"), atol=0.05, rtol=0)
+        images = model.sample(CAPTIONS, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(images, loaded(tmp_path / "images.pt"), atol=0.05, rtol=0)
 
 
-def drawn(rank: int, folder: Path) -> float:
-    """Draws on the first rank alone while a validation ends, as callbacks do; what drew then is divided again."""
+def sample_on_first_rank(rank: int, folder: Path) -> float:
+    """Sample on the first rank at the end of a validation, as callbacks do; the model is sharded again afterwards."""
     model = text_to_image()
     training = fitting(folder, "two", **on_rank(rank), limit_val_batches=1.0, precision="bf16-mixed")
 
     def draw(*_: object) -> None:
         if rank == 0:
-            torch.save(model.sample(CAPTIONS, generator=torch.Generator().manual_seed(0)), folder / "pictures.pt")
+            torch.save(model.sample(CAPTIONS, generator=torch.Generator().manual_seed(0)), folder / "images.pt")
 
     training.callbacks[0].on_validation_epoch_end = draw
     training.fit(model, data(2))
@@ -229,12 +229,12 @@ def drawn(rank: int, folder: Path) -> float:
 
 
 @pytest.mark.slow
-def test_without_averages_the_weights_draw_and_go_on_learning(tmp_path: Path) -> None:
-    assert on_two_ranks(validated, tmp_path) == [True, True]
+def test_weights_are_sampled_and_trained_without_ema(tmp_path: Path) -> None:
+    assert on_two_ranks(validate_on_rank, tmp_path) == [True, True]
 
 
-def validated(rank: int, folder: Path) -> bool:
-    """Validates before the first step and after every second; then tests, and draws three pictures on one rank, two on
+def validate_on_rank(rank: int, folder: Path) -> bool:
+    """Validate before the first and after every second step; then test, and sample three images on one rank, two on
     the other."""
     model = super_resolution()
     training = fitting(folder, "it", **on_rank(rank), limit_val_batches=1.0, val_check_interval=2, max_epochs=1)
@@ -244,12 +244,12 @@ def validated(rank: int, folder: Path) -> bool:
     return all(isinstance(p, DTensor) for p in model.parameters())
 
 
-def test_what_was_gathered_in_inference_mode_goes_on_learning(tmp_path: Path) -> None:
-    """Lightning evaluates in it on GPUs, though not with gloo."""
+def test_parameters_gathered_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
+    """Check inference mode, in which Lightning evaluates on GPUs but not with gloo."""
     alone = two_layers()
-    for x in (pictures(0), pictures(1)):
+    for x in (images(0), images(1)):
         (alone(x).square().mean() / 2).backward()
-    for gradients in on_two_ranks(gathered, tmp_path):
+    for gradients in on_two_ranks(gather_on_rank, tmp_path):
         torch.testing.assert_close(gradients, [p.grad for p in alone.parameters()])
 
 
@@ -258,24 +258,24 @@ def two_layers() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
 
 
-def pictures(rank: int) -> Tensor:
+def images(rank: int) -> Tensor:
     return torch.randn(3, 4, generator=torch.Generator().manual_seed(rank))
 
 
-def gathered(rank: int, folder: Path) -> list[Tensor]:
+def gather_on_rank(rank: int, folder: Path) -> list[Tensor]:
     module = two_layers()
     shard(module, init_device_mesh("cpu", (2,)))
     with torch.inference_mode():
         gather([module])
-        for _ in range(1 + rank):  # each as often as it likes
-            module(pictures(rank))
+        for _ in range(1 + rank):  # a different number of times per rank
+            module(images(rank))
         release([module])
-    module(pictures(rank)).square().mean().backward()
+    module(images(rank)).square().mean().backward()
     return [p.grad.full_tensor() for p in module.parameters()]
 
 
 class UnevenScores(CountingScores):
-    """Draw more on the first rank than on the second."""
+    """Sample more on the first rank than on the second."""
 
     def compute(self, stage: str, module: Diffusion) -> dict[str, float]:
         for _ in range(2 - module.global_rank):
@@ -283,8 +283,8 @@ class UnevenScores(CountingScores):
         return {"sampled": 2.0}
 
 
-def measured(rank: int, folder: Path, precision: str) -> list[float]:
-    """A rank that validates on an even share and tests on fewer pictures than the other: five of two."""
+def evaluate_on_rank(rank: int, folder: Path, precision: str) -> list[float]:
+    """Validate on an even share and test on an uneven one: five images on two ranks."""
     torch.manual_seed(0)
     network = DenoisingUNet(
         (3, 16, 16), 5, 8, (1, 2), 1, attention=(), dropout=0.0, learned_variance=True, self_conditioning=True
@@ -310,22 +310,22 @@ def measured(rank: int, folder: Path, precision: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-def test_ranks_with_uneven_shares_do_not_wait_for_ever(tmp_path: Path, precision: str) -> None:
-    """Batches, scores and bits/dim; steps that ask twice, as self-conditioning does, do so on both ranks."""
-    one, two = on_two_ranks(partial(measured, precision=precision), tmp_path)
+def test_uneven_ranks_do_not_hang(tmp_path: Path, precision: str) -> None:
+    """Check batches, metrics and bits/dim, also with self-conditioning, which calls the network twice on both ranks."""
+    one, two = on_two_ranks(partial(evaluate_on_rank, precision=precision), tmp_path)
     assert one == two
     assert torch.tensor(one).isfinite().all()
 
 
 def arguments() -> list[object]:
-    """Imagen, tiny, with all that draws."""
+    """Return options of a tiny Imagen with all callbacks that sample."""
     config = CONFIGS / "diffusion/imagen.yaml"
     sizes = small(yaml.safe_load(config.read_text()), Path("fake"), "diffusion", "shapes")
     return ["--config", config, *sizes, "--model.scores", "null", "--experiment", "it"]
 
 
-def commanded(rank: int, folder: Path, configs: list[Path]) -> list[int]:
-    """One rank of a fit, and of its continuation."""
+def run_commands_on_rank(rank: int, folder: Path, configs: list[Path]) -> list[int]:
+    """Run one rank of a fit and of its resumption."""
     join(rank)
     sharing = [part for config in configs for part in ("--config", config)] + ["--trainer.devices", 2]
     epochs = [["--trainer.max_epochs", 1], ["--trainer.max_epochs", 2, "--ckpt_path", "last"]]
@@ -333,9 +333,9 @@ def commanded(rank: int, folder: Path, configs: list[Path]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_the_command_fits_goes_on_and_hands_over_to_one_process(darkroom: Callable, tmp_path: Path) -> None:
+def test_command_fits_resumes_and_tests_in_one_process(darkroom: Callable, tmp_path: Path) -> None:
     configs = [CONFIGS / "trainer/fsdp.yaml", CONFIGS / "trainer/bf16.yaml"]
-    assert on_two_ranks(partial(commanded, configs=configs), tmp_path) == [[0, 0], [0, 0]]
+    assert on_two_ranks(partial(run_commands_on_rank, configs=configs), tmp_path) == [[0, 0], [0, 0]]
     assert sorted(path.name for path in Path("runs/it").iterdir()) == ["0"]
     assert sorted(path.name for path in Path("runs/it/0/checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert loaded(Path("runs/it/0/checkpoints/last.ckpt"))["global_step"] == 2
@@ -343,14 +343,14 @@ def test_the_command_fits_goes_on_and_hands_over_to_one_process(darkroom: Callab
     assert outcome.code == 0, outcome.err
 
 
-def test_the_config_is_read(darkroom: Callable) -> None:
+def test_fsdp_config_is_parsed(darkroom: Callable) -> None:
     configs = [CONFIGS / "diffusion/ddpm.yaml", CONFIGS / "trainer/ddp.yaml", CONFIGS / "trainer/fsdp.yaml"]
     outcome = darkroom("fit", *(part for config in configs for part in ("--config", config)), "--print_config")
     assert outcome.code == 0
     assert "class_path: darkroom.lightning_modules.utils.fsdp.Sharded" in outcome.out
 
 
-def test_what_is_not_divided_is_named(darkroom: Callable, tiny: list[str]) -> None:
+def test_sharding_unsupported_model_raises(darkroom: Callable, tiny: list[str]) -> None:
     outcome = darkroom("fit", *tiny, "--config", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", "1")
     assert outcome.code == 2
     assert "UNet cannot be sharded among GPUs" in outcome.message
@@ -358,14 +358,14 @@ def test_what_is_not_divided_is_named(darkroom: Callable, tiny: list[str]) -> No
 
 
 @pytest.mark.slow
-def test_compilation_is_refused(darkroom: Callable) -> None:
+def test_compile_with_fsdp_raises(darkroom: Callable) -> None:
     sharing = ["--config", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", "1"]
     outcome = darkroom("fit", *arguments(), *sharing, "--model.optim.compile", "true")
     assert outcome.code == 2
     assert "model.optim.compile must be false" in outcome.message
 
 
-def test_lightnings_own_way_to_divide_is_refused(tmp_path: Path) -> None:
+def test_lightning_fsdp_strategy_raises(tmp_path: Path) -> None:
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     model = text_to_image()

@@ -1,4 +1,4 @@
-"""DenoisingUNet: the papers' networks by their numbers, and what each option promises."""
+"""DenoisingUNet: parameter counts of the papers and the effect of each option."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def tiny(image_shape: tuple[int, int, int] = (3, 16, 16), **options: Any) -> DenoisingUNet:
-    """A network of two maps, whose zero layers are drawn, too: as it would be after some training."""
+    """Build a network of two resolutions with randomized zero layers, as after some training."""
     torch.manual_seed(0)
     options = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8,), **options}
     network = DenoisingUNet(image_shape, **options)
@@ -33,8 +33,8 @@ def noisy(n: int = 2, shape: tuple[int, int, int] = (3, 16, 16)) -> tuple[Tensor
     return torch.randn(n, *shape), torch.randint(1000, (n,))
 
 
-class AtOneTime(nn.Module):
-    """A denoiser as the contract calls a network: with pictures alone."""
+class FixedTime(nn.Module):
+    """Wrap a denoiser for the contract, which passes only images."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class TestDenoisingUNet(DenseNetworkContract):
     sizes = [(16, 16), (32, 32), (16, 40), (2, 2)]
 
     def build(self) -> nn.Module:
-        return AtOneTime(tiny())
+        return FixedTime(tiny())
 
 
 class TestADM(TestDenoisingUNet):
     num_classes = 6
 
     def build(self) -> nn.Module:
-        return AtOneTime(tiny(**VARIANTS["adm"], learned_variance=True, num_classes=5, self_conditioning=True))
+        return FixedTime(tiny(**VARIANTS["adm"], learned_variance=True, num_classes=5, self_conditioning=True))
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ class TestADM(TestDenoisingUNet):
         ),
     ],
 )
-def test_as_many_parameters_as_the_authors_networks(
+def test_parameter_counts_match_papers(
     parameters: int, image_shape: tuple[int, int, int], options: dict[str, Any]
 ) -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in DenoisingUNet(image_shape, **options).parameters()) == parameters
 
 
-def test_the_default_is_laid_out_as_the_paper_says() -> None:
+def test_default_layout_matches_paper() -> None:
     with torch.device("meta"):
         network = DenoisingUNet((3, 32, 32))
     down, up = ([layer for layer in way if isinstance(layer, Block)] for way in (network.down, network.up))
@@ -105,29 +105,29 @@ def test_the_default_is_laid_out_as_the_paper_says() -> None:
     assert [block.conv2.out_channels for block in up] == [256] * 9 + [128] * 3
     for way, each in ((down, 2), (up, 3)):
         looks = [isinstance(block.attention, Attention) for block in way]
-        assert sum(looks) == each  # at 16x16 alone
+        assert sum(looks) == each  # only at 16x16
     assert [isinstance(block.attention, Attention) for block in network.middle] == [True, False]
     assert all(m.num_groups == 32 for m in network.modules() if isinstance(m, nn.GroupNorm))
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.1}
 
 
-def test_it_begins_as_zero_and_its_blocks_as_shortcuts() -> None:
+def test_initial_output_is_zero_and_blocks_are_identities() -> None:
     x, t = noisy()
     network = DenoisingUNet((3, 16, 16), base_channels=8, multipliers=(1, 2), attention=(8,))
     assert network(x, t).abs().max() == 0
     h = torch.randn(2, 8, 4, 4)
     assert torch.equal(network.down[0](h, torch.randn(2, 8)), h)
-    # Glorot's bound, of each part of what stands side by side
+    # Glorot's bound of each of query, key and value
     for part in network.middle[0].attention.query_key_value.weight.chunk(3):
         assert 0.9 * (6 / 32) ** 0.5 < part.abs().max() <= (6 / 32) ** 0.5
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(128, 32), (192, 32), (96, 24), (32, 8), (8, 2), (7, 1), (3, 1)])
-def test_groups_divide_the_channels_and_have_four_at_least(channels: int, groups: int) -> None:
+def test_group_norm_has_at_least_four_channels_per_group(channels: int, groups: int) -> None:
     assert group_norm(channels).num_groups == groups
 
 
-def test_upsampling_is_nearest_neighbours_and_a_convolution() -> None:
+def test_upsample_is_nearest_neighbour_and_convolution() -> None:
     layer, x = Upsample(5, 3), torch.randn(2, 5, 4, 6, requires_grad=True)
     expected = layer.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
     actual = layer(x, torch.empty(2, 0))
@@ -141,7 +141,7 @@ def test_upsampling_is_nearest_neighbours_and_a_convolution() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_adaptive_modulation_scales_and_shifts_what_is_normalised() -> None:
+def test_adaptive_modulation_scales_and_shifts() -> None:
     block, x = Block(8, 8, modulation="adaptive").eval(), torch.randn(2, 8, 4, 4)
     scale, shift = torch.randn(2, 8), torch.randn(2, 8)
     h = block.norm2(block.conv1(F.silu(block.norm1(x))))
@@ -149,7 +149,7 @@ def test_adaptive_modulation_scales_and_shifts_what_is_normalised() -> None:
     torch.testing.assert_close(block(x, torch.cat([scale, shift], 1)), x + block.conv2(F.silu(h)))
 
 
-def test_heads_look_apart() -> None:
+def test_attention_heads_are_independent() -> None:
     attention, x = Attention(8, head_channels=4), torch.randn(1, 8, 3, 3)
     attention.out.weight.data = torch.eye(8)
     attention.out.bias.data.zero_()
@@ -164,7 +164,7 @@ def test_heads_look_apart() -> None:
 # --- time, class, x0 --------------------------------------------------------------------------------------------------
 
 
-def test_the_sinusoids_are_those_of_the_paper() -> None:
+def test_sinusoidal_embedding_matches_paper() -> None:
     embedding = Sinusoidal(8)(torch.tensor([0, 7, 999]))
     for t, row in zip((0, 7, 999), embedding, strict=True):
         phases = torch.tensor([t * 10000 ** (-i / 3) for i in range(4)], dtype=torch.float64)
@@ -172,8 +172,8 @@ def test_the_sinusoids_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("embed", [Sinusoidal(32), RandomFourier(32)], ids=["sinusoidal", "fourier"])
-def test_times_are_told_apart_finely_and_neighbours_are_near(embed: nn.Module) -> None:
-    embed = embed.bfloat16()  # a cast of the network does not reach it
+def test_time_embeddings_are_distinct_and_smooth(embed: nn.Module) -> None:
+    embed = embed.bfloat16()  # independent of casts of the network
     rows = embed(torch.arange(1000))
     assert rows.dtype == torch.float32
     distances = torch.cdist(rows, rows)
@@ -183,7 +183,7 @@ def test_times_are_told_apart_finely_and_neighbours_are_near(embed: nn.Module) -
     assert torch.dist(between, rows[500]) < torch.dist(rows[501], rows[500])
 
 
-def test_random_frequencies_are_kept_with_the_weights() -> None:
+def test_random_frequencies_are_saved_with_weights() -> None:
     first, second = (
         tiny(time_embedding="fourier"),
         DenoisingUNet((3, 16, 16), None, 8, (1, 2), 1, (8,), None, "fourier"),
@@ -194,7 +194,7 @@ def test_random_frequencies_are_kept_with_the_weights() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_time_and_class_matter_and_no_label_is_the_label_of_none(variant: str) -> None:
+def test_output_depends_on_time_and_class(variant: str) -> None:
     network, (x, _) = tiny(num_classes=3, **VARIANTS[variant]).eval(), noisy(1)
     at = [network(x, torch.tensor([t])) for t in (10, 11, 10.5)]
     assert not torch.equal(at[0], at[1])
@@ -205,25 +205,25 @@ def test_time_and_class_matter_and_no_label_is_the_label_of_none(variant: str) -
     torch.testing.assert_close(network(x, t), every[network.null_label])
 
 
-def test_self_conditioning_takes_zeros_for_no_prediction() -> None:
+def test_missing_self_conditioning_equals_zeros() -> None:
     network, (x, t) = tiny(self_conditioning=True).eval(), noisy()
     assert torch.equal(network(x, t), network(x, t, x0=torch.zeros_like(x)))
     assert not torch.equal(network(x, t), network(x, t, x0=x))
 
 
-def test_the_text_matters_word_for_word() -> None:
+def test_output_depends_on_every_word() -> None:
     network, (x, t), text = tiny(text_dim=6).eval(), noisy(), torch.randn(2, 4, 6)
     assert network.text_dim == 6
-    said = network(x, t, text=text)
-    assert not torch.equal(said, network(x, t))
+    message = network(x, t, text=text)
+    assert not torch.equal(message, network(x, t))
     changed = text.clone()
     changed[:, 3] = torch.randn(2, 6)
-    assert not torch.equal(said, network(x, t, text=changed))
+    assert not torch.equal(message, network(x, t, text=changed))
     mask = torch.tensor([[True, True, True, False]] * 2)
     torch.testing.assert_close(network(x, t, text=changed, text_mask=mask), network(x, t, text=text[:, :3]))
 
 
-def test_no_text_is_a_mask_without_tokens_for_each_row_alone() -> None:
+def test_empty_text_mask_equals_no_text() -> None:
     network, (x, t), text = tiny(text_dim=6, num_classes=2).eval(), noisy(), torch.randn(2, 4, 6)
     mask = torch.tensor([[True] * 4, [False] * 4])
     mixed = network(x, t, text=text * mask[..., None], text_mask=mask)
@@ -231,7 +231,7 @@ def test_no_text_is_a_mask_without_tokens_for_each_row_alone() -> None:
     torch.testing.assert_close(mixed[1:], network(x[1:], t[1:]))
 
 
-def test_text_adds_parameters_and_renames_none() -> None:
+def test_text_only_adds_parameters() -> None:
     networks = []
     for text_dim in (None, 6):
         with torch.device("meta"):
@@ -243,7 +243,7 @@ def test_text_adds_parameters_and_renames_none() -> None:
     assert names < more
 
 
-def test_what_it_was_not_built_for_is_refused() -> None:
+def test_unsupported_inputs_raise() -> None:
     network, (x, t) = tiny(), noisy()
     with pytest.raises(UsageError, match="num_classes"):
         network(x, t, label=torch.tensor([0, 1]))
@@ -253,11 +253,11 @@ def test_what_it_was_not_built_for_is_refused() -> None:
         network(x, t, x0=x)
 
 
-# --- how it is run ----------------------------------------------------------------------------------------------------
+# --- execution --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_checkpointing_gives_the_same_gradients_also_with_dropout(variant: str) -> None:
+def test_gradient_checkpointing_keeps_gradients_with_dropout(variant: str) -> None:
     gradients = []
     for gradient_checkpointing in (False, True):
         network = tiny(gradient_checkpointing=gradient_checkpointing, dropout=0.5, text_dim=6, **VARIANTS[variant])
@@ -272,14 +272,14 @@ def test_checkpointing_gives_the_same_gradients_also_with_dropout(variant: str) 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
-def test_it_runs_and_learns_in_bfloat16(variant: str, precision: str) -> None:
+def test_trains_in_bfloat16(variant: str, precision: str) -> None:
     network, (x, t) = tiny(**VARIANTS[variant], num_classes=2, text_dim=6).eval(), noisy()
-    told = {"label": torch.tensor([0, 2]), "text": torch.randn(2, 4, 6)}
-    expected = network(x, t, **told)
+    conditions = {"label": torch.tensor([0, 2]), "text": torch.randn(2, 4, 6)}
+    expected = network(x, t, **conditions)
     if precision == "bf16-true":
         network = network.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        actual = network(x, t, **told)
+        actual = network(x, t, **conditions)
     assert actual.dtype == torch.bfloat16
     torch.testing.assert_close(actual.float(), expected, atol=0.05 * expected.std().item(), rtol=0.05)
     actual.float().square().mean().backward()
@@ -287,7 +287,7 @@ def test_it_runs_and_learns_in_bfloat16(variant: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_channels_last_learns_the_same(variant: str) -> None:
+def test_channels_last_keeps_gradients(variant: str) -> None:
     gradients = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         network = tiny(dropout=0.0, **VARIANTS[variant]).to(memory_format=memory_format)
@@ -298,31 +298,31 @@ def test_channels_last_learns_the_same(variant: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_it_is_one_graph() -> None:
+def test_network_compiles_as_one_graph() -> None:
     network, (x, t) = tiny(num_classes=2, self_conditioning=True, attention=(), text_dim=6).eval(), noisy()
-    told = {"label": t % 3, "text": torch.randn(2, 4, 6), "x0": x}
+    conditions = {"label": t % 3, "text": torch.randn(2, 4, 6), "x0": x}
     compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, t, **told), network(x, t, **told))
+    torch.testing.assert_close(compiled(x, t, **conditions), network(x, t, **conditions))
 
 
-def test_grey_pictures_of_28_pixels_go_through_14_and_7() -> None:
+def test_grey_images_of_28_pixels_are_supported() -> None:
     network = tiny((1, 28, 28), multipliers=(1, 2, 2), attention=(14, 7))
     x, t = noisy(2, (1, 28, 28))
     assert network(x, t).shape == x.shape
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- invalid arguments ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_shape": None}, "image_shape is None"),
-        ({"image_shape": (3, 28, 28)}, "24 x 24 or 32 x 32 .* with 3 multipliers at most"),
-        ({"image_shape": (3, 4, 40)}, "3 times; 8 x 40 pixels can"),
-        ({"image_shape": (3, 33, 32)}, "32 x 32 or 40 x 32 .* with 1 multipliers at most"),
-        ({"attention": (16, 5)}, "side of 5, but the maps have 32, 16, 8, 4"),
-        ({"head_channels": 48}, "head_channels is 48"),
+        ({"image_shape": None}, "image_shape must be .*got None"),
+        ({"image_shape": (3, 28, 28)}, "at most 3 values .* 24 x 24 or 32 x 32 pixels"),
+        ({"image_shape": (3, 4, 40)}, "8 x 40 pixels can be halved 3 times"),
+        ({"image_shape": (3, 33, 32)}, "at most 1 values .* 32 x 32 or 40 x 32 pixels"),
+        ({"attention": (16, 5)}, "sides of maps .32, 16, 8, 4.*got 5"),
+        ({"head_channels": 48}, "head_channels must divide .*got 48"),
         ({"head_channels": 0}, "head_channels must be .*got 0"),
         ({"base_channels": 9}, "base_channels must be .*got 9"),
         ({"multipliers": ()}, "multipliers must be"),
@@ -333,6 +333,6 @@ def test_grey_pictures_of_28_pixels_go_through_14_and_7() -> None:
         ({"time_embedding": "learned"}, "time_embedding must be .*got 'learned'"),
     ],
 )
-def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(options: dict[str, Any], message: str) -> None:
     with torch.device("meta"), pytest.raises(UsageError, match=message):
         DenoisingUNet(**{"image_shape": (3, 32, 32), **options})

@@ -1,4 +1,4 @@
-"""The moving average in closed form, and what becomes of buffers, modes and checkpoints."""
+"""EMA in closed form, and its buffers, modes and checkpoints."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from darkroom.lightning_modules.layers.ema import EMA
 
 
 def follow(values: list[float], **kwargs: float) -> tuple[EMA, nn.Linear]:
-    """The average of a weight that starts at 0 and takes these values."""
+    """Return the EMA of a weight that starts at 0 and takes these values."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
     ema = EMA(module, **kwargs)
@@ -19,7 +19,7 @@ def follow(values: list[float], **kwargs: float) -> tuple[EMA, nn.Linear]:
     return ema, module
 
 
-def test_closed_form() -> None:
+def test_ema_matches_closed_form() -> None:
     decay, values = 0.9, [1.0, -2.0, 5.0, 3.0]
     ema, _ = follow(values, decay=decay, warmup=False)
     n = len(values)
@@ -28,26 +28,26 @@ def test_closed_form() -> None:
     assert ema.updates == n
 
 
-def test_a_constant_is_reached_as_one_minus_the_power_of_the_decay() -> None:
+def test_ema_of_constant_is_one_minus_power_of_decay() -> None:
     ema, _ = follow([1.0] * 200, decay=0.99, warmup=False)
     assert ema.module.weight.item() == pytest.approx(1 - 0.99**200, abs=1e-5)
 
 
-def test_warm_up_forgets_the_start() -> None:
+def test_warmup_reduces_weight_of_start() -> None:
     ema, _ = follow([1.0, 3.0], decay=0.999)
     first = 0.1 * 0 + 0.9 * 1  # (1 + 0) / (10 + 0)
     assert ema.module.weight.item() == pytest.approx(2 / 11 * first + 9 / 11 * 3)
 
 
-def test_after_the_warm_up_the_decay_is_as_given() -> None:
+def test_decay_is_constant_after_warmup() -> None:
     ema, module = follow([1.0] * 50, decay=0.5)
     nn.init.zeros_(module.weight)
     ema.update(module)
     assert ema.module.weight.item() == pytest.approx(0.5)
 
 
-def test_the_average_of_a_network_in_bfloat16_is_as_exact() -> None:
-    """Its steps of a thousandth are smaller than what a bfloat16 can move by."""
+def test_ema_of_bfloat16_network_is_float32() -> None:
+    """Check updates of 1e-3, which are below the resolution of bfloat16."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
     late = EMA(module.bfloat16(), warmup=False)
@@ -70,7 +70,7 @@ def test_floats_are_averaged_and_counters_copied() -> None:
     assert ema.module.num_batches_tracked == 1
 
 
-def test_the_average_never_trains_and_its_source_does() -> None:
+def test_ema_module_stays_in_eval_mode() -> None:
     module = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
     ema = EMA(module)
     parent = nn.ModuleDict({"module": module, "ema": ema}).train()
@@ -80,7 +80,7 @@ def test_the_average_never_trains_and_its_source_does() -> None:
     assert not any(p.requires_grad for p in ema.parameters())
 
 
-def test_a_checkpoint_continues_exactly() -> None:
+def test_checkpoint_resumes_exactly() -> None:
     ema, module = follow([1.0, 2.0], decay=0.999)
     again = EMA(nn.Linear(1, 1, bias=False))
     again.load_state_dict(ema.state_dict())
@@ -91,6 +91,6 @@ def test_a_checkpoint_continues_exactly() -> None:
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
-def test_decays_that_do_not_average_are_refused(decay: float) -> None:
+def test_invalid_decay_raises(decay: float) -> None:
     with pytest.raises(UsageError, match="0.999"):
         EMA(nn.Linear(1, 1), decay)

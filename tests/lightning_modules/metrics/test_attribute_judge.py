@@ -1,4 +1,4 @@
-"""The judge behind prompt accuracy: it learns, is kept, and says what it cannot learn from."""
+"""Attribute judge of prompt accuracy: training, caching and errors."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, l
 
 
 class Patches:
-    """Stands for a datamodule: a bright patch on the left or right (0 or 1), in one channel of three."""
+    """Replacement of a datamodule: a bright patch on the left or right (0 or 1), in one of three channels."""
 
     image_shape, attribute_names, attribute_sizes = (3, 8, 8), ("side", "channel", "nothing"), (2, 3, 2)
 
@@ -24,14 +24,14 @@ class Patches:
         index = torch.as_tensor(indices)
         side, channel = index % 2, index // 2 % 3
         images = torch.full((len(index), 3, 8, 8), 20, dtype=torch.uint8)
-        for picture, (s, c) in zip(images, torch.stack([side, channel], 1).tolist(), strict=True):
-            picture[c, 2:6, 4 * s : 4 * s + 4] = 230
+        for image, (s, c) in zip(images, torch.stack([side, channel], 1).tolist(), strict=True):
+            image[c, 2:6, 4 * s : 4 * s + 4] = 230
         side = torch.where(index % 7 == 0, -1, side)
         return {"image": images, "attributes": torch.stack([side, channel, torch.full_like(side, -1)], 1)}
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 16, 16), (1, 24, 24), (3, 32, 20), (3, 64, 64)])
-def test_any_size(channels: int, height: int, width: int) -> None:
+def test_any_image_size_is_supported(channels: int, height: int, width: int) -> None:
     judge = AttributeJudge(channels, max(height, width), (2, 5)).eval()
     images = torch.randint(0, 256, (3, channels, height, width), dtype=torch.uint8)
     assert [logits.shape for logits in judge(images)] == [(3, 2), (3, 5)]
@@ -39,13 +39,13 @@ def test_any_size(channels: int, height: int, width: int) -> None:
     assert judge.attributes(images).shape == (3, 2)
 
 
-def test_learns_where_and_what_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judge_learns_attributes_and_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attribute_judge, "_SEEN", 4000)
     monkeypatch.setattr(attribute_judge, "_HELD_OUT", 200)
     before = torch.get_rng_state()
     judge, accuracy = load_or_train_judge(Patches(), tmp_path)
     assert torch.equal(before, torch.get_rng_state())
-    assert set(accuracy) == {"all", "side", "channel"}  # what has no meaning has no accuracy
+    assert set(accuracy) == {"all", "side", "channel"}  # an attribute without labels has no accuracy
     assert min(accuracy.values()) > 0.95
     batch = Patches().__getitems__(range(50_000, 50_100))
     assert match_attributes(judge.attributes(batch["image"]), batch["attributes"]).float().mean() > 0.95
@@ -57,11 +57,11 @@ def test_learns_where_and_what_and_is_kept(tmp_path: Path, monkeypatch: pytest.M
     assert not any(weight.requires_grad for weight in judge.parameters())
 
 
-def test_what_is_not_said_is_fulfilled() -> None:
+def test_unstated_attributes_match() -> None:
     seen, said = torch.tensor([[1, 2, 0], [1, 2, 0]]), torch.tensor([[1, -1, 0], [0, -1, -1]])
     assert match_attributes(seen, said).tolist() == [[True, True, True], [False, True, True]]
 
 
-def test_data_without_attributes_say_what_else_to_do(tmp_path: Path) -> None:
+def test_data_without_attributes_raise(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no attributes.*model.scores.accuracy to false.*features to inception"):
         load_or_train_judge(object(), tmp_path)

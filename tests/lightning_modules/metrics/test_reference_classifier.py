@@ -1,4 +1,4 @@
-"""The classifier behind cnn_fid: it learns, is kept, is the same every time, and leaves the caller alone."""
+"""Reference classifier of cnn_fid: training, caching, determinism and no side effects."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.fakes.ranks import on_two_ranks
 
 
 class Stripes(Dataset):
-    """Noisy pictures with stripes across (0) or along (1)."""
+    """Noisy images with horizontal (0) or vertical (1) stripes."""
 
     def __init__(
         self, count: int = 120, side: int = 12, labels: bool = True, whole: bool = True, seed: int = 0
@@ -43,7 +43,7 @@ class Stripes(Dataset):
 
 
 class Data:
-    """What is asked of a datamodule."""
+    """Replacement of a datamodule."""
 
     image_shape, num_classes = (3, 12, 12), 2
 
@@ -60,7 +60,7 @@ def same(a: ReferenceClassifier, b: ReferenceClassifier) -> bool:
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one with every training."""
+    """Record every training in a list."""
     count: list[int] = []
     train = reference_classifier._train
     monkeypatch.setattr(reference_classifier, "_train", lambda *args: (count.append(1), train(*args))[1])
@@ -68,7 +68,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 13, 40), (3, 100, 150)])
-def test_any_size(shape: tuple[int, int, int]) -> None:
+def test_any_image_size_is_supported(shape: tuple[int, int, int]) -> None:
     network = ReferenceClassifier(shape[0], 5).eval()
     images = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     assert network.features(images).shape == (2, network.num_features) == (2, 128)
@@ -76,16 +76,16 @@ def test_any_size(shape: tuple[int, int, int]) -> None:
     assert max(limit_size(images).shape[-2:]) <= 64
 
 
-def test_learns_and_is_kept_and_disturbs_nobody(tmp_path: Path, trainings: list[int]) -> None:
+def test_classifier_learns_and_is_cached_without_side_effects(tmp_path: Path, trainings: list[int]) -> None:
     before = torch.get_rng_state()
     network, accuracy = load_or_train_classifier(Data(), tmp_path / "a")
     again, same_accuracy = load_or_train_classifier(Data(), tmp_path / "a")
-    anew, _ = load_or_train_classifier(Data(whole=False), tmp_path / "b")
+    retrained, _ = load_or_train_classifier(Data(whole=False), tmp_path / "b")
     assert torch.equal(before, torch.get_rng_state())
     assert accuracy == same_accuracy == 1
     assert len(trainings) == 2
     assert same(network, again)
-    assert same(network, anew)  # whole batches or single samples, this folder or that
+    assert same(network, retrained)  # whole batches or single samples, any folder
     assert not network.training
     assert not any(weight.requires_grad for weight in network.parameters())
     fresh = Stripes(seed=1)
@@ -96,7 +96,7 @@ def test_learns_and_is_kept_and_disturbs_nobody(tmp_path: Path, trainings: list[
 
 
 @pytest.mark.slow
-def test_other_data_have_another_file_and_a_damaged_one_is_made_anew(tmp_path: Path, trainings: list[int]) -> None:
+def test_cache_depends_on_data_and_replaces_damaged_files(tmp_path: Path, trainings: list[int]) -> None:
     network, _ = load_or_train_classifier(Data(), tmp_path)
     load_or_train_classifier(Data(seed=1), tmp_path)
     load_or_train_classifier(Data(count=119), tmp_path)
@@ -111,7 +111,7 @@ def test_other_data_have_another_file_and_a_damaged_one_is_made_anew(tmp_path: P
 
 
 @pytest.mark.slow
-def test_threads_have_no_say(tmp_path: Path) -> None:
+def test_classifier_is_independent_of_thread_count(tmp_path: Path) -> None:
     networks, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2):
@@ -123,7 +123,7 @@ def test_threads_have_no_say(tmp_path: Path) -> None:
     assert same(*networks)
 
 
-def test_one_label_or_file_that_differs_makes_other_data() -> None:
+def test_fingerprint_depends_on_every_label_and_file() -> None:
     def fingerprint(labels: dict[int, int], **kwargs: Any) -> str:
         stripes = Stripes(count=600)
         stripes.labels = stripes.label.clone()
@@ -135,36 +135,36 @@ def test_one_label_or_file_that_differs_makes_other_data() -> None:
     whole = fingerprint({})
     other = 1 - int(Stripes(count=600).label[1])
     assert fingerprint({}) == whole
-    assert fingerprint({1: other}) != whole  # not one of the 256 pictures
+    assert fingerprint({1: other}) != whole  # not one of the 256 sampled images
     files = [[Path(f"{folder}/{index}.png") for index in range(600)] for folder in "ab"]
     assert fingerprint({}, paths=files[0]) == fingerprint({}, paths=files[1]) != whole  # moved
     assert fingerprint({}, paths=files[0][::-1]) != fingerprint({}, paths=files[0])
 
 
-def ranked(rank: int, folder: Path) -> dict[str, Any]:
-    """One of two processes, each with a disk of its own."""
+def load_on_rank(rank: int, folder: Path) -> dict[str, Any]:
+    """Load the classifier on one of two ranks with separate disks."""
     network, accuracy = load_or_train_classifier(Data(), f"{folder}/disk{rank}")
     return {"state_dict": network.state_dict(), "accuracy": accuracy}
 
 
-def test_the_first_rank_trains_for_all(tmp_path: Path) -> None:
-    one, two = on_two_ranks(ranked, tmp_path)
+def test_rank_0_trains_for_all_ranks(tmp_path: Path) -> None:
+    one, two = on_two_ranks(load_on_rank, tmp_path)
     assert one["accuracy"] == two["accuracy"] == 1
     assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
     assert (tmp_path / "disk0").exists()
     assert not (tmp_path / "disk1").exists()
 
 
-def test_default_folder_is_the_users_cache(tmp_path: Path) -> None:
+def test_default_cache_folder_follows_xdg(tmp_path: Path) -> None:
     assert user_cache("classifiers") == tmp_path / "home/.cache/darkroom/classifiers"
 
 
-def test_data_without_labels_say_what_else_to_do(tmp_path: Path) -> None:
+def test_data_without_labels_raise(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no labels.*model.scores.features to inception, or model.scores to null"):
         load_or_train_classifier(Data(labels=False), tmp_path)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_unwritable_cache_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="model.scores.cache_dir"):
         load_or_train_classifier(Data(), tmp_path / "file" / "below")

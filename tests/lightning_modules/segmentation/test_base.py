@@ -1,4 +1,4 @@
-"""SemanticSegmentation with networks and losses that are not ours."""
+"""SemanticSegmentation with custom networks and losses."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -25,7 +25,7 @@ class TestAnyNetwork(SegmentationContract):
 
 
 class TorchvisionStyle(nn.Module):
-    """Returns a dict and a map eight times smaller, as torchvision's networks may."""
+    """Network that returns a dict with a map at stride 8, as in torchvision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class TorchvisionStyle(nn.Module):
         return OrderedDict(out=self.layer(x))
 
 
-def test_dict_outputs_and_smaller_maps_are_brought_to_the_input_s_size() -> None:
+def test_dict_outputs_and_smaller_maps_are_resized_to_input() -> None:
     model = SemanticSegmentation(TorchvisionStyle(), num_classes=6)
     assert model(torch.randn(2, 3, 40, 48)).shape == (2, 6, 40, 48)
 
 
-def test_every_term_of_a_loss_is_logged_under_its_name(tmp_path: Path) -> None:
+def test_every_loss_term_is_logged(tmp_path: Path) -> None:
     model = SemanticSegmentation(TinyNetwork(6), num_classes=6, loss=TwoTerms())
     fitting = trainer(tmp_path, log_every_n_steps=1)
     fitting.fit(model, ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32))
@@ -51,39 +51,39 @@ def test_every_term_of_a_loss_is_logged_under_its_name(tmp_path: Path) -> None:
         assert metrics[f"{stage}/loss"].item() == pytest.approx(parts.item(), rel=1e-5)
 
 
-def test_bytes_that_reach_the_network_say_what_to_do() -> None:
+def test_uint8_images_raise() -> None:
     model = SemanticSegmentation(TinyNetwork(6), num_classes=6)
     with pytest.raises(UsageError, match="on_after_batch_transfer"):
         model(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
-def test_a_network_with_other_classes_is_refused() -> None:
+def test_wrong_number_of_output_channels_raises() -> None:
     with pytest.raises(UsageError, match="5 output channels for 6 classes"):
         SemanticSegmentation(TinyNetwork(5), num_classes=6)(torch.randn(1, 3, 8, 8))
 
 
-def test_the_number_of_classes_must_be_known() -> None:
+def test_missing_num_classes_raises() -> None:
     with pytest.raises(UsageError, match="num_classes must be .*got None"):
         SemanticSegmentation(TinyNetwork(6))
 
 
-def test_a_loss_that_ignores_something_else_is_refused() -> None:
-    with pytest.raises(UsageError, match="model.ignore_index must be the loss's, 0"):
+def test_different_ignore_index_of_loss_raises() -> None:
+    with pytest.raises(UsageError, match="model.ignore_index must be that of model.loss, 0"):
         SemanticSegmentation(TinyNetwork(6), num_classes=6, loss=CrossEntropy(ignore_index=0))
 
 
-def test_a_module_that_normalises_itself_is_refused(tmp_path: Path) -> None:
-    class Meddler(SemanticSegmentation):
+def test_overridden_batch_transfer_raises(tmp_path: Path) -> None:
+    class CustomTransfer(SemanticSegmentation):
         def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
             return batch
 
     data = ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32)
-    with pytest.raises(UsageError, match="Meddler overrides on_after_batch_transfer"):
-        trainer(tmp_path).fit(Meddler(TinyNetwork(6), num_classes=6), data)
+    with pytest.raises(UsageError, match="CustomTransfer overrides on_after_batch_transfer"):
+        trainer(tmp_path).fit(CustomTransfer(TinyNetwork(6), num_classes=6), data)
 
 
 class WithAuxiliaryHead(nn.Module):
-    """As torchvision's networks with aux_loss: a second head in training."""
+    """Network with a second head in training, as torchvision's with aux_loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class WithAuxiliaryHead(nn.Module):
         return {"out": self.layer(x), "aux": self.layer(x[..., ::2, ::2])} if self.training else {"out": self.layer(x)}
 
 
-def test_an_auxiliary_head_is_trained_too(tmp_path: Path) -> None:
+def test_auxiliary_head_is_trained(tmp_path: Path) -> None:
     model = SemanticSegmentation(WithAuxiliaryHead(), num_classes=6, aux_weight=0.25)
     fitting = trainer(tmp_path, log_every_n_steps=1, max_steps=1)
     fitting.fit(model, ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32))
@@ -101,7 +101,7 @@ def test_an_auxiliary_head_is_trained_too(tmp_path: Path) -> None:
     assert "val/aux" not in fitting.callback_metrics
 
 
-def test_further_scores_are_logged_beside_the_others(tmp_path: Path) -> None:
+def test_additional_metrics_are_logged(tmp_path: Path) -> None:
     model = SemanticSegmentation(TinyNetwork(6), num_classes=6, metrics=[PerImageScores()])
     fitting = trainer(tmp_path)
     fitting.fit(model, ShapesSegmentation(train_size=4, val_size=4, batch_size=4, num_workers=0, side=32))
@@ -113,12 +113,12 @@ def test_further_scores_are_logged_beside_the_others(tmp_path: Path) -> None:
     } <= fitting.callback_metrics.keys()
 
 
-def test_two_scores_of_one_name_are_refused() -> None:
+def test_duplicate_metrics_raise() -> None:
     with pytest.raises(UsageError, match="model.metrics must be of different classes"):
         SemanticSegmentation(TinyNetwork(6), num_classes=6, metrics=[PerImageScores(1), PerImageScores(2)])
 
 
-def test_a_loss_that_needs_what_the_data_do_not_give_says_how_to_get_it(tmp_path: Path) -> None:
+def test_missing_input_of_loss_names_option(tmp_path: Path) -> None:
     data = {"train_size": 4, "val_size": 4, "batch_size": 4, "num_workers": 0, "side": 32}
     model = SemanticSegmentation(TinyNetwork(6), num_classes=6, loss=BorderWeighted())
     with pytest.raises(UsageError, match=r"BorderWeighted needs batch\['border'\].*set data.borders to true"):

@@ -1,4 +1,4 @@
-"""A classifier and its convolution give the same."""
+"""Equality of a classifier and its convolutional form."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class TestSlidingClassifier(DenseNetworkContract):
 
 
 class TestConvolutionalizedClassifier(SegmentationContract):
-    steps, by_heart = 60, 0.4  # every step draws other windows of the batch
+    steps, overfit_loss = 60, 0.4  # every step samples other windows of the batch
 
     def build(self, **kwargs: Any) -> ConvolutionalizedClassifier:
         torch.manual_seed(0)
@@ -31,7 +31,7 @@ class TestConvolutionalizedClassifier(SegmentationContract):
 
 
 class SmallClassifier(nn.Module):
-    """Six classes of 9 x 9 windows, at stride 1; flattens as many do, by view."""
+    """Classifier of 9 x 9 windows into six classes, at stride 1; flattens by view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class SmallClassifier(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2"])
-def test_same_answer_at_the_training_size_and_a_map_beyond(name: str) -> None:
+def test_convolution_matches_classifier_at_training_size(name: str) -> None:
     classifier = getattr(torchvision.models, name)(weights=None).eval()
     dense = convolutionalize(classifier)
     image = torch.randn(1, 3, 224, 224)
@@ -53,7 +53,7 @@ def test_same_answer_at_the_training_size_and_a_map_beyond(name: str) -> None:
         assert dense(torch.randn(1, 3, 384, 384)).shape == (1, 1000, 6, 6)
 
 
-def test_vgg16_gets_the_shapes_of_the_paper() -> None:
+def test_vgg16_has_shapes_of_paper() -> None:
     with torch.device("meta"):
         dense = convolutionalize(torchvision.models.vgg16())
         assert dense(torch.empty(1, 3, 384, 384)).shape == (1, 1000, 6, 6)
@@ -63,7 +63,7 @@ def test_vgg16_gets_the_shapes_of_the_paper() -> None:
     assert sum(p.numel() for p in dense.parameters()) == 138_357_544
 
 
-def test_every_cell_of_the_map_is_the_answer_for_its_window() -> None:
+def test_every_cell_matches_classifier_on_its_window() -> None:
     classifier = SmallClassifier().eval()
     image = torch.randn(1, 3, 12, 11)
     dense = convolutionalize(classifier, window=9)(image)
@@ -73,7 +73,7 @@ def test_every_cell_of_the_map_is_the_answer_for_its_window() -> None:
             torch.testing.assert_close(dense[..., y, x], classifier(image[..., y : y + 9, x : x + 9]))
 
 
-def test_the_classifier_is_left_as_it_was() -> None:
+def test_classifier_is_not_modified() -> None:
     classifier = SmallClassifier().train()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     dense = convolutionalize(classifier, window=9)
@@ -88,24 +88,24 @@ def test_the_classifier_is_left_as_it_was() -> None:
     ("name", "message"),
     [("shufflenet_v2_x0_5", "must follow a flattened map"), ("mobilenet_v3_small", "pools the whole window")],
 )
-def test_what_cannot_slide_is_refused(name: str, message: str) -> None:
+def test_unsupported_classifiers_raise(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         convolutionalize(getattr(torchvision.models, name)(weights=None), window=64)
 
 
-def test_weights_are_for_the_backbone_alone() -> None:
+def test_weights_with_custom_classifier_raise() -> None:
     with pytest.raises(UsageError, match="model.weights must be null .*for model.backbone"):
         ConvolutionalizedClassifier(classifier=SmallClassifier(), window=9, weights="imagenet")
 
 
-def test_nothing_to_convolutionalize_is_said() -> None:
+def test_network_without_linear_layer_raises() -> None:
     with pytest.raises(UsageError, match="no Linear layer"):
         convolutionalize(nn.Sequential(nn.Conv2d(3, 4, 3)), window=8)
 
 
 @pytest.mark.parametrize("stitch", [1, 2, 4])
-def test_shift_and_stitch_asks_for_windows_between(stitch: int) -> None:
-    """On the pixels that it asks for, the map is the classifier's answer for the window around that pixel."""
+def test_shift_and_stitch_evaluates_intermediate_windows(stitch: int) -> None:
+    """Check the map at evaluated pixels against the classifier on the window around each pixel."""
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)).eval()
     image = torch.randn(1, 3, 33, 40)
@@ -115,7 +115,7 @@ def test_shift_and_stitch_asks_for_windows_between(stitch: int) -> None:
         torch.testing.assert_close(dense[..., y, x], classifier(image[..., y - 4 : y + 4, x - 4 : x + 4]))
 
 
-def test_windows_are_labelled_by_their_middle() -> None:
+def test_windows_are_labelled_by_centre_pixel() -> None:
     model = ConvolutionalizedClassifier(num_classes=6, classifier=SmallClassifier(), window=9, windows_per_image=50)
     mask = torch.randint(0, 6, (2, 20, 30))
     windows, labels = model.sample_windows(mask[:, None].expand(-1, 3, -1, -1).float(), mask)
@@ -123,7 +123,7 @@ def test_windows_are_labelled_by_their_middle() -> None:
     assert torch.equal(windows[:, 0, 4, 4].long(), labels[:, 0, 0])
 
 
-def test_pretrained_weights_keep_all_but_the_answer() -> None:
+def test_pretrained_weights_exclude_last_layer() -> None:
     source, target = Classifier("vgg11", 10, 32, width=0.03), Classifier("vgg11", 4, 32, width=0.03)
     load_all_but_last_layer(target, source.state_dict())
     assert torch.equal(source.classifier[0].weight, target.classifier[0].weight)
@@ -134,6 +134,6 @@ def test_pretrained_weights_keep_all_but_the_answer() -> None:
     ("wrong", "message"),
     [({"window": 8}, "must be at least 32"), ({"window": 32, "stitch": 3}, "divide"), ({"width": 0}, "width")],
 )
-def test_impossible_choices_are_refused_by_name(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ConvolutionalizedClassifier(**{"backbone": "vgg11", "width": 0.03, **wrong})

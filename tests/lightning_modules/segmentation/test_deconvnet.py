@@ -1,4 +1,4 @@
-"""DeconvNet: the paper's size, its unpooling and its way to judge a picture."""
+"""DeconvNet: size, unpooling and inference over proposals of the paper."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class TestDeconvNet(SegmentationContract):
 
     def build(self, **kwargs: Any) -> DeconvNet:
         torch.manual_seed(0)
-        return DeconvNet(num_classes=6, width=0.2, window=32, **kwargs)  # of width 0.1 the loss stays near 0.1
+        return DeconvNet(num_classes=6, width=0.2, window=32, **kwargs)  # at width 0.1 the loss stays near 0.1
 
 
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
@@ -44,7 +44,7 @@ class TestDeconvNetByProposals(SegmentationContract):
         return DeconvNet(num_classes=6, width=0.1, window=32, proposals=10, **kwargs)
 
 
-def test_parameters_of_the_paper() -> None:
+def test_parameter_count_matches_paper() -> None:
     with torch.device("meta"):
         network = DeconvNetwork(num_classes=21)
         assert network(torch.empty(2, 3, 224, 224)).shape == (2, 21, 224, 224)
@@ -57,7 +57,7 @@ def test_parameters_of_the_paper() -> None:
     assert sum(p.numel() for m in convolutions for p in m.parameters()) == 251_772_245
 
 
-def test_decoder_mirrors_the_encoder() -> None:
+def test_decoder_mirrors_encoder() -> None:
     with torch.device("meta"):
         network = DeconvNetwork()
     widths = [[m.out_channels for m in stage if isinstance(m, nn.ConvTranspose2d)] for stage in network.decoder]
@@ -65,7 +65,7 @@ def test_decoder_mirrors_the_encoder() -> None:
     assert tuple(network.unfc6[0].weight.shape) == (4096, 512, 7, 7)
 
 
-def test_unpooling_puts_every_maximum_back() -> None:
+def test_unpooling_restores_maxima() -> None:
     pool, up = nn.MaxPool2d(2, return_indices=True), DeconvNetwork(width=0.03, window=32).ups[0]
     image = torch.rand(1, 3, 5, 6)
     pooled, indices = pool(image)
@@ -75,30 +75,30 @@ def test_unpooling_puts_every_maximum_back() -> None:
     assert (back != 0).sum() == pooled.numel()
 
 
-def test_pixels_take_the_maximum_over_windows() -> None:
+def test_pixels_take_maximum_over_windows() -> None:
     model = DeconvNet(num_classes=2, width=0.03, window=32, proposals=50).eval()
-    model.forward = lambda image: image[:, :2]  # a network whose scores are the picture
+    model.forward = lambda image: image[:, :2]  # a network whose logits are the image
     image = torch.rand(1, 3, 32, 32)
     image[:, :, 20:] = -1
     scores = model.infer({"image": image, "proposals": [torch.tensor([[0.0, 0, 32, 16], [8, 8, 24, 30]])]})
     assert scores.shape == (1, 2, 32, 32)
     assert scores[..., 30:, :].abs().max() == 0  # outside every window: zero (section 4.3)
     assert scores[..., 20:30, 8:24].max() <= 0
-    assert scores.min() == 0  # within a window of negative scores, too, the zero around it counts
+    assert scores.min() == 0  # negative values in a window are below the zeros around it
     summed = DeconvNet(num_classes=2, width=0.03, window=32, proposals=50, aggregate="sum").eval()
     summed.forward = model.forward
     twice = summed.infer({"image": image, "proposals": [torch.tensor([[0.0, 0, 32, 32]] * 2)]})
     torch.testing.assert_close(twice, 2 * image[:, :2])
 
 
-def test_one_window_over_the_whole_picture_says_what_the_picture_does() -> None:
+def test_single_window_equals_network_output() -> None:
     model = DeconvNet(num_classes=2, width=0.03, window=32, proposals=1).eval()
     model.forward = lambda image: image[:, :2]
     image = -torch.rand(1, 3, 32, 32) - 1
     torch.testing.assert_close(model.infer({"image": image}), image[:, :2])
 
 
-def test_proposals_come_through_the_loader_and_may_leave_the_picture() -> None:
+def test_proposals_of_batch_may_leave_image() -> None:
     samples = [{"image": torch.rand(3, 40, 48), "proposals": 100 * torch.rand(n, 4) - 20} for n in (2, 5)]
     batch = collate(samples)
     assert [len(boxes) for boxes in batch["proposals"]] == [2, 5]
@@ -106,12 +106,12 @@ def test_proposals_come_through_the_loader_and_may_leave_the_picture() -> None:
     assert model.infer(batch).shape == (2, 2, 40, 48)
 
 
-def test_proposals_exclude_tiles_and_flips() -> None:
+def test_proposals_with_tiles_or_flips_raise() -> None:
     with pytest.raises(UsageError, match="model.proposals must be 0 with model.inference"):
         DeconvNet(proposals=50, width=0.03, window=32, inference=Inference(flip=True))
 
 
-def test_unpooling_is_allowed_where_only_deterministic_operations_are() -> None:
+def test_unpooling_supports_deterministic_algorithms() -> None:
     network = DeconvNetwork(num_classes=2, width=0.03, window=32)
     torch.use_deterministic_algorithms(True)
     try:
@@ -120,14 +120,14 @@ def test_unpooling_is_allowed_where_only_deterministic_operations_are() -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def test_no_more_proposals_than_asked_for() -> None:
+def test_number_of_proposals_is_limited() -> None:
     model, seen = DeconvNet(num_classes=2, width=0.03, window=32, proposals=3).eval(), []
     model.forward = lambda image: seen.append(len(image)) or image[:, :2]
     model.infer({"image": torch.rand(1, 3, 64, 64), "proposals": [torch.rand(9, 4) * 64]})
     assert sum(seen) == 3
 
 
-def test_windows_of_a_grid_cover_the_picture() -> None:
+def test_grid_windows_cover_image() -> None:
     boxes = grid_windows(60, 90, 50)
     assert len(boxes) == 46
     assert boxes[0].tolist() == [0, 0, 90, 60]
@@ -137,14 +137,14 @@ def test_windows_of_a_grid_cover_the_picture() -> None:
     assert len(grid_windows(60, 90, 1)) == 1
 
 
-def test_small_pictures_are_refused_with_the_size_that_works() -> None:
+def test_images_below_window_size_raise() -> None:
     with pytest.raises(UsageError, match="31 x 64 pixels.*at least 32"):
         DeconvNetwork(width=0.03, window=32)(torch.randn(1, 3, 31, 64))
     with pytest.raises(UsageError, match="multiple of 32"):
         DeconvNet(window=100)
 
 
-def test_second_stage_starts_from_the_first(tmp_path: Path) -> None:
+def test_second_stage_starts_from_first(tmp_path: Path) -> None:
     first = DeconvNet(num_classes=6, width=0.03, window=32)
     torch.save({"state_dict": first.state_dict()}, tmp_path / "first.ckpt")
     second = DeconvNet(num_classes=6, width=0.03, window=32, init_from=str(tmp_path / "first.ckpt"))

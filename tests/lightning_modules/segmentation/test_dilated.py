@@ -1,4 +1,4 @@
-"""DilatedNet: sizes, receptive field and identity of the paper."""
+"""DilatedNet: sizes, receptive field and identity initialization of the paper."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class TestDilatedPadded(DenseNetworkContract):
 
 
 class TestDilatedNet(SegmentationContract):
-    steps, by_heart = 80, 0.35  # a map at stride 8 cannot follow every edge
+    steps, overfit_loss = 80, 0.35  # a map at stride 8 cannot follow every edge
 
     def data(self, **kwargs: Any) -> ShapesSegmentation:
         return super().data(**{"side": 64, **kwargs})  # at 32 pixels the loss stays near 0.35
@@ -32,13 +32,13 @@ class TestDilatedNet(SegmentationContract):
 
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDilatedNetReflected(SegmentationContract):
-    test_overfits_one_batch = None  # pictures with a margin of 155 pixels: too long for a test
+    test_overfits_one_batch = None  # images with a margin of 155 pixels take too long
 
     def build(self, **kwargs: Any) -> DilatedNet:
         return DilatedNet(num_classes=6, backbone="vgg11_bn", width=0.03, upsampling="transposed", **kwargs)
 
 
-def test_900_pixels_give_66_cells() -> None:
+def test_input_of_900_pixels_gives_66_cells() -> None:
     with torch.device("meta"):
         network = DilatedNetwork()
         assert network.margin == 186
@@ -47,13 +47,13 @@ def test_900_pixels_give_66_cells() -> None:
     assert network.input_size(528) == 900
 
 
-def test_every_pixel_of_a_small_picture_is_judged() -> None:
+def test_output_covers_small_images() -> None:
     model = DilatedNet(num_classes=3, backbone="vgg11", width=0.03).eval()
     assert model.network.margin == 155
     assert model(torch.randn(1, 3, 20, 33)).shape == (1, 3, 20, 33)
 
 
-def test_front_end_dilates_where_it_no_longer_pools() -> None:
+def test_front_end_dilates_instead_of_pooling() -> None:
     with torch.device("meta"):
         front = DilatedNetwork().front
     convs = [m for m in front.features if isinstance(m, nn.Conv2d)]
@@ -64,12 +64,12 @@ def test_front_end_dilates_where_it_no_longer_pools() -> None:
 
 
 @pytest.mark.parametrize("kind", ["basic", "large"])
-def test_context_module_starts_as_the_identity(kind: str) -> None:
+def test_context_module_is_initialized_as_identity(kind: str) -> None:
     torch.manual_seed(0)
     context = ContextModule(5, kind)
     scores = torch.rand(1, 5, 40, 40) + 1
     change = (context(scores) - scores).abs()
-    assert change.mean() / scores.mean() < 0.35  # noise of .01 in every weight, over eight layers
+    assert change.mean() / scores.mean() < 0.35  # noise of .01 in every weight of eight layers
     for layer in context.layers:  # without the noise it is exact
         if isinstance(layer, nn.Conv2d):
             layer.weight.data[layer.weight.abs() < 0.1 * 5 / layer.out_channels] = 0
@@ -78,7 +78,7 @@ def test_context_module_starts_as_the_identity(kind: str) -> None:
     torch.testing.assert_close(context(scores), scores)
 
 
-def test_context_module_sees_67_pixels() -> None:
+def test_context_module_has_receptive_field_of_67_pixels() -> None:
     context = ContextModule(1).double()
     for parameter in context.parameters():
         nn.init.constant_(parameter, 0.1)
@@ -88,13 +88,13 @@ def test_context_module_sees_67_pixels() -> None:
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [67, 67]
 
 
-def test_large_context_has_the_channels_of_table_1() -> None:
+def test_large_context_has_channels_of_table_1() -> None:
     with torch.device("meta"):
         widths = [m.out_channels for m in ContextModule(21, "large").layers if isinstance(m, nn.Conv2d)]
     assert widths == [42, 42, 84, 168, 336, 672, 672, 21]
 
 
-def test_context_trains_alone_on_a_frozen_front_end(tmp_path: Path) -> None:
+def test_context_is_trained_on_frozen_front_end(tmp_path: Path) -> None:
     small = {"num_classes": 4, "backbone": "vgg11_bn", "width": 0.03, "border": "padded"}
     front = DilatedNet(context=None, **small)
     torch.save({"state_dict": front.state_dict()}, tmp_path / "front.ckpt")
@@ -106,12 +106,12 @@ def test_context_trains_alone_on_a_frozen_front_end(tmp_path: Path) -> None:
     assert learning == {"context"}
 
 
-def test_nothing_left_to_train_is_refused() -> None:
+def test_freezing_front_end_without_context_raises() -> None:
     with pytest.raises(UsageError, match="freeze_front_end"):
         DilatedNet(context=None, freeze_front_end=True)
 
 
-def test_its_tiles_are_blended_since_its_context_is_padded() -> None:
+def test_overlapping_tiles_are_blended() -> None:
     torch.manual_seed(0)
     model = DilatedNet(num_classes=3, backbone="vgg11", width=0.03, inference=Inference(tile=32, overlap=0.5)).eval()
     image = torch.randn(1, 3, 64, 40)
@@ -122,11 +122,11 @@ def test_its_tiles_are_blended_since_its_context_is_padded() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"context": None}, {"freeze_front_end": True}])
-def test_an_auxiliary_loss_needs_both_to_learn(wrong: dict[str, Any]) -> None:
+def test_auxiliary_loss_requires_trained_front_end_and_context(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="model.aux"):
         DilatedNet(aux=True, width=0.03, **wrong)
 
 
-def test_a_picture_within_the_margin_is_refused() -> None:
+def test_images_within_margin_raise() -> None:
     with pytest.raises(UsageError, match="more than 372"):
         DilatedNetwork(width=0.02)(torch.randn(1, 3, 372, 400))

@@ -1,4 +1,4 @@
-"""FCN: the geometry of the authors' networks, and the way from coarse to fine."""
+"""FCN: geometry of the authors' networks, and training from coarse to fine strides."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +17,8 @@ from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 
 
-def awake(network: nn.Module) -> nn.Module:
-    """Scoring layers start at zero, which would hide what lies before them."""
+def randomize_scores(network: nn.Module) -> nn.Module:
+    """Randomize the scoring layers, whose zeros would hide the layers before."""
     for layer in (network.score, *network.score_pools):
         nn.init.normal_(layer.weight, std=0.1)
     return network
@@ -26,16 +26,18 @@ def awake(network: nn.Module) -> nn.Module:
 
 class TestFCN8s(DenseNetworkContract):
     def build(self) -> nn.Module:
-        return awake(FCNNetwork(num_classes=4, backbone="vgg11_bn", width=0.03))
+        return randomize_scores(FCNNetwork(num_classes=4, backbone="vgg11_bn", width=0.03))
 
 
 class TestFCNAlexNet(DenseNetworkContract):
     def build(self) -> nn.Module:
-        return awake(FCNNetwork(num_classes=4, backbone="alexnet", stride=16, width=0.03, upsampling="transposed"))
+        return randomize_scores(
+            FCNNetwork(num_classes=4, backbone="alexnet", stride=16, width=0.03, upsampling="transposed")
+        )
 
 
 class TestFCN(SegmentationContract):
-    steps, by_heart = 50, 0.35  # a map at stride 8 cannot follow every edge
+    steps, overfit_loss = 50, 0.35  # a map at stride 8 cannot follow every edge
 
     def build(self, **kwargs: Any) -> FCN:
         torch.manual_seed(0)
@@ -51,7 +53,7 @@ class TestFCN(SegmentationContract):
         ("alexnet", 32, [], 18, [63]),
     ],
 )
-def test_crops_and_kernels_are_the_authors(
+def test_crops_and_kernels_match_authors_networks(
     backbone: str, stride: int, offsets: list[int], offset: int, kernels: list[int]
 ) -> None:
     with torch.device("meta"):
@@ -61,7 +63,7 @@ def test_crops_and_kernels_are_the_authors(
     assert [up.weight.shape[-1] for up in (*network.ups, network.up)] == kernels
 
 
-def test_layers_are_the_authors() -> None:
+def test_layers_match_authors_network() -> None:
     with torch.device("meta"):
         network = FCNNetwork(stride=32)
         scores = network.features(torch.empty(1, 3, 500, 500))
@@ -75,43 +77,43 @@ def test_layers_are_the_authors() -> None:
 
 
 @pytest.mark.parametrize("stride", [32, 16, 8])
-def test_what_is_seen_is_where_it_is(stride: int) -> None:
-    """A picture mirrored left-right gives the mirrored map when the network is symmetric: nothing is displaced."""
+def test_output_is_aligned_with_input(stride: int) -> None:
+    """Check alignment: a symmetric network maps a mirrored image to the mirrored output."""
     torch.manual_seed(0)
-    network = awake(FCNNetwork(num_classes=2, stride=stride, backbone="vgg11", width=0.05)).eval().double()
+    network = randomize_scores(FCNNetwork(num_classes=2, stride=stride, backbone="vgg11", width=0.05)).eval().double()
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             layer.weight.data = (layer.weight.data + layer.weight.data.flip(-1)) / 2
-    # Padded by 100, 58 pixels become 256 at the first pooling's input: a grid of all strides that is its own mirror image.
+    # Padded by 100, 58 pixels become 256 at the input of the first pooling, which is symmetric for all strides.
     image = torch.randn(1, 3, 58, 58, dtype=torch.double)
     torch.testing.assert_close(network(image.flip(-1)), network(image).flip(-1), rtol=1e-6, atol=1e-6)
 
 
-def test_finer_starts_from_coarser_with_nothing_new_to_say(tmp_path: Path) -> None:
+def test_finer_stride_starts_from_coarser_with_zero_scores(tmp_path: Path) -> None:
     small = {"num_classes": 6, "backbone": "vgg11", "width": 0.05}
     coarse = FCN(stride=32, **small)
-    awake(coarse.network)
+    randomize_scores(coarse.network)
     torch.save({"state_dict": coarse.state_dict()}, tmp_path / "fcn32s.ckpt")
     finer = FCN(stride=16, init_from=str(tmp_path / "fcn32s.ckpt"), **small)
     assert torch.equal(finer.network.score.weight, coarse.network.score.weight)
     assert finer.network.score_pools[0].weight.abs().max() == 0
     image = torch.randn(1, 3, 96, 96)
     agree = (coarse.eval()(image).argmax(1) == finer.eval()(image).argmax(1)).float().mean()
-    assert agree > 0.95  # bilinear by 32, and by 2 and 16, differ a little
+    assert agree > 0.95  # bilinear upsampling by 32 differs slightly from 2 and 16
     torch.save({"state_dict": finer.state_dict()}, tmp_path / "fcn16s.ckpt")
     assert (
         FCN(stride=8, init_from=str(tmp_path / "fcn16s.ckpt"), **small).network.score_pools[1].weight.abs().max() == 0
     )
 
 
-def test_learned_upsampling_starts_anew_at_every_stride(tmp_path: Path) -> None:
+def test_learned_upsampling_is_reinitialized_at_every_stride(tmp_path: Path) -> None:
     small = {"num_classes": 6, "backbone": "vgg11", "width": 0.05, "upsampling": "transposed"}
     torch.save(FCN(stride=32, **small).network.state_dict(), tmp_path / "fcn32s.pth")
     finer = FCN(stride=16, init_from=str(tmp_path / "fcn32s.pth"), **small)
     assert finer.network.up.weight.shape[-1] == 32
 
 
-def test_a_trained_checkpoint_does_without_what_it_began_with(darkroom: Callable, tmp_path: Path) -> None:
+def test_test_does_not_need_init_from_file(darkroom: Callable, tmp_path: Path) -> None:
     small = ["--config", CONFIGS / "segmentation/fcn.yaml", "--model.width", "0.03", "--trainer.accelerator", "cpu"]
     small += ["--data.side", 32, "--data.num_workers", 0, "--trainer.max_epochs", 1]
     small += ["--data.train_size", 4, "--data.val_size", 4, "--data.test_size", 4]
@@ -124,24 +126,24 @@ def test_a_trained_checkpoint_does_without_what_it_began_with(darkroom: Callable
     assert "does not exist" in darkroom("fit", *small, *fine).message
 
 
-def test_a_checkpoint_of_another_width_says_which_keys_differ(tmp_path: Path) -> None:
+def test_mismatched_checkpoint_names_differing_keys(tmp_path: Path) -> None:
     torch.save(FCNNetwork(backbone="vgg11", stride=32, width=0.05).state_dict(), tmp_path / "other.pth")
     with pytest.raises(
         UsageError,
-        match=r"model.init_from: .*other.pth does not fit FCNNetwork.*features.0.weight \(\(3, 3, 3, 3\) there",
+        match=r"model.init_from: .*other.pth does not fit FCNNetwork.*features.0.weight \(\(3, 3, 3, 3\) in the file",
     ):
         FCN(num_classes=21, backbone="vgg11", width=0.1, init_from=str(tmp_path / "other.pth"))
-    with pytest.raises(UsageError, match="missing there: features.*unknown here: features"):
+    with pytest.raises(UsageError, match="missing in the file: features.*unknown to the network: features"):
         FCN(num_classes=21, backbone="vgg16_bn", width=0.05, init_from=str(tmp_path / "other.pth"))
 
 
-def test_at_once_scales_the_finer_poolings_down() -> None:
+def test_all_at_once_scales_finer_poolings() -> None:
     with torch.device("meta"):
         assert FCNNetwork(stride=8, at_once=True).scales == (0.01, 0.0001)
         assert FCNNetwork(stride=8).scales == (1.0, 1.0)
 
 
-def test_classifier_s_weights_become_the_network_s() -> None:
+def test_classifier_weights_are_loaded() -> None:
     torch.manual_seed(0)
     classifier = torchvision.models.alexnet(weights=None)
     network = FCNNetwork(backbone="alexnet", stride=32)
@@ -151,7 +153,7 @@ def test_classifier_s_weights_become_the_network_s() -> None:
     assert torch.equal(network.fc7.bias, classifier.classifier[4].bias)
 
 
-def test_weights_are_fetched_only_when_asked_and_failing_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_weights_name_target_path(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: Any, **kwargs: Any) -> None:
         raise URLError("offline")
 

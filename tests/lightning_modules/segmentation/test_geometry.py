@@ -1,4 +1,4 @@
-"""Mirrored borders and coordinates of maps."""
+"""Mirror padding and coordinates of feature maps."""
 
 import pytest
 import torch
@@ -8,23 +8,23 @@ from darkroom.lightning_modules.layers.backbones import build_features
 from darkroom.lightning_modules.segmentation.geometry import coordinate_map, mirror_pad
 
 
-def test_mirrors_like_torch_where_torch_can() -> None:
+def test_mirror_pad_matches_torch_reflect() -> None:
     x = torch.randn(2, 3, 7, 9)
     torch.testing.assert_close(mirror_pad(x, 3, 2, 6, 8), F.pad(x, (6, 8, 3, 2), mode="reflect"))
 
 
-def test_mirrors_again_and_again_beyond_the_picture() -> None:
+def test_mirror_pad_repeats_beyond_image_size() -> None:
     x = torch.tensor([[[[1, 2, 3]]]])
     assert mirror_pad(x, 0, 0, 5, 4).flatten().tolist() == [2, 1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3]
     assert mirror_pad(x, 2, 2, 0, 0).shape == (1, 1, 5, 3)
 
 
-def test_a_negative_amount_cuts() -> None:
+def test_negative_padding_crops() -> None:
     assert mirror_pad(torch.arange(6).view(1, 1, 6), 0, 0, -1, -2).flatten().tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("backbone", "stride", "shift"), [("vgg16", 32, 15.5), ("alexnet", 32, 31.0)])
-def test_coordinates_of_a_map_are_where_its_gradient_is_centred(backbone: str, stride: int, shift: float) -> None:
+def test_coordinates_match_centre_of_receptive_field(backbone: str, stride: int, shift: float) -> None:
     assert coordinate_map(build_features(backbone)) == (stride, shift)
     network = build_features(backbone, 1, 0.02).double()
     for parameter in network.parameters():  # positive weights: the gradient of a cell covers its whole receptive field

@@ -1,4 +1,4 @@
-"""Every loss by one contract, then each against its definition, torch's or torchvision's."""
+"""Contract of all losses, and each loss against its definition, torch or torchvision."""
 
 from typing import Any
 
@@ -14,31 +14,31 @@ from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Logits (3, 4, 8, 8) and a mask with 255 in it; class 3 never occurs."""
+    """Return logits (3, 4, 8, 8) and a mask with ignored pixels and without class 3."""
     logits, mask = torch.randn(3, 4, 8, 8), torch.randint(0, 3, (3, 8, 8))
     mask[0, :2], mask[1, 5, 5] = 255, 255
     return logits, mask
 
 
 def certain(mask: Tensor, num_classes: int = 4) -> Tensor:
-    """Logits of a network that is sure of ``mask``."""
+    """Return logits of a certain prediction of ``mask``."""
     return 100 * F.one_hot(mask.where(mask != 255, 0), num_classes).movedim(-1, 1).float()
 
 
 class LossContract:
-    """What every loss owes its users. Inherit, and define ``build``."""
+    """Contract of every loss. Inherit, and define ``build``."""
 
     def build(self) -> nn.Module:
         raise NotImplementedError
 
     def needs(self, mask: Tensor) -> dict[str, Tensor]:
-        """What forward takes beyond logits and mask."""
+        """Return the inputs of forward besides logits and mask."""
         return {}
 
     def value(self, logits: Tensor, mask: Tensor, **needs: Tensor) -> Tensor:
         return self.build().to(logits.device)(logits, mask, **(needs or self.needs(mask)))
 
-    def test_a_scalar_with_a_finite_gradient(self) -> None:
+    def test_loss_is_scalar_with_finite_gradient(self) -> None:
         logits, mask = batch()
         loss = self.value(logits.requires_grad_(), mask)
         loss.backward()
@@ -48,14 +48,14 @@ class LossContract:
         assert logits.grad.isfinite().all()
         assert logits.grad.abs().max() > 0
 
-    def test_a_step_downhill_is_downhill(self) -> None:
+    def test_gradient_step_reduces_loss(self) -> None:
         logits, mask = batch()
         before = self.value(logits.requires_grad_(), mask)
         before.backward()
         with torch.no_grad():
             assert self.value(logits - 1e-2 * logits.grad / logits.grad.norm(), mask) < before
 
-    def test_ignored_pixels_change_nothing(self) -> None:
+    def test_ignored_pixels_have_no_effect(self) -> None:
         logits, mask = batch()
         other = logits.clone()
         other.movedim(1, -1)[mask == 255] = 50 * torch.randn(4)
@@ -65,14 +65,14 @@ class LossContract:
         torch.testing.assert_close(loss.detach(), self.value(logits, mask))
         assert other.grad.movedim(1, -1)[mask == 255].abs().max() == 0
 
-    def test_nothing_to_judge_is_zero_with_a_gradient_of_zero(self) -> None:
+    def test_fully_ignored_mask_has_zero_loss_and_gradient(self) -> None:
         logits = torch.randn(2, 4, 4, 4, requires_grad=True)
         loss = self.value(logits, torch.full((2, 4, 4), 255))
         (65536 * loss).backward()  # as a GradScaler does
         assert loss.item() == 0
         assert logits.grad.abs().max() == 0
 
-    def test_a_certain_and_right_prediction_costs_nothing(self) -> None:
+    def test_certain_correct_prediction_has_zero_loss(self) -> None:
         _, mask = batch()
         logits = certain(mask).requires_grad_()
         loss = self.value(logits, mask)
@@ -80,7 +80,7 @@ class LossContract:
         assert loss.item() == pytest.approx(0, abs=1e-6)
         assert logits.grad.isfinite().all()
 
-    def test_a_certain_and_wrong_prediction_costs_more_than_none(self) -> None:
+    def test_certain_wrong_prediction_costs_more_than_uniform(self) -> None:
         _, mask = batch()
         wrong = certain((mask + 1).where(mask != 255, 255)).requires_grad_()
         loss = self.value(wrong, mask)
@@ -88,32 +88,32 @@ class LossContract:
         assert loss > self.value(torch.zeros_like(wrong), mask)
         assert wrong.grad.isfinite().all()
 
-    def test_the_order_of_the_batch_does_not_matter(self) -> None:
+    def test_loss_does_not_depend_on_batch_order(self) -> None:
         (logits, mask), order = batch(), torch.tensor([2, 0, 1])
         needs = {key: value[order] for key, value in self.needs(mask).items()}
         torch.testing.assert_close(self.value(logits[order], mask[order], **needs), self.value(logits, mask))
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_half_precision_costs_no_precision(self, dtype: torch.dtype) -> None:
+    def test_half_precision_equals_float32(self, dtype: torch.dtype) -> None:
         logits, mask = batch()
         logits = (1000 * logits).to(dtype)
         expected = self.value(logits.float(), mask)
         with torch.autocast("cpu", dtype):
             assert torch.equal(self.value(logits, mask), expected)
-        # precision: bf16-true, where weights are half and half is the default
+        # bf16-true: half-precision weights and default dtype
         torch.set_default_dtype(dtype)
         try:
             assert torch.equal(self.build().to(dtype)(logits, mask, **self.needs(mask)), expected)
         finally:
             torch.set_default_dtype(torch.float32)
 
-    def test_never_asks_the_device(self) -> None:
-        """Meta tensors have shapes but no values, so whatever asks for one fails."""
+    def test_loss_does_not_synchronize(self) -> None:
+        """Check with meta tensors, which have no values, so that any synchronization fails."""
         logits, mask = batch()
         needs = {key: value.to("meta") for key, value in self.needs(mask).items()}
         assert self.value(logits.to("meta"), mask.to("meta"), **needs).shape == ()
 
-    def test_another_value_can_be_ignored(self) -> None:
+    def test_ignore_index_is_configurable(self) -> None:
         logits, mask = batch()
         loss = self.build()
         loss.ignore_index = 0
@@ -194,20 +194,20 @@ def test_cross_entropy_equals_torch(weights: list[float] | None, reduction: Any)
     torch.testing.assert_close(CrossEntropy(class_weights=weights, reduction=reduction)(logits, mask), expected)
 
 
-def test_the_sum_is_over_all_images_of_the_batch() -> None:
+def test_sum_reduction_is_over_batch() -> None:
     (logits, mask), loss = batch(), CrossEntropy(reduction="sum")
     parts = [loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(loss(logits, mask), torch.stack(parts).sum())
 
 
 @pytest.mark.parametrize("weights", [None, [0.2, 1, 3, 0.5]])
-def test_focal_without_focus_is_cross_entropy(weights: list[float] | None) -> None:
+def test_focal_with_gamma_zero_is_cross_entropy(weights: list[float] | None) -> None:
     logits, mask = batch()
     expected = CrossEntropy(class_weights=weights)(logits, mask)
     torch.testing.assert_close(Focal(0, weights)(logits, mask), expected)
 
 
-def test_focal_by_hand() -> None:
+def test_focal_matches_known_example() -> None:
     logits = torch.tensor([0.9, 0.1]).log().view(1, 2, 1, 1).expand(1, 2, 1, 2)
     loss = Focal(2.0)(logits, torch.tensor([[[0, 1]]])).item()
     expected = (0.1**2 * -torch.tensor(0.9).log() + 0.9**2 * -torch.tensor(0.1).log()) / 2
@@ -224,7 +224,7 @@ def test_focal_equals_torchvision_for_two_classes() -> None:
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy, Focal, BorderWeighted])
-def test_class_weights_that_do_not_fit_are_refused(loss: type[nn.Module]) -> None:
+def test_invalid_class_weights_raise(loss: type[nn.Module]) -> None:
     logits, mask = batch()
     extra = [torch.ones(mask.shape)] if loss is BorderWeighted else []
     with pytest.raises(UsageError, match=f"{loss.__name__}.class_weights must be 4 factors.*got 2"):
@@ -237,7 +237,7 @@ def test_class_weights_that_do_not_fit_are_refused(loss: type[nn.Module]) -> Non
 # --- U-Net's borders --------------------------------------------------------------------------------------------------
 
 
-def test_gaps_weigh_more_by_hand() -> None:
+def test_border_weights_match_known_example() -> None:
     logits = torch.zeros(1, 2, 1, 4)  # each pixel's cross-entropy is log 2
     mask = torch.tensor([[[0, 0, 1, 255]]])
     border = torch.tensor([[[0.0, 5.0, 0.0, 0.0]]])
@@ -248,13 +248,13 @@ def test_gaps_weigh_more_by_hand() -> None:
     assert weighted == pytest.approx(torch.tensor(2.0).log().item() * ((3 + 10) + (3 + 10 * gap) + 2) / 3)
 
 
-def test_without_gaps_it_is_cross_entropy() -> None:
+def test_border_weighted_without_borders_is_cross_entropy() -> None:
     logits, mask = batch()
     far = torch.full(mask.shape, torch.inf)
     torch.testing.assert_close(BorderWeighted()(logits, mask, border=far), CrossEntropy()(logits, mask))
 
 
-def test_borders_of_another_shape_are_refused() -> None:
+def test_border_of_other_shape_raises() -> None:
     logits, mask = batch()
     with pytest.raises(UsageError, match="the mask's shape, \\(3, 8, 8\\), got \\(3, 1, 8, 8\\)"):
         BorderWeighted()(logits, mask, border=torch.ones(3, 1, 8, 8))
@@ -263,7 +263,7 @@ def test_borders_of_another_shape_are_refused() -> None:
 # --- Dice -------------------------------------------------------------------------------------------------------------
 
 
-def test_dice_by_hand() -> None:
+def test_dice_matches_known_example() -> None:
     p = torch.tensor([[0.9, 0.6, 0.2, 0.5], [0.1, 0.4, 0.8, 0.5]])
     mask = torch.tensor([[[0, 0, 1, 255]]])
     first = 2 * (0.9 + 0.6) / (0.81 + 0.36 + 0.04 + 2)
@@ -271,7 +271,7 @@ def test_dice_by_hand() -> None:
     assert Dice()(p.log().view(1, 2, 1, 4), mask).item() == pytest.approx(1 - (first + second) / 2)
 
 
-def test_all_background_costs_at_least_one_half() -> None:
+def test_dice_of_background_prediction_is_at_least_one_half() -> None:
     mask = torch.zeros(1, 32, 32, dtype=torch.long)
     mask[0, 4, 4:8] = 1
     nothing = certain(torch.zeros_like(mask), 2)
@@ -279,12 +279,12 @@ def test_all_background_costs_at_least_one_half() -> None:
     assert Dice(smooth=1.0)(nothing, mask).item() > 0.4  # 1 - 1 / (4 + 1) of the foreground
 
 
-def test_dice_leaves_out_what_does_not_occur() -> None:
+def test_dice_excludes_absent_classes() -> None:
     mask = torch.zeros(1, 8, 8, dtype=torch.long)
     right = certain(mask, 21)
     assert Dice()(right, mask).item() == pytest.approx(0, abs=1e-6)
     trace = right.clone()
-    trace[0, 5, 0, 0] = 200  # one pixel of 64 goes to an absent class
+    trace[0, 5, 0, 0] = 200  # one pixel of 64 is predicted as an absent class
     assert 0 < Dice()(trace, mask).item() < 0.02
 
 
@@ -292,7 +292,7 @@ def test_dice_leaves_out_what_does_not_occur() -> None:
 
 
 def jaccard_loss(truth: list[bool], wrong: set[int]) -> float:
-    """1 - IoU of a class if the pixels in ``wrong`` are wrong and all others right."""
+    """Return 1 - IoU of a class if exactly the pixels in ``wrong`` are wrong."""
     predicted = [t != (i in wrong) for i, t in enumerate(truth)]
     union = sum(t or q for t, q in zip(truth, predicted, strict=True))
     both = sum(t and q for t, q in zip(truth, predicted, strict=True))
@@ -300,7 +300,7 @@ def jaccard_loss(truth: list[bool], wrong: set[int]) -> float:
 
 
 def lovasz(logits: Tensor, mask: Tensor, classes: str) -> float:
-    """The loss of one set of pixels, by the definition (eq. 8, 9): ignored pixels dropped, one set function at a time."""
+    """Compute the definition (eq. 8, 9) for one set of pixels without the ignored ones."""
     p = logits.softmax(1).movedim(1, -1)[mask != 255]
     labels = mask[mask != 255].tolist()
     losses = []
@@ -318,14 +318,14 @@ def lovasz(logits: Tensor, mask: Tensor, classes: str) -> float:
 
 
 @pytest.mark.parametrize("classes", ["present", "all"])
-def test_lovasz_equals_its_definition(classes: Any) -> None:
+def test_lovasz_matches_definition(classes: Any) -> None:
     logits, mask = batch()
     assert Lovasz(classes)(logits, mask).item() == pytest.approx(lovasz(logits, mask, classes), rel=1e-5)
     images = [lovasz(logits[i : i + 1], mask[i : i + 1], classes) for i in range(3)]
     assert Lovasz(classes, per_image=True)(logits, mask).item() == pytest.approx(sum(images) / 3, rel=1e-5)
 
 
-def test_lovasz_of_a_certain_prediction_is_one_minus_iou() -> None:
+def test_lovasz_of_certain_prediction_is_one_minus_iou() -> None:
     _, mask = batch()
     preds, scores = torch.randint(0, 3, mask.shape), SegmentationScores(3)
     scores.update(preds, mask)
@@ -333,7 +333,7 @@ def test_lovasz_of_a_certain_prediction_is_one_minus_iou() -> None:
     assert loss.item() == pytest.approx(1 - scores.compute()["mIoU"].item(), rel=1e-5)
 
 
-def test_an_image_of_nothing_is_not_averaged_over() -> None:
+def test_per_image_lovasz_skips_ignored_images() -> None:
     logits, mask = batch()
     mask[2] = 255
     for classes in ("present", "all"):
@@ -341,7 +341,7 @@ def test_an_image_of_nothing_is_not_averaged_over() -> None:
         torch.testing.assert_close(loss(logits, mask), loss(logits[:2], mask[:2]))
 
 
-def test_lovasz_of_an_absent_class_is_its_largest_error() -> None:
+def test_lovasz_of_absent_class_is_largest_error() -> None:
     p = torch.tensor([[0.9, 0.6, 0.7], [0.1, 0.4, 0.3]])
     mask = torch.zeros(1, 1, 3, dtype=torch.long)
     present = Lovasz()(p.log().view(1, 2, 1, 3), mask).item()
@@ -350,11 +350,11 @@ def test_lovasz_of_an_absent_class_is_its_largest_error() -> None:
     assert both == pytest.approx((present + 0.4) / 2)
 
 
-# --- what Dice and Lovász share, and sums -----------------------------------------------------------------------------
+# --- Dice and Lovász, and sums ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), Focal(), Dice(), Lovasz()])
-def test_a_class_that_does_not_exist_fails(loss: nn.Module) -> None:
+def test_label_beyond_classes_raises(loss: nn.Module) -> None:
     logits, mask = batch()
     mask[0, 7, 7] = 4
     with pytest.raises((IndexError, RuntimeError)):
@@ -373,13 +373,13 @@ def test_a_class_that_does_not_exist_fails(loss: nn.Module) -> None:
         (lambda: Sum([Dice(), Dice(ignore_index=0)]), "{'dice_1': 255, 'dice_2': 0}"),
     ],
 )
-def test_impossible_arguments_are_refused_by_name(build: Any, message: str) -> None:
+def test_invalid_arguments_raise(build: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()
 
 
 class BCELoss(nn.Module):
-    """Somebody else's loss: no ignore_index, and a need of its own."""
+    """Custom loss without ignore_index and with its own inputs."""
 
     needs = ("border", "image")
 
@@ -387,7 +387,7 @@ class BCELoss(nn.Module):
         return border.sum() + image.sum()
 
 
-def test_a_sum_names_and_weighs_its_terms() -> None:
+def test_sum_names_and_weights_its_terms() -> None:
     logits, mask = batch()
     terms = Sum([CrossEntropy(), Dice(), Focal(0.0), Focal(2.0)], [1, 0.5, 2, 3])(logits, mask)
     assert list(terms) == ["cross_entropy", "dice", "focal_1", "focal_2"]
@@ -396,7 +396,7 @@ def test_a_sum_names_and_weighs_its_terms() -> None:
     torch.testing.assert_close(terms["focal_2"], 3 * Focal(2.0)(logits, mask))
 
 
-def test_a_sum_needs_what_its_losses_need_and_gives_each_its_own() -> None:
+def test_sum_passes_required_inputs_to_each_loss() -> None:
     logits, mask = batch()
     border, image = torch.rand(mask.shape), torch.ones(3, 3, 8, 8)
     loss = Sum([Dice(), BorderWeighted(), BCELoss()])
@@ -407,20 +407,20 @@ def test_a_sum_needs_what_its_losses_need_and_gives_each_its_own() -> None:
     torch.testing.assert_close(terms["border_weighted"], BorderWeighted()(logits, mask, border=border))
 
 
-def test_a_sum_ignores_what_its_losses_ignore() -> None:
+def test_sum_has_ignore_index_of_its_losses() -> None:
     assert Sum([Dice(ignore_index=0), BCELoss(), Focal(ignore_index=0)]).ignore_index == 0
     assert not hasattr(Sum([BCELoss()]), "ignore_index")
 
 
-def test_weights_of_classes_move_with_the_sum_but_are_no_part_of_a_checkpoint() -> None:
-    """A technique trained with them can be tested with another loss."""
+def test_class_weights_follow_device_but_are_not_saved() -> None:
+    """Check that a method can be tested with another loss than in training."""
     both = Sum([CrossEntropy(class_weights=[1, 2]), Dice()])
     assert [name for name, _ in both.named_buffers()] == ["losses.cross_entropy.class_weights"]
     assert both.to("meta").losses["cross_entropy"].class_weights.device.type == "meta"
     assert not both.state_dict()
 
 
-def test_a_sum_is_built_by_a_config() -> None:
+def test_sum_is_built_from_config() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--loss", type=nn.Module | None)
     here = "darkroom.lightning_modules.segmentation.losses"

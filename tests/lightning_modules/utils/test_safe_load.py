@@ -1,4 +1,4 @@
-"""Files from elsewhere never run anything, and what is written down holds no secrets."""
+"""Untrusted files never run code, and secrets are never saved."""
 
 import os
 import pickle
@@ -22,20 +22,20 @@ from tests.conftest import CONFIGS
 
 
 class Payload:
-    """Makes a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.system, (f"touch {Path('canary').absolute()}",)
 
 
 @pytest.fixture
-def unharmed() -> None:
-    """Fails the test if something has run that should not."""
+def assert_payload_not_run() -> None:
+    """Fail the test if the payload has run."""
     yield
     assert not Path("canary").exists()
 
 
-def test_the_payload_would_work() -> None:
+def test_payload_runs_when_unpickled() -> None:
     pickle.loads(pickle.dumps(Payload()))
     assert Path("canary").exists()
 
@@ -50,10 +50,10 @@ HOW = "holds code (posix.system) beside tensors and plain values; it was not loa
 
 @pytest.mark.fault("a checkpoint that runs code")
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_checkpoint_that_runs_code_is_refused(
-    darkroom: Callable, tiny: list[str], unharmed: None, writer: str
+def test_checkpoint_with_code_raises(
+    darkroom: Callable, tiny: list[str], assert_payload_not_run: None, writer: str
 ) -> None:
-    """By every command, with whatever Lightning is told, and in a run that is continued."""
+    """Check every command, with any setting of weights_only, and resuming."""
     run = Path("runs/tiny/0/checkpoints")
     run.mkdir(parents=True)
     for path in (Path("evil.ckpt"), run / "last.ckpt"):
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_runs_code_is_refused(
         expected = "holds code (a pickle of Python objects)" if writer == "pickle" else HOW
         assert expected in outcome.message, command
         assert ".ckpt" in outcome.message
-        assert "weights_only" not in outcome.message  # torch would advise to load it unsafely
+        assert "weights_only" not in outcome.message  # torch would recommend unsafe loading
         assert not Path("canary").exists(), command
 
 
@@ -89,14 +89,16 @@ SEGMENTATION = ["fit", "--data", "ShapesSegmentation", "--trainer.accelerator", 
         ("model.members", ["--model", "Ensemble", "--model.members", '["evil.pt", "evil.pt"]']),
     ],
 )
-def test_weights_that_run_code_are_refused(darkroom: Callable, unharmed: None, named: str, settings: list[str]) -> None:
+def test_weights_with_code_raise(
+    darkroom: Callable, assert_payload_not_run: None, named: str, settings: list[str]
+) -> None:
     torch.save({"state_dict": {}, "extra": Payload()}, "evil.pt")
     outcome = darkroom(*SEGMENTATION, *settings)
     assert outcome.code == 2
     assert f"{named}: evil.pt {HOW}" in outcome.message
 
 
-def test_stages_and_kept_judges_that_run_code_are_refused(tmp_path: Path, unharmed: None) -> None:
+def test_stages_and_cached_judges_with_code_raise(tmp_path: Path, assert_payload_not_run: None) -> None:
     torch.save({"hyper_parameters": {"_class_path": Payload()}}, "evil.ckpt")
     with pytest.raises(UsageError, match=r"model.base evil.ckpt holds code \(posix.system\)"):
         load_stage("evil.ckpt", DDPM, "model.base")
@@ -105,10 +107,10 @@ def test_stages_and_kept_judges_that_run_code_are_refused(tmp_path: Path, unharm
         load_or_train(lambda: torch.nn.Linear(1, 1), lambda: "judge", lambda network: 1.0, tmp_path)
 
 
-def test_weights_in_the_caches_of_others_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unharmed: None
+def test_cached_torchvision_weights_with_code_raise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_payload_not_run: None
 ) -> None:
-    """torchvision would run what lies where it puts its downloads."""
+    """Check files in torchvision's download folder, which torchvision would unpickle."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     for weights in (ResNet18_Weights.IMAGENET1K_V1, AlexNet_Weights.DEFAULT):
@@ -119,7 +121,7 @@ def test_weights_in_the_caches_of_others_are_refused(
         imagenet_weights("alexnet", 1, 3)
 
 
-def test_text_encoders_that_run_code_are_refused(tmp_path: Path, unharmed: None) -> None:
+def test_text_encoders_with_code_raise(tmp_path: Path, assert_payload_not_run: None) -> None:
     pytest.importorskip("transformers")
     from tests.fakes.text_models import write_t5
 
@@ -131,7 +133,7 @@ def test_text_encoders_that_run_code_are_refused(tmp_path: Path, unharmed: None)
 
 
 @pytest.mark.parametrize("content", [np.float64(1), torch.nn.Linear(1, 1), Path("x")], ids=["number", "module", "path"])
-def test_objects_that_are_no_tensors_are_named(darkroom: Callable, tiny: list[str], content: object) -> None:
+def test_non_tensor_objects_are_named(darkroom: Callable, tiny: list[str], content: object) -> None:
     torch.save({"state_dict": {}, "extra": content}, "odd.ckpt")
     outcome = darkroom("test", *tiny, "--ckpt_path", "odd.ckpt")
     assert outcome.code == 2
@@ -140,7 +142,7 @@ def test_objects_that_are_no_tensors_are_named(darkroom: Callable, tiny: list[st
 
 
 @pytest.mark.fault("YAML that runs code")
-def test_yaml_makes_no_objects(darkroom: Callable, tiny: list[str], unharmed: None) -> None:
+def test_yaml_does_not_construct_objects(darkroom: Callable, tiny: list[str], assert_payload_not_run: None) -> None:
     call = f"!!python/object/apply:os.system ['touch {Path('canary').absolute()}']"
     Path("evil.yaml").write_text(f"trainer:\n  max_epochs: {call}\n")
     outcome = darkroom("fit", *tiny, "--config", "evil.yaml")
@@ -153,8 +155,8 @@ def test_yaml_makes_no_objects(darkroom: Callable, tiny: list[str], unharmed: No
 
 
 @pytest.mark.parametrize("class_path", ["os.system", "subprocess.Popen"])
-def test_a_config_builds_only_what_belongs_there(
-    darkroom: Callable, tiny: list[str], unharmed: None, class_path: str
+def test_config_builds_only_expected_classes(
+    darkroom: Callable, tiny: list[str], assert_payload_not_run: None, class_path: str
 ) -> None:
     touch = f"touch {Path('canary').absolute()}"
     evil = {"class_path": class_path, "init_args": {"args": touch, "command": touch, "shell": True}}
@@ -169,8 +171,8 @@ def test_a_config_builds_only_what_belongs_there(
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_written_down(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in configs, checkpoints, logs, W&B's files or on the console."""
+def test_secrets_are_not_saved(darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check configs, checkpoints, logs, W&B's files and the console."""
     secrets = {
         "WANDB_API_KEY": "ca9a51" * 6 + "ca9a",
         "AWS_SECRET_ACCESS_KEY": "canary/of+aws/" + "x" * 26,
@@ -207,10 +209,10 @@ def test_no_secret_is_written_down(darkroom: Callable, tiny: list[str], monkeypa
         "hunter2hunter2-in-the-environment",
     ],
 )
-def test_a_secret_in_a_config_is_refused(
+def test_secret_in_config_raises(
     darkroom: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
 ) -> None:
-    """With the key where it stands, and without repeating it."""
+    """Check that the message names the key and does not repeat the secret."""
     monkeypatch.setenv("BUCKET_SECRET", "hunter2hunter2-in-the-environment")
     Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": value}}}))
     outcome = darkroom("fit", "--model", "UNet", "--data", "ImageMaskFolder", "--config", "mine.yaml")
@@ -231,7 +233,7 @@ def test_a_secret_in_a_config_is_refused(
         "data/a:b@c",
     ],
 )
-def test_addresses_without_secrets_are_not(darkroom: Callable, value: str) -> None:
+def test_addresses_without_secrets_are_accepted(darkroom: Callable, value: str) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": value}}}))
     outcome = darkroom("fit", "--model", "UNet", "--data", "ImageMaskFolder", "--config", "mine.yaml")
     assert "does not exist" in outcome.message

@@ -1,4 +1,4 @@
-"""R-CNN: the paper's and the authors' numbers, stage by stage, and that a fit of stages can be stopped and continued."""
+"""R-CNN: numbers of the paper and of the authors' code for each stage, and resuming within stages."""
 
 from collections.abc import Callable
 from functools import partial
@@ -46,11 +46,14 @@ def shapes(**kwargs: Any) -> ShapesDetection:
 
 
 class TestRCNN(DetectionContract):
-    steps, by_heart, lr, epochs = 60, 0.8, 1e-3, 3
+    steps, overfit_ap, lr, epochs = 60, 0.8, 1e-3, 3
 
     def build(self, **kwargs: Any) -> RCNN:
         network = {"backbone": "vgg11_bn", "window": 32, "width": 0.06, "regions": 64, "new_layer_factor": 1.0}
-        few = {"svm": {"cost": 0.1}, "box_regression": {"penalty": 10.0}}  # the paper's are for thousands of images
+        few = {
+            "svm": {"cost": 0.1},
+            "box_regression": {"penalty": 10.0},
+        }  # the values of the paper are for thousands of images
         return small(**{**network, **few, **kwargs})
 
     def data(self, limit: int = 60, **kwargs: Any) -> ShapesDetection:
@@ -60,8 +63,8 @@ class TestRCNN(DetectionContract):
     def data_to_overfit(self) -> ShapesDetection:
         return self.data(limit=500, objects=(1, 2))  # enough proposals that some fit every object
 
-    def test_logs_stage_and_name(self, tmp_path: Path) -> None:
-        """Besides what every technique logs: how many examples the later stages have found."""
+    def test_metrics_are_named_by_stage(self, tmp_path: Path) -> None:
+        """Check also the numbers of examples of the later stages."""
         names = set(self.fit(self.build(), self.data(), tmp_path).callback_metrics)
         assert names >= {"train/loss", "train/class", "val/loss", "val/class", "val/mAP", "val/VOC_AP50"}
         assert {name for name in names if name.startswith("train/")} == {
@@ -82,8 +85,8 @@ def targets_of(*objects: list[tuple[list[float], int]]) -> list[dict[str, Tensor
     ]
 
 
-def test_a_step_sees_32_objects_and_96_of_background() -> None:
-    """Section 2.3; over all images of the batch, and however few of either kind there are."""
+def test_batch_has_32_objects_and_96_background_windows() -> None:
+    """Check section 2.3 over all images of a batch, also with few objects or little background."""
     targets = targets_of([([0.0, 0, 40, 40], 3), ([50.0, 50, 90, 90], 1)], [])
     proposals = [torch.rand(300, 2).mul(60).repeat(1, 2) + torch.tensor([0.0, 0, 40, 40]) for _ in range(2)]
     regions, labels = sample_windows(proposals, targets)
@@ -101,14 +104,14 @@ def test_a_step_sees_32_objects_and_96_of_background() -> None:
     assert torch.equal(few[0].unique(dim=0), torch.tensor([[0.0, 0, 40, 40], [60, 60, 90, 90]]))
 
 
-def test_iou_of_one_half_is_an_object() -> None:
+def test_window_of_iou_one_half_is_an_object() -> None:
     halves = torch.tensor([[0.0, 0, 40, 20], [0, 0, 40, 19]])
     regions, labels = sample_windows([halves], targets_of([([0.0, 0, 40, 40], 2)]))
     assert labels[(regions[0] == halves[0]).all(1)].unique().tolist() == [2]
     assert labels[(regions[0] == halves[1]).all(1)].unique().tolist() == [0]
 
 
-def test_nothing_to_draw_from() -> None:
+def test_empty_proposals_give_finite_loss() -> None:
     model, image = small(), torch.rand(3, 64, 64)
     for boxes in (torch.zeros(0, 4), torch.tensor([[0.0, 0, 30, 30]])):
         batch = {"image": [image], "proposals": [boxes], "target": targets_of([])}
@@ -120,8 +123,8 @@ def test_nothing_to_draw_from() -> None:
     assert found[0]["boxes"].shape == (0, 4)
 
 
-def test_crops_have_16_pixels_of_context_and_the_mean_beyond_the_image() -> None:
-    """A box of 195 pixels fills a crop of 227 at its own scale (appendix A)."""
+def test_crops_have_16_pixels_of_context_and_mean_padding() -> None:
+    """Check that a box of 195 pixels gives a crop of 227 at scale 1 (appendix A)."""
     model, image = small(window=227), torch.rand(3, 240, 240)
     assert model.context == 16
     normalized = (image - model.mean) / model.std
@@ -133,8 +136,8 @@ def test_crops_have_16_pixels_of_context_and_the_mean_beyond_the_image() -> None
     assert small(window=227).crops(image, torch.tensor([[7.0, 9, 60, 200]])).shape == (1, 3, 227, 227)
 
 
-def test_network_of_the_paper() -> None:
-    """AlexNet of 227 pixels: 256 x 6 x 6 features at pool5, 4096 at fc7 (section 2.1); torchvision's parameters fit."""
+def test_network_matches_paper() -> None:
+    """Check AlexNet at 227 pixels: 256 x 6 x 6 features at pool5, 4096 at fc7 (section 2.1)."""
     with torch.device("meta"):
         network = RCNNNetwork(20)
         pool5, fc7 = network.hidden(torch.empty(2, 3, 227, 227))
@@ -149,7 +152,7 @@ def test_network_of_the_paper() -> None:
 
 
 def mining(cost: float = 0.1, max_negatives: int = 5000) -> tuple[HardNegatives, Tensor]:
-    """One class at 3 on the first axis, and a first image of background around -3."""
+    """Return negatives for a class at 3 on the first axis, and background around -3."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(60, 4, generator=generator) / 4
     positives = noise[:20] + torch.tensor([3.0, 0, 0, 0])
@@ -157,8 +160,8 @@ def mining(cost: float = 0.1, max_negatives: int = 5000) -> tuple[HardNegatives,
     return HardNegatives(1, cost, max_negatives, state), noise[20:] - torch.tensor([3.0, 0, 0, 0])
 
 
-def test_mining_finds_the_hard_negative_and_drops_easy_ones() -> None:
-    """The first image gives all negatives, later ones those above -1.0001; below -1.2 they go (the authors' settings)."""
+def test_mining_adds_hard_negatives_and_drops_easy_ones() -> None:
+    """Check the authors' settings: all negatives of the first image, later above -1.0001, dropped below -1.2."""
     svm, background = mining()
     every = torch.ones(40, 1, dtype=torch.bool)
     assert svm.select_hard(background, every).all()
@@ -166,7 +169,7 @@ def test_mining_finds_the_hard_negative_and_drops_easy_ones() -> None:
     assert svm.trained
     assert 0 < len(svm) < 40
     assert svm.scores(svm.negatives).min() >= -1.2
-    planted = torch.tensor([[2.5, 1.5, 0, 0], [-9.0, 0, 0, 0]])  # like an object, and like nothing
+    planted = torch.tensor([[2.5, 1.5, 0, 0], [-9.0, 0, 0, 0]])  # a hard and an easy negative
     assert svm.scores(planted)[0] > 0
     hard = svm.select_hard(planted, torch.ones(2, 1, dtype=torch.bool))
     assert hard.tolist() == [[True], [False]]
@@ -177,7 +180,7 @@ def test_mining_finds_the_hard_negative_and_drops_easy_ones() -> None:
     assert (svm.negatives == planted[0]).all(1).any()
 
 
-def test_an_svm_is_trained_again_after_2000_new_negatives() -> None:
+def test_svm_is_retrained_after_2000_new_negatives() -> None:
     svm, background = mining()
     svm.add(background, torch.ones(40, 1, dtype=torch.bool))
     before, hard = svm.weights.clone(), torch.tensor([[2.5, 1.5, 0, 0]])
@@ -188,8 +191,8 @@ def test_an_svm_is_trained_again_after_2000_new_negatives() -> None:
     assert svm.added.item() == 0
 
 
-def test_a_class_learns_from_its_own_negatives_only() -> None:
-    """A feature may be a negative of one class and the positive of another."""
+def test_classes_have_separate_negatives() -> None:
+    """Check a feature that is negative for one class and positive for another."""
     positives = torch.tensor([[3.0, 0], [0, 3]])
     svm = HardNegatives(2, 0.1, 100, {"positives": positives, "labels": torch.tensor([1, 2])})
     svm.add(positives, ~torch.eye(2, dtype=torch.bool))
@@ -198,7 +201,7 @@ def test_a_class_learns_from_its_own_negatives_only() -> None:
     torch.testing.assert_close(svm.weights, expected)
 
 
-def test_beyond_the_limit_the_hardest_remain() -> None:
+def test_hardest_negatives_are_kept_beyond_limit() -> None:
     svm, background = mining(max_negatives=6)
     svm.add(background, torch.ones(40, 1, dtype=torch.bool))
     assert len(svm) == 6
@@ -208,8 +211,8 @@ def test_beyond_the_limit_the_hardest_remain() -> None:
     assert all((svm.negatives == one).all(1).any() for one in hard)
 
 
-def test_mean_norm_of_features_is_20() -> None:
-    """Measured on up to 200 regions of the first 200 images."""
+def test_features_are_scaled_to_mean_norm_20() -> None:
+    """Check the measurement on up to 200 regions of the first 200 images."""
     examples = Examples(2, 10)
     proposals = torch.rand(1000, 4)
     assert len(examples.select_for_norms(proposals)) == 200
@@ -240,8 +243,8 @@ def test_pairs_are_limited_per_class() -> None:
     assert torch.equal(again.counts, examples.counts)
 
 
-def test_box_regression_is_the_authors_whose_whitening_cancels() -> None:
-    """(A'A + lambda) b = A'y for every whitened y, as their code says it, and undone afterwards."""
+def test_box_regression_matches_authors_code() -> None:
+    """Compare with the authors' code: (A'A + lambda) b = A'y for whitened y, unwhitened afterwards."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 6, generator=generator).double()
     y = (torch.randn(40, 4, generator=generator) @ torch.randn(4, 4, generator=generator)).double() / 9 + 0.3
@@ -270,8 +273,8 @@ def fit(model: RCNN, folder: Path, epochs: int = 3, callbacks: tuple[Callback, .
     return fitting
 
 
-class Watch(Callback):
-    """Remembers the network at the end of every training epoch, and what validation finds ready."""
+class StageRecorder(Callback):
+    """Record the network after every training epoch and the solved stages at every validation."""
 
     def __init__(self) -> None:
         self.networks: list[dict[str, Tensor]] = []
@@ -285,9 +288,9 @@ class Watch(Callback):
             self.ready.append(pl_module.network.ready.tolist())
 
 
-def test_later_stages_move_no_weight_and_validation_sees_what_they_solved(tmp_path: Path) -> None:
-    """Not even momentum, weight decay or batch norm."""
-    watch = Watch()
+def test_later_stages_do_not_change_network_weights(tmp_path: Path) -> None:
+    """Check also momentum, weight decay and batch norm."""
+    watch = StageRecorder()
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
     model = small(backbone="vgg11_bn", window=32, optim=Optim(optimizer=optimizer))
     fitting = fit(model, tmp_path, callbacks=(watch,))
@@ -319,16 +322,14 @@ def test_later_stages_move_no_weight_and_validation_sees_what_they_solved(tmp_pa
         ({"finetune_epochs": 1}, [[False, False], [False, True], [True, True]]),
     ],
 )
-def test_stages_are_the_last_epochs_and_can_be_left_out(tmp_path: Path, options: dict, ready: list) -> None:
-    watch = Watch()
+def test_stages_run_in_last_epochs_and_are_optional(tmp_path: Path, options: dict, ready: list) -> None:
+    watch = StageRecorder()
     fit(small(**options), tmp_path, callbacks=(watch,))
     assert watch.ready == ready
 
 
-def test_svms_learn_from_true_boxes_and_what_overlaps_them_little(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Positives: the true boxes alone. Negatives: IoU below .3 with the class's true boxes. Pairs: IoU of .6 and more."""
+def test_svm_examples_follow_iou_thresholds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check positives (true boxes), negatives (IoU below .3 with boxes of the class) and pairs (IoU of at least .6)."""
     regions, added, mined, targets = [], [], [], []
 
     def hidden(self: RCNN, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -365,9 +366,7 @@ def test_svms_learn_from_true_boxes_and_what_overlaps_them_little(
             assert torch.equal(candidates[:, label - 1], iou < 0.3)
 
 
-def test_what_was_solved_for_scaled_features_is_kept_for_plain_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_solutions_are_converted_to_unscaled_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     solved, fits = [], []
     solve = RCNN._end
 
@@ -392,22 +391,20 @@ def test_what_was_solved_for_scaled_features_is_kept_for_plain_ones(
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Path]:
-    """The network after an uninterrupted fit, and a folder with a checkpoint of every step of it."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Path]:
+    """Return the network of an uninterrupted fit and a folder with a checkpoint of every step."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
     ends = ModelCheckpoint(folder, "end-{step}", every_n_epochs=1, save_top_k=-1, save_on_train_epoch_end=True)
     model = small()
-    data = shapes(proposals_dir=str(folder))  # no test's own folder yet: a fixture of the module comes first
+    data = shapes(proposals_dir=str(folder))  # module fixtures run before the folder of a test exists
     fit(model, folder, callbacks=(saving, ends, ExactResume()), data=data)
     return model.state_dict(), folder
 
 
 @pytest.mark.parametrize("name", ["step=1", "end-step=2", "step=3", "end-step=4", "step=5"])
-def test_a_fit_that_was_stopped_in_any_stage_continues_as_if_it_had_not(
-    whole: tuple, tmp_path: Path, name: str
-) -> None:
-    expected, folder = whole
+def test_resume_within_any_stage_equals_uninterrupted(uninterrupted: tuple, tmp_path: Path, name: str) -> None:
+    expected, folder = uninterrupted
     torch.manual_seed(1)
     model = RCNN(num_classes=5, window=64, width=0.05, regions=16)
     fit(
@@ -421,10 +418,10 @@ def test_a_fit_that_was_stopped_in_any_stage_continues_as_if_it_had_not(
 
 
 @pytest.mark.parametrize(("part", "call"), [(Examples, 6), (HardNegatives, 6)])
-def test_a_batch_whose_step_failed_is_seen_again(
-    whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, call: int
+def test_failed_step_is_repeated_on_resume(
+    uninterrupted: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, call: int
 ) -> None:
-    """The second image of the stage's second batch: what the first one gave must not count twice."""
+    """Check a failure at the second image of a batch: examples of the first image must not count twice."""
     add, calls = part.add, []
 
     def fail(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -439,27 +436,27 @@ def test_a_batch_whose_step_failed_is_seen_again(
         fit(small(), tmp_path, callbacks=(saving, ExactResume()))
     model = small()
     fit(model, tmp_path, callbacks=(ExactResume(),), ckpt_path=tmp_path / "last.ckpt")
-    assert all(torch.equal(value, whole[0][key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, uninterrupted[0][key]) for key, value in model.state_dict().items())
 
 
-def test_continued_for_more_epochs_it_is_fine_tuned_further(whole: tuple, tmp_path: Path) -> None:
-    watch, model = Watch(), small()
-    fit(model, tmp_path, epochs=6, callbacks=(watch,), ckpt_path=whole[1] / "end-step=6.ckpt")
+def test_resume_with_more_epochs_fine_tunes_further(uninterrupted: tuple, tmp_path: Path) -> None:
+    watch, model = StageRecorder(), small()
+    fit(model, tmp_path, epochs=6, callbacks=(watch,), ckpt_path=uninterrupted[1] / "end-step=6.ckpt")
     assert watch.ready == [[False, False], [False, True], [True, True]]
-    assert not torch.equal(watch.networks[0]["features.0.weight"], whole[0]["network.features.0.weight"])
+    assert not torch.equal(watch.networks[0]["features.0.weight"], uninterrupted[0]["network.features.0.weight"])
     with pytest.raises(UsageError, match="resume with the trainer.max_epochs"):
-        fit(small(), tmp_path, epochs=3, ckpt_path=whole[1] / "end-step=2.ckpt", callbacks=(Skip(),))
+        fit(small(), tmp_path, epochs=3, ckpt_path=uninterrupted[1] / "end-step=2.ckpt", callbacks=(ForgetExamples(),))
 
 
-class Skip(Callback):
-    """Has the collecting epoch forgotten."""
+class ForgetExamples(Callback):
+    """Delete the collected examples."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: RCNN) -> None:
         pl_module.examples = None
 
 
 @pytest.mark.parametrize(
-    ("options", "epochs", "said"),
+    ("options", "epochs", "message"),
     [
         ({}, 1, "trainer.max_epochs must be more than 2, got 1: RCNN takes the last 2"),
         ({"svm": OFF}, 0, "trainer.max_epochs must be more than 1, got 0: RCNN takes the last 1"),
@@ -467,27 +464,27 @@ class Skip(Callback):
         ({"finetune_epochs": 3, "svm": OFF}, 5, "trainer.max_epochs must be 4, got 5"),
     ],
 )
-def test_epochs_that_do_not_suffice_are_refused(tmp_path: Path, options: dict, epochs: int, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_too_few_epochs_raise(tmp_path: Path, options: dict, epochs: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         fit(small(**options), tmp_path, epochs=epochs)
 
 
-def test_a_fit_that_ends_too_early_says_so(tmp_path: Path) -> None:
+def test_early_end_of_fit_warns(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="ended before SVMs and box regression were solved"):
         fit(small(), tmp_path, max_steps=3)
 
 
-def test_fast_dev_run_needs_one_epoch(tmp_path: Path) -> None:
+def test_fast_dev_run_works_with_one_epoch(tmp_path: Path) -> None:
     fit(small(optim=Optim(lr_scheduler=WarmupCosine)), tmp_path, fast_dev_run=True)
 
 
-def test_missing_proposals_are_said(tmp_path: Path) -> None:
+def test_missing_proposals_raise(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="RCNN needs proposals.*data.proposals.*SelectiveSearch"):
         fit(small(), tmp_path, data=shapes(proposals=None))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"context": 32}, "model.context must be 0 to 31 for a crop of 64, got 32"),
         ({"svm": {"cost": 0.0}}, "model.svm.cost must be above 0, got 0.0"),
@@ -495,15 +492,15 @@ def test_missing_proposals_are_said(tmp_path: Path) -> None:
         ({"window": 20}, "model.window must be at least 63 for alexnet, got 20"),
     ],
 )
-def test_wrong_values_are_refused(options: dict, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_values_raise(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         small(**options)
 
 
 # --- rates and detections ---------------------------------------------------------------------------------------------
 
 
-def test_the_new_layer_learns_ten_times_as_fast() -> None:
+def test_new_layer_has_tenfold_learning_rate() -> None:
     model = small(optim=Optim(optimizer=partial(CaffeSGD, lr=1e-3, weight_decay=5e-4)))
     groups = {id(p): group for group in model.configure_optimizers().param_groups for p in group["params"]}
     assert len(groups) == len(list(model.network.parameters()))
@@ -513,7 +510,7 @@ def test_the_new_layer_learns_ten_times_as_fast() -> None:
         assert groups[id(parameter)]["weight_decay"] == (0 if bias else 5e-4)
 
 
-def test_warmup_cosine_ends_with_the_fine_tuning(tmp_path: Path) -> None:
+def test_warmup_cosine_ends_with_fine_tuning(tmp_path: Path) -> None:
     rates = []
     watch = type(
         "Rates",
@@ -532,8 +529,8 @@ def test_warmup_cosine_ends_with_the_fine_tuning(tmp_path: Path) -> None:
     assert rates[4] == pytest.approx(0, abs=1e-9)
 
 
-class Judge(torch.nn.Module):
-    """Finds what it is told."""
+class FixedNetwork(torch.nn.Module):
+    """Network with given scores and offsets."""
 
     def __init__(self, scores: Tensor, offsets: Tensor | None) -> None:
         super().__init__()
@@ -543,22 +540,22 @@ class Judge(torch.nn.Module):
         return self.scores, self.offsets
 
 
-def test_boxes_are_regressed_per_class_then_suppressed_at_an_iou_of_03() -> None:
+def test_boxes_are_regressed_per_class_and_suppressed_at_iou_03() -> None:
     model, image = small().eval(), torch.rand(3, 64, 64)
     boxes = torch.tensor([[0.0, 0, 20, 20], [10.0, 0, 30, 20], [11.0, 0, 31, 20], [40.0, 40, 60, 60]])
     scores = torch.tensor([[0.9], [0.8], [0.7], [0.1]]).expand(4, 5) * torch.tensor([1.0, 0, 0, 0, 0])
     batch = {"image": [image], "proposals": [boxes]}
-    model.network = Judge(scores, None)
+    model.network = FixedNetwork(scores, None)
     (found,) = model.detect(batch)
-    assert torch.equal(found["boxes"], boxes[[0, 2, 3]])  # IoU 1/3 is too much, 9/31 is not
+    assert torch.equal(found["boxes"], boxes[[0, 2, 3]])  # IoU 1/3 is suppressed, 9/31 is not
     offsets = torch.zeros(4, 5, 4)
     offsets[:, 0] = torch.tensor([0.1, 0, torch.tensor(0.5).log(), 0])  # by a tenth to the right, half as wide
-    model.network = Judge(scores, offsets)
+    model.network = FixedNetwork(scores, offsets)
     (found,) = model.detect(batch)
     torch.testing.assert_close(found["boxes"][0], torch.tensor([7.0, 0, 17, 20]))
 
 
-def test_scores_are_the_svms_through_a_sigmoid() -> None:
+def test_scores_are_sigmoids_of_svms() -> None:
     network, crops = small().network.eval(), torch.rand(6, 3, 64, 64)
     pool5, fc7 = network.hidden(crops)
     softmax, none = network.classify_crops(crops)
@@ -572,7 +569,7 @@ def test_scores_are_the_svms_through_a_sigmoid() -> None:
     torch.testing.assert_close(offsets[2, 3], network.regression[3, :, :-1] @ pool5[2] + network.regression[3, :, -1])
 
 
-def test_starts_from_weights_of_another_set_of_classes(tmp_path: Path) -> None:
+def test_init_from_checkpoint_of_other_classes(tmp_path: Path) -> None:
     first = small(num_classes=3)
     first.network.ready.fill_(True)
     torch.save({"state_dict": first.state_dict()}, tmp_path / "first.ckpt")

@@ -1,4 +1,4 @@
-"""Linear SVMs and ridge regression: against general solvers, on problems small enough for them."""
+"""Linear SVMs and ridge regression against general solvers on small problems."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ COST, WEIGHT, BIAS = 1e-3, 2.0, 10.0  # the paper's problem
 
 
 def problem(n: int = 120, d: int = 12, k: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features of mean norm 20, as after a ReLU; classes that overlap; a tenth of the targets is 0."""
+    """Return non-negative features of mean norm 20 and targets of overlapping classes, a tenth of them 0."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2 * k, (n,), generator=generator)
     centres = torch.cat([torch.randn(k, d, generator=generator), torch.zeros(k, d)])
@@ -23,7 +23,7 @@ def problem(n: int = 120, d: int = 12, k: int = 3, seed: int = 0) -> tuple[Tenso
 
 
 def objective(weights: Tensor, features: Tensor, targets: Tensor, cost: float = COST) -> Tensor:
-    """(K,), written down once more, class by class and sample by sample."""
+    """Compute the objective (K,) directly, by class and sample."""
     sums = []
     for w, y in zip(weights, targets.T, strict=True):
         total = (w[:-1].square().sum() + (w[-1] / BIAS) ** 2) / 2
@@ -34,8 +34,8 @@ def objective(weights: Tensor, features: Tensor, targets: Tensor, cost: float = 
     return torch.stack(sums)
 
 
-def by_scipy(features: Tensor, target: Tensor, cost: float) -> np.ndarray:
-    """(D + 1,): the dual, a quadratic program with bounds."""
+def solve_with_scipy(features: Tensor, target: Tensor, cost: float) -> np.ndarray:
+    """Solve the dual, a bounded quadratic program; return weights (D + 1,)."""
     y = target.numpy().astype(float)
     rows = np.concatenate([features.numpy(), np.full((len(y), 1), BIAS)], 1) * y[:, None]
     most = cost * np.where(y > 0, WEIGHT, np.abs(y))
@@ -52,10 +52,10 @@ def by_scipy(features: Tensor, target: Tensor, cost: float) -> np.ndarray:
 
 @pytest.mark.parametrize("cost", [COST, 0.1])
 @pytest.mark.parametrize("shape", [(120, 12, 3), (30, 80, 2)])
-def test_agrees_with_a_general_solver(cost: float, shape: tuple[int, int, int]) -> None:
-    """The sum to a part in a thousand as the default promises, and the weights themselves when asked for more."""
+def test_svm_matches_general_solver(cost: float, shape: tuple[int, int, int]) -> None:
+    """Compare the objective to a relative error of 1e-3 by default, and the weights at lower tolerance."""
     features, targets = problem(*shape)
-    expected = torch.tensor(np.array([by_scipy(features, target, cost) for target in targets.T]))
+    expected = torch.tensor(np.array([solve_with_scipy(features, target, cost) for target in targets.T]))
     least = objective(expected, features, targets, cost)
     found = objective(linear_svm(features, targets, cost), features, targets, cost)
     assert (found <= least * 1.001).all()
@@ -63,7 +63,7 @@ def test_agrees_with_a_general_solver(cost: float, shape: tuple[int, int, int]) 
     assert ((exact - expected).norm(dim=1) < 1e-3 * expected.norm(dim=1)).all()
 
 
-def test_agrees_with_liblinear() -> None:
+def test_svm_matches_liblinear() -> None:
     svm = pytest.importorskip("sklearn.svm")
     features, targets = problem()
     ours = linear_svm(features, targets, tolerance=1e-7)
@@ -77,7 +77,7 @@ def test_agrees_with_liblinear() -> None:
         torch.testing.assert_close(ours[k], weights, rtol=1e-2, atol=1e-4)
 
 
-def test_start_changes_the_way_not_the_end() -> None:
+def test_warm_start_does_not_change_solution() -> None:
     features, targets = problem()
     cold = linear_svm(features, targets, tolerance=1e-6)
     old = linear_svm(features[:90], targets[:90])
@@ -86,20 +86,20 @@ def test_start_changes_the_way_not_the_end() -> None:
         torch.testing.assert_close(warm, cold, rtol=0.02, atol=1e-4)
 
 
-def test_classes_do_not_know_of_each_other() -> None:
+def test_classes_are_solved_independently() -> None:
     features, targets = problem()
     together = linear_svm(features, targets)
     alone = torch.cat([linear_svm(features, targets[:, k : k + 1]) for k in range(3)])
     assert torch.equal(together, alone)
 
 
-def test_examples_with_target_0_do_not_count() -> None:
+def test_targets_of_zero_are_ignored() -> None:
     features, targets = problem()
     some = targets[:, 0] != 0
     assert torch.equal(linear_svm(features, targets)[:1], linear_svm(features[some], targets[some, :1]))
 
 
-def test_a_class_without_examples_or_of_one_kind() -> None:
+def test_classes_without_positives_or_examples_are_finite() -> None:
     features, targets = problem()
     targets[:, 0] = 0
     targets[:, 1] = -1
@@ -109,7 +109,7 @@ def test_a_class_without_examples_or_of_one_kind() -> None:
     assert linear_svm(features[:0], targets[:0]).abs().max() == 0
 
 
-def test_keeps_the_type_of_the_features_and_repeats() -> None:
+def test_svm_keeps_dtype_and_is_deterministic() -> None:
     features, targets = problem()
     first = linear_svm(features.float(), targets)
     assert first.dtype == torch.float32
@@ -117,7 +117,7 @@ def test_keeps_the_type_of_the_features_and_repeats() -> None:
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 8), (8, 50), (20, 20)])
-def test_ridge_is_least_squares_with_rows_that_pull_to_zero(n: int, d: int) -> None:
+def test_ridge_matches_augmented_least_squares(n: int, d: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, m, generator=generator, dtype=torch.double) for m in (d, 4))
     for penalty in (0.1, 1000.0):
@@ -126,8 +126,8 @@ def test_ridge_is_least_squares_with_rows_that_pull_to_zero(n: int, d: int) -> N
         torch.testing.assert_close(ridge(x, y, penalty), torch.tensor(expected), rtol=1e-8, atol=1e-12)
 
 
-def test_both_forms_of_ridge_are_the_same() -> None:
-    """One row more or less than features decides how it is solved; a row of zeros changes nothing else."""
+def test_ridge_primal_and_dual_agree() -> None:
+    """Compare both solvers by padding with rows of zeros, which do not change the solution."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 21, generator=generator).double(), torch.randn(20, 4, generator=generator).double()
     padded = [torch.cat([part, torch.zeros(5, part.shape[1])]) for part in (x, y)]

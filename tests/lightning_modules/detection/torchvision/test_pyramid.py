@@ -1,4 +1,4 @@
-"""Bodies of detectors: the right maps of any torchvision classifier, narrow or with weights, and the pyramid."""
+"""Detector bodies from torchvision classifiers: feature maps, width, weights and the feature pyramid."""
 
 import copy
 from typing import Any
@@ -24,7 +24,7 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
-        ("resnet18", [64, 128, 256, 512]),  # and not the maps within the first block of the next stage
+        ("resnet18", [64, 128, 256, 512]),  # not the maps within the first block of the next stage
         ("resnet50", [256, 512, 1024, 2048]),
         ("mobilenet_v3_large", [24, 40, 112, 960]),
         ("efficientnet_b0", [24, 40, 112, 1280]),
@@ -34,7 +34,7 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
         ("convnext_tiny", [96, 192, 384, 768]),
     ],
 )
-def test_last_map_of_every_stride(name: str, channels: list[int]) -> None:
+def test_body_returns_last_map_of_every_stride(name: str, channels: list[int]) -> None:
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         body, stated = build_backbone(name)
         with torch.no_grad():
@@ -48,7 +48,7 @@ def test_last_map_of_every_stride(name: str, channels: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "mobilenet_v3_small", "vgg11_bn"])
-def test_narrow_bodies_train(name: str) -> None:
+def test_narrow_bodies_have_finite_gradients(name: str) -> None:
     body, channels = build_backbone(name, levels=(3, 4), width=0.25)
     with torch.device("meta"):
         _, wide = build_backbone(name, levels=(3, 4))
@@ -57,7 +57,7 @@ def test_narrow_bodies_train(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in body.parameters())
 
 
-def test_narrow_keeps_images_classes_and_groups() -> None:
+def test_narrow_keeps_input_channels_classes_and_groups() -> None:
     with torch.device("meta"):
         vgg, mobile = torchvision.models.vgg11_bn(), torchvision.models.mobilenet_v2()
     for network in (vgg, mobile):
@@ -71,10 +71,10 @@ def test_narrow_keeps_images_classes_and_groups() -> None:
     with torch.device("meta"):
         resnext = torchvision.models.resnext50_32x4d()
     narrow(resnext, 0.5)
-    assert resnext.layer1[0].conv2.weight.shape == (64, 4, 3, 3)  # 16 groups of four channels, as before
+    assert resnext.layer1[0].conv2.weight.shape == (64, 4, 3, 3)  # 16 groups of four channels, unchanged
 
 
-def test_weights_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_features_match_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18()
     monkeypatch.setattr(pyramid, "fetch_imagenet_weights", lambda name: theirs.state_dict())
@@ -88,7 +88,7 @@ def test_weights_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.testing.assert_close(map_, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_frozen_norms_neither_learn_nor_count() -> None:
+def test_frozen_norms_are_constant() -> None:
     norm = nn.BatchNorm2d(4, eps=1e-3)
     norm(torch.randn(8, 4, 5, 5))
     image = torch.randn(2, 4, 3, 3)
@@ -102,7 +102,7 @@ def test_frozen_norms_neither_learn_nor_count() -> None:
         assert frozen(image.bfloat16()).dtype == torch.bfloat16
 
 
-def test_frozen_stages_are_those_up_to_their_map() -> None:
+def test_frozen_stages_have_no_gradient() -> None:
     body, _ = build_backbone("resnet18", width=0.1, frozen_stages=2)
     stuck = {name.split(".")[0] for name, p in body.named_parameters() if not p.requires_grad}
     free = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
@@ -118,7 +118,7 @@ def test_frozen_stages_are_those_up_to_their_map() -> None:
     ]
 
 
-def test_pyramid_has_the_names_and_maps_of_torchvisions() -> None:
+def test_pyramid_keys_and_shapes_match_torchvision() -> None:
     with torch.device("meta"):
         ours = FeaturePyramid(*build_backbone("resnet50"))
         theirs = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=nn.BatchNorm2d)
@@ -136,7 +136,7 @@ def test_pyramid_has_the_names_and_maps_of_torchvisions() -> None:
     }
 
 
-def test_a_body_can_be_copied() -> None:
+def test_body_can_be_copied() -> None:
     body, _ = build_backbone("resnet18", width=0.1)
     image = torch.randn(1, 3, 32, 32)
     again = copy.deepcopy(body.eval())
@@ -144,7 +144,7 @@ def test_a_body_can_be_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"name": "resnet51"}, "model.backbone must be .*resnet50.*got resnet51"),
         ({"name": "alexnet"}, "alexnet has no map of stride 4"),
@@ -160,12 +160,12 @@ def test_a_body_can_be_copied() -> None:
         ({"name": "resnet18", "frozen_stages": 6}, "model.frozen_stages must be .*got 6"),
     ],
 )
-def test_mistakes_are_said(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         build_backbone(**arguments)
 
 
-def test_weights_out_of_reach_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_weights_name_target_path(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise URLError("no network")
 

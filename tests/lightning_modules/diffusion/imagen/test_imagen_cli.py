@@ -1,4 +1,4 @@
-"""Imagen at the command line: stage by stage, then all together, from a sentence to a picture."""
+"""Imagen on the command line: train each stage, then sample an image from a caption with the cascade."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,14 +32,14 @@ CASCADE = ("--config", CONFIGS / "diffusion/imagen_cascade.yaml", *CASCADE)
 
 @pytest.fixture
 def plain(tmp_path: Path) -> tuple[object, ...]:
-    """Drops the callbacks of a config."""
+    """Return options that remove the callbacks of a config."""
     config = tmp_path / "plain.yaml"
     config.write_text("trainer: {callbacks: null}")
     return "--config", config
 
 
 @pytest.mark.slow  # fits two stages, then the cascade in two ways
-def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, ...]) -> None:
+def test_caption_to_image_by_command_line(darkroom: Callable, plain: tuple[object, ...]) -> None:
     for name, options in (("base", BASE), ("upper", UPPER)):
         fitted = darkroom("fit", *options, *QUICK, *plain, "--experiment", name)
         assert fitted.code == 0, fitted.err
@@ -49,26 +49,26 @@ def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, .
     written = darkroom("test", *CASCADE, *QUICK[:-4], "--model.scores.num_samples", 4, *plain)
     assert written.code == 0, written.err
     assert "test/prompt_accuracy" in written.out
-    drawn = []
+    samples = []
     for size in (1, 3):
         asked = ("--data", "Prompts", "--data.captions", '["a red circle", "a star", ""]', "--data.batch_size", size)
         settings = ("--data.seed", 4, "--model.steps", "[3, 2]", "--model.guidance", "[3.0, 1.0]")
         options = (*CASCADE, "--model.scores", "null", *plain, "--trainer.callbacks+=SampleWriter", *asked, *settings)
-        outcome = darkroom("predict", *options, "--experiment", f"drawn{size}")
+        outcome = darkroom("predict", *options, "--experiment", f"samples{size}")
         assert outcome.code == 0, outcome.err
-        files = sorted(Path(f"runs/drawn{size}/0/predictions").glob("0*.png"))
+        files = sorted(Path(f"runs/samples{size}/0/predictions").glob("0*.png"))
         assert len(files) == 3
         assert "a-red-circle" in files[0].name
-        drawn.append(torch.stack([read_image(str(path)).int() for path in files]))
-    assert drawn[0].shape == (3, 3, 32, 32)
-    assert (drawn[0] - drawn[1]).abs().max() <= 1  # a rounding apart
+        samples.append(torch.stack([read_image(str(path)).int() for path in files]))
+    assert samples[0].shape == (3, 3, 32, 32)
+    assert (samples[0] - samples[1]).abs().max() <= 1  # rounding
 
     alone = ("--config", "runs/base/0/config.yaml", *plain, "--trainer.callbacks+=SampleWriter")
     asked = ("--data", "Prompts", "--data.captions", '["a red circle"]')
     outcome = darkroom("predict", *BASE, *alone[2:], *asked, "--model.scores", "null", "--ckpt_path", STAGES[0])
-    assert outcome.code == 0, outcome.err  # the base alone, whose words the checkpoint knows
+    assert outcome.code == 0, outcome.err  # the base alone, with the words of its checkpoint
 
-    for options, said in (
+    for options, message in (
         (
             ("--model.base", STAGES[1], "--model.super_resolutions", "[]"),
             "must hold a TextToImage, but holds a SuperResolution",
@@ -77,12 +77,12 @@ def test_from_a_sentence_to_a_picture(darkroom: Callable, plain: tuple[object, .
     ):
         outcome = darkroom("test", *CASCADE, *options, *QUICK[:-4], "--model.scores", "null", *plain)
         assert outcome.code != 0
-        assert said in outcome.err
+        assert message in outcome.err
     others = ("--model.text.words", str(ShapesCaptions().words[::-1]), "--ckpt_path", STAGES[0])
     outcome = darkroom("test", *BASE, *QUICK[:-2], *plain, *others)
     assert (
         "model.text.words must be those of the checkpoint" in outcome.err
-    )  # as many, but they would mean other things
+    )  # the same number of words, but other words
     outcome = darkroom("predict", *CASCADE, "--data", "Prompts", "--model.scores", "null")
     assert "no 'caption'" in outcome.err
     outcome = darkroom("fit", *BASE, *QUICK, *plain, "--data", "ShapesImages")

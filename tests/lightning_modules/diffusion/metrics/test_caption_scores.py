@@ -1,4 +1,4 @@
-"""CaptionScores with an artist whose mistakes are known, and over ranks."""
+"""CaptionScores of a sampler with known errors, also over ranks."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +18,8 @@ from tests.fakes.ranks import on_two_ranks
 NAMES = ("kind", "colour")
 
 
-class Reader(AttributeJudge):
-    """The attributes are the first two bytes of a picture."""
+class ByteJudge(AttributeJudge):
+    """Judge that reads the attributes from the first two bytes of an image."""
 
     num_features = 4
 
@@ -33,8 +33,8 @@ class Reader(AttributeJudge):
         return images.flatten(1)[:, :2].long()
 
 
-class Artist:
-    """Draws the numbers of the caption "kind 3 colour 5", the words in this order; every fourth colour wrong."""
+class Sampler:
+    """Sampler that encodes the numbers of the caption "kind 3 colour 5"; every fourth colour is wrong."""
 
     device = torch.device("cpu")
 
@@ -45,51 +45,51 @@ class Artist:
             datamodule=SimpleNamespace(attribute_names=NAMES, form_names=("plain", "fine")),
             state=SimpleNamespace(fn="fit"),
         )
-        self.drawn: list[tuple[str, float]] = []
+        self.sampled: list[tuple[str, float]] = []
 
     def sample(self, captions: list[str], *, generator: list[torch.Generator]) -> Tensor:
         noise = [torch.rand((), generator=one).item() for one in generator]
-        self.drawn += zip(captions, noise, strict=True)
-        pictures = torch.zeros(len(captions), 3, 2, 2, dtype=torch.uint8)
+        self.sampled += zip(captions, noise, strict=True)
+        images = torch.zeros(len(captions), 3, 2, 2, dtype=torch.uint8)
         for row, caption in enumerate(captions):
             words = caption.split()
             if words[::2] == ["kind", "colour"]:
-                pictures[row, 0] = torch.tensor([[int(words[1]), int(words[3])], [0, int(200 * noise[row])]])
-                pictures[row, 0, 0, 1] += int(words[3]) == 3
-        return pictures
+                images[row, 0] = torch.tensor([[int(words[1]), int(words[3])], [0, int(200 * noise[row])]])
+                images[row, 0, 0, 1] += int(words[3]) == 3
+        return images
 
     def to_uint8(self, images: Tensor) -> Tensor:
         return images
 
 
 def batch_of(index: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Real pictures, of which every tenth is not what its caption says."""
+    """Return real images; every tenth does not match its caption."""
     kind, colour = index // 4 % 5, index % 4
     captions = [f"kind {k} colour {c}" for k, c in zip(kind.tolist(), colour.tolist(), strict=True)]
-    said = torch.stack([kind, torch.where(index % 8 == 0, -1, colour)], 1)
+    message = torch.stack([kind, torch.where(index % 8 == 0, -1, colour)], 1)
     images = torch.zeros(len(index), 3, 2, 2, dtype=torch.uint8)
     images[:, 0, 0] = torch.stack([kind + (index % 10 == 9), colour], 1).byte()
     images[:, 0, 1, 1] = (index * 37 % 200).byte()
-    return images, {"caption": captions, "attributes": said, "held_out": index % 5 == 0, "form": index % 2}
+    return images, {"caption": captions, "attributes": message, "held_out": index % 5 == 0, "form": index % 2}
 
 
-def scores_of(artist: Artist, patch: pytest.MonkeyPatch, **options: Any) -> CaptionScores:
-    patch.setattr(attribute_judge, "load_or_train_judge", lambda *args: (Reader(), {"all": 1.0}))
+def build_scores(sampler: Sampler, patch: pytest.MonkeyPatch, **options: Any) -> CaptionScores:
+    patch.setattr(attribute_judge, "load_or_train_judge", lambda *args: (ByteJudge(), {"all": 1.0}))
     scores = CaptionScores(**options)
-    scores.prepare(artist)
+    scores.prepare(sampler)
     return scores
 
 
-def show(scores: CaptionScores, index: Tensor, stage: str = "val") -> None:
+def add_real_images(scores: CaptionScores, index: Tensor, stage: str = "val") -> None:
     for part in index.split(7):
         scores.update(stage, *batch_of(part))
 
 
-def test_every_part_is_what_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    artist, index = Artist(), torch.arange(200)
-    scores = scores_of(artist, monkeypatch, num_samples=200, batch_size=30, shuffled=True)
-    show(scores, index)
-    values = scores.compute("val", artist)
+def test_all_metrics_match_known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, index = Sampler(), torch.arange(200)
+    scores = build_scores(sampler, monkeypatch, num_samples=200, batch_size=30, shuffled=True)
+    add_real_images(scores, index)
+    values = scores.compute("val", sampler)
     wrong, held_out, colour_said = index % 4 == 3, index % 5 == 0, index % 8 != 0
     plain = index % 2 == 0
     expected = {
@@ -106,36 +106,36 @@ def test_every_part_is_what_it_should_be(monkeypatch: pytest.MonkeyPatch) -> Non
         assert values[f"shuffled_accuracy{end}"] < 0.5
     shuffled = {name: value for name, value in values.items() if name.startswith("shuffled")}
     assert values == {name: pytest.approx(float(value)) for name, value in expected.items()} | shuffled
-    assert scores.compute("val", artist) == values  # what was drawn is forgotten
+    assert scores.compute("val", sampler) == values  # samples are not kept
 
 
-def test_captions_are_the_first_of_the_set_with_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
+def test_samples_use_first_captions_and_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = []
     for batch_size in (20, 7):
-        artist = Artist()
-        scores = scores_of(artist, monkeypatch, num_samples=20, batch_size=batch_size)
+        sampler = Sampler()
+        scores = build_scores(sampler, monkeypatch, num_samples=20, batch_size=batch_size)
         for _ in range(2):
-            show(scores, torch.arange(40))
+            add_real_images(scores, torch.arange(40))
             assert not scores.needs_more("val")
-            scores.compute("val", artist)
-        drawn.append(artist.drawn)
-    assert drawn[0] == drawn[1]
-    assert drawn[0][:20] == drawn[0][20:]
-    assert [caption for caption, _ in drawn[0][:20]] == batch_of(torch.arange(20))[1]["caption"]
-    assert len({noise for _, noise in drawn[0]}) == 20
+            scores.compute("val", sampler)
+        samples.append(sampler.sampled)
+    assert samples[0] == samples[1]
+    assert samples[0][:20] == samples[0][20:]
+    assert [caption for caption, _ in samples[0][:20]] == batch_of(torch.arange(20))[1]["caption"]
+    assert len({noise for _, noise in samples[0]}) == 20
 
 
-def test_data_without_attributes_have_other_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caption_scores, "Inception", lambda weights: Reader())
-    artist = Artist()
+def test_fid_needs_no_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_scores, "Inception", lambda weights: ByteJudge())
+    sampler = Sampler()
     scores = CaptionScores(accuracy=False, fid=True, features="inception", num_samples=40)
-    scores.prepare(artist)
+    scores.prepare(sampler)
     images, batch = batch_of(torch.arange(40))
     scores.update("test", images, {"caption": batch["caption"]})
-    assert set(scores.compute("test", artist)) == {"fid"}
+    assert set(scores.compute("test", sampler)) == {"fid"}
 
 
-def test_clip_sees_pictures_with_their_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_gets_samples_with_their_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Tensor, list[str]]] = []
 
     class Clip:
@@ -146,47 +146,47 @@ def test_clip_sees_pictures_with_their_captions(monkeypatch: pytest.MonkeyPatch)
             return 25.0
 
     monkeypatch.setattr(caption_scores, "ClipScore", lambda name: Clip())
-    artist = Artist()
+    sampler = Sampler()
     scores = CaptionScores(accuracy=False, clip="folder", num_samples=10)
-    scores.prepare(artist)
-    show(scores, torch.arange(10))
-    assert scores.compute("val", artist) == {"clip_score": 25.0}
+    scores.prepare(sampler)
+    add_real_images(scores, torch.arange(10))
+    assert scores.compute("val", sampler) == {"clip_score": 25.0}
     ((images, captions),) = seen
     assert images.shape == (10, 3, 2, 2)
     assert captions == batch_of(torch.arange(10))[1]["caption"]
 
 
-def test_words_are_shuffled_the_same_way_each_time() -> None:
+def test_words_are_shuffled_deterministically() -> None:
     caption = "a small red circle left of a blue square"
     assert sorted(shuffle_words(caption, 0).split()) == sorted(caption.split())
     assert shuffle_words(caption, 0) == shuffle_words(caption, 0) != caption
     assert shuffle_words(caption, 0) != shuffle_words(caption, 1)
 
 
-def everything(rank: int, world_size: int) -> list[dict[str, float]]:
-    """41 of 60 pictures, and a set so small that a rank has none."""
+def compute_all(rank: int, world_size: int) -> list[dict[str, float]]:
+    """Compute metrics of 41 of 60 images, and of a set so small that one rank has no image."""
     with pytest.MonkeyPatch.context() as patch:
-        artist = Artist(rank, world_size)
-        scores = scores_of(artist, patch, num_samples=41, batch_size=9, shuffled=True, fid=True)
-        show(scores, torch.arange(rank, 60, world_size))
-        values = [scores.compute("val", artist)]
-        few = scores_of(artist, patch, num_samples=20)
+        sampler = Sampler(rank, world_size)
+        scores = build_scores(sampler, patch, num_samples=41, batch_size=9, shuffled=True, fid=True)
+        add_real_images(scores, torch.arange(rank, 60, world_size))
+        values = [scores.compute("val", sampler)]
+        few = build_scores(sampler, patch, num_samples=20)
         if rank == 0:
-            show(few, torch.arange(1), "test")
-        return [*values, few.compute("test", artist)]
+            add_real_images(few, torch.arange(1), "test")
+        return [*values, few.compute("test", sampler)]
 
 
-def ranked(rank: int, folder: Path) -> list[dict[str, float]]:
-    return everything(rank, 2)
+def compute_on_rank(rank: int, folder: Path) -> list[dict[str, float]]:
+    return compute_all(rank, 2)
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    alone, one, two = everything(0, 1), *on_two_ranks(ranked, tmp_path)
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    alone, one, two = compute_all(0, 1), *on_two_ranks(compute_on_rank, tmp_path)
     assert one == two
     assert all(mine == pytest.approx(theirs, rel=1e-4) for mine, theirs in zip(alone, one, strict=True))
 
 
-def test_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for options, message in (
         ({"accuracy": False}, "computes none of accuracy, fid and clip"),
         ({"accuracy": False, "fid": True, "shuffled": True}, "model.scores.shuffled"),
@@ -194,16 +194,16 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             CaptionScores(**options)
-    artist = Artist()
-    scores = scores_of(artist, monkeypatch)
+    sampler = Sampler()
+    scores = build_scores(sampler, monkeypatch)
     with pytest.raises(UsageError, match="at least 1 real images of the val split, got 0"):
-        scores.compute("val", artist)
-    scores = scores_of(artist, monkeypatch)
+        scores.compute("val", sampler)
+    scores = build_scores(sampler, monkeypatch)
     with pytest.raises(UsageError, match="needs data with captions"):
         scores.update("val", torch.zeros(2, 3, 2, 2, dtype=torch.uint8), {"label": torch.zeros(2)})
-    artist.trainer.datamodule = None
+    sampler.trainer.datamodule = None
     with pytest.raises(UsageError, match="needs a datamodule"):
-        scores.prepare(artist)
+        scores.prepare(sampler)
     pytest.importorskip("transformers")
     with pytest.raises(UsageError, match="model.scores.clip: .*nowhere cannot be loaded.*hf download"):
-        CaptionScores(accuracy=False, clip=str(tmp_path / "nowhere")).prepare(artist)
+        CaptionScores(accuracy=False, clip=str(tmp_path / "nowhere")).prepare(sampler)

@@ -1,4 +1,4 @@
-"""UpsamplingScores with stages whose errors are known, and over ranks."""
+"""UpsamplingScores of stages with known errors, also over ranks."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from tests.fakes.ranks import on_two_ranks
 from tests.lightning_modules.diffusion.metrics import test_caption_scores as captions
 
 
-class Stage(captions.Artist):
-    """Adds 10 to every byte of the picture that was made small; it remembers which ones these were."""
+class Stage(captions.Sampler):
+    """Stage that adds 10 to every byte of the original images, which it records."""
 
     error = 10
 
@@ -45,16 +45,16 @@ def shown(index: Tensor, side: int = 8) -> tuple[Tensor, dict[str, Any]]:
     return pictures, batch
 
 
-def scores_of(stage: Stage, patch: pytest.MonkeyPatch, **options: Any) -> UpsamplingScores:
-    patch.setattr(attribute_judge, "load_or_train_judge", lambda *args: (captions.Reader(), {"all": 1.0}))
+def build_scores(stage: Stage, patch: pytest.MonkeyPatch, **options: Any) -> UpsamplingScores:
+    patch.setattr(attribute_judge, "load_or_train_judge", lambda *args: (captions.ByteJudge(), {"all": 1.0}))
     scores = UpsamplingScores(**options)
     scores.prepare(stage)
     return scores
 
 
-def test_known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_match_known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage()
-    scores = scores_of(stage, monkeypatch, num_samples=40, batch_size=16, fid=True)
+    scores = build_scores(stage, monkeypatch, num_samples=40, batch_size=16, fid=True)
     real, batch = shown(torch.arange(40))
     scores.update("val", real, batch)
     values = scores.compute("val", stage)
@@ -63,17 +63,17 @@ def test_known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert values["bicubic_edge_error"] > 0.05
     assert values["bicubic_psnr"] < values["psnr"]
     assert values["real_accuracy"] == pytest.approx(0.9)
-    assert values["prompt_accuracy"] == values["bicubic_accuracy"] == 0  # ten more is another kind
+    assert values["prompt_accuracy"] == values["bicubic_accuracy"] == 0  # plus ten is another kind
     assert values["cnn_fid"] > 0
     stage.error = 0
     perfect = scores.compute("val", stage)
     assert perfect["prompt_accuracy"] == pytest.approx(0.9)
     assert perfect["cnn_fid"] == pytest.approx(0, abs=1e-3)
-    assert 54 < perfect["psnr"] < 55  # not infinite: bytes know no less
+    assert 54 < perfect["psnr"] < 55  # finite because of rounding to bytes
     assert perfect["bicubic_cnn_fid"] == pytest.approx(values["bicubic_cnn_fid"], rel=1e-3)
 
 
-def test_data_without_captions_need_no_judge() -> None:
+def test_psnr_needs_no_captions() -> None:
     stage = Stage()
     scores = UpsamplingScores(accuracy=False, num_samples=4)
     scores.prepare(stage)
@@ -87,18 +87,18 @@ def test_gradients_are_values_per_pixel() -> None:
     assert torch.allclose(gradients(ramp.mT), torch.full((1, 2, 4, 3), 3.0))
 
 
-def everything(rank: int, world_size: int) -> dict[str, float]:
+def compute_all(rank: int, world_size: int) -> dict[str, float]:
     with pytest.MonkeyPatch.context() as patch:
         stage = Stage(rank, world_size)
-        scores = scores_of(stage, patch, num_samples=15, batch_size=4)
+        scores = build_scores(stage, patch, num_samples=15, batch_size=4)
         scores.update("val", *shown(torch.arange(rank, 20, world_size)))
         return scores.compute("val", stage)
 
 
-def ranked(rank: int, folder: Path) -> dict[str, float]:
-    return everything(rank, 2)
+def compute_on_rank(rank: int, folder: Path) -> dict[str, float]:
+    return compute_all(rank, 2)
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    one, two = on_two_ranks(ranked, tmp_path)
-    assert one == two == pytest.approx(everything(0, 1), rel=1e-4)
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    one, two = on_two_ranks(compute_on_rank, tmp_path)
+    assert one == two == pytest.approx(compute_all(0, 1), rel=1e-4)

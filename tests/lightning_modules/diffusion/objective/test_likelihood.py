@@ -1,4 +1,4 @@
-"""Likelihood: the bound's terms are what the mathematics of normal distributions says they are."""
+"""Likelihood: terms of the variational bound against closed forms of normal distributions."""
 
 import math
 
@@ -30,19 +30,19 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda it: f
 LEVELS = torch.arange(256) / 127.5 - 1
 
 
-def pictures(n: int) -> Tensor:
-    """Pictures (n, 2, 3, 3) of 256 levels."""
+def make_images(n: int) -> Tensor:
+    """Return images (n, 2, 3, 3) of 256 levels."""
     return LEVELS[torch.randint(256, (n, 2, 3, 3), generator=torch.Generator().manual_seed(0))]
 
 
 def noisy(x: Tensor, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """x_t, always with the same noise."""
+    """Return x_t with fixed noise."""
     return schedule.add_noise(x, torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), t)
 
 
 @every_schedule
-def test_posterior_is_the_joint_of_two_times_given_the_later(schedule: NoiseSchedule) -> None:
-    """Given x_0, (x_{t-1}, x_t) is normal; conditioned by the textbook's formula, in float64."""
+def test_posterior_matches_conditional_normal(schedule: NoiseSchedule) -> None:
+    """Check against the conditional of the joint normal distribution of (x_{t-1}, x_t) given x_0, in float64."""
     for t in {1, schedule.num_steps // 2, schedule.num_steps - 1}:
         (alpha, sigma), (alpha_prev, sigma_prev) = schedule.at(t), schedule.at(t - 1)
         covariance = alpha / alpha_prev * sigma_prev**2  # x_t = alpha_t / alpha_{t-1} x_{t-1} + noise
@@ -55,14 +55,14 @@ def test_posterior_is_the_joint_of_two_times_given_the_later(schedule: NoiseSche
 
 
 @every_schedule
-def test_first_step_back_ends_at_the_picture(schedule: NoiseSchedule) -> None:
+def test_posterior_at_first_step_is_the_image(schedule: NoiseSchedule) -> None:
     x0, x_t = torch.randn(2, 3, 1, 2, 2)
     mean, log_variance = posterior(x0, x_t, schedule, torch.zeros(3, dtype=torch.long))
     torch.testing.assert_close(mean, x0)
     assert torch.equal(log_variance, posterior(x0, x_t, schedule, torch.ones(3, dtype=torch.long))[1])
 
 
-def test_diffusers_has_the_same_posterior() -> None:
+def test_diffusers_posterior_is_equal() -> None:
     diffusers = pytest.importorskip("diffusers")
     schedule, scheduler = LinearSchedule(), diffusers.DDPMScheduler(1000, clip_sample=False, prediction_type="sample")
     x0, x_t = torch.randn(2, 4, 1, 2, 2)
@@ -70,7 +70,7 @@ def test_diffusers_has_the_same_posterior() -> None:
         theirs = scheduler.step(x0, t, x_t, generator=torch.Generator().manual_seed(0)).prev_sample
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
         mean, log_variance = posterior(x0, x_t, schedule, torch.full((4,), t))
-        # its float32 1 - abar_t / abar_{t-1} has about three digits at the first steps
+        # in diffusers the float32 1 - abar_t / abar_{t-1} has about three digits at the first steps
         torch.testing.assert_close(mean + (log_variance / 2).exp() * noise, theirs, atol=5e-4, rtol=0)
 
 
@@ -86,7 +86,7 @@ def test_variances_are_finite_and_ordered(schedule: NoiseSchedule) -> None:
 
 
 @every_schedule
-def test_learned_variance_lies_between_its_bounds(schedule: NoiseSchedule) -> None:
+def test_learned_variance_is_between_bounds(schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
     v = torch.rand(len(t), 2, 3, 3) * 2 - 1
     found, low, high = learned_log_variance(v, schedule, t), fixed_log_variance("small", schedule, t), schedule.beta(t)
@@ -99,7 +99,7 @@ def test_learned_variance_lies_between_its_bounds(schedule: NoiseSchedule) -> No
     torch.testing.assert_close(middle, ((low + high.log()) / 2).expand_as(v))
 
 
-def test_kl_is_that_of_torch() -> None:
+def test_kl_matches_torch_distributions() -> None:
     mean, other = torch.randn(2, 100)
     log_variance, other_log_variance = 2 * torch.randn(2, 100)
     ours = gaussian_kl(mean, log_variance, other, other_log_variance)
@@ -111,12 +111,12 @@ def test_kl_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("mean", [-3.0, -0.99, 0.1, 0.996, 1.5])
 @pytest.mark.parametrize("log_scale", [-9.0, -4.6, -2.0, 0.0, 2.0])
-def test_a_picture_is_one_of_its_256_levels(mean: float, log_scale: float) -> None:
+def test_level_probabilities_sum_to_one(mean: float, log_scale: float) -> None:
     log_prob = discretized_gaussian_log_likelihood(LEVELS, torch.tensor(mean), torch.tensor(log_scale))
     torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0), atol=2e-4, rtol=0)
 
 
-def test_share_of_a_level_is_the_bells_integral_over_it() -> None:
+def test_level_probability_matches_normal_cdf() -> None:
     mean, scale = 0.1, 0.05
     edges = torch.cat([torch.tensor([-math.inf]), LEVELS[:-1] + 1 / 255, torch.tensor([math.inf])]).double()
     expected = Normal(mean, scale, validate_args=False).cdf(edges).diff()
@@ -124,7 +124,7 @@ def test_share_of_a_level_is_the_bells_integral_over_it() -> None:
     torch.testing.assert_close(found.exp().double(), expected, atol=1e-7, rtol=1e-4)
 
 
-def test_code_length_is_finite_with_a_gradient_however_wrong_the_model_is() -> None:
+def test_code_length_and_gradient_are_finite_for_extreme_means() -> None:
     mean = torch.tensor([-10.0, -1.0, 0.0, 1.0, 10.0]).requires_grad_()
     log_scale = torch.tensor([[-7.0], [-4.0], [2.0]]).requires_grad_()
     for x in (-1.0, LEVELS[100].item(), 1.0):
@@ -135,24 +135,24 @@ def test_code_length_is_finite_with_a_gradient_however_wrong_the_model_is() -> N
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_code_length_of_half_precision_is_computed_in_float32() -> None:
-    x, mean = pictures(2), pictures(2).bfloat16()
+def test_code_length_is_computed_in_float32() -> None:
+    x, mean = make_images(2), make_images(2).bfloat16()
     found = discretized_gaussian_log_likelihood(x, mean, torch.tensor(-4.0).bfloat16())
     assert torch.equal(found, discretized_gaussian_log_likelihood(x, mean.float(), torch.tensor(-4.0)))
 
 
 @every_schedule
-def test_a_step_that_is_known_costs_nothing(schedule: NoiseSchedule) -> None:
+def test_vlb_term_of_exact_prediction_is_zero(schedule: NoiseSchedule) -> None:
     t = torch.arange(1, schedule.num_steps)
-    x = pictures(len(t))
+    x = make_images(len(t))
     bits = vlb_term(x, noisy(x, schedule, t), t, x, fixed_log_variance("small", schedule, t), schedule)
     assert bits.shape == t.shape
     assert not bits.any()
 
 
-def test_term_is_the_kl_of_two_steps_back_as_torch_has_it() -> None:
+def test_vlb_term_matches_torch_kl() -> None:
     schedule, t = LinearSchedule(50), torch.tensor([1, 20, 49])
-    x, x0_hat = pictures(3), pictures(3).flip(0)
+    x, x0_hat = make_images(3), make_images(3).flip(0)
     x_t, log_variance = noisy(x, schedule, t), torch.randn(3, 2, 3, 3) - 3
     bits = vlb_term(x, x_t, t, x0_hat, log_variance, schedule)
     for i in range(3):
@@ -164,7 +164,7 @@ def test_term_is_the_kl_of_two_steps_back_as_torch_has_it() -> None:
         torch.testing.assert_close(bits[i], kl_divergence(p, q) / 18 / math.log(2), atol=1e-4, rtol=1e-4)
 
 
-def test_first_term_is_the_code_length_and_sums_to_one_over_the_levels() -> None:
+def test_first_vlb_term_is_code_length() -> None:
     schedule, t = LinearSchedule(), torch.zeros(256, dtype=torch.long)
     x = LEVELS.view(-1, 1, 1, 1)
     x_t, x0_hat = torch.zeros_like(x), torch.full_like(x, 0.3)
@@ -174,11 +174,11 @@ def test_first_term_is_the_code_length_and_sums_to_one_over_the_levels() -> None
         assert bits.argmin() == round((0.3 + 1) * 127.5)
 
 
-def test_the_bound_is_the_loss_with_its_weight_and_a_constant() -> None:
-    """Equation 12 of Ho et al.: two predictions' terms differ as their losses do, for sigma_t^2 = beta_t."""
+def test_vlb_equals_weighted_loss_plus_constant() -> None:
+    """Check equation 12 of Ho et al.: terms and losses of two predictions have equal differences for sigma_t^2 = beta_t."""
     schedule = LinearSchedule(50)
     t = torch.arange(1, 50)
-    x, noise = pictures(len(t)), torch.randn(len(t), 2, 3, 3)
+    x, noise = make_images(len(t)), torch.randn(len(t), 2, 3, 3)
     x_t, (alpha, sigma) = schedule.add_noise(x, noise, t), schedule.alpha_sigma(t)
     log_variance = schedule.beta(t).log()
 
@@ -192,8 +192,8 @@ def test_the_bound_is_the_loss_with_its_weight_and_a_constant() -> None:
     torch.testing.assert_close(term - constant, loss, atol=1e-5, rtol=1e-3)
 
 
-def test_the_bound_of_a_chain_bounds_the_exact_likelihood_of_normal_data() -> None:
-    """The ideal model of x_0 ~ N(0, 0.3^2): its code length is the entropy, plus a little for so few steps."""
+def test_vlb_bounds_exact_likelihood_of_normal_data() -> None:
+    """Check the ideal model of x_0 ~ N(0, 0.3^2): its code length is the entropy plus the cost of few steps."""
     schedule, generator = LinearSchedule(300), torch.Generator().manual_seed(0)
     scale = 0.3  # nearly all within [-1, 1]
     x = (torch.randn(2000, 1, 2, 2, generator=generator) * scale).clamp(-1, 1)
@@ -214,9 +214,9 @@ def test_the_bound_of_a_chain_bounds_the_exact_likelihood_of_normal_data() -> No
 
 @every_schedule
 @pytest.mark.parametrize("variance", ["small", "large"])
-def test_terms_and_gradients_are_finite_at_all_times(schedule: NoiseSchedule, variance: FixedVariance) -> None:
+def test_vlb_terms_and_gradients_are_finite_at_all_times(schedule: NoiseSchedule, variance: FixedVariance) -> None:
     t = torch.arange(schedule.num_steps)
-    x = pictures(len(t))
+    x = make_images(len(t))
     x0_hat = torch.randn_like(x).requires_grad_()
     log_variance = fixed_log_variance(variance, schedule, t).requires_grad_()
     bits = vlb_term(x, noisy(x, schedule, t), t, x0_hat, log_variance, schedule)
@@ -225,9 +225,9 @@ def test_terms_and_gradients_are_finite_at_all_times(schedule: NoiseSchedule, va
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(bits.sum(), (x0_hat, log_variance)))
 
 
-def test_autocast_changes_nothing() -> None:
+def test_autocast_has_no_effect() -> None:
     schedule, t = CosineSchedule(10), torch.arange(10)
-    x, x0_hat, v = pictures(10), torch.randn(10, 2, 3, 3), torch.randn(10, 2, 3, 3)
+    x, x0_hat, v = make_images(10), torch.randn(10, 2, 3, 3), torch.randn(10, 2, 3, 3)
 
     def bound() -> Tensor:
         log_variance = learned_log_variance(v, schedule, t)
@@ -240,15 +240,15 @@ def test_autocast_changes_nothing() -> None:
 
 
 @every_schedule
-def test_prior_is_the_kl_to_pure_noise(schedule: NoiseSchedule) -> None:
-    x = pictures(3)
+def test_prior_is_kl_to_standard_normal(schedule: NoiseSchedule) -> None:
+    x = make_images(3)
     alpha, sigma = schedule.at(schedule.num_steps - 1)
     exact = kl_divergence(Normal(alpha * x.double(), sigma), Normal(torch.zeros_like(x).double(), 1.0))
     exact = exact.flatten(1).mean(1) / math.log(2)
     torch.testing.assert_close(prior_bits(x, schedule).double(), exact, rtol=2e-3, atol=1e-9)
 
 
-def test_gradients_stay_finite_where_a_term_is_large() -> None:
+def test_gradients_of_large_terms_are_finite() -> None:
     schedule, t = LinearSchedule(100), torch.tensor([0, 1, 2, 50])
     x = torch.rand(4, 1, 2, 2) * 2 - 1
     v = torch.full_like(x, -50.0, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Noise schedules: the closed form is the chain, the tables are exact, and what cannot work is refused."""
+"""Noise schedules: closed form against the chain, exact tables and invalid arguments."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SCHEDULES = [
 every = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda it: f"{type(it).__name__}-{it.num_steps}")
 
 
-def test_linear_is_ddpms() -> None:
+def test_linear_schedule_matches_ddpm() -> None:
     schedule = LinearSchedule(1000, 1e-4, 0.02)
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     torch.testing.assert_close(schedule.betas, betas.float())
@@ -31,7 +31,7 @@ def test_linear_is_ddpms() -> None:
 
 
 @pytest.mark.parametrize("num_steps", [100, 250, 4000])
-def test_linear_of_any_length_goes_about_the_same_way(num_steps: int) -> None:
+def test_linear_schedule_is_similar_at_any_length(num_steps: int) -> None:
     schedule, ddpm = LinearSchedule(num_steps), LinearSchedule()
     for part in (0.25, 0.5, 0.75, 1.0):
         ours, its = (math.log(s.at(part * s.num_steps - 1)[0]) for s in (schedule, ddpm))
@@ -39,7 +39,7 @@ def test_linear_of_any_length_goes_about_the_same_way(num_steps: int) -> None:
     torch.testing.assert_close(schedule.betas.sum(), ddpm.betas.sum())
 
 
-def test_cosine_is_the_papers() -> None:
+def test_cosine_schedule_matches_paper() -> None:
     def f(t: float) -> float:
         return math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
 
@@ -49,7 +49,7 @@ def test_cosine_is_the_papers() -> None:
     assert schedule.at(999)[0] ** 2 == pytest.approx(f(999) / f(0) * 0.001, rel=1e-9)  # the last beta is cut to .999
 
 
-def test_sigmoid_is_the_papers() -> None:
+def test_sigmoid_schedule_matches_paper() -> None:
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x / 0.7))
 
@@ -61,30 +61,30 @@ def test_sigmoid_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize(("build", "name"), [(LinearSchedule, "linear"), (CosineSchedule, "squaredcos_cap_v2")])
-def test_diffusers_has_the_same(build: Callable[[], NoiseSchedule], name: str) -> None:
+def test_diffusers_schedules_are_equal(build: Callable[[], NoiseSchedule], name: str) -> None:
     diffusers = pytest.importorskip("diffusers")
     theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule=name)
-    # its last beta of the cosine is rounded to float32 before 1 - beta is taken
+    # diffusers rounds the last cosine beta to float32 before 1 - beta
     torch.testing.assert_close(build().alphas[:-1].square(), theirs.alphas_cumprod, rtol=1e-4, atol=0)
 
 
-def test_denoising_diffusion_pytorch_has_the_same_sigmoid() -> None:
+def test_denoising_diffusion_pytorch_sigmoid_is_equal() -> None:
     peer = pytest.importorskip("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
     torch.testing.assert_close(SigmoidSchedule(300).betas, peer.sigmoid_beta_schedule(300).float(), rtol=1e-4, atol=0)
 
 
 @every
-def test_closed_form_has_the_moments_of_the_chain(schedule: NoiseSchedule) -> None:
-    """q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t), step by step (Ho et al. 2020, equations 2 and 4)."""
+def test_closed_form_has_moments_of_chain(schedule: NoiseSchedule) -> None:
+    """Check q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t) step by step (Ho et al. 2020, equations 2 and 4)."""
     mean, variance = 1.0, 0.0
     for t, beta in enumerate(schedule.betas.tolist()):
         mean, variance = mean * math.sqrt(1 - beta), variance * (1 - beta) + beta
         alpha, sigma = schedule.at(t)
-        assert alpha == pytest.approx(mean, rel=2e-5)  # the betas looked up are rounded to float32
+        assert alpha == pytest.approx(mean, rel=2e-5)  # the table of betas is float32
         assert sigma**2 == pytest.approx(variance, rel=2e-5)
 
 
-def test_closed_form_is_drawn_as_the_chain_is() -> None:
+def test_closed_form_samples_match_chain_samples() -> None:
     schedule, generator = LinearSchedule(25), torch.Generator().manual_seed(0)
     x = chain = torch.full((40_000, 1, 1, 1), 0.8)
     for beta in schedule.betas[:12]:
@@ -96,7 +96,7 @@ def test_closed_form_is_drawn_as_the_chain_is() -> None:
 
 
 @every
-def test_tables_say_what_at_says_and_are_finite(schedule: NoiseSchedule) -> None:
+def test_tables_match_exact_values(schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
     alpha, sigma = schedule.alpha_sigma(t)
     assert alpha.shape == sigma.shape == schedule.beta(t).shape == (len(t), 1, 1, 1)
@@ -111,13 +111,13 @@ def test_tables_say_what_at_says_and_are_finite(schedule: NoiseSchedule) -> None
 
 
 @every
-def test_time_before_the_first_is_the_picture(schedule: NoiseSchedule) -> None:
+def test_time_minus_one_is_the_clean_image(schedule: NoiseSchedule) -> None:
     x, noise = torch.randn(2, 2, 1, 2, 2)
     assert schedule.at(-1) == (1.0, 0.0)
     assert torch.equal(schedule.add_noise(x, noise, torch.tensor([-1, -1])), x)
 
 
-def test_add_noise_takes_each_picture_at_its_own_time() -> None:
+def test_add_noise_uses_time_of_each_image() -> None:
     schedule, t = CosineSchedule(10), torch.tensor([0, 9, -1])
     x, noise = torch.randn(2, 3, 1, 2, 2)
     found = schedule.add_noise(x, noise, t)
@@ -126,7 +126,7 @@ def test_add_noise_takes_each_picture_at_its_own_time() -> None:
 
 
 @every
-def test_between_two_steps_there_is_ever_less_left(schedule: NoiseSchedule) -> None:
+def test_signal_decreases_between_steps(schedule: NoiseSchedule) -> None:
     end = schedule.num_steps - 1
     for start in (0, end // 2, end - 1):
         times = [start + i / 8 for i in range(9)]
@@ -149,24 +149,24 @@ def test_time_of_inverts_half_log_snr(schedule: NoiseSchedule) -> None:
 
 
 @pytest.mark.parametrize("cast", [nn.Module.bfloat16, nn.Module.half, nn.Module.double], ids=lambda it: it.__name__)
-def test_casts_do_not_reach_the_tables(cast: Callable[[nn.Module], nn.Module]) -> None:
+def test_casts_keep_tables_in_float32(cast: Callable[[nn.Module], nn.Module]) -> None:
     model = nn.Sequential(nn.Linear(1, 1), LinearSchedule())
     before = [table.clone() for table in model[1].buffers()]
     cast(model)
     assert all(torch.equal(a, b) for a, b in zip(before, model[1].buffers(), strict=True))
     assert model[0].weight.dtype != torch.float32
     assert all(table.device.type == "meta" for table in model.to("meta").buffers())
-    assert not LinearSchedule().state_dict()  # a checkpoint's config says it all
+    assert not LinearSchedule().state_dict()  # the config of a checkpoint is sufficient
 
 
 @pytest.mark.parametrize("build", [LinearSchedule, CosineSchedule, SigmoidSchedule])
-def test_can_be_built_where_tensors_hold_nothing(build: Callable[[], NoiseSchedule]) -> None:
+def test_schedule_can_be_built_on_meta_device(build: Callable[[], NoiseSchedule]) -> None:
     with torch.device("meta"):
         assert build().at(0) == build().at(0)
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("build", "message"),
     [
         (lambda: LinearSchedule(20), "model.schedule.num_steps must be at least 21, .*got 20"),
         (lambda: LinearSchedule(1, end=1e-4), "at least 2"),
@@ -185,11 +185,11 @@ def test_can_be_built_where_tensors_hold_nothing(build: Callable[[], NoiseSchedu
         (lambda: NoiseSchedule(torch.empty(0)), "0 values"),
     ],
 )
-def test_what_is_out_of_range_is_refused(build: Callable[[], NoiseSchedule], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_out_of_range_arguments_raise(build: Callable[[], NoiseSchedule], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         build()
 
 
 @pytest.mark.parametrize("build", [lambda: LinearSchedule(21), lambda: CosineSchedule(2), lambda: SigmoidSchedule(2)])
-def test_the_fewest_steps_work(build: Callable[[], NoiseSchedule]) -> None:
+def test_smallest_number_of_steps_ends_in_noise(build: Callable[[], NoiseSchedule]) -> None:
     assert 0 < build().at(build().num_steps - 1)[0] < 0.05

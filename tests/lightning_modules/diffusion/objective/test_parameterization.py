@@ -1,4 +1,4 @@
-"""Parameterizations: three ways to say one thing, one loss for one predicted picture."""
+"""Parameterizations: conversions between eps, x0 and v, and one loss per predicted image."""
 
 from collections.abc import Callable
 from typing import get_args
@@ -38,23 +38,23 @@ every_weight = pytest.mark.parametrize(
 )
 
 
-def pictures(times: int) -> tuple[Tensor, Tensor]:
-    """As many pictures in [-1, 1] as times, and noise."""
+def images_and_noise(times: int) -> tuple[Tensor, Tensor]:
+    """Return one image in [-1, 1] and noise for each time."""
     generator = torch.Generator().manual_seed(0)
     shape = (times, 2, 3, 3)
     return torch.rand(shape, generator=generator) * 2 - 1, torch.randn(shape, generator=generator)
 
 
 def snr(schedule: NoiseSchedule) -> Tensor:
-    """SNR at all times, float64 (T,)."""
+    """Return the SNR at all times, float64 (T,)."""
     alpha, sigma = torch.tensor([schedule.at(t) for t in range(schedule.num_steps)], dtype=torch.float64).T
     return (alpha / sigma).square()
 
 
 @every_prediction
 @pytest.mark.parametrize("t", [0, 40, 99])
-def test_the_target_is_what_picture_and_noise_are_regained_from(prediction: Prediction, t: int) -> None:
-    schedule, (x, noise) = LinearSchedule(100), pictures(4)
+def test_target_converts_to_image_and_noise(prediction: Prediction, t: int) -> None:
+    schedule, (x, noise) = LinearSchedule(100), images_and_noise(4)
     alpha, sigma = schedule.at(t)
     x_t, said = alpha * x + sigma * noise, target(prediction, x, noise, alpha, sigma)
     torch.testing.assert_close(to_x0(prediction, said, x_t, alpha, sigma), x, atol=1e-6 / alpha, rtol=0)
@@ -64,8 +64,8 @@ def test_the_target_is_what_picture_and_noise_are_regained_from(prediction: Pred
 
 @every_prediction
 @pytest.mark.parametrize("t", [0, 40, 99])
-def test_conversions_are_inverses_of_each_other(prediction: Prediction, t: int) -> None:
-    """For any output, right or wrong; picture and noise stay those of x_t."""
+def test_conversions_are_inverse(prediction: Prediction, t: int) -> None:
+    """Check arbitrary outputs; image and noise must combine to x_t."""
     (x_t, output), (alpha, sigma) = torch.randn(2, 4, 1, 3, 3), SigmoidSchedule(100).at(t)
     x0, eps = (convert(prediction, output, x_t, alpha, sigma) for convert in (to_x0, to_eps))
     torch.testing.assert_close(alpha * x0 + sigma * eps, x_t, atol=1e-5, rtol=1e-5)
@@ -74,7 +74,7 @@ def test_conversions_are_inverses_of_each_other(prediction: Prediction, t: int) 
 
 
 @every_prediction
-def test_times_of_a_batch_are_those_of_its_pictures(prediction: Prediction) -> None:
+def test_conversions_use_time_of_each_image(prediction: Prediction) -> None:
     schedule, t, (x_t, output) = CosineSchedule(10), torch.tensor([0, 4, 9]), torch.randn(2, 3, 2, 4, 4)
     for convert in (to_x0, to_eps, from_x0, target):
         together = convert(prediction, output, x_t, *schedule.alpha_sigma(t))
@@ -83,7 +83,7 @@ def test_times_of_a_batch_are_those_of_its_pictures(prediction: Prediction) -> N
 
 
 @every_prediction
-def test_half_precision_outputs_are_computed_with_in_float32(prediction: Prediction) -> None:
+def test_half_precision_outputs_are_converted_in_float32(prediction: Prediction) -> None:
     (x_t, output), alpha, sigma = torch.randn(2, 2, 1, 4, 4).bfloat16(), 0.6, 0.8
     for convert in (to_x0, to_eps, from_x0, target):
         found = convert(prediction, output, x_t, alpha, sigma)
@@ -91,23 +91,23 @@ def test_half_precision_outputs_are_computed_with_in_float32(prediction: Predict
         assert found.dtype == torch.float32
 
 
-def test_diffusers_has_the_same_velocity() -> None:
+def test_diffusers_velocity_is_equal() -> None:
     diffusers = pytest.importorskip("diffusers")
-    schedule, t, (x, noise) = LinearSchedule(), torch.tensor([0, 10, 500, 999]), pictures(4)
+    schedule, t, (x, noise) = LinearSchedule(), torch.tensor([0, 10, 500, 999]), images_and_noise(4)
     theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear").get_velocity(x, noise, t)
     torch.testing.assert_close(target("v", x, noise, *schedule.alpha_sigma(t)), theirs, atol=1e-5, rtol=1e-5)
 
 
 @every_schedule
 @every_weight
-def test_one_predicted_picture_has_one_loss(weight: LossWeight, schedule: NoiseSchedule) -> None:
+def test_loss_depends_only_on_predicted_image(weight: LossWeight, schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
-    (x, noise), (alpha, sigma) = pictures(len(t)), schedule.alpha_sigma(t)
+    (x, noise), (alpha, sigma) = images_and_noise(len(t)), schedule.alpha_sigma(t)
     guess = torch.where(alpha > sigma, x + 0.1 * sigma * torch.randn_like(x), torch.randn_like(x))
     exact = (alpha.double() / sigma.double() * (guess.double() - x.double())).square().flatten(1).mean(1)
     for prediction in PREDICTIONS:
         x_t = alpha.double() * x + sigma.double() * noise
-        output = {  # exactly what says so; from_x0 cancels in float32 at the clean end
+        output = {  # in float64, because from_x0 loses precision in float32 at low noise
             "eps": (x_t - alpha.double() * guess) / sigma.double(),
             "x0": guess.double(),
             "v": (alpha.double() * x_t - guess * (alpha.double().square() + sigma.double().square())) / sigma.double(),
@@ -118,23 +118,23 @@ def test_one_predicted_picture_has_one_loss(weight: LossWeight, schedule: NoiseS
         torch.testing.assert_close(loss.double(), weight.of_eps(schedule, t) * exact, rtol=2e-3, atol=1e-9)
 
 
-def test_unweighted_is_the_plain_error_of_what_is_said() -> None:
-    schedule, t, (x, noise) = CosineSchedule(10), torch.arange(10), pictures(10)
+def test_unweighted_loss_is_error_of_output() -> None:
+    schedule, t, (x, noise) = CosineSchedule(10), torch.arange(10), images_and_noise(10)
     for prediction in PREDICTIONS:
         output = torch.randn_like(x)
         plain = (output - target(prediction, x, noise, *schedule.alpha_sigma(t))).square().mean((1, 2, 3))
         torch.testing.assert_close(loss_of(prediction, Unweighted(), output, x, noise, schedule, t), plain)
 
 
-def test_simple_with_eps_is_ddpms_loss() -> None:
-    schedule, t, (x, noise) = LinearSchedule(100), torch.arange(0, 100, 10), pictures(10)
+def test_simple_eps_loss_matches_ddpm() -> None:
+    schedule, t, (x, noise) = LinearSchedule(100), torch.arange(0, 100, 10), images_and_noise(10)
     output = torch.randn_like(x)
     plain = (output - noise).square().mean((1, 2, 3))
     torch.testing.assert_close(loss_of("eps", Simple(), output, x, noise, schedule, t), plain)
 
 
 @every_schedule
-def test_min_snr_has_its_three_published_forms(schedule: NoiseSchedule) -> None:
+def test_min_snr_has_published_forms(schedule: NoiseSchedule) -> None:
     t, ratio = torch.arange(schedule.num_steps), snr(schedule)
     capped = ratio.clamp(max=5)
     for prediction, expected in (("eps", capped / ratio), ("x0", capped), ("v", capped / (ratio + 1))):
@@ -143,7 +143,7 @@ def test_min_snr_has_its_three_published_forms(schedule: NoiseSchedule) -> None:
 
 
 @every_schedule
-def test_p2_is_the_papers(schedule: NoiseSchedule) -> None:
+def test_p2_matches_paper(schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
     expected = 1 / (1 + snr(schedule))
     torch.testing.assert_close(P2()("eps", schedule, t), expected.float(), rtol=1e-5, atol=0)
@@ -152,7 +152,7 @@ def test_p2_is_the_papers(schedule: NoiseSchedule) -> None:
 
 
 @every_schedule
-def test_vlb_weight_is_equation_12(schedule: NoiseSchedule) -> None:
+def test_vlb_weight_matches_equation_12(schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
     kept = torch.tensor([schedule.at(i)[0] for i in range(-1, schedule.num_steps)], dtype=torch.float64).square()
     step = kept[1:] / kept[:-1]  # alpha_t of the paper
@@ -164,7 +164,7 @@ def test_vlb_weight_is_equation_12(schedule: NoiseSchedule) -> None:
 @pytest.mark.parametrize("weight", [Simple(), MinSNR(), P2(), VLB(), Unweighted()], ids=lambda it: type(it).__name__)
 def test_losses_and_gradients_are_finite_at_all_times(weight: LossWeight, schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
-    x, noise = pictures(len(t))
+    x, noise = images_and_noise(len(t))
     for prediction in PREDICTIONS:
         output = torch.randn_like(x).requires_grad_()
         loss = loss_of(prediction, weight, output, x, noise, schedule, t)
@@ -174,7 +174,7 @@ def test_losses_and_gradients_are_finite_at_all_times(weight: LossWeight, schedu
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("build", "message"),
     [
         (lambda: MinSNR(0), "model.objective.loss_weight.gamma must be above 0, got 0"),
         (lambda: MinSNR(float("nan")), "model.objective.loss_weight.gamma must be above 0, got nan"),
@@ -182,6 +182,6 @@ def test_losses_and_gradients_are_finite_at_all_times(weight: LossWeight, schedu
         (lambda: P2(k=0), "model.objective.loss_weight.k must be above 0, got 0"),
     ],
 )
-def test_what_is_out_of_range_is_refused(build: Callable[[], LossWeight], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_out_of_range_arguments_raise(build: Callable[[], LossWeight], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         build()

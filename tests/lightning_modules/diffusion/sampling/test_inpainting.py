@@ -1,4 +1,4 @@
-"""Inpainting: what is known stays, the rest fits to it, and the way through the times is the paper's."""
+"""Inpainting: known values, sampled values and the resampling schedule of the paper."""
 
 import math
 from itertools import pairwise
@@ -18,7 +18,7 @@ PAIRS = time_pairs(SCHEDULE, 20)
 
 
 def correlated(rho: float) -> X0Predictor:
-    """E[x_0 | x_t] of pictures of two values each, standard normal, correlated."""
+    """Return E[x_0 | x_t] of images of two correlated standard normal values."""
     covariance = torch.tensor([[1.0, rho], [rho, 1.0]])
 
     def denoise(x: Tensor, t: float) -> X0Prediction:
@@ -30,15 +30,15 @@ def correlated(rho: float) -> X0Predictor:
 
 
 def half_known(n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise, pictures (n, 1, 1, 2), and a mask: the first value is known."""
+    """Return noise, images (n, 1, 1, 2), and a mask of the first value as known."""
     generator = torch.Generator().manual_seed(0)
     noise, known = (torch.randn(n, 1, 1, 2, generator=generator) for _ in range(2))
     return noise, known, torch.tensor([1.0, 0.0])
 
 
-def test_the_way_is_the_papers() -> None:
+def test_resampling_times_match_paper() -> None:
     way = resampling_times(250, 10, 10)
-    assert len(way) == 250 + 1 + 24 * 9 * 20  # 4570 moves: from 24 times it goes 10 back and again forth, 9 times
+    assert len(way) == 250 + 1 + 24 * 9 * 20  # 4570 steps: 24 times with 9 jumps of 10 steps back and forth
     assert (way[0], way[-1]) == (249, -1)
     assert {to - at for at, to in pairwise(way)} == {-1, 1}
     turns = [at for before, at, after in zip(way, way[1:], way[2:], strict=False) if before > at < after]
@@ -47,7 +47,7 @@ def test_the_way_is_the_papers() -> None:
     assert summits == [turn + 10 for turn in turns]
 
 
-def test_ways_of_few_steps() -> None:
+def test_resampling_times_of_few_steps() -> None:
     assert resampling_times(4, 2, 2) == [3, 2, 1, 0, 1, 2, 1, 0, -1]
     assert resampling_times(5, 2, 3) == [4, 3, 2, 3, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0, -1]
     assert resampling_times(4, 2, 1) == resampling_times(4, 10, 10) == [3, 2, 1, 0, -1]
@@ -57,27 +57,27 @@ def test_ways_of_few_steps() -> None:
 
 
 @pytest.mark.parametrize("mask", [torch.eye(6) > 0, torch.ones(2, 3, 6, 6), torch.zeros(1)])
-def test_what_is_known_stays_as_it_is(mask: Tensor) -> None:
+def test_known_values_are_unchanged(mask: Tensor) -> None:
     known = torch.rand(2, 3, 6, 6) * 2 - 1
-    drawn = repaint(
+    samples = repaint(
         lambda x, t: X0Prediction(x.tanh()), torch.randn(2, 3, 6, 6), known, mask, PAIRS, SCHEDULE, resamples=2
     )
     where = mask.bool().expand_as(known)
-    assert torch.equal(drawn[where], known[where])
-    assert (drawn != known)[~where].all()
+    assert torch.equal(samples[where], known[where])
+    assert (samples != known)[~where].all()
 
 
-def test_the_rest_is_what_the_denoiser_makes_of_it() -> None:
+def test_unknown_values_follow_denoiser() -> None:
     noise, known, mask = half_known(4)
-    drawn = repaint(lambda x, t: X0Prediction(torch.full_like(x, 0.25)), noise, known, mask, PAIRS, SCHEDULE)
-    torch.testing.assert_close(drawn[..., 1], torch.full((4, 1, 1), 0.25))
+    samples = repaint(lambda x, t: X0Prediction(torch.full_like(x, 0.25)), noise, known, mask, PAIRS, SCHEDULE)
+    torch.testing.assert_close(samples[..., 1], torch.full((4, 1, 1), 0.25))
 
 
-def test_resampling_draws_from_the_posterior() -> None:
+def test_resampling_samples_from_posterior() -> None:
     noise, known, mask = half_known(4000)
     first, rho, found = known[..., 0], 0.8, {}
     for resamples in (1, 30):
-        drawn = repaint(
+        samples = repaint(
             correlated(rho),
             noise,
             known,
@@ -88,12 +88,15 @@ def test_resampling_draws_from_the_posterior() -> None:
             resamples=resamples,
             generator=torch.Generator().manual_seed(1),
         )[..., 1]
-        found[resamples] = ((drawn * first).mean() / first.square().mean()).item(), (drawn - rho * first).std().item()
+        found[resamples] = (
+            ((samples * first).mean() / first.square().mean()).item(),
+            (samples - rho * first).std().item(),
+        )
     assert found[30] == pytest.approx((rho, math.sqrt(1 - rho**2)), abs=0.02)  # N(rho first, 1 - rho^2)
-    assert found[1][0] < 0.6  # what is missing does not heed what is known
+    assert found[1][0] < 0.6  # without resampling the correlation is too low
 
 
-def test_known_values_get_the_noise_of_their_time() -> None:
+def test_known_values_have_noise_of_their_time() -> None:
     noise, _, mask = half_known(20_000)
     steps: list[Step] = []
     repaint(
@@ -112,27 +115,29 @@ def test_known_values_get_the_noise_of_their_time() -> None:
         there = step.x[..., 0]
         assert there.mean().item() == pytest.approx(0.7 * alpha, abs=4 * sigma / math.sqrt(20_000) + 1e-6)
         assert there.std().item() == pytest.approx(sigma, rel=0.03, abs=1e-6)
-        elsewhere = step.x[..., 1]  # standard normal at every time, but no noise at the last
+        elsewhere = step.x[..., 1]  # standard normal at every time, without noise at the last one
         assert elsewhere.std().item() == pytest.approx(1 if step.t_prev != -1 else SCHEDULE.at(step.t)[0], rel=0.03)
 
 
-def test_steps_are_those_of_the_pairs_and_are_told() -> None:
-    strange, asked, steps = [(90, 70), (70, 69), (69, 20), (20, 3), (3, -1)], [], []
+def test_steps_follow_time_pairs_and_are_reported() -> None:
+    uneven_pairs, asked, steps = [(90, 70), (70, 69), (69, 20), (20, 3), (3, -1)], [], []
     noise, known, mask = half_known(1)
 
     def denoise(x: Tensor, t: float) -> X0Prediction:
         asked.append(t)
         return X0Prediction(x)
 
-    last = repaint(denoise, noise, known, mask, strange, SCHEDULE, jump_length=2, resamples=2, on_step=steps.append)
+    last = repaint(
+        denoise, noise, known, mask, uneven_pairs, SCHEDULE, jump_length=2, resamples=2, on_step=steps.append
+    )
     # 4 3 2 [3 4] 3 2 1 0 [1 2] 1 0 -1, of which time 4 is 90
     assert asked == [90, 70, 90, 70, 69, 20, 69, 20, 3]
-    assert [(step.t, step.t_prev) for step in steps] == [(t, dict(strange)[t]) for t in asked]
+    assert [(step.t, step.t_prev) for step in steps] == [(t, dict(uneven_pairs)[t]) for t in asked]
     assert [(step.index, step.count) for step in steps] == [(i, 9) for i in range(9)]
     assert torch.equal(steps[-1].x, last)
 
 
-def test_a_picture_does_not_depend_on_its_batch() -> None:
+def test_inpainting_does_not_depend_on_batch() -> None:
     noise, known, mask = half_known(3)
 
     def draw(rows: list[int]) -> Tensor:

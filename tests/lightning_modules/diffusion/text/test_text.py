@@ -1,4 +1,4 @@
-"""LearnedTextEncoder, the text encoder that learns, and the cache of those that do not."""
+"""LearnedTextEncoder, and the embedding cache of frozen text encoders."""
 
 import copy
 import errno
@@ -29,7 +29,7 @@ def words(**options: Any) -> LearnedTextEncoder:
 # --- LearnedTextEncoder -----------------------------------------------------------------------------------------------
 
 
-def test_a_token_for_each_word_and_zeros_behind() -> None:
+def test_words_become_tokens_padded_with_zeros() -> None:
     tokens, mask = words()([LEFT, "Red, circle!", ""])
     assert tokens.shape == (3, 8, 16)
     assert tokens.dtype == torch.float32
@@ -39,7 +39,7 @@ def test_a_token_for_each_word_and_zeros_behind() -> None:
     assert tokens[mask].ne(0).any(1).all()
 
 
-def test_nothing_to_read_is_one_place_without_a_token() -> None:
+def test_empty_captions_have_one_masked_position() -> None:
     tokens, mask = words()(["", "..."])
     assert tokens.shape == (2, 1, 16)
     assert not mask.any()
@@ -47,7 +47,7 @@ def test_nothing_to_read_is_one_place_without_a_token() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_caption_means_the_same_in_any_company(training: bool) -> None:
+def test_caption_does_not_depend_on_batch(training: bool) -> None:
     encoder = words().train(training)
     alone = encoder([LEFT]).tokens[0]
     beside = encoder(["", LEFT, f"{LEFT} of a red circle"]).tokens[1]
@@ -56,23 +56,23 @@ def test_a_caption_means_the_same_in_any_company(training: bool) -> None:
         assert torch.allclose(encoder([LEFT]).tokens[0], alone, atol=1e-5)
 
 
-def test_letters_case_and_punctuation_do_not_count() -> None:
+def test_case_and_punctuation_are_ignored() -> None:
     first, second = words()(["A red circle.", "a RED, circle"]).tokens
     assert torch.equal(first, second)
 
 
-def test_the_order_of_the_words_counts() -> None:
-    """ "circle" is another token where the circle is blue, and the whole is more than its words."""
+def test_tokens_depend_on_word_order() -> None:
+    """Check that a token depends on the other words: "circle" differs next to "blue"."""
     encoder = words()
     tokens = encoder([LEFT, RIGHT, "a blue circle left of a red square"]).tokens
     assert not torch.allclose(tokens[0].sum(0), tokens[1].sum(0), atol=1e-3)
     assert not torch.allclose(tokens[0, 2], tokens[2, 2], atol=1e-3)
     by_themselves = words(layers=0)([LEFT, "a blue circle left of a red square"]).tokens
-    assert torch.equal(by_themselves[0, 2], by_themselves[1, 2])  # without layers nothing binds
+    assert torch.equal(by_themselves[0, 2], by_themselves[1, 2])  # without layers tokens are independent
 
 
-def test_learns_which_thing_has_which_colour() -> None:
-    """What no bag of words can tell: the mean token says the colour of the circle, wherever the circle is named."""
+def test_encoder_learns_attribute_binding() -> None:
+    """Train the mean token to predict the colour of the circle, which a bag of words cannot."""
     captions, colours = [], []
     for relation in ("left of", "right of", "above", "below"):
         for first, second in ((1, 0), (0, 1)):
@@ -84,21 +84,23 @@ def test_learns_which_thing_has_which_colour() -> None:
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=3e-3)
     for _ in range(80):
         tokens, mask = encoder(captions)
-        said = head(tokens.sum(1) / mask.sum(1, keepdim=True))
+        embeddings = head(tokens.sum(1) / mask.sum(1, keepdim=True))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(said, target).backward()
+        nn.functional.cross_entropy(embeddings, target).backward()
         optimizer.step()
-    assert said.argmax(1).eq(target).all()
+    assert embeddings.argmax(1).eq(target).all()
 
 
-def test_what_is_not_there_gives_no_gradient_and_no_nan() -> None:
+def test_padding_gives_zero_gradient_without_nan() -> None:
     encoder = words()
     encoder([LEFT, ""]).tokens.square().sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())  # every one is used, as DDP wants
-    assert encoder.embedding.weight.grad[0].eq(0).all()  # no unknown word was there
+    assert all(
+        parameter.grad.isfinite().all() for parameter in encoder.parameters()
+    )  # all parameters are used, as DDP requires
+    assert encoder.embedding.weight.grad[0].eq(0).all()  # there was no unknown word
 
 
-def test_unknown_words_share_an_embedding_and_are_named_once() -> None:
+def test_unknown_words_share_an_embedding_and_warn_once() -> None:
     encoder = words()
     with pytest.warns(UserWarning, match="words outside model.text.words.*: yellow, zebra"):
         first = encoder(["a zebra circle", "a yellow circle"]).tokens
@@ -108,17 +110,17 @@ def test_unknown_words_share_an_embedding_and_are_named_once() -> None:
         encoder(["a giraffe"])
 
 
-def test_a_copy_says_nothing_again() -> None:
+def test_copies_share_warnings() -> None:
     encoder = words(max_length=3)
-    twin = copy.deepcopy(encoder)  # as its average is
+    twin = copy.deepcopy(encoder)  # as for EMA weights
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         encoder([f"zebra {LEFT}"])
         twin([f"giraffe {RIGHT}"])
-    assert len(warned) == 2  # of a word that is not known, of a caption that is cut
+    assert len(warned) == 2  # one for an unknown word, one for a truncated caption
 
 
-def test_long_captions_are_cut_with_one_warning() -> None:
+def test_long_captions_are_truncated_with_one_warning() -> None:
     encoder = words(max_length=3)
     with pytest.warns(UserWarning, match="to 3 tokens.*has 8.*a red circle left"):
         tokens, mask = encoder([LEFT, "a red circle"])
@@ -130,7 +132,7 @@ def test_long_captions_are_cut_with_one_warning() -> None:
     assert encoder.tokens_of(LEFT) == ["a", "red", "circle"]
 
 
-def test_tokens_by_name() -> None:
+def test_tokens_of_and_words_of_return_words() -> None:
     encoder = words()
     assert encoder.tokens_of("A red, zebra!") == ["a", "red", "zebra"]
     assert encoder.words_of("A red, zebra!") == [("a", [0]), ("red", [1]), ("zebra", [2])]
@@ -140,7 +142,7 @@ def test_tokens_by_name() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_reads_in_bfloat16(training: bool) -> None:
+def test_bfloat16_tokens_are_close_to_float32(training: bool) -> None:
     encoder = words().train(training)
     exact = encoder([LEFT, ""]).tokens
     with torch.autocast("cpu", torch.bfloat16):
@@ -156,20 +158,20 @@ def test_reads_in_bfloat16(training: bool) -> None:
     [
         ({"words": None}, r"model.text.words is empty"),
         ({"words": []}, r"model.text.words is empty"),
-        ({"words": ["light blue"]}, r"model.text.words has 'light blue', which is not one word"),
-        ({"words": ["Red"]}, r"model.text.words has 'Red'"),
-        ({"words": ["red", "red"]}, r"model.text.words names a word twice: red"),
+        ({"words": ["light blue"]}, r"model.text.words must be single words .*got 'light blue'"),
+        ({"words": ["Red"]}, r"model.text.words must be single words .*got 'Red'"),
+        ({"words": ["red", "red"]}, r"model.text.words must be different words, got twice: red"),
         ({"heads": 3}, r"model.text.heads must divide model.text.dim, 16, got 3"),
         ({"layers": -1}, r"model.text.layers must be at least 0, got -1"),
         ({"max_length": 0}, r"model.text.max_length must be at least 1, got 0"),
     ],
 )
-def test_mistakes(options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         words(**options)
 
 
-def test_rows_of_different_lengths() -> None:
+def test_pad_rows_pads_and_masks() -> None:
     values, mask = pad_rows([torch.ones(2, 3), torch.ones(0, 3)])
     assert values.tolist() == [[[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]]
     assert mask.tolist() == [[True, True], [False, False]]
@@ -178,7 +180,7 @@ def test_rows_of_different_lengths() -> None:
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-def said(value: float, length: int = 3) -> Embeddings:
+def embeddings(value: float, length: int = 3) -> Embeddings:
     return Embeddings(np.full((length, 4), value, np.float16), length + 1)
 
 
@@ -190,16 +192,16 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_what_was_put_is_got_by_another_process(tmp_path: Path) -> None:
+def test_cache_is_shared_between_processes(tmp_path: Path) -> None:
     first, second = EmbeddingCache(tmp_path, 4), EmbeddingCache(tmp_path, 4)
     assert first.get("red") is None
-    first.put("red", said(0.5))
-    first.put("", said(0.25, 1))
-    first.put("rot \ud83d ü\n/../", said(2))  # any text: half an emoji, a line's end, slashes
+    first.put("red", embeddings(0.5))
+    first.put("", embeddings(0.25, 1))
+    first.put("rot \ud83d ü\n/../", embeddings(2))  # any text: half an emoji, a newline, slashes
     for cache in (first, second):
-        assert same(cache.get("red"), said(0.5))
-        assert same(cache.get(""), said(0.25, 1))
-        assert same(cache.get("rot \ud83d ü\n/../"), said(2))
+        assert same(cache.get("red"), embeddings(0.5))
+        assert same(cache.get(""), embeddings(0.25, 1))
+        assert same(cache.get("rot \ud83d ü\n/../"), embeddings(2))
     assert len(files(tmp_path)) == 3
 
 
@@ -207,60 +209,60 @@ def test_what_was_put_is_got_by_another_process(tmp_path: Path) -> None:
     "harm", [lambda b: b"", lambda b: b[:-8], lambda b: b[:20] + b"\7" + b[21:], lambda b: b + b"0"]
 )
 def test_damaged_files_count_as_missing(tmp_path: Path, harm: Any) -> None:
-    EmbeddingCache(tmp_path, 4).put("red", said(1))
+    EmbeddingCache(tmp_path, 4).put("red", embeddings(1))
     (path,) = files(tmp_path)
     path.write_bytes(harm(path.read_bytes()))
     cache = EmbeddingCache(tmp_path, 4)
     assert cache.get("red") is None
-    cache.put("red", said(1))
-    assert same(EmbeddingCache(tmp_path, 4).get("red"), said(1))
+    cache.put("red", embeddings(1))
+    assert same(EmbeddingCache(tmp_path, 4).get("red"), embeddings(1))
 
 
-def test_memory_keeps_the_last_ones_used(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, 4, memory=3 * said(0).rows.nbytes)
+def test_memory_keeps_most_recently_used(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, 4, memory=3 * embeddings(0).rows.nbytes)
     for value in range(3):
-        cache.put(str(value), said(value))
+        cache.put(str(value), embeddings(value))
     cache.get("0")
-    cache.put("3", said(3))  # "1" has not been looked at for longest
+    cache.put("3", embeddings(3))  # "1" is the least recently used
     for path in files(tmp_path):
         path.unlink()
     assert [cache.get(str(value)) is not None for value in range(4)] == [True, False, True, True]
 
 
-def test_memory_counts_what_is_put_again_once(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, 4, memory=2 * said(0).rows.nbytes)
+def test_memory_counts_replaced_entries_once(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, 4, memory=2 * embeddings(0).rows.nbytes)
     for _ in range(5):
-        cache.put("0", said(0))
-    cache.put("1", said(1))
+        cache.put("0", embeddings(0))
+    cache.put("1", embeddings(1))
     for path in files(tmp_path):
         path.unlink()
     assert cache.get("0") is not None
 
 
-def test_ranks_share_a_folder(tmp_path: Path) -> None:
+def test_ranks_share_cache_folder(tmp_path: Path) -> None:
     def work(rank: int, folder: Path) -> list[float]:
         cache = EmbeddingCache(folder / "cache", 4, memory=0)
         for turn in range(40):
-            cache.put(str(turn % 4), said(turn % 4))
+            cache.put(str(turn % 4), embeddings(turn % 4))
         return [float(cache.get(str(value)).rows.mean()) for value in range(4)]
 
     assert on_two_ranks(work, tmp_path) == [[0, 1, 2, 3]] * 2
-    assert len(files(tmp_path / "cache")) == 4  # nothing half written stays
+    assert len(files(tmp_path / "cache")) == 4  # no partial files
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
+def test_unwritable_folder_warns_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = EmbeddingCache(tmp_path / "file" / "t5", 4)
     with pytest.warns(UserWarning, match=r"cannot be written to .*file/t5.*model.text.cache_dir"):
-        cache.put("red", said(1))
+        cache.put("red", embeddings(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cache.put("blue", said(2))
-    assert same(cache.get("red"), said(1))
-    assert same(cache.get("blue"), said(2))
+        cache.put("blue", embeddings(2))
+    assert same(cache.get("red"), embeddings(1))
+    assert same(cache.get("blue"), embeddings(2))
 
 
-def test_a_full_disk_leaves_no_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_partial_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_bytes
 
     def full(path: Path, data: bytes) -> None:
@@ -268,18 +270,18 @@ def test_a_full_disk_leaves_no_halves(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     cache = EmbeddingCache(tmp_path, 4)
-    cache.put("red", said(1))
+    cache.put("red", embeddings(1))
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.warns(UserWarning, match="No space left"):
-        cache.put("blue", said(2))
+        cache.put("blue", embeddings(2))
     assert len(files(tmp_path)) == 1
-    assert same(EmbeddingCache(tmp_path, 4).get("red"), said(1))
+    assert same(EmbeddingCache(tmp_path, 4).get("red"), embeddings(1))
 
 
-def test_in_memory_alone_nothing_is_written() -> None:
-    cache = EmbeddingCache(None, 4, memory=said(0).rows.nbytes)
-    cache.put("red", said(1))
-    assert same(cache.get("red"), said(1))
-    cache.put("blue", said(2))
+def test_memory_cache_writes_no_files() -> None:
+    cache = EmbeddingCache(None, 4, memory=embeddings(0).rows.nbytes)
+    cache.put("red", embeddings(1))
+    assert same(cache.get("red"), embeddings(1))
+    cache.put("blue", embeddings(2))
     assert cache.get("red") is None
     assert not files(Path())

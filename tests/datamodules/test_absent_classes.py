@@ -1,0 +1,59 @@
+"""Classes that never occur in the truth are named."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from darkroom.datamodules.absent_classes import warn_of_absent_objects
+from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
+from darkroom.lightning_modules.segmentation import UNet
+from tests.contracts.module import trainer
+
+
+def folder(path: Path, *values: int, count: int = 10) -> ImageMaskFolder:
+    """Images whose masks have these values, in stripes, for three classes."""
+    for name in ("images", "masks"):
+        (path / name).mkdir()
+    for index in range(count):
+        Image.new("RGB", (32, 32)).save(path / f"images/{index}.png")
+        mask = np.resize(np.repeat(np.array(values, np.uint8), 32), (32, 32))
+        Image.fromarray(mask).save(path / f"masks/{index}.png")
+    return ImageMaskFolder(
+        root=str(path), class_names=("background", "cat", "dog"), crop=32, num_workers=0, val_fraction=0.3
+    )
+
+
+def test_class_without_a_pixel_is_named_with_the_values(tmp_path: Path) -> None:
+    data = folder(tmp_path, 0, 1)
+    with pytest.warns(UserWarning, match=r"no pixel of dog \(value 2\) in 6 of 6 masks of the train split") as caught:
+        data.setup("fit")
+    assert "Values of the masks: [0, 1]; check data.class_names" in str(caught[0].message)
+
+
+def test_ignore_value_that_hides_a_class_is_named(tmp_path: Path) -> None:
+    data = folder(tmp_path, 0, 1, 2)
+    data.ignore_values = (2, 255)
+    with pytest.warns(UserWarning, match=r"no pixel of dog .*data.ignore_values has \[2\]"):
+        data.setup("fit")
+
+
+def test_complete_classes_are_not_mentioned(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder(tmp_path, 0, 1, 2).setup("fit")
+
+
+@pytest.mark.filterwarnings("ignore:no pixel of")
+def test_metric_names_the_classes_that_a_whole_split_lacks(tmp_path: Path) -> None:
+    data = folder(tmp_path, 0, 1)
+    with pytest.warns(UserWarning, match="val: the truth has no pixel of dog, so val/mIoU and the other averages"):
+        trainer(tmp_path).validate(UNet(num_classes=3, base_channels=2), data, verbose=False)
+
+
+def test_class_without_objects_is_named() -> None:
+    labels = [np.array([1, 1]), np.array([], np.int64), np.array([3])]
+    with pytest.warns(UserWarning, match=r"the val split has no object of dog; .*\{'cat': 2, 'bird': 1\}"):
+        warn_of_absent_objects(labels, ("cat", "dog", "bird"), "val")
