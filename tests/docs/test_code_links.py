@@ -1,0 +1,33 @@
+"""Links from the docs to lines of code."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs/build_hooks"))
+from code_links import MovedTarget, find_line, find_links  # noqa: E402 (a hook of mkdocs, outside every package)
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_code_has_a_target(page: Path) -> None:
+    for path, name, words in find_links(page.read_text(encoding="utf-8")):
+        assert find_line(path, name, words) >= 1
+
+
+def test_link_finds_words_within_a_definition() -> None:
+    path = "docs/build_hooks/code_links.py"
+    source = (ROOT / path).read_text().split("\n")
+    assert source[find_line(path, "find_line", "scope = found") - 1].strip() == "scope = found"
+    assert source[find_line(path, "MovedTarget") - 1].startswith("class MovedTarget")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "words"), [("gone.py", None, None), ("README.md", None, "no such words"), (__file__, "gone", None)]
+)
+def test_moved_target_raises(path: str, name: str | None, words: str | None) -> None:
+    with pytest.raises(MovedTarget):
+        find_line(path, name, words)

@@ -1,0 +1,97 @@
+"""The docs site, built strictly and opened in a real browser from file://, without a network."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+WIDTHS = {"phone": 390, "desktop": 1280}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="make docs installs mkdocs"),
+]
+
+# Runs in every page; the browser prints the document afterwards.
+_PROBE = """
+<script>
+window.problems = [];
+addEventListener("error", e => window.problems.push(e.message || "cannot load " + (e.target.src || e.target.href)), true);
+addEventListener("securitypolicyviolation", e => window.problems.push("request to " + e.blockedURI));
+const log = console.error;
+console.error = (...words) => { window.problems.push(words.join(" ")); log(...words); };
+addEventListener("load", () => setTimeout(() => {
+  const found = {
+    problems: window.problems,
+    requests: performance.getEntriesByType("resource").map(e => e.name).filter(name => !name.startsWith("file:")),
+    broken: [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src),
+    scrolls: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    equations: document.querySelectorAll("math").length,
+  };
+  const report = document.createElement("pre");
+  report.id = "report";
+  report.textContent = "REPORT" + JSON.stringify(found) + "END";
+  document.body.append(report);
+}, 300));
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run(["make", "types"], cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def pages_of(site: Path) -> list[Path]:
+    return [path for path in sorted(site.rglob("*.html")) if "source" not in path.relative_to(site).parts]
+
+
+def test_no_page_names_another_host(site: Path) -> None:
+    """Scripts, styles, fonts and images all come from the site itself."""
+    import re
+
+    loads = re.compile(r'<(?:script|img|link(?=[^>]*rel="?stylesheet))[^>]*(?:src|href)="?(https?:[^" >]+)')
+    assert {
+        path.name: loads.findall(path.read_text()) for path in pages_of(site) if loads.search(path.read_text())
+    } == {}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page_opens_offline(site: Path, width: str) -> None:
+    assert BROWSER is not None
+    faults = {}
+    for page in pages_of(site):
+        probed = page.with_name(f"probed_{page.name}")
+        probed.write_text(page.read_text().replace("<head>", f"<head>{_PROBE}", 1))
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+        # a proxy that is not there: nothing reaches another machine
+        options += ["--proxy-server=127.0.0.1:9", f"--window-size={WIDTHS[width]},900", "--virtual-time-budget=4000"]
+        done = subprocess.run([BROWSER, *options, probed.as_uri()], capture_output=True, text=True, timeout=120)
+        probed.unlink()
+        assert "REPORT{" in done.stdout, (page, done.stderr[-2000:])
+        report = json.loads(done.stdout.split(">REPORT")[-1].split("END<")[0])
+        wrong = {key: value for key, value in report.items() if value and key != "equations"}
+        if wrong:
+            faults[page.relative_to(site).as_posix()] = wrong
+    assert faults == {}
+
+
+def test_equations_are_rendered(site: Path) -> None:
+    page = (site / "methods/diffusion.html").read_text()
+    assert page.count("<math") > 20
+    assert "arithmatex" not in page
