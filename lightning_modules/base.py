@@ -17,6 +17,7 @@ from darkroom.lightning_modules.lr_schedulers import WarmupCosine, configure_sch
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
 from darkroom.lightning_modules.utils.arguments import build_options, save_arguments
+from darkroom.lightning_modules.utils.check_batch import check_first_batch
 from darkroom.lightning_modules.utils.fsdp import is_sharded, mesh_of, shard
 from darkroom.lightning_modules.utils.old_checkpoints import with_todays_names
 
@@ -33,6 +34,8 @@ class Technique(LightningModule):
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.AdamW, lr=1e-3, fused=True)
     # Arguments that name the source of the initial weights. Checkpoints do not save them.
     initial_weight_arguments: ClassVar[tuple[str, ...]] = ()
+    # Entries of every batch, with their types.
+    needs: ClassVar[Mapping[str, type]] = {"image": Tensor}
     # Metric and mode, min or max, that select best.ckpt, unless the config sets checkpoint.monitor.
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
     trained_steps = 0  # of the checkpoint that was loaded
@@ -105,6 +108,8 @@ class Technique(LightningModule):
 
     def on_train_start(self) -> None:
         align_optimizer_states(self.trainer.optimizers)
+
+    on_train_batch_start = on_validation_batch_start = on_test_batch_start = check_first_batch
 
     def log_loss(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """Add a batch's scalar loss terms to the running loss; return ``terms["loss"]``, None for manual optimization.

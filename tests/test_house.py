@@ -270,6 +270,12 @@ def test_banned_words_are_found(text: str, words: list[str]) -> None:
     assert [word for _, word, _ in language.find_banned(text)] == words
 
 
+def test_no_text_advises_a_package_of_another_project() -> None:
+    """The name `darkroom` on the package index belongs to another project; `install_command` has the right one."""
+    stranger = "install 'darkroom" + "["
+    assert [path for path in language.files() if stranger in path.read_text(encoding="utf-8")] == []
+
+
 def test_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200

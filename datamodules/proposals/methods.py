@@ -11,6 +11,7 @@ import torch
 from torchvision.ops import nms
 
 from darkroom.errors import UsageError
+from darkroom.paths import install_command
 
 _REPEATS = 0.7  # IoU above which a box adds little to an earlier one
 _ORDER = 1  # version of the order below, part of every key; increase it when the order changes
@@ -91,7 +92,8 @@ def _opencv() -> ModuleType:
 
         cv2.ximgproc.segmentation.createSelectiveSearchSegmentation  # noqa: B018 (raises where it is missing)
     except (ImportError, AttributeError):
-        raise UsageError("SelectiveSearch needs OpenCV's contrib modules: pip install 'darkroom[proposals]'") from None
+        command = install_command("proposals")
+        raise UsageError(f"SelectiveSearch needs OpenCV's contrib modules: {command}") from None
     return cv2
 
 
@@ -113,7 +115,7 @@ def _one_thread(cv2: ModuleType) -> Iterator[None]:
 class SelectiveSearch(Proposals):
     """Selective Search (Uijlings et al. 2013): groups pixels into regions, and these into larger and larger ones.
 
-    OpenCV computes it (``pip install 'darkroom[proposals]'``): .3 s for 256 x 256 pixels and 2 s for 640 x 480. "quality"
+    OpenCV computes it (the extra ``proposals``): .3 s for 256 x 256 pixels and 2 s for 640 x 480. "quality"
     takes three to four times as long for two to four times as many boxes.
 
     Args:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class ObjectDetection(Technique):
         optim: see Technique.
     """
 
+    needs: ClassVar[Mapping[str, type]] = {"target": list}
     # Networks of others select detections themselves; COCO's metrics count 100 of an image and class.
     limits: Limits = Limits(score_threshold=0.0, nms_threshold=1.0, max_detections=100)
 

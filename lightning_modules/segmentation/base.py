@@ -1,7 +1,7 @@
 """SemanticSegmentation: trains any network that maps images to a map of logits."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -41,6 +41,8 @@ class SemanticSegmentation(Technique):
         inference: tiles, flips and scales for test and prediction.
         optim: see Technique.
     """
+
+    needs: ClassVar[Mapping[str, type]] = {"image": Tensor, "mask": Tensor}
 
     def __init__(
         self,

@@ -115,6 +115,21 @@ def test_missing_package_names_install_command(darkroom: Callable, monkeypatch: 
     assert install_command("smp") in message
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ("UNet", "ShapesImages", "UNet needs 'mask' (Tensor) in every batch, but the data deliver image (Tensor)"),
+        ("UNet", "ShapesDetection", "UNet needs 'image' (Tensor) in every batch, but the data deliver image (list)"),
+        ("SSD", "ShapesSegmentation", "SSD needs 'target' (list) in every batch"),
+    ],
+)
+def test_data_of_another_task_raises(darkroom: Callable, model: str, data: str, message: str) -> None:
+    small = ["--data.train_size", 8, "--data.val_size", 4, "--data.side", 64, "--data.num_workers", 0]
+    outcome = darkroom("fit", "--model", model, "--data", data, *small, "--trainer.accelerator", "cpu")
+    assert outcome.code == 2
+    assert message in outcome.message
+
+
 def test_learning_rate_finder_raises(darkroom: Callable, tiny: list[str]) -> None:
     outcome = darkroom("fit", *tiny, "--trainer.callbacks+=LearningRateFinder")
     assert outcome.code == 2

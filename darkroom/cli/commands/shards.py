@@ -81,8 +81,8 @@ def write_shards(data: VisionDataModule, folder: Path, samples_per_shard: int = 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the shards that a command line describes; return its exit code."""
-    import_all()
     try:
+        import_all()
         sizes = auto_cli(write_shards, as_positional=False, args=argv, prog="darkroom shards")
     except Exception as error:
         return explain(error)

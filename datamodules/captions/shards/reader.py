@@ -17,6 +17,7 @@ from darkroom.datamodules.captions.base import ImageFormat
 from darkroom.datamodules.captions.caption_text import captions_in
 from darkroom.datamodules.io.read_images import EXTENSIONS
 from darkroom.errors import DataError, UsageError
+from darkroom.paths import install_command
 
 INDEX = "shards.json"  # number of samples of every shard
 _PIPES = "DARKROOM_ALLOW_PIPE"  # an environment variable, since a config must not permit its own commands
@@ -59,7 +60,7 @@ def open_address(address: str) -> IO[bytes]:
         from webdataset.gopen import gopen
     except ImportError:
         raise UsageError(
-            f"{address} is remote, and reading it needs the package webdataset: pip install 'darkroom[shards]'"
+            f"{address} is remote, and reading it needs the package webdataset: {install_command('shards')}"
         ) from None
     try:
         return gopen(address)
