@@ -181,6 +181,10 @@ class DarkroomCLI(SteppedCLI):
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         if config.verbose and metrics and self.trainer.is_global_zero:
             stage = "val" if self.subcommand == "validate" else "test"
+            if not config_checks.starts_trained(config.model, config.ckpt_path):
+                print(
+                    "\nThese are the metrics of random weights, because --ckpt_path is not set (best, last or a file):"
+                )
             print(f"\n{format_metrics(metrics, stage, config_traits(config.model.class_path).monitor[0])}\n")
         self.after_fit()
 

@@ -136,6 +136,14 @@ def refuse_learning_rate_finder(config: Namespace) -> None:
         )
 
 
+def starts_trained(model: Namespace, ckpt_path: Path | str | None) -> bool:
+    """Return True if a model is evaluated with weights of a checkpoint, or with initial weights that its config names."""
+    traits = config_traits(model.class_path)
+    arguments = model.get("init_args") or Namespace()
+    named = any(arguments.get(name) is not None for name in traits.initial_weight_arguments)
+    return ckpt_path is not None or traits.is_trained or named
+
+
 def require_trained_model(data: VisionDataModule, model: Namespace, command: str, ckpt_path: Path | str | None) -> None:
     """Raise a UsageError for data without images (prompts), except for prediction with a trained model."""
     trained = ckpt_path is not None or config_traits(model.class_path).is_trained

@@ -12,6 +12,7 @@ from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
 from darkroom.datamodules.detection.coco_detection import RunLengthMasks, run_lengths
+from darkroom.datamodules.io.fields import read_whole_number
 from darkroom.datamodules.io.image_size import image_size
 from darkroom.datamodules.io.pairing import check_fractions, split_by_hash
 from darkroom.datamodules.io.read_images import list_images
@@ -89,19 +90,32 @@ def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) 
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read the classes under ``names`` of an Ultralytics data set file: a list, or a dict with the numbers from 0."""
+    """Read the classes under ``names`` of an Ultralytics data set file: a list, or a dict with the numbers from 0.
+
+    Names are text, also "yes" and "no", which YAML reads as truth values.
+
+    Raises:
+        DataError: the file cannot be read, or ``nc`` or ``kpt_shape`` do not fit boxes of these classes.
+    """
     try:
-        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)  # every value as text
+        names = content["names"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as YAML ({error}); replace it") from error
     except (KeyError, TypeError):
         raise DataError(f"{path} has no names; add them, or set data.class_names") from None
     if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
+        if set(names) != set(map(str, range(len(names)))):
             raise DataError(f"{path}: names must be numbered from 0 without gaps, got {list(names)}")
-        names = [names[number] for number in range(len(names))]
+        names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}: names must be a list of classes, got {names!r}")
+    if "nc" in content and read_whole_number(content["nc"], f"{path}: nc") != len(names):
+        raise DataError(
+            f"{path}: nc is {content['nc']}, but there are {len(names)} names, {names}; correct one of them"
+        )
+    if "kpt_shape" in content:
+        raise DataError(f"{path} has kpt_shape, so its labels have keypoints, which are not supported; export boxes")
     return tuple(map(str, names))
 
 

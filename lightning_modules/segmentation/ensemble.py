@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ class Ensemble(SemanticSegmentation):
         members: checkpoints of any segmentation methods for the same classes.
         num_classes: classes, background included.
     """
+
+    is_trained: ClassVar[bool] = True  # needs no checkpoint of its own
 
     def __init__(self, members: Sequence[str], num_classes: int | None = None, **kwargs: Any) -> None:
         if len(members) < 2:

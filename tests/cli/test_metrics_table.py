@@ -39,3 +39,11 @@ def test_test_command_prints_four_significant_digits(darkroom: Callable) -> None
         "test/mIoU"
         not in darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt", "--verbose", "false").out
     )
+
+
+@pytest.mark.usefixtures("tiny_run")
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_metrics_of_random_weights_say_so(darkroom: Callable, tiny: list[str], command: str) -> None:
+    warning = "metrics of random weights, because --ckpt_path is not set"
+    assert warning in darkroom(command, *tiny).out
+    assert warning not in darkroom(command, *tiny, "--ckpt_path", "last").out

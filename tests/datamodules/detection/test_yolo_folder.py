@@ -138,14 +138,33 @@ def test_names_are_read_as_list_or_mapping(tmp_path: Path, text: str) -> None:
     assert read_names(tmp_path / "data.yaml") == ("a", "7")
 
 
+def test_names_that_look_like_truth_values_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names: [yes, no, 0x1, ~]")
+    assert read_names(tmp_path / "data.yaml") == ("yes", "no", "0x1", "~")
+
+
+def test_labels_with_upper_case_ending_are_read(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        folder = tmp_path / "labels" / split
+        folder.mkdir(parents=True)
+        (tmp_path / "images" / split).mkdir(parents=True)
+        Image.new("L", (20, 10)).save(tmp_path / "images" / split / "a.png")
+        (folder / "a.TXT").write_text("0 0.5 0.5 0.4 0.4\n")
+        (folder / "._a.txt").write_bytes(b"Mac OS X")
+    data = YoloFolder(root=str(tmp_path), class_names=["cat"])
+    assert data.dataset("train")[0]["target"]["labels"].tolist() == [1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("names: [a", "cannot be read as YAML"),
         ("nc: 2", "has no names; add them, or set data.class_names"),
         ("", "has no names"),
-        ("names: {0: a, 2: b}", r"names must be numbered from 0 without gaps, got \[0, 2\]"),
-        ("names: {a: 0, 1: b}", r"names must be numbered from 0 without gaps, got \['a', 1\]"),
+        ("names: {0: a, 2: b}", r"names must be numbered from 0 without gaps, got \['0', '2'\]"),
+        ("names: {a: 0, 1: b}", r"names must be numbered from 0 without gaps, got \['a', '1'\]"),
+        ("nc: 3\nnames: [a, b]", r"nc is 3, but there are 2 names, \['a', 'b'\]"),
+        ("names: [a]\nkpt_shape: [17, 3]", "has kpt_shape, so its labels have keypoints"),
         ("names: []", "names must be a list of classes"),
         ("names: cat", "names must be a list of classes"),
     ],
