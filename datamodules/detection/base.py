@@ -17,6 +17,7 @@ from darkroom.datamodules.bad_samples import UNREADABLE, BadSample
 from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDataModule
 from darkroom.datamodules.datasets import processor_count, unwrap
 from darkroom.datamodules.detection.annotations import Annotation, check_annotations
+from darkroom.datamodules.io.exif import Exif, rotates, warn_of_ambiguous_rotation
 from darkroom.datamodules.io.read_images import list_images, read_image, to_tensor
 from darkroom.datamodules.loading import SeededSampler
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
@@ -46,8 +47,14 @@ class DetectionImages(Dataset[dict[str, Any]]):
     where the annotations have them, ``difficult`` and ``iscrowd`` bool (N,) and ``masks`` uint8 (N, H, W).
     """
 
-    def __init__(self, annotations: Sequence[Annotation], max_side: int | None = None, masks: bool = False) -> None:
-        self.annotations, self.max_side, self.masks = list(annotations), max_side, masks
+    def __init__(
+        self,
+        annotations: Sequence[Annotation],
+        max_side: int | None = None,
+        masks: bool = False,
+        exif: Exif | None = None,
+    ) -> None:
+        self.annotations, self.max_side, self.masks, self.exif = list(annotations), max_side, masks, exif
         self.paths = [annotation.path for annotation in self.annotations]
 
     def __len__(self) -> int:
@@ -55,7 +62,7 @@ class DetectionImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         annotation = self.annotations[index]
-        photo = read_image(annotation.path)
+        photo = read_image(annotation.path, rotate=rotates(annotation.path, annotation.size, self.exif))
         if (photo.height, photo.width) != annotation.size:
             turned = " (after EXIF rotation, if any)" if photo.size == annotation.size else ""
             raise DataError(
@@ -134,6 +141,8 @@ class DetectionDataModule(VisionDataModule):
         masks: load the masks of the objects too.
         proposals: region proposals for the methods that need them: SelectiveSearch or GridProposals.
         proposals_dir: folder of the cache of proposals; default ``~/.cache/darkroom/proposals``.
+        exif: what to do with the EXIF orientation of photos: "transpose" them, "ignore" it, or None: what gives the size
+            that the annotation states, with one warning if that does not decide.
         proposal_workers: processes that compute missing proposals before the fit; None: one per processor, shared among
             ranks.
     """
@@ -150,13 +159,14 @@ class DetectionDataModule(VisionDataModule):
         proposals: Proposals | None = None,
         proposals_dir: str | None = None,
         proposal_workers: int | None = None,
+        exif: Exif | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if min_box <= 0:
             raise UsageError(f"data.min_box must be above 0 pixels, got {min_box}")
         self.bad_boxes, self.min_box, self.train_on_difficult = bad_boxes, min_box, train_on_difficult
-        self.group_by_aspect, self.masks = group_by_aspect, masks
+        self.group_by_aspect, self.masks, self.exif = group_by_aspect, masks, exif
         self.proposals, self.proposals_dir, self.proposal_workers = proposals, proposals_dir, proposal_workers
 
     image_shape = (3, 0, 0)  # images have any size
@@ -211,7 +221,9 @@ class DetectionDataModule(VisionDataModule):
             annotations = [annotation.select(self.select_trained(annotation)) for annotation in annotations]
         counted = [one.labels if one.iscrowd is None else one.labels[~one.iscrowd] for one in annotations]
         warn_of_absent_objects(counted, self.class_names, split)
-        return DetectionImages(annotations, self.max_side, self.masks)
+        if self.exif is None:
+            warn_of_ambiguous_rotation(((one.path, one.size) for one in annotations), split)
+        return DetectionImages(annotations, self.max_side, self.masks, self.exif)
 
     def select_trained(self, annotation: Annotation) -> np.ndarray:
         """Return a mask of the objects that are trained on: bool (N,)."""

@@ -1,7 +1,7 @@
 """Read images and masks of any common format from files as uint8 tensors; errors name the file."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -12,6 +12,7 @@ from scipy.ndimage import label
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from darkroom.datamodules.io.exif import Exif, read_orientation, rotates
 from darkroom.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -66,16 +67,16 @@ def shrink(image: Image.Image, max_side: int | None, resample: Image.Resampling)
     )
 
 
-def read_image(path: Path | IO[bytes], channels: int = 3) -> Image.Image:
+def read_image(path: Path | IO[bytes], channels: int = 3, rotate: bool = True) -> Image.Image:
     """Read an image as RGB (3 channels) or grey (1), 8 bits.
 
     Grey, palette, 16-bit and alpha images are converted: 16 bits are divided by 257 (not clipped), transparent pixels
-    become black, photos are rotated by their EXIF data.
+    become black, photos are rotated by their EXIF data unless ``rotate`` is False.
 
     Raises:
         DataError: the file cannot be read, or has floating-point pixels.
     """
-    image = _open(path, rotate=True)
+    image = _open(path, rotate)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     elif image.mode == "F":
@@ -152,6 +153,7 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
         instances: add ``instances``: the ids of the mask, if "nonzero" merges two or more of them into one class, else the
             connected components of every class.
         read_mask: reads a file that is not an index mask; worker processes must be able to import it.
+        exif: see ``rotates``.
     """
 
     def __init__(
@@ -164,11 +166,12 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
         max_side: int | None = None,
         instances: bool = False,
         read_mask: Callable[[Path], Image.Image] = read_mask,
+        exif: Exif | None = None,
     ) -> None:
         self.paths, self.masks = [image for image, _ in pairs], [mask for _, mask in pairs]
         self.num_classes, self.mask_values = num_classes, mask_values
         self.ignore_values, self.channels, self.max_side = ignore_values, channels, max_side
-        self.instances, self.read_mask = instances, read_mask
+        self.instances, self.read_mask, self.exif = instances, read_mask, exif
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -194,6 +197,11 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
                 return torch.from_numpy(np.where(mask == 0, 0, numbers.reshape(mask.shape) + 1).astype(np.int32))
         return torch.from_numpy(connected_components(classes.numpy()))
 
+    def stated_sizes(self) -> Iterator[tuple[Path, tuple[int, int]]]:
+        """Yield the file of each image with height and width of its mask; an unreadable mask has none."""
+        for path, mask in zip(self.paths, self.masks, strict=True):
+            yield path, read_orientation(mask)[1]
+
     def read_classes(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read class ids uint8 (H, W), and the values of the file that they stand for, of a mask alone."""
         values = np.array(shrink(self.read_mask(self.masks[index]), self.max_side, Image.Resampling.NEAREST))
@@ -201,7 +209,8 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, mask_path = self.paths[index], self.masks[index]
-        image, mask = read_image(path, self.channels), self.read_mask(mask_path)
+        mask = self.read_mask(mask_path)
+        image = read_image(path, self.channels, rotates(path, (mask.height, mask.width), self.exif))
         if mask.size != image.size:
             raise DataError(
                 f"{path} has {image.width} x {image.height} pixels, but its mask {mask_path} has {mask.width} x "

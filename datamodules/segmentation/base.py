@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 from darkroom.datamodules.absent_classes import warn_of_absent_values
 from darkroom.datamodules.base import LabelledSplit, Split, VisionDataModule
 from darkroom.datamodules.datasets import unwrap
+from darkroom.datamodules.io.exif import Exif, warn_of_ambiguous_rotation
 from darkroom.datamodules.io.read_images import IGNORE, ImageMaskPairs, read_mask
 from darkroom.datamodules.transforms.border_map import BorderMap
 from darkroom.datamodules.transforms.deconvnet_crops import CROPS, padded_random_crop
@@ -33,6 +34,8 @@ class SegmentationFiles(VisionDataModule):
         borders: add ``border`` to every sample, the distance to the two nearest instances (a weight in U-Net's loss), and
             in training set pixels where instances touch to background. With ``mask_values`` nonzero the ids in the
             masks are the instances, else every connected component of a class. Class 0 must be background.
+        exif: what to do with the EXIF orientation of photos: "transpose" them, "ignore" it, or None: what gives the size
+            of the mask, with one warning if that does not decide.
     """
 
     class_names: Sequence[str] = ()
@@ -48,6 +51,7 @@ class SegmentationFiles(VisionDataModule):
         eval_batch_size: int = 1,
         crops: Literal["random", "objects", "windows"] = "random",
         borders: bool = False,
+        exif: Exif | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **kwargs)
@@ -59,6 +63,7 @@ class SegmentationFiles(VisionDataModule):
             raise UsageError(f"data.crop must be at least 16 pixels, got {crop}")
         self.class_names, self.ignore_values = tuple(class_names), tuple(ignore_values)
         self.crop, self.channels, self.crops, self.borders = crop, channels, crops, borders
+        self.exif = exif
         self.image_shape = channels, crop, crop
 
     def setup(self, stage: str) -> None:
@@ -67,6 +72,8 @@ class SegmentationFiles(VisionDataModule):
             dataset = unwrap(keyed.dataset)
             if split != "predict" and isinstance(dataset, ImageMaskPairs):
                 warn_of_absent_values(dataset, self.class_names, split)
+                if self.exif is None:
+                    warn_of_ambiguous_rotation(dataset.stated_sizes(), split)
 
     def default_augment(self) -> list[v2.Transform]:
         """Return a left-right flip of half of the images."""
@@ -100,4 +107,5 @@ class SegmentationFiles(VisionDataModule):
             max_side=self.max_side,
             instances=instances,
             read_mask=self.read_mask,
+            exif=self.exif,
         )
