@@ -1,6 +1,8 @@
 """Benchmarks refer to existing configs and classes; their numbers are not tested."""
 
 import argparse
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,3 +73,36 @@ def test_sampler_arguments_are_parsed() -> None:
     for wrong in ("dddim", "ddim,space=quadratic"):
         with pytest.raises(argparse.ArgumentTypeError, match="unknown"):
             parsed(wrong)
+
+
+def run_with(folder: Path, **columns: list[float]) -> Path:
+    folder.mkdir()
+    rows = [
+        ",".join(["step", *columns]),
+        *(f"{i},{','.join(map(str, row))}" for i, row in enumerate(zip(*columns.values(), strict=True))),
+    ]
+    (folder / "metrics.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_score_curves_refuse_what_they_would_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from benchmarks.results import score_curves
+
+    runs = [str(run_with(tmp_path / str(i), **{"val/cnn_fid": [3.0, 2.0]})) for i in range(2)]
+    out = ["--out", str(tmp_path / "it.png")]
+    with pytest.raises(SystemExit):
+        score_curves.main([*runs, "--names", "a", *out])
+    assert "--names must be one per run, got 1 for 2 runs" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"0/metrics.csv has no val/fid; --score must be one of val/cnn_fid"):
+        score_curves.main([*runs, "--names", "a", "b", "--score", "val/fid", *out])
+    with pytest.raises(SystemExit, match="gone/metrics.csv does not exist"):
+        score_curves.main([str(tmp_path / "gone"), "--names", "a", *out])
+
+
+def test_charts_name_the_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.results.pyplot import import_pyplot
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(SystemExit, match="charts need matplotlib: pip install"):
+        import_pyplot()

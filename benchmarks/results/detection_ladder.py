@@ -8,20 +8,23 @@ detections of all runs in the same scenes.
 import argparse
 import csv
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import torch
 import yaml
 from lightning import LightningModule
-from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.results.pyplot import import_pyplot
 from darkroom.callbacks.plotting.boxes import class_index, draw_boxes, filter_by_score
 from darkroom.callbacks.plotting.images import contact_sheet, save, to_uint8_rgb
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.proposals.methods import Proposals, SelectiveSearch
 from darkroom.datamodules.shapes.detection import ShapesDetection
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLOUR = {"VOC_AP50": "#d8453e", "mAP": "#3f6fd8"}
 _NAMES = {"VOC_AP50": "VOC AP50", "mAP": "COCO AP"}
@@ -36,7 +39,7 @@ def score(run: Path, name: str) -> float:
 
 def chart(names: list[str], runs: list[Path], extra: list[float], out: Path) -> None:
     """Plot accuracy against milliseconds per image, with ``extra`` milliseconds added for proposals."""
-    figure, axes = plt.subplots(figsize=(8.4, 4.6), dpi=120)
+    figure, axes = import_pyplot().subplots(figsize=(8.4, 4.6), dpi=120)
     times = [1e3 / score(run, "images_per_second") + more for run, more in zip(runs, extra, strict=True)]
     for key in ("VOC_AP50", "mAP"):
         values = [score(run, key) for run in runs]
@@ -50,7 +53,7 @@ def chart(names: list[str], runs: list[Path], extra: list[float], out: Path) -> 
     figure.savefig(out)
 
 
-def _style(axes: Axes) -> None:
+def _style(axes: "Axes") -> None:
     axes.set_xscale("log")
     axes.set_xticks((2, 5, 10, 20, 50, 100), ("2", "5", "10", "20", "50", "100"))
     axes.set_xticks((), minor=True)

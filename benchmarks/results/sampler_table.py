@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import matplotlib.pyplot as plt
 import torch
 import yaml
 from torch import Tensor, nn
 
 from benchmarks.results.generation_ladder import opened
+from benchmarks.results.pyplot import import_pyplot
 from benchmarks.results.score_curves import COLOURS
 from benchmarks.speed.harness import Options, Side, machine, timed
 from darkroom.cli.catalog import import_all
@@ -95,7 +95,7 @@ def judge(data: VisionDataModule, num_samples: int, batch_size: int, device: tor
 
 def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
     """Plot cnn_fid over network evaluations, a line for each sampler."""
-    figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=120)
+    figure, axes = import_pyplot().subplots(figsize=(7.2, 3.6), dpi=120)
     for index, (name, points) in enumerate(curves.items()):
         style = "o-" if index < len(COLOURS) else "o--"
         axes.plot(
