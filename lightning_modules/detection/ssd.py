@@ -207,7 +207,7 @@ def _build_generator(
 ) -> DefaultBoxGenerator:
     """Build default boxes: two squares, aspect ratios of 2, and of 3 except on the first and the last two maps.
 
-    The authors' reach out of the image; those of torchvision's weights are clipped to it.
+    The authors' sides may exceed the image; those of torchvision's weights are clipped to it.
     """
     parts = box_sizes(sizes, maps) if isinstance(sizes, str) else [size / image_size for size in sizes]
     if len(parts) != maps + 1 or sorted(parts) != parts:
@@ -218,6 +218,12 @@ def _build_generator(
     ratios = [[2] if index in (0, maps - 2, maps - 1) else [2, 3] for index in range(maps)]
     steps = _STEPS.get(image_size) if vgg else None
     return DefaultBoxGenerator(ratios, scales=parts, steps=list(steps) if steps else None, clip=clip)
+
+
+def clip_sides(boxes: Tensor, limit: float) -> Tensor:
+    """Clip the sides of boxes (P, 4), xyxy, to a limit around their centres, as torchvision's generator does."""
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).clamp(max=limit)
+    return torch.cat([centres - sides / 2, centres + sides / 2], 1)
 
 
 def _place_boxes(boxes: DefaultBoxGenerator, image_size: int, sides: Sequence[int]) -> Tensor:
@@ -377,9 +383,9 @@ class SSD(ObjectDetection):
         checkpoint["default_boxes"] = self.network.default_boxes.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the default boxes; those of the previous version were clipped to the image."""
+        """Restore the default boxes; those of the previous version had torchvision's clipped sides."""
         super().on_load_checkpoint(checkpoint)
-        clipped = self.network.default_boxes.clamp(0, self.image_size)
+        clipped = clip_sides(self.network.default_boxes, self.image_size)
         self.network.default_boxes = checkpoint.get("default_boxes", clipped).to(clipped.device)
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from darkroom.lightning_modules.detection.ssd import (
     SSDNetwork,
     assign,
     box_sizes,
+    clip_sides,
     select_hard_negatives,
     ssd_loss,
 )
@@ -237,7 +238,7 @@ def test_outputs_with_torchvision_weights_match_torchvision(without_init: None) 
         maps = list(theirs.backbone(seen.tensors).values())
         expected, boxes = theirs.head(maps), theirs.anchor_generator(seen, maps)[0]
         offsets, logits = ours([image])
-    clipped = ours.network.default_boxes.clamp(0, 300)  # torchvision clips them, the authors do not
+    clipped = clip_sides(ours.network.default_boxes, 300)  # as torchvision, and not as the authors
     torch.testing.assert_close(clipped, boxes, rtol=1e-6, atol=1e-4, check_dtype=False)
     ours.network.default_boxes = clipped
     torch.testing.assert_close(offsets, expected["bbox_regression"].float(), rtol=1e-4, atol=1e-4)
@@ -300,9 +301,12 @@ def tiny_ssd() -> SSD:
 
 def test_checkpoint_of_previous_version_restores_clipped_default_boxes() -> None:
     model = tiny_ssd()
-    assert model.network.default_boxes.max() > 64
+    before = model.network.default_boxes
+    assert (before[:, 2:] - before[:, :2]).max() > 64
     model.on_load_checkpoint({"state_dict": model.state_dict()})
-    assert 0 <= model.network.default_boxes.min() < model.network.default_boxes.max() == 64
+    after = model.network.default_boxes
+    assert (after[:, 2:] - after[:, :2]).max() == pytest.approx(64)
+    torch.testing.assert_close(after[:, :2] + after[:, 2:], before[:, :2] + before[:, 2:])
 
 
 def test_checkpoint_restores_its_default_boxes(tmp_path: Path) -> None:
