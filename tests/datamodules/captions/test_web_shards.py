@@ -1,6 +1,7 @@
 """ShardedCaptions: streaming, shuffling, splitting over ranks and workers, and resuming."""
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from darkroom.datamodules.captions.shards import reader
 from darkroom.datamodules.captions.shards.web_shards import ShardedCaptions
 from darkroom.datamodules.loading import ShardSampler
 from darkroom.errors import DataError, UsageError
+from darkroom.paths import install_command
 from tests.contracts.captions import CaptionedDataContract
 from tests.fakes.captions import caption_folder, caption_of, web_shards, write_shard
 
@@ -244,7 +246,7 @@ def test_remote_shards_equal_local_ones(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"shards.json cannot be fetched \(.*\); check data.root and the network"):
         ShardedCaptions(**at(f"file:{tmp_path}/nowhere")).setup("fit")
     monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
-    with pytest.raises(UsageError, match=r"needs the package webdataset: pip install 'darkroom\[shards\]'"):
+    with pytest.raises(UsageError, match=re.escape(f"needs the package webdataset: {install_command('shards')}")):
         ShardedCaptions(**at("https://nowhere.invalid/shards")).setup("fit")
 
 

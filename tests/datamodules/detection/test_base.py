@@ -167,17 +167,18 @@ def test_exif_orientation_rotates_photo_and_boxes(tmp_path: Path, orientation: i
             assert (sample["image"][:, y0:y1, x0:x1] == grey(label, 2)).all()
 
 
-def test_annotation_of_unrotated_photo_raises(tmp_path: Path) -> None:
+def test_annotation_of_stored_pixels_takes_them_unless_rotation_is_asked_for(tmp_path: Path) -> None:
     folder = voc_detection(tmp_path) / "VOCdevkit/VOC2007/JPEGImages"
     photo = Image.open(folder / "2007_val00.jpg")
     exif = photo.getexif()
     exif[0x0112] = 6
     photo.save(folder / "2007_val00.jpg", exif=exif)
+    assert VOCDetection(root=str(tmp_path)).dataset("val")[0]["image"].shape == (3, 48, 64)
     with pytest.raises(
         DataError,
         match=r"2007_val00\.jpg has 48 x 64 pixels \(after EXIF rotation, if any\), but .*2007_val00\.xml states 64 x 48",
     ):
-        VOCDetection(root=str(tmp_path)).dataset("val")[0]
+        VOCDetection(root=str(tmp_path), exif="transpose").dataset("val")[0]
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
