@@ -58,7 +58,7 @@ def find_line(path: str, name: str | None = None, words: str | None = None) -> i
         words: text of the line.
 
     Raises:
-        MovedTarget: if there is no such file, name or line.
+        MovedTarget: if the file, the name or the line is missing.
     """
     lines = _source(path).split("\n")
     first, last = 1, len(lines)
