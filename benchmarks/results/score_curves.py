@@ -23,9 +23,10 @@ def curve(run: Path, score: str) -> tuple[list[int], list[float]]:
     if not path.is_file():
         raise SystemExit(f"{path} does not exist; RUN must be the folder of a fit, such as runs/dcgan/0")
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(score)]
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if row.get(score)]
         if not rows:
-            known = [name for name in csv.DictReader(path.open(newline="")).fieldnames or () if name.startswith("val/")]
+            known = [name for name in reader.fieldnames or () if name.startswith("val/")]
             raise SystemExit(f"{path} has no {score}; --score must be one of {', '.join(known)}")
     return [int(row["step"]) + 1 for row in rows], [float(row[score]) for row in rows]
 

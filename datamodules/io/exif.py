@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 # What to do with the orientation that a camera wrote beside the pixels; None decides by the size of the annotation.
 Exif = Literal["transpose", "ignore"]
-_SIDES_SWAPPED = 5  # orientations from this on turn by 90 degrees
+SIDES_SWAPPED = 5  # orientations from this on turn by 90 degrees
 SAMPLE = 64  # headers that are read for the warning
 
 
@@ -35,7 +35,7 @@ def rotates(path: Path, size: tuple[int, int], exif: Exif | None) -> bool:
     if exif is not None:
         return exif == "transpose"
     orientation, stored = read_orientation(path)
-    return not (orientation >= _SIDES_SWAPPED and stored == size and stored[0] != stored[1])
+    return not (orientation >= SIDES_SWAPPED and stored == size and stored[0] != stored[1])
 
 
 def warn_of_ambiguous_rotation(images: Iterable[tuple[Path, tuple[int, int]]], split: str) -> None:
@@ -47,7 +47,7 @@ def warn_of_ambiguous_rotation(images: Iterable[tuple[Path, tuple[int, int]]], s
     """
     for _, (path, size) in zip(range(SAMPLE), images, strict=False):  # as many as there are
         orientation, stored = read_orientation(path)
-        turned = stored[::-1] if orientation >= _SIDES_SWAPPED else stored
+        turned = stored[::-1] if orientation >= SIDES_SWAPPED else stored
         if orientation != 1 and stored == turned == size:
             rank_zero_warn(
                 f"{path} of the {split} split has EXIF orientation {orientation}, and its size does not tell whether its "

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from PIL import ExifTags, Image
-
+from darkroom.datamodules.io.exif import SIDES_SWAPPED, read_orientation
 from darkroom.datamodules.io.read_images import read_image
 
 
@@ -13,12 +12,8 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: the file cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            # The method of the base class; that of PNG also reads the pixels.
-            if Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) <= 4:
-                return image.height, image.width
-    except Exception:  # read_image raises an error that names the file
-        pass
-    image = read_image(path)
+    orientation, stored = read_orientation(path)
+    if all(stored) and orientation < SIDES_SWAPPED:
+        return stored
+    image = read_image(path)  # raises an error that names the file, if it is unreadable
     return image.height, image.width
