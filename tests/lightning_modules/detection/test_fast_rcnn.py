@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from darkroom.datamodules.proposals.methods import GridProposals
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection import FastRCNN, FastRCNNNetwork
+from darkroom.lightning_modules.detection import FastRCNN, FastRCNNNetwork, fast_rcnn
+from darkroom.lightning_modules.detection.boxes import encode
 from darkroom.lightning_modules.detection.inference import DetectionInference
 from tests.contracts.detection import DetectionContract
 
@@ -37,25 +37,28 @@ class TestFastRCNN(DetectionContract):
             model.evaluate(batch)
         assert len(calls) == 1
 
-    def test_loss_matches_equation_1(self) -> None:
-        """Check 4 x 16 regions: mean cross-entropy, and smooth L1 of the true class's offsets."""
+    def test_loss_matches_equation_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Compute the loss of 4 x 16 regions one by one: -log p_u, and for objects smooth L1 (eq. 3) of their offsets."""
         model, batch = self.build(rois_per_image=16).eval(), self.batch()
-        seen = {}
-        classify = model._classify
-
-        def remember(batch: Any, images: Any, maps: Any, regions: list) -> Any:
-            logits, offsets = classify(batch, images, maps, regions)
-            seen.update(logits=logits, offsets=offsets, count=sum(map(len, regions)))
-            return logits, offsets
-
-        model._classify = remember
+        samples, outputs = [], []
+        sample, classify = fast_rcnn.sample_rois, model._classify
+        monkeypatch.setattr(fast_rcnn, "sample_rois", lambda *a, **k: samples.append(sample(*a, **k)) or samples[-1])
+        model._classify = lambda *arguments: outputs.append(classify(*arguments)) or outputs[-1]
         terms = model.loss_terms(batch)
-        assert seen["count"] == 64
-        assert set(terms) == {"class", "box"}
-        labels = torch.zeros(64, dtype=torch.long)
-        nothing = F.cross_entropy(seen["logits"], labels)
-        assert terms["class"] != nothing  # some regions are objects
-        assert (terms["class"] - nothing).abs() < 1
+        rois, labels, truth = (torch.cat(column) for column in zip(*samples, strict=True))
+        ((logits, offsets),) = outputs
+        assert len(labels) == 64
+        assert (labels > 0).any()
+        class_loss = box_loss = 0.0
+        for index, u in enumerate(labels.tolist()):
+            class_loss -= logits[index].log_softmax(0)[u].item()
+            if u:
+                (v,) = encode(truth[index : index + 1], rois[index : index + 1])
+                far = (offsets[index, u - 1] - v).abs()
+                box_loss += torch.where(far < 1, 0.5 * far**2, far - 0.5).sum().item()
+        assert terms.keys() == {"class", "box"}
+        assert terms["class"].item() == pytest.approx(class_loss / 64, rel=1e-4)
+        assert terms["box"].item() == pytest.approx(box_loss / 64, rel=1e-4)
 
     def test_box_gradient_reaches_only_true_class(self) -> None:
         model, batch = self.build().eval(), self.batch(objects=(1, 1))
