@@ -8,7 +8,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """Apply the finaliser of SplitMix64 (Steele, Lea, Flood 2014, Figure 14): uint64 in, well-mixed uint64 out."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea, Flood 2014; Stafford's variant 13) to uint64 numbers."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

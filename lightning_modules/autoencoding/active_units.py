@@ -8,8 +8,8 @@ from torchmetrics import Metric
 class ActiveUnits(Metric):
     """Latent dimensions whose posterior mean varies over the data: Var_x E[z|x] > 0.01 (Burda et al. 2016, section 5.2).
 
-    The state is means and sums of squared deviations, merged as in Chan et al. 1983, equation 2.1. So a variance far
-    smaller than the squared mean is computed accurately in float32.
+    The state is means and sums of squared deviations, merged by the pairwise formula of Chan, Golub & LeVeque 1983. So
+    a variance far smaller than the squared mean is computed accurately in float32.
 
     Args:
         latent_dim: D.

@@ -33,7 +33,7 @@ class Constant(KLSchedule):
 
 
 class WarmUp(KLSchedule):
-    """Linear warm-up from 0 to beta, then constant (Bowman et al. 2016, section 3.1; Sønderby et al. 2016, section 2.3).
+    """Linear warm-up from 0 to beta, then constant (Bowman et al. 2016, section 3.1; Sønderby et al. 2016).
 
     Args:
         beta: at the end of the warm-up, at least 0.
@@ -48,7 +48,7 @@ class WarmUp(KLSchedule):
 
 
 class Cyclical(KLSchedule):
-    """Several warm-ups, one after another (Fu et al. 2019, equations 6 and 7, where ``ramp`` is R and ``cycles`` M).
+    """Several warm-ups, one after another (Fu et al. 2019, linear: ``ramp`` is R and ``cycles`` M there).
 
     Args:
         beta: at the end of each cycle, at least 0.

@@ -61,7 +61,7 @@ class TextKeys(NamedTuple):
 
 class TextProjection(nn.Module):
     """Projection of layer-normed token embeddings: their mean for the time embedding, and keys and values for every
-    attention (Saharia et al. 2022, section 2.1 and appendix D.1).
+    attention (Saharia et al. 2022, section 2.5 and appendix D.3.1).
 
     The keys and values do not depend on feature maps, so they are computed once for all attentions.
 
@@ -102,7 +102,7 @@ class TextProjection(nn.Module):
 class Attention(nn.Module):
     """Residual attention of pixels to all pixels and to the tokens of a text, (B, C, H, W) -> (B, C, H, W).
 
-    The tokens are additional keys and values (Saharia et al. 2022, appendix D.1).
+    The tokens are additional keys and values (Saharia et al. 2022, appendix D.3.1).
 
     Args:
         channels: C.

@@ -1,4 +1,4 @@
-"""EfficientUNet: the U-Net of Imagen's super-resolution (Saharia et al. 2022, appendix B), fast on large images."""
+"""EfficientUNet: the U-Net of Imagen's super-resolution (Saharia et al. 2022, appendix B.1), fast on large images."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +24,7 @@ from darkroom.lightning_modules.diffusion.blocks import (
 from darkroom.lightning_modules.diffusion.time_embedding import Sinusoidal
 from darkroom.lightning_modules.utils.arguments import check_choice
 
-SKIP_SCALE = 2**-0.5  # appendix B
+SKIP_SCALE = 2**-0.5  # appendix B.1
 
 
 class EfficientUNet(TimedUNet):

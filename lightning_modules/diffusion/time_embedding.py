@@ -40,8 +40,9 @@ class Sinusoidal(Waves):
 
 
 class RandomFourier(Waves):
-    """Frequencies sampled once from N(0, 16^2), in turns per 1000 steps (Tancik et al. 2020; Song et al. 2021, appendix C).
+    """Frequencies sampled once from N(0, 16^2), in turns per 1000 steps (Tancik et al. 2020).
 
+    The deviation 16 is that of NCSN++ (Song et al. 2021, "Score-Based Generative Modeling through SDEs", appendix H.2).
     The unit is 1000 steps, as in DDPM, for a schedule of any length. With one step as the unit, 16 turns would lie between
     neighbouring times, and their embeddings would be unrelated.
 

@@ -226,17 +226,18 @@ class Lovasz(nn.Module):
         counted = mask != self.ignore_index
         truth, p = _one_hot(mask, counted, logits.shape[1]), logits.float().softmax(1)
         # Ignored pixels have no error: they are sorted last, after all terms of the sum, and add nothing.
-        errors = torch.where(truth, 1 - p, p) * counted.unsqueeze(1)  # m(c), eq. 11
+        errors = torch.where(truth, 1 - p, p) * counted.unsqueeze(1)  # m(c), the errors of class c
         errors, order = self._sets(errors).sort(dim=-1, descending=True)
         truth = self._sets(truth).gather(-1, order)
         size = truth.sum(-1, keepdim=True, dtype=torch.int32)
         # The class's intersection and union if the i pixels of the largest errors are wrong and the others right.
         intersection = size - truth.cumsum(-1, dtype=torch.int32)
         union = size + (~truth).cumsum(-1, dtype=torch.int32)
-        # g_i, eq. 9: what the i-th error adds to 1 - intersection / union. It takes 1 from the intersection or adds 1 to
-        # the union; written out, for the difference would cancel. The first error of an absent class adds 1, the maximum.
+        # g_i, definition 2: what the i-th error adds to 1 - intersection / union. It takes 1 from the intersection or adds
+        # 1 to the union; written out, for the difference would cancel. The first error of an absent class adds 1, the
+        # maximum.
         lost = torch.where(truth | (union == 1), 1.0, intersection.float() / (union - 1).clamp(min=1)) / union
-        losses = (errors * lost).sum(-1)  # eq. 8, (sets, K)
+        losses = (errors * lost).sum(-1)  # definition 2, (sets, K)
         judged = size.squeeze(-1) > 0
         if self.classes == "all":
             judged = self._sets(counted.unsqueeze(1)).any(-1).expand_as(judged)

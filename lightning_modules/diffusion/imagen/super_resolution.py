@@ -1,4 +1,4 @@
-"""SuperResolution: Imagen's super-resolution models (Saharia et al. 2022, section 2.4)."""
+"""SuperResolution: Imagen's super-resolution models (Saharia et al. 2022, sections 2.4 and 2.5)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -35,7 +35,7 @@ class SuperResolution(Diffusion):
     """Imagen's super-resolution: denoising diffusion conditioned on the image in a lower resolution.
 
     The small image is upsampled and concatenated to the noisy large one. It is noised, too, at a level of its own that is
-    an input of the network ("noise conditioning augmentation", Ho et al. 2022, "Cascaded Diffusion Models", section 4.2).
+    an input of the network ("noise conditioning augmentation", Ho et al. 2022, "Cascaded Diffusion Models", section 3).
     So the network learns to correct errors of the stage before.
 
     Each stage is trained on its own, on real images that it downscales itself. With ``crop`` it trains on crops and samples
@@ -53,8 +53,8 @@ class SuperResolution(Diffusion):
         crop: side of the square crops to train on, a multiple of factor; None: whole images.
         reduction: interpolation that downscales real images, antialiased: area, bilinear or bicubic.
         noise_levels: range of the small image's noise level in training, fractions of the time in [0, 1].
-        augmentation: noise level in sampling, in [0, 1]; 0.1 to 0.3 in the paper. Level 0 is the schedule's first time,
-            whose noise is about one 8-bit level.
+        augmentation: noise level in sampling, in [0, 1]; 0.1 to 0.3 in the paper (appendix D.2). Level 0 is the
+            schedule's first time, whose noise is about one 8-bit level.
         text_dropout: fraction of the captions, in [0, 1), that are dropped in training.
         schedule: of the noise, also of the small image's; None: ``CosineSchedule`` of 1,000 steps.
         objective, ema: see DDPM; the variance is not learned.

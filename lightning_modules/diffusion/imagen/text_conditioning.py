@@ -32,7 +32,7 @@ class TextConditioning(nn.Module):
     Args:
         encoder: encodes captions as tokens.
         dropout: fraction of the captions, in [0, 1), that are dropped in training, for guidance (Saharia et al. 2022,
-            section 2.2).
+            sections 2.2 and 4.1).
         ema: of the encoder's weights if they train; None: none.
     """
 

@@ -300,7 +300,7 @@ def jaccard_loss(truth: list[bool], wrong: set[int]) -> float:
 
 
 def lovasz(logits: Tensor, mask: Tensor, classes: str) -> float:
-    """Compute the definition (eq. 8, 9) for one set of pixels without the ignored ones."""
+    """Compute definition 2 of the paper for one set of pixels without the ignored ones."""
     p = logits.softmax(1).movedim(1, -1)[mask != 255]
     labels = mask[mask != 255].tolist()
     losses = []
