@@ -64,6 +64,8 @@ KEYS: dict[str, dict[str, str]] = {
     },
     "data": {"picture_column": "image_column"},
 }
+# Option of LightningCLI -> argument of the model that it stood for.
+OPTIONS = {"optimizer": "model.optim.optimizer", "lr_scheduler": "model.optim.lr_scheduler"}
 # Class name -> argument -> argument: of callbacks, and if other classes still have an argument of the old name.
 _TWO_STAGES = {"aspect_ratios": "rpn.aspect_ratios", "proposals": "rpn.proposals"}
 KEYS_OF_CLASS: dict[str, dict[str, str]] = {
@@ -141,6 +143,8 @@ def update_config(config: Any) -> Any:
         name, arguments = updated["class_path"].rpartition(".")[2], updated.get("init_args")
         if name in KEYS_OF_CLASS and isinstance(arguments, dict):
             updated["init_args"] = _rename(arguments, KEYS_OF_CLASS[name], name)
+    if updated.keys() & {"model", "data", "trainer"}:  # a whole config
+        _move_options(updated)
     for section in KEYS.keys() & updated.keys():
         content = updated[section]
         if isinstance(content, str):
@@ -153,6 +157,29 @@ def update_config(config: Any) -> Any:
                 content["init_args"] = rename_keys(section, content["init_args"], class_path)
             updated[section] = content
     return updated
+
+
+def _move_options(config: dict[str, Any]) -> None:
+    """Move the options that LightningCLI once added to a whole config to the model; drop those that are null."""
+    config.pop("weights_only", None)  # had no effect
+    for old, new in OPTIONS.items():
+        value = config.pop(old, None)
+        if value is not None:
+            _warn(old, new)
+            model = config.get("model") or {}
+            model = {"class_path": model} if isinstance(model, str) else model
+            name = new.rpartition(".")[2]
+            config["model"] = _deep_merge(model, {"init_args": {"optim": {name: value}}})
+
+
+def _deep_merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings; the second wins."""
+    both = {
+        name: _deep_merge(first[name], second[name])
+        for name in first.keys() & second.keys()
+        if isinstance(first[name], dict)
+    }
+    return {**first, **second, **both}
 
 
 def update_arguments(argv: Sequence[str], class_paths: Mapping[str, str] | None = None) -> list[str]:
@@ -231,6 +258,9 @@ def _update_argument(word: str, before: str, following: str, tables: Mapping[str
         return rename_class(word) if before.startswith(("--model", "--data", "--trainer")) else word
     name, equals, value = word.partition("=")
     section, _, rest = name.removeprefix("--").partition(".")
+    if section in OPTIONS:
+        new = _warn(f"--{section}", f"--{OPTIONS[section]}")
+        return f"{name.replace(f'--{section}', new, 1)}{equals}{value}"
     if section in KEYS:
         nested = rest.startswith("init_args.")
         old, dot, tail = rest.removeprefix("init_args.").partition(".")

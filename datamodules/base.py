@@ -256,10 +256,8 @@ class VisionDataModule(LightningDataModule):
 
     def describe_batch(self, epoch: int, batch_idx: int) -> str:
         """Return the names of the samples of a training batch of this rank: their files, or their indices."""
-        loader = self.trainer.train_dataloader if self.trainer else None
-        sampler = loader.sampler if loader else self._sampler("train")  # Lightning replaces ours for overfit_batches
-        order = sampler.order(epoch) if isinstance(sampler, SeededSampler) else list(sampler)
-        indices = order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size]
+        loader = (self.trainer.train_dataloader if self.trainer else None) or self.train_dataloader()
+        indices = loader.indices_of(epoch, batch_idx)
         return ", ".join(name_of(self._datasets["train"].dataset, index) for index in indices)
 
     # --- normalization, in this file alone ----------------------------------------------------------------------------

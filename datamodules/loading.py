@@ -72,14 +72,24 @@ class SeededSampler(DistributedSampler[Key]):
             drop_last=shuffle,
         )
         self.length, self.groups, self.batch_size = length, groups, batch_size
-        self.skip = 0  # samples already seen; set by the loader when a run resumes
+        self.skip = 0  # samples of all ranks that the epoch has used; set by the loader when a run resumes
 
-    def order(self, epoch: int) -> list[int]:
-        """Return the indices of this rank's samples in this epoch."""
+    @property
+    def order_settings(self) -> dict[str, int]:
+        """Settings that determine an epoch's order besides its number, by name: a position is meaningless under others."""
+        settings = {"data.seed": self.seed, "training samples": self.length}
+        return (
+            settings if self.groups is None else settings | {"samples of a step": self.batch_size * self.num_replicas}
+        )
+
+    def order(self, epoch: int, skip: int = 0) -> list[int]:
+        """Return the indices of this rank's samples in this epoch, without the first ``skip`` samples of all ranks."""
         indices = np.arange(self.length)
         if self.shuffle:
             np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch)))).shuffle(indices)
             indices = indices if self.groups is None else self._group(indices, self.groups)
+        indices = indices[skip:]
+        if self.shuffle:
             indices = indices[: len(indices) - len(indices) % self.num_replicas]
         return indices[self.rank :: self.num_replicas].tolist()
 
@@ -95,9 +105,9 @@ class SeededSampler(DistributedSampler[Key]):
         return np.array(order + [index for group in sorted(waiting) for index in waiting[group]])
 
     def __iter__(self) -> Iterator[Key]:
-        start, self.skip = self.skip, 0
+        skip, self.skip = self.skip, 0
         epoch = self.epoch
-        return ((epoch, index) for index in self.order(epoch)[start:])
+        return ((epoch, index) for index in self.order(epoch, skip))
 
     def __len__(self) -> int:
         left = self.length % self.num_replicas
@@ -156,7 +166,17 @@ class ShardSampler(SeededSampler):
             row = row[np.argsort(np.arange(len(row)) + random.uniform(0, self.window, len(row)), kind="stable")]
         return row
 
-    def order(self, epoch: int) -> list[int]:
+    @property
+    def order_settings(self) -> dict[str, int]:
+        """Settings that determine an epoch's order besides its number, by name."""
+        return super().order_settings | {
+            "ranks": self.num_replicas,
+            "data.batch_size": self.batch_size,
+            "data.streams": self.streams,
+            "data.window": self.window,
+        }
+
+    def order(self, epoch: int, skip: int = 0) -> list[int]:
         """Return the indices of this rank's samples in this epoch, batch by batch from its stretches in turn."""
         shards = np.arange(len(self.sizes))
         if self.shuffle:
@@ -170,7 +190,7 @@ class ShardSampler(SeededSampler):
             if start < stop
         ]
         rests = [row[stop:] for row, stop in zip(rows, whole, strict=True)]
-        return np.concatenate([*batches, *rests, np.zeros(0, int)]).astype(int).tolist()
+        return np.concatenate([*batches, *rests, np.zeros(0, int)]).astype(int).tolist()[skip // self.num_replicas :]
 
     def __len__(self) -> int:
         bounds = self._bounds()
@@ -309,6 +329,9 @@ def leave_signals_to_training(worker: int) -> None:
 class ResumableLoader(DataLoader[dict[str, Any]]):
     """DataLoader with a position that can be restored. Lightning stores ``state_dict()`` in the checkpoint.
 
+    The position counts samples of all ranks, so another batch size or number of ranks resumes at the same sample. It is
+    stored with the settings that determine the order of an epoch.
+
     With ``overfit_batches`` Lightning's sampler replaces ours and always starts from the beginning.
 
     Args:
@@ -321,27 +344,29 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
             *args, **{"generator": torch.Generator(), "worker_init_fn": leave_signals_to_training, **kwargs}
         )
         self.on_bad_samples = on_bad_samples
-        self._position = {"epoch": 0, "batches": 0}
-        self._resume: dict[str, int] | None = None
+        self._resume: dict[str, Any] | None = None
+        self._begin(0)
+
+    def _begin(self, epoch: int) -> None:
+        """Begin an epoch, at the position of the checkpoint if that is within it."""
+        resume, self._resume = self._resume, None
+        self._epoch, self._start = epoch, 0
+        if resume is not None and resume["epoch"] == epoch and isinstance(self.sampler, SeededSampler):
+            self._start = self.sampler.skip = resume["samples"]
+        self._yielded = 0
+        self._left_out: list[int] = []  # number of batches yielded before each batch without a readable sample
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # a generator around torch's iterator
-        epoch = self.sampler.epoch if isinstance(self.sampler, DistributedSampler) else 0
-        done = 0
-        if self._resume and self._resume["epoch"] == epoch:
-            done = self._resume["batches"]
-            if isinstance(self.sampler, SeededSampler) and self.batch_size is not None:
-                self.sampler.skip = done * self.batch_size
-        self._resume, left_out = None, 0
-        self._position = {"epoch": epoch, "batches": done}
+        self._begin(self.sampler.epoch if isinstance(self.sampler, DistributedSampler) else 0)
         for batch in super().__iter__():
-            self._position["batches"] += 1
             if self.on_bad_samples is not None and BAD_SAMPLES in batch:
                 self.on_bad_samples(batch.pop(BAD_SAMPLES))
                 if not batch:
-                    left_out += 1
+                    self._left_out.append(self._yielded)
                     continue
+            self._yielded += 1
             yield batch
-        if left_out and left_out == len(self):  # no metrics without samples, and the other ranks would block
+        if self._left_out and not self._yielded:  # no metrics without samples, and the other ranks would block
             raise DataError("none of the samples can be read; repair the data (see the reasons above)")
 
     def __len__(self) -> int:
@@ -349,8 +374,58 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         # Lightning would not start the epoch on it, and the other ranks would block forever.
         return max(1, super().__len__())
 
-    def state_dict(self) -> dict[str, int]:
-        return dict(self._position)
+    def batches_before(self, samples: int) -> int:
+        """Return how many batches of an epoch, of today's size, its first ``samples`` samples of all ranks stand for."""
+        if not samples or not isinstance(self.sampler, SeededSampler):
+            return 0
+        left = len(self.sampler.order(self._epoch, samples))
+        return len(self) - (left // self._size if self.drop_last else -(-left // self._size))
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def indices_of(self, epoch: int, batch: int) -> list[int]:
+        """Return the indices of the samples in a batch of this rank, counted from the very start of the epoch."""
+        skip = self._start if epoch == self._epoch else 0
+        sampler = self.sampler  # Lightning replaces ours for overfit_batches
+        order = sampler.order(epoch, skip) if isinstance(sampler, SeededSampler) else list(sampler)
+        first = (batch - self.batches_before(skip)) * self._size
+        return order[first : first + self._size]
+
+    def position_after(self, batches: int) -> dict[str, Any]:
+        """Return the position after the first ``batches`` batches of this epoch, those before a resume included."""
+        before = self.batches_before(self._start)
+        yielded = batches - before
+        read = yielded + sum(number < yielded for number in self._left_out)
+        return {
+            "epoch": self._epoch,
+            "batches": before + read,
+            "samples": self._start + self._samples_in(read),
+            "order": self.sampler.order_settings if isinstance(self.sampler, SeededSampler) else {},
+        }
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size or 1
+
+    def _samples_in(self, batches: int) -> int:
+        """Return the number of samples of all ranks in this number of batches of each."""
+        return batches * self._size * (self.sampler.num_replicas if isinstance(self.sampler, DistributedSampler) else 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.position_after(self.batches_before(self._start) + self._yielded)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next epoch at this position, if it is within that epoch.
+
+        Raises:
+            UsageError: the seed differs, or the position is within an epoch and another setting that determines its order.
+        """
+        if "samples" not in state:  # a checkpoint of the previous version, which counts batches alone
+            state = {**state, "samples": self._samples_in(state["batches"]), "order": {}}
+        now = self.sampler.order_settings if isinstance(self.sampler, SeededSampler) else {}
+        complete = len(self) <= self.batches_before(state["samples"])
+        for name, saved in state["order"].items():
+            if name in now and now[name] != saved and (name == "data.seed" or not complete):
+                raise UsageError(
+                    f"ckpt_path: the checkpoint was written under {name} {saved}, but this fit has {now[name]}, so samples "
+                    f"would be used twice or never; resume with {saved}, or start a new fit from the weights"
+                )
         self._resume = dict(state)

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.lr_schedulers import WarmupCosine, configure_scheduler, count_fit_steps
+from darkroom.lightning_modules.fit_progress import require_samples_per_step, samples_per_step
+from darkroom.lightning_modules.lr_schedulers import build_scheduler
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
 from darkroom.lightning_modules.utils.arguments import build_options, save_arguments
@@ -39,6 +40,8 @@ class Technique(LightningModule):
     # Metric and mode, min or max, that select best.ckpt, unless the config sets checkpoint.monitor.
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
     trained_steps = 0  # of the checkpoint that was loaded
+    _samples_per_step: int | None = None  # when the checkpoint was written
+    step_schedules: Sequence[type] = ()  # schedules of the method that count optimizer steps
 
     def __init__(self, optim: Optim | None = None) -> None:
         super().__init__()
@@ -58,10 +61,8 @@ class Technique(LightningModule):
         optimizer = self.build_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.optim.lr_scheduler is None:
             return optimizer
-        scheduler = self.optim.lr_scheduler(optimizer)
-        if isinstance(scheduler, WarmupCosine):
-            scheduler.spread(count_fit_steps(self.trainer, "WarmupCosine"))
-        return {"optimizer": optimizer, "lr_scheduler": configure_scheduler(scheduler)}
+        scheduler = build_scheduler(optimizer, self.optim.lr_scheduler, self.trainer, self.optim.lr_interval)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def build_optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
         """Build the optimizer of these parameters."""
@@ -108,6 +109,10 @@ class Technique(LightningModule):
 
     def on_train_start(self) -> None:
         align_optimizer_states(self.trainer.optimizers)
+        schedules = [
+            type(config.scheduler) for config in self.trainer.lr_scheduler_configs if config.interval == "step"
+        ]
+        require_samples_per_step(self.trainer, self._samples_per_step, [*schedules, *self.step_schedules])
 
     on_train_batch_start = on_validation_batch_start = on_test_batch_start = check_first_batch
 
@@ -133,8 +138,10 @@ class Technique(LightningModule):
         self.running_loss.fold(self)
         require_finite_weights(self)
         checkpoint["running_loss"] = self.running_loss.state_dict()
+        checkpoint["samples_per_step"] = samples_per_step(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_steps = checkpoint.get("global_step", 0)
+        self._samples_per_step = checkpoint.get("samples_per_step")
         if checkpoint.get("running_loss"):
             self.running_loss.load_state_dict(checkpoint["running_loss"])

@@ -1,16 +1,30 @@
 """Learning rate schedules that the papers' recipes need and torch lacks in one piece."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from lightning import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau as LightningReduceLROnPlateau
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from darkroom.errors import UsageError
+
+Interval = Literal["step", "epoch"]
 
 
 def count_fit_steps(trainer: Trainer, needed_by: str) -> int:
@@ -29,32 +43,97 @@ def count_fit_steps(trainer: Trainer, needed_by: str) -> int:
     return int(steps)
 
 
-@runtime_checkable
-class StepsByInterval(Protocol):
-    """Scheduler that states its interval, step or epoch; all others are stepped every epoch."""
-
-    interval: ClassVar[str]
+class SteppedScheduler(LRScheduler):
+    """Base of our schedulers that count optimizer steps."""
 
 
-def configure_scheduler(scheduler: LRScheduler | ReduceLROnPlateau) -> dict[str, Any]:
-    """Return a scheduler as Lightning takes it, with its interval and, for ReduceLROnPlateau, its monitor."""
-    config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
-    if isinstance(scheduler, StepsByInterval):
-        config["interval"] = scheduler.interval
-    if isinstance(scheduler, LightningReduceLROnPlateau):
-        config["monitor"] = scheduler.monitor
+# Counts steps by their documentation; torch's others count whatever they are stepped by.
+_COUNT_STEPS = (SteppedScheduler, CyclicLR, OneCycleLR)
+# Argument that states after how many of them a scheduler changes the rate.
+_COUNTS: dict[type[LRScheduler], str] = {
+    StepLR: "step_size",
+    MultiStepLR: "milestones",
+    ConstantLR: "total_iters",
+    LinearLR: "total_iters",
+    PolynomialLR: "total_iters",
+    CosineAnnealingLR: "T_max",
+    CosineAnnealingWarmRestarts: "T_0",
+}
+
+
+def build_scheduler(
+    optimizer: Optimizer,
+    build: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau],
+    trainer: Trainer,
+    interval: Interval | None = None,
+    every: int = 1,
+) -> dict[str, Any]:
+    """Build the scheduler of an optimizer, as ``configure_optimizers`` returns it.
+
+    Args:
+        optimizer: whose learning rate is scheduled.
+        build: builds the scheduler.
+        trainer: of the fit.
+        interval: what the scheduler's arguments count; None: steps for ``WarmupCosine``, ``WarmupConstant``, CyclicLR and
+            OneCycleLR, epochs for all others.
+        every: number of steps of the fit for each step of the optimizer.
+
+    Raises:
+        UsageError: the scheduler cannot count in this interval.
+    """
+    scheduler = build(optimizer)
+    config: dict[str, Any] = {"scheduler": scheduler, "interval": interval or "epoch"}
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if interval == "step":
+            raise UsageError(f"model.optim.lr_interval must be epoch for {type(scheduler).__name__}, got step")
+        if isinstance(scheduler, LightningReduceLROnPlateau):
+            config["monitor"] = scheduler.monitor
+        return config
+    if isinstance(scheduler, SteppedScheduler) and interval == "epoch":
+        raise UsageError(f"model.optim.lr_interval must be step for {type(scheduler).__name__}, got epoch")
+    if isinstance(scheduler, _COUNT_STEPS):
+        config["interval"] = interval or "step"
+    elif interval is None:
+        _require_epochs(scheduler, trainer)
+    if isinstance(scheduler, OneCycleLR) and config["interval"] == "step":
+        _require_whole_fit(scheduler, count_fit_steps(trainer, "OneCycleLR") // every)
+    if isinstance(scheduler, WarmupCosine):
+        scheduler.spread(count_fit_steps(trainer, "WarmupCosine") // every)
     return config
 
 
-class WarmupCosine(LRScheduler):
+def _require_epochs(scheduler: LRScheduler, trainer: Trainer) -> None:
+    """Raise a UsageError if a scheduler's count is beyond the last epoch, but within the steps of the fit."""
+    name = next((name for kind, name in _COUNTS.items() if type(scheduler) is kind), None)
+    if name is None or trainer.max_epochs is None or trainer.max_epochs < 1:
+        return
+    value = vars(scheduler)[name]
+    count = min(value, default=0) if name == "milestones" else value
+    if count <= trainer.max_epochs:
+        return
+    steps = trainer.estimated_stepping_batches
+    if steps / trainer.max_epochs < count <= steps < math.inf:
+        raise UsageError(
+            f"model.optim.lr_scheduler: {type(scheduler).__name__}.{name} is {count}, but the fit has {trainer.max_epochs} "
+            f"epochs, and {steps:.0f} steps; set model.optim.lr_interval to what it counts, step or epoch"
+        )
+
+
+def _require_whole_fit(scheduler: OneCycleLR, steps: int) -> None:
+    if scheduler.total_steps < steps:
+        raise UsageError(
+            f"model.optim.lr_scheduler: OneCycleLR.total_steps must be at least {steps}, the steps of the fit, got "
+            f"{scheduler.total_steps}"
+        )
+
+
+class WarmupCosine(SteppedScheduler):
     """Linear warm-up, then half a cosine down to zero, over the whole fit, stepped every batch.
 
     Args:
         optimizer: its learning rate is the peak.
         warmup: fraction of the fit that warms up, in [0, 1).
     """
-
-    interval: ClassVar[str] = "step"
 
     def __init__(self, optimizer: Optimizer, warmup: float = 0.05) -> None:
         if not 0 <= warmup < 1:
@@ -65,6 +144,9 @@ class WarmupCosine(LRScheduler):
     def spread(self, total_steps: int) -> None:
         """Stretch the schedule over this many steps; must be called before the first one, also when a run resumes."""
         self.total_steps = total_steps
+        self._set_rates()
+
+    def _set_rates(self) -> None:
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
@@ -77,6 +159,10 @@ class WarmupCosine(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         return {key: value for key, value in super().state_dict().items() if key != "total_steps"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._set_rates()  # the optimizer's state has the rate of a fit of the earlier length
 
 
 class WarmupSteps(LRScheduler):
@@ -122,10 +208,10 @@ class WarmupSteps(LRScheduler):
         return [lr * fraction for lr in self.base_lrs]
 
 
-class WarmupConstant(LRScheduler):
+class WarmupConstant(SteppedScheduler):
     """Linear warm-up to the optimizer's rate, which then stays constant; stepped every batch.
 
-    DDPM's (Ho et al. 2020, appendix B, 5,000 steps).
+    DDPM's (Ho et al. 2020, the authors' code: 5,000 steps).
 
     Args:
         optimizer: its learning rate is the peak.
@@ -134,8 +220,6 @@ class WarmupConstant(LRScheduler):
     Raises:
         UsageError: the number is negative.
     """
-
-    interval: ClassVar[str] = "step"
 
     def __init__(self, optimizer: Optimizer, steps: int = 5000) -> None:
         if steps < 0:

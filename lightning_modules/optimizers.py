@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.lr_schedulers import Interval
 
 
 @dataclass
@@ -21,14 +22,16 @@ class Optim:
 
     Args:
         optimizer: builds the optimizer from parameters; None: the method's own, by default AdamW, lr 1e-3, fused.
-        lr_scheduler: builds a scheduler from the optimizer; ours that count steps (``WarmupCosine``, ``WarmupConstant``)
-            step every batch, all others every epoch. None keeps the rate constant.
+        lr_scheduler: builds a scheduler from the optimizer. None keeps the rate constant.
+        lr_interval: what the scheduler's arguments count, step or epoch; None: steps for ``WarmupCosine``,
+            ``WarmupConstant``, CyclicLR and OneCycleLR, epochs for all others.
         channels_last: keep the network's weights and images in NHWC order: a gain for most convolutional networks.
         compile: ``torch.compile`` the network; pays on a GPU with fixed sizes, not on a CPU.
     """
 
     optimizer: OptimizerCallable | None = None
     lr_scheduler: LRSchedulerCallable | None = None
+    lr_interval: Interval | None = None
     channels_last: bool = False
     compile: bool = False
 

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import distributed
 
-from darkroom.protocols import Stateful
+from darkroom.protocols import PositionedLoader
 from darkroom.runtime.csv_logger import ResumableCSVLogger
 from darkroom.runtime.lightning_compat import count_steps_once, log_metrics, unlogged_metrics
 
@@ -17,17 +17,18 @@ from darkroom.runtime.lightning_compat import count_steps_once, log_metrics, unl
 class ExactResume(Callback):
     """Saves the random generators (dropout, noise) and the position of the loader in every checkpoint, and restores them.
 
-    A batch counts as used once its step is done, so a batch whose step failed is used again. The generators are restored
-    with the first batch, because building the loaders consumes random numbers. Lightning also restores the position of a
-    loader, except if a scheduler read the length of the fit. Every rank has its own generators, and the checkpoint has all
-    of them; with another number of ranks they start from their seeds.
+    A batch counts as used once its step is done, so a batch whose step failed is used again. The position counts samples:
+    with another batch size or number of ranks, the rest of an epoch still uses each of its samples once. The generators are
+    restored with the first batch, because building the loaders consumes random numbers. Lightning also restores the
+    position of a loader, except if a scheduler read the length of the fit. Every rank has its own generators, and the
+    checkpoint has all of them; with another number of ranks they start from their seeds.
 
     The metrics of a step or an epoch reach the loggers after the checkpoint is written. The checkpoint therefore has them
     too, with the number of rows of metrics.csv at that time. So rows are neither lost nor written twice.
     """
 
     def __init__(self) -> None:
-        self._position: dict[str, int] | None = None
+        self._position: dict[str, Any] | None = None
         self._restore: dict[str, Any] | None = None
         self._logged: dict[str, Any] | None = None
 
@@ -78,8 +79,8 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the loader's position and the logged metrics."""
         loader = trainer.train_dataloader
-        if self._restore and self._restore["position"] and isinstance(loader, Stateful):
-            loader.load_state_dict(self._restore["position"])
+        if self._restore and self._restore["position"] and isinstance(loader, PositionedLoader):
+            _resume_at(trainer, loader, self._restore["position"])
         if self._logged:
             for logger in trainer.loggers:
                 if isinstance(logger, ResumableCSVLogger):
@@ -91,7 +92,8 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record the position of the loader after a completed step."""
-        self._position = {"epoch": trainer.current_epoch, "batches": batch_idx + 1}
+        if isinstance(trainer.train_dataloader, PositionedLoader):
+            self._position = trainer.train_dataloader.position_after(batch_idx + 1)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Restore the random generators before the first batch."""
@@ -100,6 +102,16 @@ class ExactResume(Callback):
         ranks, self._restore = self._restore.get("ranks", []), None
         if len(ranks) == trainer.world_size:
             _set_generators(ranks[trainer.global_rank])
+
+
+def _resume_at(trainer: Trainer, loader: PositionedLoader, position: dict[str, Any]) -> None:
+    """Restore a loader's position, and count the batches before it in Lightning's progress by their size of today."""
+    loader.load_state_dict(position)
+    if position["epoch"] == trainer.current_epoch and "samples" in position:
+        counted = trainer.fit_loop.epoch_loop.batch_progress.current
+        shift = loader.batches_before(position["samples"]) - position["batches"]
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(counted, name, getattr(counted, name) + shift)
 
 
 def _generators() -> dict[str, Any]:

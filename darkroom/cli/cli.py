@@ -51,8 +51,12 @@ class DarkroomCLI(SteppedCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return the parameters of the current command alone: the other three would take 0.15 s."""
-        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name == sys.argv[1]}
+        """Return the parameters of the current command that are no options.
+
+        The other commands would take 0.15 s. ``weights_only`` would have no effect: checkpoints are always read so.
+        """
+        commands = LightningCLI.subcommands()
+        return {name: skipped | {"weights_only"} for name, skipped in commands.items() if name == sys.argv[1]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the run folder and of the two checkpoints."""

@@ -84,6 +84,7 @@ def run(argv: list[str]) -> int:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            auto_configure_optimizers=False,  # every method configures its own, from model.optim
             save_config_callback=ConfigSaver,
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,

@@ -66,7 +66,7 @@ from darkroom.protocols.networks import (
     X0Output,
     X0Predictor,
 )
-from darkroom.protocols.runtime import ConfigTraits, Stateful
+from darkroom.protocols.runtime import ConfigTraits, PositionedLoader
 
 __all__ = [
     "AttributeData",
@@ -104,6 +104,7 @@ __all__ = [
     "NeedsEntries",
     "OpensDatasets",
     "PhotoData",
+    "PositionedLoader",
     "ProposalMethod",
     "RangedData",
     "ReconstructionModel",
@@ -118,7 +119,6 @@ __all__ = [
     "ShapedData",
     "SizedDataset",
     "SkipsBadSamples",
-    "Stateful",
     "SteppedNetwork",
     "TargetDataset",
     "TextModel",

@@ -36,9 +36,17 @@ class ConfigTraits(Protocol):
 
 
 @runtime_checkable
-class Stateful(Protocol):
-    """Loader whose position can be restored."""
+class PositionedLoader(Protocol):
+    """Training loader whose position within an epoch can be stored and restored."""
+
+    def batches_before(self, samples: int, /) -> int:
+        """Return how many batches of today's size the first ``samples`` samples of an epoch stand for."""
+        ...
+
+    def position_after(self, batches: int, /) -> dict[str, Any]:
+        """Return the position after this number of batches of the current epoch: plain values."""
+        ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore the position."""
+        """Restore a position."""
         ...

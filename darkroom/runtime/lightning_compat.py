@@ -49,7 +49,6 @@ PRIVATE: dict[type, tuple[str, ...]] = {
         "on_advance_end",
     ),
     LightningCLI: (
-        "_add_configure_optimizers_method_to_model",
         "_get",
         "_instantiate_trainer",
         "_parse_ckpt_path",
@@ -317,7 +316,6 @@ class SteppedCLI(LightningCLI):
         """Build everything else from a config, and set ``config_init``, ``model`` and ``trainer``."""
         self.config_init = self.parser.instantiate_classes(config)
         self.model = self._get(self.config_init, "model")
-        self._add_configure_optimizers_method_to_model(self.subcommand)
         self.trainer = self.instantiate_trainer()
 
     def make_trainer(self, arguments: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:

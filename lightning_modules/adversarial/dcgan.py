@@ -268,9 +268,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
     def configure_optimizers(self) -> Any:
         networks = self.discriminator, self.generator
         optimizers = [build(network.parameters()) for build, network in zip(self._optimizers, networks, strict=True)]
-        return optimizers, self.build_schedulers(
-            optimizers, self.optim.lr_scheduler, every=(1, self.discriminator_steps)
-        )
+        return optimizers, self.build_schedulers(optimizers, self.optim, every=(1, self.discriminator_steps))
 
     # --- training -----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.cli import ReduceLROnPlateau as LightningReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.lr_schedulers import WarmupCosine, configure_scheduler, count_fit_steps
+from darkroom.lightning_modules.lr_schedulers import build_scheduler
 from darkroom.lightning_modules.optimizers import Optim, clip_gradients
 
 
@@ -152,22 +152,21 @@ class ManualOptimization(_Base):
         clip_gradients(self, optimizer, self.gradient_clip_val)
 
     def build_schedulers(
-        self, optimizers: list[Optimizer], build: LRSchedulerCallable | None, every: tuple[int, ...]
+        self, optimizers: list[Optimizer], optim: Optim, every: tuple[int, ...]
     ) -> list[dict[str, Any]]:
         """Build a scheduler for each optimizer, as ``configure_optimizers`` returns them.
 
         Args:
             optimizers: of the networks.
-            build: of a scheduler; None: constant learning rates.
+            optim: has the scheduler.
             every: number of steps of the fit for each step of an optimizer.
         """
-        if build is None:
+        if optim.lr_scheduler is None:
             return []
-        schedulers = [build(optimizer) for optimizer in optimizers]
-        for scheduler, steps in zip(schedulers, every, strict=True):
-            if isinstance(scheduler, WarmupCosine):
-                scheduler.spread(count_fit_steps(self.trainer, "WarmupCosine") // steps)
-        return [configure_scheduler(scheduler) for scheduler in schedulers]
+        return [
+            build_scheduler(optimizer, optim.lr_scheduler, self.trainer, optim.lr_interval, steps)
+            for optimizer, steps in zip(optimizers, every, strict=True)
+        ]
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

@@ -15,6 +15,7 @@ from darkroom.lightning_modules.autoencoding.kl_schedules import Constant, KLSch
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.fit_progress import FitProgress
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.lr_schedulers import count_fit_steps
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
@@ -109,6 +110,7 @@ class VAE(Generative, Technique):
             decoder=decoder,
         )
         self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
+        self.step_schedules = [type(self.kl_schedule)] if self.kl_schedule.needs_progress else []
         self.likelihood.check(-torch.ones(1, *self.image_shape))
         unit = isinstance(self.likelihood, Gaussian) and self.likelihood.sigma == 1
         if isinstance(self.kl_schedule, PixelMeanWeight) and not unit:
@@ -118,7 +120,7 @@ class VAE(Generative, Technique):
             )
         self.active_units, self.mutual_information_gap = ActiveUnits(latent_dim), MutualInformationGap()
         self._factor_names: tuple[str, ...] = ()  # of the data; empty if their gap is not computed
-        self._fit_steps: int | None = None
+        self.fit_progress = FitProgress()
 
     # --- the model ----------------------------------------------------------------------------------------------------
 
@@ -160,9 +162,7 @@ class VAE(Generative, Technique):
         """Compute the current weight of the KL; outside of a fit that at its end."""
         trainer, progress = trainer_of(self), 1.0
         if self.kl_schedule.needs_progress and trainer is not None and trainer.state.fn == "fit":
-            if self._fit_steps is None:
-                self._fit_steps = count_fit_steps(trainer, type(self.kl_schedule).__name__)
-            progress = min(1.0, trainer.global_step / self._fit_steps)
+            progress = self.fit_progress.at(trainer.global_step)
         return self.kl_schedule(progress, prod(self.image_shape))
 
     def loss_terms(self, reconstruction: Tensor, kl: Tensor, beta: float) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ class VAE(Generative, Technique):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self._fit_steps = None
+        self.fit_progress = FitProgress()
         self.active_units.reset()  # of an interrupted evaluation
         self.mutual_information_gap.reset()
         data = datamodule_of(self.trainer)
@@ -194,7 +194,18 @@ class VAE(Generative, Technique):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self.beta()  # raises for a schedule that needs the length of an endless fit
+        if self.kl_schedule.needs_progress:
+            steps = count_fit_steps(self.trainer, type(self.kl_schedule).__name__)
+            self.fit_progress.begin(steps, self.trained_steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["fit_progress"] = self.fit_progress.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if "fit_progress" in checkpoint:
+            self.fit_progress.load_state_dict(checkpoint["fit_progress"])
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         """Compute the loss terms by name; in test also the IWAE bound, for discrete likelihoods also bits/dim."""

@@ -1,5 +1,7 @@
 """Order of samples, augmentation and resuming of loaders."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -88,3 +90,58 @@ def test_loader_resumes_within_epoch(workers: int) -> None:
     seen += [batch["image"] for batch in continued]
     assert all(torch.equal(a, b) for a, b in zip(whole, seen, strict=True))
     assert len(list(continued)) == 5  # the next epoch is complete
+
+
+def loader_of_rank(rank: int, ranks: int, batch_size: int, seed: int = 0, **kwargs: Any) -> ResumableLoader:
+    sampler = SeededSampler(48, shuffle=True, seed=seed, rank=rank, world_size=ranks, batch_size=batch_size, **kwargs)
+    sampler.set_epoch(1)
+    return ResumableLoader(Indices(), batch_size=batch_size, sampler=sampler, drop_last=True)
+
+
+class Indices(Dataset):
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        return {"index": key[1]}
+
+
+@pytest.mark.parametrize("before", [(1, 8), (2, 4), (2, 8), (3, 4)])
+@pytest.mark.parametrize("after", [(1, 8), (1, 4), (2, 4), (4, 2), (3, 1)])
+def test_resumed_epoch_uses_each_sample_once(before: tuple[int, int], after: tuple[int, int]) -> None:
+    seen: list[int] = []
+    for rank in range(before[0]):
+        first = loader_of_rank(rank, *before)
+        iterator = iter(first)
+        seen += [index for _ in range(2) for index in next(iterator)["index"].tolist()]
+    position = first.state_dict()
+    for rank in range(after[0]):
+        loader = loader_of_rank(rank, *after)
+        loader.load_state_dict(position)
+        batches = [batch["index"].tolist() for batch in loader]
+        assert loader.batches_before(position["samples"]) + len(batches) == len(loader)
+        seen += [index for batch in batches for index in batch]
+    assert len(seen) == len(set(seen)) > 48 - after[0] * after[1]  # less than a step is left over
+
+
+def test_positions_of_previous_version_count_batches() -> None:
+    loader = loader_of_rank(0, 1, 8)
+    loader.load_state_dict({"epoch": 1, "batches": 2})
+    assert len(list(loader)) == 4
+
+
+def test_position_under_another_seed_raises() -> None:
+    loader = loader_of_rank(0, 1, 8)
+    iter(loader).__next__()
+    with pytest.raises(UsageError, match=r"written under data.seed 0, but this fit has 1, .* resume with 0"):
+        loader_of_rank(0, 1, 8, seed=1).load_state_dict(loader.state_dict())
+
+
+def test_position_within_epoch_of_grouped_samples_keeps_batches() -> None:
+    groups = [index % 2 for index in range(48)]
+    loader = loader_of_rank(0, 1, 8, groups=groups)
+    iter(loader).__next__()
+    with pytest.raises(UsageError, match="samples of a step 8, but this fit has 4"):
+        loader_of_rank(0, 1, 4, groups=groups).load_state_dict(loader.state_dict())
+    assert list(loader)  # to its end, where the next epoch may have batches of another size
+    loader_of_rank(0, 1, 4, groups=groups).load_state_dict(loader.state_dict())

@@ -23,6 +23,7 @@ from darkroom.lightning_modules.autoencoding import (
     kl_divergence,
 )
 from darkroom.lightning_modules.autoencoding.active_units import ActiveUnits
+from darkroom.lightning_modules.fit_progress import FitProgress
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
 
@@ -249,6 +250,32 @@ def test_beta_schedule_applies_to_validation(tmp_path: Path) -> None:
     assert sorted({b for training, b in seen if not training}) == [0.0, 1.0, 2.0]
     fitting.test(model, TestVAE().data(), verbose=False)
     assert seen[-1][1] == 2.0
+
+
+def test_beta_does_not_fall_when_a_fit_is_made_longer(tmp_path: Path) -> None:
+    first = trainer(tmp_path, max_epochs=2)
+    first.fit(TestVAE().build(kl_schedule=WarmUp(1.0, 1.0)), TestVAE().data())
+    first.save_checkpoint(tmp_path / "short.ckpt")
+    model, seen = TestVAE().build(kl_schedule=WarmUp(1.0, 1.0)), []
+    beta = model.beta
+    model.beta = lambda: seen.append(beta()) or seen[-1]
+    longer = trainer(tmp_path, max_epochs=4)
+    longer.fit(model, TestVAE().data(), ckpt_path=tmp_path / "short.ckpt")
+    assert set(seen) == {1.0}
+
+
+def test_progress_of_a_longer_fit_continues_from_its_fraction() -> None:
+    progress = FitProgress()
+    progress.begin(100, 0)
+    assert [progress.at(step) for step in (0, 30, 100)] == [0.0, 0.3, 1.0]
+    resumed = FitProgress()
+    resumed.load_state_dict(progress.state_dict())
+    resumed.begin(200, 50)
+    assert [resumed.at(step) for step in (50, 125, 200)] == pytest.approx([0.5, 0.75, 1.0])
+    same = FitProgress()
+    same.load_state_dict(progress.state_dict())
+    same.begin(100, 50)
+    assert [same.at(step) for step in range(101)] == [progress.at(step) for step in range(101)]
 
 
 def test_unlimited_fit_accepts_only_constant_schedule(tmp_path: Path) -> None:
