@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.fit_progress import require_samples_per_step, samples_per_step
 from darkroom.lightning_modules.lr_schedulers import build_scheduler
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
+from darkroom.lightning_modules.training_record import record_training, require_samples_per_step
 from darkroom.lightning_modules.utils.arguments import build_options, save_arguments
 from darkroom.lightning_modules.utils.check_batch import check_first_batch
 from darkroom.lightning_modules.utils.fsdp import is_sharded, mesh_of, shard
@@ -33,8 +33,10 @@ class Technique(LightningModule):
 
     network: nn.Module
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.AdamW, lr=1e-3, fused=True)
-    # Arguments that name the source of the initial weights. Checkpoints do not save them.
+    # Arguments that name the source of the initial weights; not in checkpoints.
     initial_weight_arguments: ClassVar[tuple[str, ...]] = ()
+    # Arguments, or options of their groups, that may differ from those of the training; added to those of the bases.
+    free_arguments: ClassVar[tuple[str, ...]] = ("optim",)
     # Entries of every batch, with their types.
     needs: ClassVar[Mapping[str, type]] = {"image": Tensor}
     # Metric and mode, min or max, that select best.ckpt, unless the config sets checkpoint.monitor.
@@ -45,9 +47,7 @@ class Technique(LightningModule):
 
     def __init__(self, optim: Optim | None = None) -> None:
         super().__init__()
-        save_arguments(self, currentframe())
-        for name in self.initial_weight_arguments:
-            self.hparams.pop(name, None)
+        save_arguments(self, currentframe(), leave_out=self.initial_weight_arguments)
         self.optim = build_options(Optim, optim)
         self.memory_format = self.optim.memory_format
         self.running_loss = RunningLoss()
@@ -138,7 +138,7 @@ class Technique(LightningModule):
         self.running_loss.fold(self)
         require_finite_weights(self)
         checkpoint["running_loss"] = self.running_loss.state_dict()
-        checkpoint["samples_per_step"] = samples_per_step(self.trainer)
+        checkpoint |= record_training(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_steps = checkpoint.get("global_step", 0)

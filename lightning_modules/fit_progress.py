@@ -1,12 +1,6 @@
-"""Progress of a fit for schedules that count optimizer steps."""
+"""FitProgress: progress of a fit, for schedules of a loss."""
 
-from collections.abc import Sequence
 from typing import Any
-
-from lightning import Trainer
-from torch.utils.data import DataLoader
-
-from darkroom.errors import UsageError
 
 
 class FitProgress:
@@ -39,28 +33,3 @@ class FitProgress:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of ``state_dict``."""
         self._steps, self._start = state["steps"], tuple(state["start"])
-
-
-def samples_per_step(trainer: Trainer) -> int | None:
-    """Return the number of samples of an optimizer step, over all ranks; None without a training loader of batches."""
-    loader = trainer.train_dataloader
-    if not isinstance(loader, DataLoader) or loader.batch_size is None:
-        return None
-    return loader.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-
-
-def require_samples_per_step(trainer: Trainer, saved: int | None, schedules: Sequence[type]) -> None:
-    """Raise a UsageError if a fit resumes with steps of another size, which a schedule counts.
-
-    Args:
-        trainer: of the fit.
-        saved: samples of a step when the checkpoint was written; None: unknown.
-        schedules: that count steps.
-    """
-    now = samples_per_step(trainer)
-    if saved is None or now is None or saved == now or not schedules:
-        return
-    raise UsageError(
-        f"ckpt_path: {schedules[0].__name__} counts steps, which had {saved} samples when the checkpoint was written and "
-        f"have {now} in this fit; make data.batch_size x trainer.accumulate_grad_batches x number of ranks {saved} again"
-    )

@@ -1,14 +1,20 @@
 """Compare a checkpoint with the config that is about to use it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
+from darkroom.cli.linking import config_traits
+from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.safe_load import read_safely, require_whole
+from darkroom.protocols import NamedClasses
+from darkroom.renames import with_todays_arguments
 
 # Arguments whose state is in the checkpoint, which would override the config.
 _FITTED_ARGUMENTS = tuple(
@@ -39,13 +45,17 @@ def require_checkpoint(path: str | Path | None, given: str, experiment: Path) ->
         )
 
 
-def check_checkpoint(path: Path, model: nn.Module, arguments: Namespace, resuming: bool) -> None:
-    """Raise a UsageError if class, weights or, for a fit, optimizer and schedule of a checkpoint differ from the config.
+def check_checkpoint(path: Path, model: nn.Module, config: Namespace, data: VisionDataModule, resuming: bool) -> None:
+    """Raise a UsageError if a checkpoint was trained as another model, or on data of another meaning, than the config has.
+
+    Compared are the class, the weights, every argument except the ``free_arguments`` of the class, the order of the classes
+    and the normalization of the data; for a fit that resumes, optimizer and schedule too.
 
     Args:
         path: file of the checkpoint.
         model: built from the config.
-        arguments: arguments of the model in the config.
+        config: ``class_path`` and ``init_args`` of the model.
+        data: built from the config.
         resuming: True if a fit resumes from it.
     """
     checkpoint = read_safely("ckpt_path", path, mmap=True)
@@ -59,9 +69,14 @@ def check_checkpoint(path: Path, model: nn.Module, arguments: Namespace, resumin
             f"ckpt_path {path} must be a checkpoint of a run; its hyper_parameters name no class and arguments"
         )
     _compare_class(path, saved.get("_class_path", type(model).__name__), type(model).__name__)
-    _compare_weights(path, state, model.state_dict())
+    arguments = config.init_args.as_dict()
+    saved = with_todays_arguments(checkpoint, config.class_path)["hyper_parameters"]
     if resuming:
-        _compare_arguments(path, saved, arguments)
+        _compare_optimization(path, saved, arguments)
+    _compare_arguments(path, saved, arguments, config_traits(config.class_path).free_arguments)
+    _compare_weights(path, state, model.state_dict())
+    if data.image_shape is not None:  # not prompts
+        _compare_data(path, checkpoint, data, labelled=arguments.get("num_classes") is not None)
 
 
 def _compare_class(path: Path, saved: str, configured: str) -> None:
@@ -82,16 +97,57 @@ def _compare_weights(path: Path, saved: dict[str, Any], built: dict[str, Any]) -
             )
 
 
-def _compare_arguments(path: Path, saved: dict[str, Any], arguments: Namespace) -> None:
+def _compare_optimization(path: Path, saved: dict[str, Any], arguments: dict[str, Any]) -> None:
     for name in _FITTED_ARGUMENTS:
         group, key = name.split(".")
-        options = [values.get(group) or {} for values in (arguments.as_dict(), saved)]
+        options = [values.get(group) or {} for values in (arguments, saved)]
         here, there = (json.dumps(values.get(key), sort_keys=True, default=str) for values in options)
         if key in options[1] and here != there:
             raise UsageError(
                 f"ckpt_path {path} was trained with model.{name} {there}, but the config has {here}; a resumed fit must "
                 "have the same: make them agree, or start from scratch with the weights (model.pretrained)"
             )
+
+
+def _compare_arguments(path: Path, saved: Any, arguments: Any, free: Sequence[str], key: str = "") -> None:
+    """Compare the values of all keys that both have, except free ones; keys of one alone are of another version."""
+    if isinstance(saved, dict) and isinstance(arguments, dict):
+        for name in saved.keys() & arguments.keys():
+            inner = key if name == "init_args" else f"{key}.{name}".lstrip(".")
+            if inner not in free:
+                _compare_arguments(path, saved[name], arguments[name], free, inner)
+    elif _plain(saved) != _plain(arguments):
+        raise UsageError(
+            f"ckpt_path {path} was trained with model.{key.removesuffix('.class_path')} {saved!r}, but the config has "
+            f"{arguments!r}; make them agree, or use the config.yaml of its run"
+        )
+
+
+def _compare_data(path: Path, checkpoint: dict[str, Any], data: VisionDataModule, labelled: bool) -> None:
+    names = checkpoint.get("class_names") or []
+    here = list(data.class_names) if labelled and isinstance(data, NamedClasses) else []
+    moved = [name for name in names if name in here and names.index(name) != here.index(name)]
+    if moved:
+        raise UsageError(
+            f"ckpt_path {path} was trained on classes in the order {', '.join(names)}, but {type(data).__name__} has "
+            f"{', '.join(here)}; set data.class_names to the order of the checkpoint"
+        )
+    normalization = checkpoint.get("normalization")
+    if normalization and not np.allclose(normalization, [data.mean, data.std]):
+        mean, std = normalization
+        raise UsageError(
+            f"ckpt_path {path} was trained on images normalized with mean {mean} and std {std}, but the data have "
+            f"{list(data.mean)} and {list(data.std)}; set data.mean and data.std to those of the checkpoint"
+        )
+
+
+def _plain(value: Any) -> str:
+    """Return a value as text that is equal for equal values: tuples are lists, 1.0 is 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return str(value)
 
 
 def _shape(value: Any) -> Any:

@@ -144,9 +144,8 @@ class DarkroomCLI(SteppedCLI):
         direct_loggers(self._folder, building[self.subcommand].trainer)
         self.build_model_and_trainer(building)
         if config.ckpt_path:
-            checkpoint_checks.check_checkpoint(
-                Path(config.ckpt_path), self.model, config.model.init_args, resuming=self.subcommand == "fit"
-            )
+            path, resuming = Path(config.ckpt_path), self.subcommand == "fit"
+            checkpoint_checks.check_checkpoint(path, self.model, config.model, self.datamodule, resuming)
 
     @property
     def _folder(self) -> Path:
@@ -189,7 +188,7 @@ class DarkroomCLI(SteppedCLI):
                 print(
                     "\nThese are the metrics of random weights, because --ckpt_path is not set (best, last or a file):"
                 )
-            print(f"\n{format_metrics(metrics, stage, config_traits(config.model.class_path).monitor[0])}\n")
+            print(f"\n{format_metrics(metrics, stage, config.checkpoint.monitor)}\n")
         self.after_fit()
 
     after_predict = after_fit

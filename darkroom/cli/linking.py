@@ -18,6 +18,7 @@ from darkroom.protocols import Captioned, ConfigTraits
 class _Traits:
     linked_arguments: tuple[str, ...] = ()
     initial_weight_arguments: tuple[str, ...] = ()
+    free_arguments: tuple[str, ...] = ()
     is_trained: bool = False
     is_conditional: bool = True
     monitor: tuple[str, str] = ("val/loss", "min")
@@ -27,9 +28,10 @@ def config_traits(class_path: str) -> ConfigTraits:
     """Return the traits that a class declares for the command line; a user's class may declare none."""
     kind = locate(class_path)
     traits = _Traits()
-    return replace(
-        traits, **{trait.name: getattr(kind, trait.name, vars(traits)[trait.name]) for trait in fields(traits)}
-    )
+    found = {trait.name: getattr(kind, trait.name, vars(traits)[trait.name]) for trait in fields(traits)}
+    bases = kind.__mro__ if isinstance(kind, type) else ()
+    found["free_arguments"] = tuple(name for base in bases for name in vars(base).get("free_arguments", ()))
+    return replace(traits, **found)
 
 
 def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path | None = None) -> None:

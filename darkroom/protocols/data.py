@@ -94,6 +94,21 @@ class NamedClasses(Protocol):
 
 
 @runtime_checkable
+class NormalizedData(Protocol):
+    """Datamodule that normalizes images."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Mean per channel that the normalization subtracts, in [0, 1]."""
+        ...
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Standard deviation per channel that the normalization divides by."""
+        ...
+
+
+@runtime_checkable
 class SizedDataset(Protocol):
     """Map-style data set of samples, each a dict, addressed by int."""
 

@@ -20,6 +20,11 @@ class ConfigTraits(Protocol):
         ...
 
     @property
+    def free_arguments(self) -> tuple[str, ...]:
+        """Constructor arguments, or options of their groups, that may differ from those of a checkpoint."""
+        ...
+
+    @property
     def is_trained(self) -> bool:
         """True if the model loads trained weights itself, and predicts without a checkpoint."""
         ...

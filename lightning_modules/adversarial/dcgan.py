@@ -207,6 +207,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
 
     monitor: ClassVar[tuple[str, str]] = ("step", "max")  # no loss measures the quality of samples: the newest
     encodes_by_search: ClassVar[bool] = True
+    free_arguments: ClassVar[tuple[str, ...]] = ("inversion_steps",)
 
     def __init__(
         self,

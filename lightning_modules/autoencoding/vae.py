@@ -71,6 +71,7 @@ class VAE(Generative, Technique):
     """
 
     is_conditional: ClassVar[bool] = False
+    free_arguments: ClassVar[tuple[str, ...]] = ("iwae_samples",)
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class ObjectDetection(Technique):
     needs: ClassVar[Mapping[str, type]] = {"target": list}
     # Networks of others select detections themselves; COCO's metrics count 100 of an image and class.
     limits: Limits = Limits(score_threshold=0.0, nms_threshold=1.0, max_detections=100)
+    free_arguments: ClassVar[tuple[str, ...]] = ("inference",)
 
     def __init__(
         self,

@@ -115,6 +115,7 @@ class FastRCNN(ObjectDetection):
     initial_weight_arguments = ("weights",)
     network: FastRCNNNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.05, nms_threshold=0.3, max_detections=100)
+    free_arguments: ClassVar[tuple[str, ...]] = ("min_side", "max_side")
 
     def __init__(
         self,

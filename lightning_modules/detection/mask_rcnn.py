@@ -9,7 +9,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.torchvision.pyramid import Norm
-from darkroom.lightning_modules.detection.torchvision.rcnn import RPNOptions, Start, TwoStageNetwork
+from darkroom.lightning_modules.detection.torchvision.rcnn import FREE_ARGUMENTS, RPNOptions, Start, TwoStageNetwork
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
@@ -28,6 +28,7 @@ class MaskRCNN(ObjectDetection):
     """
 
     initial_weight_arguments = ("weights",)
+    free_arguments: ClassVar[tuple[str, ...]] = FREE_ARGUMENTS
 
     network: TwoStageNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.05, nms_threshold=0.5, max_detections=100)

@@ -77,6 +77,7 @@ class SlidingWindow(ObjectDetection):
     mean: Tensor
     std: Tensor
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.05, nms_threshold=0.3, max_detections=100)
+    free_arguments: ClassVar[tuple[str, ...]] = ("sides", "aspect_ratios", "stride", "mode")
 
     def __init__(
         self,

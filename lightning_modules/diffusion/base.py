@@ -58,6 +58,7 @@ class Diffusion(Generative, Technique):
     network: nn.Module
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.Adam, lr=1e-4, fused=True)
     default_sampling: ClassVar[dict[str, Any]] = {"steps": 50, "guidance": 1.0, "threshold": "static"}
+    free_arguments: ClassVar[tuple[str, ...]] = ("sampling",)
 
     def __init__(
         self,

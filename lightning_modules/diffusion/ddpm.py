@@ -70,6 +70,7 @@ class DDPM(Diffusion):
     """
 
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.Adam, lr=2e-4, fused=True)
+    free_arguments: ClassVar[tuple[str, ...]] = ("bpd_samples",)
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class Generative(_Base):
 
     value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     encodes_by_search: ClassVar[bool] = False  # encode takes many passes
+    free_arguments: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __init__(
         self,
@@ -231,13 +232,12 @@ class Generative(_Base):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["class_names"] = self.class_names
         if self.scores is not None:
             checkpoint["validations"] = self.scores.validations
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.class_names = self.class_names or checkpoint.get("class_names", [])
+        self.class_names = self.class_names or checkpoint.get("class_names") or []
         if self.scores is not None:
             self.scores.validations = checkpoint.get("validations", 0)
 

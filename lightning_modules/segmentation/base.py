@@ -43,6 +43,7 @@ class SemanticSegmentation(Technique):
     """
 
     needs: ClassVar[Mapping[str, type]] = {"image": Tensor, "mask": Tensor}
+    free_arguments: ClassVar[tuple[str, ...]] = ("inference", "metrics")
 
     def __init__(
         self,

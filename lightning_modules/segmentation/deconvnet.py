@@ -1,7 +1,7 @@
 """DeconvNet (Noh, Hong, Han 2015): an encoder and its mirror image, with unpooling to the positions of the maxima."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +169,7 @@ class DeconvNet(SemanticSegmentation):
 
     initial_weight_arguments = ("weights", "init_from")
     network: DeconvNetwork
+    free_arguments: ClassVar[tuple[str, ...]] = ("proposals", "aggregate")
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Arguments of constructors: groups of options, choices, and the arguments that checkpoints save."""
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from types import FrameType
 from typing import Any, TypeVar, get_args
@@ -44,7 +44,7 @@ def check_choice(key: str, value: Choice, choices: Any) -> Choice:
     return value
 
 
-def save_arguments(module: LightningModule, frame: FrameType | None) -> None:
+def save_arguments(module: LightningModule, frame: FrameType | None, leave_out: Sequence[str] = ()) -> None:
     """Save the constructor's arguments as ``hparams``, as far as they are plain values.
 
     From the command line every argument is plain (class_path and init_args). In Python some are objects; those must be
@@ -53,19 +53,21 @@ def save_arguments(module: LightningModule, frame: FrameType | None) -> None:
     Args:
         module: being constructed.
         frame: of its outermost base's constructor.
+        leave_out: names of arguments that are not saved.
     """
     assert frame is not None
     # Of all constructors on the way, outermost last.
     arguments = ChainMap(*collect_init_args(frame, [], classes=(LightningModule,))[::-1])
     if hyperparameters_are_given():  # by the command line, which has the class paths
-        module.save_hyperparameters(frame=frame)
+        module.save_hyperparameters(frame=frame, ignore=leave_out)
         return
     options = {
         name: asdict(value) for name, value in arguments.items() if is_dataclass(value) and not isinstance(value, type)
     }
     objects = [name for name, value in arguments.items() if not is_plain(value)]
-    module.save_hyperparameters(ignore=objects, frame=frame)
-    module.hparams.update({name: value for name, value in options.items() if is_plain(value)})
+    module.save_hyperparameters(ignore=[*objects, *leave_out], frame=frame)
+    kept = {name: value for name, value in options.items() if is_plain(value) and name not in leave_out}
+    module.hparams.update(kept)
 
 
 def is_plain(value: Any) -> bool:

@@ -151,6 +151,15 @@ class TestCheckpoint:
     def test_checkpoint_of_other_width_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         outcome = darkroom("test", *tiny, "--model.base_channels", 8, "--ckpt_path", "best")
         assert outcome.code == 2
+        assert "was trained with model.base_channels 4, but the config has 8" in outcome.message
+
+    def test_checkpoint_of_other_weights_raises(self, darkroom: Callable, tiny_run: Path) -> None:
+        path = tiny_run / "checkpoints/best.ckpt"
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint["state_dict"].pop(next(iter(checkpoint["state_dict"])))
+        torch.save(checkpoint, path)
+        outcome = darkroom("test", "--ckpt_path", path)
+        assert outcome.code == 2
         assert "does not fit the model: network." in outcome.message
 
     @pytest.mark.parametrize("given", ["last", "best", "nowhere.ckpt"])

@@ -94,6 +94,7 @@ class RCNN(ObjectDetection):
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.01, nms_threshold=0.3, max_detections=100)
     mean: Tensor
     std: Tensor
+    free_arguments: ClassVar[tuple[str, ...]] = ("regions", "crops_per_pass")
 
     def __init__(
         self,

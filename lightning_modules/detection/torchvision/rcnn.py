@@ -71,6 +71,9 @@ class RPNOptions:
         return self.anchor_sizes or ((32, 64, 128, 256, 512) if fpn else (128, 256, 512))
 
 
+# Arguments of two-stage detectors that may differ from those of the training.
+FREE_ARGUMENTS = ("min_side", "max_side", "rpn.proposals_before_nms", "rpn.proposals", "rpn.nms_threshold")
+
 # --- boxes stay in float32 whatever autocast does to the maps they come from -------------------------------------------
 
 

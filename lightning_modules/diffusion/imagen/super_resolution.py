@@ -67,6 +67,7 @@ class SuperResolution(Diffusion):
     """
 
     default_sampling: ClassVar[dict[str, Any]] = {"steps": 20, "guidance": 1.0, "threshold": "dynamic"}
+    free_arguments: ClassVar[tuple[str, ...]] = ("augmentation",)
 
     def __init__(
         self,

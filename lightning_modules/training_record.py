@@ -1,0 +1,57 @@
+"""What a checkpoint records of the training besides weights, and checks of it when a fit resumes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning import Trainer
+from torch.utils.data import DataLoader
+
+from darkroom.errors import UsageError
+from darkroom.protocols import NormalizedData
+from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
+
+
+def record_training(trainer: Trainer) -> dict[str, Any]:
+    """Return the entries of a checkpoint that give its weights their meaning, as plain values.
+
+    - ``samples_per_step``: samples of an optimizer step, over all ranks;
+    - ``class_names``: of the data, in the order of their ids;
+    - ``normalization``: mean and standard deviation, per channel in [0, 1], that the data are normalized by.
+
+    None stands for what the data do not have.
+    """
+    data, names = datamodule_of(trainer), class_names_of(trainer)
+    normalization = [list(data.mean), list(data.std)] if isinstance(data, NormalizedData) else None
+    return {
+        "samples_per_step": samples_per_step(trainer),
+        "class_names": None if names is None else list(names),
+        "normalization": normalization,
+    }
+
+
+def samples_per_step(trainer: Trainer) -> int | None:
+    """Return the number of samples of an optimizer step, over all ranks; None without a training loader of batches."""
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return None
+    return loader.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+
+
+def require_samples_per_step(trainer: Trainer, saved: int | None, schedules: Sequence[type]) -> None:
+    """Raise a UsageError if a fit resumes with steps of another size, which a schedule counts.
+
+    Args:
+        trainer: of the fit.
+        saved: samples of a step when the checkpoint was written; None: unknown.
+        schedules: of the method that count steps, besides those of the learning rate.
+    """
+    schedules = [type(config.scheduler) for config in trainer.lr_scheduler_configs if config.interval == "step"] + [
+        *schedules
+    ]
+    now = samples_per_step(trainer)
+    if saved is None or now is None or saved == now or not schedules:
+        return
+    raise UsageError(
+        f"ckpt_path: {schedules[0].__name__} counts steps, which had {saved} samples when the checkpoint was written and "
+        f"have {now} in this fit; make data.batch_size x trainer.accumulate_grad_batches x number of ranks {saved} again"
+    )
