@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.lr_schedulers import build_scheduler
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
 from darkroom.lightning_modules.training_record import record_training, require_samples_per_step
@@ -59,10 +58,8 @@ class Technique(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer([p for p in self.parameters() if p.requires_grad])
-        if self.optim.lr_scheduler is None:
-            return optimizer
-        scheduler = build_scheduler(optimizer, self.optim.lr_scheduler, self.trainer, self.optim.lr_interval)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        scheduler = self.optim.build_scheduler(optimizer, self.trainer)
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def build_optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
         """Build the optimizer of these parameters."""
@@ -137,8 +134,7 @@ class Technique(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.running_loss.fold(self)
         require_finite_weights(self)
-        checkpoint["running_loss"] = self.running_loss.state_dict()
-        checkpoint |= record_training(self.trainer)
+        checkpoint |= {"running_loss": self.running_loss.state_dict(), **record_training(self.trainer)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_steps = checkpoint.get("global_step", 0)

@@ -1,4 +1,4 @@
-"""What a checkpoint records of the training besides weights, and checks of it when a fit resumes."""
+"""Entries of a checkpoint that give its weights their meaning, and checks of them when a fit resumes."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -112,7 +112,11 @@ def _compare_optimization(path: Path, saved: dict[str, Any], arguments: dict[str
 def _compare_arguments(path: Path, saved: Any, arguments: Any, free: Sequence[str], key: str = "") -> None:
     """Compare the values of all keys that both have, except free ones; keys of one alone are of another version."""
     if isinstance(saved, dict) and isinstance(arguments, dict):
-        for name in saved.keys() & arguments.keys():
+        class_path = arguments.get("class_path")
+        linked = config_traits(class_path).linked_arguments if isinstance(class_path, str) else ()
+        open_ones = [f"{key}.{name}" for name in linked if None in (_argument(saved, name), _argument(arguments, name))]
+        free = [*free, *open_ones]
+        for name in sorted(saved.keys() & arguments.keys()):
             inner = key if name == "init_args" else f"{key}.{name}".lstrip(".")
             if inner not in free:
                 _compare_arguments(path, saved[name], arguments[name], free, inner)
@@ -121,6 +125,11 @@ def _compare_arguments(path: Path, saved: Any, arguments: Any, free: Sequence[st
             f"ckpt_path {path} was trained with model.{key.removesuffix('.class_path')} {saved!r}, but the config has "
             f"{arguments!r}; make them agree, or use the config.yaml of its run"
         )
+
+
+def _argument(part: dict[str, Any], name: str) -> Any:
+    """Return an argument of a class in a config; None if it is left open."""
+    return (part.get("init_args") or {}).get(name)
 
 
 def _compare_data(path: Path, checkpoint: dict[str, Any], data: VisionDataModule, labelled: bool) -> None:

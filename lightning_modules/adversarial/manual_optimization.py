@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.lr_schedulers import build_scheduler
 from darkroom.lightning_modules.optimizers import Optim, clip_gradients
 
 
@@ -161,12 +160,9 @@ class ManualOptimization(_Base):
             optim: has the scheduler.
             every: number of steps of the fit for each step of an optimizer.
         """
-        if optim.lr_scheduler is None:
-            return []
-        return [
-            build_scheduler(optimizer, optim.lr_scheduler, self.trainer, optim.lr_interval, steps)
-            for optimizer, steps in zip(optimizers, every, strict=True)
-        ]
+        pairs = zip(optimizers, every, strict=True)
+        built = [optim.build_scheduler(optimizer, self.trainer, steps) for optimizer, steps in pairs]
+        return [scheduler for scheduler in built if scheduler is not None]
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
