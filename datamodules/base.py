@@ -19,7 +19,9 @@ from darkroom.datamodules.bad_samples import (
     collate_readable,
 )
 from darkroom.datamodules.datasets import name_of, processor_count
-from darkroom.datamodules.io.read_images import PhotoFolder
+from darkroom.datamodules.io.image_files import EXTENSIONS, MAX_PIXELS, list_images
+from darkroom.datamodules.io.pixel_scale import PixelScale
+from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder
 from darkroom.datamodules.loading import KeyedDataset, KeyedSamples, ResumableLoader, SeededSampler, collate
 from darkroom.datamodules.transforms.ignore_filled import IgnoreFilled, states_mask_fill
 from darkroom.errors import DataError, UsageError
@@ -58,8 +60,13 @@ class VisionDataModule(LightningDataModule):
             averages for grey images).
         augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; []: none; None: the default
             of the data set. Mask pixels that they fill are ignored (255), unless a transform states a fill of masks.
-        predict_dir: folder of photos for ``darkroom predict``; None: predict on the test split.
+        predict_dir: folder of photos for ``darkroom predict``, also in folders inside it; None: predict on the test split.
         max_side: largest longer side in pixels; larger images and their masks are scaled down to it, in every split.
+        max_pixels: largest height times width of an image or mask; larger files are an error, since a damaged or malicious
+            header may fill the memory.
+        max_value: pixel value that becomes white (255) in images with more than 8 bits per channel, such as 4095 for 12
+            bits, and in floating-point images, such as 1.0; larger values become white too. None: the largest value of 8,
+            10, 12, 14 or 16 bits that the training images reach; floating-point images are an error.
         on_bad_sample: a sample that cannot be read is damaged, missing, or does not fit its mask or annotation. "error"
             stops the run. "skip" replaces it in training by another one, chosen by (seed, epoch, index), and leaves it out
             elsewhere; ``bad_samples.tsv`` in the run's folder lists skipped samples, ``<split>/bad_samples`` counts them.
@@ -80,11 +87,15 @@ class VisionDataModule(LightningDataModule):
         augment: list[v2.Transform] | None = None,
         predict_dir: str | None = None,
         max_side: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        max_value: float | None = None,
         on_bad_sample: Literal["error", "skip"] = "error",
         bad_sample_budget: int = 100,
     ) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_side": max_side}.items():
+        counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        counts |= {"max_side": max_side, "max_pixels": max_pixels}
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise UsageError(f"data.{name} must be at least 1, got {value}")
         self._mean_std: Statistics | None = None
@@ -99,6 +110,7 @@ class VisionDataModule(LightningDataModule):
         self.bad_samples = BadSamples(bad_sample_budget) if on_bad_sample == "skip" else None
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.predict_dir, self.max_side = num_workers, seed, predict_dir, max_side
+        self.max_pixels, self.pixel_scale = max_pixels, PixelScale(max_value)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.augment = augment
         self._datasets: dict[Split, KeyedSamples] = {}
@@ -120,6 +132,11 @@ class VisionDataModule(LightningDataModule):
         if self.bad_samples is None or isinstance(dataset, BatchedDataset):  # in memory: no read failures
             return dataset
         return SubstitutingDataset(dataset, self.seed, partial(self.bad_samples.note, split))
+
+    def image_reader(self, paths: Sequence[Path], split: str) -> ImageReader:
+        """Return the reader of the images of a split. If they have more than 8 bits, all splits have one scale."""
+        self.pixel_scale.decide(paths, split, self.max_pixels)
+        return ImageReader(self.image_shape[0], self.pixel_scale, self.max_pixels)
 
     def default_augment(self) -> list[v2.Transform]:
         """Return the transforms for training if ``augment`` is None."""
@@ -195,10 +212,22 @@ class VisionDataModule(LightningDataModule):
         if self.bad_samples is not None:
             self.bad_samples.report()
 
+    def state_dict(self) -> dict[str, Any]:
+        return self.pixel_scale.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.pixel_scale.load_state_dict(state_dict)
+
     def _source(self, split: Split) -> tuple[SizedDataset, list[v2.Transform]]:
         """Return the samples of a split, or the photos of ``predict_dir``, and their transforms."""
         if split == "predict" and self.predict_dir is not None:
-            return PhotoFolder(Path(self.predict_dir), self.image_shape[0], self.max_side), []
+            paths = list_images(Path(self.predict_dir), subfolders=True)
+            if not paths:
+                raise DataError(
+                    f"data.predict_dir: {self.predict_dir} has no images ({', '.join(EXTENSIONS)}); add some, or give "
+                    "another folder"
+                )
+            return PhotoFolder(paths, self.image_reader(paths, split), self.max_side), []
         return self.dataset(split), self._transforms(split)
 
     def _transforms(self, split: Split) -> list[v2.Transform]:

@@ -1,11 +1,11 @@
 """CaptionDataModule: the base of the data sets of images with captions, for text-to-image models."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -14,7 +14,8 @@ from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDa
 from darkroom.datamodules.captions.caption_text import CaptionSafeFlip, RandomCaption, most_frequent_words
 from darkroom.datamodules.datasets import limit_items
 from darkroom.datamodules.images.base import centre_square, centred_statistics, check_square_options
-from darkroom.datamodules.io.read_images import PhotoFolder, read_image, to_tensor
+from darkroom.datamodules.io.image_files import ImageFile
+from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder, to_tensor
 from darkroom.errors import UsageError
 from darkroom.protocols import SizedDataset
 
@@ -29,22 +30,14 @@ class CaptionedFile(NamedTuple):
 
 
 class ImageFormat(NamedTuple):
-    """Format in which images are read, uint8 (channels, size, size); see ``CaptionDataModule``."""
+    """Format in which images are read: a square of ``size`` pixels."""
 
     size: int
-    channels: int
-    background: Background
+    reader: ImageReader
 
-    def read(self, file: Path | IO[bytes]) -> Tensor:
+    def read(self, file: ImageFile) -> Tensor:
         """Read the middle square of an image, scaled to ``size``: uint8 (channels, size, size)."""
-        image = read_image(file, self.channels)
-        if self.background == "white":
-            with Image.open(file) as stored:
-                if stored.has_transparency_data:
-                    alpha = ImageOps.exif_transpose(stored).convert("RGBA").getchannel("A")
-                    # Composite on black: alpha * colour. On white: alpha * colour + (1 - alpha) * 255.
-                    image = ImageChops.add(image, ImageOps.invert(alpha).convert(image.mode))
-        return to_tensor(centre_square(image, self.size))
+        return to_tensor(centre_square(self.reader(file), self.size))
 
 
 class CaptionedFiles(Dataset[dict[str, Any]]):
@@ -115,13 +108,17 @@ class CaptionDataModule(VisionDataModule):
         check_square_options(size, limit, self.max_side)
         if max_words < 1:
             raise UsageError(f"data.max_words must be at least 1, got {max_words}")
-        self.image_format, self.max_words = ImageFormat(size, channels, background), max_words
-        self.size, self.flip, self.limit = size, flip, limit
+        self.size, self.flip, self.limit, self.max_words, self.background = size, flip, limit, max_words, background
         self.image_shape = channels, size, size
 
     def default_statistics(self) -> Statistics:
         """Return mean and std of 0.5 per channel, which normalize images to [-1, 1]."""
         return centred_statistics(self.image_shape[0])
+
+    def image_format(self, paths: Sequence[Path], split: str) -> ImageFormat:
+        """Return the format in which the images of a split are read."""
+        reader = self.image_reader(paths, split)
+        return ImageFormat(self.size, replace(reader, background=255 if self.background == "white" else 0))
 
     def files(self, split: LabelledSplit) -> list[CaptionedFile]:
         """Return the images of a split."""
@@ -137,7 +134,8 @@ class CaptionDataModule(VisionDataModule):
         """Return the ``CaptionedFiles`` of a split; prediction uses the test split."""
         files = self.files("test" if split == "predict" else split)
         files = limit_items(files, self.limit, self.seed) if split == "train" else files
-        return CaptionedFiles(files, self.image_format, all_captions=split == "train")
+        image_format = self.image_format([file.path for file in files], split)
+        return CaptionedFiles(files, image_format, all_captions=split == "train")
 
     def fit_to_batch(self) -> list[v2.Transform]:
         """Return the random choice of one caption; the files are read at one size."""
@@ -149,4 +147,6 @@ class CaptionDataModule(VisionDataModule):
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
         """Convert photos for prediction to the format of the data set's images."""
-        return _Photos(dataset.paths, self.image_format) if isinstance(dataset, PhotoFolder) else dataset
+        if not isinstance(dataset, PhotoFolder):
+            return dataset
+        return _Photos(dataset.paths, self.image_format(dataset.paths, "predict"))

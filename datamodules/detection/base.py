@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -18,7 +19,8 @@ from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDa
 from darkroom.datamodules.datasets import processor_count, unwrap
 from darkroom.datamodules.detection.annotations import Annotation, check_annotations
 from darkroom.datamodules.io.exif import Exif, rotates, warn_of_ambiguous_rotation
-from darkroom.datamodules.io.read_images import list_images, read_image, to_tensor
+from darkroom.datamodules.io.image_files import list_images
+from darkroom.datamodules.io.read_images import ImageReader, to_tensor
 from darkroom.datamodules.loading import SeededSampler
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
 from darkroom.datamodules.proposals.methods import Proposals
@@ -34,7 +36,14 @@ def list_images_by_stem(folder: Path) -> dict[str, Path]:
         DataError: two names differ only in their extensions.
     """
     images: dict[str, Path] = {}
-    for path in list_images(folder):
+    direct, inside = list_images(folder), list_images(folder, subfolders=True)
+    if len(inside) > len(direct):
+        first = min(set(inside) - set(direct))
+        message = f"{folder} has {len(inside) - len(direct)} images in folders inside it, such as {first}"
+        if not direct:
+            raise DataError(f"{message}, and none itself; move them up, or give the folder that holds them")
+        rank_zero_warn(f"{message}; they are left out. Move them up to use them")
+    for path in direct:
         if (other := images.setdefault(path.stem, path)) != path:
             raise DataError(f"{other} and {path} have the same name, so the labels are ambiguous; remove one")
     return images
@@ -53,7 +62,9 @@ class DetectionImages(Dataset[dict[str, Any]]):
         max_side: int | None = None,
         masks: bool = False,
         exif: Exif | None = None,
+        reader: ImageReader | None = None,
     ) -> None:
+        self.reader = reader or ImageReader()
         self.annotations, self.max_side, self.masks, self.exif = list(annotations), max_side, masks, exif
         self.paths = [annotation.path for annotation in self.annotations]
 
@@ -62,7 +73,7 @@ class DetectionImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         annotation = self.annotations[index]
-        photo = read_image(annotation.path, rotate=rotates(annotation.path, annotation.size, self.exif))
+        photo = self.reader(annotation.path, rotates(annotation.path, annotation.size, self.exif))
         if (photo.height, photo.width) != annotation.size:
             turned = " (after EXIF rotation, if any)" if photo.size == annotation.size else ""
             raise DataError(
@@ -223,7 +234,8 @@ class DetectionDataModule(VisionDataModule):
         warn_of_absent_objects(counted, self.class_names, split)
         if self.exif is None:
             warn_of_ambiguous_rotation(((one.path, one.size) for one in annotations), split)
-        return DetectionImages(annotations, self.max_side, self.masks, self.exif)
+        reader = self.image_reader([annotation.path for annotation in annotations], split)
+        return DetectionImages(annotations, self.max_side, self.masks, self.exif, reader)
 
     def select_trained(self, annotation: Annotation) -> np.ndarray:
         """Return a mask of the objects that are trained on: bool (N,)."""

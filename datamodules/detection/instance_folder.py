@@ -11,7 +11,7 @@ from scipy.ndimage import find_objects, label
 from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule
-from darkroom.datamodules.io.read_images import read_mask
+from darkroom.datamodules.io.read_mask import read_mask
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from darkroom.errors import DataError
 

@@ -8,8 +8,8 @@ from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.detection.instance_folder import read_instance_annotations
 from darkroom.datamodules.io.download import fetch_folder
-from darkroom.datamodules.io.pairing import check_fractions, pair_by_name, split_by_hash
-from darkroom.datamodules.io.read_images import list_images
+from darkroom.datamodules.io.image_files import list_images
+from darkroom.datamodules.io.pairing import check_fractions, choose_split, pair_by_name
 from darkroom.errors import DataError
 
 URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
@@ -65,4 +65,5 @@ class PennFudan(DetectionDataModule):
                 "--data.download true fetches it"
             )
         pairs = pair_by_name(self.folder / "PNGImages", self.folder / "PedMasks", "_mask")
-        return read_instance_annotations(self, split, split_by_hash(pairs, self.fractions, self.seed)[split])
+        pairs = choose_split(pairs, self.fractions, self.seed, split, "unpack the archive again")
+        return read_instance_annotations(self, split, pairs)

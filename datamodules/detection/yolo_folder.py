@@ -13,9 +13,9 @@ from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
 from darkroom.datamodules.detection.coco_detection import RunLengthMasks, run_lengths
 from darkroom.datamodules.io.fields import read_whole_number
+from darkroom.datamodules.io.image_files import list_images
 from darkroom.datamodules.io.image_size import image_size
-from darkroom.datamodules.io.pairing import check_fractions, split_by_hash
-from darkroom.datamodules.io.read_images import list_images
+from darkroom.datamodules.io.pairing import check_fractions, choose_split
 from darkroom.errors import DataError, UsageError
 
 _NAMES = ("data.yaml", "dataset.yaml")
@@ -202,7 +202,10 @@ class YoloFolder(DetectionDataModule):
         if images and not labelled:
             raise DataError(f"folder {labels} has no labels; give an image without objects an empty file")
         pairs = [(image, labelled.get(name, labels / f"{name}.txt")) for name, image in images.items()]
-        return split_by_hash(pairs, self.fractions, self.seed)[split] if self.random_splits else pairs
+        if not self.random_splits:
+            return pairs
+        remedy = "give every split a folder and {split} in data.images_dir and data.labels_dir"
+        return choose_split(pairs, self.fractions, self.seed, split, remedy)
 
     def annotations(self, split: LabelledSplit) -> list[Annotation]:
         """Parse the label files of a split; see ``parse_yolo``."""

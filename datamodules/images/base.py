@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from darkroom.datamodules.base import Statistics, VisionDataModule
 from darkroom.datamodules.datasets import permute
-from darkroom.datamodules.io.read_images import PhotoFolder, read_image, to_tensor
+from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder, to_tensor
 from darkroom.errors import UsageError
 from darkroom.protocols import SizedDataset
 
@@ -49,18 +49,18 @@ class FileImages(Dataset[dict[str, Any]]):
         paths: one file per image.
         labels: one class per image, from 0; None: no labels.
         size: side in pixels.
-        channels: 3 for colour, 1 for grey; other images are converted.
+        reader: reads an image.
     """
 
-    def __init__(self, paths: list[Path], labels: Sequence[int] | None, size: int, channels: int = 3) -> None:
-        self.paths, self.labels, self.size, self.channels = paths, labels, size, channels
+    def __init__(self, paths: list[Path], labels: Sequence[int] | None, size: int, reader: ImageReader) -> None:
+        self.paths, self.labels, self.size, self.reader = paths, labels, size, reader
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.paths[index]
-        sample = {"image": to_tensor(centre_square(read_image(path, self.channels), self.size)), "path": str(path)}
+        sample = {"image": to_tensor(centre_square(self.reader(path), self.size)), "path": str(path)}
         return sample if self.labels is None else sample | {"label": torch.tensor(int(self.labels[index]))}
 
 
@@ -125,7 +125,7 @@ class LabelledImages(VisionDataModule):
         """Convert photos for prediction to the size of the data set's images."""
         if not isinstance(dataset, PhotoFolder):
             return dataset
-        return FileImages(dataset.paths, None, self.image_shape[-1], self.image_shape[0])
+        return FileImages(dataset.paths, None, self.image_shape[-1], dataset.reader)
 
     def select_indices(self, count: int, val_fraction: float, split: Literal["train", "val"]) -> np.ndarray:
         """Choose the indices of a split among ``count`` images by the seed: int64, at most ``limit`` for training."""

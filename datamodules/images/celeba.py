@@ -130,4 +130,5 @@ class CelebA(LabelledImages):
                     f"{ADDRESS}"
                 )
             labels = [known[name] for name in names]
-        return FileImages([faces / name for name in names], labels, self.size)
+        paths = [faces / name for name in names]
+        return FileImages(paths, labels, self.size, self.image_reader(paths, split))

@@ -5,12 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from darkroom.datamodules.base import LabelledSplit, Split
+from darkroom.datamodules.base import LABELLED_SPLITS, LabelledSplit, Split
 from darkroom.datamodules.datasets import limit_items
 from darkroom.datamodules.images.base import FileImages, LabelledImages
-from darkroom.datamodules.io.pairing import check_fractions, split_by_hash
-from darkroom.datamodules.io.read_images import EXTENSIONS, list_images
-from darkroom.errors import DataError, UsageError
+from darkroom.datamodules.io.image_files import EXTENSIONS, list_folders, list_images
+from darkroom.datamodules.io.pairing import check_fractions, choose_split
+from darkroom.errors import DataError
 from darkroom.protocols import SizedDataset
 
 
@@ -21,7 +21,7 @@ def class_folders(folder: Path) -> list[Path]:
         DataError: the folder has both images and folders.
     """
     images = list_images(folder)
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = list_folders(folder)
     if images and folders:
         raise DataError(
             f"{folder} has images ({images[0].name}) and folders ({folders[0].name}); it must have either images, without "
@@ -32,6 +32,8 @@ def class_folders(folder: Path) -> list[Path]:
 
 class ImageFolder(LabelledImages):
     """Your own images: ``root/<class>/*.png`` for images with a class, ``root/*.png`` for images without.
+
+    Folders inside the folder of a class belong to the class.
 
     Splits are folders, ``root/{train,val,test}/<class>/*.png`` (or without ``<class>``), or random fractions of the only
     folder. Classes are numbered in the order of their names. Images may have any common format; photos are rotated by their
@@ -92,28 +94,17 @@ class ImageFolder(LabelledImages):
                     f"{inside}: the class has no folder in {self.folders['train']}; it must be one of "
                     f"{', '.join(self.class_names)}"
                 )
-            images = list_images(inside)
+            images = list_images(inside, subfolders=True)
             if not images:
                 raise DataError(f"{inside} has no images ({', '.join(EXTENSIONS)}); add some, or remove the folder")
             files += [(path, self.class_names.index(inside.name)) for path in images]
         return files
 
     def select_split(self, split: LabelledSplit, files: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
-        """Choose the random fraction of a split among the training images.
-
-        Raises:
-            UsageError: the fraction has no images.
-        """
+        """Choose the random fraction of a split among the training images; see ``choose_split``."""
         random = {name: fraction for name, fraction in self.fractions.items() if name not in self.folders}
-        found = split_by_hash(files, random, self.seed)[split]
-        if files and not found:
-            blamed = random if split == "train" else [split]
-            settings = " and ".join(f"data.{name}_fraction {random[name]}" for name in blamed)
-            raise UsageError(
-                f"{settings} leaves none of {len(files)} images for {split}; change it, or give every split a folder "
-                f"({self.root / 'train'}, {self.root / 'val'}, {self.root / 'test'})"
-            )
-        return found
+        folders = ", ".join(str(self.root / name) for name in LABELLED_SPLITS)
+        return choose_split(files, random, self.seed, split, f"give every split a folder ({folders})")
 
     def dataset(self, split: Split) -> SizedDataset:
         """Return the ``FileImages`` of a split; prediction uses the test split.
@@ -133,4 +124,5 @@ class ImageFolder(LabelledImages):
         files = files if own else self.select_split(split, files)
         files = limit_items(files, self.limit, self.seed) if split == "train" else files
         labels = [label for _, label in files] if self.class_names else None
-        return FileImages([path for path, _ in files], labels, self.size, self.channels)
+        paths = [path for path, _ in files]
+        return FileImages(paths, labels, self.size, self.image_reader(paths, split))

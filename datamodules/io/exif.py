@@ -5,23 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from PIL import ExifTags, Image
+
+from darkroom.datamodules.io.image_files import SIDES_SWAPPED, read_orientation
 
 # What to do with the orientation that a camera wrote beside the pixels; None decides by the size of the annotation.
 Exif = Literal["transpose", "ignore"]
-SIDES_SWAPPED = 5  # orientations from this on turn by 90 degrees
 SAMPLE = 64  # headers that are read for the warning
-
-
-def read_orientation(path: Path) -> tuple[int, tuple[int, int]]:
-    """Read the EXIF orientation of an image, 1 (upright) to 8, and its stored height and width; 1 if unreadable."""
-    try:
-        with Image.open(path) as image:
-            # The method of the base class; that of PNG also reads the pixels.
-            orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-            return orientation if orientation in range(1, 9) else 1, (image.height, image.width)
-    except Exception:  # reading the pixels raises an error that names the file
-        return 1, (0, 0)
 
 
 def rotates(path: Path, size: tuple[int, int], exif: Exif | None) -> bool:

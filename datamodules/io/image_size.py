@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
-from darkroom.datamodules.io.exif import SIDES_SWAPPED, read_orientation
-from darkroom.datamodules.io.read_images import read_image
+from darkroom.datamodules.io.image_files import SIDES_SWAPPED, read_header
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an image after EXIF rotation; only the header is read, except of rotated photos.
+    """Return height and width of an image after EXIF rotation; only the header is read.
 
     Raises:
         DataError: the file cannot be read.
     """
-    orientation, stored = read_orientation(path)
-    if all(stored) and orientation < SIDES_SWAPPED:
-        return stored
-    image = read_image(path)  # raises an error that names the file, if it is unreadable
-    return image.height, image.width
+    header = read_header(path)
+    height, width = header.size
+    return (width, height) if header.orientation >= SIDES_SWAPPED else (height, width)

@@ -1,27 +1,33 @@
 """Pair images with their masks or labels, and split the pairs, for data sets of files."""
 
 import hashlib
+import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
-from darkroom.datamodules.io.read_images import EXTENSIONS, list_images
+from darkroom.datamodules.io.image_files import EXTENSIONS, list_images
 from darkroom.errors import DataError, UsageError
 
 _Other = TypeVar("_Other", Path, int)  # a mask, or the number of a class
 
 
 def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple[Path, Path]]:
-    """Pair ``images/NAME.*`` with ``masks/NAME<suffix>.*``.
+    """Pair ``images/NAME.*`` with ``masks/NAME<suffix>.*``; NAME may have folders.
+
+    One folder may be inside the other. They may be the same if masks have a suffix.
 
     Raises:
         DataError: an image or a mask has no partner, or two have the same name.
     """
     by_name: dict[str, dict[str, Path]] = {"image": {}, "mask": {}}
     for role, folder, suffix in (("image", images, ""), ("mask", masks, mask_suffix)):
-        for path in list_images(folder):
-            name = path.stem.removesuffix(suffix)
+        for path in _list_own(folder, images if role == "mask" else masks):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if images == masks and name.endswith(mask_suffix) == (role == "image"):
+                continue
+            name = name.removesuffix(suffix)
             if name in by_name[role]:
                 raise DataError(f"{path} and {by_name[role][name]} have the same name; remove one {role}")
             by_name[role][name] = path
@@ -34,6 +40,13 @@ def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple
                 f"{folder / wanted}.*; add or remove files"
             )
     return [(by_name["image"][name], by_name["mask"][name]) for name in sorted(by_name["image"])]
+
+
+def _list_own(folder: Path, other: Path) -> list[Path]:
+    """List the images in a folder, and in folders inside it, without those of another folder inside it."""
+    paths = list_images(folder, subfolders=True)
+    inside = other != folder and other.is_relative_to(folder)
+    return [path for path in paths if not (inside and path.is_relative_to(other))]
 
 
 def read_split_list(path: Path) -> list[str]:
@@ -99,6 +112,32 @@ def check_val_fraction(fraction: float) -> None:
     """Raise a UsageError unless the fraction leaves images both for validation and for training."""
     if not 0 < fraction < 1:
         raise UsageError(f"data.val_fraction must be between 0 and 1, got {fraction}")
+
+
+def choose_split(
+    items: list[tuple[Path, _Other]], fractions: dict[str, float], seed: int, split: str, remedy: str
+) -> list[tuple[Path, _Other]]:
+    """Return the random fraction of a split; see ``split_by_hash``.
+
+    Args:
+        items: files of the images, each with its mask or class.
+        fractions: size of each random split except train.
+        seed: of the choice.
+        split: name of the split to return.
+        remedy: other way to define the splits, for messages.
+
+    Raises:
+        UsageError: there are images, but none for the split.
+    """
+    found = split_by_hash(items, fractions, seed)[split]
+    if items and not found:
+        blamed = fractions if split == "train" else {split: fractions[split]}
+        settings = " and ".join(f"data.{name}_fraction {fraction}" for name, fraction in blamed.items())
+        least = f"set it to {math.ceil(100 / len(items)) / 100} or more" if split != "train" else "lower it"
+        if len(items) <= len(fractions):
+            least = f"add images: {len(fractions) + 1} splits need at least {len(fractions) + 1}"
+        raise UsageError(f"{settings} leaves none of {len(items)} images for {split}; {least}, or {remedy}")
+    return found
 
 
 def split_by_hash(

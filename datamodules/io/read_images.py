@@ -1,60 +1,32 @@
 """Read images and masks of any common format from files as uint8 tensors; errors name the file."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image
 from scipy.ndimage import label
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from darkroom.datamodules.io.exif import Exif, read_orientation, rotates
+from darkroom.datamodules.io.exif import Exif, rotates
+from darkroom.datamodules.io.image_files import (
+    EXTENSIONS,
+    MAX_PIXELS,
+    ImageFile,
+    read_header,
+    read_orientation,
+    read_pixels,
+    stored,
+)
+from darkroom.datamodules.io.pixel_scale import PixelScale
+from darkroom.datamodules.io.read_mask import read_mask
 from darkroom.errors import DataError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 IGNORE = 255
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the images directly in a folder, sorted by name, without hidden files such as macOS's ``._photo.jpg``."""
-    if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist; it must hold the images")
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-    )
-
-
-def _open(path: Path | IO[bytes], rotate: bool = False) -> Image.Image:
-    """Read an image's pixels; ``rotate`` it by its EXIF data."""
-    try:
-        image = Image.open(path)
-        _check_frames(image, path)
-        image.load()
-        return ImageOps.exif_transpose(image) if rotate else image
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; add it") from None
-    except (MemoryError, DataError):
-        raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own errors, by format
-        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
-
-
-def _check_frames(image: Image.Image, path: Path | IO[bytes]) -> None:
-    """Raise a DataError for an animation or a file of several pages, of which only the first would be read."""
-    if image.format == "MPO":  # a photo, and what its camera adds to it
-        return
-    try:
-        image.seek(1)
-    except EOFError:
-        return
-    sizes = Counter(frame.size for frame in ImageSequence.Iterator(image))
-    image.seek(0)
-    if (count := sizes[image.size]) > 1:  # smaller versions of the first page are not samples
-        raise DataError(f"{path} has {count} frames; save each frame as a file of its own, such as NAME_000.png")
 
 
 def shrink(image: Image.Image, max_side: int | None, resample: Image.Resampling) -> Image.Image:
@@ -67,40 +39,44 @@ def shrink(image: Image.Image, max_side: int | None, resample: Image.Resampling)
     )
 
 
-def read_image(path: Path | IO[bytes], channels: int = 3, rotate: bool = True) -> Image.Image:
-    """Read an image as RGB (3 channels) or grey (1), 8 bits.
+@dataclass(frozen=True)
+class ImageReader:
+    """Reader of the images of a datamodule as RGB or grey, 8 bits.
 
-    Grey, palette, 16-bit and alpha images are converted: 16 bits are divided by 257 (not clipped), transparent pixels
-    become black, photos are rotated by their EXIF data unless ``rotate`` is False.
+    Grey, palette, CMYK and alpha images are converted. Photos are rotated by their EXIF data.
 
-    Raises:
-        DataError: the file cannot be read, or has floating-point pixels.
+    Args:
+        channels: 3 for RGB, 1 for grey.
+        scale: conversion of images with more than 8 bits per channel.
+        max_pixels: largest height times width; None: no limit.
+        background: grey value of transparent pixels, 0 to 255.
     """
-    image = _open(path, rotate)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
-    elif image.mode == "F":
-        raise DataError(f"{path} has floating-point pixels of unknown range; save it with 8 or 16 bits")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB" if channels == 3 else "L")
+
+    channels: int = 3
+    scale: PixelScale = field(default_factory=PixelScale)
+    max_pixels: int | None = MAX_PIXELS
+    background: int = 0
+
+    def __call__(self, file: ImageFile, rotate: bool = True) -> Image.Image:
+        """Read an image; ``rotate`` False leaves its pixels as stored.
+
+        Raises:
+            DataError: the file cannot be read, is too large, or has pixels of unknown range.
+        """
+        image = self.scale.to_8_bits(read_pixels(file, rotate, self.max_pixels), file)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (*(self.background,) * 3, 255)), image)
+        if self.channels == 3:
+            return image.convert("RGB")
+        return (
+            image.convert("L") if image.mode in ("1", "L") else image.convert("RGB").convert("L")
+        )  # LAB has no way to L
 
 
-def read_mask(path: Path) -> Image.Image:
-    """Read an index mask, one integer channel; of a palette image, the indices are read.
-
-    Raises:
-        DataError: the file cannot be read, is lossy, or has colours.
-    """
-    mask = _open(path)
-    if mask.format in ("JPEG", "WEBP"):
-        raise DataError(f"{path} is a lossy {mask.format}, whose pixel values are inexact; save masks as PNG")
-    if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-        raise DataError(
-            f"{path} is a colour image ({mask.mode}); a mask must have one channel of class ids (a grey or palette PNG)"
-        )
-    return mask
+def read_image(file: ImageFile, channels: int = 3, rotate: bool = True) -> Image.Image:
+    """Read an image as RGB (3 channels) or grey (1), 8 bits; see ``ImageReader``."""
+    return ImageReader(channels)(file, rotate)
 
 
 def to_tensor(image: Image.Image, max_side: int | None = None) -> Tensor:
@@ -122,18 +98,16 @@ def connected_components(classes: np.ndarray) -> np.ndarray:
 
 
 class PhotoFolder(Dataset[dict[str, Any]]):
-    """Images of a folder: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
+    """Images without annotations: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
 
-    def __init__(self, folder: Path, channels: int = 3, max_side: int | None = None) -> None:
-        self.paths, self.channels, self.max_side = list_images(folder), channels, max_side
-        if not self.paths:
-            raise DataError(f"{folder} has no images ({', '.join(EXTENSIONS)}); add some, or give another folder")
+    def __init__(self, paths: list[Path], reader: ImageReader, max_side: int | None = None) -> None:
+        self.paths, self.reader, self.max_side = paths, reader, max_side
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = read_image(self.paths[index], self.channels)
+        image = self.reader(self.paths[index])
         size = torch.tensor([image.height, image.width])
         return {"image": to_tensor(image, self.max_side), "path": str(self.paths[index]), "size": size}
 
@@ -149,7 +123,8 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
         mask_values: "index": a pixel's value is its class; "nonzero": 0 is background, everything else class 1 (instance
             ids, or 0 and 255).
         ignore_values: values that loss and metrics ignore; they become 255.
-        channels, max_side: see ``read_image``.
+        reader: reads an image.
+        max_side: see ``to_tensor``.
         instances: add ``instances``: the ids of the mask, if "nonzero" merges two or more of them into one class, else the
             connected components of every class.
         read_mask: reads a file that is not an index mask; worker processes must be able to import it.
@@ -162,7 +137,7 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
         num_classes: int,
         mask_values: Literal["index", "nonzero"] = "index",
         ignore_values: tuple[int, ...] = (IGNORE,),
-        channels: int = 3,
+        reader: ImageReader | None = None,
         max_side: int | None = None,
         instances: bool = False,
         read_mask: Callable[[Path], Image.Image] = read_mask,
@@ -170,7 +145,7 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
     ) -> None:
         self.paths, self.masks = [image for image, _ in pairs], [mask for _, mask in pairs]
         self.num_classes, self.mask_values = num_classes, mask_values
-        self.ignore_values, self.channels, self.max_side = ignore_values, channels, max_side
+        self.ignore_values, self.reader, self.max_side = ignore_values, reader or ImageReader(), max_side
         self.instances, self.read_mask, self.exif = instances, read_mask, exif
 
     def __len__(self) -> int:
@@ -184,8 +159,8 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
         if wrong.any():
             raise DataError(
                 f"{path} has the value {mask[wrong][0]}, but there are {self.num_classes} classes (0 to "
-                f"{self.num_classes - 1}); add it to data.class_names or data.ignore_values, or set data.mask_values to "
-                "nonzero for instance ids and 0/255 masks"
+                f"{self.num_classes - 1}); add it to data.class_names or data.ignore_values. ImageMaskFolder reads "
+                "instance ids and 0/255 masks with data.mask_values nonzero, and greys by class with data.mask_colors"
             )
         return torch.from_numpy(np.where(ignored, IGNORE, mask).astype(np.uint8))
 
@@ -197,20 +172,32 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
                 return torch.from_numpy(np.where(mask == 0, 0, numbers.reshape(mask.shape) + 1).astype(np.int32))
         return torch.from_numpy(connected_components(classes.numpy()))
 
+    def _read_mask(self, path: Path) -> Image.Image:
+        """Read a mask, upright unless ``exif`` is "ignore"."""
+        if path.suffix.lower() not in EXTENSIONS:  # not an image
+            return self.read_mask(path)
+        header = read_header(path, self.reader.max_pixels)
+        mask = self.read_mask(path)
+        return stored(mask, header.orientation) if self.exif == "ignore" else mask
+
     def stated_sizes(self) -> Iterator[tuple[Path, tuple[int, int]]]:
-        """Yield the file of each image with height and width of its mask; an unreadable mask has none."""
+        """Yield the file of each image with height and width of its mask.
+
+        An unreadable mask has no size, and one with an EXIF orientation of its own does not depend on it.
+        """
         for path, mask in zip(self.paths, self.masks, strict=True):
-            yield path, read_orientation(mask)[1]
+            orientation, size = read_orientation(mask)
+            yield path, size if orientation == 1 else (0, 0)
 
     def read_classes(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read class ids uint8 (H, W), and the values of the file that they stand for, of a mask alone."""
-        values = np.array(shrink(self.read_mask(self.masks[index]), self.max_side, Image.Resampling.NEAREST))
+        values = np.array(shrink(self._read_mask(self.masks[index]), self.max_side, Image.Resampling.NEAREST))
         return self._classes(values, self.masks[index]).numpy(), values
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, mask_path = self.paths[index], self.masks[index]
-        mask = self.read_mask(mask_path)
-        image = read_image(path, self.channels, rotates(path, (mask.height, mask.width), self.exif))
+        mask = self._read_mask(mask_path)
+        image = self.reader(path, rotates(path, (mask.height, mask.width), self.exif))
         if mask.size != image.size:
             raise DataError(
                 f"{path} has {image.width} x {image.height} pixels, but its mask {mask_path} has {mask.width} x "

@@ -10,7 +10,8 @@ from darkroom.datamodules.absent_classes import warn_of_absent_values
 from darkroom.datamodules.base import LabelledSplit, Split, VisionDataModule
 from darkroom.datamodules.datasets import unwrap
 from darkroom.datamodules.io.exif import Exif, warn_of_ambiguous_rotation
-from darkroom.datamodules.io.read_images import IGNORE, ImageMaskPairs, read_mask
+from darkroom.datamodules.io.read_images import IGNORE, ImageMaskPairs
+from darkroom.datamodules.io.read_mask import read_mask
 from darkroom.datamodules.transforms.border_map import BorderMap
 from darkroom.datamodules.transforms.deconvnet_crops import CROPS, padded_random_crop
 from darkroom.errors import UsageError
@@ -103,7 +104,7 @@ class SegmentationFiles(VisionDataModule):
             num_classes=self.num_classes,
             mask_values=self.mask_values,
             ignore_values=self.ignore_values,
-            channels=self.channels,
+            reader=self.image_reader([image for image, _ in pairs], split),
             max_side=self.max_side,
             instances=instances,
             read_mask=self.read_mask,

@@ -8,7 +8,8 @@ from PIL import Image
 from torchvision import datasets
 
 from darkroom.datamodules.base import LabelledSplit
-from darkroom.datamodules.io.read_images import IGNORE, read_mask
+from darkroom.datamodules.io.read_images import IGNORE
+from darkroom.datamodules.io.read_mask import read_mask
 from darkroom.datamodules.segmentation.base import SegmentationFiles
 from darkroom.errors import DataError
 

@@ -11,8 +11,9 @@ from torchvision.datasets import OxfordIIITPet
 
 from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.io.download import fetch_folder
-from darkroom.datamodules.io.pairing import check_val_fraction, pair_by_list, split_by_hash
-from darkroom.datamodules.io.read_images import IGNORE, read_mask
+from darkroom.datamodules.io.pairing import check_val_fraction, choose_split, pair_by_list
+from darkroom.datamodules.io.read_images import IGNORE
+from darkroom.datamodules.io.read_mask import read_mask
 from darkroom.datamodules.segmentation.base import SegmentationFiles
 from darkroom.errors import DataError
 
@@ -77,4 +78,6 @@ class OxfordPets(SegmentationFiles):
                 )
         names = annotations / ("test.txt" if split == "test" else "trainval.txt")
         pairs = pair_by_list(names, images, annotations / "trimaps")
-        return pairs if split == "test" else split_by_hash(pairs, {"val": self.val_fraction}, self.seed)[split]
+        if split == "test":
+            return pairs
+        return choose_split(pairs, {"val": self.val_fraction}, self.seed, split, "restore trainval.txt")

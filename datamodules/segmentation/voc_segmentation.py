@@ -12,7 +12,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.io.download import fetch_folder
 from darkroom.datamodules.io.pairing import pair_by_list
-from darkroom.datamodules.io.read_images import read_mask
+from darkroom.datamodules.io.read_mask import read_mask
 from darkroom.datamodules.segmentation.base import SegmentationFiles
 from darkroom.errors import DataError, UsageError
 

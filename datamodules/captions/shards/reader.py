@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from darkroom.datamodules.captions.base import ImageFormat
 from darkroom.datamodules.captions.caption_text import captions_in
-from darkroom.datamodules.io.read_images import EXTENSIONS
+from darkroom.datamodules.io.image_files import EXTENSIONS
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import install_command
 

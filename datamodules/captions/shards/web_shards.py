@@ -92,7 +92,7 @@ class ShardedCaptions(CaptionDataModule):
         return ShardSamples(
             [address_of(self.root, name) for name in names],
             shard_sizes(self.root, names),
-            self.image_format,
+            self.image_format([], split),  # streamed, so their bit depth is not examined
             all_captions=split == "train",
             window=self.window,
             patience=patience,

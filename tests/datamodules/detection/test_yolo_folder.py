@@ -255,3 +255,22 @@ def test_labels_refer_to_rotated_photo(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("0 .5 .5 1 1")
     found = parse_yolo(tmp_path / "a.txt", tmp_path / "a.jpg")
     assert found.boxes.tolist() == [[0, 0, 100, 200]]
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_images_in_subfolders_are_counted(tmp_path: Path, every: bool) -> None:
+    yolo_folder(tmp_path)
+    images, labels = tmp_path / "images/train", tmp_path / "labels/train"
+    (images / "day1").mkdir()
+    moved = sorted(images.glob("*.*")) if every else sorted(images.glob("*.*"))[:1]
+    for path in moved:
+        (labels / f"{path.stem}.txt").unlink(missing_ok=True)
+        path.rename(images / "day1" / path.name)
+    message = f"train has {len(moved)} images in folders inside it, such as .*day1"
+    data = YoloFolder(root=str(tmp_path))
+    if every:
+        with pytest.raises(DataError, match=message + ".*; move them up"):
+            data.dataset("train")
+    else:
+        with pytest.warns(UserWarning, match=message + ".*; they are left out"):
+            data.dataset("train")

@@ -128,3 +128,25 @@ def test_val_classes_other_than_training_raise(tmp_path: Path) -> None:
     flat_folder(root / "val")
     with pytest.raises(DataError, match=r"val has no folders of images, as train does, \(\.png"):
         ImageFolder(root=str(root)).setup("fit")
+
+
+def test_folders_inside_a_class_belong_to_it(tmp_path: Path) -> None:
+    for name in ("cats/2020/a.png", "cats/b.png", "dogs/deep/er/c.png", "__MACOSX/d.png", "dogs/.cache/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    data = ImageFolder(root=str(tmp_path), size=8, val_fraction=0, test_fraction=0)
+    dataset = data.dataset("train")
+    assert data.class_names == ("cats", "dogs")
+    assert sorted((Path(one["path"]).name, int(one["label"])) for one in map(dataset.__getitem__, range(3))) == [
+        ("a.png", 0),
+        ("b.png", 0),
+        ("c.png", 1),
+    ]
+
+
+@pytest.mark.parametrize(("count", "remedy"), [(4, "set it to 0.25 or more"), (5, "set it to 0.2 or more")])
+def test_few_images_name_the_fraction(tmp_path: Path, count: int, remedy: str) -> None:
+    for index in range(count):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{index}.png")
+    with pytest.raises(UsageError, match=rf"data\.val_fraction 0\.1 leaves none of {count} images for val; {remedy}"):
+        ImageFolder(root=str(tmp_path), size=8).setup("fit")

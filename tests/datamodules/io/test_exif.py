@@ -10,7 +10,7 @@ from PIL import Image
 
 from darkroom.datamodules.detection.coco_detection import CocoDetection
 from darkroom.datamodules.io.exif import rotates, warn_of_ambiguous_rotation
-from darkroom.datamodules.io.read_images import ImageMaskPairs
+from darkroom.datamodules.io.read_images import ImageMaskPairs, ImageReader
 
 SIZE = {1: (40, 60), 3: (40, 60), 6: (60, 40)}  # height and width after rotation, of 40 x 60 stored pixels
 
@@ -53,7 +53,7 @@ def test_mask_of_stored_pixels_matches_its_image(tmp_path: Path, exif: str | Non
     values = np.zeros((40, 60), np.uint8)
     values[:20, :30] = 1
     Image.fromarray(values).save(mask)
-    sample = ImageMaskPairs([(image, mask)], 2, channels=1, exif=exif)[0]
+    sample = ImageMaskPairs([(image, mask)], 2, reader=ImageReader(1), exif=exif)[0]
     assert torch.equal(sample["image"][0] > 127, sample["mask"] == 1)
 
 

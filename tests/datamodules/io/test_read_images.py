@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from darkroom.datamodules.io.read_images import list_images, read_image, read_mask
+from darkroom.datamodules.io.image_files import list_images
+from darkroom.datamodules.io.read_images import read_image
+from darkroom.datamodules.io.read_mask import read_mask
 from darkroom.errors import DataError
 
 
