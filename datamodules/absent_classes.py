@@ -1,12 +1,13 @@
 """Warn of classes that never occur in the truth, which training and averaged metrics leave out without a word."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from darkroom.datamodules.bad_samples import UNREADABLE
-from darkroom.datamodules.io.read_images import ImageMaskPairs
+from darkroom.datamodules.io.read_images import IGNORE, ImageMaskPairs
 
 # Masks to read. Most data sets show every class in the first few.
 MASKS = 64
@@ -39,20 +40,33 @@ def warn_of_absent_values(masks: ImageMaskPairs, class_names: Sequence[str], spl
         split: name of the split.
     """
     missing, values, read = set(range(len(class_names))), set[int](), 0
+    foreground: dict[int, Path] = {}  # by the value of the second class, 1 or 255: a mask with it alone
+    may_be_mixed = len(class_names) == 2 and masks.mask_values == "index" and IGNORE in masks.ignore_values
     for index in np.unique(np.linspace(0, len(masks) - 1, min(MASKS, len(masks))).astype(int)):
         try:
             classes, raw = masks.read_classes(int(index))
         except UNREADABLE:  # reading the sample reports it
             continue
         read += 1
+        present = set(np.unique(raw).tolist())
         missing -= set(np.unique(classes).tolist())
-        values |= set(np.unique(raw).tolist())
-        if not missing:
+        values |= present
+        may_be_mixed &= not {1, IGNORE} <= present  # a mask with both ignores 255 indeed
+        for value in present & {1, IGNORE}:
+            foreground.setdefault(value, masks.masks[int(index)])
+        if not missing and not may_be_mixed:
             return
-    if read == 0:
+    if may_be_mixed and len(foreground) == 2:
+        rank_zero_warn(
+            f"{foreground[1]} has the value 1, {foreground[IGNORE]} has 255 instead, and no mask of the {split} split has "
+            f"both; 255 is ignored. If both mean {class_names[1]}, set data.mask_values of ImageMaskFolder to nonzero"
+        )
+    if read == 0 or not missing:
         return
     ignored = sorted(missing & set(masks.ignore_values))
     reason = f"data.ignore_values has {ignored}, so these values are ignored" if ignored else "check data.class_names"
+    if may_be_mixed and values == {0, IGNORE}:
+        reason = f"255 is ignored; if it means {class_names[1]}, set data.mask_values of ImageMaskFolder to nonzero"
     shown = ", ".join(f"{class_names[value]} (value {value})" for value in sorted(missing))
     rank_zero_warn(
         f"no pixel of {shown} in {read} of {len(masks)} masks of the {split} split; metrics leave classes without pixels "

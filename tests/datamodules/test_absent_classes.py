@@ -57,3 +57,34 @@ def test_class_without_objects_is_named() -> None:
     labels = [np.array([1, 1]), np.array([], np.int64), np.array([3])]
     with pytest.warns(UserWarning, match=r"the val split has no object of dog; .*\{'cat': 2, 'bird': 1\}"):
         warn_of_absent_objects(labels, ("cat", "dog", "bird"), "val")
+
+
+def binary(path: Path, *values: tuple[int, ...], **kwargs: str) -> ImageMaskFolder:
+    """Images with two classes, and masks that have these values."""
+    data = folder(path, 0, count=len(values))
+    for index, present in enumerate(values):
+        mask = np.resize(np.repeat(np.array(present, np.uint8), 32), (32, 32))
+        Image.fromarray(mask).save(path / f"masks/{index}.png")
+    options = {"crop": 32, "num_workers": 0, "val_fraction": 0.2, "test_fraction": 0}
+    return ImageMaskFolder(root=str(data.folders["train"][0].parent), **options, **kwargs)
+
+
+def test_black_and_white_masks_get_the_option(tmp_path: Path) -> None:
+    data = binary(tmp_path, *[(0, 255)] * 10)
+    with pytest.warns(UserWarning, match="if it means foreground, set data.mask_values of ImageMaskFolder to nonzero"):
+        data.setup("fit")
+
+
+def test_masks_with_1_and_masks_with_255_are_named(tmp_path: Path) -> None:
+    data = binary(tmp_path, *[(0, 1)] * 5, *[(0, 255)] * 5)
+    with pytest.warns(
+        UserWarning, match=r"\d\.png has the value 1, .*\d\.png has 255 instead, and no mask of the train"
+    ):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(("values", "mask_values"), [([(0, 1), (0, 1, 255)], "index"), ([(0, 1), (0, 255)], "nonzero")])
+def test_255_that_is_clear_is_not_mentioned(tmp_path: Path, values: list[tuple[int, ...]], mask_values: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        binary(tmp_path, *values * 5, mask_values=mask_values).setup("fit")

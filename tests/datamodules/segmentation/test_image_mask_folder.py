@@ -184,6 +184,80 @@ def test_samples_contain_original_size(tmp_path: Path) -> None:
     assert load(tmp_path, max_side=40)[0]["size"].tolist() == [40, 80]
 
 
+def test_gif_masks_of_carvana_are_read(tmp_path: Path) -> None:
+    """Carvana names them NAME_mask.gif; their values are 0 and 1."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/car_01.jpg")
+    binary = np.zeros((8, 8), np.uint8)
+    binary[2:] = 255
+    Image.fromarray(binary).convert("1").save(tmp_path / "masks/car_01_mask.gif")
+    assert load(tmp_path, mask_suffix="_mask")[0]["mask"].sum() == 48
+
+
+def test_subfolders_pair_by_relative_path(tmp_path: Path) -> None:
+    for number, name in enumerate(("scene1/0", "scene1/1", "deep/scene2/0")):
+        for kind, value in (("images", 100), ("masks", number % 2)):
+            path = tmp_path / kind / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), value).save(path)
+    (tmp_path / "images/.ipynb_checkpoints").mkdir()
+    (tmp_path / "images/.ipynb_checkpoints/0.png").write_bytes(b"")
+    samples = load(tmp_path, channels=1)
+    assert [Path(sample["path"]).relative_to(tmp_path / "images").as_posix() for sample in samples] == [
+        "deep/scene2/0.png",
+        "scene1/0.png",
+        "scene1/1.png",
+    ]
+    assert [sample["mask"].max() for sample in samples] == [0, 0, 1]
+
+
+def test_mask_in_another_subfolder_is_missing(tmp_path: Path) -> None:
+    for path in (tmp_path / "images/a/0.png", tmp_path / "masks/b/0.png"):
+        path.parent.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(path)
+    with pytest.raises(DataError, match=r"images/a/0\.png has no mask .*masks/a/0\.\*"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("masks_dir", ["masks", "."])
+def test_masks_may_lie_in_the_folder_of_the_images(tmp_path: Path, masks_dir: str) -> None:
+    (tmp_path / masks_dir).mkdir(exist_ok=True)
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+        Image.new("L", (8, 8), 1).save(tmp_path / masks_dir / f"{name}_mask.png")
+    samples = load(tmp_path, images_dir=".", masks_dir=masks_dir, mask_suffix="_mask")
+    assert [(Path(sample["path"]).name, int(sample["mask"].min())) for sample in samples] == [
+        ("a.png", 1),
+        ("b.png", 1),
+    ]
+
+
+@pytest.mark.parametrize("exif", [None, "transpose", "ignore"])
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_image_and_mask_of_one_orientation_agree(tmp_path: Path, exif: Any, orientation: int, ending: str) -> None:
+    """A tool that copies the EXIF data of a photo to its mask."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        tags = Image.Exif()
+        tags[274] = orientation
+        pixels = np.zeros((8, 12), np.uint8)
+        pixels[:2] = 1 if name == "masks" else 255
+        Image.fromarray(pixels).save(tmp_path / f"{name}/a.{ending}", exif=tags)
+    sample = load(tmp_path, exif=exif, channels=1)[0]
+    assert sample["mask"].shape == ((12, 8) if orientation == 6 and exif != "ignore" else (8, 12))
+    assert torch.equal(sample["image"][0] > 127, sample["mask"] == 1)
+
+
+@pytest.mark.parametrize("what", ["images", "masks"])
+def test_pixel_limit_holds_for_images_and_masks(tmp_path: Path, what: str) -> None:
+    save_pair(tmp_path, Image.new("RGB", (8, 8)))
+    Image.new("L", (20, 8)).save(tmp_path / what / "a.png")
+    with pytest.raises(DataError, match=rf"{what}/a\.png has 20 x 8 = 160 pixels, more than data\.max_pixels 100"):
+        load(tmp_path, max_pixels=100)
+
+
 class TestInvalidData:
     """Invalid data raise one error that names the file."""
 
@@ -239,8 +313,8 @@ class TestInvalidData:
             load(tmp_path)
 
     def test_colour_mask_raises(self, tmp_path: Path) -> None:
-        save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)))
-        with pytest.raises(DataError, match="colour image"):
+        save_pair(tmp_path, Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), (1, 2, 3)))
+        with pytest.raises(DataError, match=r"a\.png is a colour image, with the colour \[1, 2, 3\]"):
             load(tmp_path)
 
     def test_lossy_mask_raises(self, tmp_path: Path) -> None:
@@ -250,11 +324,23 @@ class TestInvalidData:
         with pytest.raises(DataError, match="lossy JPEG"):
             load(tmp_path)
 
-    def test_empty_split_raises(self, tmp_path: Path) -> None:
-        image_mask_folder(tmp_path, count=2)
+    @pytest.mark.parametrize(
+        ("count", "remedy"), [(2, "add images: 3 splits need at least 3"), (4, "set it to 0.25"), (5, "set it to 0.2")]
+    )
+    def test_empty_split_names_its_fraction(self, tmp_path: Path, count: int, remedy: str) -> None:
+        image_mask_folder(tmp_path, count=count)
         data = ImageMaskFolder(root=str(tmp_path))
-        with pytest.raises(DataError, match="val split of ImageMaskFolder is empty"):
+        message = (
+            f"data.val_fraction 0.1 leaves none of {count} images for val; {remedy}.*, such as data.val_images_dir"
+        )
+        with pytest.raises(UsageError, match=message):
             data.setup("fit")
+
+    @pytest.mark.parametrize("count", [4, 5])
+    def test_advised_fraction_fills_every_split(self, tmp_path: Path, count: int) -> None:
+        image_mask_folder(tmp_path, count=count)
+        data = ImageMaskFolder(root=str(tmp_path), val_fraction=1 / count, test_fraction=1 / count)
+        assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [count - 2, 1, 1]
 
     def test_mixed_sizes_in_a_batch_raise(self, tmp_path: Path) -> None:
         dsb2018(tmp_path / "dsb")
