@@ -73,7 +73,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
     pixels of every image; validation, test and prediction run the same weights over the whole image at once.
 
     Args:
-        in_channels: channels of the images.
+        in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
         backbone: AlexNet or a VGG, built for this window.
         width: factor on the channels of every layer.
@@ -89,7 +89,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
 
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         num_classes: int | None = None,
         backbone: Backbone = "vgg16",
         width: float = 1.0,
@@ -101,6 +101,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         if weights is not None and classifier is not None:
             raise UsageError("model.weights must be null with model.classifier: it is for model.backbone")
         classifier = classifier or Classifier(backbone, num_classes, window, in_channels, width)

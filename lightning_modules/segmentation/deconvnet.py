@@ -154,7 +154,7 @@ class DeconvNet(SemanticSegmentation):
     maximum of its scores (equation 1).
 
     Args:
-        in_channels: channels of the images.
+        in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
         backbone: a VGG with batch norm; the paper's is vgg16_bn.
         width: factor on the channels of every layer.
@@ -173,7 +173,7 @@ class DeconvNet(SemanticSegmentation):
 
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         num_classes: int | None = None,
         backbone: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"] = "vgg16_bn",
         width: float = 1.0,
@@ -186,6 +186,7 @@ class DeconvNet(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         network = DeconvNetwork(
             in_channels=in_channels,
             num_classes=num_classes,

@@ -207,7 +207,7 @@ class DilatedNet(SemanticSegmentation):
     ``freeze_front_end``), then both: configs/paper/segmentation/dilated_{front_end,context,joint}.yaml.
 
     Args:
-        in_channels: channels of the images.
+        in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
         backbone: a VGG; the paper's is vgg16.
         width: factor on the channels of the front end.
@@ -226,7 +226,7 @@ class DilatedNet(SemanticSegmentation):
 
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         num_classes: int | None = None,
         backbone: VGG = "vgg16",
         width: float = 1.0,
@@ -241,6 +241,7 @@ class DilatedNet(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         if freeze_front_end and context is None:
             raise UsageError(
                 "model.freeze_front_end must be false while model.context is null: nothing would be trained"

@@ -149,7 +149,7 @@ class FCN(SemanticSegmentation):
     (``CrossEntropy(reduction="sum")``) and ``CaffeSGD``: configs/paper/segmentation/fcn32s.yaml, fcn16s.yaml, fcn8s.yaml.
 
     Args:
-        in_channels: channels of the images.
+        in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
         backbone: the classifier; the paper's are vgg16 and alexnet.
         stride: 32, 16 or 8: stride of the finest scores, in pixels.
@@ -165,7 +165,7 @@ class FCN(SemanticSegmentation):
 
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         num_classes: int | None = None,
         backbone: Backbone = "vgg16",
         stride: Literal[32, 16, 8] = 8,
@@ -178,6 +178,7 @@ class FCN(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         network = FCNNetwork(
             in_channels=in_channels,
             num_classes=num_classes,

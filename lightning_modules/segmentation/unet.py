@@ -203,7 +203,7 @@ class UNet(SemanticSegmentation):
     large images into tiles with their true surroundings: the paper's overlap-tile strategy.
 
     Args:
-        in_channels: channels of the images.
+        in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included; None: from the data on the command line, 2 in Python.
         bilinear: the same as upsampling bilinear, the name in the widely used version.
         base_channels: width of the first level; 64 is the paper's, 16 suffices for Shapes on a CPU.
@@ -222,7 +222,7 @@ class UNet(SemanticSegmentation):
 
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         num_classes: int | None = None,
         bilinear: bool = False,
         base_channels: int = 64,
@@ -235,6 +235,7 @@ class UNet(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         network = UNetNetwork(
             in_channels=in_channels,
             num_classes=num_classes,

@@ -159,4 +159,5 @@ FAKES = {
     "voc2012_sbd": voc2012_sbd,
     "dsb2018": dsb2018,
     "dubai_aerial": voc,
+    "image_mask_folder": image_mask_folder,
 }

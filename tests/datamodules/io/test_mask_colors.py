@@ -1,11 +1,13 @@
 """Masks in colours, and the labelmap of CVAT's export "Segmentation mask 1.1"."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from darkroom.datamodules.io.mask_colors import read_labelmap
@@ -118,3 +120,32 @@ def test_contradicting_options_raise(tmp_path: Path, wrong: dict[str, Any], mess
     cvat_export(tmp_path)
     with pytest.raises((DataError, UsageError), match=message):
         folder(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize("colors", ["labelmap.txt", "{background: [0, 0, 0], cat: [250, 50, 83], dog: [51, 221, 255]}"])
+def test_colours_train_from_command_line(darkroom: Callable, tmp_path: Path, colors: str) -> None:
+    cvat_export(tmp_path / "export")
+    outcome = darkroom(
+        *("fit", "--model", "UNet", "--model.base_channels", 2, "--data", "ImageMaskFolder", "--data.crop", 16),
+        *(
+            "--data.root",
+            tmp_path / "export",
+            "--data.images_dir",
+            "JPEGImages",
+            "--data.masks_dir",
+            "SegmentationClass",
+        ),
+        *(
+            "--data.mask_colors",
+            colors,
+            "--data.val_fraction",
+            0.34,
+            "--trainer.max_steps",
+            1,
+            "--trainer.accelerator",
+            "cpu",
+        ),
+        *("--experiment", "colours"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert yaml.safe_load(Path("runs/colours/0/config.yaml").read_text())["model"]["init_args"]["num_classes"] == 3

@@ -1,5 +1,6 @@
 """ImageMaskFolder: custom datasets and their possible errors."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import Namespace
 from PIL import Image
 
+from darkroom.cli.linking import link_model
 from darkroom.datamodules.io.pairing import split_by_hash
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from darkroom.errors import DataError, UsageError
+from darkroom.lightning_modules import segmentation
 from tests.contracts.datamodule import SegmentationDataContract
 from tests.fakes.pictures import dsb2018, image_mask_folder
 
@@ -159,20 +163,22 @@ def test_ignored_pixels_belong_to_no_instance(tmp_path: Path) -> None:
     assert load(tmp_path, crops="objects")[0]["instances"].tolist() == [[1] * 8] * 3 + [[0] * 8] + [[2] * 8] * 4
 
 
+@pytest.mark.parametrize("model", ["UNet", "FCN", "DeconvNet", "DilatedNet", "ConvolutionalizedClassifier"])
+def test_models_take_the_channels_of_grey_images(model: str) -> None:
+    arguments = Namespace(
+        class_path=f"darkroom.lightning_modules.segmentation.{model}", init_args=Namespace(in_channels=None)
+    )
+    link_model(ImageMaskFolder(channels=1), arguments)
+    assert arguments.init_args.in_channels == 1
+    kind = getattr(segmentation, model)
+    assert inspect.signature(kind).parameters["in_channels"].default is None
+
+
 def test_grey_images_train_from_command_line(darkroom: Callable, tmp_path: Path) -> None:
     dsb2018(tmp_path / "dsb")
     outcome = darkroom(
-        *("fit", "--model", "UNet", "--model.base_channels", 4, "--model.in_channels", 1, "--data", "ImageMaskFolder"),
-        *(
-            "--data.channels",
-            1,
-            "--data.root",
-            tmp_path / "dsb",
-            "--data.images_dir",
-            "train/images",
-            "--data.crop",
-            32,
-        ),
+        *("fit", "--model", "UNet", "--model.base_channels", 4, "--data", "ImageMaskFolder", "--data.channels", 1),
+        *("--data.root", tmp_path / "dsb", "--data.images_dir", "train/images", "--data.crop", 32),
         *("--data.masks_dir", "train/labels", "--data.mask_values", "nonzero", "--data.val_fraction", 0.4),
         *("--trainer.max_steps", 1, "--trainer.accelerator", "cpu"),
     )
