@@ -14,7 +14,7 @@ from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDa
 from darkroom.datamodules.captions.caption_text import CaptionSafeFlip, RandomCaption, most_frequent_words
 from darkroom.datamodules.datasets import limit_items
 from darkroom.datamodules.images.base import centre_square, centred_statistics, check_square_options
-from darkroom.datamodules.io.image_files import ImageFile
+from darkroom.datamodules.io.image_files import ImageSource
 from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder, to_tensor
 from darkroom.errors import UsageError
 from darkroom.protocols import SizedDataset
@@ -35,7 +35,7 @@ class ImageFormat(NamedTuple):
     size: int
     reader: ImageReader
 
-    def read(self, file: ImageFile) -> Tensor:
+    def read(self, file: ImageSource) -> Tensor:
         """Read the middle square of an image, scaled to ``size``: uint8 (channels, size, size)."""
         return to_tensor(centre_square(self.reader(file), self.size))
 

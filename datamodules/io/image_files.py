@@ -6,7 +6,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from PIL import ExifTags, Image, ImageOps, ImageSequence
+from PIL import ExifTags, Image, ImageSequence
+from PIL.ImageFile import ImageFile
 
 from darkroom.errors import DataError
 
@@ -14,19 +15,20 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp",
 MAX_PIXELS = 178_956_970  # where Pillow refuses a file as a decompression bomb
 SIDES_SWAPPED = 5  # EXIF orientations from this on turn by 90 degrees
 
-ImageFile = Path | IO[bytes]
+ImageSource = Path | IO[bytes]
 
 _NO_DATA = ("__MACOSX", "@eaDir")  # folders of copies that macOS and Synology add
 
-_STORED = {  # by orientation: what gives the stored pixels of a rotated image
+_UPRIGHT = {  # by orientation: what makes stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+    8: Image.Transpose.ROTATE_90,
 }
+_INVERSE = {6: 8, 8: 6}  # the others are their own inverse
 
 
 def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
@@ -85,7 +87,7 @@ class Pixels(NamedTuple):
 
 
 @contextmanager
-def _opened(file: ImageFile) -> Iterator[Image.Image]:
+def _opened(file: ImageSource) -> Iterator[ImageFile]:
     """Open a file without Pillow's own limit of pixels, which has no option and warns at half of it."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -96,11 +98,19 @@ def _opened(file: ImageFile) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _header(image: Image.Image) -> Header:
+def _orientation(image: ImageFile) -> int:
+    """Return the EXIF orientation, 1 if it is missing or damaged."""
+    try:
+        # The method of the base class; that of PNG also reads the pixels.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises SyntaxError, struct.error and others; the pixels may be whole
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _header(image: ImageFile) -> Header:
     """Return the header of an image whose pixels are not loaded yet."""
-    # The method of the base class; that of PNG also reads the pixels.
-    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    orientation = orientation if orientation in range(1, 9) else 1
+    orientation = _orientation(image)
     size = image.height, image.width
     if image.format == "TIFF" and orientation >= SIDES_SWAPPED:  # Pillow states the size after rotation
         size = size[::-1]
@@ -110,7 +120,7 @@ def _header(image: Image.Image) -> Header:
     return Header(orientation, size, deep, image.format or "")
 
 
-def _check_frames(image: Image.Image, file: ImageFile) -> None:
+def _check_frames(image: Image.Image, file: ImageSource) -> None:
     """Raise a DataError for an animation or a file of several pages, of which only the first would be read."""
     if image.format == "MPO":  # a photo, and what its camera adds to it
         return
@@ -124,7 +134,7 @@ def _check_frames(image: Image.Image, file: ImageFile) -> None:
         raise DataError(f"{file} has {count} frames; save each frame as a file of its own, such as NAME_000.png")
 
 
-def _check_pixels(header: Header, file: ImageFile, max_pixels: int | None) -> None:
+def _check_pixels(header: Header, file: ImageSource, max_pixels: int | None) -> None:
     height, width = header.size
     if max_pixels is not None and height * width > max_pixels:
         raise DataError(
@@ -134,7 +144,7 @@ def _check_pixels(header: Header, file: ImageFile, max_pixels: int | None) -> No
 
 
 @contextmanager
-def _data_errors(file: ImageFile) -> Iterator[None]:
+def _data_errors(file: ImageSource) -> Iterator[None]:
     """Raise all errors of Pillow as a DataError that names the file."""
     try:
         yield
@@ -146,7 +156,7 @@ def _data_errors(file: ImageFile) -> Iterator[None]:
         raise DataError(f"{file} cannot be read as an image ({error}); replace or remove it") from error
 
 
-def read_header(file: ImageFile, max_pixels: int | None = None) -> Header:
+def read_header(file: ImageSource, max_pixels: int | None = None) -> Header:
     """Read the header of an image.
 
     Raises:
@@ -158,7 +168,7 @@ def read_header(file: ImageFile, max_pixels: int | None = None) -> Header:
         return header
 
 
-def read_pixels(file: ImageFile, rotate: bool = True, max_pixels: int | None = None) -> Pixels:
+def read_pixels(file: ImageSource, rotate: bool = True, max_pixels: int | None = None) -> Pixels:
     """Read the pixels of an image in the mode of the file.
 
     Args:
@@ -175,15 +185,17 @@ def read_pixels(file: ImageFile, rotate: bool = True, max_pixels: int | None = N
         _check_frames(image, file)
         image.load()
         if image.format == "TIFF":  # Pillow has rotated it
-            image = image if rotate else stored(image, header.orientation)
-        elif rotate:
-            image = ImageOps.exif_transpose(image)
-        return Pixels(image, header)
+            return Pixels(image if rotate else stored(image, header.orientation), header)
+        return Pixels(_transpose(image, header.orientation) if rotate else image, header)
+
+
+def _transpose(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def stored(image: Image.Image, orientation: int) -> Image.Image:
     """Undo the rotation of an image by its EXIF orientation."""
-    return image.transpose(_STORED[orientation]) if orientation in _STORED else image
+    return _transpose(image, _INVERSE.get(orientation, orientation))
 
 
 def read_orientation(path: Path) -> tuple[int, tuple[int, int]]:

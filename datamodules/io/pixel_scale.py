@@ -7,7 +7,7 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from PIL import Image
 
-from darkroom.datamodules.io.image_files import ImageFile, Pixels, read_header, read_pixels
+from darkroom.datamodules.io.image_files import ImageSource, Pixels, read_header, read_pixels
 from darkroom.errors import DataError, UsageError
 
 FILES = 32  # whose largest values decide
@@ -99,7 +99,7 @@ class PixelScale:
         if not self.stated:
             self.max_value = state.get("max_value", self.max_value)
 
-    def to_8_bits(self, pixels: Pixels, file: ImageFile) -> Image.Image:
+    def to_8_bits(self, pixels: Pixels, file: ImageSource) -> Image.Image:
         """Return an image with 8 bits per channel; one that has them is unchanged.
 
         Raises:
@@ -127,7 +127,7 @@ class PixelScale:
             )
         return Image.fromarray((values * 255 / self.max_value).clip(0, 255).round().astype(np.uint8))
 
-    def _check_upper_half(self, pixels: Pixels, file: ImageFile) -> Image.Image:
+    def _check_upper_half(self, pixels: Pixels, file: ImageSource) -> Image.Image:
         if self.max_value not in (None, _WHITE_16):
             raise DataError(
                 f"{file} has 16 bits per colour channel, which are read with their upper 8 alone, but data.max_value is "

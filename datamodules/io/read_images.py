@@ -16,7 +16,7 @@ from darkroom.datamodules.io.exif import Exif, rotates
 from darkroom.datamodules.io.image_files import (
     EXTENSIONS,
     MAX_PIXELS,
-    ImageFile,
+    ImageSource,
     read_header,
     read_orientation,
     read_pixels,
@@ -57,7 +57,7 @@ class ImageReader:
     max_pixels: int | None = MAX_PIXELS
     background: int = 0
 
-    def __call__(self, file: ImageFile, rotate: bool = True) -> Image.Image:
+    def __call__(self, file: ImageSource, rotate: bool = True) -> Image.Image:
         """Read an image; ``rotate`` False leaves its pixels as stored.
 
         Raises:
@@ -74,7 +74,7 @@ class ImageReader:
         )  # LAB has no way to L
 
 
-def read_image(file: ImageFile, channels: int = 3, rotate: bool = True) -> Image.Image:
+def read_image(file: ImageSource, channels: int = 3, rotate: bool = True) -> Image.Image:
     """Read an image as RGB (3 channels) or grey (1), 8 bits; see ``ImageReader``."""
     return ImageReader(channels)(file, rotate)
 

@@ -47,9 +47,10 @@ def test_photo_that_its_size_does_not_explain_is_named_once(tmp_path: Path, orie
     assert "Set data.exif to transpose" in str(caught[0].message)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
 @pytest.mark.parametrize("exif", [None, "ignore"])
-def test_mask_of_stored_pixels_matches_its_image(tmp_path: Path, exif: str | None) -> None:
-    image, mask = photo(tmp_path / "a.jpg", 6), tmp_path / "m.png"
+def test_mask_of_stored_pixels_matches_its_image(tmp_path: Path, exif: str | None, ending: str) -> None:
+    image, mask = photo(tmp_path / f"a.{ending}", 6), tmp_path / "m.png"
     values = np.zeros((40, 60), np.uint8)
     values[:20, :30] = 1
     Image.fromarray(values).save(mask)
@@ -57,12 +58,12 @@ def test_mask_of_stored_pixels_matches_its_image(tmp_path: Path, exif: str | Non
     assert torch.equal(sample["image"][0] > 127, sample["mask"] == 1)
 
 
-def coco(folder: Path, orientation: int) -> CocoDetection:
+def coco(folder: Path, orientation: int, ending: str) -> CocoDetection:
     """A square photo, annotated on its stored pixels: the box is its white quarter."""
     folder.mkdir(exist_ok=True)
-    photo(folder / "a.jpg", orientation, 40, 40)
+    photo(folder / f"a.{ending}", orientation, 40, 40)
     content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "height": 40, "width": 40}],
+        "images": [{"id": 1, "file_name": f"a.{ending}", "height": 40, "width": 40}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 20], "iscrowd": 0}],
         "categories": [{"id": 1, "name": "white"}],
     }
@@ -73,9 +74,10 @@ def coco(folder: Path, orientation: int) -> CocoDetection:
     return CocoDetection(root=str(folder), **same)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "tif"])  # Pillow rotates TIFF while it reads
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_boxes_and_square_photo_follow_one_rule(tmp_path: Path, orientation: int) -> None:
-    data = coco(tmp_path / "it", orientation)
+def test_boxes_and_square_photo_follow_one_rule(tmp_path: Path, orientation: int, ending: str) -> None:
+    data = coco(tmp_path / "it", orientation, ending)
     with pytest.warns(UserWarning, match="its size does not tell whether its annotation belongs to the rotated photo"):
         data.dataset("val")
     data.exif = "ignore"

@@ -136,6 +136,15 @@ def test_rotated_tiff_keeps_its_pixels(tmp_path: Path, compression: str | None) 
     assert np.array_equal(np.asarray(ImageReader(1)(tmp_path / "a.tif")), np.rot90(values, -1))
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("damaged", [b"MM\x00*\xff\xff\xff\xffgarbage", b"garbage garbage"])
+def test_damaged_exif_leaves_the_image_readable(tmp_path: Path, ending: str, damaged: bytes) -> None:
+    path = tmp_path / f"a.{ending}"
+    Image.new("L", (20, 10), 200).save(path, exif=b"Exif\x00\x00" + damaged)
+    assert ImageReader(1)(path).getpixel((3, 3)) == pytest.approx(200, abs=2)
+    assert (read_orientation(path), image_size(path)) == ((1, (10, 20)), (10, 20))
+
+
 def test_size_limit_names_the_option(tmp_path: Path) -> None:
     Image.new("L", (20, 10)).save(tmp_path / "a.png")
     assert ImageReader(max_pixels=200)(tmp_path / "a.png").size == (20, 10)

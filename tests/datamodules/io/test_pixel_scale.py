@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.datamodules.detection.instance_folder import InstanceFolder
 from darkroom.datamodules.images.image_folder import ImageFolder
 from darkroom.datamodules.io.pixel_scale import PixelScale
 from darkroom.datamodules.io.read_images import ImageReader
@@ -118,6 +119,16 @@ def test_all_splits_have_the_scale_of_the_training(tmp_path: Path) -> None:
         data.setup("fit")
     assert data.dataset("val")[0]["image"].max() == 4
     assert data.dataset("train")[0]["image"].max() == 233
+
+
+def test_detection_has_one_scale(tmp_path: Path) -> None:
+    for index, value in enumerate((1000, 4000)):
+        save(tmp_path / f"images/{index}.png", value)
+        save(tmp_path / f"masks/{index}.png", 1, np.uint8)
+    data = InstanceFolder(root=str(tmp_path), val_fraction=0, test_fraction=0)
+    with pytest.warns(UserWarning, match="as if their bit depths differed"):
+        dataset = data.dataset("train")
+    assert [int(dataset[index]["image"].max()) for index in range(2)] == [62, 249]
 
 
 def test_checkpoint_carries_the_scale_to_prediction(tmp_path: Path) -> None:
