@@ -67,11 +67,9 @@ class ImageReader:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*(self.background,) * 3, 255)), image)
-        if self.channels == 3:
-            return image.convert("RGB")
-        return (
-            image.convert("L") if image.mode in ("1", "L") else image.convert("RGB").convert("L")
-        )  # LAB has no way to L
+        if self.channels == 1 and image.mode not in ("1", "L"):
+            image = image.convert("RGB")  # Pillow converts LAB to grey in two steps alone
+        return image.convert("RGB" if self.channels == 3 else "L")
 
 
 def read_image(file: ImageSource, channels: int = 3, rotate: bool = True) -> Image.Image:
