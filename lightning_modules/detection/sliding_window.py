@@ -13,7 +13,7 @@ from darkroom.lightning_modules.detection.boxes import fixed_seed, sample_rois, 
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
-from darkroom.lightning_modules.layers.convolutionalize import convolutionalize
+from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
@@ -102,7 +102,7 @@ class SlidingWindow(ObjectDetection):
         if not sides or not aspect_ratios or min(*sides, *aspect_ratios, stride) <= 0:
             raise UsageError("model.sides, model.aspect_ratios and model.stride must be above 0")
         own = _stride(network, window, self.num_classes + 1)
-        if mode == "dense" and not _slides(network, window, own):
+        if mode == "dense" and not equals_crops(network, window, own):
             raise UsageError(
                 "model.mode must be crops for this classifier, whose padding makes dense logits differ from those of crops"
             )
@@ -196,23 +196,10 @@ class SlidingWindow(ObjectDetection):
 
 def _stride(network: nn.Module, window: int, outputs: int) -> int:
     """Measure the stride of a convolutionalized classifier, which must have this number of outputs."""
-    logits = _run_in_eval(network, torch.zeros(1, 3, window + 256, window))
+    with torch.no_grad(), eval_mode(network):
+        logits = network(torch.zeros(1, 3, window + 256, window))
     if logits.shape[1] != outputs:
         raise UsageError(
             f"model.classifier must have {outputs} outputs, one for each class and the background, got {logits.shape[1]}"
         )
     return 256 // (logits.shape[-2] - 1)
-
-
-def _slides(network: nn.Module, window: int, stride: int) -> bool:
-    """Return whether a dense pass and single crops give the same logits, on noise."""
-    image = torch.randn(1, 3, window + 2 * stride, window + stride, generator=torch.Generator().manual_seed(0))
-    crops = image.unfold(2, window, stride).unfold(3, window, stride)[0].permute(1, 2, 0, 3, 4)
-    one_by_one = _run_in_eval(network, crops.flatten(0, 1))[..., 0, 0]
-    dense = _run_in_eval(network, image)[0].flatten(1).T
-    return dense.shape == one_by_one.shape and torch.allclose(dense, one_by_one, atol=1e-3 * dense.abs().max().item())
-
-
-def _run_in_eval(network: nn.Module, image: Tensor) -> Tensor:
-    with torch.no_grad(), eval_mode(network):
-        return network(image)

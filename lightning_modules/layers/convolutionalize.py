@@ -1,6 +1,7 @@
 """Convolutionalization: run a classifier as a convolution that returns a map (Long et al. 2015, section 3.1)."""
 
 import copy
+from bisect import bisect_left
 
 import torch
 from torch import fx, nn
@@ -8,6 +9,10 @@ from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.utils.eval_mode import eval_mode
+
+# Largest number of pixels by which padding may widen a window: 236 for VGG19.
+_LARGEST_CONTEXT = 1024
 
 
 def linear_to_conv(linear: nn.Linear, side: int) -> nn.Conv2d:
@@ -50,7 +55,7 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
     On images (B, C, window, window) it returns the classifier's logits (B, K) as (B, K, 1, 1). On larger images it returns
     a map with the logits of every window at the network's stride. Linear layers become convolutions, flattening is removed,
     adaptive pooling gets its window at the training size. The parameters keep their names. If the classifier's
-    convolutions pad, cells of a larger map depend on neighbouring pixels instead of the padding.
+    convolutions pad, cells of a larger map depend on neighbouring pixels instead of the padding: ``remove_padding``.
 
     Args:
         classifier: traceable by torch.fx, like torchvision's AlexNet, VGG and ResNet; it is copied.
@@ -91,3 +96,57 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph.train(training)
+
+
+def remove_padding(network: nn.Module) -> nn.Module:
+    """Set the padding of all convolutions and poolings to 0 and let poolings round down; return the network.
+
+    A convolutionalized network then computes every cell from the same pixels in a crop and in a larger image.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.padding, layer.padding_mode = (0, 0), "zeros"
+        elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+            layer.padding, layer.ceil_mode = 0, False
+    return network
+
+
+def field_of_cell(network: nn.Module, window: int, in_channels: int = 3) -> tuple[int, int]:
+    """Measure the side of the smallest crop, at least ``window``, that gives a cell, and the stride, both in pixels.
+
+    Args:
+        network: convolutionalized, without padding.
+        window: side of the images for which the classifier was built, in pixels.
+        in_channels: C.
+
+    Raises:
+        UsageError: the network does not run without padding, as with skip connections around padded convolutions.
+    """
+    with torch.device("meta"):
+        probe = copy.deepcopy(network).to("meta").eval()
+
+        def cells(side: int) -> int:
+            try:
+                return probe(torch.empty(1, in_channels, side, side)).shape[-1]
+            except RuntimeError:
+                return 0
+
+        sides = range(window, window + _LARGEST_CONTEXT)
+        index = bisect_left(sides, 1, key=lambda side: min(1, cells(side)))
+        if index == len(sides):
+            raise UsageError(
+                "model.classifier must run with its padding set to 0, which skip connections around padded convolutions "
+                "prevent; use model.backbone (AlexNet or a VGG) or a classifier whose layers follow one another"
+            )
+        return sides[index], 1024 // (cells(sides[index] + 1024) - 1)
+
+
+def equals_crops(network: nn.Module, window: int, stride: int, in_channels: int = 3) -> bool:
+    """Return whether a dense pass and single crops give the same logits, on noise, in evaluation."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, in_channels, window + 2 * stride, window + stride, generator=generator)
+    crops = image.unfold(2, window, stride).unfold(3, window, stride)[0].permute(1, 2, 0, 3, 4)
+    with torch.no_grad(), eval_mode(network):
+        one_by_one = network(crops.flatten(0, 1))[..., 0, 0]
+        dense = network(image)[0].flatten(1).T
+    return dense.shape == one_by_one.shape and torch.allclose(dense, one_by_one, atol=1e-3 * dense.abs().max().item())

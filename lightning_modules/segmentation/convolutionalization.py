@@ -1,6 +1,5 @@
 """Convolutionalized classifiers: trained on windows, tested on whole images (Long et al. 2015, section 3.1)."""
 
-import copy
 from typing import Any
 
 import torch
@@ -15,7 +14,12 @@ from darkroom.lightning_modules.layers.backbones import (
     imagenet_weights,
     load_all_but_last_layer,
 )
-from darkroom.lightning_modules.layers.convolutionalize import convolutionalize
+from darkroom.lightning_modules.layers.convolutionalize import (
+    convolutionalize,
+    equals_crops,
+    field_of_cell,
+    remove_padding,
+)
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.losses import needed_entries
@@ -25,33 +29,45 @@ from darkroom.lightning_modules.utils.precision import check_images
 class SlidingClassifier(nn.Module):
     """Convolutionalized classifier over every window of an image. (B, C, H, W) of any size -> logits (B, K, H, W).
 
-    A window around every ``stride / stitch``-th pixel is classified, with the image mirrored at its border; between these
+    The padding of the classifier's convolutions is set to 0, and a window is read with as many pixels around it instead:
+    ``field`` pixels, 404 for VGG16 at 224. So a cell of the map equals the classifier on a crop of ``field`` pixels, and
+    the shapes of its parameters stay.
+
+    A crop around every ``stride / stitch``-th pixel is classified, with the image mirrored at its border; between these
     pixels the logits are interpolated bilinearly. Shift-and-stitch (Sermanet et al. 2013; Long et al. 2015, section 3.2):
     the network runs on ``stitch``^2 shifted images and the maps are interlaced.
 
     Args:
         classifier: classifies windows.
-        window: side of the windows in pixels.
+        window: side of the windows for which it was built, in pixels.
         in_channels: C.
         stitch: divisor of the map's stride; it must divide the stride of the network.
+
+    Raises:
+        UsageError: a cell of the map depends on more than its crop, or the network needs its padding.
     """
 
     def __init__(self, classifier: nn.Module, window: int, in_channels: int = 3, stitch: int = 1) -> None:
         super().__init__()
-        self.windows = convolutionalize(classifier, window, in_channels)
-        self.window, self.stitch = window, stitch
-        with torch.device("meta"):
-            probe = copy.deepcopy(self.windows).to("meta").eval()
-            self.stride = 1024 // (probe(torch.empty(1, in_channels, window + 1024, window)).shape[-2] - 1)
+        self.windows = remove_padding(convolutionalize(classifier, window, in_channels))
+        self.field, self.stride = field_of_cell(self.windows, window, in_channels)
+        self.stitch = stitch
+        # AlexNet and VGG of any width are known to fit; a pass over noise costs seconds at the paper's size.
+        known = isinstance(classifier, Classifier)
+        if not known and not equals_crops(self.windows, self.field, self.stride, in_channels):
+            raise UsageError(
+                "model.classifier must give a window the same logits alone and inside an image; remove what depends on the "
+                "whole input or pads it in forward (such as GroupNorm, InstanceNorm and F.pad), or use model.backbone"
+            )
         if stitch < 1 or self.stride % stitch:
             raise UsageError(f"model.stitch must divide the network's stride, {self.stride}, got {stitch}")
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        step, before = self.stride // self.stitch, self.window // 2
+        step, before = self.stride // self.stitch, self.field // 2
         # As many coarse cells as put the last one on or beyond the last pixel.
         cells = [-(-(side - 1) // self.stride) + 1 for side in (height, width)]
-        reach = [(n - 1) * self.stride + self.window + self.stride - step for n in cells]
+        reach = [(n - 1) * self.stride + self.field + self.stride - step for n in cells]
         x = mirror_pad(x, before, reach[0] - before - height, before, reach[1] - before - width)
         maps = [
             [self.windows(x[..., dy : dy + h, dx : dx + w]) for dx in range(0, self.stride, step)]
@@ -70,18 +86,21 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
     """Classifier of windows, trained on the class of their central pixel and tested as a convolution.
 
     The first step towards FCN (Long et al. 2015, section 3.1): training samples ``windows_per_image`` windows around random
-    pixels of every image; validation, test and prediction run the same weights over the whole image at once.
+    pixels of every image; validation, test and prediction run the same weights over the whole image at once. Both see the
+    same pixels: the surroundings of a window take the place of zero padding, see SlidingClassifier.
 
     Args:
         in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
         backbone: AlexNet or a VGG, built for this window.
         width: factor on the channels of every layer.
-        window: side of the windows in pixels.
+        window: side of the windows for which the classifier is built, in pixels; it reads more around them where it would
+            pad (VGG16 at 224: 404 pixels).
         windows_per_image: windows of each image in a training step.
         stitch: shift-and-stitch, see SlidingClassifier; 1: a plain convolution.
         weights: start from torchvision's ImageNet weights, except the last layer (width 1, window 224).
-        classifier: any other classifier of (B, C, window, window) -> (B, K) instead of the backbone.
+        classifier: any other classifier of (B, C, window, window) -> (B, K) instead of the backbone, whose logits of a
+            window do not depend on the rest of the image once its padding is 0.
     """
 
     initial_weight_arguments = ("weights",)
@@ -127,12 +146,12 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         return self.log_loss(self.loss_terms(logits, {"mask": labels}))
 
     def sample_windows(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample windows around random pixels, (N B, C, window, window), and these pixels' classes, (N B, 1, 1)."""
-        (batch, _, height, width), window, count = image.shape, self.network.window, self.windows_per_image
-        before = window // 2
-        padded = mirror_pad(image, before, window - before, before, window - before)
+        """Sample windows around random pixels, (N B, C, field, field), and these pixels' classes, (N B, 1, 1)."""
+        (batch, _, height, width), field, count = image.shape, self.network.field, self.windows_per_image
+        before = field // 2
+        padded = mirror_pad(image, before, field - before, before, field - before)
         y, x = (torch.randint(side, (batch, count, 1, 1), device=image.device) for side in (height, width))
-        steps = torch.arange(window, device=image.device)
+        steps = torch.arange(field, device=image.device)
         index = torch.arange(batch, device=image.device).view(-1, 1, 1, 1)
-        windows = padded.permute(0, 2, 3, 1)[index, y + steps.view(-1, 1), x + steps]  # (B, N, window, window, C)
+        windows = padded.permute(0, 2, 3, 1)[index, y + steps.view(-1, 1), x + steps]  # (B, N, field, field, C)
         return windows.flatten(0, 1).permute(0, 3, 1, 2), mask[index, y, x].flatten(0, 1)

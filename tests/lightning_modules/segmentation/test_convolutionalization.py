@@ -1,5 +1,6 @@
 """Equality of a classifier and its convolutional form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import Classifier, load_all_but_last_layer
 from darkroom.lightning_modules.segmentation import ConvolutionalizedClassifier, convolutionalize
 from darkroom.lightning_modules.segmentation.convolutionalization import SlidingClassifier
+from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 
@@ -113,6 +115,77 @@ def test_shift_and_stitch_evaluates_intermediate_windows(stitch: int) -> None:
     step = 4 // stitch
     for y, x in ((8, 8), (8 + step, 12), (16, 20 + step)):
         torch.testing.assert_close(dense[..., y, x], classifier(image[..., y - 4 : y + 4, x - 4 : x + 4]))
+
+
+class PaddedClassifier(nn.Sequential):
+    """Classifier of 16 x 16 windows with what may pad: convolutions, a strided one, and poolings that round up."""
+
+    def __init__(self, *extra: nn.Module) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 5, stride=2, padding=2),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            *extra,
+            nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+            nn.Conv2d(8, 8, 3, padding="same", padding_mode="reflect"),
+            nn.AvgPool2d(2, ceil_mode=True),
+            nn.Flatten(),
+            nn.Linear(8 * 9, 5),
+        )
+
+
+CLASSIFIERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
+    **{
+        name: (lambda name=name, side=side: (Classifier(name, 5, side, width=0.03), side))
+        for name, side in (("alexnet", 63), ("vgg11", 40), ("vgg16_bn", 32))
+    },
+    "unpadded": lambda: (SmallClassifier(), 9),
+    "padded": lambda: (PaddedClassifier(), 16),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_dense_map_equals_crops_that_training_reads(name: str) -> None:
+    """Compare each evaluated pixel of the dense map with the training network on the crop around that pixel."""
+    torch.manual_seed(0)
+    classifier, window = CLASSIFIERS[name]()
+    for layer in classifier.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.bias)  # zero biases would hide what padding adds
+    model = ConvolutionalizedClassifier(num_classes=5, classifier=classifier, window=window).eval()
+    network, image = model.network, torch.randn(2, 3, 45, 37)
+    half, field = network.field // 2, network.field
+    padded = mirror_pad(image, half, field, half, field)
+    with torch.no_grad():
+        dense = network(image)
+        step = max(8, network.stride)
+        for y in range(0, 45, step):
+            for x in range(0, 37, step):
+                crop = network.windows(padded[..., y : y + field, x : x + field])
+                assert crop.shape[-2:] == (1, 1)
+                torch.testing.assert_close(dense[..., y, x], crop[..., 0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_windows_of_vgg16_span_receptive_field_of_fcn() -> None:
+    with torch.device("meta"):
+        network = SlidingClassifier(Classifier("vgg16", 21), window=224)
+    assert (network.field, network.stride) == (404, 32)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        (PaddedClassifier(nn.GroupNorm(2, 8)), "same logits alone and inside an image"),
+        (PaddedClassifier(nn.ZeroPad2d(1)), "same logits alone and inside an image"),
+        (torchvision.models.resnet18(weights=None, num_classes=5), "padding set to 0.*use model.backbone"),
+        (torchvision.models.mobilenet_v2(weights=None, num_classes=5), "padding set to 0.*use model.backbone"),
+    ],
+    ids=["group_norm", "zero_pad", "resnet", "mobilenet"],
+)
+def test_classifiers_that_differ_densely_raise(classifier: nn.Module, message: str) -> None:
+    window = 16 if isinstance(classifier, PaddedClassifier) else 64
+    with pytest.raises(UsageError, match=f"model.classifier must.*{message}"):
+        ConvolutionalizedClassifier(num_classes=5, classifier=classifier, window=window)
 
 
 def test_windows_are_labelled_by_centre_pixel() -> None:
