@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
@@ -81,12 +82,28 @@ class ObjectDetection(Technique):
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the scalar terms of the loss, by name; their sum is the loss."""
+        self._check_sides(batch)
         with _losses_in_eval(self.network):
             return self.network(list(batch["image"]), _torchvision_targets(batch["target"]))
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
         """Detect the objects of a batch, one dict per image."""
+        self._check_sides(batch)
         return [_binarize_masks(found) for found in self.network(list(batch["image"]))]
+
+    def _check_sides(self, batch: Mapping[str, Any]) -> None:
+        """Check that torchvision's resizing, if the network has it, leaves a pixel of each side of the images."""
+        for scaling in self.network.children():
+            if not isinstance(scaling, GeneralizedRCNNTransform) or scaling.fixed_size is not None:
+                continue
+            for index, image in enumerate(batch["image"]):
+                height, width = image.shape[-2:]
+                if scaling.max_size * min(height, width) < max(height, width):
+                    raise UsageError(
+                        f"image {index} of the batch{_path(batch, index)} has {height} x {width} pixels; the longer side "
+                        f"must be at most {scaling.max_size} times the shorter one, because {type(self.network).__name__} "
+                        f"resizes it to {scaling.max_size}: leave the image out, or use FasterRCNN, FastRCNN or SSD"
+                    )
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
         """Compute loss terms and detections of a validation batch; methods override it to share the work."""

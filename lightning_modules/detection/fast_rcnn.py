@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import roi_pool
 
 from darkroom.errors import UsageError
@@ -21,10 +20,9 @@ from darkroom.lightning_modules.detection.boxes import (
     select_detections,
 )
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
+from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling, rescale
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.backbones import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Backbone,
     Classifier,
     Weights,
@@ -146,7 +144,7 @@ class FastRCNN(ObjectDetection):
         self.rois_per_image, self.foreground = rois_per_image, foreground
         self.background_iou = (background_iou[0], background_iou[1])
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
-        self.transform = GeneralizedRCNNTransform(min_side, max_side, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        self.transform = ImageScaling(min_side, max_side)
 
     def _maps(self, batch: Mapping[str, Any]) -> tuple[ImageList, Tensor]:
         images, _ = self.transform(list(batch["image"]))
@@ -158,8 +156,7 @@ class FastRCNN(ObjectDetection):
     ) -> tuple[Tensor, Tensor]:
         """Compute logits and offsets of regions in pixels of the original images."""
         scaled = [
-            boxes
-            * boxes.new_tensor([new / old for new, old in zip(size, image.shape[-2:], strict=True)]).flip(0).repeat(2)
+            rescale(boxes, image.shape[-2:], size)
             for boxes, size, image in zip(regions, images.image_sizes, batch["image"], strict=True)
         ]
         logits, offsets = self.network.classify_regions(maps, scaled)

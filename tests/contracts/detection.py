@@ -1,5 +1,6 @@
 """Contract of every object detector. Inherit, and define ``build``."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class DetectionContract:
     overfit_ap = 0.5  # ... until VOC AP50 on it is at least this
     lr = 2e-3
     epochs = 1  # of a whole fit
+    refuses: str | None = None  # message for images of extreme aspect ratios, if they are refused
 
     def build(self, **kwargs: Any) -> ObjectDetection:
         """Build the method, tiny, for the five classes of Shapes."""
@@ -103,6 +105,21 @@ class DetectionContract:
         assert loss.isfinite()
         with torch.inference_mode():
             assert len(model.eval().predict_step(batch, 0)) == 4
+
+    @pytest.mark.parametrize("size", [(1, 900), (900, 1), (2000, 2)], ids=["wide", "high", "thin"])
+    def test_extreme_aspect_ratios_work_or_are_refused(self, size: tuple[int, int]) -> None:
+        model, batch = self.build(), self.batch()
+        box = torch.tensor([[0.0, 0.0, size[1], size[0]]])
+        target = {"boxes": box, "labels": torch.tensor([1]), "image_id": 0}
+        if "masks" in batch["target"][0]:
+            target["masks"] = torch.ones(1, *size, dtype=torch.bool)
+        few = batch | {"image": [torch.rand(3, *size)] * 2, "target": [target] * 2}
+        if "proposals" in batch:
+            few["proposals"] = [box] * 2
+        with pytest.raises(UsageError, match=self.refuses) if self.refuses else nullcontext():
+            assert torch.stack(list(model.loss_terms(few).values())).sum().isfinite()
+        with torch.inference_mode(), pytest.raises(UsageError, match=self.refuses) if self.refuses else nullcontext():
+            assert len(model.eval().predict_step(few, 0)) == 2
 
     def test_loss_is_finite_without_objects(self) -> None:
         for emptied in ([0], [0, 1, 2, 3]):

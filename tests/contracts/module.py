@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -78,6 +79,16 @@ class SegmentationContract:
             assert mask.shape == (2, *size)
             assert mask.dtype == torch.int64
             assert 0 <= mask.min() <= mask.max() < model.num_classes
+
+    @pytest.mark.parametrize("size", [(1, 900), (900, 1), (2000, 2)], ids=["wide", "high", "thin"])
+    def test_extreme_aspect_ratios_work(self, size: tuple[int, int]) -> None:
+        model = self.build()
+        model.log_loss = lambda terms: torch.stack(list(terms.values())).sum()  # without a Trainer
+        batch = {"image": torch.randn(2, 3, *size), "mask": torch.zeros(2, *size, dtype=torch.long)}
+        loss = model.training_step(batch, 0)
+        assert loss is not None
+        assert loss.isfinite()
+        assert model.eval().predict_step(batch, 0).shape == (2, *size)
 
     def test_bf16_mixed_training_is_finite(self, tmp_path: Path) -> None:
         model, data = self.build(), self.data()

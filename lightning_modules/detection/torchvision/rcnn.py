@@ -16,14 +16,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection.boxes import clip, fixed_seed
+from darkroom.lightning_modules.detection.boxes import fixed_seed
 from darkroom.lightning_modules.detection.inference import Limits
-from darkroom.lightning_modules.detection.torchvision.masks import mask_targets, paste
+from darkroom.lightning_modules.detection.torchvision.masks import mask_targets
 from darkroom.lightning_modules.detection.torchvision.pyramid import (
     FeaturePyramid,
     Norm,
@@ -32,8 +31,9 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
     fetch_imagenet_weights,
     load_matching_weights,
 )
+from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling
 from darkroom.lightning_modules.detection.types import Detections, Target
-from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, Weights
+from darkroom.lightning_modules.layers.backbones import Weights
 from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
 
 Start = Literal["imagenet", "coco"]
@@ -99,51 +99,6 @@ class _BoxPredictor(FastRCNNPredictor):
 class _MaskPredictor(MaskRCNNPredictor):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).float()
-
-
-# --- images in, boxes and masks out -------------------------------------------------------------------------------------
-
-
-class _Scaling(GeneralizedRCNNTransform):
-    """Normalize and scale images, pad them to one batch, and scale detections back to the images' own size."""
-
-    def __init__(self, min_side: int, max_side: int) -> None:
-        super().__init__(min_side, max_side, list(IMAGENET_MEAN), list(IMAGENET_STD))
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        return (image - self.mean) / self.std
-
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        height, width = image.shape[-2:]
-        scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
-        if scale == 1:
-            return image, target
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
-        if target is not None:
-            target["boxes"] = _rescale(target["boxes"], (height, width), size)
-            if "masks" in target:
-                masks = target["masks"][:, None].to(torch.uint8)
-                target["masks"] = F.interpolate(masks, size, mode="nearest-exact")[:, 0]
-        return image, target
-
-    def postprocess(
-        self, result: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]], original_image_sizes: list[Any]
-    ) -> list[dict[str, Tensor]]:
-        for found, candidates, size in zip(result, image_shapes, original_image_sizes, strict=True):
-            found["boxes"] = clip(_rescale(found["boxes"], candidates, size), size)
-            if "masks" in found:
-                found["masks"] = paste(found["masks"], found["boxes"], size)
-        return result
-
-
-def _rescale(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
-    """Rescale boxes (N, 4) from one size (height, width) of their image to another."""
-    (y, x) = (new / old for new, old in zip(after, before, strict=True))
-    x0, y0, x1, y1 = boxes.unbind(1)
-    return torch.stack([x0 * x, y0 * y, x1 * x, y1 * y], 1)
 
 
 # --- the two stages -----------------------------------------------------------------------------------------------------
@@ -294,8 +249,7 @@ class TwoStageNetwork(GeneralizedRCNN):
         rpn: RPNOptions,
         limits: Limits,
     ) -> None:
-        if not 0 < min_side <= max_side:
-            raise UsageError(f"model.min_side must be above 0 and at most max_side, {max_side}, got {min_side}")
+        scaling = ImageScaling(min_side, max_side)  # before the slow parts, because it checks the sides
         anchor_sizes = rpn.sizes(fpn)
         levels = _levels(anchor_sizes) if fpn else [4]
         start: Weights | None = "imagenet" if weights == "imagenet" else None
@@ -339,7 +293,7 @@ class TwoStageNetwork(GeneralizedRCNN):
             roi_heads.mask_roi_pool = _roi_align(levels, 14, canonical)
             roi_heads.mask_head = MaskRCNNHeads(maps.out_channels, (mask_channels,) * 4, 1)
             roi_heads.mask_predictor = _MaskPredictor(mask_channels, mask_channels, num_classes + 1)
-        super().__init__(maps, proposal_network, roi_heads, _Scaling(min_side, max_side))
+        super().__init__(maps, proposal_network, roi_heads, scaling)
         if weights == "coco":
             self._load_coco(backbone_name, width, fpn, mask_channels is not None)
         elif weights == "imagenet" and not fpn and backbone_name.startswith("vgg"):

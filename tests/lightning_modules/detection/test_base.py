@@ -47,6 +47,7 @@ class _Predictor(nn.Module):
 
 class TestAnyNetwork(DetectionContract):
     steps, overfit_ap, lr = 60, 0.8, 3e-3
+    refuses = "longer side must be at most 128 times the shorter one"
 
     def build(self, **kwargs: Any) -> ObjectDetection:
         network = torchvision_network()

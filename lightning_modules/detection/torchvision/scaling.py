@@ -1,0 +1,69 @@
+"""ImageScaling: resizing of images for R-CNN detectors, and of their boxes and masks back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.detection.boxes import clip
+from darkroom.lightning_modules.detection.torchvision.masks import paste
+from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
+
+
+class ImageScaling(GeneralizedRCNNTransform):
+    """Normalize and scale images, pad them to one batch, and scale detections back to the images' own size.
+
+    torchvision's rounds a side of less than one pixel down to 0, which fails for images of 1 x 900 pixels; here a side has
+    at least one pixel.
+
+    Args:
+        min_side, max_side: images are resized so that the shorter side has ``min_side`` pixels, or less if the longer one
+            would have more than ``max_side``.
+
+    Raises:
+        UsageError: the sides are not above 0 and ascending.
+    """
+
+    def __init__(self, min_side: int, max_side: int) -> None:
+        if not 0 < min_side <= max_side:
+            raise UsageError(f"model.min_side must be above 0 and at most max_side, {max_side}, got {min_side}")
+        super().__init__(min_side, max_side, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        height, width = image.shape[-2:]
+        scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
+        if scale == 1:
+            return image, target
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+        if target is not None:
+            target["boxes"] = rescale(target["boxes"], (height, width), size)
+            if "masks" in target:
+                masks = target["masks"][:, None].to(torch.uint8)
+                target["masks"] = F.interpolate(masks, size, mode="nearest-exact")[:, 0]
+        return image, target
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]], original_image_sizes: list[Any]
+    ) -> list[dict[str, Tensor]]:
+        for found, candidates, size in zip(result, image_shapes, original_image_sizes, strict=True):
+            found["boxes"] = clip(rescale(found["boxes"], candidates, size), size)
+            if "masks" in found:
+                found["masks"] = paste(found["masks"], found["boxes"], size)
+        return result
+
+
+def rescale(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Rescale boxes (N, 4) from one size (height, width) of their image to another."""
+    (y, x) = (new / old for new, old in zip(after, before, strict=True))
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return torch.stack([x0 * x, y0 * y, x1 * x, y1 * y], 1)
