@@ -1,6 +1,7 @@
 """ActiveUnits: number of latent dimensions that a VAE uses."""
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -39,8 +40,14 @@ class ActiveUnits(Metric):
         self.count += len(codes)
 
     def compute(self) -> Tensor:
-        """Compute the number of active dimensions, a float32 scalar, over all batches and ranks."""
+        """Compute the number of active dimensions, a float32 scalar, over all batches and ranks.
+
+        A single image has no variance: nan, with a warning, below two.
+        """
         mean, squares, count = (state.view(-1, state.shape[-1]) for state in (self.mean, self.squares, self.count))
+        if count.sum() < 2:
+            rank_zero_warn(f"active_units is nan: it needs at least 2 images, got {int(count.sum())}")
+            return torch.full((), torch.nan, device=mean.device)
         whole = (mean * count).sum(0) / count.sum()
         variance = (squares + (mean - whole).square() * count).sum(0) / count.sum()
         return (variance > self.threshold).sum().float()

@@ -1,6 +1,7 @@
 """Disentanglement of a code: the mutual information gap."""
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -47,8 +48,17 @@ class MutualInformationGap(Metric):
         self.factors.append(factors.detach().float())
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Compute the mean gap and the gap of each factor (F,), nan and not in the mean for a constant factor."""
+        """Compute the mean gap and the gap of each factor (F,), nan and not in the mean for a constant factor.
+
+        With fewer samples than bins every gap is nan, with a warning.
+        """
         codes, factors = dim_zero_cat(self.codes), dim_zero_cat(self.factors)
+        if len(codes) < self.bins:
+            rank_zero_warn(
+                f"the mutual information gap is nan: it needs as many samples as bins, {self.bins}, got {len(codes)}"
+            )
+            undefined = torch.full((factors.shape[1],), torch.nan, device=codes.device)
+            return undefined.mean(), undefined
         dimensions = [_binned(code, self.bins) for code in codes.T]
         gaps = []
         for factor in factors.T:

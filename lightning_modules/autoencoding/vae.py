@@ -262,6 +262,7 @@ class VAE(Generative, Technique):
         gap = self.mutual_information_gap
         if gap.update_called:
             values["MIG"], of_factors = gap.compute()
+            of_factors = of_factors.view(-1)  # torchmetrics squeezes the gap of a single factor
             values |= {f"MIG/{name}": value for name, value in zip(self._factor_names, of_factors, strict=True)}
             gap.reset()
         logged = {f"{stage}/{name}": value for name, value in values.items()}

@@ -8,7 +8,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
+from darkroom.lightning_modules.metrics.feature_statistics import INCEPTION_PARTS, FeatureStatistics
 from darkroom.lightning_modules.metrics.inception import Inception
 from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier, load_or_train_classifier
 from darkroom.lightning_modules.metrics.scores import Scores, generator_of
@@ -37,7 +37,8 @@ class SampleScores(Scores):
     Args:
         features: ``cnn``, the data set's own classifier; ``inception``, see ``Inception``.
         fid, kid, inception_score: compute this metric.
-        num_samples: number of samples, over all ranks, and of real images: the first of the set, or all it has.
+        num_samples: number of samples, over all ranks, and of real images: the first of the set, or all it has. At least 2,
+            with inception_score at least 20.
         batch_size: images sampled at once on each rank.
         every_n_validations: compute only after a fit's first validation and every n-th from there on; always in the other
             commands.
@@ -64,6 +65,11 @@ class SampleScores(Scores):
         inception_weights: str | None = None,
         cache_dir: str | None = None,
     ) -> None:
+        if inception_score and num_samples < 2 * INCEPTION_PARTS:
+            raise UsageError(
+                f"model.scores.num_samples must be at least {2 * INCEPTION_PARTS} with inception_score, two in each of "
+                f"{INCEPTION_PARTS} parts, got {num_samples}"
+            )
         super().__init__(
             num_samples=num_samples, batch_size=batch_size, every_n_validations=every_n_validations, seed=seed
         )

@@ -207,7 +207,7 @@ class GenerationContract:
 
     @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
     def test_trains_in_half_precision(self, tmp_path: Path, precision: str) -> None:
-        model, data = self.build(scores=CountingScores(self.generate)), self.data()
+        model, data = self.build(scores=CountingScores(self.generate)), self.data(test_size=20)
         fitting = trainer(tmp_path, precision=precision, log_every_n_steps=1)
         fitting.fit(model, data)
         values = dict(fitting.callback_metrics)

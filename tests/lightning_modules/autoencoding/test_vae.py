@@ -240,6 +240,15 @@ def test_every_term_is_logged(tmp_path: Path) -> None:
     assert {"test/iwae", "test/active_units", "test/MIG"} <= set(fitting.callback_metrics)
 
 
+def test_gap_of_a_single_factor_is_logged(tmp_path: Path) -> None:
+    data, testing = TestVAE().data(test_size=24), trainer(tmp_path)
+    data.factor_names = ("kind",)
+    after = data.on_after_batch_transfer
+    data.on_after_batch_transfer = lambda *x: (batch := after(*x)) | {"factors": batch["factors"][:, :1]}
+    testing.test(TestVAE().build(), data, verbose=False)
+    assert testing.callback_metrics["test/MIG/kind"] == testing.callback_metrics["test/MIG"]
+
+
 def test_beta_schedule_applies_to_validation(tmp_path: Path) -> None:
     model, seen = TestVAE().build(kl_schedule=WarmUp(2.0, 1.0)), []
     beta = model.beta

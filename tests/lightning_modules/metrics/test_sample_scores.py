@@ -299,7 +299,7 @@ def test_inception_weights_are_read_from_file(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     sampler = Sampler()
     sampler.sample = lambda n, labels, generator: torch.randint(0, 256, (n, 1, 8, 8), generator=generator).byte()
-    options = {"num_samples": 2, "fid": False, "kid": True, "inception_score": True}
+    options = {"num_samples": 20, "fid": False, "kid": True, "inception_score": True}
     scores = SampleScores("inception", inception_weights=str(tmp_path / "weights.pth"), **options)
     scores.prepare(sampler)
     scores.update("test", torch.randint(0, 256, (2, 1, 8, 8)).byte(), {})
