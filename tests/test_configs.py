@@ -37,7 +37,7 @@ SMALL = {
     "FCN": {"width": 0.03},
     "DeconvNet": {"width": 0.03, "window": 32},
     "DilatedNet": {"width": 0.03},
-    "ConvolutionalizedClassifier": {"width": 0.03, "window": 32, "windows_per_image": 2},
+    "ConvolutionalizedClassifier": {"width": 0.03, "window": 32, "windows_per_image": 2, "stitch": 1},
     "SemanticSegmentation": {},
     "SlidingWindow": {"channels": 4, "sides": [20.0, 30.0]},
     "RCNN": {"width": 0.03, "window": 64, "regions": 16},

@@ -85,9 +85,10 @@ class SlidingClassifier(nn.Module):
 class ConvolutionalizedClassifier(SemanticSegmentation):
     """Classifier of windows, trained on the class of their central pixel and tested as a convolution.
 
-    The first step towards FCN (Long et al. 2015, section 3.1): training samples ``windows_per_image`` windows around random
-    pixels of every image; validation, test and prediction run the same weights over the whole image at once. Both see the
-    same pixels: the surroundings of a window take the place of zero padding, see SlidingClassifier.
+    The first step towards FCN (Long et al. 2015, section 3.1). Training classifies ``windows_per_image`` windows around
+    random pixels of every image. It computes them in one pass over the image, which equals window by window because
+    patchwise training is a sampling of the loss (section 3.4). Validation, test and prediction run the same weights over
+    the whole image.
 
     Args:
         in_channels: channels of the images; None: from the data on the command line, 3 in Python.
@@ -96,7 +97,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
         width: factor on the channels of every layer.
         window: side of the windows for which the classifier is built, in pixels; it reads more around them where it would
             pad (VGG16 at 224: 404 pixels).
-        windows_per_image: windows of each image in a training step.
+        windows_per_image: windows of each image in a training step, at most one for every ``stride``-th pixel.
         stitch: shift-and-stitch, see SlidingClassifier; 1: a plain convolution.
         weights: start from torchvision's ImageNet weights, except the last layer (width 1, window 224).
         classifier: any other classifier of (B, C, window, window) -> (B, K) instead of the backbone, whose logits of a
@@ -141,17 +142,25 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         check_images(batch["image"], self.network)
-        windows, labels = self.sample_windows(batch["image"], batch["mask"])
-        logits = self.network.windows(windows.contiguous(memory_format=self.memory_format))
+        logits, labels = self.classify_windows(batch["image"], batch["mask"])
         return self.log_loss(self.loss_terms(logits, {"mask": labels}))
 
-    def sample_windows(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample windows around random pixels, (N B, C, field, field), and these pixels' classes, (N B, 1, 1)."""
-        (batch, _, height, width), field, count = image.shape, self.network.field, self.windows_per_image
-        before = field // 2
-        padded = mirror_pad(image, before, field - before, before, field - before)
-        y, x = (torch.randint(side, (batch, count, 1, 1), device=image.device) for side in (height, width))
-        steps = torch.arange(field, device=image.device)
-        index = torch.arange(batch, device=image.device).view(-1, 1, 1, 1)
-        windows = padded.permute(0, 2, 3, 1)[index, y + steps.view(-1, 1), x + steps]  # (B, N, field, field, C)
-        return windows.flatten(0, 1).permute(0, 3, 1, 2), mask[index, y, x].flatten(0, 1)
+    def classify_windows(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify windows around random pixels in one pass: these are cells of a grid with a random shift.
+
+        Returns:
+            Logits (N B, K, 1, 1) and the classes of the windows' central pixels, (N B, 1, 1).
+        """
+        network, sides = self.network, image.shape[-2:]
+        shifts = [int(torch.randint(min(side, network.stride), ())) for side in sides]
+        before = [network.field // 2 - shift for shift in shifts]
+        spans = [
+            (side - 1 - shift) // network.stride * network.stride for side, shift in zip(sides, shifts, strict=True)
+        ]
+        after = [span + network.field - first - side for span, first, side in zip(spans, before, sides, strict=True)]
+        image = mirror_pad(image, before[0], after[0], before[1], after[1])
+        logits = network.windows(image.contiguous(memory_format=self.memory_format)).flatten(2)  # (B, K, cells)
+        labels = mask[:, shifts[0] :: network.stride, shifts[1] :: network.stride].flatten(1)
+        chosen = torch.rand(labels.shape, device=labels.device).argsort(1)[:, : self.windows_per_image]
+        logits = logits.gather(2, chosen[:, None].expand(-1, logits.shape[1], -1))
+        return logits.mT.flatten(0, 1)[..., None, None], labels.gather(1, chosen).view(-1, 1, 1)

@@ -189,11 +189,33 @@ def test_classifiers_that_differ_densely_raise(classifier: nn.Module, message: s
 
 
 def test_windows_are_labelled_by_centre_pixel() -> None:
-    model = ConvolutionalizedClassifier(num_classes=6, classifier=SmallClassifier(), window=9, windows_per_image=50)
+    """Replace the classifier by one that returns the central pixel of every window, at stride 4, of the mask itself."""
+    classifier = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(32, 6))
+    model = ConvolutionalizedClassifier(num_classes=6, classifier=classifier, window=8, windows_per_image=20)
+    model.network.windows = nn.AvgPool2d(1, stride=4)
+    model.network.windows.register_forward_pre_hook(lambda _, inputs: (inputs[0][..., 4:-3, 4:-3],))
     mask = torch.randint(0, 6, (2, 20, 30))
-    windows, labels = model.sample_windows(mask[:, None].expand(-1, 3, -1, -1).float(), mask)
-    assert windows.shape == (100, 3, 9, 9)
-    assert torch.equal(windows[:, 0, 4, 4].long(), labels[:, 0, 0])
+    image = mask[:, None].expand(-1, 3, -1, -1).float()
+    seen = set()
+    for _ in range(20):
+        logits, labels = model.classify_windows(image, mask)
+        assert logits.shape == (40, 3, 1, 1)
+        assert torch.equal(logits[:, 0, 0, 0].long(), labels[:, 0, 0])
+        seen.add(tuple(labels.flatten().tolist()))
+    assert len(seen) > 10
+    assert model.classify_windows(image[..., :6, :9], mask[..., :6, :9])[0].shape[0] <= 2 * 2 * 3
+
+
+def test_training_windows_equal_crops() -> None:
+    """Compare the logits of a training step with those of the classifier on crops around every pixel."""
+    model = ConvolutionalizedClassifier(
+        num_classes=6, classifier=SmallClassifier(), window=9, windows_per_image=9
+    ).eval()
+    image, mask = torch.randn(1, 3, 7, 6), torch.arange(42).view(1, 7, 6)
+    logits, pixels = model.classify_windows(image, mask)
+    crops = mirror_pad(image, 4, 4, 4, 4).unfold(2, 9, 1).unfold(3, 9, 1)[0].permute(1, 2, 0, 3, 4).flatten(0, 1)
+    torch.testing.assert_close(logits[..., 0, 0], model.network.windows(crops[pixels.flatten()])[..., 0, 0])
+    assert len(pixels.unique()) == 9
 
 
 def test_pretrained_weights_exclude_last_layer() -> None:
