@@ -12,6 +12,7 @@ from torchvision.ops import roi_pool
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.boxes import (
+    STDS,
     decode,
     encode,
     fixed_seed,
@@ -48,7 +49,7 @@ class FastRCNNNetwork(nn.Module):
         self, num_classes: int = 20, backbone: Backbone = "vgg16", width: float = 1.0, freeze: int = 0
     ) -> None:
         super().__init__()
-        classifier = Classifier(backbone, num_classes + 1, 224, width=width)
+        classifier = Classifier(backbone, num_classes + 1, 227, width=width)  # CaffeNet needs 227 for six cells
         self.features = classifier.features[:-1]  # without the last pooling
         self.pooled, self.num_classes = pooled_side(backbone), num_classes
         self.hidden = classifier.classifier[:-1]
@@ -96,7 +97,7 @@ class FastRCNN(ObjectDetection):
 
     Args:
         num_classes: classes of objects, without the background.
-        backbone: AlexNet or a VGG; the paper's are alexnet and vgg16.
+        backbone: AlexNet, CaffeNet or a VGG; the paper's are caffenet and vgg16.
         width: factor on the channels of every layer.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
         freeze: number of first convolutions that are not trained; the paper's choice for VGG16 is 4.
@@ -105,6 +106,8 @@ class FastRCNN(ObjectDetection):
         rois_per_image: regions of an image in a training step; the paper takes 64 of each of two images.
         foreground: largest fraction of objects among them.
         background_iou: IoU range of the others; the paper begins at 0.1, a kind of hard-negative mining.
+        offset_deviations: standard deviations of the regression targets x, y, width and height, by which they are divided;
+            the paper takes mean and deviation of its data.
         inference: which candidates become detections; by default score_threshold 0.05, nms_threshold 0.3, max_detections
             100.
         optim: see Technique.
@@ -127,6 +130,7 @@ class FastRCNN(ObjectDetection):
         rois_per_image: int = 64,
         foreground: float = 0.25,
         background_iou: tuple[float, float] = (0.1, 0.5),
+        offset_deviations: tuple[float, float, float, float] = STDS,
         inference: DetectionInference | None = None,
         optim: Optim | None = None,
     ) -> None:
@@ -136,12 +140,15 @@ class FastRCNN(ObjectDetection):
             raise UsageError(f"model.rois_per_image must be at least 1, got {rois_per_image}")
         if not 0 < foreground <= 1:
             raise UsageError(f"model.foreground must be a fraction in (0, 1], got {foreground}")
+        if min(offset_deviations) <= 0:
+            raise UsageError(f"model.offset_deviations must be four numbers above 0, got {list(offset_deviations)}")
         if weights == "imagenet":
             classifier = Classifier(backbone, network.num_classes + 1)
             load_all_but_last_layer(classifier, imagenet_weights(backbone, width, 3))
             network.features.load_state_dict(classifier.features.state_dict())
             network.hidden.load_state_dict(classifier.classifier[:-1].state_dict())
         self.rois_per_image, self.foreground = rois_per_image, foreground
+        self.offset_deviations = tuple(offset_deviations)
         self.background_iou = (background_iou[0], background_iou[1])
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         self.transform = ImageScaling(min_side, max_side)
@@ -178,7 +185,7 @@ class FastRCNN(ObjectDetection):
         logits, offsets = self._classify(batch, images, maps, [rois for rois, _, _ in samples])
         rois, labels, truth = (torch.cat(column) for column in zip(*samples, strict=True))
         objects = labels.nonzero().flatten()
-        expected = encode(truth[objects], rois[objects])
+        expected = encode(truth[objects], rois[objects], self.offset_deviations)
         box = F.smooth_l1_loss(offsets[objects, labels[objects] - 1], expected, reduction="sum", beta=1.0)
         count = max(1, len(labels))
         return {"class": F.cross_entropy(logits, labels, reduction="sum") / count, "box": box / count}
@@ -188,7 +195,7 @@ class FastRCNN(ObjectDetection):
         logits, offsets = self._classify(batch, images, maps, proposals)
         counts = [len(boxes) for boxes in proposals]
         scores = logits.softmax(1)[:, 1:]
-        boxes = decode(offsets, torch.cat(proposals).float()[:, None])
+        boxes = decode(offsets, torch.cat(proposals).float()[:, None], self.offset_deviations)
         return [
             select_detections(one, score, image.shape[-2:], self.limits)
             for one, score, image in zip(boxes.split(counts), scores.split(counts), batch["image"], strict=True)

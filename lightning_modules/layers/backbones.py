@@ -1,4 +1,4 @@
-"""Classifiers as backbones: torchvision's AlexNet and VGG, of any width and window."""
+"""Classifiers as backbones: torchvision's AlexNet and VGG, and CaffeNet, of any width and window."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
 
 Backbone = Literal[
-    "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"
+    "alexnet", "caffenet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"
 ]  # fmt: skip
 Weights = Literal["imagenet"]
 # Mean and standard deviation of images in [0, 1] for which torchvision's ImageNet weights were trained.
@@ -50,19 +50,52 @@ def zero_bias(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _template(backbone: Backbone) -> torchvision.models.AlexNet | torchvision.models.VGG:
+class CaffeNet(nn.Module):
+    """AlexNet as Caffe has it: grouped convolutions, and pooling before local response normalization.
+
+    Krizhevsky et al. 2012, for one GPU; 60,965,224 parameters at 1,000 classes, where torchvision's AlexNet has 61,100,840.
+    The parts are those of torchvision's.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+
+        def relu() -> nn.ReLU:
+            return nn.ReLU(inplace=True)
+
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 96, 11, stride=4), relu(), nn.MaxPool2d(3, 2), nn.LocalResponseNorm(5)),
+            *(nn.Conv2d(96, 256, 5, padding=2, groups=2), relu(), nn.MaxPool2d(3, 2), nn.LocalResponseNorm(5)),
+            *(nn.Conv2d(256, 384, 3, padding=1), relu()),
+            *(nn.Conv2d(384, 384, 3, padding=1, groups=2), relu()),
+            *(nn.Conv2d(384, 256, 3, padding=1, groups=2), relu(), nn.MaxPool2d(3, 2)),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
+        self.classifier = nn.Sequential(
+            *(nn.Dropout(), nn.Linear(256 * 36, 4096), relu()),
+            *(nn.Dropout(), nn.Linear(4096, 4096), relu(), nn.Linear(4096, num_classes)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+def _template(backbone: Backbone) -> torchvision.models.AlexNet | torchvision.models.VGG | CaffeNet:
     check_choice("model.backbone", backbone, Backbone)
     with torch.device("meta"):
-        return torchvision.models.get_model(backbone)
+        return CaffeNet() if backbone == "caffenet" else torchvision.models.get_model(backbone)
 
 
 def build_features(backbone: Backbone, in_channels: int = 3, width: float = 1.0) -> nn.Sequential:
-    """Build the convolutional part of a torchvision classifier: (B, C, H, W) -> (B, 512 width, H / 32, W / 32).
+    """Build the convolutional part of a classifier: (B, C, H, W) -> (B, 512 width, H / 32, W / 32).
 
     Names and, at width 1, shapes of the parameters are torchvision's.
 
     Args:
-        backbone: AlexNet or a VGG.
+        backbone: AlexNet, CaffeNet (the AlexNet of Caffe) or a VGG.
         in_channels: C.
         width: factor on the channels of every layer; 1 is the paper's.
     """
@@ -72,7 +105,9 @@ def build_features(backbone: Backbone, in_channels: int = 3, width: float = 1.0)
     channels = in_channels
     for layer in _template(backbone).features:
         if isinstance(layer, nn.Conv2d):
-            layer = copy_conv(layer, channels, scale_channels(layer.out_channels, width))
+            groups = 2 if backbone == "caffenet" else 1  # the channels of every layer are those of two groups
+            out = groups * scale_channels(layer.out_channels // groups, width)
+            layer = copy_conv(layer, channels, out, layer.groups)
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             zero_bias(layer)
             channels = layer.out_channels
@@ -83,15 +118,17 @@ def build_features(backbone: Backbone, in_channels: int = 3, width: float = 1.0)
 
 
 def pooled_side(backbone: Backbone) -> int:
-    """Return the side of the map before the classifier's first Linear layer at 224 pixels: 7 for VGG, 6 for AlexNet."""
+    """Return the side of the map before the classifier's first Linear layer at 224 pixels: 7 for VGG, else 6."""
     return _template(backbone).avgpool.output_size[0]
 
 
 class Classifier(nn.Module):
-    """AlexNet or VGG for windows of any size: features, then three Linear layers. (B, C, window, window) -> (B, K).
+    """AlexNet, CaffeNet or VGG for windows of any size: (B, C, window, window) -> (B, K).
+
+    Features, then three Linear layers.
 
     Args:
-        backbone: AlexNet or a VGG.
+        backbone: AlexNet, CaffeNet or a VGG.
         num_classes: K.
         window: side of its input in pixels; 224 is the papers'.
         in_channels: C.
@@ -136,7 +173,7 @@ class Classifier(nn.Module):
 
 
 def _smallest(backbone: Backbone) -> int:
-    return 63 if backbone == "alexnet" else 32
+    return {"alexnet": 63, "caffenet": 67}.get(backbone, 32)
 
 
 def imagenet_weights(backbone: Backbone, width: float, in_channels: int) -> dict[str, Tensor]:
@@ -145,6 +182,8 @@ def imagenet_weights(backbone: Backbone, width: float, in_channels: int) -> dict
         raise UsageError(
             f"model.weights imagenet needs width 1 and 3 channels, got width {width} and {in_channels} channels"
         )
+    if backbone == "caffenet":
+        raise UsageError("model.weights must be null with model.backbone caffenet: torchvision has no weights for it")
     return fetch_weights(torchvision.models.get_model_weights(backbone).DEFAULT)
 
 

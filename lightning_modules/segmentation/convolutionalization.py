@@ -93,7 +93,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
     Args:
         in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
-        backbone: AlexNet or a VGG, built for this window.
+        backbone: AlexNet, CaffeNet or a VGG, built for this window.
         width: factor on the channels of every layer.
         window: side of the windows for which the classifier is built, in pixels; it reads more around them where it would
             pad (VGG16 at 224: 404 pixels).

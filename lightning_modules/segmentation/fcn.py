@@ -30,7 +30,7 @@ def _crop(x: Tensor, offset: int, size: torch.Size) -> Tensor:
 
 
 class FCNNetwork(nn.Module):
-    """FCN-32s, -16s or -8s on AlexNet or VGG. (B, C, H, W) of any size -> logits (B, K, H, W).
+    """FCN-32s, -16s or -8s on AlexNet, CaffeNet or VGG. (B, C, H, W) of any size -> logits (B, K, H, W).
 
     The geometry is the paper's: the first convolution pads by 100, so that the classifier's window fits into any image;
     poolings round up. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the sum is upsampled to
@@ -39,7 +39,7 @@ class FCNNetwork(nn.Module):
     Args:
         in_channels: C.
         num_classes: K.
-        backbone: the classifier; the paper's are vgg16 and alexnet.
+        backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
         stride: of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
         upsampling: constant bilinear kernels (as in the authors' networks), learned ones that start as these, or nearest.
@@ -151,7 +151,7 @@ class FCN(SemanticSegmentation):
     Args:
         in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
-        backbone: the classifier; the paper's are vgg16 and alexnet.
+        backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
         stride: 32, 16 or 8: stride of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
         upsampling: bilinear (constant, as in the authors' networks), transposed (learned) or nearest.

@@ -14,7 +14,7 @@ class RCNNNetwork(Classifier):
 
     Args:
         num_classes: K, without the background.
-        backbone: AlexNet or a VGG.
+        backbone: AlexNet, CaffeNet or a VGG.
         window: side of the crops in pixels.
         width: factor on the channels of every layer.
     """

@@ -72,7 +72,7 @@ class RCNN(ObjectDetection):
 
     Args:
         num_classes: classes of objects, without the background.
-        backbone: AlexNet or a VGG; the paper's are alexnet and vgg16.
+        backbone: AlexNet, CaffeNet or a VGG; the paper's are caffenet and vgg16.
         window: side of the crops in pixels; 227 is the paper's, 224 that of VGG16.
         context: pixels of surroundings on each side of a crop; None: the paper's fraction, 16 of 227.
         width: factor on the channels of every layer.

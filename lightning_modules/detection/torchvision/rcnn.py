@@ -57,6 +57,8 @@ class RPNOptions:
         proposals_before_nms: best proposals (of each map) in training and in testing; the paper takes 12000, 6000.
         proposals: proposals after non-maximum suppression, in training and in testing; the paper takes 2000, 300.
         nms_threshold: IoU of this suppression.
+        min_proposal_size: proposals with a smaller width or height are dropped, in pixels of the resized image. The
+            authors' code takes 16 pixels of the image before it is resized: 25.6 where 375 x 500 becomes 600 x 800.
     """
 
     anchor_sizes: Sequence[float] | None = None
@@ -65,6 +67,7 @@ class RPNOptions:
     proposals_before_nms: tuple[int, int] = (2000, 1000)
     proposals: tuple[int, int] = (2000, 1000)
     nms_threshold: float = 0.7
+    min_proposal_size: float = 0.001
 
     def sizes(self, fpn: bool) -> Sequence[float]:
         """Return the anchor sizes, for a pyramid or for one map."""
@@ -275,6 +278,12 @@ class TwoStageNetwork(GeneralizedRCNN):
             post_nms_top_n=dict(zip(("training", "testing"), rpn.proposals, strict=True)),
             nms_thresh=rpn.nms_threshold,
         )
+        if not 0 <= rpn.min_proposal_size < min_side:
+            raise UsageError(
+                f"model.rpn.min_proposal_size must be at least 0 and below min_side, {min_side}, got "
+                f"{rpn.min_proposal_size}"
+            )
+        proposal_network.min_size = rpn.min_proposal_size
         canonical = 7 * min(anchor_sizes)
         roi_heads = RegionHeads(
             _roi_align(levels, 7, canonical),

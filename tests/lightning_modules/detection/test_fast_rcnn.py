@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from darkroom.datamodules.proposals.methods import GridProposals
 from darkroom.datamodules.shapes.detection import ShapesDetection
@@ -60,6 +61,25 @@ class TestFastRCNN(DetectionContract):
         assert terms["class"].item() == pytest.approx(class_loss / 64, rel=1e-4)
         assert terms["box"].item() == pytest.approx(box_loss / 64, rel=1e-4)
 
+    def test_offsets_are_divided_by_given_deviations(self) -> None:
+        """Check the loss, whose terms are halves of squares below 1, and that a bias moves a box by its deviation."""
+        batch, doubled = self.batch(objects=(1, 1)), (0.2, 0.2, 0.4, 0.4)
+        batch["proposals"] = [target["boxes"] + 0.3 for target in batch["target"]]
+        models = [self.build().eval(), self.build(offset_deviations=doubled).eval()]
+        models[1].load_state_dict(models[0].state_dict())
+        for model in models:
+            nn.init.zeros_(model.network.offsets.weight)
+            model.limits = model.limits._replace(score_threshold=0.0)
+        terms = [model.loss_terms(batch)["box"].item() for model in models]
+        assert terms[0] == pytest.approx(4 * terms[1], rel=1e-4)
+        for model, bias in zip(models, (0.1, 0.05), strict=True):
+            nn.init.constant_(model.network.offsets.bias, bias)
+        with torch.inference_mode():
+            found, same = (model.detect(batch)[0]["boxes"] for model in models)
+        torch.testing.assert_close(found, same)
+        with pytest.raises(UsageError, match="model.offset_deviations must be four numbers above 0"):
+            self.build(offset_deviations=(0.0, 1, 1, 1))
+
     def test_box_gradient_reaches_only_true_class(self) -> None:
         model, batch = self.build().eval(), self.batch(objects=(1, 1))
         only = int(batch["target"][0]["labels"][0])
@@ -76,6 +96,13 @@ def test_new_layers_are_initialized_as_in_paper() -> None:
     assert network.score.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert network.offsets.weight.std().item() == pytest.approx(0.001, rel=0.05)
     assert network.score.bias.abs().max() == network.offsets.bias.abs().max() == 0
+
+
+def test_caffenet_classifies_regions_at_stride_16() -> None:
+    with torch.device("meta"):
+        network = FastRCNNNetwork(20, "caffenet")
+        assert network.features(torch.empty(1, 3, 600, 1000)).shape == (1, 256, 36, 61)
+        assert network.hidden(torch.empty(3, 256 * network.pooled**2)).shape == (3, 4096)
 
 
 def test_vgg16_has_stride_16_and_pools_7_by_7() -> None:

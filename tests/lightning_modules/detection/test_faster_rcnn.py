@@ -249,6 +249,24 @@ def test_coco_detections_match_torchvision(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(other.rpn.head.cls_logits.weight, theirs.rpn.head.cls_logits.weight)
 
 
+def test_small_proposals_are_dropped() -> None:
+    torch.manual_seed(0)
+    image, narrowest = torch.rand(3, 64, 64), []
+    for least in (0.0, 8.0):
+        rpn = RPNOptions(anchor_sizes=(8, 16), proposals=(50, 50), min_proposal_size=least)
+        network = FasterRCNN(
+            2, "resnet18", width=0.125, min_side=64, max_side=64, fpn_channels=8, rpn=rpn
+        ).network.eval()
+        with torch.inference_mode():
+            scaled, _ = network.transform([image])
+            candidates = network.rpn.score_anchors(scaled, network.backbone(scaled.tensors))
+            (boxes,) = network.rpn.propose(candidates)
+        narrowest.append((boxes[:, 2:] - boxes[:, :2]).min().item())
+    assert narrowest[0] < 8 <= narrowest[1]
+    with pytest.raises(UsageError, match="model.rpn.min_proposal_size must be at least 0 and below min_side, 64"):
+        FasterRCNN(2, "resnet18", min_side=64, max_side=64, rpn=RPNOptions(min_proposal_size=64))
+
+
 def test_head_loads_hidden_layers_of_vgg() -> None:
     """Check section 3.2: all layers of the classifier except the last."""
     hidden = torch.zeros(4096, 512 * 49), torch.ones(4096, 4096)

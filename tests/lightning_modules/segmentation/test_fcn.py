@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.layers.backbones import Classifier, build_features
 from darkroom.lightning_modules.segmentation import FCN, FCNNetwork
 from tests.conftest import CONFIGS
 from tests.contracts.module import SegmentationContract
@@ -51,6 +52,7 @@ class TestFCN(SegmentationContract):
         ("vgg16", 16, [5], 27, [4, 32]),
         ("vgg16", 8, [5, 9], 31, [4, 4, 16]),
         ("alexnet", 32, [], 18, [63]),
+        ("caffenet", 32, [], 18, [63]),
     ],
 )
 def test_crops_and_kernels_match_authors_networks(
@@ -61,6 +63,38 @@ def test_crops_and_kernels_match_authors_networks(
     assert network.offsets == offsets
     assert network.offset == offset
     assert [up.weight.shape[-1] for up in (*network.ups, network.up)] == kernels
+
+
+@pytest.mark.parametrize(("backbone", "parameters"), [("alexnet", 57_089_877), ("caffenet", 56_954_261)])
+def test_alexnet_of_authors_has_grouped_convolutions(backbone: str, parameters: int) -> None:
+    with torch.device("meta"):
+        network = FCNNetwork(backbone=backbone, stride=32)
+        classifier = Classifier(backbone, 21, window=227)
+        assert network(torch.empty(1, 3, 500, 400)).shape == (1, 21, 500, 400)
+    up = sum(p.numel() for p in network.up.parameters())
+    assert sum(p.numel() for p in network.parameters()) - up == parameters
+    assert sum(p.numel() for p in classifier.parameters()) == parameters
+
+
+def test_caffenet_pools_before_it_normalizes() -> None:
+    features = build_features("caffenet")
+    names = [type(layer).__name__ for layer in features if not isinstance(layer, nn.ReLU)]
+    assert names == ["Conv2d", "MaxPool2d", "LocalResponseNorm"] * 2 + ["Conv2d"] * 3 + ["MaxPool2d"]
+    assert [layer.groups for layer in features if isinstance(layer, nn.Conv2d)] == [1, 2, 1, 2, 2]
+    norm = features[3]
+    assert (norm.size, norm.alpha, norm.beta, norm.k) == (
+        5,
+        1e-4,
+        0.75,
+        1.0,
+    )  # Caffe's, as torch's alpha is of the mean
+    narrow = build_features("caffenet", width=0.03)
+    assert narrow(torch.rand(1, 3, 67, 67)).shape[-2:] == (1, 1)
+
+
+def test_caffenet_has_no_published_weights() -> None:
+    with pytest.raises(UsageError, match="model.weights must be null with model.backbone caffenet"):
+        FCN(backbone="caffenet", weights="imagenet")
 
 
 def test_layers_match_authors_network() -> None:
