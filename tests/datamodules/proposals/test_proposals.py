@@ -127,6 +127,39 @@ def test_selective_search_finds_salient_object() -> None:
         assert [0, 0, 96, 80] in method(image).tolist()
 
 
+def test_similarities_of_opencv_match_equations() -> None:
+    """Compare with values by hand: equations 1, 2, 4 and 5 of Uijlings et al. 2013, and equation 3 for equal regions.
+
+    Three regions of 4 x 8 pixels, side by side: black; black with a white lower half; white.
+    """
+    cv2 = pytest.importorskip("cv2")
+    image, regions = np.zeros((8, 12, 3), np.uint8), np.repeat([[0, 1, 2]], [4, 4, 4], 1).repeat(8, 0).astype(np.int32)
+    image[4:, 4:8] = image[:, 8:] = 255
+
+    def measure(name: str, image: np.ndarray = image, regions: np.ndarray = regions) -> Any:
+        strategy = getattr(cv2.ximgproc.segmentation, f"createSelectiveSearchSegmentationStrategy{name}")()
+        strategy.setImage(image, regions, np.bincount(regions.ravel())[None].astype(np.int32))
+        return strategy
+
+    pairs = ((0, 1), (1, 2), (0, 2))
+    colour = measure("Color")
+    assert [colour.get(*pair) for pair in pairs] == pytest.approx([0.5, 0.5, 0.0])  # eq. 1
+    colour.merge(0, 1)
+    assert colour.get(0, 2) == pytest.approx((32 * 0 + 32 * 0.5) / 64)  # eq. 2: a quarter of both is white
+    ramp = np.tile(np.arange(12, dtype=np.uint8)[:, None] * 20, (1, 12))[..., None].repeat(3, 2)
+    thirds = np.tile(np.repeat(np.arange(3, dtype=np.int32), 4), (12, 1))
+    texture = measure("Texture", ramp, thirds)
+    assert texture.get(0, 1) < 1
+    assert texture.get(1, 1) == pytest.approx(1.0)  # eq. 3: histograms sum to 1
+    assert texture.get(0, 1) == pytest.approx(texture.get(1, 0))
+    assert [measure("Size").get(*pair) for pair in pairs] == pytest.approx([1 - 64 / 96] * 3)  # eq. 4
+    assert [measure("Fill").get(*pair) for pair in pairs] == pytest.approx([1, 1, 1 - (96 - 64) / 96])  # eq. 5
+    apart = np.zeros((8, 12), np.int32)
+    apart[:4, :6], apart[7, 11] = 1, 2  # 24 pixels and one, whose box is the image
+    assert measure("Size", image, apart).get(1, 2) == pytest.approx(1 - 25 / 96)
+    assert measure("Fill", image, apart).get(1, 2) == pytest.approx(1 - (96 - 25) / 96)
+
+
 def test_selective_search_passes_bgr_to_opencv() -> None:
     """Check against OpenCV with BGR input: swapped channels change hue, similarity and boxes."""
     cv2 = pytest.importorskip("cv2")

@@ -80,6 +80,14 @@ class TestFastRCNN(DetectionContract):
         with pytest.raises(UsageError, match="model.offset_deviations must be four numbers above 0"):
             self.build(offset_deviations=(0.0, 1, 1, 1))
 
+    def test_box_loss_is_smooth_l1(self) -> None:
+        """Check equation 3: errors of 0, 0.5, 1 and -2 have losses 0, 0.125, 0.5 and 1.5."""
+        model, batch = self.build().eval(), self.batch(objects=(1, 1))
+        batch["proposals"] = [target["boxes"] for target in batch["target"]]  # so that every target is 0
+        nn.init.zeros_(model.network.offsets.weight)
+        model.network.offsets.bias.data = torch.tensor([0, 0.5, 1, -2]).repeat(5)
+        assert model.loss_terms(batch)["box"].item() == pytest.approx(2.125)
+
     def test_box_gradient_reaches_only_true_class(self) -> None:
         model, batch = self.build().eval(), self.batch(objects=(1, 1))
         only = int(batch["target"][0]["labels"][0])
@@ -96,6 +104,19 @@ def test_new_layers_are_initialized_as_in_paper() -> None:
     assert network.score.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert network.offsets.weight.std().item() == pytest.approx(0.001, rel=0.05)
     assert network.score.bias.abs().max() == network.offsets.bias.abs().max() == 0
+
+
+def test_gradient_of_roi_pooling_reaches_maxima_of_all_regions() -> None:
+    """Check equation 4: a pixel gets the gradients of all cells of all regions in which it is the largest."""
+    network = FastRCNNNetwork(1, "vgg11", width=0.01)
+    network.pooled, network.hidden = 1, nn.Identity()
+    network.score, network.offsets = nn.Identity(), nn.Linear(1, 4)
+    maps = torch.tensor([[[[1.0, 2, 3], [4, 9, 5], [6, 7, 8]]]], requires_grad=True)
+    regions = torch.tensor([[0.0, 0, 16, 16], [16, 16, 32, 32], [0, 0, 7, 7]])  # cells 0 to 1, 1 to 2, and 0
+    pooled, _ = network.classify_regions(maps, [regions])
+    assert pooled.flatten().tolist() == [9, 9, 1]
+    (pooled.flatten() * torch.tensor([1.0, 10, 100])).sum().backward()
+    assert maps.grad[0, 0].tolist() == [[100, 0, 0], [0, 11, 0], [0, 0, 0]]
 
 
 def test_caffenet_classifies_regions_at_stride_16() -> None:

@@ -55,6 +55,15 @@ def test_network_matches_paper() -> None:
     assert network.top[3].p == 0.5
 
 
+def test_activation_is_x_or_a_tenth_of_it() -> None:
+    """Check equation 2 on the activations of the network, all of which are leaky."""
+    activations = [module for module in small().network.modules() if isinstance(module, nn.LeakyReLU)]
+    assert activations
+    for activation in activations:
+        values = activation(torch.tensor([-10.0, -1, 0, 0.5, 3]))
+        torch.testing.assert_close(values, torch.tensor([-1.0, -0.1, 0, 0.5, 3]))
+
+
 def test_darknet_preset_matches_authors_code() -> None:
     with torch.device("meta"):
         network = YOLONetwork(preset="darknet")

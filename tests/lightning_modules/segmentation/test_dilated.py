@@ -63,6 +63,33 @@ def test_front_end_dilates_instead_of_pooling() -> None:
     assert sum(isinstance(m, nn.MaxPool2d) for m in front.features) == 3
 
 
+@pytest.mark.parametrize(("index", "dilation"), [(0, 1), (4, 2), (6, 4)])
+def test_layer_of_context_is_dilated_convolution(index: int, dilation: int) -> None:
+    """Sum F(s) k(t) over all s + l t = p (equations 1 and 2). torch mirrors the kernel, so k(t) is its weight at -t."""
+    layer = ContextModule(1).layers[index]
+    image, weight = torch.randn(1, 1, 9, 9), layer.weight[0, 0]
+    places = [(y, x) for y in range(9) for x in range(9)]
+    expected = torch.zeros(9, 9)
+    for s in places:
+        for t in [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]:
+            p = (s[0] + dilation * t[0], s[1] + dilation * t[1])
+            if p in places:
+                expected[p] += image[0, 0][s] * weight[1 - t[0], 1 - t[1]]
+    torch.testing.assert_close(layer(image)[0, 0], expected)
+
+
+def test_receptive_field_of_context_grows_exponentially() -> None:
+    """Check equation 3: after F_{i+1} = F_i *_{2^i} k_i it is (2^{i+2} - 1)^2, for dilations 1, 2, 4, 8, 16."""
+    layers = ContextModule(1).layers[2:12].double()
+    for parameter in layers.parameters():
+        nn.init.constant_(parameter, 0.1)
+    for i in range(5):
+        image = torch.ones(1, 1, 81, 81, dtype=torch.double, requires_grad=True)
+        layers[: 2 * i + 2](image)[0, 0, 40, 40].backward()
+        seen = image.grad[0, 0].nonzero()
+        assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [2 ** (i + 2) - 1] * 2
+
+
 @pytest.mark.parametrize("kind", ["basic", "large"])
 def test_context_module_is_initialized_as_identity(kind: str) -> None:
     torch.manual_seed(0)
