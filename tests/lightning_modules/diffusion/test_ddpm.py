@@ -92,6 +92,35 @@ def test_exact_denoiser_samples_its_image(sampler: str) -> None:
     assert steps[-1].t_prev == -1
 
 
+@pytest.mark.parametrize(
+    ("shape", "multipliers"), [((1, 17, 5), (1,)), ((3, 10, 14), (1, 2))], ids=["odd", "odd_after_halving"]
+)
+def test_odd_sides_are_sampled_in_one_step(shape: tuple[int, int, int], multipliers: tuple[int, ...]) -> None:
+    schedule = LinearSchedule(50)
+    built = DenoisingUNet(shape, base_channels=8, multipliers=multipliers, blocks=1, attention=(), dropout=0.0)
+    model = DDPM(shape, network=built, schedule=schedule, ema=None).eval()
+    for sampler in ("ancestral", "ddim", "dpm_solver++", "heun"):
+        samples = model.sample(2, sampler=sampler, steps=1)
+        assert samples.shape == (2, *shape)
+        assert samples.isfinite().all()
+        assert samples.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("total", "steps"), [(23, 3), (37, 10), (1000, 7), (1000, 999)])
+def test_ddim_reaches_image_for_steps_that_do_not_divide_its_times(total: int, steps: int) -> None:
+    schedule, seen = LinearSchedule(total), []
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    sampling = Sampling(sampler="ddim", steps=steps)
+    model = DDPM((3, 8, 8), network=ExactDenoiser(x, schedule), schedule=schedule, sampling=sampling, ema=None).eval()
+    samples = model.sample(2, callback=seen.append)
+    torch.testing.assert_close(samples, x, atol=2e-3, rtol=0)
+    times = [step.t for step in seen]
+    assert len(times) == steps
+    assert times[0] == total - 1
+    assert times == sorted(set(times), reverse=True)
+    assert seen[-1].t_prev == -1
+
+
 def test_exact_denoiser_has_zero_loss_and_minimal_bound() -> None:
     model, x = exact_model()
     assert model.errors_at(x, torch.tensor([0, 99])).max() < 1e-6
