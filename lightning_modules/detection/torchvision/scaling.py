@@ -36,9 +36,11 @@ class ImageScaling(GeneralizedRCNNTransform):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def normalize(self, image: Tensor) -> Tensor:
+        """Normalize an image (3, H, W) in [0, 1] by ImageNet's mean and deviation."""
         return (image - self.mean) / self.std
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Resize an image (3, H, W), and the boxes and masks of its target in place."""
         height, width = image.shape[-2:]
         scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
         if scale == 1:
@@ -55,6 +57,7 @@ class ImageScaling(GeneralizedRCNNTransform):
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]], original_image_sizes: list[Any]
     ) -> list[dict[str, Tensor]]:
+        """Scale boxes and paste masks of detections, in place, from resized images to the original sizes."""
         for found, candidates, size in zip(result, image_shapes, original_image_sizes, strict=True):
             found["boxes"] = clip(rescale(found["boxes"], candidates, size), size)
             if "masks" in found:

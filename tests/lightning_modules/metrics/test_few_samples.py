@@ -77,7 +77,7 @@ def segmentation(count: int, patch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 def detection(count: int, patch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Return metrics of a medium object in each image; there are no small and no large ones."""
+    """Return metrics of a medium object in each image; AP_small and AP_large are undefined."""
     boxes, labels = torch.tensor([[0.0, 0, 50, 50]]), torch.tensor([1])
     values = {}
     for metric in (COCOScores(1), VOCScores(1)):
