@@ -119,7 +119,7 @@ def build_features(backbone: Backbone, in_channels: int = 3, width: float = 1.0)
 
 def pooled_side(backbone: Backbone) -> int:
     """Return the side of the map before the classifier's first Linear layer at 224 pixels: 7 for VGG, else 6."""
-    return _template(backbone).avgpool.output_size[0]
+    return 7 if backbone.startswith("vgg") else 6
 
 
 class Classifier(nn.Module):
