@@ -18,7 +18,7 @@ def read_number(value: Any, field: str) -> float:
     """
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            number = float(value)
+            number = float(value.replace("_", "?") if isinstance(value, str) else value)  # Python reads 1_0 as 10
         except (ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number):

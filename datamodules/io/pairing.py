@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from darkroom.datamodules.io.image_files import EXTENSIONS, list_images
+from darkroom.datamodules.io.text import read_lines
 from darkroom.errors import DataError, UsageError
 
 _Other = TypeVar("_Other", Path, int)  # a mask, or the number of a class
@@ -60,12 +61,7 @@ def read_split_list(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist; it must list the images of a split, one name per line")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not text ({error}); it must list the images of a split, one name per line"
-        ) from error
+    lines = read_lines(path, "a list of the images of a split, one name per line,")
     names = [_name_in(line) for line in lines if line.strip()]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{path} lists {twice[0]} more than once, as {len(twice) - 1} others; remove all but one line")
