@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from darkroom.datamodules.absent_classes import warn_of_absent_objects
 from darkroom.datamodules.bad_samples import UNREADABLE, BadSample
 from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDataModule
 from darkroom.datamodules.datasets import processor_count, unwrap
-from darkroom.datamodules.detection.annotations import Annotation, check_annotations
+from darkroom.datamodules.detection.annotations import Annotation
+from darkroom.datamodules.detection.check_annotations import BadBoxes, check_annotations
 from darkroom.datamodules.io.exif import Exif, rotates, warn_of_ambiguous_rotation
 from darkroom.datamodules.io.image_files import list_images
 from darkroom.datamodules.io.read_images import ImageReader, to_tensor
@@ -144,8 +145,9 @@ class DetectionDataModule(VisionDataModule):
     detectors normalize and resize themselves. Training omits crowds, and objects marked as difficult.
 
     Args:
-        bad_boxes: handling of invalid boxes: those with no area, negative sides, pixels outside their image, or a label
-            beyond the classes. "error" raises an error with file and box; "drop" drops, counts and reports them.
+        bad_boxes: handling of invalid objects: boxes with no area, negative sides or pixels outside their image, labels
+            beyond the classes, masks that cannot be read. "error" raises an error with file and object. "drop" drops,
+            counts and reports them. "clip" does so too, but clips boxes that reach out of their image to it.
         min_box: least side of a box in pixels, after augmentation; smaller objects are dropped.
         train_on_difficult: train on objects marked as difficult; VOC's AP always ignores them.
         group_by_aspect: fill each training batch with either upright or wide images, for less padding.
@@ -162,7 +164,7 @@ class DetectionDataModule(VisionDataModule):
 
     def __init__(
         self,
-        bad_boxes: Literal["error", "drop"] = "error",
+        bad_boxes: BadBoxes = "error",
         min_box: float = 1.0,
         train_on_difficult: bool = False,
         group_by_aspect: bool = True,

@@ -4,116 +4,20 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
 
-import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
+from darkroom.datamodules.detection.formats.voc import parse_voc
 from darkroom.datamodules.io.download import fetch_folder
-from darkroom.datamodules.io.fields import read_flag, read_number
-from darkroom.datamodules.io.image_size import image_size
 from darkroom.datamodules.io.pairing import read_split_list
 from darkroom.datamodules.segmentation.voc_segmentation import VOC_CLASSES
 from darkroom.errors import DataError, UsageError
 
 _ARCHIVES = {year: archive for year, archive in DATASET_YEAR_DICT.items() if year.isdigit()}
 _TEST_2007 = DATASET_YEAR_DICT["2007-test"]
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-def _root(path: Path) -> Element:
-    try:
-        text = path.read_bytes()
-        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # a few bytes of entities can grow to gigabytes
-            raise DataError(
-                f"{path} declares a document type or entities, which annotations do not need; do not trust it"
-            )
-        root = ElementTree.fromstring(text)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; every listed image must have its annotation") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: unknown or broken encodings
-        raise DataError(f"{path} cannot be read as XML ({error}); replace it") from error
-    if root.tag != "annotation":
-        raise DataError(f"{path}: the root must be <annotation>, as in VOC, got <{root.tag}>")
-    return root
-
-
-def _number(element: Element, tag: str, place: str) -> float:
-    text = element.findtext(tag)
-    if text is None:
-        raise DataError(f"{place} has no <{tag}>; add it")
-    return read_number(text, f"{place}: <{tag}>")
-
-
-def _size(root: Element, path: Path, image: Path) -> tuple[int, int]:
-    """Return height and width from the XML, or from the image if the XML lacks them."""
-    size = root.find("size")
-    if size is None:
-        return image_size(image)
-    height, width = (int(_number(size, tag, f"{path}: its <size>")) for tag in ("height", "width"))
-    return (height, width) if height and width else image_size(image)
-
-
-def parse_voc(
-    path: Path,
-    image: Path,
-    class_names: Sequence[str],
-    ignore_classes: Sequence[str] = (),
-    one_based: bool = True,
-    image_id: int = 0,
-) -> Annotation:
-    """Read an annotation in VOC's format.
-
-    VOC counts pixels from 1, and its boxes include their last pixel. So 1 is subtracted from the upper left corner, and
-    pixel k reaches from k to k + 1. A box with equal corners has no area, and keeps its corners.
-
-    Args:
-        path: of the XML file.
-        image: file of the image.
-        class_names: the classes; label i is ``class_names[i - 1]``.
-        ignore_classes: classes whose objects are left out.
-        one_based: subtract one as above; False: corners are x0, y0, x1, y1 already.
-        image_id: number of the image.
-
-    Raises:
-        DataError: the file is missing, not XML or incomplete, or has an unknown class.
-    """
-    root = _root(path)
-    corners: list[list[float]] = []
-    labels: list[int] = []
-    difficult: list[bool] = []
-    for number, item in enumerate(root.iterfind("object")):
-        place = f"{path}: object {number}"
-        name = (item.findtext("name") or "").strip()
-        if name in ignore_classes:
-            continue
-        if name not in class_names:
-            raise DataError(
-                f"{place} is {name!r}, which is not in data.class_names {list(class_names)}; add it there or to "
-                "data.ignore_classes"
-            )
-        box = item.find("bndbox")
-        if box is None:
-            raise DataError(f"{place} has no <bndbox>; add it")
-        corners.append([_number(box, tag, place) for tag in _CORNERS])
-        labels.append(class_names.index(name) + 1)
-        difficult.append(read_flag(item.findtext("difficult"), f"{place}: <difficult>"))
-    boxes = np.array(corners, np.float32).reshape(-1, 4)
-    if one_based:
-        boxes[:, :2] -= boxes[:, :2] < boxes[:, 2:]
-    return Annotation(
-        path=image,
-        size=_size(root, path, image),
-        boxes=boxes,
-        labels=np.array(labels, np.int64),
-        image_id=image_id,
-        source=path,
-        difficult=np.array(difficult, bool),
-    )
 
 
 class VOCDetection(DetectionDataModule):

@@ -5,118 +5,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
 from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
-from darkroom.datamodules.detection.coco_detection import RunLengthMasks, run_lengths
-from darkroom.datamodules.io.fields import read_whole_number
+from darkroom.datamodules.detection.formats.yolo import parse_yolo, read_names
 from darkroom.datamodules.io.image_files import list_images
-from darkroom.datamodules.io.image_size import image_size
 from darkroom.datamodules.io.pairing import check_fractions, choose_split
 from darkroom.errors import DataError, UsageError
 
 _NAMES = ("data.yaml", "dataset.yaml")
-
-
-def _row(line: str, place: str) -> tuple[int, np.ndarray]:
-    """Parse a line: class and points (P, 2) in fractions of the image, centre and sides of a box or a polygon's corners."""
-    try:
-        name, *numbers = map(float, line.split())
-    except ValueError:
-        raise DataError(f"{place} must have numbers alone (class cx cy w h), got {line.strip()!r}") from None
-    if not name.is_integer() or abs(name) >= 2**31:
-        raise DataError(f"{place}: the class must be a whole number from 0, got {name}")
-    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        raise DataError(
-            f"{place} has {len(numbers)} numbers after the class; a box has 4 (cx cy w h), a polygon 6 or more (x y ...)"
-        )
-    if max(numbers) > 2:
-        raise DataError(
-            f"{place} has {max(numbers)}, which looks like pixels; labels must be fractions of the image's width and "
-            "height, from 0 to 1"
-        )
-    return int(name), np.array(numbers).reshape(-1, 2)
-
-
-def parse_yolo(path: Path, image: Path, masks: bool = False, image_id: int = 0) -> Annotation:
-    """Read Ultralytics' labels, a line per object. Class c becomes label c + 1.
-
-    A line is ``class cx cy w h`` in fractions of the image's width and height, or ``class x y x y x y ...``, a polygon. The
-    box of a polygon is its bounding box.
-
-    Args:
-        path: text file; an image without one has no objects.
-        image: file of the image.
-        masks: read the polygons as masks too; then every object must be a polygon.
-        image_id: number of the image.
-
-    Raises:
-        DataError: a line has another format; the message has file and line.
-    """
-    height, width = image_size(image)
-    boxes: list[np.ndarray] = []
-    labels: list[int] = []
-    runs: list[bytes] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text ({error}); labels must be lines of class cx cy w h") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        name, points = _row(line, place)
-        points = points * (width, height)
-        if len(points) == 2:
-            if masks:
-                raise DataError(f"{place} is a box, but data.masks is true; it must be a polygon")
-            boxes.append(np.concatenate([points[0] - points[1] / 2, points[0] + points[1] / 2]))
-        else:
-            boxes.append(np.concatenate([points.min(0), points.max(0)]))
-            runs += [run_lengths([points.ravel().tolist()], (height, width), place)] if masks else []
-        labels.append(name + 1)
-    return Annotation(
-        path=image,
-        size=(height, width),
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        image_id=image_id,
-        source=path,
-        masks=RunLengthMasks((height, width), tuple(runs)) if masks else None,
-    )
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Read the classes under ``names`` of an Ultralytics data set file: a list, or a dict with the numbers from 0.
-
-    Names are text, also "yes" and "no", which YAML reads as truth values.
-
-    Raises:
-        DataError: the file cannot be read, or ``nc`` or ``kpt_shape`` do not fit boxes of these classes.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)  # every value as text
-        names = content["names"]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as YAML ({error}); replace it") from error
-    except (KeyError, TypeError):
-        raise DataError(f"{path} has no names; add them, or set data.class_names") from None
-    if isinstance(names, dict):
-        if set(names) != set(map(str, range(len(names)))):
-            raise DataError(f"{path}: names must be numbered from 0 without gaps, got {list(names)}")
-        names = [names[str(number)] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{path}: names must be a list of classes, got {names!r}")
-    if "nc" in content and read_whole_number(content["nc"], f"{path}: nc") != len(names):
-        raise DataError(
-            f"{path}: nc is {content['nc']}, but there are {len(names)} names, {names}; correct one of them"
-        )
-    if "kpt_shape" in content:
-        raise DataError(f"{path} has kpt_shape, so its labels have keypoints, which are not supported; export boxes")
-    return tuple(map(str, names))
 
 
 class YoloFolder(DetectionDataModule):

@@ -10,7 +10,9 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as coco_mask
 
-from darkroom.datamodules.detection.coco_detection import CocoDetection, RunLengthMasks, parse_coco, run_lengths
+from darkroom.datamodules.detection.coco_detection import CocoDetection
+from darkroom.datamodules.detection.formats.coco import parse_coco
+from darkroom.datamodules.detection.formats.run_lengths import RunLengthMasks, read_masks, run_lengths
 from darkroom.errors import DataError, UsageError
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import coco_detection, grey
@@ -82,7 +84,7 @@ def test_separate_test_split_is_used(tmp_path: Path) -> None:
 def test_splits_with_different_categories_raise(tmp_path: Path) -> None:
     path = coco_detection(tmp_path) / "annotations/instances_train2017.json"
     path.write_text(path.read_text().replace('"cat"', '"lynx"'))
-    with pytest.raises(DataError, match=r"instances_train2017\.json: the categories .*lynx.*validation split"):
+    with pytest.raises(DataError, match=r"instances_train2017\.json: the categories .*lynx.*must be those of"):
         CocoDetection(root=str(tmp_path)).dataset("train")
 
 
@@ -99,7 +101,7 @@ def test_run_lengths_decode_to_mask(kind: str) -> None:
     if kind == "not compressed":
         lengths = np.diff(np.flatnonzero(np.diff(DISC.T.ravel())) + 1, prepend=0, append=DISC.size)
         runs = {"size": [13, 17], "counts": lengths.tolist()}
-    counts = run_lengths(runs, (13, 17), "here")
+    counts = run_lengths(runs, (13, 17))
     masks = RunLengthMasks((13, 17), (counts, counts))()
     assert masks.shape == (2, 13, 17)
     assert masks.dtype == np.uint8
@@ -108,7 +110,7 @@ def test_run_lengths_decode_to_mask(kind: str) -> None:
 
 def test_polygon_parts_form_one_mask() -> None:
     pieces = [[0, 0, 4, 0, 4, 4, 0, 4], [10, 6, 12, 6, 12, 9, 10, 9]]
-    (mask,) = RunLengthMasks((13, 17), (run_lengths(pieces, (13, 17), "here"),))()
+    (mask,) = RunLengthMasks((13, 17), (run_lengths(pieces, (13, 17)),))()
     assert mask.sum() == 16 + 6
     assert mask[:4, :4].all()
     assert mask[6:9, 10:12].all()
@@ -140,8 +142,11 @@ def test_no_objects_give_empty_masks() -> None:
     ids=str,
 )
 def test_unreadable_segmentation_is_named(wrong: Any) -> None:
-    with pytest.raises(DataError, match=r"here: the segmentation cannot be read \(.+\)"):
-        run_lengths(wrong, (13, 17), "here")
+    with pytest.raises(ValueError, match=r".+"):
+        run_lengths(wrong, (13, 17))
+    (mask,), faults = read_masks([wrong], (13, 17))[0](), read_masks([wrong], (13, 17))[1]
+    assert not mask.any()
+    assert not faults[0].repaired
 
 
 # --- invalid JSON -----------------------------------------------------------------------------------------------------
@@ -172,7 +177,8 @@ def broken(path: Path, *where: Any, value: Any = None) -> Path:
         (("categories", 1, "id"), None, r"categories\[1\] has no 'id'"),
         (("categories", 1, "id"), 7, r"categories\[1\]: the id 7 is already that of 'dog'"),
         (("images", 2), "photo.jpg", r"images\[2\] has no 'id'"),
-        (("images", 2, "id"), "two", r"images\[2\]: 'id' must be .*, got 'two'"),
+        (("images", 2, "id"), [2], r"images\[2\]: 'id' must be .*, got \[2\]"),
+        (("images", 2, "id"), " ", r"images\[2\]: 'id' must be .*, got ' '"),
         (("images", 2, "id"), 7000, r"images\[2\]: the id 7000 is already that of an earlier image"),
         (("images", 2, "width"), None, r"images\[2\] has no 'width'"),
         (("images", 2, "file_name"), "gone.jpg", r"val2017/gone.jpg does not exist, but .*images\[2\]"),
@@ -185,8 +191,6 @@ def broken(path: Path, *where: Any, value: Any = None) -> Path:
             [1, 2, 3],
             r"annotations\[2\]: bbox must be \[x, y, width, height\], got \[1, 2, 3\]",
         ),
-        (("annotations", 2, "segmentation"), None, r"annotations\[2\] has no 'segmentation'"),
-        (("annotations", 2, "segmentation"), [[1, 2]], r"annotations\[2\]: the segmentation cannot be read"),
     ],
 )
 def test_invalid_json_entry_is_named(path: Path, where: tuple[Any, ...], value: Any, message: str) -> None:
@@ -216,14 +220,14 @@ def test_segmentation_is_optional_without_masks(path: Path) -> None:
     ("box", "message"),
     [
         ([5, 5, 0, 8], "has no area"),
-        ([5, 5, -3, 8], "ends before it begins"),
+        ([5, 5, -3, 8], "has a negative width or height"),
         ([5, 5, 500, 8], "reaches out of its image"),
     ],
 )
 def test_invalid_boxes_raise_or_are_dropped(path: Path, box: list[float], message: str) -> None:
     broken(path, "annotations", 0, "bbox", value=box)
     root = str(path.parents[1])
-    with pytest.raises(DataError, match=rf"instances_val2017\.json: box 0 of 000000007000\.jpg {message}"):
+    with pytest.raises(DataError, match=rf"instances_val2017\.json: annotations\[0\] of 000000007000\.jpg {message}"):
         CocoDetection(root=root).dataset("val")
     with pytest.warns(UserWarning, match=f"dropped 1 of .*: 1 {message}"):
         dataset = CocoDetection(root=root, bad_boxes="drop", masks=True).dataset("val")
@@ -231,18 +235,51 @@ def test_invalid_boxes_raise_or_are_dropped(path: Path, box: list[float], messag
     assert len(dataset[0]["target"]["masks"]) == 2
 
 
-@pytest.mark.parametrize("empty", [[], [[]]], ids=str)
-def test_objects_without_mask_raise_or_are_dropped(path: Path, empty: list) -> None:
+BAD_SEGMENTATIONS = {
+    "[]": ([], "has an empty segmentation"),
+    "[[]]": ([[]], "has an empty segmentation"),
+    "none": (None, "has an empty segmentation"),
+    "a point": ([[1, 2]], "has a segmentation of less than three points"),
+    "a point and a line": ([[1, 2], [1, 2, 3, 4]], "has a segmentation of less than three points"),
+    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "has an unreadable segmentation"),
+    "another size": ({"size": [9, 9], "counts": [81]}, "has an unreadable segmentation"),
+    "text": ([["1"] * 6], "has an unreadable segmentation"),
+}
+
+
+@pytest.mark.parametrize(("empty", "message"), BAD_SEGMENTATIONS.values(), ids=BAD_SEGMENTATIONS)
+def test_objects_without_mask_raise_or_are_dropped(path: Path, empty: Any, message: str) -> None:
     broken(path, "annotations", 2, "segmentation", value=empty)
     root = str(path.parents[1])
-    with pytest.raises(
-        DataError, match=r"box 2 of 000000007000\.jpg has an empty segmentation.*data.bad_boxes to drop"
-    ):
+    with pytest.raises(DataError, match=rf"annotations\[2\] of 000000007000\.jpg {message}.*data.bad_boxes to drop"):
         CocoDetection(root=root, masks=True).dataset("val")
-    with pytest.warns(UserWarning, match="dropped 1 of .*: 1 has an empty segmentation"):
+    with pytest.warns(UserWarning, match=f"dropped 1 of .*: 1 {message}"):
         target = CocoDetection(root=root, masks=True, bad_boxes="drop").dataset("val")[0]["target"]
     assert (len(target["boxes"]), target["masks"].flatten(1).any(1).tolist()) == (2, [True, True])
     assert len(CocoDetection(root=root).dataset("val")[0]["target"]["boxes"]) == 3  # not needed for boxes
+
+
+def test_null_segmentation_is_empty(path: Path) -> None:
+    text = path.read_text()
+    content = json.loads(text)
+    content["annotations"][2]["segmentation"] = None
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="1 has an empty segmentation"):
+        dataset = CocoDetection(root=str(path.parents[1]), masks=True, bad_boxes="clip").dataset("val")
+    assert len(dataset[0]["target"]["masks"]) == 2
+
+
+def test_polygon_loses_parts_of_less_than_three_points(path: Path) -> None:
+    content = json.loads(path.read_text())
+    expected = parse_coco(path, path.parents[1] / "val2017", masks=True)[0].masks()
+    content["annotations"][0]["segmentation"].append([5, 5, 9, 9])
+    path.write_text(json.dumps(content))
+    root = str(path.parents[1])
+    with pytest.raises(DataError, match=r"annotations\[0\] of .* has a part of less than three points"):
+        CocoDetection(root=root, masks=True).dataset("val")
+    with pytest.warns(UserWarning, match="repaired the masks of 1 of"):
+        dataset = CocoDetection(root=root, masks=True, bad_boxes="drop").dataset("val")
+    assert np.array_equal(dataset[0]["target"]["masks"], expected)
 
 
 # --- fields as tools write them ------------------------------------------------------------------------------------------
@@ -271,7 +308,7 @@ def test_ids_as_text_and_floats_are_numbers(path: Path) -> None:
     path.write_text(json.dumps(content))
     read = parse_coco(path, path.parents[1] / "val2017")
     assert [(one.image_id, one.size, one.labels.tolist()) for one in read] == [
-        (one.image_id, one.size, one.labels.tolist()) for one in expected
+        (str(one.image_id), one.size, one.labels.tolist()) for one in expected
     ]
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from darkroom.datamodules.detection import voc_detection as module
-from darkroom.datamodules.detection.voc_detection import VOCDetection, parse_voc
+from darkroom.datamodules.detection.formats.voc import parse_voc
+from darkroom.datamodules.detection.voc_detection import VOCDetection
 from darkroom.errors import DataError, UsageError
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes import boxes as fakes
@@ -66,7 +67,7 @@ def test_images_with_same_stem_raise(tmp_path: Path) -> None:
 def test_invalid_boxes_raise_or_are_dropped(tmp_path: Path) -> None:
     names = ["RBC", "WBC", "Platelets"]
     data = VOCDetection(root=str(fakes.bccd(tmp_path)), class_names=names)
-    with pytest.raises(DataError, match=r"2007_train00\.xml: box 0 of 2007_train00\.jpg has no area"):
+    with pytest.raises(DataError, match=r"2007_train00\.xml: object 0 of 2007_train00\.jpg has no area"):
         data.setup("fit")
     data = VOCDetection(root=str(tmp_path), class_names=names, bad_boxes="drop")
     with pytest.warns(UserWarning, match="dropped 1 of [0-9]+ boxes of the train split: 1 has no area"):

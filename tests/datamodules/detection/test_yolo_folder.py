@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.datamodules.detection.yolo_folder import YoloFolder, parse_yolo, read_names
+from darkroom.datamodules.detection.check_annotations import check_annotations
+from darkroom.datamodules.detection.formats.yolo import parse_yolo, read_names
+from darkroom.datamodules.detection.yolo_folder import YoloFolder
 from darkroom.errors import DataError, UsageError
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import grey, yolo_folder
@@ -218,29 +220,33 @@ def test_invalid_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 
 def test_binary_label_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt is not text"):
-        parse(tmp_path, b"\xff\xfe0 .5")
+        parse(tmp_path, b"\xfa\xfb0 .5")
 
 
 def test_box_without_polygon_raises_with_masks(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.txt, line 1 is a box, but data.masks is true; it must be a polygon"):
-        parse(tmp_path, "0 .5 .5 .1 .1\n", masks=True)
+    found = parse(tmp_path, "0 .5 .5 .1 .1\n1 .1 .1 .5 .1 .5 .5\n", masks=True)
+    with pytest.raises(DataError, match=r"a\.txt: line 1 of a\.png is a box without a polygon.*; data.masks is true"):
+        check_annotations([found], 2, "error", "train")
+    with pytest.warns(UserWarning, match="dropped 1 of 2 boxes .* 1 is a box without a polygon"):
+        (kept,) = check_annotations([found], 2, "drop", "train")
+    assert kept.labels.tolist() == [2]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("0 .5 .5 0 .2", "has no area"),
-        ("0 .5 .5 -.1 .2", "ends before it begins"),
+        ("0 .5 .5 -.1 .2", "has a negative width or height"),
         ("1 .9 .5 .4 .2", "reaches out of its image"),
-        ("2 .5 .5 .1 .2", "has a label outside of 1 to 2"),
-        ("-1 .5 .5 .1 .2", "has a label outside of 1 to 2"),
+        ("2 .5 .5 .1 .2", "has a class outside of 0 to 1"),
+        ("-1 .5 .5 .1 .2", "has a class outside of 0 to 1"),
     ],
 )
 def test_invalid_boxes_raise_or_are_dropped(tmp_path: Path, line: str, message: str) -> None:
     path = yolo_folder(tmp_path) / "labels/train/000.txt"
     good = len(path.read_text().splitlines())
     path.write_text(path.read_text() + line)
-    with pytest.raises(DataError, match=rf"000\.txt: box {good} of 000\.png {message}"):
+    with pytest.raises(DataError, match=rf"000\.txt: line {good + 1} of 000\.png {message}"):
         YoloFolder(root=str(tmp_path)).dataset("train")
     with pytest.warns(UserWarning, match=f"dropped 1 of .* {message}"):
         dataset = YoloFolder(root=str(tmp_path), bad_boxes="drop").dataset("train")

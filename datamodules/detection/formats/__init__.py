@@ -1,0 +1,1 @@
+"""Formats of annotation files: COCO, PASCAL VOC and YOLO."""
