@@ -142,6 +142,10 @@ class VisionDataModule(LightningDataModule):
         """Return the transforms for training if ``augment`` is None."""
         return []
 
+    def adapt_augment(self, augment: list[v2.Transform]) -> list[v2.Transform]:
+        """Return the user's transforms with what the annotations need: ignored mask pixels where they fill a mask."""
+        return augment if not augment or any(map(states_mask_fill, augment)) else [IgnoreFilled(augment)]
+
     def fit_to_batch(self) -> list[v2.Transform]:
         """Return the transforms that bring training samples to one size, applied before ``augment`` in any case."""
         return []
@@ -233,10 +237,7 @@ class VisionDataModule(LightningDataModule):
     def _transforms(self, split: Split) -> list[v2.Transform]:
         if split != "train":
             return self.finish(split)
-        augment = self.default_augment()
-        if self.augment is not None:  # the user's
-            stated = not self.augment or any(map(states_mask_fill, self.augment))
-            augment = self.augment if stated else [IgnoreFilled(self.augment)]
+        augment = self.default_augment() if self.augment is None else self.adapt_augment(self.augment)
         return self.fit_to_batch() + augment + self.finish(split)
 
     def _sampler(self, split: Split) -> SeededSampler:

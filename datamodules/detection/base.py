@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from darkroom.datamodules.io.read_images import ImageReader, to_tensor
 from darkroom.datamodules.loading import SeededSampler
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
 from darkroom.datamodules.proposals.methods import Proposals
-from darkroom.datamodules.transforms.ignore_filled import IgnoreFilled
+from darkroom.datamodules.transforms.objects import KeepVisible, contains, keep_in_step
 from darkroom.errors import DataError, UsageError
 from darkroom.protocols import SizedDataset
 
@@ -53,8 +54,8 @@ def list_images_by_stem(folder: Path) -> dict[str, Path]:
 class DetectionImages(Dataset[dict[str, Any]]):
     """Images and their objects: ``{"image": uint8 (C, H, W), "target": {...}, "path": str, "size": (height, width)}``.
 
-    ``target`` holds ``boxes`` float32 (N, 4), xyxy in pixels of the image, ``labels`` int64 (N,), ``image_id`` int, and,
-    where the annotations have them, ``difficult`` and ``iscrowd`` bool (N,) and ``masks`` uint8 (N, H, W).
+    ``target`` holds ``boxes`` float32 (N, 4), xyxy in pixels of the image, ``labels`` int64 (N,), ``image_id``, and, where
+    the annotations have them, ``difficult`` and ``iscrowd`` bool (N,), ``area`` float32 (N,) and ``masks`` uint8 (N, H, W).
     """
 
     def __init__(
@@ -104,38 +105,6 @@ def _resize_masks(masks: Tensor, size: torch.Size) -> Tensor:
     if masks.shape[-2:] == size or not len(masks):
         return masks.new_zeros(len(masks), *size) if not len(masks) else masks
     return F.interpolate(masks[None], tuple(size), mode="nearest-exact")[0]
-
-
-class KeepVisible(v2.Transform):
-    """Drop the objects that a crop removed: boxes thinner than ``min_side`` pixels, masks without a pixel."""
-
-    def __init__(self, min_side: float = 1.0) -> None:
-        super().__init__()
-        self.min_side = min_side
-
-    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
-        sample = v2.ClampBoundingBoxes()(sample)
-        target = sample["target"]
-        keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= self.min_side).all(1)
-        if "masks" in target:
-            # Transforms fill masks beyond the image with their own values, which belong to none of the objects.
-            target = {**target, "masks": (target["masks"] == 1).to(torch.uint8)}
-            keep &= target["masks"].flatten(1).any(1).bool()  # any() of bytes gives bytes
-        # Indexing tv_tensors returns plain tensors, which the batch needs.
-        rows = {name: value[keep] for name, value in target.items() if isinstance(value, Tensor)}
-        if "proposals" in sample:
-            boxes = sample["proposals"]
-            sample = {**sample, "proposals": boxes[(boxes[:, 2:] - boxes[:, :2] >= self.min_side).all(1)]}
-        return {**sample, "target": {**target, **rows}}
-
-
-def _contains(transform: Any, kind: type[v2.Transform]) -> bool:
-    """Return True if a transform, or a transform inside it, is of a kind."""
-    if isinstance(transform, IgnoreFilled):
-        return _contains(transform.transforms, kind)
-    if isinstance(transform, v2.Compose | v2.RandomApply | v2.RandomChoice | v2.RandomOrder):
-        return any(_contains(part, kind) for part in transform.transforms)
-    return isinstance(transform, kind)
 
 
 class DetectionDataModule(VisionDataModule):
@@ -231,7 +200,8 @@ class DetectionDataModule(VisionDataModule):
         split = "test" if split == "predict" else split
         annotations = check_annotations(self.annotations(split), self.num_classes, self.bad_boxes, split)
         if split == "train":
-            annotations = [annotation.select(self.select_trained(annotation)) for annotation in annotations]
+            # Only evaluation judges objects by the area of the file, which augmentation would not change.
+            annotations = [replace(one.select(self.select_trained(one)), area=None) for one in annotations]
         counted = [one.labels if one.iscrowd is None else one.labels[~one.iscrowd] for one in annotations]
         warn_of_absent_objects(counted, self.class_names, split)
         if self.exif is None:
@@ -256,14 +226,18 @@ class DetectionDataModule(VisionDataModule):
         """Return, for training, the transform that drops objects outside of the augmented image."""
         return [KeepVisible(self.min_box)] if split == "train" else []
 
-    def _transforms(self, split: Split) -> list[v2.Transform]:
-        transforms = super()._transforms(split)
-        if self.proposals is not None and any(_contains(one, v2.RandomIoUCrop) for one in transforms):
+    def adapt_augment(self, augment: list[v2.Transform]) -> list[v2.Transform]:
+        """Return the user's transforms, made to drop everything that belongs to a box with it.
+
+        Raises:
+            UsageError: one of them cannot tell objects from proposals.
+        """
+        if self.proposals is not None and any(contains(one, v2.RandomIoUCrop) for one in augment):
             raise UsageError(
                 "data.augment has RandomIoUCrop, which treats data.proposals as objects; use flips and scales instead, "
                 "or remove data.proposals"
             )
-        return transforms
+        return [keep_in_step(one) for one in augment]
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
         """Compute missing proposals and return the data set with ``proposals`` added, if they are configured."""

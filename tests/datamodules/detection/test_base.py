@@ -11,13 +11,13 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
-from darkroom.datamodules.detection.base import KeepVisible
 from darkroom.datamodules.detection.coco_detection import CocoDetection
 from darkroom.datamodules.detection.voc_detection import VOCDetection
 from darkroom.datamodules.detection.yolo_folder import YoloFolder
 from darkroom.datamodules.loading import as_tv_tensors
 from darkroom.datamodules.proposals.methods import GridProposals
 from darkroom.datamodules.shapes.detection import ShapesDetection
+from darkroom.datamodules.transforms.objects import KeepVisible
 from darkroom.errors import DataError, UsageError
 from tests.contracts.datamodule import DetectionDataContract
 from tests.fakes.boxes import coco_detection, grey, voc_detection, yolo_folder
