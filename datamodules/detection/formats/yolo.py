@@ -123,30 +123,25 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def find_images(path: Path, split: str) -> Path | None:
-    """Return the folder of the images that an Ultralytics data set file names for a split; None: it names none.
+def image_folders(path: Path, split: str) -> list[Path]:
+    """Return where an Ultralytics data set file may mean the images of a split to be; empty if it does not name them.
 
     Paths are relative to ``path`` in the file, or to the file. Exports such as Roboflow's write ``../train/images`` for
     the folder ``train/images`` beside the file, and some have the ``path`` of another machine.
 
     Raises:
-        DataError: the folder is missing, or the file names something else.
+        DataError: the file names a list of images, or several folders.
     """
     content = read_data_yaml(path)
-    value = content.get(split)
-    if value in (None, ""):
-        return None
-    if not isinstance(value, str):
+    value, base = content.get(split, ""), content.get("path", "")
+    if not isinstance(value, str) or not isinstance(base, str) or value.endswith(".txt"):
         raise DataError(f"{path}: {split} must be one folder of images, got {value!r}; set data.images_dir")
-    bases = [path.parent / str(content.get("path", "")), path.parent]
-    tried = [base / part for base in bases for part in (value, value.removeprefix("../"))]
-    found = next((folder for folder in tried if folder.is_dir()), None)
-    if found is None:
-        raise DataError(
-            f"{path}: {split} is {value}, but {' and '.join(map(str, dict.fromkeys(tried)))} do not exist; correct it, "
-            "or set data.images_dir and data.labels_dir"
-        )
-    return found
+    if not value:
+        return []
+    folders = [
+        folder / part for folder in (path.parent / base, path.parent) for part in (value, value.removeprefix("../"))
+    ]
+    return list(dict.fromkeys(folders))
 
 
 def labels_beside(images: Path) -> Path:

@@ -59,17 +59,68 @@ class TestFlat(DetectionDataContract):
         assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [5, 2, 3]
 
 
-def test_roboflow_layout_is_supported(tmp_path: Path) -> None:
-    yolo_folder(tmp_path / "parts")
+def roboflow(root: Path, yaml: str = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n") -> Path:
+    """Write ``{train,valid,test}/{images,labels}`` and Roboflow's ``data.yaml``."""
+    yolo_folder(root / "parts")
     for kind in ("images", "labels"):
-        for split, name in {"train": "train", "val": "valid"}.items():
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / "parts" / kind / split).rename(tmp_path / name / kind)
-    shutil.copy(tmp_path / "parts/data.yaml", tmp_path / "data.yaml")
+        for split, name in {"train": "train", "val": "valid", "test": "test"}.items():
+            (root / name).mkdir(exist_ok=True)
+            (root / "parts" / kind / split).rename(root / name / kind)
+    shutil.rmtree(root / "parts")
+    more = "roboflow:\n  workspace: mine\n  version: 1\n"
+    (root / "data.yaml").write_text(f"{yaml}\nnc: 2\nnames: ['red', 'green']\n\n{more}")
+    return root
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n",
+        "train: train/images\nval: valid/images\ntest: test/images\n",
+        "path: /content/datasets/mine\ntrain: train/images\nval: valid/images\ntest: test/images\n",
+        "path: ..\ntrain: data/train/images\nval: data/valid/images\ntest: data/test/images\n",
+    ],
+)
+def test_folders_are_read_from_data_yaml(tmp_path: Path, yaml: str) -> None:
+    data = YoloFolder(root=str(roboflow(tmp_path / "data", yaml)))
+    folders = [data.dataset(split).paths[0].parent.resolve() for split in ("train", "val", "test")]
+    assert folders == [tmp_path / "data" / name / "images" for name in ("train", "valid", "test")]
+    assert all(len(data.dataset(split)[0]["target"]["boxes"]) for split in ("train", "val", "test"))
+
+
+def test_options_replace_the_folders_of_data_yaml(tmp_path: Path) -> None:
     data = YoloFolder(
-        root=str(tmp_path), images_dir="{split}/images", labels_dir="{split}/labels", val="valid", test="valid"
+        root=str(roboflow(tmp_path, "train: x\nval: y\n")), images_dir="{split}/images", val="valid", test="valid"
     )
     assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [4, 4, 4]
+
+
+def test_folder_that_data_yaml_states_and_that_is_missing_is_named(tmp_path: Path) -> None:
+    root = str(roboflow(tmp_path, "train: ../train/images\nval: ../gone/images\n"))
+    with pytest.raises(DataError, match=r"gone/images does not exist; .* val split, as .*data\.yaml states"):
+        YoloFolder(root=root).dataset("val")
+    with pytest.raises(DataError, match=r"data\.test, which may be the name of another split"):
+        YoloFolder(root=root, test="exam").dataset("test")
+
+
+@pytest.mark.parametrize("value", ["train.txt", "[a, b]"])
+def test_lists_of_images_in_data_yaml_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(
+        DataError, match=r"data\.yaml: train must be one folder of images, got .*; set data\.images_dir"
+    ):
+        YoloFolder(root=str(roboflow(tmp_path, f"train: {value}"))).dataset("train")
+
+
+def test_images_and_labels_in_one_folder_are_split_at_random(tmp_path: Path) -> None:
+    yolo_folder(tmp_path / "parts", count=10)
+    for kind in ("images", "labels"):
+        for path in (tmp_path / "parts" / kind / "train").iterdir():
+            path.rename(tmp_path / path.name)
+    (tmp_path / "classes.txt").write_text("red\ngreen\n")
+    with pytest.raises(DataError, match=r"itself has images: --data\.images_dir \. splits at random"):
+        YoloFolder(root=str(tmp_path), class_names=["red", "green"]).dataset("train")
+    data = YoloFolder(root=str(tmp_path), images_dir=".", class_names=["red", "green"])
+    assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [8, 1, 1]
 
 
 def test_missing_split_is_named(tmp_path: Path) -> None:
@@ -87,7 +138,7 @@ def test_missing_split_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images_dir": "images"}, "both have {split}, or neither"),
+        ({"images_dir": "images", "labels_dir": "labels/{split}"}, "both have {split}, or neither"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "leave images for training"),
         ({"val_fraction": -0.1}, "must be at least 0"),
     ],
@@ -127,7 +178,7 @@ def test_error_without_split_folders_suggests_random_splits(tmp_path: Path) -> N
     yolo_folder(tmp_path / "parts")
     for kind in ("images", "labels"):
         (tmp_path / "parts" / kind / "train").rename(tmp_path / kind)
-    with pytest.raises(DataError, match="--data.images_dir images --data.labels_dir labels splits at random"):
+    with pytest.raises(DataError, match="--data.images_dir images splits at random"):
         YoloFolder(root=str(tmp_path)).dataset("train")
 
 
@@ -169,6 +220,8 @@ def test_labels_with_upper_case_ending_are_read(tmp_path: Path) -> None:
         ("names: [a]\nkpt_shape: [17, 3]", "has kpt_shape, so its labels have keypoints"),
         ("names: []", "names must be a list of classes"),
         ("names: cat", "names must be a list of classes"),
+        ("names: [[a], b]", "names must be a list of classes"),
+        ("a", "must have keys such as names and train, got 'a'"),
     ],
 )
 def test_invalid_names_raise(tmp_path: Path, text: str, message: str) -> None:
