@@ -28,7 +28,7 @@ class DetectionWriter(Callback):
 
     The JSON files use pixels of the image files, after their EXIF rotation. Boxes are x, y, width, height; masks are
     compressed run lengths. Categories have the ids of the data set, or the labels, from 1. Images have the ids of their
-    targets, or their index in the set, from 0.
+    targets, which are those of the JSON that was given (``CocoDetection``), or their index in the set, from 0.
 
     Args:
         score_threshold: minimum score, in [0, 1], of the detections written.
@@ -70,7 +70,7 @@ class DetectionWriter(Callback):
             seen = image.shape[-2], image.shape[-1]
             height, width = batch["size"][index].tolist() if "size" in batch else seen
             entry = {
-                "id": int(batch["target"][index]["image_id"]) if "target" in batch else number,
+                "id": batch["target"][index]["image_id"] if "target" in batch else number,
                 "file_name": path.as_posix() if path else f"{name}.png",
                 "width": width,
                 "height": height,
@@ -80,7 +80,8 @@ class DetectionWriter(Callback):
             self._rows.append((entry, [{"image_id": entry["id"], **annotation} for annotation in annotations]))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rows = sorted(gather_rows(trainer, self._rows), key=lambda row: row[0]["id"])
+        # Ids of a JSON may be numbers or text.
+        rows = sorted(gather_rows(trainer, self._rows), key=lambda row: (isinstance(row[0]["id"], str), row[0]["id"]))
         if not trainer.is_global_zero:
             return
         categories = zip(self._category_ids, require_data(trainer, ClassData, self).class_names, strict=True)

@@ -27,8 +27,10 @@ from darkroom.callbacks.plotting.boxes import (
 from darkroom.callbacks.plotting.images import palette
 from darkroom.callbacks.writers.detection_writer import DetectionWriter, coco_annotations, compress_runs, run_lengths
 from darkroom.callbacks.writers.prediction_files import gather_rows
+from darkroom.datamodules.detection.coco_detection import CocoDetection
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
+from tests.fakes.boxes import coco_detection
 from tests.runtime.test_wandb import read
 
 NAMES = ("cat", "dog", "bird")
@@ -398,6 +400,22 @@ def test_scores_below_threshold_are_not_written() -> None:
     assert predict(one_box, shapes(), score_threshold=0.76)[1] == []
     with pytest.raises(UsageError, match="overlay_threshold"):
         DetectionWriter(overlay_threshold=-1)
+
+
+@pytest.mark.parametrize("pattern", [None, "frame_{}", "{}"])
+def test_results_use_image_ids_of_the_json(tmp_path: Path, pattern: str | None) -> None:
+    path = coco_detection(tmp_path) / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    if pattern is not None:
+        for entries, key in (("images", "id"), ("annotations", "image_id")):
+            for one in content[entries]:
+                one[key] = pattern.format(one[key])
+        path.write_text(json.dumps(content))
+    data_set, results = predict(one_box, CocoDetection(root=str(tmp_path), num_workers=0))
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    assert {image["id"]: image["file_name"] for image in data_set["images"]} == names
+    assert sorted(one["image_id"] for one in results) == sorted(names)
+    assert {one["category_id"] for one in results} == {7}  # the dog's
 
 
 def test_results_use_category_ids_of_dataset() -> None:
