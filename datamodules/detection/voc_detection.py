@@ -102,8 +102,11 @@ class VOCDetection(DetectionDataModule):
         """Return the files of image and annotation."""
         folder = self.devkit / f"VOC{year}"
         if not folder.is_dir():
-            remedy = "--data.download true fetches it" if year in _ARCHIVES else "check data.root and data.years"
-            raise DataError(f"folder {folder} does not exist; data.root must hold VOCdevkit/VOC{year}: {remedy}")
+            remedy = ", or --data.download true, which fetches PASCAL VOC itself" if year in _ARCHIVES else ""
+            raise DataError(
+                f"folder {folder} does not exist. Your own folder of images and XML files: --data VOCFolder --data.root "
+                f"FOLDER. VOC's layout: data.root must hold VOCdevkit/VOC{year}; check data.root and data.years{remedy}"
+            )
         names = folder / "ImageSets" / "Main" / f"{list_name}.txt"
         listed_stems = read_split_list(names)
         images = list_images_by_stem(folder / "JPEGImages")

@@ -88,6 +88,11 @@ def voc_boxes() -> None:
     boxes.voc_detection(Path("my_voc"), names=("cat", "dog"))
 
 
+def labelimg_boxes() -> None:
+    """Ten images and their XML files in ``my_labels``."""
+    boxes.voc_folder(Path("my_labels"))
+
+
 def instance_masks() -> None:
     """Images and masks of instance ids in ``my_instances/{images,masks}``."""
     boxes.instance_folder(Path("my_instances"))

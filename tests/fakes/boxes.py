@@ -101,6 +101,22 @@ def voc_detection(
     return root
 
 
+def voc_folder(root: Path, names: tuple[str, ...] = ("cat", "dog"), count: int = 10, seed: int = 20) -> Path:
+    """Write images beside their XML files as LabelImg does: corners count from 0, but are at least 1."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        rendered = scene(rng, SIZES[number % len(SIZES)], len(names))
+        save(rendered.image, root / f"{number:03d}.png")
+        tree = ElementTree.fromstring(voc_xml(rendered, names))
+        for corners, box in zip(tree.iter("bndbox"), rendered.boxes.tolist(), strict=True):
+            for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
+                corner = corners.find(tag)
+                assert corner is not None
+                corner.text = str(max(1, value))
+        (root / f"{number:03d}.xml").write_bytes(ElementTree.tostring(tree, "utf-8"))
+    return root
+
+
 def bccd(root: Path) -> Path:
     """Write VOC's layout with three classes and a box without area."""
     voc_detection(root, names=("RBC", "WBC", "Platelets"))
@@ -228,5 +244,6 @@ DETECTION_FAKES = {
     "coco": coco_detection,
     "penn_fudan": penn_fudan,
     "yolo_folder": yolo_folder,
+    "voc_folder": voc_folder,
     "dsb2018_instances": dsb2018_instances,
 }

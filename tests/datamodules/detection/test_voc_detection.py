@@ -75,7 +75,7 @@ def test_invalid_boxes_raise_or_are_dropped(tmp_path: Path) -> None:
 
 
 def test_missing_download_is_named() -> None:
-    with pytest.raises(DataError, match="VOCdevkit/VOC2007 does not exist.*--data.download true"):
+    with pytest.raises(DataError, match="VOCdevkit/VOC2007 does not exist.*--data VOCFolder.*--data.download true"):
         VOCDetection().setup("fit")
 
 
