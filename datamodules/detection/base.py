@@ -183,7 +183,7 @@ class DetectionDataModule(VisionDataModule):
 
     def setup(self, stage: str) -> None:
         names = list(self.class_names)
-        if not names or not all(names) or len(set(names)) < len(names):
+        if not names or not all(map(str.strip, names)) or len(set(names)) < len(names):
             twice = [name for name, count in Counter(names).items() if count > 1]
             raise UsageError(
                 f"the classes of {type(self).__name__} are {names}{f', {twice} more than once' if twice else ''}; "

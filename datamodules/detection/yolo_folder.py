@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 from darkroom.datamodules.base import LabelledSplit
 from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
@@ -96,6 +98,8 @@ class YoloFolder(DetectionDataModule):
         if self.images_dir is None and path is not None:
             tried = image_folders(path, name) + tried
         images = next((folder for folder in tried if folder.is_dir()), tried[0])
+        if len(tried) > 1 and images not in tried[:-1]:
+            rank_zero_warn(f"{path}: the folder of {name}, such as {tried[0]}, does not exist; {images} is used")
         labels = labels_beside(images)
         if self.labels_dir is not None:
             labels = self.root / self.labels_dir.replace("{split}", name)

@@ -107,8 +107,8 @@ def _area(annotation: dict[str, Any], place: str) -> float:
     """Return the area of an object; nan if it is absent, empty or 0, as many tools write it."""
     value = annotation.get("area")
     area = 0.0 if value is None or value == "" else read_number(value, f"{place}: area")
-    if area < 0:
-        raise DataError(f"{place}: area must be at least 0, got {value!r}")
+    if not 0 <= area < 2**32:
+        raise DataError(f"{place}: area must be a number of pixels from 0, got {value!r}")
     return area or math.nan
 
 

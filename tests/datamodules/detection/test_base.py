@@ -264,7 +264,12 @@ def test_proposals_with_cropping_augmentation_raise(tmp_path: Path, transform: v
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [([], r"are \[\]; data.class_names"), (["a", ""], "with distinct names"), (["a", "b", "a"], r"\['a'\]")],
+    [
+        ([], r"are \[\]; data.class_names"),
+        (["a", " "], "with distinct names"),
+        (["a", ""], "with distinct names"),
+        (["a", "b", "a"], r"\['a'\]"),
+    ],
 )
 def test_invalid_class_names_raise(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -323,3 +323,14 @@ def test_area_of_json_is_scaled_with_the_image(path: Path) -> None:
     scale = sample["image"].shape[-2] / height * sample["image"].shape[-1] / width
     assert scale < 1
     torch.testing.assert_close(sample["target"]["area"], torch.full_like(sample["target"]["area"], 12.5 * scale))
+
+
+@pytest.mark.parametrize("area", [-1, 1e30, "NaN", "wide"])
+def test_area_beyond_any_image_is_refused(path: Path, area: Any) -> None:
+    with pytest.raises(DataError, match=r"annotations\[0\]: area must be a number"):
+        parse_coco(broken(path, "annotations", 0, "area", value=area), path.parents[1] / "val2017")
+
+
+@pytest.mark.parametrize("area", [0, "0", "", 0.0])
+def test_area_that_no_tool_computed_is_that_of_the_box(path: Path, area: Any) -> None:
+    assert parse_coco(broken(path, "annotations", 0, "area", value=area), path.parents[1] / "val2017")[0].area is None

@@ -103,6 +103,17 @@ def test_folder_that_data_yaml_states_and_that_is_missing_is_named(tmp_path: Pat
         YoloFolder(root=root, test="exam").dataset("test")
 
 
+def test_usual_folder_instead_of_the_stated_one_is_reported(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = yolo_folder(tmp_path) / "data.yaml"
+    YoloFolder(root=str(tmp_path)).dataset("train")
+    assert not [one for one in recwarn if "does not exist" in str(one.message)]
+    path.write_text(path.read_text().replace("images/train", "/content/mine/train"))
+    with pytest.warns(
+        UserWarning, match=r"data\.yaml: the folder of train, such as /content/mine/train, does not exist"
+    ):
+        assert len(YoloFolder(root=str(tmp_path)).dataset("train")) == 4
+
+
 @pytest.mark.parametrize("value", ["train.txt", "[a, b]"])
 def test_lists_of_images_in_data_yaml_are_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(
