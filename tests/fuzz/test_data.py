@@ -22,6 +22,7 @@ from darkroom.datamodules.detection.coco_detection import CocoDetection
 from darkroom.datamodules.detection.instance_folder import InstanceFolder
 from darkroom.datamodules.detection.penn_fudan import PennFudan
 from darkroom.datamodules.detection.voc_detection import VOCDetection
+from darkroom.datamodules.detection.voc_folder import VOCFolder
 from darkroom.datamodules.detection.yolo_folder import YoloFolder
 from darkroom.datamodules.images.celeba import CelebA
 from darkroom.datamodules.images.cifar10 import CIFAR10
@@ -57,6 +58,7 @@ SETS = {
     "image_mask_folder": Kind(pictures.image_mask_folder, ImageMaskFolder, {"crop": 32, **_PARTS}),
     "voc_detection": Kind(boxes.voc_detection, VOCDetection, {}),
     "coco_detection": Kind(boxes.coco_detection, CocoDetection, {"masks": True}),
+    "voc_folder": Kind(boxes.voc_folder, VOCFolder, _PARTS),
     "yolo_folder": Kind(boxes.yolo_folder, YoloFolder, {}),
     "penn_fudan": Kind(boxes.penn_fudan, PennFudan, {"masks": True}),
     "instance_folder": Kind(boxes.instance_folder, InstanceFolder, {"masks": True, **_PARTS}),

@@ -81,11 +81,11 @@ def _objects(content: Content, labels: dict[int, int], path: Path) -> dict[int |
         objects[key] = []
     for number, annotation in enumerate(content["annotations"]):
         place = f"{path}: annotations[{number}]"
-        image, category = _image_id(annotation, "image_id", place), _whole(annotation, "category_id", place)
-        for kind, key, known in (("image", image, objects), ("category", category, labels)):
-            if key not in known:
-                raise DataError(f"{place}: {kind}_id {key} is not among the {kind} ids; correct it")
-        objects[image].append((number, place, annotation | {"category_id": category}))
+        image_id, category = _image_id(annotation, "image_id", place), _whole(annotation, "category_id", place)
+        for kind, wanted, known in (("image", image_id, objects), ("category", category, labels)):
+            if wanted not in known:
+                raise DataError(f"{place}: {kind}_id {wanted} is not among the {kind} ids; correct it")
+        objects[image_id].append((number, place, annotation | {"category_id": category}))
     return objects
 
 
