@@ -80,11 +80,10 @@ class YoloFolder(DetectionDataModule):
 
     def _remedy(self) -> str:
         """Return the options for a layout without a folder per split."""
-        folder = self.root / "images"
-        if folder.is_dir() and list_images(folder):
-            return f"; {folder} itself has images: --data.images_dir images splits at random"
-        if list_images(self.root):
-            return f"; {self.root} itself has images: --data.images_dir . splits at random"
+        for name in ("images", "."):
+            folder = self.root / name
+            if folder.is_dir() and list_images(folder):
+                return f"; {folder} itself has images: --data.images_dir {name} splits at random"
         return ""
 
     def _folders(self, split: LabelledSplit) -> tuple[Path, Path]:

@@ -134,6 +134,13 @@ def test_images_and_labels_in_one_folder_are_split_at_random(tmp_path: Path) -> 
     assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [8, 1, 1]
 
 
+def test_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"nowhere/images/train does not exist; it must hold the images of the train split"
+    ):
+        YoloFolder(root=str(tmp_path / "nowhere"), class_names=["red"]).dataset("train")
+
+
 def test_missing_split_is_named(tmp_path: Path) -> None:
     shutil.rmtree(yolo_folder(tmp_path) / "images/test")
     data = YoloFolder(root=str(tmp_path))
