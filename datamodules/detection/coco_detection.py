@@ -12,7 +12,7 @@ from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.detection.formats.coco import parse_coco, read_categories, read_coco
 from darkroom.datamodules.detection.formats.coco_layout import find_unused_categories, suggest_options
-from darkroom.datamodules.io.pairing import check_fractions, split_by_hash
+from darkroom.datamodules.io.pairing import check_fractions, choose_split
 from darkroom.errors import DataError, UsageError
 
 
@@ -105,7 +105,8 @@ class CocoDetection(DetectionDataModule):
         annotations = parse_coco(path, folder, categories, self.masks, unused)
         if split == "train" or split in self.fractions:
             pairs = [(one.path, number) for number, one in enumerate(annotations)]
-            chosen = split_by_hash(pairs, self.fractions, self.seed)[split]
+            remedy = f"give the split a JSON of its own (data.{split}_json)"
+            chosen = choose_split(pairs, self.fractions, self.seed, split, remedy)
             annotations = [annotations[number] for number in sorted(number for _, number in chosen)]
         if split == "train" and not self.keep_empty:
             annotations = [one for one in annotations if self.select_trained(one).any()]

@@ -15,7 +15,7 @@ from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.base import DetectionDataModule, list_images_by_stem
 from darkroom.datamodules.detection.formats.voc import parse_voc, read_voc_names
 from darkroom.datamodules.io.image_size import image_size
-from darkroom.datamodules.io.pairing import check_fractions, split_by_hash
+from darkroom.datamodules.io.pairing import check_fractions, choose_split
 from darkroom.errors import DataError, UsageError
 
 # Folders of images and of XML files in data.root. The first pair that exists is used.
@@ -136,7 +136,9 @@ class VOCFolder(DetectionDataModule):
                 f"{files[lonely[0]]} has no image in {folder}, as have {len(lonely) - 1} others; add or remove files"
             )
         pairs = [(image, files.get(name, annotations / f"{name}.xml")) for name, image in images.items()]
-        pairs = split_by_hash(pairs, self.fractions, self.seed)[split] if self.random_splits else pairs
+        if self.random_splits:
+            remedy = "give every split a folder and {split} in data.images_dir"
+            pairs = choose_split(pairs, self.fractions, self.seed, split, remedy)
         if missing := [image for image, path in pairs if path.stem not in files]:
             rank_zero_warn(
                 f"{len(missing)} of {len(pairs)} images of the {split} split have no XML file, such as {missing[0]}, so "
