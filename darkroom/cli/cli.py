@@ -7,13 +7,14 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
+from darkroom.callbacks.training.model_summary import ShortModelSummary
 from darkroom.cli import checkpoint_checks, config_checks
 from darkroom.cli.linking import config_traits, link_model
-from darkroom.cli.metrics_table import format_metrics
+from darkroom.cli.results import format_best, format_metrics, next_commands
 from darkroom.cli.trainer_defaults import add_defaults
 from darkroom.errors import Stopped, UsageError
 from darkroom.runtime.lightning_compat import SteppedCLI, leave_signals, start_together
@@ -27,6 +28,7 @@ from darkroom.runtime.run_folder import (
     print_summary,
     record_job,
     remove_if_empty,
+    written_files,
 )
 from darkroom.runtime.wandb_logger import direct_loggers
 
@@ -120,6 +122,7 @@ class DarkroomCLI(SteppedCLI):
         self.run_folder = begun or (checkpoint.parents[1] if in_place else create_run(experiment))
         if command == "fit":
             record_job(self.run_folder)
+        self._before = written_files(self.run_folder)
 
     def instantiate_classes(self) -> None:
         """Build the datamodule, fill open arguments of the model from it, then build the rest."""
@@ -157,6 +160,10 @@ class DarkroomCLI(SteppedCLI):
         if arguments["barebones"]:
             self.save_config_callback, callbacks = None, []
         else:
+            given = [*callbacks, *config_checks.as_list(arguments["callbacks"])]
+            own_summary = any(isinstance(callback, ModelSummary) for callback in given)
+            if arguments["enable_model_summary"] is not False and not own_summary:
+                callbacks = [*callbacks, ShortModelSummary()]
             callbacks = add_defaults(arguments, list(callbacks), self._folder, self.resumed)
         try:
             trainer = super().make_trainer(arguments, callbacks)
@@ -174,9 +181,22 @@ class DarkroomCLI(SteppedCLI):
         config_checks.require_prediction_writer(self.trainer)
 
     def after_fit(self) -> None:
-        """Print the run's folder."""
+        """Print the best metric, the run's folder and the next commands."""
+        if not self.trainer.is_global_zero:
+            return
+        best, last = (self.config_init[self.subcommand][group] for group in ("checkpoint", "last_checkpoint"))
+        if line := format_best(best):
+            print(line)
+        self.after_predict()
+        path = best.best_model_path or last.best_model_path
+        if path and self.save_config_callback:
+            commands = next_commands(self._folder, Path(path), config_checks.writes_predictions(self.trainer))
+            print("next:", *commands, sep="\n  ")
+
+    def after_predict(self) -> None:
+        """Print the run's folder and what the command wrote."""
         if self.trainer.is_global_zero:
-            print_summary(self._folder)
+            print_summary(self._folder, self._before)
 
     def after_validate(self) -> None:
         """Print the metrics and the run's folder."""
@@ -189,7 +209,6 @@ class DarkroomCLI(SteppedCLI):
                     "\nThese are the metrics of random weights, because --ckpt_path is not set (best, last or a file):"
                 )
             print(f"\n{format_metrics(metrics, stage, config.checkpoint.monitor)}\n")
-        self.after_fit()
+        self.after_predict()
 
-    after_predict = after_fit
     after_test = after_validate

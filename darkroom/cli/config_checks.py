@@ -154,10 +154,15 @@ def require_trained_model(data: VisionDataModule, model: Namespace, command: str
         )
 
 
+def writes_predictions(trainer: Trainer) -> bool:
+    """Return True if a callback writes predictions."""
+    others = [callback for callback in callbacks_of(trainer) if not isinstance(callback, ProgressBar)]
+    return any(is_overridden("on_predict_batch_end", callback, Callback) for callback in others)
+
+
 def require_prediction_writer(trainer: Trainer) -> None:
     """Raise a UsageError if no callback writes the predictions."""
-    others = [callback for callback in callbacks_of(trainer) if not isinstance(callback, ProgressBar)]
-    if not any(is_overridden("on_predict_batch_end", callback, Callback) for callback in others):
+    if not writes_predictions(trainer):
         raise UsageError(
             "predict would write nothing; add a writer, --trainer.callbacks+=PredictionWriter for masks, DetectionWriter "
             "for boxes or SampleWriter for samples"

@@ -43,19 +43,37 @@ def _print_error(message: str, exit_code: int) -> int:
     return exit_code
 
 
+# Patterns of warnings that a user can do nothing about, each with the reason. All other warnings are shown.
+HIDDEN_WARNINGS = {
+    ".*LeafSpec.*": "torch deprecates a class that Lightning uses",
+    ".*does not have many workers.*": "data.num_workers follows the number of processors",
+    ".*is an instance of `nn.Module` and is already saved.*": "networks in hyper-parameters are class paths in the file",
+    ".*ModelCheckpoint with manual optimization.*": "modules with two optimizers count their steps themselves",
+    ".*module.s. in eval mode at the start of training.*": "EMA weights are always in eval mode",
+    ".*is smaller than the logging interval.*": "losses are logged at the end of every epoch too",
+    ".*anonymous.* is deprecated.*": "Lightning passes this argument to W&B, whatever the config",
+}
+_HIDDEN_OUTSIDE_SLURM = {".*`srun` command is available.*": "Slurm is installed, but not used"}
+
+# The same for messages of Lightning's loggers.
+HIDDEN_MESSAGES = {
+    "Tip:": "an advertisement",
+    "TPU": "counts devices that the machine lacks",
+    "was raised with message:": "the error is printed at the end",
+    "to estimate number of stepping batches": "an internal step",
+    "already configured with model summary": "ShortModelSummary replaces Lightning's",
+}
+_LOGGERS = (
+    *("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"),
+    "lightning.fabric.utilities.rank_zero",
+)
+
+
 def filter_warnings() -> None:
-    """Hide advertisements and notes about Lightning's internals; warnings about a run stay."""
-    hidden = [
-        ".*LeafSpec.*",
-        ".*does not have many workers.*",  # data.num_workers follows the number of processors
-        ".*is an instance of `nn.Module` and is already saved.*",
-        ".*ModelCheckpoint with manual optimization.*",  # modules with two optimizers count their steps themselves
-        ".*module.s. in eval mode at the start of training.*",  # EMA weights are always in eval mode
-    ]
-    if "SLURM_JOB_ID" not in os.environ:
-        hidden.append(".*`srun` command is available.*")  # Slurm is installed, but not used
+    """Hide ``HIDDEN_WARNINGS`` and ``HIDDEN_MESSAGES``."""
+    hidden = HIDDEN_WARNINGS if "SLURM_JOB_ID" in os.environ else HIDDEN_WARNINGS | _HIDDEN_OUTSIDE_SLURM
     for message in hidden:
         warnings.filterwarnings("ignore", message=message)
-    noise = re.compile("Tip:|TPU|was raised with message:")  # the last, since the error is printed at the end
-    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
+    noise = re.compile("|".join(HIDDEN_MESSAGES))
+    for name in _LOGGERS:
         logging.getLogger(name).addFilter(lambda record: not noise.search(str(record.msg)))

@@ -1,6 +1,7 @@
 """Folder of a run, ``runs/<experiment>/<n>/``."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -112,12 +113,25 @@ def print_resume_hint(run: Path, failed: bool) -> None:
         _report(f"\ndarkroom: {last} is intact; {when}the same command with --ckpt_path last resumes from it")
 
 
-def print_summary(run: Path) -> None:
-    """Print the folder of a run and its newest figure of each kind."""
+def written_files(run: Path) -> dict[Path, int]:
+    """Return the figures and predictions of a run, each with its time of modification in nanoseconds."""
+    files = [path for folder in ("figures", "predictions") for path in run.glob(f"{folder}/**/*") if path.is_file()]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def print_summary(run: Path, before: Mapping[Path, int]) -> None:
+    """Print the folder of a run, and the newest figure of each kind and the predictions that this command wrote.
+
+    Args:
+        run: folder of the run.
+        before: ``written_files`` at the start of the command.
+    """
     print(f"run folder: {run}")
-    for what in sorted(run.glob("figures/*")):
-        newest = max(what.glob("*.png"), default=None) or max(what.glob("*.gif"), default=None)
-        if newest:
-            print(f"  {what.name}: {newest}")
-    if (run / "predictions").is_dir():
+    written = [path for path, time in written_files(run).items() if before.get(path) != time]
+    for what in sorted({path.parent for path in written if path.parents[1] == run / "figures"}):
+        names = sorted(
+            (path for path in written if path.parent == what), key=lambda path: (path.suffix == ".png", path)
+        )
+        print(f"  {what.name}: {names[-1]}")
+    if any(run / "predictions" in path.parents for path in written):
         print(f"  predictions: {run / 'predictions'}")
