@@ -34,6 +34,8 @@ FOREIGN_PRIVATE = {
     "_DropoutNd": "likewise",
     "_defaults": "torchmetrics: the states of a metric, by name",
     "_replace": "namedtuple: public, in spite of its name",
+    "_actions": "argparse: the options of a parser, for the nearest one to a misspelt name",
+    "_expand_help": "argparse: the documented way to change the help of an option is a subclass of the formatter",
     "_RESOURCES": "torchvision: URLs of a dataset, without a public name",
 }
 

