@@ -17,6 +17,7 @@ from darkroom.cli.linking import config_traits, link_model
 from darkroom.cli.results import format_best, format_metrics, next_commands
 from darkroom.cli.trainer_defaults import add_defaults
 from darkroom.errors import Stopped, UsageError
+from darkroom.runtime.fit_folder import absolute_options
 from darkroom.runtime.lightning_compat import SteppedCLI, leave_signals, start_together
 from darkroom.runtime.run_folder import (
     create_run,
@@ -91,6 +92,9 @@ class DarkroomCLI(SteppedCLI):
         config_checks.refuse_learning_rate_finder(config)
         config.experiment = config.experiment or config_checks.experiment_name(config)
         self._find_run(command, config, Path(config.runs_dir, config.experiment))
+        if Path(config.runs_dir).is_absolute():  # the place of the run does not determine where the fit was started
+            for key, value in absolute_options(config.as_dict()).items():
+                config[key] = value
         # config.yaml is that of the fit, which can be run again.
         self.save_config_kwargs["config_filename"] = "config.yaml" if command == "fit" else f"{command}.yaml"
 

@@ -51,6 +51,7 @@ HIDDEN_WARNINGS = {
     ".*ModelCheckpoint with manual optimization.*": "modules with two optimizers count their steps themselves",
     ".*module.s. in eval mode at the start of training.*": "EMA weights are always in eval mode",
     ".*is smaller than the logging interval.*": "losses are logged at the end of every epoch too",
+    ".*The dirpath has changed from.*": "a command in another folder, or a fit from a copy, has checkpoints of its own",
     ".*anonymous.* is deprecated.*": "Lightning passes this argument to W&B, whatever the config",
 }
 _HIDDEN_OUTSIDE_SLURM = {".*`srun` command is available.*": "Slurm is installed, but not used"}

@@ -20,6 +20,7 @@ from darkroom.errors import Stopped
 from darkroom.lightning_modules.base import Technique
 from darkroom.paths import find_config
 from darkroom.renames import update_arguments, update_config
+from darkroom.runtime.fit_folder import resolved_options
 from darkroom.runtime.wandb_logger import finish_wandb
 from darkroom.signals import die_with_parent
 
@@ -46,7 +47,11 @@ def complete_arguments(argv: list[str]) -> list[str]:
         beside = checkpoint.parent.parent / "config.yaml"
         if checkpoint.parent.name == "checkpoints" and beside.is_file():
             argv[1:1] = ["--config", str(beside)]
-    return update_arguments(argv, _configured_classes([Path(argv[index]) for index in given]))
+    given = [index + 1 for index, argument in enumerate(argv[:-1]) if argument in ("-c", "--config")]
+    classes = _configured_classes([Path(argv[index]) for index in given])
+    for index in reversed(given):  # from the last, because the options are inserted after their config
+        argv[index + 1 : index + 1] = resolved_options(Path(argv[index]))
+    return update_arguments(argv, classes)
 
 
 def _configured_classes(configs: list[Path]) -> dict[str, str]:
