@@ -29,6 +29,7 @@ class ResumableCSVLogger(Logger):
         super().__init__()
         self.path = folder / "metrics.csv"
         self.rows = 0
+        self.dropped = 0  # rows of an earlier fit that ``truncate`` removed
         self._limit = 0 if resumed else None  # number of old rows to keep; None: all
         self._columns: list[str] = []  # none before the file is opened
 
@@ -42,7 +43,9 @@ class ResumableCSVLogger(Logger):
 
     def truncate(self, rows: int | None) -> None:
         """Keep only the first rows of the file; None: keep all."""
-        self._limit, self._columns, self.rows = rows, [], len(self._read()[:rows])
+        written = len(self._read())
+        self._limit, self._columns, self.rows = rows, [], written if rows is None else min(rows, written)
+        self.dropped = written - self.rows
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

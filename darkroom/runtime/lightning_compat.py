@@ -30,6 +30,7 @@ from torch import Tensor
 
 from darkroom.errors import UsageError
 from darkroom.protocols import NamedClasses
+from darkroom.runtime.csv_logger import ResumableCSVLogger
 
 # Class -> its names that are used below.
 PRIVATE: dict[type, tuple[str, ...]] = {
@@ -174,8 +175,15 @@ def unlogged_metrics(trainer: Trainer) -> tuple[dict[str, float], int]:
 
 
 def log_metrics(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
-    """Send metrics to all loggers at once."""
-    trainer._logger_connector.log_metrics(metrics, step)  # type: ignore[arg-type]  # converts numbers too
+    """Send metrics that waited in a checkpoint to all loggers, or to metrics.csv alone if the others have them.
+
+    They are the first row after the checkpoint. An earlier fit of this run has sent it if metrics.csv had such a row.
+    """
+    written = [logger for logger in trainer.loggers if isinstance(logger, ResumableCSVLogger) and logger.dropped]
+    if metrics and written:
+        written[0].log_metrics(metrics, step)
+    else:
+        trainer._logger_connector.log_metrics(metrics, step)  # type: ignore[arg-type]  # converts numbers too
 
 
 # --- what a Trainer does otherwise ------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 
@@ -72,3 +74,16 @@ class Falling(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("epoch_falling", -float(trainer.current_epoch))
+
+
+class LineLogger(Logger):
+    """Append every row of metrics to lines.txt, as loggers do that cannot remove rows."""
+
+    name, version = "lines", ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        with Path("lines.txt").open("a") as file:
+            file.write(f"{step} {' '.join(sorted(metrics))}\n")

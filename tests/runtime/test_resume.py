@@ -87,3 +87,19 @@ def test_fit_ended_within_epoch_resumes_rest_of_epoch(darkroom: Callable, steps:
     whole, continued = state("runs/whole/0"), state("runs/it/0")
     for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
         assert equal(whole[key], continued[key]), key
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_logger_gets_a_row_twice_after_resume(darkroom: Callable, stopped: bool) -> None:
+    """Check the row that is logged after the checkpoint: at the end of a fit, and if it was killed before that row."""
+    constant = [option for option in TINY if "lr_scheduler" not in option and "WarmupCosine" not in option]
+    command = [*constant, "--trainer.logger", "tests.fakes.parts.LineLogger"]
+    assert darkroom(*command, "--trainer.max_epochs", 2).code == 0
+    if stopped:
+        rows, lines = (Path(name).read_text().splitlines() for name in ("runs/it/0/metrics.csv", "lines.txt"))
+        Path("runs/it/0/metrics.csv").write_text("\n".join(rows[:-1]) + "\n")
+        Path("lines.txt").write_text("\n".join(lines[:-1]) + "\n")
+    assert darkroom(*command, "--ckpt_path", "last").code == 0
+    lines = [line for line in Path("lines.txt").read_text().splitlines() if "/" in line]
+    assert [line for line in set(lines) if lines.count(line) > 1] == []
+    assert sum("train/loss" in line for line in lines) == len(losses("runs/it/0"))
