@@ -31,7 +31,7 @@ from darkroom.runtime.run_folder import (
     remove_if_empty,
     written_files,
 )
-from darkroom.runtime.wandb_logger import direct_loggers
+from darkroom.runtime.wandb_logger import direct_loggers, set_goal
 
 
 class DarkroomCLI(SteppedCLI):
@@ -173,6 +173,8 @@ class DarkroomCLI(SteppedCLI):
             trainer = super().make_trainer(arguments, callbacks)
         except ValueError as error:  # incompatible settings, such as fsdp.yaml and 16-mixed
             raise UsageError(f"trainer: {error}") from error
+        checkpoint = self.config[self.subcommand].checkpoint
+        set_goal(trainer.loggers, checkpoint.monitor, checkpoint.mode)
         leave_signals(trainer)
         start_together(trainer)
         for callback in trainer.checkpoint_callbacks if trainer.world_size > 1 else []:

@@ -5,14 +5,14 @@ import os
 import shutil
 import sys
 from argparse import Namespace as ArgparseNamespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from darkroom.errors import UsageError
@@ -32,7 +32,12 @@ class ResilientWandbLogger(RestartableWandbLogger):
 
     Otherwise W&B's process retries by itself, and the run does not block on it. tests/faults/test_wandb_faults.py covers
     these cases.
+
+    Attributes:
+        goal: metric that selects best.ckpt, and its mode, min or max; the summary of the W&B run has its best value.
     """
+
+    goal: tuple[str, str] | None = None
 
     @property
     def experiment(self) -> Any:
@@ -44,14 +49,23 @@ class ResilientWandbLogger(RestartableWandbLogger):
             return self.current_run
         before = _folders(self._folder)
         try:
-            return super().experiment
+            return self._begin()
         except (CommError, TimeoutError) as error:
             self._go_offline(f"W&B did not start the run ({' '.join(str(error).split())})", online=False)
             for begun in set(_folders(self._folder)) - set(before):
                 shutil.rmtree(begun, ignore_errors=True)  # it has no data of the run
-            return super().experiment
+            return self._begin()
         except WandbUsageError as error:
             raise UsageError(f"W&B: {error}") from error
+
+    def _begin(self) -> Any:
+        """Begin a W&B run whose summary has the best value of the goal."""
+        run = super().experiment
+        if self.goal is not None and run is not None:
+            metric, mode = self.goal
+            axis = "trainer/global_step"  # as WandbLogger sets it for every metric
+            run.define_metric(metric, step_metric=axis, step_sync=True, summary=f"{mode},last")
+        return run
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -61,9 +75,10 @@ class ResilientWandbLogger(RestartableWandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | ArgparseNamespace, *args: Any, **kwargs: Any) -> None:
-        """Log the config."""
-        with self._offline_if_dead():
-            super().log_hyperparams(params)
+        """Log the config of the command line, but not Lightning's copy of the arguments of model and data."""
+        if "trainer" in params:
+            with self._offline_if_dead():
+                super().log_hyperparams(params)
 
     @rank_zero_only
     def log_summary(self, values: dict[str, Any]) -> None:
@@ -119,6 +134,13 @@ def direct_loggers(folder: Path, trainer: Namespace) -> None:
                 os.environ.setdefault("WANDB_MODE", "offline")
             if locate(logger.class_path) is WandbLogger:
                 logger.class_path = f"{__name__}.{ResilientWandbLogger.__name__}"
+
+
+def set_goal(loggers: Iterable[Logger], monitor: str, mode: str) -> None:
+    """Set the metric whose best value the summaries of W&B runs show; steps and epochs are excluded."""
+    for logger in loggers:
+        if isinstance(logger, ResilientWandbLogger) and monitor not in ("step", "epoch"):
+            logger.goal = (monitor, mode)
 
 
 def finish_wandb(exit_code: int) -> None:

@@ -60,17 +60,32 @@ def read(path: Path) -> tuple[dict, dict, dict, set]:
 
 @pytest.mark.slow
 def test_offline_run_contains_config_metrics_and_media(darkroom: Callable, tiny: list[str]) -> None:
-    outcome = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml")
+    labels = [
+        "--trainer.logger.group",
+        "ablation",
+        "--trainer.logger.job_type",
+        "fit",
+        "--trainer.logger.tags",
+        "[a, b]",
+    ]
+    outcome = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml", *labels)
     assert outcome.code == 0
     (folder,) = Path("runs/tiny/0/wandb").glob("offline-run-*")
     (file,) = folder.glob("*.wandb")
     config, history, summary, ids = read(file)
     assert config["model"]["init_args"]["base_channels"] == 4
     assert config["model"]["init_args"]["num_classes"] == 6  # resolved: what was linked is there
+    assert {"num_classes", "base_channels"}.isdisjoint(config)  # once, in "model"
     assert config["data"]["class_path"].endswith("ShapesSegmentation")
     assert {"train/loss", "val/mIoU", "val/IoU/star", "trainer/global_step"} <= history.keys()
     assert summary["checkpoint/best"].endswith("checkpoints/best.ckpt")
     assert Path(summary["checkpoint/last"]).is_file()
+
+    found = list(records(file))
+    (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
+    assert (run.run_group, run.job_type, sorted(run.tags)) == ("ablation", "fit", ["a", "b"])
+    (goal,) = [record.metric for record in found if record.metric.name == "val/mIoU"]
+    assert (goal.summary.max, goal.summary.min, goal.summary.last) == (True, False, True)
 
     assert history["val_masks.count"] == 4
     masks = history["val_masks.all_masks"][0]
