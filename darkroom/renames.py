@@ -259,8 +259,8 @@ def _update_argument(word: str, before: str, following: str, tables: Mapping[str
     name, equals, value = word.partition("=")
     section, _, rest = name.removeprefix("--").partition(".")
     if section in OPTIONS:
-        new = _warn(f"--{section}", f"--{OPTIONS[section]}")
-        return f"{name.replace(f'--{section}', new, 1)}{equals}{value}"
+        today = _warn(f"--{section}", f"--{OPTIONS[section]}")
+        return f"{name.replace(f'--{section}', today, 1)}{equals}{value}"
     if section in KEYS:
         nested = rest.startswith("init_args.")
         old, dot, tail = rest.removeprefix("init_args.").partition(".")

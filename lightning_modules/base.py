@@ -58,7 +58,7 @@ class Technique(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer([p for p in self.parameters() if p.requires_grad])
-        scheduler = self.optim.build_scheduler(optimizer, self.trainer)
+        scheduler = self.optim.build_scheduler(optimizer, self)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def build_optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:

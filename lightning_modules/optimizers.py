@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import GradClipAlgorithmType
@@ -40,17 +40,17 @@ class Optim:
         """Layout of weights and images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def build_scheduler(self, optimizer: Optimizer, trainer: Trainer, every: int = 1) -> dict[str, Any] | None:
+    def build_scheduler(self, optimizer: Optimizer, module: LightningModule, every: int = 1) -> dict[str, Any] | None:
         """Build the scheduler of an optimizer, as ``configure_optimizers`` returns it; None for a constant rate.
 
         Args:
             optimizer: whose learning rate is scheduled.
-            trainer: of the fit.
+            module: in its fit.
             every: number of steps of the fit for each step of the optimizer.
         """
         if self.lr_scheduler is None:
             return None
-        return build_scheduler(optimizer, self.lr_scheduler, trainer, self.lr_interval, every)
+        return build_scheduler(optimizer, self.lr_scheduler, module.trainer, self.lr_interval, every)
 
 
 def clip_gradients(module: LightningModule, optimizer: Optimizer, value: float | None, algorithm: str = "norm") -> None:

@@ -89,7 +89,8 @@ class DarkroomCLI(SteppedCLI):
         config_checks.refuse_secrets(config)
         config_checks.refuse_replaced_callbacks(config)
         config_checks.refuse_stale_last(config)
-        config_checks.refuse_learning_rate_finder(config)
+        config_checks.refuse_useless_callbacks(config)
+        config_checks.refuse_spawn(config)
         config.experiment = config.experiment or config_checks.experiment_name(config)
         self._find_run(command, config, Path(config.runs_dir, config.experiment))
         if Path(config.runs_dir).is_absolute():  # the place of the run does not determine where the fit was started
@@ -171,7 +172,7 @@ class DarkroomCLI(SteppedCLI):
             callbacks = add_defaults(arguments, list(callbacks), self._folder, self.resumed)
         try:
             trainer = super().make_trainer(arguments, callbacks)
-        except ValueError as error:  # incompatible settings, such as fsdp.yaml and 16-mixed
+        except (ImportError, TypeError, ValueError) as error:  # settings that do not fit, or hardware that is missing
             raise UsageError(f"trainer: {error}") from error
         checkpoint = self.config[self.subcommand].checkpoint
         set_goal(trainer.loggers, checkpoint.monitor, checkpoint.mode)

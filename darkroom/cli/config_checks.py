@@ -127,12 +127,31 @@ def refuse_stale_last(config: Namespace) -> None:
         )
 
 
-def refuse_learning_rate_finder(config: Namespace) -> None:
-    """Raise a UsageError for Lightning's LearningRateFinder, which needs the learning rate as an attribute of the model."""
-    if "LearningRateFinder" in _class_names([callback.class_path for callback in as_list(config.trainer.callbacks)]):
+# Callbacks and strategies of Lightning that cannot work with any method, with the remedy.
+_USELESS_CALLBACKS = {
+    "LearningRateFinder": "cannot set the rate of model.optim.optimizer; compare a few values of "
+    "--model.optim.optimizer.lr instead, for instance with `wandb sweep` (configs/sweep)",
+    "BackboneFinetuning": "needs model.backbone, which no method has; see --model.help CLASS for freeze options",
+    **dict.fromkeys(("BaseFinetuning", "BasePredictionWriter", "Callback", "Checkpoint", "ProgressBar"), ""),
+}
+
+
+def refuse_useless_callbacks(config: Namespace) -> None:
+    """Raise a UsageError for callbacks of Lightning that would do nothing, or fail with any method."""
+    for callback in as_list(config.trainer.callbacks):
+        module, _, name = callback.class_path.rpartition(".")
+        if module.partition(".")[0] == "lightning" and name in _USELESS_CALLBACKS:
+            reason = _USELESS_CALLBACKS[name] or "is a base class, which does nothing; name a class derived from it"
+            raise UsageError(f"trainer.callbacks: {name} {reason}")
+
+
+def refuse_spawn(config: Namespace) -> None:
+    """Raise a UsageError for strategies that start ranks by pickling the Trainer, which callbacks prevent."""
+    strategy = config.trainer.strategy
+    options = strategy.get("init_args") or {} if isinstance(strategy, Namespace) else {}
+    if (isinstance(strategy, str) and "spawn" in strategy) or options.get("start_method") == "spawn":
         raise UsageError(
-            "trainer.callbacks: LearningRateFinder cannot set the rate of model.optim.optimizer; compare a few values of "
-            "--model.optim.optimizer.lr instead, for instance with `wandb sweep` (configs/sweep)"
+            "trainer.strategy starts ranks by spawn, which cannot copy a Trainer; it must be ddp or ddp_fork"
         )
 
 

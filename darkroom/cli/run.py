@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
+from lightning_utilities.core.enums import StrEnum
 
 from darkroom.cli import checkpoint_checks, config_checks
 from darkroom.cli.catalog import import_all, import_users
@@ -25,6 +26,8 @@ from darkroom.runtime.wandb_logger import finish_wandb
 from darkroom.signals import die_with_parent
 
 _load_yaml = get_loader("yaml")
+# Defaults of Lightning's callbacks, such as Timer's interval, are enums that YAML cannot write by itself.
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))
 
 
 def load_config(text: str) -> Any:

@@ -16,6 +16,8 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]+)")
 # gloo and NCCL raise a plain RuntimeError.
 _RANK_LOST = re.compile(r"remote worker (crashing|hanging)|remote process exited|Connection (closed|reset) by peer")
+_CALLBACKS = ("lightning.pytorch.callbacks.", "lightning.pytorch.tuner.")
+_CALLED_BACK = ("darkroom.", "lightning.pytorch.")  # such a callback runs a part of the fit, which failed
 _SMALLER = "lower data.batch_size (and raise trainer.accumulate_grad_batches), the image size"
 
 
@@ -48,13 +50,14 @@ def explain_system_error(error: BaseException) -> str | None:
 def explain_callback_error(error: BaseException) -> str | None:
     """Return a message for an exception that one of Lightning's own callbacks raised; None for any other error."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    module = frames[-1].f_globals.get("__name__", "") if frames else ""
-    if not module.startswith(("lightning.pytorch.callbacks.", "lightning.pytorch.tuner.")):
+    modules = [frame.f_globals.get("__name__", "") for frame in frames]
+    inside = [number for number, name in enumerate(modules) if name.startswith(_CALLBACKS)]
+    if not inside or any(name.startswith(_CALLED_BACK) for name in modules[inside[-1] + 1 :]):
         return None
     owners = [frame.f_locals.get("self") for frame in frames]
     names = [type(owner).__name__ for owner in owners if isinstance(owner, Callback)]
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"trainer.callbacks: {names[-1] if names else module} failed: {reason}"
+    return f"trainer.callbacks: {names[-1] if names else modules[inside[-1]]} failed: {reason}"
 
 
 def _explain_disk_error(error: OSError) -> str:

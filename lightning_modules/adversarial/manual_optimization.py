@@ -161,7 +161,7 @@ class ManualOptimization(_Base):
             every: number of steps of the fit for each step of an optimizer.
         """
         pairs = zip(optimizers, every, strict=True)
-        built = [optim.build_scheduler(optimizer, self.trainer, steps) for optimizer, steps in pairs]
+        built = [optim.build_scheduler(optimizer, self, steps) for optimizer, steps in pairs]
         return [scheduler for scheduler in built if scheduler is not None]
 
     def on_train_epoch_end(self) -> None:

@@ -87,3 +87,8 @@ class LineLogger(Logger):
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         with Path("lines.txt").open("a") as file:
             file.write(f"{step} {' '.join(sorted(metrics))}\n")
+
+
+def count_images(batch: dict) -> int:
+    """Return the number of images in a batch, for ThroughputMonitor."""
+    return len(batch["image"])

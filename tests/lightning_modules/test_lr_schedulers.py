@@ -88,7 +88,6 @@ def test_schedule_is_built_from_config() -> None:
 
 def test_warmup_constant_reaches_peak_after_steps() -> None:
     schedule = WarmupConstant(optimizer(), steps=4)
-    assert schedule.interval == "step"
     assert rates(schedule, 6) == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
     assert rates(WarmupConstant(optimizer(), steps=0), 2) == pytest.approx([0.01, 0.01])
     with pytest.raises(UsageError, match="WarmupConstant.steps must be .*got -1"):

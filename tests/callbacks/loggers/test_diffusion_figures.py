@@ -1,6 +1,7 @@
 """Figures of diffusion: samples by class and guidance, denoising and forward process, loss by timestep."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -300,7 +301,11 @@ def predict(model: BlobModel) -> None:
     )
 
 
-def test_progress_bar_counts_steps_and_removes_its_hook(capsys: pytest.CaptureFixture) -> None:
+def test_progress_bar_counts_steps_and_removes_its_hook(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
     class Failing(DiffusionModel):
         def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
             super().predict_step(batch, batch_idx)

@@ -29,6 +29,7 @@ class TestDeconvNetworkTransposed(TestDeconvNetwork):
 
 class TestDeconvNet(SegmentationContract):
     steps = 120
+    refuses = "smaller than DeconvNet's window"
 
     def build(self, **kwargs: Any) -> DeconvNet:
         torch.manual_seed(0)
@@ -42,6 +43,11 @@ class TestDeconvNetByProposals(SegmentationContract):
     def build(self, **kwargs: Any) -> DeconvNet:
         torch.manual_seed(0)
         return DeconvNet(num_classes=6, width=0.1, window=32, proposals=10, **kwargs)
+
+    @pytest.mark.parametrize("size", [(1, 900), (2000, 2)], ids=["wide", "thin"])
+    def test_extreme_aspect_ratios_work_or_are_refused(self, size: tuple[int, int]) -> None:
+        """Training refuses them as TestDeconvNet does; windows of test and prediction are warped."""
+        assert self.build().eval().predict_step({"image": torch.randn(2, 3, *size)}, 0).shape == (2, *size)
 
 
 def test_parameter_count_matches_paper() -> None:
