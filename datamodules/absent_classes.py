@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from darkroom.datamodules.bad_samples import UNREADABLE
 from darkroom.datamodules.io.read_images import IGNORE, ImageMaskPairs
+from darkroom.errors import DataError
 
 # Masks to read. Most data sets show every class in the first few.
 MASKS = 64
@@ -38,6 +39,9 @@ def warn_of_absent_values(masks: ImageMaskPairs, class_names: Sequence[str], spl
         masks: the split.
         class_names: names of the class ids.
         split: name of the split.
+
+    Raises:
+        DataError: the training masks of two classes have 0 and an ignored 255 alone.
     """
     missing, values, read = set(range(len(class_names))), set[int](), 0
     foreground: dict[int, Path] = {}  # by the value of the second class, 1 or 255: a mask with it alone
@@ -67,8 +71,25 @@ def warn_of_absent_values(masks: ImageMaskPairs, class_names: Sequence[str], spl
     reason = f"data.ignore_values has {ignored}, so these values are ignored" if ignored else "check data.class_names"
     if may_be_mixed and values == {0, IGNORE}:
         reason = f"255 is ignored; if it means {class_names[1]}, set data.mask_values of ImageMaskFolder to nonzero"
+        if split == "train" and _have_only(masks, {0, IGNORE}):  # nothing but background to learn, with a perfect score
+            raise DataError(
+                f"the masks of the {split} split have the values 0 and 255 alone, such as {foreground[IGNORE]}, and "
+                f"{reason}"
+            )
     shown = ", ".join(f"{class_names[value]} (value {value})" for value in sorted(missing))
     rank_zero_warn(
         f"no pixel of {shown} in {read} of {len(masks)} masks of the {split} split; metrics leave classes without pixels "
         f"out. Values of the masks: {sorted(values)[:20]}; {reason}"
     )
+
+
+def _have_only(masks: ImageMaskPairs, values: set[int]) -> bool:
+    """Return whether no readable mask of a split has another value."""
+    for index in range(len(masks)):
+        try:
+            raw = masks.read_classes(index)[1]
+        except UNREADABLE:
+            continue
+        if not set(np.unique(raw).tolist()) <= values:
+            return False
+    return True

@@ -48,6 +48,9 @@ class SegmentationMaskLogger(FirstSamplesLogger[Sample]):
         """Draw rows of input, truth, prediction and errors; return the figure and the overlays for W&B."""
         names = self.data(trainer).class_names
         images, truths, predictions = zip(*samples, strict=True)
+        legend = {name: index for index, name in enumerate(names)}
+        if any((truth == IGNORE).any() for truth in truths):
+            legend["ignored"] = IGNORE
         figure = contact_sheet(
             {
                 "input": images,
@@ -55,7 +58,7 @@ class SegmentationMaskLogger(FirstSamplesLogger[Sample]):
                 "prediction": [colorize(m, len(names)) for m in predictions],
                 "errors": [error_map(*sample) for sample in zip(images, predictions, truths, strict=True)],
             },
-            legend={name: index for index, name in enumerate(names)},
+            legend=legend,
         )
         labels = {**dict(enumerate(names)), IGNORE: "ignore"}
         masks = [

@@ -123,7 +123,7 @@ def _compare_arguments(path: Path, saved: Any, arguments: Any, free: Sequence[st
     elif _plain(saved) != _plain(arguments):
         raise UsageError(
             f"ckpt_path {path} was trained with model.{key.removesuffix('.class_path')} {saved!r}, but the config has "
-            f"{arguments!r}; make them agree, or use the config.yaml of its run"
+            f"{arguments!r}; make them agree, or leave out --config: a checkpoint file brings the config of its run"
         )
 
 

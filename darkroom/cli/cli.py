@@ -16,7 +16,7 @@ from darkroom.cli import checkpoint_checks, config_checks
 from darkroom.cli.linking import config_traits, link_model
 from darkroom.cli.results import format_best, format_metrics, next_commands
 from darkroom.cli.trainer_defaults import add_defaults
-from darkroom.errors import Stopped, UsageError
+from darkroom.errors import Stopped, UsageError, UserError
 from darkroom.runtime.fit_folder import absolute_options
 from darkroom.runtime.lightning_compat import SteppedCLI, leave_signals, start_together
 from darkroom.runtime.run_folder import (
@@ -29,6 +29,7 @@ from darkroom.runtime.run_folder import (
     print_summary,
     record_job,
     remove_if_empty,
+    remove_if_unused,
     written_files,
 )
 from darkroom.runtime.wandb_logger import direct_loggers, set_goal
@@ -48,6 +49,8 @@ class DarkroomCLI(SteppedCLI):
                 error.filename = str(self.run_folder)  # a failed write has no file name
             if self.run_folder and self.config.subcommand == "fit" and not isinstance(error, UsageError):
                 print_resume_hint(self.run_folder, failed=not isinstance(error, Stopped))
+            if self.run_folder and isinstance(error, UserError):
+                remove_if_unused(self.run_folder)
             raise
         finally:
             remove_if_empty(self.run_folder)

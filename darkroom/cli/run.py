@@ -3,6 +3,7 @@
 import re
 import sys
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from darkroom.cli.console import explain, filter_warnings
 from darkroom.cli.parser import Parser
 from darkroom.cli.trainer_defaults import ConfigSaver
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.errors import Stopped
+from darkroom.errors import Stopped, UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.paths import find_config
 from darkroom.renames import update_arguments, update_config
 from darkroom.runtime.fit_folder import resolved_options
+from darkroom.runtime.run_folder import find_newest_checkpoint
 from darkroom.runtime.wandb_logger import finish_wandb
 from darkroom.signals import die_with_parent
 
@@ -44,9 +46,10 @@ def complete_arguments(argv: list[str]) -> list[str]:
         argv[index] = str(find_config(Path(argv[index])))
         config_checks.require_readable_config(Path(argv[index]))
     if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
-        checkpoint = Path(argv[argv.index("--ckpt_path") + 1])
-        if str(checkpoint) not in ("last", "best"):
-            checkpoint_checks.require_checkpoint(checkpoint, str(checkpoint), Path("runs"))
+        checkpoint = Path(_value_of("--ckpt_path", argv))
+        if str(checkpoint) in ("last", "best"):
+            checkpoint = _checkpoint_of_experiment(argv)
+        checkpoint_checks.require_checkpoint(checkpoint, str(checkpoint), Path("runs"))
         beside = checkpoint.parent.parent / "config.yaml"
         if checkpoint.parent.name == "checkpoints" and beside.is_file():
             argv[1:1] = ["--config", str(beside)]
@@ -55,6 +58,30 @@ def complete_arguments(argv: list[str]) -> list[str]:
     for index in reversed(given):  # from the last, because the options are inserted after their config
         argv[index + 1 : index + 1] = resolved_options(Path(argv[index]))
     return update_arguments(argv, classes)
+
+
+def _value_of(option: str, argv: list[str], default: str = "") -> str:
+    """Return the last value of an option on a command line."""
+    values = [word for before, word in pairwise(argv) if before == option]
+    return values[-1] if values else default
+
+
+def _checkpoint_of_experiment(argv: list[str]) -> Path:
+    """Return the file that ``--ckpt_path last`` or ``best`` stands for on a command line without a config.
+
+    Raises:
+        UsageError: the command line does not name the experiment, or that has no such checkpoint.
+    """
+    name, experiment = _value_of("--ckpt_path", argv), _value_of("--experiment", argv)
+    if not experiment:
+        raise UsageError(
+            f"ckpt_path {name} must come with the --config of the fit, or with its --experiment; or give the file, "
+            f"runs/EXPERIMENT/NUMBER/checkpoints/{name}.ckpt"
+        )
+    folder = Path(_value_of("--runs_dir", argv, "runs"), experiment)
+    found = find_newest_checkpoint(folder, name)
+    checkpoint_checks.require_checkpoint(found, name, folder)
+    return Path(str(found))
 
 
 def _configured_classes(configs: list[Path]) -> dict[str, str]:

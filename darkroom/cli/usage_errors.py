@@ -165,6 +165,8 @@ def _explain_range(key: str, kind: str, reason: str, value: str) -> str:
 
 
 def _explain_wrong_type(key: str, value: str, expected: list[str]) -> str:
-    kinds = dict.fromkeys(re.sub(r"<class '(.+?)'>", r"\1", kind).replace("NoneType", "null") for kind in expected)
-    how = f"; a list is written '[\"{value}\"]'" if any("list" in kind.lower() for kind in kinds) else ""
+    plain = [re.sub(r"<class '(.+?)'>", r"\1", kind).replace("NoneType", "null") for kind in expected]
+    kinds = dict.fromkeys(re.sub(r"(collections\.abc\.)?Sequence\b", "list", kind) for kind in plain)
+    written = ", ".join(part.strip() for part in value.split(",")) if "," in value else f'"{value}"'
+    how = f"; a list is written '[{written}]'" if any("list" in kind.lower() for kind in kinds) else ""
     return f"{key}: {value!r} is invalid; it must be {' or '.join(kinds)}{how}"

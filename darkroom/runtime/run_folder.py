@@ -1,5 +1,6 @@
 """Folder of a run, ``runs/<experiment>/<n>/``."""
 
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,6 +99,14 @@ def remove_if_empty(run: Path | None) -> None:
     for folder in (run, *run.parents[:2]) if run else ():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+@rank_zero_only
+def remove_if_unused(run: Path) -> None:
+    """Remove the folder of a command that failed before it wrote more than its config, so that its number is free."""
+    written = [path for path in run.rglob("*") if path.is_file()]
+    if run.is_dir() and all(path.parent == run and path.suffix == ".yaml" for path in written):
+        shutil.rmtree(run)
 
 
 def print_resume_hint(run: Path, failed: bool) -> None:

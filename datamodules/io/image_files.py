@@ -42,7 +42,7 @@ def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
         DataError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist; it must hold the images")
+        raise DataError(f"folder {folder} does not exist; it must hold the images{_neighbours(folder)}")
     images: list[Path] = []
     for path in folder.iterdir():
         if _is_no_data(path):
@@ -52,6 +52,15 @@ def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
         elif subfolders and path.is_dir():
             images += list_images(path, subfolders=True)
     return sorted(images)
+
+
+def _neighbours(folder: Path) -> str:
+    """Return the folders beside a missing one, for its message; empty if there are none."""
+    try:
+        names = sorted(path.name for path in folder.parent.iterdir() if path.is_dir() and not _is_no_data(path))
+    except OSError:
+        return ""
+    return f". {folder.parent} has the folders {', '.join(names[:8])}" if names else ""
 
 
 def list_folders(folder: Path) -> list[Path]:

@@ -38,9 +38,19 @@ def pair_by_name(images: Path, masks: Path, mask_suffix: str = "") -> list[tuple
             wanted = lonely[0] + (mask_suffix if other == "mask" else "")
             raise DataError(
                 f"{len(lonely)} of {len(by_name[role])} images lack a partner: {by_name[role][lonely[0]]} has no {other} "
-                f"{folder / wanted}.*; add or remove files"
+                f"{folder / wanted}.*; {_suffix_remedy(by_name)}add or remove files"
             )
     return [(by_name["image"][name], by_name["mask"][name]) for name in sorted(by_name["image"])]
+
+
+def _suffix_remedy(by_name: dict[str, dict[str, Path]]) -> str:
+    """Return the advice to set ``mask_suffix``, if all masks are named as an image with the same ending."""
+    images, masks = by_name["image"], by_name["mask"]
+    endings = {
+        name[len(image) :] for name in masks for image in images if name.startswith(image) and name not in images
+    }
+    common = [ending for ending in endings if all(image + ending in masks for image in images)]
+    return f"if masks end in {common[0]}, set data.mask_suffix to {common[0]}; otherwise " if len(common) == 1 else ""
 
 
 def _list_own(folder: Path, other: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from darkroom.paths import install_command
 from tests.conftest import CONFIGS
@@ -207,3 +208,50 @@ def test_out_of_range_number_raises_while_parsing(darkroom: Callable, option: st
     outcome = darkroom("fit", "--config", CONFIGS / "diffusion/ddpm.yaml", option, value)
     assert outcome.code == 2
     assert message in outcome.message
+
+
+def test_failed_data_leave_the_number_of_the_run_free(darkroom: Callable, tiny: list[str]) -> None:
+    own = ["--data", "ImageMaskFolder", "--data.class_names", "[background, cat]"]
+    outcome = darkroom("fit", *tiny[:6], *own, "--data.root", "nowhere")
+    assert outcome.code == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("tiny_run")
+def test_best_checkpoint_needs_config_or_experiment(darkroom: Callable) -> None:
+    outcome = darkroom("test", "--ckpt_path", "best")
+    assert outcome.code == 2
+    assert "ckpt_path best must come with the --config of the fit, or with its --experiment" in outcome.message
+    assert darkroom("test", "--ckpt_path", "best", "--experiment", "tiny").code == 0
+    assert "does not exist" in darkroom("test", "--ckpt_path", "best", "--experiment", "other").message
+
+
+def test_missing_folder_names_those_beside_it(darkroom: Callable, tiny: list[str]) -> None:
+    for name in ("pictures", "labels"):
+        Path("mine", name).mkdir(parents=True)
+    own = ["--data", "ImageMaskFolder", "--data.class_names", "[background, cat]", "--data.root", "mine"]
+    message = darkroom("fit", *tiny[:6], *own).message
+    assert (
+        "folder mine/images does not exist; it must hold the images. mine has the folders labels, pictures" in message
+    )
+
+
+def test_masks_with_another_ending_get_the_option(darkroom: Callable, tiny: list[str]) -> None:
+    for folder, ending in (("images", ""), ("masks", "_mask")):
+        Path("mine", folder).mkdir(parents=True)
+        for name in "ab":
+            Image.new("L", (8, 8)).save(f"mine/{folder}/{name}{ending}.png")
+    own = ["--data", "ImageMaskFolder", "--data.class_names", "[background, cat]", "--data.root", "mine"]
+    assert "if masks end in _mask, set data.mask_suffix to _mask" in darkroom("fit", *tiny[:6], *own).message
+
+
+def test_list_of_names_is_called_a_list(darkroom: Callable, tiny: list[str]) -> None:
+    message = darkroom("fit", *tiny[:6], "--data", "ImageMaskFolder", "--data.class_names", "background,cat").message
+    assert "data.class_names: 'background,cat' is invalid; it must be list or null" in message
+    assert "a list is written '[background, cat]'" in message
+
+
+def test_devices_that_are_missing_are_one_message(darkroom: Callable, tiny: list[str]) -> None:
+    outcome = darkroom("fit", *tiny, "--trainer.devices", "[1]")
+    assert outcome.code == 2
+    assert "darkroom: error: trainer" in outcome.err

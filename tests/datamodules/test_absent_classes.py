@@ -9,6 +9,7 @@ from PIL import Image
 
 from darkroom.datamodules.absent_classes import warn_of_absent_objects
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
+from darkroom.errors import DataError
 from darkroom.lightning_modules.segmentation import UNet
 from tests.contracts.module import trainer
 
@@ -65,14 +66,21 @@ def binary(path: Path, *values: tuple[int, ...], **kwargs: str) -> ImageMaskFold
     for index, present in enumerate(values):
         mask = np.resize(np.repeat(np.array(present, np.uint8), 32), (32, 32))
         Image.fromarray(mask).save(path / f"masks/{index}.png")
-    options = {"crop": 32, "num_workers": 0, "val_fraction": 0.2, "test_fraction": 0}
+    options = {"crop": 32, "num_workers": 0, "val_fraction": 0.2, "test_fraction": 0.2}
     return ImageMaskFolder(root=str(data.folders["train"][0].parent), **options, **kwargs)
 
 
 def test_black_and_white_masks_get_the_option(tmp_path: Path) -> None:
     data = binary(tmp_path, *[(0, 255)] * 10)
-    with pytest.warns(UserWarning, match="if it means foreground, set data.mask_values of ImageMaskFolder to nonzero"):
+    advice = "if it means foreground, set data.mask_values of ImageMaskFolder to nonzero"
+    with pytest.raises(DataError, match=f"train split have the values 0 and 255 alone, such as .*, and .*{advice}"):
         data.setup("fit")
+
+
+def test_one_mask_with_the_class_makes_255_an_ignored_value(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        binary(tmp_path, *[(0, 255)] * 20, *[(0, 1, 255)] * 20).setup("fit")
 
 
 def test_masks_with_1_and_masks_with_255_are_named(tmp_path: Path) -> None:
