@@ -1,16 +1,18 @@
 """Link docs to lines of code by name, so that the links survive edits.
 
 ``[text](<code:PATH#NAME@WORDS>)`` points to the definition NAME in the file PATH of the repository, or to the first line
-of it that has WORDS. The built site has a page of every linked file, so that the links work offline. A target that has
-moved stops the build; tests/docs/test_code_links.py finds it without one.
+of it that has WORDS. The built site has a page of every linked file, so that the links work offline, and each such page
+links back to the sections that link to it. A target that has moved stops the build; tests/docs/test_code_links.py finds
+it without one.
 """
 
 import ast
 import posixpath
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"<code:(?P<path>[^#>]+)(?:#(?P<name>[^@>]+))?(?:@(?P<words>[^>]+))?>")
+_FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^(#+) +(.+?)(?: *\{#([\w-]+)\})?$")
 
 
 class MovedTarget(ValueError):
@@ -83,19 +87,66 @@ def find_links(markdown: str) -> list[tuple[str, str | None, str | None]]:
     return [(match["path"], match["name"], match["words"]) for match in LINK.finditer(markdown)]
 
 
+class Section(NamedTuple):
+    """Section of a page.
+
+    Args:
+        title: its heading.
+        anchor: id of the heading in the built page; empty for the page itself.
+    """
+
+    title: str
+    anchor: str
+
+
+def find_sections(markdown: str) -> Iterator[tuple[str, Section]]:
+    """Yield path and section of each link to code; text in front of the first subheading belongs to the page itself."""
+    from markdown.extensions.toc import slugify
+
+    section = Section("", "")
+    for line in _FENCED.sub("", markdown).splitlines():
+        if heading := _HEADING.match(line):
+            marks, title, anchor = heading.groups()
+            section = Section(title, "" if len(marks) == 1 else anchor or slugify(title, "-"))
+        for path, _, _ in find_links(line):
+            yield path, section
+
+
 def _page_of(path: str) -> str:
     return f"source/{path}.md"
+
+
+def _back_links(path: str, pages: dict[str, str]) -> str:
+    """Return Markdown with a link to each section that links to a file.
+
+    Args:
+        path: of the file.
+        pages: Markdown of all pages by their path in docs.
+    """
+    lines = []
+    for uri, markdown in pages.items():
+        sections = dict.fromkeys(section for linked, section in find_sections(markdown) if linked == path)
+        if not sections:
+            continue
+        url = posixpath.relpath(uri, posixpath.dirname(_page_of(path)))
+        headline = re.search(r"^# (.+)$", markdown, re.MULTILINE)
+        within = " · ".join(f"[{title}]({url}#{anchor})" for title, anchor in sections if anchor)
+        lines.append(f"- [{headline[1] if headline else uri}]({url})" + (f": {within}" if within else ""))
+    return "\n".join(["Linked from:", "", *lines])
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add a page of every linked file."""
     from mkdocs.structure.files import File
 
-    pages = [Path(config.docs_dir, file.src_uri) for file in files.documentation_pages()]
-    linked = sorted({path for page in pages for path, _, _ in find_links(page.read_text(encoding="utf-8"))})
-    for path in linked:
+    pages = {
+        file.src_uri: Path(config.docs_dir, file.src_uri).read_text("utf-8") for file in files.documentation_pages()
+    }
+    for path in sorted({path for page in pages.values() for path, _, _ in find_links(page)}):
         kind = {".py": "python", ".yaml": "yaml"}.get(Path(path).suffix, "text")
-        head = f"---\nsearch:\n  exclude: true\nhide: [toc, navigation]\n---\n\n# {path}\n\n"
+        head = (
+            f"---\nsearch:\n  exclude: true\nhide: [toc, navigation]\n---\n\n# {path}\n\n{_back_links(path, pages)}\n\n"
+        )
         content = f'{head}````{kind} linenums="1"\n{_source(path)}\n````\n'
         files.append(File.generated(config, _page_of(path), content=content))
     return files

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/build_hooks"))
-from code_links import MovedTarget, find_line, find_links  # noqa: E402 (a hook of mkdocs, outside every package)
+from code_links import MovedTarget, Section, find_line, find_links, find_sections  # noqa: E402 (hooks of mkdocs)
+from whole_options import keep_words  # noqa: E402
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -31,3 +32,31 @@ def test_link_finds_words_within_a_definition() -> None:
 def test_moved_target_raises(path: str, name: str | None, words: str | None) -> None:
     with pytest.raises(MovedTarget):
         find_line(path, name, words)
+
+
+def test_sections_that_link_to_code_are_found() -> None:
+    page = """# Page
+
+[a](<code:a.py>)
+
+```bash
+# not a heading
+```
+
+## One & two
+
+[a](<code:a.py#f>), [b](<code:b.py>)
+
+### Three {#third}
+
+| [b](<code:b.py>) |
+"""
+    pytest.importorskip("markdown", reason="make docs installs it")
+    start, first, second = Section("Page", ""), Section("One & two", "one-two"), Section("Three", "third")
+    assert list(find_sections(page)) == [("a.py", start), ("a.py", first), ("b.py", first), ("b.py", second)]
+
+
+def test_options_in_tables_are_kept_whole() -> None:
+    html = "<p><code>--a b</code></p><td><code>--data.root my-data x</code> well-known</td>"
+    whole = '<span class="whole">--data.root</span> <span class="whole">my-data</span> x'
+    assert keep_words(html) == f"<p><code>--a b</code></p><td><code>{whole}</code> well-known</td>"

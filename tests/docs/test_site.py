@@ -93,6 +93,12 @@ def test_every_page_opens_offline(site: Path, width: str) -> None:
     assert faults == {}
 
 
+def test_every_source_page_links_back(site: Path) -> None:
+    sources = [path.read_text() for path in (site / "source").rglob("*.html")]
+    assert len(sources) > 50
+    assert all("<p>Linked from:</p>" in page for page in sources)
+
+
 def test_equations_are_rendered(site: Path) -> None:
     page = (site / "methods/diffusion.html").read_text()
     assert page.count("<math") > 20
