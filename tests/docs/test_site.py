@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-WIDTHS = {"phone": 390, "desktop": 1280}
+WIDTHS = {"narrow": 500, "desktop": 1280}
+_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+_OPTIONS += ["--proxy-server=127.0.0.1:9"]  # a proxy that is not there: nothing reaches another machine
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,6 +58,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Loads pages in a frame of 390 pixels: a window cannot be narrower than 500.
+_FRAMES = """
+<body><script>
+(async () => {
+  const wide = [];
+  for (const url of PAGES) {
+    const frame = document.createElement("iframe");
+    frame.width = 390;
+    document.body.append(frame);
+    await new Promise(loaded => { frame.onload = loaded; frame.src = url; });
+    await new Promise(ready => setTimeout(ready, 300));
+    const page = frame.contentDocument.documentElement;
+    if (page.scrollWidth > page.clientWidth) wide.push(url);
+    frame.remove();
+  }
+  const report = document.createElement("pre");
+  report.textContent = "REPORT" + JSON.stringify(wide) + "END";
+  document.body.append(report);
+})();
+</script></body>
+"""
+
+
 def pages_of(site: Path) -> list[Path]:
     """Return all pages but those of sources, and 404.html, which a server shows at any address."""
     pages = [path for path in sorted(site.rglob("*.html")) if path.name != "404.html"]
@@ -80,10 +105,14 @@ def test_every_page_opens_offline(site: Path, width: str) -> None:
     for page in pages_of(site):
         probed = page.with_name(f"probed_{page.name}")
         probed.write_text(page.read_text().replace("<head>", f"<head>{_PROBE}", 1))
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-        # a proxy that is not there: nothing reaches another machine
-        options += ["--proxy-server=127.0.0.1:9", f"--window-size={WIDTHS[width]},900", "--virtual-time-budget=4000"]
-        done = subprocess.run([BROWSER, *options, probed.as_uri()], capture_output=True, text=True, timeout=120)
+        command = [
+            BROWSER,
+            *_OPTIONS,
+            f"--window-size={WIDTHS[width]},900",
+            "--virtual-time-budget=4000",
+            probed.as_uri(),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         probed.unlink()
         assert "REPORT{" in done.stdout, (page, done.stderr[-2000:])
         report = json.loads(done.stdout.split(">REPORT")[-1].split("END<")[0])
@@ -91,6 +120,16 @@ def test_every_page_opens_offline(site: Path, width: str) -> None:
         if wrong:
             faults[page.relative_to(site).as_posix()] = wrong
     assert faults == {}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+def test_no_page_scrolls_sideways_on_a_phone(site: Path, tmp_path: Path) -> None:
+    assert BROWSER is not None
+    frames = tmp_path / "frames.html"
+    frames.write_text(_FRAMES.replace("PAGES", json.dumps([page.as_uri() for page in pages_of(site)])))
+    command = [BROWSER, *_OPTIONS, "--virtual-time-budget=60000", frames.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "REPORT[]END" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_every_source_page_links_back(site: Path) -> None:
