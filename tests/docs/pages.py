@@ -67,7 +67,7 @@ def shorten(words: list[str]) -> list[str]:
     few = {"accelerator": "cpu", "limit_val_batches": 1, "limit_test_batches": 1, "limit_predict_batches": 1}
     few |= {"num_sanity_val_steps": 0, "enable_progress_bar": "false"}
     if command == "fit":
-        few |= {"limit_train_batches": 2, "max_epochs": 1, "log_every_n_steps": 1}
+        few |= {"limit_train_batches": 2, "max_epochs": 1, "log_every_n_steps": 1, "check_val_every_n_epoch": 1}
     added = [str(part) for name, value in few.items() for part in (f"--trainer.{name}", value)]
     return [command, *rest, *_narrow(rest), *added]
 
