@@ -31,9 +31,15 @@ def format_best(checkpoint: ModelCheckpoint) -> str | None:
     score = checkpoint.best_model_score
     if score is None or checkpoint.monitor in (None, "step", "epoch"):
         return None
+    epoch = best_epoch(checkpoint)
+    when = "" if epoch is None else f" in epoch {epoch}"
+    return f"best {checkpoint.monitor}: {float(score):.4g}{when}"
+
+
+def best_epoch(checkpoint: ModelCheckpoint) -> int | None:
+    """Return the epoch of the best checkpoint's file; None without a file."""
     path = Path(checkpoint.best_model_path)
-    epoch = f" in epoch {read_safely('ckpt_path', path, mmap=True)['epoch']}" if path.is_file() else ""
-    return f"best {checkpoint.monitor}: {float(score):.4g}{epoch}"
+    return int(read_safely("ckpt_path", path, mmap=True)["epoch"]) if path.is_file() else None
 
 
 def next_commands(run: Path, checkpoint: Path, predicts: bool) -> list[str]:

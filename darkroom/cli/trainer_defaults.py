@@ -16,6 +16,7 @@ from darkroom.callbacks.training.graceful_stop import GracefulStop
 from darkroom.callbacks.training.progress_bar import QuietProgressBar
 from darkroom.callbacks.training.throughput import Throughput
 from darkroom.cli.config_checks import as_list
+from darkroom.cli.results import best_epoch
 from darkroom.runtime.checkpoint_io import AtomicCheckpointIO
 from darkroom.runtime.csv_logger import ResumableCSVLogger
 from darkroom.runtime.wandb_logger import ResilientWandbLogger
@@ -54,12 +55,14 @@ class ConfigSaver(SaveConfigCallback):
                 logger.log_hyperparams(config)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the paths of the checkpoints to W&B."""
-        paths = {
-            f"checkpoint/{callback.filename}": callback.best_model_path
-            for callback in trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint) and callback.best_model_path
-        }
+        """Log the paths of the checkpoints to W&B, and upload best.ckpt if the logger is to."""
+        saved = [
+            one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.best_model_path
+        ]
         for logger in trainer.loggers:
             if isinstance(logger, ResilientWandbLogger):
-                logger.log_summary(paths)
+                logger.log_summary({f"checkpoint/{callback.filename}": callback.best_model_path for callback in saved})
+                for callback in saved:
+                    epoch = best_epoch(callback)
+                    if callback.filename == "best" and epoch is not None:
+                        logger.log_checkpoint(Path(callback.best_model_path), epoch)

@@ -65,7 +65,7 @@ PRIVATE: dict[type, tuple[str, ...]] = {
         "_should_skip_saving_checkpoint",
         "_train_time_interval",
     ),
-    WandbLogger: ("_experiment", "_wandb_init"),
+    WandbLogger: ("_checkpoint_name", "_experiment", "_log_model", "_wandb_init"),
 }
 
 
@@ -293,7 +293,17 @@ class CheckpointSteps(ModelCheckpoint):
 
 
 class RestartableWandbLogger(WandbLogger):
-    """WandbLogger whose W&B run can be replaced by another one."""
+    """WandbLogger whose W&B run can be replaced by another one, with public names for its private state."""
+
+    @property
+    def uploads_checkpoints(self) -> bool:
+        """True if ``log_model`` is set."""
+        return bool(self._log_model)
+
+    @property
+    def artifact_name(self) -> str | None:
+        """``checkpoint_name``: name of the artifact with checkpoints; None: the default."""
+        return self._checkpoint_name
 
     @property
     def current_run(self) -> Any:

@@ -86,6 +86,22 @@ class ResilientWandbLogger(RestartableWandbLogger):
         with self._offline_if_dead():
             self.experiment.summary.update(values)
 
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Do nothing: Lightning would upload last.ckpt, under the alias best; see ``log_checkpoint``."""
+
+    @rank_zero_only
+    def log_checkpoint(self, path: Path, epoch: int) -> None:
+        """Upload a checkpoint as an artifact with the aliases ``best`` and ``epoch-N``, if ``log_model`` is set."""
+        if not self.uploads_checkpoints:
+            return
+        import wandb
+
+        with self._offline_if_dead():
+            run = self.experiment
+            artifact = wandb.Artifact(self.artifact_name or f"model-{run.id}", type="model", metadata={"epoch": epoch})
+            artifact.add_file(str(path), name="best.ckpt")
+            run.log_artifact(artifact, aliases=["best", f"epoch-{epoch}"])
+
     @contextmanager
     def _offline_if_dead(self) -> Iterator[None]:
         """Context in which the end of W&B's process loses only the data in transit."""

@@ -67,6 +67,8 @@ def test_offline_run_contains_config_metrics_and_media(darkroom: Callable, tiny:
         "fit",
         "--trainer.logger.tags",
         "[a, b]",
+        "--trainer.logger.log_model",
+        "true",
     ]
     outcome = darkroom("fit", *tiny, "--config", CONFIGS / "logger/wandb.yaml", *labels)
     assert outcome.code == 0
@@ -86,6 +88,12 @@ def test_offline_run_contains_config_metrics_and_media(darkroom: Callable, tiny:
     assert (run.run_group, run.job_type, sorted(run.tags)) == ("ablation", "fit", ["a", "b"])
     (goal,) = [record.metric for record in found if record.metric.name == "val/mIoU"]
     assert (goal.summary.max, goal.summary.min, goal.summary.last) == (True, False, True)
+
+    requests = [record.request for record in found if record.WhichOneof("record_type") == "request"]
+    logged = [request.log_artifact.artifact for request in requests if request.HasField("log_artifact")]
+    logged += [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+    (model,) = [one for one in logged if one.type == "model"]
+    assert {"best", "epoch-0"} <= set(model.aliases)
 
     assert history["val_masks.count"] == 4
     masks = history["val_masks.all_masks"][0]
