@@ -106,10 +106,7 @@ class Technique(LightningModule):
 
     def on_train_start(self) -> None:
         align_optimizer_states(self.trainer.optimizers)
-        schedules = [
-            type(config.scheduler) for config in self.trainer.lr_scheduler_configs if config.interval == "step"
-        ]
-        require_samples_per_step(self.trainer, self._samples_per_step, [*schedules, *self.step_schedules])
+        require_samples_per_step(self.trainer, self._samples_per_step, self.step_schedules)
 
     on_train_batch_start = on_validation_batch_start = on_test_batch_start = check_first_batch
 

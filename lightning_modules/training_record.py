@@ -45,9 +45,8 @@ def require_samples_per_step(trainer: Trainer, saved: int | None, schedules: Seq
         saved: samples of a step when the checkpoint was written; None: unknown.
         schedules: of the method that count steps, besides those of the learning rate.
     """
-    schedules = [type(config.scheduler) for config in trainer.lr_scheduler_configs if config.interval == "step"] + [
-        *schedules
-    ]
+    stepped = [type(config.scheduler) for config in trainer.lr_scheduler_configs if config.interval == "step"]
+    schedules = [*stepped, *schedules]
     now = samples_per_step(trainer)
     if saved is None or now is None or saved == now or not schedules:
         return

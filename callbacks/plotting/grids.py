@@ -116,7 +116,7 @@ def image_grid(
     for c, head in enumerate(heads):
         across = columns // len(heads) * (width + gap)
         draw.text((left + c * across + (across - gap) / 2, top - 9), head, _PALE, font, anchor="mm")
-    for r, (y, images) in enumerate(zip(tops, rows, strict=False)):
+    for r, (y, images) in enumerate(zip(tops[:-1], rows, strict=True)):
         if names:
             _write(draw, beside[r], (left - 8, y + height / 2), INK, font, "rm")
         for c, image in enumerate(images):

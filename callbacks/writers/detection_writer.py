@@ -26,9 +26,9 @@ class DetectionWriter(Callback):
     format: images, categories, and the detections as annotations with a ``score``. ``results.json`` holds the detections
     alone, as the list that COCO's evaluation takes (``loadRes``).
 
-    The JSON files use pixels of the image files, after their EXIF rotation. Boxes are x, y, width, height; masks are
-    compressed run lengths. Categories have the ids of the data set, or the labels, from 1. Images have the ids of their
-    targets, which are those of the JSON that was given (``CocoDetection``), or their index in the set, from 0.
+    The JSON files use pixels of the image files, in the orientation that the model saw. Boxes are x, y, width, height;
+    masks are compressed run lengths. Categories have the ids of the data set, or the labels, from 1. Images have the ids of
+    their targets, which are those of the JSON that was given (``CocoDetection``), or their index in the set, from 0.
 
     Args:
         score_threshold: minimum score, in [0, 1], of the detections written.

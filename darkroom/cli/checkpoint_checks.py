@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jsonargparse import Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from darkroom.cli.linking import config_traits
@@ -18,7 +19,8 @@ from darkroom.renames import with_todays_arguments
 
 # Arguments whose state is in the checkpoint, which would override the config.
 _FITTED_ARGUMENTS = tuple(
-    f"optim.{name}" for name in ("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler")
+    f"optim.{name}"
+    for name in ("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler", "lr_interval")
 )
 
 
@@ -105,7 +107,7 @@ def _compare_optimization(path: Path, saved: dict[str, Any], arguments: dict[str
         if key in options[1] and here != there:
             raise UsageError(
                 f"ckpt_path {path} was trained with model.{name} {there}, but the config has {here}; a resumed fit must "
-                "have the same: make them agree, or start from scratch with the weights (model.pretrained)"
+                "have the same: make them agree, or start a new fit"
             )
 
 
@@ -140,6 +142,11 @@ def _compare_data(path: Path, checkpoint: dict[str, Any], data: VisionDataModule
         raise UsageError(
             f"ckpt_path {path} was trained on classes in the order {', '.join(names)}, but {type(data).__name__} has "
             f"{', '.join(here)}; set data.class_names to the order of the checkpoint"
+        )
+    if names and here and names != here:
+        rank_zero_warn(
+            f"ckpt_path {path} was trained on the classes {', '.join(names)}, and {type(data).__name__} has "
+            f"{', '.join(here)}; they are taken as the same, in this order"
         )
     normalization = checkpoint.get("normalization")
     if normalization and not np.allclose(normalization, [data.mean, data.std]):

@@ -127,6 +127,8 @@ def _explain_unknown_option(fault: _Fault, name: str, options: Iterable[str]) ->
         near = [habit]
     owner = f"{fault.owner.rpartition('.')[2]} has" if fault.owner else "there is"
     remedy = f"; the nearest is {near[0]}" if near else ""
+    if name == "weights_only":
+        remedy = "; checkpoints are always read as tensors and plain values alone"
     return f"{prefix}{name}: {owner} no such option{remedy}"
 
 

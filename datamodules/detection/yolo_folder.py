@@ -99,7 +99,7 @@ class YoloFolder(DetectionDataModule):
         images = next((folder for folder in tried if folder.is_dir()), tried[0])
         if len(tried) > 1 and images not in tried[:-1]:
             rank_zero_warn(f"{path}: the folder of {name}, such as {tried[0]}, does not exist; {images} is used")
-        labels = labels_beside(images)
+        labels = labels_beside(images, self.root)
         if self.labels_dir is not None:
             labels = self.root / self.labels_dir.replace("{split}", name)
         for missing, what in ((images, "images"), (labels, "labels")):

@@ -1,6 +1,7 @@
 """Read the fields of annotation files, whose tools write one number in many ways: 1, 1.0, "1", True."""
 
 import math
+import re
 from typing import Any
 
 from darkroom.errors import DataError
@@ -23,19 +24,25 @@ def read_number(value: Any, field: str) -> float:
             number = math.nan
         if math.isfinite(number):
             return number
-    raise DataError(f"{field} must be a number, got {value!r}")
+    raise DataError(f"{field} must be a finite number, got {_shorten(value)}")
 
 
 def read_whole_number(value: Any, field: str) -> int:
     """Return a whole number; see ``read_number``."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value  # exact beyond 2**53 too
-    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", value):
         return int(value)
     number = read_number(value, field)
     if not number.is_integer():
-        raise DataError(f"{field} must be a whole number, got {value!r}")
+        raise DataError(f"{field} must be a whole number, got {_shorten(value)}")
     return int(number)
+
+
+def _shorten(value: Any) -> str:
+    """Return a value as text, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_flag(value: Any, field: str) -> bool:

@@ -91,13 +91,21 @@ class PixelScale:
         )
 
     def state_dict(self) -> dict[str, float]:
-        """Return the scale that ``decide`` found, so that a test uses that of the training."""
-        return {} if self.stated or self.max_value is None else {"max_value": self.max_value}
+        """Return the scale, so that a test uses that of the training."""
+        return {} if self.max_value is None else {"max_value": self.max_value}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore the scale, unless the user states another."""
-        if not self.stated:
-            self.max_value = state.get("max_value", self.max_value)
+        """Restore the scale.
+
+        Raises:
+            UsageError: the user states another one.
+        """
+        saved = state.get("max_value", self.max_value)
+        if self.stated and saved != self.max_value:
+            raise UsageError(
+                f"data.max_value is {self.max_value:g}, but the checkpoint was trained with {saved:g}; set it to {saved:g}"
+            )
+        self.max_value = saved
 
     def to_8_bits(self, pixels: Pixels, file: ImageSource) -> Image.Image:
         """Return an image with 8 bits per channel; one that has them is unchanged.

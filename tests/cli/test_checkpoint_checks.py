@@ -119,6 +119,21 @@ def test_order_of_classes_is_compared(darkroom: Callable, tiny_run: Path) -> Non
     assert "set data.class_names to the order of the checkpoint" in outcome.message
 
 
+def test_other_names_of_classes_are_stated(darkroom: Callable, tiny_run: Path) -> None:
+    path = tiny_run / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["class_names"][1] = "disc"
+    torch.save(checkpoint, path)
+    with pytest.warns(UserWarning, match="trained on the classes background, disc, .* has background, circle"):
+        assert darkroom("test", "--ckpt_path", path).code == 0
+
+
+def test_interval_of_the_schedule_is_that_of_the_fit(darkroom: Callable, tiny: list[str], tiny_run: Path) -> None:
+    outcome = darkroom("fit", *tiny, "--ckpt_path", "last", "--model.optim.lr_interval", "step")
+    assert outcome.code == 2
+    assert 'was trained with model.optim.lr_interval null, but the config has "step"' in outcome.message
+
+
 def test_checkpoints_of_previous_version_are_compared_by_what_they_hold(darkroom: Callable, tiny_run: Path) -> None:
     path = tiny_run / "checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)

@@ -135,7 +135,10 @@ def image_folders(path: Path, split: str) -> list[Path]:
     content = read_data_yaml(path)
     value, base = content.get(split, ""), content.get("path", "")
     if not isinstance(value, str) or not isinstance(base, str) or value.endswith(".txt"):
-        raise DataError(f"{path}: {split} must be one folder of images, got {value!r}; set data.images_dir")
+        raise DataError(
+            f"{path}: {split} must be one folder of images, got {value!r}; set data.images_dir to one folder, such as "
+            "images/train, whose images are split at random, or to one per split, such as images/{split}"
+        )
     if not value:
         return []
     folders = [
@@ -144,10 +147,16 @@ def image_folders(path: Path, split: str) -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def labels_beside(images: Path) -> Path:
-    """Return the folder of the labels of a folder of images: the last "images" in its path becomes "labels"."""
+def labels_beside(images: Path, root: Path) -> Path:
+    """Return the folder of the labels of a folder of images: the last "images" in its path becomes "labels".
+
+    Args:
+        images: folder of the images.
+        root: of the data; an "images" in its own path is only a name.
+    """
     parts = list(images.parts)
-    if "images" not in parts:
+    own = len(root.parts) if images.is_relative_to(root) else 0
+    if "images" not in parts[own:]:
         return images  # labels beside the images
     parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     return Path(*parts)

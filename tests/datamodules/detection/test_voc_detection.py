@@ -168,7 +168,10 @@ def test_unknown_classes_raise_or_are_ignored(tmp_path: Path) -> None:
         ("<html/>", r"a\.xml: the root must be <annotation>, as in VOC, got <html>"),
         ('<!DOCTYPE a [<!ENTITY b "bbbbb">]><annotation>&b;</annotation>', r"a\.xml declares .*do not trust it"),
         (f"<annotation>{HEAD}<object><name>dog</name></object></annotation>", r"a\.xml: object 0 has no <bndbox>"),
-        (f"<annotation>{HEAD}{obj(box=(1, 2, 'x', 4))}</annotation>", "object 0: <xmax> must be a number, got 'x'"),
+        (
+            f"<annotation>{HEAD}{obj(box=(1, 2, 'x', 4))}</annotation>",
+            "object 0: <xmax> must be a finite number, got 'x'",
+        ),
         (f"<annotation>{HEAD}{obj().replace('ymin', 'top')}</annotation>", "object 0 has no <ymin>"),
         (
             f"<annotation>{HEAD}{obj(more='<difficult>yes</difficult>')}</annotation>",

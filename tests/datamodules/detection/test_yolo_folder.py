@@ -117,7 +117,7 @@ def test_usual_folder_instead_of_the_stated_one_is_reported(tmp_path: Path, recw
 @pytest.mark.parametrize("value", ["train.txt", "[a, b]"])
 def test_lists_of_images_in_data_yaml_are_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(
-        DataError, match=r"data\.yaml: train must be one folder of images, got .*; set data\.images_dir"
+        DataError, match=r"data\.yaml: train must be one folder of images, got .*; set data\.images_dir to one folder"
     ):
         YoloFolder(root=str(roboflow(tmp_path, f"train: {value}"))).dataset("train")
 

@@ -27,7 +27,9 @@ def test_whole_number(value: object, number: int) -> None:
     assert read_whole_number(value, "id") == number
 
 
-@pytest.mark.parametrize("value", [True, None, "x", 1.5, "1.5", float("nan"), float("inf"), "1e999", []])
+@pytest.mark.parametrize(
+    "value", [True, None, "x", 1.5, "1.5", float("nan"), float("inf"), "1e999", [], "--5", "9" * 5000]
+)
 def test_other_values_are_no_whole_numbers(value: object) -> None:
     with pytest.raises(DataError, match="id must be a"):
         read_whole_number(value, "id")
@@ -35,5 +37,5 @@ def test_other_values_are_no_whole_numbers(value: object) -> None:
 
 def test_number_must_be_finite() -> None:
     assert read_number("2.5", "width") == 2.5
-    with pytest.raises(DataError, match="width must be a number, got 'inf'"):
+    with pytest.raises(DataError, match="width must be a finite number, got 'inf'"):
         read_number("inf", "width")

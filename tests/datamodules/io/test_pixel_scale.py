@@ -143,6 +143,15 @@ def test_checkpoint_carries_the_scale_to_prediction(tmp_path: Path) -> None:
     assert next(iter(fresh.predict_dataloader()))["image"].max() == round(4000 / 257)
 
 
+def test_stated_scale_is_that_of_the_checkpoint() -> None:
+    trained, other = PixelScale(4095), PixelScale(1023)
+    fresh = PixelScale()
+    fresh.load_state_dict(trained.state_dict())
+    assert fresh.max_value == 4095
+    with pytest.raises(UsageError, match="data.max_value is 1023, but .* trained with 4095; set it to 4095"):
+        other.load_state_dict(trained.state_dict())
+
+
 def test_eight_bit_images_are_unchanged_and_leave_no_state(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", 200, np.uint8)
     data = ImageFolder(root=str(tmp_path), size=SIZE, channels=1, val_fraction=0, test_fraction=0)
