@@ -57,7 +57,7 @@ def test_callbacks_work_or_are_refused(darkroom: Callable, name: str) -> None:
 @pytest.mark.parametrize("name", StrategyRegistry.available_strategies())
 def test_strategies_work_or_are_refused(tiny: list[str], name: str) -> None:
     options = ["--trainer.strategy", name, "--trainer.devices", "1" if name == "single_device" else "2"]
-    if name.startswith("ddp") and "spawn" not in name:  # forks and scripts need a process that is no fork itself
+    if name.startswith("ddp") and "spawn" not in name:  # these start ranks, which a forked process cannot
         command = [sys.executable, "-m", "darkroom", "fit", *tiny, *options]
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path.cwd())
         code, text = outcome.returncode, outcome.stderr
