@@ -1,10 +1,15 @@
 """Upsampling by transposed convolution against interpolation."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from darkroom.lightning_modules.segmentation.upsampling import bilinear_kernel, build_upsampling
+from darkroom.lightning_modules.segmentation.fcn import FCNNetwork
+from darkroom.lightning_modules.segmentation.upsampling import FixedUpsampling, bilinear_kernel, build_upsampling
 
 
 @pytest.mark.parametrize("stride", [2, 8, 16])
@@ -41,3 +46,67 @@ def test_nearest_upsampling_matches_interpolation() -> None:
 def test_bilinear_kernel_matches_caffe() -> None:
     assert bilinear_kernel(4, 2).tolist() == [0.25, 0.75, 0.75, 0.25]
     assert bilinear_kernel(3, 2).tolist() == [0.5, 1.0, 0.5]
+
+
+def transposed_convolution(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    channels = x.shape[1]
+    weight = torch.outer(kernel, kernel).expand(channels, 1, -1, -1)
+    return F.conv_transpose2d(x, weight, stride=stride, groups=channels)
+
+
+# (stride, kernel): bilinear of even and odd size, nearest, one with gaps, one that overlaps three times.
+KERNELS = [
+    (8, bilinear_kernel(16, 8)),
+    (2, bilinear_kernel(4, 2)),
+    (8, bilinear_kernel(15, 8)),
+    (2, bilinear_kernel(3, 2)),
+    (4, torch.ones(4)),
+    (3, torch.tensor([0.5, 2.0])),
+    (2, torch.tensor([1.0, -2.0, 3.0, 0.25, 5.0])),
+]
+
+
+@pytest.mark.parametrize(("stride", "kernel"), KERNELS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 7), (6, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_fixed_upsampling_is_a_transposed_convolution(
+    stride: int, kernel: Tensor, size: tuple[int, int], layout: torch.memory_format
+) -> None:
+    x = torch.rand(2, 3, *size).to(memory_format=layout).requires_grad_()
+    same = x.detach().clone().requires_grad_()
+    up, expected = FixedUpsampling(kernel, stride)(x), transposed_convolution(same, kernel, stride)
+    torch.testing.assert_close(up, expected, rtol=1e-6, atol=1e-6)
+    slope = torch.rand_like(expected)
+    up.backward(slope)
+    expected.backward(slope)
+    torch.testing.assert_close(x.grad, same.grad, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(("backbone", "image"), [("vgg11", (33, 50)), ("caffenet", (64, 41))])
+def test_fcn_crops_its_upsampled_logits_as_those_of_a_transposed_convolution(
+    backbone: Any, image: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = FCNNetwork(num_classes=3, backbone=backbone, width=0.03).eval()
+    for layer in (network.score, *network.score_pools):
+        torch.nn.init.normal_(layer.weight)
+    x = torch.rand(1, 3, *image)
+    with torch.no_grad():
+        logits = network(x)
+        for up in (*network.ups, network.up):
+            kernel = bilinear_kernel(up.size, up.stride)
+            monkeypatch.setattr(up, "forward", partial(transposed_convolution, kernel=kernel, stride=up.stride))
+        expected = network(x)
+    assert logits.shape == (1, 3, *image)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item())
+
+
+def test_fixed_upsampling_has_the_precision_of_its_input_or_of_autocast() -> None:
+    up, x = build_upsampling("bilinear", 3, 8), torch.rand(1, 3, 5, 4)
+    exact = up(x)
+    assert up(x.double()).dtype == torch.float64
+    half = up(x.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = up(x)
+    for result in (half, mixed):
+        assert result.dtype == torch.bfloat16
+        torch.testing.assert_close(result.float(), exact, rtol=3 * 2**-8, atol=0)  # of the input and of either pass
