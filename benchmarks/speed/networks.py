@@ -146,7 +146,7 @@ def segmentation_evaluation(options: Options) -> Result:
                 with torch.inference_mode(), options.autocast():
                     logits = model.infer(batch)
                     model.loss_terms(logits, batch)
-                    scores.update(logits.argmax(1), batch["mask"])
+                    scores.update(logits.max(1).indices, batch["mask"])
             scores.compute()
             scores.reset()
 

@@ -22,6 +22,11 @@ from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwor
 from darkroom.runtime.lightning_compat import class_names_of, trainer_of
 
 
+def most_likely(logits: Tensor) -> Tensor:
+    """Return the class ids int64 (B, H, W) of the largest logits (B, K, H, W), the first of equal ones."""
+    return logits.max(1).indices  # as argmax(1), which takes about seven times as long on a CPU
+
+
 class SemanticSegmentation(Technique):
     """Semantic segmentation with any network: steps, loss and metrics.
 
@@ -144,7 +149,7 @@ class SemanticSegmentation(Technique):
 
     def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> SegmentationOutputs:
         logits = self.infer(batch)
-        prediction = logits.argmax(1)
+        prediction = most_likely(logits)
         scores.update(prediction, batch["mask"])  # one argmax, one confusion matrix for all metrics
         losses = self.loss_terms(logits, batch)
         self.log_evaluation({f"{stage}/{name}": term for name, term in losses.items()}, len(logits))
@@ -187,4 +192,4 @@ class SemanticSegmentation(Technique):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
         """Predict class ids int64 (B, H, W), at the size of the images."""
-        return self.infer(batch).argmax(1)
+        return most_likely(self.infer(batch))

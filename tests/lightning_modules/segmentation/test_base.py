@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.segmentation import BorderWeighted, CrossEntropy, PerImageScores, SemanticSegmentation
+from darkroom.lightning_modules.segmentation.base import most_likely
 from tests.contracts.module import SegmentationContract, trainer
 from tests.fakes.parts import TinyNetwork, TwoTerms
 
@@ -38,6 +39,17 @@ class TorchvisionStyle(nn.Module):
 def test_dict_outputs_and_smaller_maps_are_resized_to_input() -> None:
     model = SemanticSegmentation(TorchvisionStyle(), num_classes=6)
     assert model(torch.randn(2, 3, 40, 48)).shape == (2, 6, 40, 48)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_most_likely_class_is_argmax_with_ties_and_nan(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    logits = torch.randint(-2, 3, (2, 5, 33, 40)).to(dtype).to(memory_format=layout)  # most pixels have a tie
+    logits[0, 2, 3, 4] = float("nan")
+    logits[1, :, 5] = float("nan")
+    assert torch.equal(most_likely(logits), logits.argmax(1))
+    cropped = logits[..., 4:-9, 7:-3]
+    assert torch.equal(most_likely(cropped), cropped.argmax(1))
 
 
 def test_every_loss_term_is_logged(tmp_path: Path) -> None:
