@@ -15,7 +15,7 @@ from darkroom.callbacks.training.model_summary import ShortModelSummary
 from darkroom.cli import checkpoint_checks, config_checks
 from darkroom.cli.linking import config_traits, link_model
 from darkroom.cli.results import format_best, format_metrics, next_commands
-from darkroom.cli.trainer_defaults import add_defaults
+from darkroom.cli.trainer_defaults import add_defaults, warn_of_slow_bf16
 from darkroom.errors import Stopped, UsageError, UserError
 from darkroom.runtime.fit_folder import absolute_options
 from darkroom.runtime.lightning_compat import SteppedCLI, leave_signals, start_together
@@ -177,6 +177,7 @@ class DarkroomCLI(SteppedCLI):
             trainer = super().make_trainer(arguments, callbacks)
         except (ImportError, TypeError, ValueError) as error:  # settings that do not fit, or hardware that is missing
             raise UsageError(f"trainer: {error}") from error
+        warn_of_slow_bf16(trainer)
         checkpoint = self.config[self.subcommand].checkpoint
         set_goal(trainer.loggers, checkpoint.monitor, checkpoint.mode)
         leave_signals(trainer)

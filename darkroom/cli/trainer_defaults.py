@@ -1,14 +1,18 @@
 """Defaults of every run: callbacks, loggers and their folders."""
 
+import platform
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from darkroom.callbacks.training.bad_samples import BadSampleCount
 from darkroom.callbacks.training.exact_resume import ExactResume
@@ -37,6 +41,16 @@ def add_defaults(config: dict[str, Any], callbacks: list[Any], folder: Path, res
     config["logger"] = [ResumableCSVLogger(folder, resumed), *loggers]
     config["default_root_dir"] = config["default_root_dir"] or str(folder)
     return callbacks
+
+
+def warn_of_slow_bf16(trainer: Trainer) -> None:
+    """Warn of bfloat16 on an x86 processor without AVX-512, where torch's convolutions fall to a slow path."""
+    old = platform.machine().lower() in ("x86_64", "amd64") and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    if old and isinstance(trainer.accelerator, CPUAccelerator) and trainer.precision in ("bf16-mixed", "bf16-true"):
+        rank_zero_warn(
+            f"trainer.precision is {trainer.precision}, but this processor has no bf16 instructions: a step takes up to "
+            "ten times as long as in float32; leave configs/trainer/bf16.yaml out, or set --trainer.precision 32-true"
+        )
 
 
 class ConfigSaver(SaveConfigCallback):
