@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import profile_steps
 from benchmarks.results import same_budget, segmentation_ladder
 from benchmarks.speed import networks
 from benchmarks.speed.harness import ENTRIES
@@ -23,6 +24,25 @@ def test_compared_methods_have_configs() -> None:
 def test_every_segmentation_method_has_a_speed_benchmark() -> None:
     assert {"segmentation_steps", "segmentation_evaluation", "fcn_resnet50_step", "tiled_inference"} <= ENTRIES.keys()
     assert all(model.num_classes == networks.WORLD for model in networks._techniques().values())
+
+
+def test_profiled_methods_have_configs() -> None:
+    assert all((CONFIGS / f"{config}.yaml").is_file() for config in profile_steps.METHODS.values())
+    assert {"fcn", "yolo", "vae", "dcgan", "ddpm", "imagen"} <= profile_steps.METHODS.keys()
+
+
+def test_operations_above_the_limit_are_bold_unless_products() -> None:
+    own = [("mkldnn_convolution", 0.5), ("argmax", 0.12), ("bmm", 0.11), ("copy_", 0.09)]
+    assert profile_steps.format_shares(own, count=3) == "mkldnn_convolution 50%, **argmax 12%**, bmm 11%"
+
+
+def test_profile_takes_the_time_of_operations_without_those_they_call() -> None:
+    a = torch.rand(64, 64)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        torch.linalg.multi_dot([a, a, a])
+    own = dict(profile_steps.shares(profiler))
+    assert sum(own.values()) == pytest.approx(1)
+    assert own["mm"] > 0
 
 
 def test_every_detector_has_a_speed_benchmark() -> None:
