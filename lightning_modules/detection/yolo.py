@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,67 +15,38 @@ from darkroom.lightning_modules.detection.boxes import select_detections
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.backbones import scale_channels
+from darkroom.lightning_modules.layers.darknet import (
+    CHANNELS,
+    SLOPE,
+    Layers,
+    Preset,
+    build_convolutions,
+    build_yolo_features,
+    init_leaky,
+    uses_batch_norm,
+)
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.load_weights import load_weights
 
-Preset = Literal["paper", "darknet", "tiny"]
-
 # --- the network ------------------------------------------------------------------------------------------------------
-
-_POOL = None
-_Layers = Sequence[tuple[int, int, int] | None]  # None: a pooling
 
 
 class _Plan(NamedTuple):
-    """Convolutions (channels, kernel, stride) and poolings, pretrained and added, and the layers after them."""
+    """Convolutions added to the pretrained ones, their channels, and the layers after them."""
 
-    features: _Layers
-    added: _Layers
-    channels: tuple[int, int]  # after the pretrained and after the added convolutions
-    batch_norm: bool
+    added: Layers
+    channels: int  # after the added convolutions
     boxes: int
     top: Literal["connected", "local", "none"]
 
 
-_GOOGLENET_LIKE = (
-    (64, 7, 2), _POOL,
-    (192, 3, 1), _POOL,
-    (128, 1, 1), (256, 3, 1), (256, 1, 1), (512, 3, 1), _POOL,
-    *((256, 1, 1), (512, 3, 1)) * 4, (512, 1, 1), (1024, 3, 1), _POOL,
-    *((512, 1, 1), (1024, 3, 1)) * 2,
-)  # fmt: skip
 _ADDED = ((1024, 3, 1), (1024, 3, 2), (1024, 3, 1), (1024, 3, 1))
-_SMALL = tuple(layer for channels in (16, 32, 64, 128, 256, 512) for layer in ((channels, 3, 1), _POOL))
-_PLANS = {
-    "paper": _Plan(_GOOGLENET_LIKE, _ADDED, (1024, 1024), batch_norm=False, boxes=2, top="connected"),
-    "darknet": _Plan(_GOOGLENET_LIKE, _ADDED, (1024, 1024), batch_norm=True, boxes=3, top="local"),
-    "tiny": _Plan((*_SMALL, (1024, 3, 1)), ((256, 3, 1),), (1024, 256), batch_norm=True, boxes=2, top="none"),
+_PLANS: dict[Preset, _Plan] = {
+    "paper": _Plan(_ADDED, 1024, boxes=2, top="connected"),
+    "darknet": _Plan(_ADDED, 1024, boxes=3, top="local"),
+    "tiny": _Plan(((256, 3, 1),), 256, boxes=2, top="none"),
 }
-_SLOPE = 0.1  # of the leaky ReLU (equation 2)
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear, "LocallyConnected2d")
-
-
-def _initialize(layer: Layer, inputs: int) -> Layer:
-    """Initialize a layer with weights that keep the variance through leaky ReLUs, and biases of 0; return it."""
-    nn.init.normal_(layer.weight, std=math.sqrt(2 / (1 + _SLOPE**2) / inputs))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _convolutions(plan: _Layers, channels: int, width: float, batch_norm: bool) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for layer in plan:
-        if layer is None:  # a pooling
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))  # keeps the last pixel of an odd side
-            continue
-        out, kernel, stride = scale_channels(layer[0], width), *layer[1:]
-        convolution = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=not batch_norm)
-        layers += [_initialize(convolution, channels * kernel**2), *([nn.BatchNorm2d(out)] if batch_norm else [])]
-        layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
-        channels = out
-    return nn.Sequential(*layers)
 
 
 class LocallyConnected2d(nn.Module):
@@ -94,7 +65,7 @@ class LocallyConnected2d(nn.Module):
         places, inputs = size[0] * size[1], in_channels * kernel_size**2
         self.weight = nn.Parameter(torch.empty(places, out_channels, inputs))
         self.bias = nn.Parameter(torch.empty(out_channels, places))
-        _initialize(self, inputs)
+        init_leaky(self, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         patches = F.unfold(x, self.kernel_size, padding=self.kernel_size // 2)
@@ -147,20 +118,20 @@ class YOLONetwork(nn.Module):
                 "model.image_size, model.grid and model.boxes must be at least 1 and model.width above 0, got "
                 f"{image_size}, {grid}, {boxes} and {width}"
             )
-        self.features = _convolutions(plan.features, in_channels, width, plan.batch_norm)
-        channels = scale_channels(plan.channels[0], width)
-        self.added = _convolutions(plan.added, channels, width, plan.batch_norm)
-        channels = scale_channels(plan.channels[1], width)
+        self.features = build_yolo_features(preset, in_channels, width)
+        channels = scale_channels(CHANNELS, width)
+        self.added = build_convolutions(plan.added, channels, width, uses_batch_norm(preset))
+        channels = scale_channels(plan.channels, width)
         height, columns = math.ceil(height / 64), math.ceil(columns / 64)
         self.top = nn.Sequential()
         if plan.top == "local":
             local = LocallyConnected2d(channels, scale_channels(256, width), (height, columns))
-            self.top.extend([local, nn.LeakyReLU(_SLOPE), nn.Dropout(0.5)])
+            self.top.extend([local, nn.LeakyReLU(SLOPE), nn.Dropout(0.5)])
             channels = scale_channels(256, width)
         inputs = channels * height * columns
         if plan.top == "connected":
-            connected = _initialize(nn.Linear(inputs, scale_channels(4096, width)), inputs)
-            self.top.extend([nn.Flatten(), connected, nn.LeakyReLU(_SLOPE), nn.Dropout(0.5)])
+            connected = init_leaky(nn.Linear(inputs, scale_channels(4096, width)), inputs)
+            self.top.extend([nn.Flatten(), connected, nn.LeakyReLU(SLOPE), nn.Dropout(0.5)])
             inputs = scale_channels(4096, width)
         self.output = nn.Linear(inputs, grid * grid * (5 * self.boxes + num_classes))
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from darkroom.lightning_modules.metrics.confusion import count_pairs
+
 
 class SegmentationScores(Metric):
     """FCN's four metrics and Dice, overall and per class, over all pixels of a set (not averaged per image or batch).
@@ -36,13 +38,7 @@ class SegmentationScores(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add images: ``preds`` int (B, H, W) class ids, ``target`` int (B, H, W) class ids or ``ignore_index``."""
-        k = self.num_classes
-        cell = torch.where(target == self.ignore_index, k * k, target * k + preds).flatten()
-        # Not torch.bincount: on a GPU it synchronizes to get the number of bins.
-        counts = torch.zeros(k * k + 1, dtype=torch.long, device=cell.device).scatter_add_(
-            0, cell, torch.ones_like(cell)
-        )
-        self.confusion += counts[:-1].view(k, k)
+        self.confusion += count_pairs(target, preds, self.num_classes, self.ignore_index)
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the metrics, float32 scalars by name; nan for a class without pixels, which means leave out."""
