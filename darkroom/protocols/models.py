@@ -37,6 +37,16 @@ class SegmentationOutputs(TypedDict):
     """Class ids int64 (B, H, W), at the size of the images."""
 
 
+class ClassificationOutputs(TypedDict):
+    """Outputs of the validation and test step of an image classifier."""
+
+    probabilities: Tensor
+    """Float32 (B, K)."""
+
+    losses: Tensor
+    """Cross-entropy of each image, float32 (B,)."""
+
+
 @runtime_checkable
 class TrainedModel(Protocol):
     """Module that counts the optimizer steps it was trained for."""

@@ -1,0 +1,7 @@
+"""Image classification: a class for every image."""
+
+from darkroom.lightning_modules.classification.image_classifier import ImageClassifier
+from darkroom.lightning_modules.classification.metrics import ClassificationScores
+from darkroom.lightning_modules.classification.networks import BackboneClassifier
+
+__all__ = ["BackboneClassifier", "ClassificationScores", "ImageClassifier"]
