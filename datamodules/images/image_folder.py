@@ -5,12 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from torchvision.transforms import v2
+
 from darkroom.datamodules.base import LABELLED_SPLITS, LabelledSplit, Split
 from darkroom.datamodules.datasets import limit_items
 from darkroom.datamodules.images.base import FileImages, LabelledImages
 from darkroom.datamodules.io.image_files import EXTENSIONS, list_folders, list_images
 from darkroom.datamodules.io.pairing import check_fractions, choose_split
-from darkroom.errors import DataError
+from darkroom.errors import DataError, UsageError
 from darkroom.protocols import SizedDataset
 
 
@@ -42,6 +44,8 @@ class ImageFolder(LabelledImages):
     Args:
         root: folder of the images, of the class folders, or of ``train``.
         size: side in pixels that all images are scaled to.
+        crop: side in pixels of a crop of the scaled image, at a random place in training and from the middle elsewhere
+            (Krizhevsky et al. 2012, section 4.1: 224 of 256); None: none. Photos of ``predict_dir`` are scaled to it.
         channels: 3 for colour, 1 for grey; other images are converted.
         val_fraction, test_fraction: fractions of the training images for splits without a folder, chosen by ``seed``.
         flip, limit, mean, std: see ``LabelledImages``.
@@ -51,6 +55,7 @@ class ImageFolder(LabelledImages):
         self,
         root: str = "images",
         size: int = 64,
+        crop: int | None = None,
         channels: Literal[1, 3] = 3,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -60,8 +65,11 @@ class ImageFolder(LabelledImages):
         super().__init__(size=size, flip=flip, **kwargs)
         self.root, self.channels, self.fractions = Path(root), channels, {"val": val_fraction, "test": test_fraction}
         check_fractions(self.fractions)
+        if crop is not None and not 1 <= crop <= size:
+            raise UsageError(f"data.crop must be from 1 to data.size, {size}, got {crop}")
         self.size: int = size
-        self.image_shape = channels, size, size
+        self.crop = crop
+        self.image_shape = channels, crop or size, crop or size
 
     @cached_property
     def folders(self) -> dict[str, Path]:
@@ -82,6 +90,14 @@ class ImageFolder(LabelledImages):
     def class_names(self) -> Sequence[str]:
         """Names of the class folders of the training split, sorted; empty without classes."""
         return tuple(folder.name for folder in class_folders(self.folders["train"]))
+
+    def fit_to_batch(self) -> list[v2.Transform]:
+        """Return the random crop of training images, if ``crop`` is set."""
+        return [] if self.crop is None else [v2.RandomCrop(self.crop)]
+
+    def finish(self, split: Split) -> list[v2.Transform]:
+        """Return the crop from the middle of images of other splits than training, if ``crop`` is set."""
+        return [] if self.crop is None or split == "train" else [v2.CenterCrop(self.crop)]
 
     def list_files(self, folder: Path) -> list[tuple[Path, int]]:
         """Return the images of a split's folder and their classes, -1 without classes."""

@@ -150,3 +150,21 @@ def test_few_images_name_the_fraction(tmp_path: Path, count: int, remedy: str) -
         Image.new("RGB", (8, 8)).save(tmp_path / f"{index}.png")
     with pytest.raises(UsageError, match=rf"data\.val_fraction 0\.1 leaves none of {count} images for val; {remedy}"):
         ImageFolder(root=str(tmp_path), size=8).setup("fit")
+
+
+def test_crop_is_random_in_training_and_central_elsewhere(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(16, dtype=np.uint8)[:, None] * 10, (1, 16))
+    for split in ("train", "val", "test"):
+        folder = tmp_path / split / "ramp"
+        folder.mkdir(parents=True)
+        Image.fromarray(ramp).save(folder / "0.png")
+    data = ImageFolder(root=str(tmp_path), size=16, crop=8, channels=1, flip=False, num_workers=0, batch_size=1)
+    assert data.image_shape == (1, 8, 8)
+    data.setup("fit")
+    data.setup("test")
+    train, test = data._datasets["train"], data._datasets["test"]
+    assert len({train[epoch, 0]["image"][0, 0, 0].item() for epoch in range(20)}) > 1
+    assert train[0, 0]["image"].shape == (1, 8, 8)
+    assert test[0, 0]["image"][0, :, 0].tolist() == [value * 10 for value in range(4, 12)]
+    with pytest.raises(UsageError, match="data.crop must be from 1 to data.size, 16, got 17"):
+        ImageFolder(root=str(tmp_path), size=16, crop=17)
