@@ -21,6 +21,7 @@ from tests.fakes.pictures import FAKES
 
 # Base configs of overlays.
 BASES = {
+    "classification": CONFIGS / "classification/vgg.yaml",
     "segmentation": CONFIGS / "segmentation/unet.yaml",
     "detection": CONFIGS / "detection/yolo.yaml",
     "autoencoding": CONFIGS / "autoencoding/vae.yaml",
@@ -33,6 +34,7 @@ ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y
 EXPERIMENTS = [name for name in ALL if not name.startswith("sweep/")]  # sweeps are tested in test_sweeps.py
 # Arguments of small models, and arguments that tests remove: downloaded weights and checkpoints of earlier stages.
 SMALL = {
+    "ImageClassifier": {"network.width": 0.03},
     "UNet": {"base_channels": 4},
     "FCN": {"width": 0.03},
     "DeconvNet": {"width": 0.03, "window": 32},
@@ -115,7 +117,9 @@ PAPER_DATA = {
     "CaptionFolder": "captions",
     "ShardedCaptions": "web_shards",
 }
+PACKAGED = ("digits",)  # data sets that lie in an installed package
 HEADLINE = {
+    "classification": "test/accuracy",
     "segmentation": "test/mIoU",
     "detection": "test/mAP",
     "autoencoding": "test/loss",
@@ -123,6 +127,7 @@ HEADLINE = {
     "diffusion": "test/loss",
 }
 SMALL_DATA = {
+    "classification": {"data.size": 64},  # AlexNet needs 63 pixels
     "segmentation": {"data.crop": 32},
     "detection": {"data.max_side": 64},
     "autoencoding": {},
@@ -188,11 +193,12 @@ def small(config: dict[str, Any], fake: Path, family: str, data_of: str) -> list
     if data_of == "shapes":
         arguments |= {f"data.{split}_size": 4 for split in ("train", "val", "test")}
         arguments |= {"data.side": 32} if family != "detection" else {}
-    else:
+    elif data_of not in PACKAGED:
         (FAKES | DETECTION_FAKES | LABELLED_FAKES | CAPTION_FAKES)[data_of](fake)
         arguments |= {"data.root": fake, **SMALL_DATA[family]}
     if data["class_path"] == "ImageFolder":  # a hundredth of the small fake would be empty
         arguments |= {"data.val_fraction": 0.2, "data.test_fraction": 0.2, "data.size": 32}
+        arguments |= SMALL_DATA[family]
     if data_of in CAPTION_FAKES:
         arguments |= {"data.size": 32}
         if data_of == "captions":
@@ -253,7 +259,9 @@ def test_config_starts_with_its_result(name: str) -> None:
     assert re.match(r"# \w.{20,}", first)
     head = " ".join([first, *(line for line in rest[:8] if line.startswith("#"))])
     if name.startswith(FAMILIES):
-        score = r"(mIoU 0\.\d{3}|VOC AP50 0\.\d{3}|ELBO -?\d+ nats|squared error \d+\.\d|cnn_fid \d+\.\d)"
+        score = (
+            r"(accuracy 0\.\d{3}|mIoU 0\.\d{3}|VOC AP50 0\.\d{3}|ELBO -?\d+ nats|squared error \d+\.\d|cnn_fid \d+\.\d)"
+        )
         score = rf"({score[1:-1]}|\d+\.\d% match the caption|PSNR \d+\.\d) in \d+ min"
         assert re.search(score, head) or "not measured here" in head
     if name.startswith("paper/"):

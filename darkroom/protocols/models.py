@@ -48,6 +48,15 @@ class ClassificationOutputs(TypedDict):
 
 
 @runtime_checkable
+class ExplainedModel(Protocol):
+    """Image classifier that shows which places of an image raise the logit of a class."""
+
+    def explain(self, image: Tensor, classes: Tensor, /) -> Tensor:
+        """Compute heat maps float32 (B, h, w) in [0, 1] of a class int64 (B,) of each image (B, C, H, W)."""
+        ...
+
+
+@runtime_checkable
 class TrainedModel(Protocol):
     """Module that counts the optimizer steps it was trained for."""
 

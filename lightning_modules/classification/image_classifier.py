@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.classification.grad_cam import grad_cam
 from darkroom.lightning_modules.classification.metrics import ClassificationScores
 from darkroom.lightning_modules.classification.networks import BackboneClassifier
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
@@ -106,6 +107,10 @@ class ImageClassifier(Technique):
                 "model.network.init_args)"
             )
         return logits
+
+    def explain(self, image: Tensor, classes: Tensor) -> Tensor:
+        """Compute Grad-CAM of a class int64 (B,) of each image (B, C, H, W): float32 (B, h, w) in [0, 1]."""
+        return grad_cam(self.evaluated_network, image.contiguous(memory_format=self.memory_format), classes)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         image, target = batch["image"], batch["label"]

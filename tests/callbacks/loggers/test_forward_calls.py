@@ -51,6 +51,7 @@ USES_OUTPUTS: dict[str, Callable[[], tuple[FigureCallback, LightningModule, Ligh
     ),
 }
 RUNS_THE_MODEL = {
+    "ClassificationLogger": "computes gradients for Grad-CAM, which no step does",
     "SampleLogger": "samples, which no step does",
     "DiffusionSampleLogger": "samples, which no step does",
     "DenoisingLogger": "samples, and records every step of the sampler",
