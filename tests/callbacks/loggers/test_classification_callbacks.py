@@ -10,7 +10,7 @@ from lightning import LightningModule
 from PIL import Image
 from torch import Tensor, nn
 
-from darkroom.callbacks.loggers.classification_logger import ClassificationLogger
+from darkroom.callbacks.loggers.classification.worst_images import ClassificationLogger
 from darkroom.callbacks.writers.classification_writer import ClassificationWriter
 from darkroom.datamodules.images.image_folder import ImageFolder
 from darkroom.datamodules.shapes.images import ShapesImages
