@@ -32,8 +32,15 @@ _FEATURES: dict[Preset, Layers] = {
 class Weighted(Protocol):
     """Layer with a weight and perhaps a bias."""
 
-    weight: Tensor
-    bias: Tensor | None
+    @property
+    def weight(self) -> Tensor:
+        """Weight, initialized in place."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Bias, if the layer has one."""
+        ...
 
 
 Layer = TypeVar("Layer", bound=Weighted)

@@ -44,8 +44,12 @@ class ClassificationLogger(FigureCallback):
         super().__init__(every_n_validations)
         self._check_at_least_1(num_samples=num_samples)
         self.num_samples, self.grad_cam = num_samples, grad_cam
-        self.needs = ExplainedModel if grad_cam else None
         self._worst: list[_Sample] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self.grad_cam:
+            self.require(pl_module, ExplainedModel)
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
         """Save the samples of a batch that are among the worst of the set so far.
