@@ -71,6 +71,7 @@ _TWO_STAGES = {"aspect_ratios": "rpn.aspect_ratios", "proposals": "rpn.proposals
 KEYS_OF_CLASS: dict[str, dict[str, str]] = {
     "FasterRCNN": _TWO_STAGES,
     "MaskRCNN": _TWO_STAGES,
+    "UNet": {"pretrained": "init_from"},
     "TimestepLossLogger": {"num_pictures": "num_images"},
 }
 # ImagenCascade has lists of these, one value per stage, or None: today's arguments, not the flat ones of a single model.

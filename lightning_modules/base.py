@@ -16,24 +16,26 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
 from darkroom.lightning_modules.training_record import record_training, require_samples_per_step
-from darkroom.lightning_modules.utils.arguments import build_options, save_arguments
+from darkroom.lightning_modules.utils.arguments import build_options, declared_names, save_arguments
 from darkroom.lightning_modules.utils.check_batch import check_first_batch
 from darkroom.lightning_modules.utils.fsdp import is_sharded, mesh_of, shard
+from darkroom.lightning_modules.utils.initial_weights import StartsFromFile
 from darkroom.lightning_modules.utils.old_checkpoints import with_todays_names
 
 
-class Technique(LightningModule):
+class Technique(LightningModule, metaclass=StartsFromFile):
     """Base of all methods. A subclass keeps its network as ``self.network``, or lists several in ``networks``, and ends
     ``training_step`` with ``return self.log_loss(terms)``.
 
     Args:
         optim: optimizer, schedule, memory layout.
+        init_from: checkpoint of any method with the same layers, or state dict, to start from; other layers begin afresh.
     """
 
     network: nn.Module
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.AdamW, lr=1e-3, fused=True)
-    # Arguments that name the source of the initial weights; not in checkpoints.
-    initial_weight_arguments: ClassVar[tuple[str, ...]] = ()
+    # Arguments that name the source of the initial weights; not in checkpoints. Added to those of the bases.
+    initial_weight_arguments: ClassVar[tuple[str, ...]] = ("init_from",)
     # Arguments, or options of their groups, that may differ from those of the training; added to those of the bases.
     free_arguments: ClassVar[tuple[str, ...]] = ("optim",)
     # Entries of every batch, with their types.
@@ -44,10 +46,10 @@ class Technique(LightningModule):
     _samples_per_step: int | None = None  # when the checkpoint was written
     step_schedules: Sequence[type] = ()  # schedules of the method that count optimizer steps
 
-    def __init__(self, optim: Optim | None = None) -> None:
+    def __init__(self, optim: Optim | None = None, init_from: str | None = None) -> None:
         super().__init__()
-        save_arguments(self, currentframe(), leave_out=self.initial_weight_arguments)
-        self.optim = build_options(Optim, optim)
+        save_arguments(self, currentframe(), leave_out=declared_names(type(self), "initial_weight_arguments"))
+        self.optim, self.init_from = build_options(Optim, optim), init_from
         self.memory_format = self.optim.memory_format
         self.running_loss = RunningLoss()
 

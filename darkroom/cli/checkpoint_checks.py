@@ -107,7 +107,7 @@ def _compare_optimization(path: Path, saved: dict[str, Any], arguments: dict[str
         if key in options[1] and here != there:
             raise UsageError(
                 f"ckpt_path {path} was trained with model.{name} {there}, but the config has {here}; a resumed fit must "
-                "have the same: make them agree, or start a new fit"
+                "have the same: make them agree, or start a new fit from the weights (model.init_from)"
             )
 
 

@@ -146,10 +146,10 @@ class DarkroomCLI(SteppedCLI):
         del self.config_dump  # it lacks the linked arguments; created again, it becomes the hyper-parameters
         building = self.config.clone()
         building[self.subcommand].data = self.datamodule
-        for name in (
-            traits.initial_weight_arguments if config.ckpt_path else ()
-        ):  # the checkpoint replaces those weights
-            building[self.subcommand].model.init_args[name] = None
+        arguments = building[self.subcommand].model.get("init_args") or {}
+        for name in traits.initial_weight_arguments if config.ckpt_path else ():
+            if name in arguments:
+                arguments[name] = None  # the checkpoint replaces those weights
         if self.subcommand in ("validate", "test"):
             building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
         direct_loggers(self._folder, building[self.subcommand].trainer)

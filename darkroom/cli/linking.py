@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.utils.arguments import declared_names
 from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
 from darkroom.protocols import Captioned, ConfigTraits
 
@@ -29,8 +30,7 @@ def config_traits(class_path: str) -> ConfigTraits:
     kind = locate(class_path)
     traits = _Traits()
     found = {trait.name: getattr(kind, trait.name, vars(traits)[trait.name]) for trait in fields(traits)}
-    bases = kind.__mro__ if isinstance(kind, type) else ()
-    found["free_arguments"] = tuple(name for base in bases for name in vars(base).get("free_arguments", ()))
+    found |= {name: declared_names(kind, name) for name in ("free_arguments", "initial_weight_arguments")}
     return replace(traits, **found)
 
 

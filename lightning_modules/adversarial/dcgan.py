@@ -200,6 +200,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         scores: see Generative.
         optim: of both networks; the optimizer is Adam by default, lr 2e-4, beta1 0.5, fused. A ReduceLROnPlateau must
             monitor a logged metric such as val/cnn_fid.
+        init_from: see Technique.
 
     Raises:
         UsageError: the image size is not supported, a value is out of its range, or options exclude each other.
@@ -225,6 +226,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         inversion_steps: int = 200,
         scores: SampleScores | None = None,
         optim: AlternatingOptim | None = None,
+        init_from: str | None = None,
     ) -> None:
         if conditional and num_classes is None:
             raise UsageError(
@@ -232,7 +234,9 @@ class DCGAN(ManualOptimization, Generative, Technique):
             )
         classes = num_classes if conditional else None
         options = build_options(AlternatingOptim, optim)
-        super().__init__(image_shape=image_shape, num_classes=classes, scores=scores, optim=options)
+        super().__init__(
+            image_shape=image_shape, num_classes=classes, scores=scores, optim=options, init_from=init_from
+        )
         _at_least(1, latent_dim=latent_dim, base_channels=base_channels)
         _at_least(1, discriminator_steps=discriminator_steps)
         _at_least(0, r1=r1, inversion_steps=inversion_steps)

@@ -12,7 +12,6 @@ from darkroom.lightning_modules.autoencoding.networks import Architecture, apply
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
 from darkroom.lightning_modules.utils.random import Generators
@@ -83,7 +82,7 @@ class AutoEncoder(Generative, Technique):
         reconstruction: loss: squared_error, or binary cross_entropy of images as values in [0, 1].
         noise: fraction of a training image's values, in [0, 1), that are set to black before encoding, for a denoising
             autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each at random).
-        scores, optim: see Generative.
+        scores, optim, init_from: see Generative.
 
     Raises:
         UsageError: a network's output has another shape, or a value is out of its range.
@@ -101,9 +100,9 @@ class AutoEncoder(Generative, Technique):
         reconstruction: Reconstruction = "squared_error",
         noise: float = 0.0,
         scores: SampleScores | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(image_shape=image_shape, num_classes=None, scores=scores, optim=optim)
+        super().__init__(image_shape=image_shape, num_classes=None, scores=scores, **kwargs)
         if not 0 <= noise < 1:
             raise UsageError(f"model.noise must be a fraction in [0, 1), got {noise}")
         self.latent_dim, self.blackened = latent_dim, noise

@@ -19,7 +19,6 @@ from darkroom.lightning_modules.fit_progress import FitProgress
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.lr_schedulers import count_fit_steps
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import FactorData
 from darkroom.runtime.lightning_compat import datamodule_of, trainer_of
@@ -64,7 +63,7 @@ class VAE(Generative, Technique):
             (Kingma et al. 2016, equation 15).
         iwae_samples: k of the importance-weighted bound ``test/iwae`` (Burda et al. 2016, equation 8); None: none. The ELBO
             of the test is then that of the same k samples, a lower bound of ``iwae``.
-        scores, optim: see Generative.
+        scores, optim, init_from: see Generative.
 
     Raises:
         UsageError: a network's output has another shape, or a value is out of its range.
@@ -88,12 +87,12 @@ class VAE(Generative, Technique):
         free_bits: float = 0.0,
         iwae_samples: int | None = None,
         scores: SampleScores | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         if self.is_conditional and num_classes is None:
             raise UsageError("model.num_classes is missing; a conditional VAE needs the number of classes, such as 10")
         classes = num_classes if self.is_conditional else None
-        super().__init__(image_shape=image_shape, num_classes=classes, scores=scores, optim=optim)
+        super().__init__(image_shape=image_shape, num_classes=classes, scores=scores, **kwargs)
         if not 0 <= free_bits < math.inf:
             raise UsageError(f"model.free_bits must be nats per latent dimension, at least 0, got {free_bits}")
         if iwae_samples is not None and iwae_samples < 1:

@@ -43,7 +43,7 @@ class ObjectDetection(Technique):
             background.
         num_classes: classes of objects, without the background; the command line takes it from the data.
         masks: evaluate masks too; the network must predict them and the data must have them.
-        optim: see Technique.
+        optim, init_from: see Technique.
     """
 
     needs: ClassVar[Mapping[str, type]] = {"target": list}
@@ -57,8 +57,9 @@ class ObjectDetection(Technique):
         num_classes: int | None = None,
         masks: bool = False,
         optim: Optim | None = None,
+        init_from: str | None = None,
     ) -> None:
-        super().__init__(optim=optim)
+        super().__init__(optim=optim, init_from=init_from)
         if num_classes is None or num_classes < 1:
             raise UsageError(f"model.num_classes must be a number of classes of objects, at least 1, got {num_classes}")
         self.network, self.num_classes, self.masks = network, num_classes, masks

@@ -31,7 +31,6 @@ from darkroom.lightning_modules.layers.backbones import (
     load_all_but_last_layer,
     pooled_side,
 )
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 
 
@@ -110,7 +109,7 @@ class FastRCNN(ObjectDetection):
             the paper takes mean and deviation of its data.
         inference: which candidates become detections; by default score_threshold 0.05, nms_threshold 0.3, max_detections
             100.
-        optim: see Technique.
+        optim, init_from: see Technique.
     """
 
     initial_weight_arguments = ("weights",)
@@ -132,10 +131,10 @@ class FastRCNN(ObjectDetection):
         background_iou: tuple[float, float] = (0.1, 0.5),
         offset_deviations: tuple[float, float, float, float] = STDS,
         inference: DetectionInference | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         network = FastRCNNNetwork(num_classes=num_classes or 1, backbone=backbone, width=width, freeze=freeze)
-        super().__init__(network, num_classes=num_classes, optim=optim)
+        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         if rois_per_image < 1:
             raise UsageError(f"model.rois_per_image must be at least 1, got {rois_per_image}")
         if not 0 < foreground <= 1:

@@ -10,7 +10,6 @@ from darkroom.lightning_modules.detection.inference import DetectionInference, L
 from darkroom.lightning_modules.detection.torchvision.pyramid import Norm
 from darkroom.lightning_modules.detection.torchvision.rcnn import FREE_ARGUMENTS, RPNOptions, Start, TwoStageNetwork
 from darkroom.lightning_modules.detection.types import Detections
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 
 
@@ -39,7 +38,7 @@ class FasterRCNN(ObjectDetection):
         rpn: options of the region proposal network.
         inference: which candidates become detections; by default score_threshold 0.05, nms_threshold 0.5 (the paper's is
             0.3), max_detections 100.
-        optim: see Technique.
+        optim, init_from: see Technique.
     """
 
     initial_weight_arguments = ("weights",)
@@ -64,7 +63,7 @@ class FasterRCNN(ObjectDetection):
         roi_samples: int = 512,
         rpn: RPNOptions | None = None,
         inference: DetectionInference | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         limits = build_options(DetectionInference, inference).limits(self.default_limits)
         network = TwoStageNetwork(
@@ -84,7 +83,7 @@ class FasterRCNN(ObjectDetection):
             rpn=build_options(RPNOptions, rpn),
             limits=limits,
         )
-        super().__init__(network, num_classes=num_classes, optim=optim)
+        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         self.limits = limits
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

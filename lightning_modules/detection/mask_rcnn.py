@@ -11,7 +11,6 @@ from darkroom.lightning_modules.detection.inference import DetectionInference, L
 from darkroom.lightning_modules.detection.torchvision.pyramid import Norm
 from darkroom.lightning_modules.detection.torchvision.rcnn import FREE_ARGUMENTS, RPNOptions, Start, TwoStageNetwork
 from darkroom.lightning_modules.detection.types import Detections, Target
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 
 
@@ -49,7 +48,7 @@ class MaskRCNN(ObjectDetection):
         roi_samples: int = 512,
         rpn: RPNOptions | None = None,
         inference: DetectionInference | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         limits = build_options(DetectionInference, inference).limits(self.default_limits)
         network = TwoStageNetwork(
@@ -69,7 +68,7 @@ class MaskRCNN(ObjectDetection):
             rpn=build_options(RPNOptions, rpn),
             limits=limits,
         )
-        super().__init__(network, num_classes=num_classes, masks=True, optim=optim)
+        super().__init__(network, num_classes=num_classes, masks=True, **kwargs)
         self.limits = limits
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from darkroom.lightning_modules.detection.inference import DetectionInference, L
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 
@@ -71,7 +70,7 @@ class SlidingWindow(ObjectDetection):
         background_iou: IoU below which a window is background; windows between the two are not trained on.
         inference: which candidates become detections; by default score_threshold 0.05, nms_threshold 0.3, max_detections
             100.
-        optim: see Technique.
+        optim, init_from: see Technique.
     """
 
     mean: Tensor
@@ -94,11 +93,11 @@ class SlidingWindow(ObjectDetection):
         foreground_iou: float = 0.6,
         background_iou: float = 0.4,
         inference: DetectionInference | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         classifier = classifier or WindowClassifier(num_classes or 1, window, channels)
         network = convolutionalize(classifier, window)
-        super().__init__(network, num_classes=num_classes, optim=optim)
+        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         if not sides or not aspect_ratios or min(*sides, *aspect_ratios, stride) <= 0:
             raise UsageError("model.sides, model.aspect_ratios and model.stride must be above 0")
         own = _stride(network, window, self.num_classes + 1)

@@ -22,7 +22,6 @@ from darkroom.lightning_modules.detection.inference import DetectionInference, L
 from darkroom.lightning_modules.detection.torchvision.pyramid import Norm, build_backbone, load_matching_weights
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, Weights, scale_channels, zero_bias
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.distributed import mean_over_ranks
 from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
@@ -336,7 +335,7 @@ class SSD(ObjectDetection):
         negatives: hard negatives for each match.
         inference: which candidates become detections; by default the paper's score_threshold 0.01, nms_threshold 0.45,
             max_detections 200.
-        optim: see Technique.
+        optim, init_from: see Technique.
     """
 
     initial_weight_arguments = ("weights",)
@@ -355,7 +354,7 @@ class SSD(ObjectDetection):
         frozen_stages: int = 0,
         negatives: float = 3.0,
         inference: DetectionInference | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         network = SSDNetwork(
             num_classes=num_classes or 1,
@@ -367,7 +366,7 @@ class SSD(ObjectDetection):
             norm=norm,
             frozen_stages=frozen_stages,
         )
-        super().__init__(network, num_classes=num_classes, optim=optim)
+        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         self.image_size, self.negatives = image_size, negatives
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -25,9 +24,7 @@ from darkroom.lightning_modules.layers.darknet import (
     init_leaky,
     uses_batch_norm,
 )
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
-from darkroom.lightning_modules.utils.load_weights import load_weights
 
 # --- the network ------------------------------------------------------------------------------------------------------
 
@@ -299,15 +296,12 @@ class YOLO(ObjectDetection):
         width: factor on the channels of every layer.
         lambda_coord: weight of the loss of places and sizes.
         lambda_noobj: weight of the confidence of boxes without object.
-        init_from: checkpoint of ours or state dict to start from. The first convolutions (``features``), which the authors
-            pretrain as a classifier, must be in it; later layers are loaded where they are in it and fit.
         inference: which candidates become detections; by default the authors' values for evaluation: score_threshold 0.001,
             low enough for the whole precision-recall curve, nms_threshold 0.5, max_detections 200. For figures they use
             score_threshold 0.2.
-        optim: see Technique.
+        optim, init_from: see Technique; the authors pretrain the first convolutions (``features``) as a classifier.
     """
 
-    initial_weight_arguments = ("init_from",)
     network: YOLONetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.001, nms_threshold=0.5, max_detections=200)
 
@@ -322,9 +316,8 @@ class YOLO(ObjectDetection):
         width: float = 1.0,
         lambda_coord: float = 5.0,
         lambda_noobj: float = 0.5,
-        init_from: str | None = None,
         inference: DetectionInference | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         network = YOLONetwork(
             in_channels=in_channels,
@@ -335,11 +328,9 @@ class YOLO(ObjectDetection):
             image_size=image_size,
             width=width,
         )
-        super().__init__(network, num_classes=num_classes, optim=optim)
+        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         self.lambda_coord, self.lambda_noobj = lambda_coord, lambda_noobj
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
-        if init_from is not None:
-            load_weights(network, Path(init_from), "model.init_from", new=("added.", "top.", "output."))
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Map images, each float (C, H, W) in [0, 1], to predictions of cells (B, S, S, 5 B' + K)."""

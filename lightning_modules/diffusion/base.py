@@ -24,7 +24,6 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.scores import Scores
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.fsdp import gather, release
 from darkroom.lightning_modules.utils.random import Generators
@@ -52,7 +51,7 @@ class Diffusion(Generative, Technique):
         network: called as ``network(x, t, **condition)``, with ``x0`` for self-conditioning; already checked.
         schedule: of the noise.
         objective, ema, sampling: see DDPM.
-        scores, optim: see Generative.
+        scores, optim, init_from: see Generative.
     """
 
     network: nn.Module
@@ -70,9 +69,9 @@ class Diffusion(Generative, Technique):
         ema: EMAOptions | None,
         sampling: Sampling | None,
         scores: Scores | None,
-        optim: Optim | None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(image_shape=image_shape, num_classes=num_classes, scores=scores, optim=optim)
+        super().__init__(image_shape=image_shape, num_classes=num_classes, scores=scores, **kwargs)
         objective = build_options(Objective, objective)
         sampling = build_options(Sampling, sampling).with_defaults(**self.default_sampling)
         self.schedule, self.network = schedule, network

@@ -27,7 +27,6 @@ from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.metrics.scores import share_of_rank
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.runtime.lightning_compat import trainer_of
@@ -62,7 +61,7 @@ class DDPM(Diffusion):
         sampling: sampler, guidance and threshold.
         bpd_samples: number of images, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
         scores: see Generative.
-        optim: see Technique; its optimizer is Adam by default, lr 2e-4, fused.
+        optim, init_from: see Technique; its optimizer is Adam by default, lr 2e-4, fused.
 
     Raises:
         UsageError: a value out of its range, a network built for another model, or guidance of a model that does not
@@ -85,7 +84,7 @@ class DDPM(Diffusion):
         sampling: Sampling | None = None,
         bpd_samples: int = 64,
         scores: SampleScores | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         if conditional and num_classes is None:
             raise UsageError(
@@ -109,7 +108,7 @@ class DDPM(Diffusion):
             ema=ema,
             sampling=sampling,
             scores=scores,
-            optim=optim,
+            **kwargs,
         )
         check_fractions(label_dropout=label_dropout)
         if bpd_samples < 0:

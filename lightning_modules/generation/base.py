@@ -53,7 +53,7 @@ class Generative(_Base):
         image_shape: (C, H, W); the command line takes it from the data.
         num_classes: of a conditional method; None: unconditional.
         scores: metrics of samples, computed after a validation and in test; None: no such metrics.
-        optim: see Technique.
+        optim, init_from: see Technique.
     """
 
     value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
@@ -66,8 +66,9 @@ class Generative(_Base):
         num_classes: int | None = None,
         scores: Scores | None = None,
         optim: Optim | None = None,
+        init_from: str | None = None,
     ) -> None:
-        super().__init__(optim=optim)
+        super().__init__(optim=optim, init_from=init_from)
         if num_classes is not None and num_classes < 1:
             raise UsageError(
                 f"model.num_classes must be at least 1, got {num_classes}; {type(self).__name__} samples images by class, "

@@ -44,7 +44,7 @@ class SemanticSegmentation(Technique):
         aux_weight: factor of the auxiliary head's loss.
         metrics: further metrics of (class ids, mask), beside SegmentationScores.
         inference: tiles, flips and scales for test and prediction.
-        optim: see Technique.
+        optim, init_from: see Technique.
     """
 
     needs: ClassVar[Mapping[str, type]] = {"image": Tensor, "mask": Tensor}
@@ -60,8 +60,9 @@ class SemanticSegmentation(Technique):
         metrics: list[Metric] | None = None,
         inference: Inference | None = None,
         optim: Optim | None = None,
+        init_from: str | None = None,
     ) -> None:
-        super().__init__(optim=optim)
+        super().__init__(optim=optim, init_from=init_from)
         if num_classes is None or num_classes < 2:
             raise UsageError(
                 f"model.num_classes must be at least 2 (all classes of the mask, also the background), got {num_classes}"

@@ -1,6 +1,5 @@
 """DeconvNet (Noh, Hong, Han 2015): an encoder and its mirror image, with unpooling to the positions of the maxima."""
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +17,6 @@ from darkroom.lightning_modules.layers.backbones import (
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.upsampling import unpool
-from darkroom.lightning_modules.utils.load_weights import load_weights
 
 Unpooling = Literal["unpooling", "transposed", "bilinear", "nearest"]
 
@@ -164,10 +162,10 @@ class DeconvNet(SemanticSegmentation):
             halves and quarters without proposals; the paper takes 50. 0: the whole image at once, at its own size.
         aggregate: over the windows that cover a pixel: the maximum (equation 1) or the sum (equation 2) of their scores.
         weights: start the encoder from torchvision's ImageNet weights; they are downloaded only if this is set.
-        init_from: checkpoint of the first stage to start from.
+        others: see SemanticSegmentation; ``init_from`` takes the first stage.
     """
 
-    initial_weight_arguments = ("weights", "init_from")
+    initial_weight_arguments = ("weights",)
     network: DeconvNetwork
     free_arguments: ClassVar[tuple[str, ...]] = ("proposals", "aggregate")
 
@@ -182,7 +180,6 @@ class DeconvNet(SemanticSegmentation):
         proposals: int = 0,
         aggregate: Literal["max", "sum"] = "max",
         weights: Weights | None = None,
-        init_from: str | None = None,
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
@@ -203,8 +200,6 @@ class DeconvNet(SemanticSegmentation):
         self.proposals, self.aggregate = proposals, aggregate
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
-        if init_from is not None:
-            load_weights(network, Path(init_from), "model.init_from")
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
         """Compute logits (B, K, H, W) of proposals, aggregated, or of the whole image."""

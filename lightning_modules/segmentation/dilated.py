@@ -1,6 +1,5 @@
 """Dilated convolutions (Yu & Koltun 2016): a front end of full resolution, a context module of large receptive field."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,6 @@ from darkroom.lightning_modules.layers.backbones import (
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
-from darkroom.lightning_modules.utils.load_weights import load_weights
 
 VGG = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
 
@@ -219,10 +217,11 @@ class DilatedNet(SemanticSegmentation):
         aux: add a loss of the front end's own scores. Without it a class whose scores the context module's ReLUs cut off at
             the start gets no gradient. The paper trains one after the other instead.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
-        init_from: checkpoint of an earlier stage; a context module that is not in it starts as the identity.
+        others: see SemanticSegmentation; a context module that is not in the file of
+            ``init_from`` starts as the identity.
     """
 
-    initial_weight_arguments = ("weights", "init_from")
+    initial_weight_arguments = ("weights",)
 
     def __init__(
         self,
@@ -237,7 +236,6 @@ class DilatedNet(SemanticSegmentation):
         dropout: float = 0.5,
         aux: bool = False,
         weights: Weights | None = None,
-        init_from: str | None = None,
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
@@ -270,5 +268,3 @@ class DilatedNet(SemanticSegmentation):
             network.front.load_state_dict(
                 {name: value for name, value in state.items() if not name.startswith("classifier")}, strict=False
             )
-        if init_from is not None:
-            load_weights(network, Path(init_from), "model.init_from", new=("context", "up"))

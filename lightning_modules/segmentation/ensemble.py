@@ -33,7 +33,7 @@ class Ensemble(SemanticSegmentation):
         for path, model in zip(members, models, strict=True):
             if model.num_classes != num_classes:
                 raise UsageError(f"model.members: {path} must have {num_classes} classes, got {model.num_classes}")
-        super().__init__(nn.ModuleList(models), num_classes=num_classes, **kwargs)
+        super().__init__(nn.ModuleList(models), num_classes=num_classes, init_from=None, **kwargs)
         self._members = tuple(models)  # a tuple: registered once, in the network
 
     def setup(self, stage: str) -> None:

@@ -1,6 +1,5 @@
 """Fully convolutional networks (Long, Shelhamer, Darrell 2015): a convolutionalized classifier with finer layers."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,7 +18,6 @@ from darkroom.lightning_modules.layers.backbones import (
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import coordinate_map
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
-from darkroom.lightning_modules.utils.load_weights import load_weights
 
 # "At once": factors that scale the activations of the two finer poolings to the range of the coarse scores.
 _AT_ONCE = (0.01, 0.0001)
@@ -158,10 +156,10 @@ class FCN(SemanticSegmentation):
         at_once: train a fine stride without the coarser stages.
         dropout: after fc6 and fc7.
         weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
-        init_from: checkpoint of a coarser FCN to start from; only the finer scores are new, and zero.
+        others: see SemanticSegmentation; ``init_from`` takes a coarser FCN, whose finer scores start at zero.
     """
 
-    initial_weight_arguments = ("weights", "init_from")
+    initial_weight_arguments = ("weights",)
 
     def __init__(
         self,
@@ -174,7 +172,6 @@ class FCN(SemanticSegmentation):
         at_once: bool = False,
         dropout: float = 0.5,
         weights: Weights | None = None,
-        init_from: str | None = None,
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
@@ -192,5 +189,3 @@ class FCN(SemanticSegmentation):
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
-        if init_from is not None:
-            load_weights(network, Path(init_from), "model.init_from", new=("score_pools", "ups", "up."))

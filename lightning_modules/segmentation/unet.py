@@ -1,7 +1,6 @@
 """U-Net (Ronneberger, Fischer, Brox 2015): padded, with batch norm, as in the lecture; or as in the paper."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,6 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import zero_bias
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.upsampling import unpool
-from darkroom.lightning_modules.utils.load_weights import load_weights
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
 Padding = Literal["same", "valid"]
@@ -213,11 +211,10 @@ class UNet(SemanticSegmentation):
         dropout: at the end of the contracting path; the paper has it.
         training_border: with valid padding, the pixels that training images lose at their border: "mirrored" pixels, added
             first, or the image's own ("given"): of 572 pixels the central 388 are trained on, as in the paper.
-        pretrained: file with weights of this network (a state dict as the widely used PyTorch version publishes, or a
-            checkpoint of ours) to start from.
+        others: see SemanticSegmentation; ``init_from`` also takes a state dict that the widely used PyTorch
+            version publishes.
     """
 
-    initial_weight_arguments = ("pretrained",)
     network: UNetNetwork
 
     def __init__(
@@ -231,7 +228,6 @@ class UNet(SemanticSegmentation):
         batch_norm: bool = True,
         dropout: float = 0.0,
         training_border: Literal["mirrored", "given"] = "mirrored",
-        pretrained: str | None = None,
         **kwargs: Any,
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
@@ -248,8 +244,6 @@ class UNet(SemanticSegmentation):
         )
         super().__init__(network, num_classes=num_classes, **kwargs)
         self.training_border = training_border
-        if pretrained is not None:
-            load_weights(network, Path(pretrained), "model.pretrained")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         margin = self.network.margin

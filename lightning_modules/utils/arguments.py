@@ -28,6 +28,12 @@ def build_options(kind: type[Options], value: Options | Mapping[str, Any] | None
     return kind(**value) if isinstance(value, Mapping) else value
 
 
+def declared_names(kind: object, name: str) -> tuple[str, ...]:
+    """Return the names that a class and its bases declare in class attributes called ``name``."""
+    bases = kind.__mro__ if isinstance(kind, type) else ()
+    return tuple(declared for base in bases for declared in vars(base).get(name, ()))
+
+
 def check_choice(key: str, value: Choice, choices: Any) -> Choice:
     """Return a value that must be one of a Literal's choices; the command line checks that by itself, Python does not.
 

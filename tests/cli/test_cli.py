@@ -130,11 +130,11 @@ class TestCheckpoint:
         assert outcome.code == 2
         assert "runs/tiny does not exist; --experiment must name a folder of runs" in outcome.message
 
-    def test_test_does_not_need_pretrained_file(self, darkroom: Callable, tiny: list[str]) -> None:
+    def test_test_does_not_need_init_from_file(self, darkroom: Callable, tiny: list[str]) -> None:
         from darkroom.lightning_modules.segmentation import UNetNetwork
 
         torch.save(UNetNetwork(num_classes=6, base_channels=4).state_dict(), "start.pth")
-        assert darkroom("fit", *tiny, "--model.pretrained", "start.pth").code == 0
+        assert darkroom("fit", *tiny, "--model.init_from", "start.pth").code == 0
         Path("start.pth").unlink()
         assert darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").code == 0
 

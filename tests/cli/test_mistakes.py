@@ -52,7 +52,7 @@ USAGE = {
         "unknown class Shapes; it must be one of CaptionFolder, ",
     ),
     "config missing": (["--config", "nope.yaml"], "config nope.yaml does not exist"),
-    "weights missing": (["--model.pretrained", "nope.pth"], "nope.pth does not exist"),
+    "weights missing": (["--model.init_from", "nope.pth"], "nope.pth does not exist"),
 }
 
 

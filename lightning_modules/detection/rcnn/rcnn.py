@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -45,10 +44,8 @@ from darkroom.lightning_modules.layers.backbones import (
     load_all_but_last_layer,
 )
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
-from darkroom.lightning_modules.utils.load_weights import load_weights
 from darkroom.runtime.lightning_compat import count_epochs, is_fast_dev_run
 
 Phase = Literal["fine-tuning", "examples", "mining"]
@@ -77,7 +74,6 @@ class RCNN(ObjectDetection):
         context: pixels of surroundings on each side of a crop; None: the paper's fraction, 16 of 227.
         width: factor on the channels of every layer.
         weights: start from torchvision's ImageNet weights, except the last layer; downloaded only if this is set.
-        init_from: checkpoint of ours or state dict to start from; the last layer may be missing there, or differ.
         finetune_epochs: epochs of the first phase; None: all of ``trainer.max_epochs`` except those of the later phases.
         regions: number of regions in a training step, over all images of the batch; the paper takes 128, a quarter objects.
         new_layer_factor: factor on the last layer's learning rate.
@@ -86,10 +82,10 @@ class RCNN(ObjectDetection):
         crops_per_pass: crops in a forward pass without training.
         inference: which candidates become detections; by default score_threshold 0.01, nms_threshold 0.3, max_detections
             100.
-        optim: see Technique. WarmupCosine covers the fine-tuning.
+        optim, init_from: see Technique. WarmupCosine covers the fine-tuning.
     """
 
-    initial_weight_arguments = ("weights", "init_from")
+    initial_weight_arguments = ("weights",)
     network: RCNNNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.01, nms_threshold=0.3, max_detections=100)
     mean: Tensor
@@ -104,7 +100,6 @@ class RCNN(ObjectDetection):
         context: int | None = None,
         width: float = 1.0,
         weights: Weights | None = None,
-        init_from: str | None = None,
         finetune_epochs: int | None = None,
         regions: int = 128,
         new_layer_factor: float = 10.0,
@@ -112,10 +107,10 @@ class RCNN(ObjectDetection):
         box_regression: BoxRegressionOptions | None = None,
         crops_per_pass: int = 256,
         inference: DetectionInference | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         network = RCNNNetwork(num_classes=num_classes or 1, backbone=backbone, window=window, width=width)
-        super().__init__(network, num_classes=num_classes, optim=optim)
+        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         context = round(16 / 227 * window) if context is None else context
         if context < 0 or 2 * context >= window:
             raise UsageError(f"model.context must be 0 to {(window - 1) // 2} for a crop of {window}, got {context}")
@@ -126,10 +121,6 @@ class RCNN(ObjectDetection):
             raise UsageError(f"model.finetune_epochs must be a number of epochs, 0 or more, got {finetune_epochs}")
         if weights == "imagenet":
             load_all_but_last_layer(network, imagenet_weights(backbone, width, 3))
-        if init_from is not None:
-            last = f"classifier.{len(network.classifier) - 1}"
-            load_weights(network, Path(init_from), "model.init_from", new=(last, "svm", "regression", "ready"))
-            network.ready.zero_()
         self.window, self.context, self.finetune_epochs = window, context, finetune_epochs
         self.regions, self.new_layer_factor, self.crops_per_pass = regions, new_layer_factor, crops_per_pass
         self.svm = build_options(SVMOptions, svm)
@@ -248,6 +239,7 @@ class RCNN(ObjectDetection):
             self.network.ready.zero_()
             self.examples = self.negatives = None
         elif phase == "examples":
+            self.network.ready.zero_()  # those of init_from, without a fine-tuning
             self.examples = self._build_examples()
         else:
             examples = self._required_examples

@@ -23,7 +23,6 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.diffusion.text import TextEncoder
 from darkroom.lightning_modules.generation.base import check_image_shape
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import ResidualNetwork, SteppedNetwork
@@ -60,7 +59,7 @@ class SuperResolution(Diffusion):
         objective, ema: see DDPM; the variance is not learned.
         sampling: see DDPM; 20 steps by default, guidance 1 (the paper's for FID is 8), and a dynamic threshold.
         scores: of the images, ``UpsamplingScores``.
-        optim: see Technique; its optimizer is Adam by default, lr 1e-4, fused.
+        optim, init_from: see Technique; its optimizer is Adam by default, lr 1e-4, fused.
 
     Raises:
         UsageError: a value out of its range, a size that the factor does not divide, or a network built for another model.
@@ -85,7 +84,7 @@ class SuperResolution(Diffusion):
         ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
         sampling: Sampling | None = None,
         scores: UpsamplingScores | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         _check_sizes(check_image_shape(image_shape), factor, crop)
         check_fractions(text_dropout=text_dropout)
@@ -125,7 +124,7 @@ class SuperResolution(Diffusion):
             ema=ema,
             sampling=sampling,
             scores=scores,
-            optim=optim,
+            **kwargs,
         )
         self.factor, self.crop, self.noise_levels = factor, crop, noise_levels
         self.reduction = check_choice("model.reduction", reduction, Reduction)

@@ -22,7 +22,6 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, Step
 from darkroom.lightning_modules.diffusion.text import TextEncoder
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
-from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import TextNetwork
@@ -64,7 +63,7 @@ class TextToImage(Diffusion):
         objective, ema: see DDPM; the variance is not learned.
         sampling: see DDPM; guidance is 1.35 by default, the paper's for FID, and the threshold dynamic.
         scores: of the images, ``CaptionScores``.
-        optim: see Technique; its optimizer is Adam by default, lr 1e-4, fused.
+        optim, init_from: see Technique; its optimizer is Adam by default, lr 1e-4, fused.
 
     Raises:
         UsageError: a value out of its range, a network built for another model, or guidance of a model that does not drop
@@ -84,7 +83,7 @@ class TextToImage(Diffusion):
         ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
         sampling: Sampling | None = None,
         scores: CaptionScores | None = None,
-        optim: Optim | None = None,
+        **kwargs: Any,
     ) -> None:
         objective = build_options(Objective, objective)
         check_fixed_variance(objective)
@@ -107,7 +106,7 @@ class TextToImage(Diffusion):
             ema=ema,
             sampling=sampling,
             scores=scores,
-            optim=optim,
+            **kwargs,
         )
         self.reader = TextConditioning(text, text_dropout, ema)
         self.check_guidance(self.guidance)

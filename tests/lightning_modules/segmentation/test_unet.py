@@ -89,7 +89,7 @@ def test_default_arguments_match_lecture() -> None:
 def test_published_weights_are_loaded(tmp_path: Path) -> None:
     source = UNetNetwork(base_channels=4)
     torch.save({**source.state_dict(), "mask_values": [0, 255]}, tmp_path / "published.pth")
-    model = UNet(base_channels=4, pretrained=str(tmp_path / "published.pth"))
+    model = UNet(base_channels=4, init_from=str(tmp_path / "published.pth"))
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.network.parameters(), strict=True))
 
 
@@ -105,7 +105,7 @@ def test_invalid_weights_file_is_named(tmp_path: Path, damage: str) -> None:
     elif damage == "malicious":
         torch.save({"inc": Path(".")}, path)  # any object that is not a tensor runs code when unpickled
     with pytest.raises(UsageError, match="weights.pth"):
-        UNet(base_channels=4, pretrained=str(path))
+        UNet(base_channels=4, init_from=str(path))
 
 
 @pytest.mark.parametrize("wrong", [{"base_channels": 0}, {"in_channels": 0}, {"base_channels": 5, "bilinear": True}])

@@ -84,7 +84,7 @@ SEGMENTATION = ["fit", "--data", "ShapesSegmentation", "--trainer.accelerator", 
 @pytest.mark.parametrize(
     ("named", "settings"),
     [
-        ("model.pretrained", ["--model", "UNet", "--model.pretrained", "evil.pt"]),
+        ("model.init_from", ["--model", "UNet", "--model.pretrained", "evil.pt"]),
         ("model.init_from", ["--model", "FCN", "--model.width", "0.05", "--model.init_from", "evil.pt"]),
         ("model.members", ["--model", "Ensemble", "--model.members", '["evil.pt", "evil.pt"]']),
     ],
