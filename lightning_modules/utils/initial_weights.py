@@ -288,9 +288,9 @@ def _require_fit(pairs: Sequence[_Pair], here: Mapping[str, _Layer], there: Mapp
     if differ:
         mine, its = zip(*(_first_difference(pair) for pair in differ[:2]), strict=True)
         raise UsageError(
-            f"{refusal}: {len(differ)} of {fitting + len(differ)} layers of the same name have another shape or kind; the "
-            f"file has {', '.join(its)}, the model {', '.join(mine)}: set model.backbone, model.width and other sizes as "
-            "in the file"
+            f"{refusal}: {len(differ)} of {fitting + len(differ)} layers with the same name have another shape or kind: "
+            f"the file has {', '.join(its)}, the model {', '.join(mine)}; set model.backbone, model.width and other "
+            "sizes as in the file"
         )
     raise UsageError(
         f"{refusal}: no layer has the same name; the file has {_examples(there)}, the model {_examples(here)}; use a "
