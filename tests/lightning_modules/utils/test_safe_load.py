@@ -53,12 +53,12 @@ HOW = "holds code (posix.system) beside tensors and plain values; it was not loa
 def test_checkpoint_with_code_raises(
     darkroom: Callable, tiny: list[str], assert_payload_not_run: None, writer: str
 ) -> None:
-    """Check every command, with any setting of weights_only, and resuming."""
+    """Check every command, and resuming."""
     run = Path("runs/tiny/0/checkpoints")
     run.mkdir(parents=True)
     for path in (Path("evil.ckpt"), run / "last.ckpt"):
         WRITERS[writer]({"state_dict": {}, "hyper_parameters": {}, "extra": Payload()}, path)
-    commands = [["fit", *tiny, "--ckpt_path", "evil.ckpt", "--weights_only", "false"]]
+    commands = [["fit", *tiny, "--ckpt_path", "evil.ckpt"]]
     if writer == "zip":
         commands += [
             ["fit", *tiny, "--ckpt_path", "last"],
