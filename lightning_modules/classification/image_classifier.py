@@ -41,7 +41,7 @@ class ImageClassifier(Technique):
         cutmix: alpha of Beta(alpha, alpha) for a rectangle of the fraction 1 - lambda that another image replaces (Yun et
             al. 2019, equations 1 and 2); 0: none. With mixup too, each batch has one of them, chosen at random.
         ema: exponential moving average of the weights, used in validation, test and prediction; null: none.
-        optim: see Technique.
+        optim, init_from: see Technique.
 
     Raises:
         UsageError: an argument is out of its range.
@@ -61,8 +61,9 @@ class ImageClassifier(Technique):
         cutmix: float = 0.0,
         ema: EMAOptions | None = None,
         optim: Optim | None = None,
+        init_from: str | None = None,
     ) -> None:
-        super().__init__(optim=optim)
+        super().__init__(optim=optim, init_from=init_from)
         if num_classes is None or num_classes < 2:
             raise UsageError(
                 f"model.num_classes must be at least 2, got {num_classes}; the data must have labels (ImageFolder: a "

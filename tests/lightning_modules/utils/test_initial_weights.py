@@ -13,6 +13,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules import classification
 from darkroom.lightning_modules.adversarial import DCGAN
 from darkroom.lightning_modules.autoencoding import VAE, AutoEncoder, ConditionalVAE
 from darkroom.lightning_modules.detection import (
@@ -304,3 +305,17 @@ def test_classifier_of_timm_starts_a_detector(save: Callable, caplog: pytest.Log
     with caplog.at_level(logging.INFO):
         FasterRCNN(backbone="resnet18", num_classes=2, init_from=path)
     assert loaded(caplog)[0] == 120
+
+
+def test_checkpoint_of_a_classifier_starts_a_detector_and_a_classifier(tmp_path: Path) -> None:
+    def classifier(**options: Any) -> classification.ImageClassifier:
+        network = classification.BackboneClassifier("yolo_tiny", 2, (3, 64, 64), width=0.05)
+        return classification.ImageClassifier(network, num_classes=2, **options)
+
+    trained, path = classifier(), tmp_path / "best.ckpt"
+    torch.save({"state_dict": trained.state_dict()}, path)
+    image = torch.rand(1, 3, 64, 64)
+    features = trained.network.features.eval()(image)
+    assert torch.equal(YOLO(**TINY, init_from=str(path)).network.features.eval()(image), features)
+    again = classifier(init_from=str(path))
+    assert torch.equal(again.eval()(image), trained.eval()(image))
