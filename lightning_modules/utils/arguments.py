@@ -63,14 +63,16 @@ def save_arguments(module: LightningModule, frame: FrameType | None, leave_out: 
     """
     assert frame is not None
     # Of all constructors on the way, outermost last.
-    arguments = ChainMap(*collect_init_args(frame, [], classes=(LightningModule,))[::-1])
+    constructors = collect_init_args(frame, [], classes=(LightningModule,))[::-1]
+    arguments = ChainMap(*constructors)
     if hyperparameters_are_given():  # by the command line, which has the class paths
         module.save_hyperparameters(frame=frame, ignore=leave_out)
         return
     options = {
         name: asdict(value) for name, value in arguments.items() if is_dataclass(value) and not isinstance(value, type)
     }
-    objects = [name for name, value in arguments.items() if not is_plain(value)]
+    # What a constructor passes to its base by itself is no argument of the class.
+    objects = [name for name, value in arguments.items() if not is_plain(value) or name not in constructors[0]]
     module.save_hyperparameters(ignore=[*objects, *leave_out], frame=frame)
     kept = {name: value for name, value in options.items() if is_plain(value) and name not in leave_out}
     module.hparams.update(kept)

@@ -9,6 +9,7 @@ import re
 from abc import ABCMeta
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,6 +36,12 @@ _COUNTER = "num_batches_tracked"
 
 class StartsFromFile(ABCMeta):
     """Metaclass that loads the weights of ``init_from`` once the whole constructor has run, whatever it has built."""
+
+    @property
+    def __signature__(cls) -> Signature:
+        """Signature of the constructor, which ``inspect`` would take from ``__call__``."""
+        own = signature(cls.__init__)
+        return own.replace(parameters=list(own.parameters.values())[1:])
 
     def __call__(cls: type[Module], *args: Any, **kwargs: Any) -> Module:
         """Construct a module, and load its initial weights if its ``init_from`` names a file."""

@@ -43,6 +43,7 @@ def test_list_shows_every_class_and_config(darkroom: Callable) -> None:
 
     output = darkroom("list").out
     ladder = {
+        "ImageClassifier",
         "ConvolutionalizedClassifier",
         "FCN",
         "DeconvNet",

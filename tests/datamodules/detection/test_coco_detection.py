@@ -327,7 +327,7 @@ def test_area_of_json_is_scaled_with_the_image(path: Path) -> None:
 
 @pytest.mark.parametrize("area", [-1, 1e30, "NaN", "wide"])
 def test_area_beyond_any_image_is_refused(path: Path, area: Any) -> None:
-    with pytest.raises(DataError, match=r"annotations\[0\]: area must be a finite number"):
+    with pytest.raises(DataError, match=r"annotations\[0\]: area must be a (finite )?number"):
         parse_coco(broken(path, "annotations", 0, "area", value=area), path.parents[1] / "val2017")
 
 
