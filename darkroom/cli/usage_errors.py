@@ -84,6 +84,8 @@ def shorten_error(message: str, options: Iterable[str] = ()) -> str:
     expected = re.findall(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value.*)?$", fault.text, re.MULTILINE)
     if key and value and expected:
         return _explain_wrong_type(key, value[1], expected)
+    if fault.keys and fault.text.strip():  # without the types that other alternatives expect
+        return f"{key}: {fault.text.strip().splitlines()[0]}"
     return message.strip()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from darkroom.paths import install_command
@@ -255,3 +256,13 @@ def test_devices_that_are_missing_are_one_message(darkroom: Callable, tiny: list
     outcome = darkroom("fit", *tiny, "--trainer.devices", "[1]")
     assert outcome.code == 2
     assert "darkroom: error: trainer" in outcome.err
+
+
+def test_key_that_is_no_text_is_one_message(darkroom: Callable, tiny: list[str]) -> None:
+    network = {"class_path": "torchvision.models.segmentation.fcn_resnet50", True: {"num_classes": 6}}
+    model = {"class_path": "SemanticSegmentation", "init_args": {"network": network}}
+    Path("odd.yaml").write_text(yaml.safe_dump({"model": model}))
+    outcome = darkroom("fit", *tiny, "--config", "odd.yaml")
+    assert outcome.code == 2
+    assert len(outcome.message.splitlines()) <= 2
+    assert "Key must be a string, got: True" in outcome.message
