@@ -40,7 +40,7 @@ class StartsFromFile(ABCMeta):
     @property
     def __signature__(cls) -> Signature:
         """Signature of the constructor, which ``inspect`` would take from ``__call__``."""
-        own = signature(cls.__init__)
+        own = signature(cls.__init__)  # type: ignore[misc]  # of the class itself, not of an instance
         return own.replace(parameters=list(own.parameters.values())[1:])
 
     def __call__(cls: type[Module], *args: Any, **kwargs: Any) -> Module:
