@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(
     r"(?:<!-- (?P<mark>setup|not run): (?P<text>.+?) -->)|(?:^ *```(?P<kind>\w+)(?P<options>[^\n]*)\n(?P<body>.*?)^ *```)",
@@ -82,10 +84,18 @@ def _narrow(rest: list[str]) -> list[str]:
         return []
     config = config_of(methods[0])
     narrow = {f"model.{name}": value for name, value in SMALL.get(config["model"]["class_path"], {}).items()}
+    if any(_replaces_network(Path(path)) for path in configs if Path(path).is_file()):
+        narrow = {name: value for name, value in narrow.items() if not name.startswith("model.network.")}
     own = any(word.startswith("--data") for word in rest) or any(name.startswith("data/") for name in shipped)
     if config["data"]["class_path"].startswith("Shapes") and not own:
         narrow |= {f"data.{split}_size": 4 for split in ("train", "val", "test")} | {"data.batch_size": 4}
     return [str(part) for name, value in narrow.items() if f"--{name}" not in rest for part in (f"--{name}", value)]
+
+
+def _replaces_network(config: Path) -> bool:
+    """Return whether a page's own config names another network, whose options differ."""
+    model = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("model")
+    return isinstance(model, dict) and "network" in (model.get("init_args") or {})
 
 
 def run_page(page: Path) -> int:
