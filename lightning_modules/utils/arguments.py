@@ -71,7 +71,7 @@ def save_arguments(module: LightningModule, frame: FrameType | None, leave_out: 
     options = {
         name: asdict(value) for name, value in arguments.items() if is_dataclass(value) and not isinstance(value, type)
     }
-    # What a constructor passes to its base by itself is no argument of the class.
+    # Values that a constructor sets for its base are left out: the class does not take them.
     objects = [name for name, value in arguments.items() if not is_plain(value) or name not in constructors[0]]
     module.save_hyperparameters(ignore=[*objects, *leave_out], frame=frame)
     kept = {name: value for name, value in options.items() if is_plain(value) and name not in leave_out}
