@@ -48,7 +48,6 @@ class ImageClassifier(Technique):
     """
 
     needs: ClassVar[Mapping[str, type]] = {"image": Tensor, "label": Tensor}
-    free_arguments: ClassVar[tuple[str, ...]] = ("label_smoothing", "mixup", "cutmix")
     monitor: ClassVar[tuple[str, str]] = ("val/accuracy", "max")
 
     def __init__(
