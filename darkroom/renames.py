@@ -116,7 +116,8 @@ def _rename(arguments: dict[str, Any], table: dict[str, str], section: str) -> d
     renamed: dict[str, Any] = {}
     for old, value in arguments.items():
         new = table.get(old)
-        group_of_today = isinstance(value, dict) and new is not None and new.startswith(f"{old}.")
+        # Of a group with the name of an old switch: its options, or None for its defaults.
+        group_of_today = isinstance(value, dict | None) and new is not None and new.startswith(f"{old}.")
         per_stage = old in _PER_STAGE and (value is None or isinstance(value, list | tuple))
         if new is None or group_of_today or per_stage:
             renamed[old] = _merge(renamed.get(old), value)
@@ -268,7 +269,8 @@ def _update_argument(word: str, before: str, following: str, tables: Mapping[str
         new = tables[section].get(old)
         text = value if equals else following
         per_stage = old in _PER_STAGE and (text == "null" or text.startswith("["))
-        if new is not None and not per_stage and not (dot and new.startswith(f"{old}.")):  # else an option of a group
+        group_of_today = (dot or text == "null") and new is not None and new.startswith(f"{old}.")
+        if new is not None and not per_stage and not group_of_today:
             _warn(f"{section}.{old}", f"{section}.{new}")
             group, _, option = new.partition(".")
             if text == "null" and not _is_optional(group, option):

@@ -225,6 +225,11 @@ def test_flag_becomes_enabled_of_its_group() -> None:
     assert renames.update_arguments(argv) == ["--model.svm.enabled=false", "--model.svm.cost", "0.1"]
 
 
+def test_null_of_group_named_as_old_flag_is_unchanged() -> None:
+    assert renames.rename_keys("model", {"svm": None, "box_regression": None}) == {"svm": None, "box_regression": None}
+    assert renames.update_arguments(["--model.svm", "null"]) == ["--model.svm", "null"]
+
+
 def test_custom_class_keeps_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.py").write_text("class Mine:\n    def __init__(self, steps, **kwargs): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
