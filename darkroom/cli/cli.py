@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
 from darkroom.callbacks.training.model_summary import ShortModelSummary
 from darkroom.cli import checkpoint_checks, config_checks
-from darkroom.cli.linking import config_traits, link_model
+from darkroom.cli.linking import config_traits, initial_weights_of, link_model
 from darkroom.cli.results import format_best, format_metrics, next_commands
 from darkroom.cli.trainer_defaults import add_defaults, warn_of_slow_bf16
 from darkroom.errors import Stopped, UsageError, UserError
@@ -146,10 +146,8 @@ class DarkroomCLI(SteppedCLI):
         del self.config_dump  # it lacks the linked arguments; created again, it becomes the hyper-parameters
         building = self.config.clone()
         building[self.subcommand].data = self.datamodule
-        arguments = building[self.subcommand].model.get("init_args") or {}
-        for name in traits.initial_weight_arguments if config.ckpt_path else ():
-            if name in arguments:
-                arguments[name] = None  # the checkpoint replaces those weights
+        for arguments, name in initial_weights_of(building[self.subcommand].model) if config.ckpt_path else ():
+            arguments[name] = None  # the checkpoint replaces those weights
         if self.subcommand in ("validate", "test"):
             building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
         direct_loggers(self._folder, building[self.subcommand].trainer)

@@ -12,7 +12,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from darkroom.cli.linking import config_traits
+from darkroom.cli.linking import config_traits, initial_weights_of
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
 from darkroom.runtime.lightning_compat import callbacks_of
@@ -157,10 +157,8 @@ def refuse_spawn(config: Namespace) -> None:
 
 def starts_trained(model: Namespace, ckpt_path: Path | str | None) -> bool:
     """Return True if a model is evaluated with weights of a checkpoint, or with initial weights that its config names."""
-    traits = config_traits(model.class_path)
-    arguments = model.get("init_args") or Namespace()
-    named = any(arguments.get(name) is not None for name in traits.initial_weight_arguments)
-    return ckpt_path is not None or traits.is_trained or named
+    named = any(arguments[name] is not None for arguments, name in initial_weights_of(model))
+    return ckpt_path is not None or config_traits(model.class_path).is_trained or named
 
 
 def require_trained_model(data: VisionDataModule, model: Namespace, command: str, ckpt_path: Path | str | None) -> None:

@@ -1,6 +1,6 @@
 """Fill open arguments of a model's config from the data, and check the others against the data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from pydoc import locate
@@ -32,6 +32,17 @@ def config_traits(class_path: str) -> ConfigTraits:
     found = {trait.name: getattr(kind, trait.name, vars(traits)[trait.name]) for trait in fields(traits)}
     found |= {name: declared_names(kind, name) for name in ("free_arguments", "initial_weight_arguments")}
     return replace(traits, **found)
+
+
+def initial_weights_of(model: Namespace) -> Iterator[tuple[Namespace, str]]:
+    """Yield the arguments that name initial weights, of a model and of the parts it is built of, each with its owner's."""
+    arguments = model.get("init_args") or Namespace()
+    for name in config_traits(model.class_path).initial_weight_arguments:
+        if name in arguments:
+            yield arguments, name
+    for part in list(vars(arguments).values()):
+        if isinstance(part, Namespace) and isinstance(part.get("class_path"), str):
+            yield from initial_weights_of(part)
 
 
 def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path | None = None) -> None:

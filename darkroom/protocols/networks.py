@@ -40,6 +40,14 @@ class IgnoresIndex(Protocol):
 
 
 @runtime_checkable
+class PretrainedNetwork(Protocol):
+    """Network that may start from weights that were trained on normalized images."""
+
+    expected_normalization: tuple[Sequence[float], Sequence[float]] | None
+    """Mean and standard deviation per channel of these images; None: it starts from random weights."""
+
+
+@runtime_checkable
 class BuiltForModel(Protocol):
     """Network that states the model it was built for."""
 

@@ -23,13 +23,12 @@ from darkroom.lightning_modules.detection.boxes import (
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling, rescale
 from darkroom.lightning_modules.detection.types import Detections
-from darkroom.lightning_modules.layers.backbones import (
-    Backbone,
-    Classifier,
+from darkroom.lightning_modules.layers.backbones import Backbone, Classifier, pooled_side
+from darkroom.lightning_modules.layers.pretrained import (
     Weights,
     imagenet_weights,
     load_all_but_last_layer,
-    pooled_side,
+    normalization_of,
 )
 from darkroom.lightning_modules.utils.arguments import build_options
 
@@ -150,7 +149,7 @@ class FastRCNN(ObjectDetection):
         self.offset_deviations = tuple(offset_deviations)
         self.background_iou = (background_iou[0], background_iou[1])
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
-        self.transform = ImageScaling(min_side, max_side)
+        self.transform = ImageScaling(min_side, max_side, normalization_of(backbone))
 
     def _maps(self, batch: Mapping[str, Any]) -> tuple[ImageList, Tensor]:
         images, _ = self.transform(list(batch["image"]))

@@ -8,9 +8,9 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
-from darkroom.lightning_modules.detection.torchvision.pyramid import Norm
 from darkroom.lightning_modules.detection.torchvision.rcnn import FREE_ARGUMENTS, RPNOptions, Start, TwoStageNetwork
 from darkroom.lightning_modules.detection.types import Detections, Target
+from darkroom.lightning_modules.layers.body import Norm
 from darkroom.lightning_modules.utils.arguments import build_options
 
 

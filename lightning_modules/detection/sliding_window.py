@@ -12,8 +12,8 @@ from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.boxes import fixed_seed, sample_rois, select_detections, warp
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.types import Detections
-from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
+from darkroom.lightning_modules.layers.pretrained import IMAGENET
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 
@@ -112,8 +112,8 @@ class SlidingWindow(ObjectDetection):
         self.windows_per_image, self.foreground = windows_per_image, foreground
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        for name, values in zip(("mean", "std"), IMAGENET.tensors(), strict=True):
+            self.register_buffer(name, values, persistent=False)
 
     # --- the grid -----------------------------------------------------------------------------------------------------
 

@@ -19,9 +19,11 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.boxes import decode, encode, select_detections
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
-from darkroom.lightning_modules.detection.torchvision.pyramid import Norm, build_backbone, load_matching_weights
+from darkroom.lightning_modules.detection.torchvision.pyramid import load_matching_weights
 from darkroom.lightning_modules.detection.types import Detections, Target
-from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD, Weights, scale_channels, zero_bias
+from darkroom.lightning_modules.layers.backbones import scale_channels, zero_bias
+from darkroom.lightning_modules.layers.body import Norm, build_backbone
+from darkroom.lightning_modules.layers.pretrained import Normalization, Weights, normalization_of
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.distributed import mean_over_ranks
 from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
@@ -109,7 +111,7 @@ class SSDNetwork(nn.Module):
         vgg = backbone_name.startswith("vgg")
         caffe = weights == "imagenet" and backbone_name == "vgg16" and width == 1
         start: Weights | None = "imagenet" if weights == "imagenet" and not caffe else None
-        self.body, channels = build_backbone(
+        self.body = build_backbone(
             backbone_name,
             levels=(3, 4) if vgg else (3, 4, 5),
             width=width,
@@ -117,6 +119,7 @@ class SSDNetwork(nn.Module):
             norm=norm,
             frozen_stages=frozen_stages,
         )
+        channels = list(self.body.channels)
         if vgg:  # 75 pixels become 38, not 37
             [layer for layer in self.body.modules() if isinstance(layer, nn.MaxPool2d)][2].ceil_mode = True
         self.rescale = L2Norm(channels[0]) if vgg else nn.Identity()
@@ -133,9 +136,11 @@ class SSDNetwork(nn.Module):
         boxes = _build_generator(sizes, image_size, len(sides), vgg, clip=weights == "coco")
         self.head = SSDHead(channels, boxes.num_anchors_per_location(), num_classes + 1)
         self.register_buffer("default_boxes", _place_boxes(boxes, image_size, sides), persistent=False)
-        mean = _CAFFE_MEAN if backbone_name == "vgg16" else IMAGENET_MEAN
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        normalization = normalization_of(backbone_name)
+        if backbone_name == "vgg16":
+            normalization = Normalization(_CAFFE_MEAN, normalization.std)
+        for name, values in zip(("mean", "std"), normalization.tensors(), strict=True):
+            self.register_buffer(name, values, persistent=False)
         if weights == "coco":
             self.load_caffe(fetch_weights(SSD300_VGG16_Weights.COCO_V1))
         elif caffe:

@@ -8,14 +8,10 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.utils.arguments import check_choice
-from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
 
 Backbone = Literal[
     "alexnet", "caffenet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"
 ]  # fmt: skip
-Weights = Literal["imagenet"]
-# Mean and standard deviation of images in [0, 1] for which torchvision's ImageNet weights were trained.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def scale_channels(channels: int, width: float) -> int:
@@ -174,23 +170,3 @@ class Classifier(nn.Module):
 
 def _smallest(backbone: Backbone) -> int:
     return {"alexnet": 63, "caffenet": 67}.get(backbone, 32)
-
-
-def imagenet_weights(backbone: Backbone, width: float, in_channels: int) -> dict[str, Tensor]:
-    """Return torchvision's ImageNet weights of a backbone; downloaded unless they are in torch's hub folder."""
-    if width != 1 or in_channels != 3:
-        raise UsageError(
-            f"model.weights imagenet needs width 1 and 3 channels, got width {width} and {in_channels} channels"
-        )
-    if backbone == "caffenet":
-        raise UsageError("model.weights must be null with model.backbone caffenet: torchvision has no weights for it")
-    return fetch_weights(torchvision.models.get_model_weights(backbone).DEFAULT)
-
-
-def load_all_but_last_layer(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load the weights of a classifier of other classes, except its last layer."""
-    last = list(state)[-1].rpartition(".")[0]
-    ours = network.state_dict()
-    if any(ours.get(name, value).shape != value.shape for name, value in state.items() if not name.startswith(last)):
-        raise UsageError("model.weights imagenet needs model.window 224")
-    network.load_state_dict({name: value for name, value in state.items() if not name.startswith(last)}, strict=False)

@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import (
-    Backbone,
-    Classifier,
-    Weights,
-    imagenet_weights,
-    load_all_but_last_layer,
-)
+from darkroom.lightning_modules.layers.backbones import Backbone, Classifier
 from darkroom.lightning_modules.layers.convolutionalize import (
     convolutionalize,
     equals_crops,
     field_of_cell,
     remove_padding,
+)
+from darkroom.lightning_modules.layers.pretrained import (
+    Weights,
+    imagenet_weights,
+    load_all_but_last_layer,
+    normalization_of,
 )
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
@@ -129,6 +129,8 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
             load_all_but_last_layer(classifier, imagenet_weights(backbone, width, in_channels))
         network = SlidingClassifier(classifier, window=window, in_channels=in_channels, stitch=stitch)
         super().__init__(network, num_classes=num_classes, **kwargs)
+        if weights is not None:
+            self.expected_normalization = normalization_of(backbone).adapt(in_channels)
         if needed_entries(self.loss):
             raise UsageError(
                 f"model.loss must not need maps, as {type(self.loss).__name__} does: training uses single pixels"

@@ -7,13 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import (
-    Weights,
-    build_features,
-    imagenet_weights,
-    scale_channels,
-    zero_bias,
-)
+from darkroom.lightning_modules.layers.backbones import build_features, scale_channels, zero_bias
+from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.upsampling import unpool
@@ -200,6 +195,7 @@ class DeconvNet(SemanticSegmentation):
         self.proposals, self.aggregate = proposals, aggregate
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
+            self.expected_normalization = normalization_of(backbone).adapt(in_channels)
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
         """Compute logits (B, K, H, W) of proposals, aggregated, or of the whole image."""

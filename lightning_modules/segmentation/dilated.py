@@ -6,13 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import (
-    Weights,
-    build_features,
-    imagenet_weights,
-    scale_channels,
-    zero_bias,
-)
+from darkroom.lightning_modules.layers.backbones import build_features, scale_channels, zero_bias
+from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
@@ -260,6 +255,7 @@ class DilatedNet(SemanticSegmentation):
         )
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
+            self.expected_normalization = normalization_of(backbone).adapt(in_channels)
             state = imagenet_weights(backbone, width, in_channels)
             front = network.front
             for name, layer, linear in (("fc6", front.fc6, "classifier.0"), ("fc7", front.fc7, "classifier.3")):

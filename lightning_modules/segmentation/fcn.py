@@ -6,15 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import (
-    Backbone,
-    Weights,
-    build_features,
-    imagenet_weights,
-    pooled_side,
-    scale_channels,
-    zero_bias,
-)
+from darkroom.lightning_modules.layers.backbones import Backbone, build_features, pooled_side, scale_channels, zero_bias
+from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import coordinate_map
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
@@ -189,3 +182,4 @@ class FCN(SemanticSegmentation):
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels))
+            self.expected_normalization = normalization_of(backbone).adapt(in_channels)

@@ -243,13 +243,13 @@ def _convert(here: _Layer, there: _Layer, first: bool) -> dict[str, Tensor] | No
         if value.ndim == 2 and len(shape) == 4 and value.numel() == shape.numel() and len(value) == shape[0]:
             values[name] = value.view(shape)  # Long et al. 2015, section 3.1: the same function of a window
         elif first and value.ndim == len(shape) == 4 and value[:, 0].shape == (shape[0], *shape[2:]):
-            values[name] = value if value.shape == shape else _adapt_channels(value, shape[1])
+            values[name] = value if value.shape == shape else adapt_channels(value, shape[1])
         elif value.shape != shape:
             return None
     return values
 
 
-def _adapt_channels(weight: Tensor, channels: int) -> Tensor:
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     """Adapt a convolution (O, C, k, k) to another number of channels: its sum over channels, shared out equally.
 
     The sum, not the mean, because it keeps the response to a grey image, whose channels are equal. For one channel it is

@@ -138,6 +138,26 @@ class TestCheckpoint:
         Path("start.pth").unlink()
         assert darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").code == 0
 
+    def test_test_does_not_need_weights_of_network(
+        self, darkroom: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from torchvision.models import mobilenet_v2
+
+        from darkroom.lightning_modules.layers import pretrained
+
+        Path("classifier.yaml").write_text(
+            "model: {class_path: ImageClassifier, init_args: {network: {class_path: BackboneClassifier, init_args: "
+            "{backbone: mobilenet_v2, weights: imagenet}}}}\n"
+            "data: {class_path: ShapesImages, init_args: {label: colour, side: 32, train_size: 4, val_size: 2, "
+            "test_size: 2, batch_size: 4, num_workers: 0, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}\n"
+        )
+        tiny = ["--trainer.max_epochs", 1, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+        with monkeypatch.context() as patch:
+            patch.setattr(pretrained, "fetch_weights", lambda *_, **__: mobilenet_v2().state_dict())
+            assert darkroom("fit", "--config", "classifier.yaml", *tiny, "--experiment", "one").code == 0
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+        assert darkroom("test", "--ckpt_path", "runs/one/0/checkpoints/best.ckpt").code == 0
+
     @pytest.mark.usefixtures("tiny_run")
     def test_checkpoint_of_other_class_raises(self, darkroom: Callable, tiny: list[str]) -> None:
         network = ["--model", "SemanticSegmentation", "--model.network", "tests.fakes.parts.TinyNetwork"]

@@ -35,13 +35,12 @@ from darkroom.lightning_modules.detection.rcnn.svm_stage import (
     fit_boxes,
 )
 from darkroom.lightning_modules.detection.types import Detections, Target
-from darkroom.lightning_modules.layers.backbones import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Backbone,
+from darkroom.lightning_modules.layers.backbones import Backbone
+from darkroom.lightning_modules.layers.pretrained import (
     Weights,
     imagenet_weights,
     load_all_but_last_layer,
+    normalization_of,
 )
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.utils.arguments import build_options
@@ -128,8 +127,8 @@ class RCNN(ObjectDetection):
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         self.examples: Examples | None = None
         self.negatives: HardNegatives | None = None
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        for name, values in zip(("mean", "std"), normalization_of(backbone).tensors(), strict=True):
+            self.register_buffer(name, values, persistent=False)
 
     # --- crops, losses, detections ------------------------------------------------------------------------------------
 

@@ -25,15 +25,13 @@ from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.detection.torchvision.masks import mask_targets
 from darkroom.lightning_modules.detection.torchvision.pyramid import (
     FeaturePyramid,
-    Norm,
     SingleMap,
-    build_backbone,
-    fetch_imagenet_weights,
     load_matching_weights,
 )
 from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling
 from darkroom.lightning_modules.detection.types import Detections, Target
-from darkroom.lightning_modules.layers.backbones import Weights
+from darkroom.lightning_modules.layers.body import Norm, build_backbone
+from darkroom.lightning_modules.layers.pretrained import Weights, fetch_imagenet_weights, normalization_of
 from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
 
 Start = Literal["imagenet", "coco"]
@@ -252,18 +250,17 @@ class TwoStageNetwork(GeneralizedRCNN):
         rpn: RPNOptions,
         limits: Limits,
     ) -> None:
-        scaling = ImageScaling(min_side, max_side)  # before the slow parts, because it checks the sides
+        # Before the slow parts, because it checks the sides.
+        scaling = ImageScaling(min_side, max_side, normalization_of(backbone_name))
         anchor_sizes = rpn.sizes(fpn)
         levels = _levels(anchor_sizes) if fpn else [4]
         start: Weights | None = "imagenet" if weights == "imagenet" else None
-        body, channels = build_backbone(
+        body = build_backbone(
             backbone_name, levels=levels, width=width, weights=start, norm=norm, frozen_stages=frozen_stages
         )
         maps: FeaturePyramid | SingleMap
-        if fpn:
-            maps = FeaturePyramid(body, channels, fpn_channels, pool=len(anchor_sizes) == 5)
-        else:
-            maps = SingleMap(body, *channels)
+        pool = len(anchor_sizes) == 5
+        maps = FeaturePyramid(body, fpn_channels, pool) if fpn else SingleMap(body)
         sizes = [[size] for size in anchor_sizes] if fpn else [list(anchor_sizes)]
         anchors = _Anchors(sizes, [list(rpn.aspect_ratios)] * len(sizes))
         head = _RPNHead(maps.out_channels, anchors.num_anchors_per_location()[0])

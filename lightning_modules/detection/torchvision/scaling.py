@@ -11,7 +11,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.boxes import clip
 from darkroom.lightning_modules.detection.torchvision.masks import paste
-from darkroom.lightning_modules.layers.backbones import IMAGENET_MEAN, IMAGENET_STD
+from darkroom.lightning_modules.layers.pretrained import Normalization
 
 
 class ImageScaling(GeneralizedRCNNTransform):
@@ -23,20 +23,21 @@ class ImageScaling(GeneralizedRCNNTransform):
     Args:
         min_side, max_side: images are resized so that the shorter side has ``min_side`` pixels, or less if the longer one
             would have more than ``max_side``.
+        normalization: of the images.
 
     Raises:
         UsageError: the sides are not above 0 and ascending.
     """
 
-    def __init__(self, min_side: int, max_side: int) -> None:
+    def __init__(self, min_side: int, max_side: int, normalization: Normalization) -> None:
         if not 0 < min_side <= max_side:
             raise UsageError(f"model.min_side must be above 0 and at most max_side, {max_side}, got {min_side}")
-        super().__init__(min_side, max_side, list(IMAGENET_MEAN), list(IMAGENET_STD))
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        super().__init__(min_side, max_side, list(normalization.mean), list(normalization.std))
+        for name, values in zip(("mean", "std"), normalization.tensors(), strict=True):
+            self.register_buffer(name, values, persistent=False)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Normalize an image (3, H, W) in [0, 1] by ImageNet's mean and deviation."""
+        """Normalize an image (3, H, W) in [0, 1] by mean and standard deviation."""
         return (image - self.mean) / self.std
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:

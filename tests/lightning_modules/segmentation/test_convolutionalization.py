@@ -9,7 +9,8 @@ import torchvision
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import Classifier, load_all_but_last_layer
+from darkroom.lightning_modules.layers.backbones import Classifier
+from darkroom.lightning_modules.layers.pretrained import load_all_but_last_layer
 from darkroom.lightning_modules.segmentation import ConvolutionalizedClassifier, convolutionalize
 from darkroom.lightning_modules.segmentation.convolutionalization import SlidingClassifier
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad

@@ -199,5 +199,5 @@ def test_unreachable_weights_name_target_path(monkeypatch: pytest.MonkeyPatch) -
         FCN(num_classes=21)
         with pytest.raises(UsageError, match=r"vgg16-397923af.pth cannot be fetched.*put it into"):
             FCN(num_classes=21, weights="imagenet")
-        with pytest.raises(UsageError, match="width 1"):
+        with pytest.raises(UsageError, match="model.width must be 1 with model.weights imagenet, got 0.5"):
             FCN(num_classes=21, weights="imagenet", width=0.5)

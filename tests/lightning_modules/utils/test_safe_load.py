@@ -12,11 +12,10 @@ import yaml
 from torchvision.models import AlexNet_Weights, ResNet18_Weights
 
 from darkroom.errors import DataError, UsageError
-from darkroom.lightning_modules.detection.torchvision.pyramid import fetch_imagenet_weights
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.imagen.load_stage import load_stage
 from darkroom.lightning_modules.diffusion.text.pretrained import T5
-from darkroom.lightning_modules.layers.backbones import imagenet_weights
+from darkroom.lightning_modules.layers.pretrained import fetch_imagenet_weights, imagenet_weights
 from darkroom.lightning_modules.metrics.classifier_cache import load_or_train
 from tests.conftest import CONFIGS
 

@@ -1,7 +1,7 @@
-"""Detector bodies from torchvision classifiers: feature maps, width, weights and the feature pyramid."""
+"""Bodies of classifiers: feature maps, width, channels, weights and the feature pyramid."""
 
 import copy
-from typing import Any
+from typing import Any, get_args
 from urllib.error import URLError
 
 import pytest
@@ -11,14 +11,10 @@ from torch import nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection.torchvision import pyramid
-from darkroom.lightning_modules.detection.torchvision.pyramid import (
-    FeaturePyramid,
-    FrozenBatchNorm2d,
-    build_backbone,
-    freeze_norms,
-    narrow,
-)
+from darkroom.lightning_modules.detection.torchvision.pyramid import FeaturePyramid
+from darkroom.lightning_modules.layers import body as module
+from darkroom.lightning_modules.layers.body import FeatureBackbone, build_backbone
+from darkroom.lightning_modules.layers.narrow import FrozenBatchNorm2d, freeze_norms, narrow
 
 
 @pytest.mark.parametrize(
@@ -28,6 +24,7 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
         ("resnet50", [256, 512, 1024, 2048]),
         ("mobilenet_v3_large", [24, 40, 112, 960]),
         ("efficientnet_b0", [24, 40, 112, 1280]),
+        ("efficientnet_lite0", [24, 40, 112, 1280]),
         ("regnet_y_400mf", [48, 104, 208, 440]),
         ("densenet121", [256, 512, 1024, 1024]),
         ("vgg16", [256, 512, 512, 512]),
@@ -36,10 +33,11 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
 )
 def test_body_returns_last_map_of_every_stride(name: str, channels: list[int]) -> None:
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        body, stated = build_backbone(name)
+        body = build_backbone(name)
         with torch.no_grad():
             maps = body.eval()(torch.empty(1, 3, 64, 96))
-    assert stated == channels
+    assert body.channels == channels
+    assert body.levels == [2, 3, 4, 5]
     assert list(maps) == ["0", "1", "2", "3"]
     strides = (4, 8, 16, 32)
     assert [map_.shape for map_ in maps.values()] == [
@@ -47,12 +45,25 @@ def test_body_returns_last_map_of_every_stride(name: str, channels: list[int]) -
     ]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "mobilenet_v3_small", "vgg11_bn"])
+@pytest.mark.parametrize("name", get_args(FeatureBackbone))
+@pytest.mark.parametrize("size", [(1, 1), (37, 501)])
+def test_maps_of_any_image_halve_rounded_up(name: str, size: tuple[int, int]) -> None:
+    body = build_backbone(name, levels=(1, 2, 3, 4, 5), width=0.05, in_channels=2).eval()
+    with torch.no_grad():
+        maps = body(torch.randn(1, 2, *size))
+    for level, channels, map_ in zip(body.levels, body.channels, maps.values(), strict=True):
+        assert map_.shape == (1, channels, *(-(-side // 2**level) for side in size))
+    assert torch.equal(body.last_map(torch.zeros(1, 2, *size)), body(torch.zeros(1, 2, *size))["4"])
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnext50_32x4d", "mobilenet_v3_small", "efficientnet_lite0", "vgg11_bn"]
+)
 def test_narrow_bodies_have_finite_gradients(name: str) -> None:
-    body, channels = build_backbone(name, levels=(3, 4), width=0.25)
+    body = build_backbone(name, levels=(3, 4), width=0.25)
     with torch.device("meta"):
-        _, wide = build_backbone(name, levels=(3, 4))
-    assert channels == [round(c / 4) for c in wide]
+        wide = build_backbone(name, levels=(3, 4))
+    assert body.channels == [round(c / 4) for c in wide.channels]
     sum(map_.square().mean() for map_ in body(torch.randn(2, 3, 64, 64)).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in body.parameters())
 
@@ -77,10 +88,10 @@ def test_narrow_keeps_input_channels_classes_and_groups() -> None:
 def test_imagenet_features_match_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18()
-    monkeypatch.setattr(pyramid, "fetch_imagenet_weights", lambda name: theirs.state_dict())
+    monkeypatch.setattr(module, "fetch_imagenet_weights", lambda *_: theirs.state_dict())
     image = torch.randn(1, 3, 64, 64)
     for norm in ("batch", "frozen"):
-        body, _ = build_backbone("resnet18", levels=(2, 5), weights="imagenet", norm=norm)
+        body = build_backbone("resnet18", levels=(2, 5), weights="imagenet", norm=norm)
         x = theirs.eval().maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
         first = theirs.layer1(x)
         last = theirs.layer4(theirs.layer3(theirs.layer2(first)))
@@ -103,7 +114,7 @@ def test_frozen_norms_are_constant() -> None:
 
 
 def test_frozen_stages_have_no_gradient() -> None:
-    body, _ = build_backbone("resnet18", width=0.1, frozen_stages=2)
+    body = build_backbone("resnet18", width=0.1, frozen_stages=2)
     stuck = {name.split(".")[0] for name, p in body.named_parameters() if not p.requires_grad}
     free = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
     assert stuck == {"conv1", "layer1"}  # torchvision's detectors train layer2 to layer4, and no norm before them
@@ -112,7 +123,7 @@ def test_frozen_stages_have_no_gradient() -> None:
     body(torch.randn(2, 3, 64, 64))
     moved = {name.split(".")[0] for name, value in body.state_dict().items() if not torch.equal(before[name], value)}
     assert moved == {"layer2", "layer3", "layer4"}
-    vgg, _ = build_backbone("vgg16", levels=[4], width=0.03, frozen_stages=1)
+    vgg = build_backbone("vgg16", levels=[4], width=0.03, frozen_stages=1)
     assert [n for n, p in vgg.named_parameters() if not p.requires_grad and n.endswith("weight")] == [
         f"features.{index}.weight" for index in (0, 2, 5, 7)
     ]
@@ -120,7 +131,7 @@ def test_frozen_stages_have_no_gradient() -> None:
 
 def test_pyramid_keys_and_shapes_match_torchvision() -> None:
     with torch.device("meta"):
-        ours = FeaturePyramid(*build_backbone("resnet50"))
+        ours = FeaturePyramid(build_backbone("resnet50"))
         theirs = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=nn.BatchNorm2d)
         assert {k: v.shape for k, v in ours.state_dict().items()} == {
             k: v.shape for k, v in theirs.state_dict().items()
@@ -137,7 +148,7 @@ def test_pyramid_keys_and_shapes_match_torchvision() -> None:
 
 
 def test_body_can_be_copied() -> None:
-    body, _ = build_backbone("resnet18", width=0.1)
+    body = build_backbone("resnet18", width=0.1)
     image = torch.randn(1, 3, 32, 32)
     again = copy.deepcopy(body.eval())
     assert torch.equal(body(image)["3"], again(image)["3"])
@@ -146,7 +157,7 @@ def test_body_can_be_copied() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet51"}, "model.backbone must be .*resnet50.*got resnet51"),
+        ({"name": "resnet51"}, "model.backbone must be efficientnet_lite0 or .*resnet50.*got resnet51"),
         ({"name": "alexnet"}, "alexnet has no map of stride 4"),
         ({"name": "vit_b_16"}, "vit_b_16 has no map of stride 4"),
         ({"name": "swin_t"}, "swin_t has no map of stride 4"),

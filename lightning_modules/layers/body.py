@@ -1,0 +1,186 @@
+"""Bodies: the feature maps of a classifier, by stride, for every method that builds on one."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.layers.backbones import copy_conv
+from darkroom.lightning_modules.layers.efficientnet_lite import EfficientNetLite0
+from darkroom.lightning_modules.layers.narrow import freeze_norms, narrow
+from darkroom.lightning_modules.layers.pretrained import Weights, fetch_imagenet_weights, fit_channels
+
+Norm = Literal["batch", "frozen"]
+FeatureBackbone = Literal["resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_lite0"]
+
+# A side that every stride up to 32 divides, too large for a classifier's final pooling to be taken for a stride.
+_SIDE = 256
+_LEVELS = {_SIDE >> level: level for level in range(6)}
+_EXAMPLES = "resnet18, resnet50, mobilenet_v2, efficientnet_lite0, regnet_y_400mf, densenet121 or vgg16_bn"
+
+
+class Body(nn.Module):
+    """Feature maps of a classifier: images (B, C, H, W) -> maps of ascending levels, named "0", "1", ...
+
+    A map of level l has stride 2^l. The parameters keep the classifier's names.
+
+    Args:
+        classifier: its children are moved to the body.
+        blocks: names of its blocks that run in sequence: of children, or of the elements of Sequential children.
+        ends: level of the map for each block that returns one, ascending.
+        in_channels: C.
+
+    Attributes:
+        levels: of the maps.
+        channels: of the maps.
+    """
+
+    def __init__(self, classifier: nn.Module, blocks: Sequence[str], ends: dict[str, int], in_channels: int) -> None:
+        super().__init__()
+        self._sequence, self.levels = list(blocks), list(ends.values())
+        self._ends = {block: str(index) for index, block in enumerate(ends)}
+        for name, child in classifier.named_children():
+            inner = sum(block.startswith(f"{name}.") for block in blocks)
+            if inner:
+                child = nn.Sequential(OrderedDict(list(child.named_children())[:inner]))
+            if inner or name in blocks:
+                self.add_module(name, child)
+        self.channels = _measure_channels(self, in_channels)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = {}
+        for block in self._sequence:
+            x = self.get_submodule(block)(x)
+            if block in self._ends:
+                maps[self._ends[block]] = x
+        return maps
+
+    def last_map(self, x: Tensor) -> Tensor:
+        """Compute the map of the last level alone."""
+        return list(self(x).values())[-1]
+
+
+def build_backbone(
+    name: str,
+    levels: Sequence[int] = (2, 3, 4, 5),
+    width: float = 1.0,
+    weights: Weights | None = None,
+    norm: Norm = "batch",
+    frozen_stages: int = 0,
+    in_channels: int = 3,
+    option: str = "model",
+) -> Body:
+    """Build the body of a classifier, which returns its last map of each level.
+
+    For a ResNet, levels 2 to 5 are the papers' C2 to C5. All five classifiers of ``FeatureBackbone`` have levels 1 to 5.
+
+    Args:
+        name: efficientnet_lite0, or a classifier of torchvision whose maps halve: ResNet, MobileNet, EfficientNet, RegNet,
+            DenseNet, VGG ...
+        levels: ascending, of 1 to 5.
+        width: factor on the channels of every layer.
+        weights: imagenet: start from the weights of ``fetch_imagenet_weights``.
+        norm: frozen: batch norms have constant statistics and factors; for pretrained weights and small batches.
+        frozen_stages: layers up to this level are frozen; 0 to 5. torchvision's detectors freeze 2 of a ResNet.
+        in_channels: of the images; ImageNet weights are adapted to them, see ``adapt_channels``.
+        option: key of the options of the backbone, for messages.
+
+    Raises:
+        UsageError: an argument is out of its range, the classifier has no map of a level, or weights are missing.
+    """
+    if width != 1 and weights is not None:
+        raise UsageError(f"{option}.width must be 1 with {option}.weights {weights}, got {width}")
+    if not 0 <= frozen_stages <= 5:
+        raise UsageError(f"model.frozen_stages must be a level from 0 (none) to 5 (all layers), got {frozen_stages}")
+    model = _template(name, option)
+    blocks = _blocks(model)
+    names, ends = list(blocks), {level: block for block, level in blocks.items()}  # the last one of each level
+    for level in (*levels, *[frozen_stages] * bool(frozen_stages)):
+        if level not in ends:
+            raise UsageError(f"{option}.backbone {name} has no map of stride {2**level}; use for example {_EXAMPLES}")
+    if width != 1:
+        narrow(model, width)
+    elif next(model.parameters()).is_meta:
+        model = _build_classifier(name)
+    _set_channels(model, in_channels)
+    if weights == "imagenet":
+        model.load_state_dict(fit_channels(fetch_imagenet_weights(name, f"{option}.weights"), in_channels))
+    for block in names[: names.index(ends[frozen_stages]) + 1] if frozen_stages else []:
+        model.set_submodule(block, freeze_norms(model.get_submodule(block).requires_grad_(False)))
+    if norm == "frozen":
+        freeze_norms(model)
+    last = names.index(ends[levels[-1]]) + 1
+    try:
+        return Body(model, names[:last], {ends[level]: level for level in levels}, in_channels)
+    except RuntimeError as error:
+        raise UsageError(f"{option}.backbone {name} cannot be built at {option}.width {width} ({error})") from None
+
+
+def _build_classifier(name: str) -> nn.Module:
+    return EfficientNetLite0() if name == "efficientnet_lite0" else torchvision.models.get_model(name, weights=None)
+
+
+def _set_channels(classifier: nn.Module, in_channels: int) -> None:
+    """Replace the first convolution by one for images of other channels, with He's initialization."""
+    name, first = next((name, layer) for name, layer in classifier.named_modules() if isinstance(layer, nn.Conv2d))
+    if first.in_channels != in_channels:
+        replaced = copy_conv(first, in_channels, first.out_channels)
+        nn.init.kaiming_normal_(replaced.weight, mode="fan_out", nonlinearity="relu")
+        if replaced.bias is not None:
+            nn.init.zeros_(replaced.bias)
+        classifier.set_submodule(name, replaced)
+
+
+def _template(name: str, option: str) -> nn.Module:
+    """Build the classifier on the meta device, or on the CPU where its constructor computes."""
+    if name not in ("efficientnet_lite0", *torchvision.models.list_models(module=torchvision.models)):
+        raise UsageError(
+            f"{option}.backbone must be efficientnet_lite0 or a classifier of torchvision, such as {_EXAMPLES}, got {name}"
+        )
+    try:
+        with torch.device("meta"):
+            return _build_classifier(name)
+    except NotImplementedError:
+        return _build_classifier(name)
+
+
+def _blocks(classifier: nn.Module) -> dict[str, int | None]:
+    """Trace the blocks that a classifier runs in sequence, from the image on; return their maps' levels.
+
+    A block is a child, or an element of a Sequential child, never a part of a residual block.
+    """
+    classifier = copy.deepcopy(classifier).to("meta").eval()
+    image = torch.empty(1, 3, _SIDE, _SIDE, device="meta")
+    chain: list[Tensor] = [image]
+    blocks: dict[str, int | None] = {}
+
+    def record(name: str, inputs: Tensor, outputs: Tensor) -> None:
+        if inputs is chain[-1] and isinstance(outputs, Tensor) and outputs.dim() == 4:
+            chain.append(outputs)
+            height, width = outputs.shape[-2:]
+            blocks[name] = _LEVELS.get(width) if height == width else None
+
+    for name, child in classifier.named_children():
+        elements = child.named_children() if isinstance(child, nn.Sequential) else [("", child)]
+        for element, block in elements:
+            path = f"{name}.{element}".rstrip(".")
+            block.register_forward_hook(lambda _, inputs, outputs, path=path: record(path, inputs[0], outputs))
+    try:
+        classifier(image)
+    except (RuntimeError, AssertionError):  # the classifier takes images of one size only
+        return {}
+    return blocks
+
+
+@torch.no_grad()
+def _measure_channels(body: Body, in_channels: int) -> list[int]:
+    """Measure the channels of a body's maps: some bodies add up rounded numbers of channels."""
+    training = body.training
+    maps = body.eval()(next(body.parameters()).new_zeros(1, in_channels, 64, 64))
+    body.train(training)
+    return [map_.shape[1] for map_ in maps.values()]

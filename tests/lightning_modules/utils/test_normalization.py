@@ -1,0 +1,60 @@
+"""Normalization of the data against that of ImageNet weights, at the start of a fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.datamodules.shapes.images import ShapesImages
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.classification import BackboneClassifier, ImageClassifier
+from darkroom.lightning_modules.layers.pretrained import IMAGENET, Normalization, normalization_of
+from darkroom.lightning_modules.segmentation import UNet
+from tests.contracts.module import trainer
+
+SMALL: dict[str, Any] = {"train_size": 2, "val_size": 2, "test_size": 2, "batch_size": 2, "num_workers": 0, "side": 32}
+LITE = normalization_of("efficientnet_lite0")
+
+
+def fit_unet(folder: Path, expected: Normalization | None, **data: Any) -> None:
+    model = UNet(base_channels=2, num_classes=6)
+    model.expected_normalization = expected
+    trainer(folder, fast_dev_run=True).fit(model, ShapesSegmentation(**SMALL, **data))
+
+
+def test_other_normalization_names_the_right_values(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError,
+        match=r"data.mean and data.std must be \[0.498, 0.498, 0.498\] and \[0.502, 0.502, 0.502\].* got \[0.485,",
+    ):
+        fit_unet(tmp_path, LITE)
+    with pytest.raises(UsageError, match=r"must be \[0.485, 0.456, 0.406\] and \[0.229, .* got \[0.5, 0.5, 0.5\]"):
+        fit_unet(tmp_path, IMAGENET, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("expected", "mean", "std"),
+    [(IMAGENET, None, None), (LITE, [0.5] * 3, [0.5] * 3), (LITE, *LITE), (None, [0.1] * 3, [0.9] * 3)],
+)
+def test_right_normalization_trains(
+    tmp_path: Path, expected: Normalization | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> None:
+    fit_unet(tmp_path, expected, mean=mean, std=std)
+
+
+def test_grey_images_have_averages_of_channels() -> None:
+    mean, std = IMAGENET.adapt(1)
+    assert mean == pytest.approx((0.449,), abs=1e-3)  # the default of datamodules of grey images
+    assert std == pytest.approx((0.226,), abs=1e-3)
+
+
+def test_fit_of_classifier_compares_normalization(tmp_path: Path) -> None:
+    network = BackboneClassifier("resnet18", 8, (3, 32, 32), width=0.03)
+    network.expected_normalization = IMAGENET
+    data = ShapesImages(label="colour", **SMALL)
+    model = ImageClassifier(network, num_classes=8)
+    with pytest.raises(UsageError, match="data.mean and data.std must be"):
+        trainer(tmp_path, fast_dev_run=True).fit(model, data)
+    trainer(tmp_path, fast_dev_run=True).test(model, data, verbose=False)  # the checkpoint decides
