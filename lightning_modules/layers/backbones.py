@@ -117,9 +117,21 @@ def build_features(backbone: Backbone, in_channels: int = 3, width: float = 1.0)
     return nn.Sequential(*layers)
 
 
-def pooled_side(backbone: Backbone) -> int:
-    """Return the side of the map before the classifier's first Linear layer at 224 pixels: 7 for VGG, else 6."""
-    return 7 if backbone.startswith("vgg") else 6
+def pooled_side(backbone: Backbone, window: int = 224) -> int:
+    """Return the side of the map before the classifier's first Linear layer: at 224 pixels 7 for VGG, else 6.
+
+    Args:
+        backbone: AlexNet, CaffeNet or a VGG.
+        window: side of the classifier's input in pixels.
+
+    Raises:
+        UsageError: the window is not a multiple of 32, or too small for the backbone.
+    """
+    side = (7 if backbone.startswith("vgg") else 6) - (224 - window) // 32
+    if window % 32 or side < 1:
+        least = 32 if backbone.startswith("vgg") else 64
+        raise UsageError(f"model.window must be a multiple of 32, at least {least} for {backbone}, got {window}")
+    return side
 
 
 class Classifier(nn.Module):
@@ -176,8 +188,10 @@ def _smallest(backbone: Backbone) -> int:
     return {"alexnet": 63, "caffenet": 67}.get(backbone, 32)
 
 
-def imagenet_weights(backbone: Backbone, width: float, in_channels: int) -> dict[str, Tensor]:
+def imagenet_weights(backbone: Backbone, width: float, in_channels: int, window: int = 224) -> dict[str, Tensor]:
     """Return torchvision's ImageNet weights of a backbone; downloaded unless they are in torch's hub folder."""
+    if window != 224:
+        raise UsageError(f"model.window must be 224 with model.weights imagenet, got {window}")
     if width != 1 or in_channels != 3:
         raise UsageError(
             f"model.weights imagenet needs width 1 and 3 channels, got width {width} and {in_channels} channels"

@@ -30,9 +30,10 @@ def _crop(x: Tensor, offset: int, size: torch.Size) -> Tensor:
 class FCNNetwork(nn.Module):
     """FCN-32s, -16s or -8s on AlexNet, CaffeNet or VGG. (B, C, H, W) of any size -> logits (B, K, H, W).
 
-    The geometry is the paper's: the first convolution pads by 100, so that the classifier's window fits into any image;
-    poolings round up. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the sum is upsampled to
-    pixels and cropped to the image. The crops' offsets follow from strides and paddings.
+    The geometry is the paper's: the first convolution pads by 100, so that the classifier's window of 224 pixels fits into
+    any image; poolings round up. A smaller window for small images has a smaller fc6, and half of the difference less
+    padding, so that everything else stays. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the
+    sum is upsampled to pixels and cropped to the image. The crops' offsets follow from strides and paddings.
 
     Args:
         in_channels: C.
@@ -40,6 +41,7 @@ class FCNNetwork(nn.Module):
         backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
         stride: of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
+        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's.
         upsampling: constant bilinear kernels (as in the authors' networks), learned ones that start as these, or nearest.
         at_once: scale the finer poolings' activations down, to train a fine stride without the coarser stages (the paper's
             "at-once" training).
@@ -53,6 +55,7 @@ class FCNNetwork(nn.Module):
         backbone: Backbone = "vgg16",
         stride: Literal[32, 16, 8] = 8,
         width: float = 1.0,
+        window: int = 224,
         upsampling: MapUpsampling = "bilinear",
         at_once: bool = False,
         dropout: float = 0.5,
@@ -60,16 +63,18 @@ class FCNNetwork(nn.Module):
         super().__init__()
         if stride not in (32, 16, 8):
             raise UsageError(f"model.stride must be 32, 16 or 8, got {stride}")
+        kernel = pooled_side(backbone, window)
+        border = 100 - (224 - window) // 2
         self.features = build_features(backbone, in_channels, width)
         pools = []
         for index, layer in enumerate(self.features):
             if isinstance(layer, nn.Conv2d) and index == 0:
-                layer.padding = (100, 100)
+                layer.padding = (border, border)
             elif isinstance(layer, nn.MaxPool2d):
                 layer.ceil_mode = True
                 pools.append(index)
         channels, hidden = self._channels(pools), scale_channels(4096, width)
-        self.fc6 = nn.Conv2d(channels[-1], hidden, pooled_side(backbone))
+        self.fc6 = nn.Conv2d(channels[-1], hidden, kernel)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.score = nn.Conv2d(hidden, num_classes, 1)
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(dropout)
@@ -152,6 +157,8 @@ class FCN(SemanticSegmentation):
         backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
         stride: 32, 16 or 8: stride of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
+        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's. Smaller ones suit smaller
+            images, and take less time.
         upsampling: bilinear (constant, as in the authors' networks), transposed (learned) or nearest.
         at_once: train a fine stride without the coarser stages.
         dropout: after fc6 and fc7.
@@ -168,6 +175,7 @@ class FCN(SemanticSegmentation):
         backbone: Backbone = "vgg16",
         stride: Literal[32, 16, 8] = 8,
         width: float = 1.0,
+        window: int = 224,
         upsampling: MapUpsampling = "bilinear",
         at_once: bool = False,
         dropout: float = 0.5,
@@ -182,10 +190,11 @@ class FCN(SemanticSegmentation):
             backbone=backbone,
             stride=stride,
             width=width,
+            window=window,
             upsampling=upsampling,
             at_once=at_once,
             dropout=dropout,
         )
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
-            network.load_classifier(imagenet_weights(backbone, width, in_channels))
+            network.load_classifier(imagenet_weights(backbone, width, in_channels, window))

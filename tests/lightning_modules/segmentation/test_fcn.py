@@ -45,6 +45,23 @@ class TestFCN(SegmentationContract):
         return FCN(num_classes=6, backbone="vgg11_bn", stride=8, width=0.1, dropout=0.0, **kwargs)
 
 
+@pytest.mark.parametrize("backbone", ["vgg11", "alexnet"])
+def test_smaller_window_keeps_crops_and_cells(backbone: str) -> None:
+    paper, small = (FCNNetwork(backbone=backbone, stride=32, width=0.03, window=window) for window in (224, 96))
+    assert small.offset == paper.offset
+    assert paper.fc6.kernel_size[0] - small.fc6.kernel_size[0] == 4
+    image = torch.zeros(1, 3, 1, 130)
+    cells = [network.fc6(network.features(image)).shape for network in (paper, small)]
+    assert cells[0] == cells[1]
+
+
+def test_window_must_be_multiple_of_stride() -> None:
+    with pytest.raises(UsageError, match="model.window must be a multiple of 32, at least 32 for vgg16, got 100"):
+        FCNNetwork(window=100)
+    with pytest.raises(UsageError, match="at least 64 for alexnet, got 32"):
+        FCNNetwork(backbone="alexnet", window=32)
+
+
 @pytest.mark.parametrize(
     ("backbone", "stride", "offsets", "offset", "kernels"),
     [
