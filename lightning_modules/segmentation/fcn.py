@@ -32,8 +32,8 @@ class FCNNetwork(nn.Module):
 
     The geometry is the paper's: the first convolution pads by 100, so that the classifier's window of 224 pixels fits into
     any image; poolings round up. A smaller window for small images has a smaller fc6, and half of the difference less
-    padding, so that everything else stays. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the
-    sum is upsampled to pixels and cropped to the image. The crops' offsets follow from strides and paddings.
+    padding. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the sum is upsampled to pixels and
+    cropped to the image. The crops' offsets follow from strides and paddings.
 
     Args:
         in_channels: C.
@@ -41,7 +41,8 @@ class FCNNetwork(nn.Module):
         backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
         stride: of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
-        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's.
+        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's. Stride 16 needs 96, stride 8
+            needs 128.
         upsampling: constant bilinear kernels (as in the authors' networks), learned ones that start as these, or nearest.
         at_once: scale the finer poolings' activations down, to train a fine stride without the coarser stages (the paper's
             "at-once" training).
@@ -64,6 +65,9 @@ class FCNNetwork(nn.Module):
         if stride not in (32, 16, 8):
             raise UsageError(f"model.stride must be 32, 16 or 8, got {stride}")
         kernel = pooled_side(backbone, window)
+        least = {32: 32, 16: 96, 8: 128}[stride]  # below, the maps of finer poolings end before the coarse ones
+        if window < least:
+            raise UsageError(f"model.window must be at least {least} at model.stride {stride}, got {window}")
         border = 100 - (224 - window) // 2
         self.features = build_features(backbone, in_channels, width)
         pools = []

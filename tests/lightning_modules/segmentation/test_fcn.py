@@ -46,13 +46,14 @@ class TestFCN(SegmentationContract):
 
 
 @pytest.mark.parametrize("backbone", ["vgg11", "alexnet"])
-def test_smaller_window_keeps_crops_and_cells(backbone: str) -> None:
-    paper, small = (FCNNetwork(backbone=backbone, stride=32, width=0.03, window=window) for window in (224, 96))
+@pytest.mark.parametrize(("stride", "window"), [(32, 64), (16, 96), (8, 128)])
+def test_smaller_window_fits_images_of_any_size(backbone: str, stride: int, window: int) -> None:
+    with torch.device("meta"):
+        paper, small = (FCNNetwork(backbone=backbone, stride=stride, width=0.01, window=side) for side in (224, window))
+        for side in range(1, 34):
+            assert small(torch.empty(1, 3, side, side)).shape[-2:] == (side, side)
     assert small.offset == paper.offset
-    assert paper.fc6.kernel_size[0] - small.fc6.kernel_size[0] == 4
-    image = torch.zeros(1, 3, 1, 130)
-    cells = [network.fc6(network.features(image)).shape for network in (paper, small)]
-    assert cells[0] == cells[1]
+    assert paper.fc6.kernel_size[0] - small.fc6.kernel_size[0] == (224 - window) // 32
 
 
 def test_window_must_be_multiple_of_stride() -> None:
@@ -60,6 +61,8 @@ def test_window_must_be_multiple_of_stride() -> None:
         FCNNetwork(window=100)
     with pytest.raises(UsageError, match="at least 64 for alexnet, got 32"):
         FCNNetwork(backbone="alexnet", window=32)
+    with pytest.raises(UsageError, match="model.window must be at least 128 at model.stride 8, got 96"):
+        FCNNetwork(window=96)
 
 
 @pytest.mark.parametrize(
