@@ -103,7 +103,7 @@ class BackboneClassifier(nn.Module):
         """Load ImageNet weights: of AlexNet and VGG all, of others the last layer, since their body has the rest."""
         linear = self.classifier[-1]
         if backbone not in _BODIES:
-            state = imagenet_weights(backbone, width, channels, f"{_OPTION}.weights")
+            state = imagenet_weights(backbone, width, channels, option=f"{_OPTION}.weights")
             if self.pooled:
                 self.features.load_state_dict(_within("features", state))
             else:

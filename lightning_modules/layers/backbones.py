@@ -113,9 +113,21 @@ def build_features(backbone: Backbone, in_channels: int = 3, width: float = 1.0)
     return nn.Sequential(*layers)
 
 
-def pooled_side(backbone: Backbone) -> int:
-    """Return the side of the map before the classifier's first Linear layer at 224 pixels: 7 for VGG, else 6."""
-    return 7 if backbone.startswith("vgg") else 6
+def pooled_side(backbone: Backbone, window: int = 224) -> int:
+    """Return the side of the map before the classifier's first Linear layer: at 224 pixels 7 for VGG, else 6.
+
+    Args:
+        backbone: AlexNet, CaffeNet or a VGG.
+        window: side of the classifier's input in pixels.
+
+    Raises:
+        UsageError: the window is not a multiple of 32, or too small for the backbone.
+    """
+    side = (7 if backbone.startswith("vgg") else 6) - (224 - window) // 32
+    if window % 32 or side < 1:
+        least = 32 if backbone.startswith("vgg") else 64
+        raise UsageError(f"model.window must be a multiple of 32, at least {least} for {backbone}, got {window}")
+    return side
 
 
 class Classifier(nn.Module):

@@ -92,12 +92,16 @@ def fit_channels(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
     return {**state, first: adapt_channels(state[first], channels)}
 
 
-def imagenet_weights(backbone: str, width: float, in_channels: int, option: str = "model.weights") -> dict[str, Tensor]:
+def imagenet_weights(
+    backbone: str, width: float, in_channels: int, window: int = 224, option: str = "model.weights"
+) -> dict[str, Tensor]:
     """Return torchvision's ImageNet weights of AlexNet or a VGG, adapted to the channels of the images.
 
     Raises:
-        UsageError: the width is not 1, there are none (CaffeNet), or they cannot be downloaded.
+        UsageError: the width is not 1, the window not 224, there are none (CaffeNet), or they cannot be downloaded.
     """
+    if window != 224:
+        raise UsageError(f"model.window must be 224 with {option} imagenet, got {window}")
     if width != 1:
         raise UsageError(f"{option.rpartition('.')[0]}.width must be 1 with {option} imagenet, got {width}")
     if backbone == "caffenet":

@@ -118,10 +118,7 @@ class DeconvNetwork(nn.Module):
         """Load the weights of torchvision's classifier, except its last layer."""
         ours = {name: value for name, value in state.items() if name.startswith("features")}
         for layer, linear in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
-            shape = self.get_parameter(f"{layer}.0.weight").shape
-            if shape.numel() != state[f"{linear}.weight"].numel():
-                raise UsageError(f"model.window must be 224 with model.weights imagenet, got {self.window}")
-            ours[f"{layer}.0.weight"] = state[f"{linear}.weight"].view(shape)
+            ours[f"{layer}.0.weight"] = state[f"{linear}.weight"].view_as(self.get_parameter(f"{layer}.0.weight"))
             ours[f"{layer}.0.bias"] = state[f"{linear}.bias"]
         self.load_state_dict(ours, strict=False)
 
@@ -194,7 +191,7 @@ class DeconvNet(SemanticSegmentation):
             raise UsageError("model.proposals must be 0 with model.inference: use windows, or tiles, flips and scales")
         self.proposals, self.aggregate = proposals, aggregate
         if weights == "imagenet":
-            network.load_classifier(imagenet_weights(backbone, width, in_channels))
+            network.load_classifier(imagenet_weights(backbone, width, in_channels, window))
             self.expected_normalization = normalization_of(backbone).adapt(in_channels)
 
     def infer(self, batch: dict[str, Any]) -> Tensor:

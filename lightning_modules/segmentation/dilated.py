@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import build_features, scale_channels, zero_bias
+from darkroom.lightning_modules.layers.backbones import build_features, pooled_side, scale_channels, zero_bias
 from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
@@ -27,12 +27,20 @@ class FrontEnd(nn.Module):
         num_classes: K.
         backbone: a VGG; the paper's is vgg16.
         width: factor on the channels of every layer.
+        window: side of the classifier's input in pixels, a multiple of 32.
         padded: zero padding that keeps H' = H / 8; without, H' = (H - 372) / 8 for vgg16.
         dropout: after the two convolutions that were fully connected layers.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, backbone: VGG, width: float, padded: bool, dropout: float
+        self,
+        in_channels: int,
+        num_classes: int,
+        backbone: VGG,
+        width: float,
+        window: int,
+        padded: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.features = build_features(backbone, in_channels, width)
@@ -46,7 +54,9 @@ class FrontEnd(nn.Module):
                 dilation = 2 if pools > 3 else 1  # a removed pooling doubles the dilation of all later layers
                 layer.dilation, layer.padding = (dilation, dilation), (dilation * padded, dilation * padded)
         hidden = scale_channels(4096, width)
-        self.fc6 = nn.Conv2d(scale_channels(512, width), hidden, 7, dilation=4, padding=12 * padded)
+        kernel = pooled_side(backbone, window)
+        padding = 2 * (kernel - 1) * padded
+        self.fc6 = nn.Conv2d(scale_channels(512, width), hidden, kernel, dilation=4, padding=padding)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.score = nn.Conv2d(hidden, num_classes, 1)
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(dropout)
@@ -113,6 +123,7 @@ class DilatedNetwork(nn.Module):
         num_classes: K.
         backbone: a VGG; the paper's is vgg16.
         width: factor on the channels of the front end.
+        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's.
         context: "basic", "large" or none.
         border: "reflected" (the paper's: no convolution of the front end pads) or "padded" with zeros, much cheaper for
             small images.
@@ -129,6 +140,7 @@ class DilatedNetwork(nn.Module):
         num_classes: int = 21,
         backbone: VGG = "vgg16",
         width: float = 1.0,
+        window: int = 224,
         context: Literal["basic", "large"] | None = "basic",
         border: Literal["reflected", "padded"] = "reflected",
         upsampling: MapUpsampling = "bilinear",
@@ -142,6 +154,7 @@ class DilatedNetwork(nn.Module):
             num_classes=num_classes,
             backbone=backbone,
             width=width,
+            window=window,
             padded=border == "padded",
             dropout=dropout,
         )
@@ -204,6 +217,8 @@ class DilatedNet(SemanticSegmentation):
         num_classes: classes, background included.
         backbone: a VGG; the paper's is vgg16.
         width: factor on the channels of the front end.
+        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's. Smaller ones suit smaller
+            images, and take less time.
         context: the context module: basic, large or none (null).
         border: reflected as in the paper, or padded.
         upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
@@ -224,6 +239,7 @@ class DilatedNet(SemanticSegmentation):
         num_classes: int | None = None,
         backbone: VGG = "vgg16",
         width: float = 1.0,
+        window: int = 224,
         context: Literal["basic", "large"] | None = "basic",
         border: Literal["reflected", "padded"] = "reflected",
         upsampling: MapUpsampling = "bilinear",
@@ -246,6 +262,7 @@ class DilatedNet(SemanticSegmentation):
             num_classes=num_classes,
             backbone=backbone,
             width=width,
+            window=window,
             context=context,
             border=border,
             upsampling=upsampling,
@@ -256,7 +273,7 @@ class DilatedNet(SemanticSegmentation):
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
             self.expected_normalization = normalization_of(backbone).adapt(in_channels)
-            state = imagenet_weights(backbone, width, in_channels)
+            state = imagenet_weights(backbone, width, in_channels, window)
             front = network.front
             for name, layer, linear in (("fc6", front.fc6, "classifier.0"), ("fc7", front.fc7, "classifier.3")):
                 state[f"{name}.weight"] = state[f"{linear}.weight"].view_as(layer.weight)

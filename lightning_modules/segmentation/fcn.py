@@ -23,9 +23,10 @@ def _crop(x: Tensor, offset: int, size: torch.Size) -> Tensor:
 class FCNNetwork(nn.Module):
     """FCN-32s, -16s or -8s on AlexNet, CaffeNet or VGG. (B, C, H, W) of any size -> logits (B, K, H, W).
 
-    The geometry is the paper's: the first convolution pads by 100, so that the classifier's window fits into any image;
-    poolings round up. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the sum is upsampled to
-    pixels and cropped to the image. The crops' offsets follow from strides and paddings.
+    The geometry is the paper's: the first convolution pads by 100, so that the classifier's window of 224 pixels fits into
+    any image; poolings round up. A smaller window for small images has a smaller fc6, and half of the difference less
+    padding. Scores of finer poolings are cropped to the coarser ones, upsampled by 2; the sum is upsampled to pixels and
+    cropped to the image. The crops' offsets follow from strides and paddings.
 
     Args:
         in_channels: C.
@@ -33,6 +34,8 @@ class FCNNetwork(nn.Module):
         backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
         stride: of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
+        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's. Stride 16 needs 96, stride 8
+            needs 128.
         upsampling: constant bilinear kernels (as in the authors' networks), learned ones that start as these, or nearest.
         at_once: scale the finer poolings' activations down, to train a fine stride without the coarser stages (the paper's
             "at-once" training).
@@ -46,6 +49,7 @@ class FCNNetwork(nn.Module):
         backbone: Backbone = "vgg16",
         stride: Literal[32, 16, 8] = 8,
         width: float = 1.0,
+        window: int = 224,
         upsampling: MapUpsampling = "bilinear",
         at_once: bool = False,
         dropout: float = 0.5,
@@ -53,16 +57,21 @@ class FCNNetwork(nn.Module):
         super().__init__()
         if stride not in (32, 16, 8):
             raise UsageError(f"model.stride must be 32, 16 or 8, got {stride}")
+        kernel = pooled_side(backbone, window)
+        least = {32: 32, 16: 96, 8: 128}[stride]  # below, the maps of finer poolings end before the coarse ones
+        if window < least:
+            raise UsageError(f"model.window must be at least {least} at model.stride {stride}, got {window}")
+        border = 100 - (224 - window) // 2
         self.features = build_features(backbone, in_channels, width)
         pools = []
         for index, layer in enumerate(self.features):
             if isinstance(layer, nn.Conv2d) and index == 0:
-                layer.padding = (100, 100)
+                layer.padding = (border, border)
             elif isinstance(layer, nn.MaxPool2d):
                 layer.ceil_mode = True
                 pools.append(index)
         channels, hidden = self._channels(pools), scale_channels(4096, width)
-        self.fc6 = nn.Conv2d(channels[-1], hidden, pooled_side(backbone))
+        self.fc6 = nn.Conv2d(channels[-1], hidden, kernel)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.score = nn.Conv2d(hidden, num_classes, 1)
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(dropout)
@@ -145,6 +154,8 @@ class FCN(SemanticSegmentation):
         backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
         stride: 32, 16 or 8: stride of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
+        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's. Smaller ones suit smaller
+            images, and take less time.
         upsampling: bilinear (constant, as in the authors' networks), transposed (learned) or nearest.
         at_once: train a fine stride without the coarser stages.
         dropout: after fc6 and fc7.
@@ -161,6 +172,7 @@ class FCN(SemanticSegmentation):
         backbone: Backbone = "vgg16",
         stride: Literal[32, 16, 8] = 8,
         width: float = 1.0,
+        window: int = 224,
         upsampling: MapUpsampling = "bilinear",
         at_once: bool = False,
         dropout: float = 0.5,
@@ -175,11 +187,12 @@ class FCN(SemanticSegmentation):
             backbone=backbone,
             stride=stride,
             width=width,
+            window=window,
             upsampling=upsampling,
             at_once=at_once,
             dropout=dropout,
         )
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
-            network.load_classifier(imagenet_weights(backbone, width, in_channels))
+            network.load_classifier(imagenet_weights(backbone, width, in_channels, window))
             self.expected_normalization = normalization_of(backbone).adapt(in_channels)

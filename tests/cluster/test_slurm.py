@@ -64,12 +64,14 @@ class Job:
         return f"JobState={state} " in shown and f"Restarts={restarts} " in shown
 
     def wait(self, what: Callable[[], bool]) -> None:
-        """Wait for a condition; raise as soon as the job fails."""
-        limit = time.monotonic() + 240
+        """Wait for a condition; raise if the job fails. A job that ends while it is requeued has failed for a moment."""
+        limit, failed_since = time.monotonic() + 240, None
         while not what():
             console = Path(f"job-{self.number}.txt")
             text = console.read_text() if console.is_file() else ""
-            assert not any(self.has_state("FAILED", restarts) for restarts in range(2)), text
+            failed = any(self.has_state("FAILED", restarts) for restarts in range(2))
+            failed_since = (failed_since or time.monotonic()) if failed else None
+            assert failed_since is None or time.monotonic() < failed_since + 15, text
             assert time.monotonic() < limit, text
             time.sleep(0.2)
 

@@ -47,6 +47,16 @@ def test_input_of_900_pixels_gives_66_cells() -> None:
     assert network.input_size(528) == 900
 
 
+@pytest.mark.parametrize("window", [32, 64, 96])
+def test_smaller_window_keeps_map_at_stride_8(window: int) -> None:
+    front = DilatedNetwork(num_classes=3, backbone="vgg11", width=0.03, window=window, border="padded").front
+    assert front.fc6.kernel_size[0] == window // 32
+    assert front(torch.zeros(1, 3, 64, 96)).shape == (1, 3, 8, 12)
+    reflected = DilatedNetwork(num_classes=3, backbone="vgg11", width=0.03, window=window)
+    assert reflected.margin == 155 - 16 * (7 - window // 32)
+    assert reflected(torch.zeros(1, 3, *[reflected.input_size(16)] * 2)).shape == (1, 3, 16, 16)
+
+
 def test_output_covers_small_images() -> None:
     model = DilatedNet(num_classes=3, backbone="vgg11", width=0.03).eval()
     assert model.network.margin == 155

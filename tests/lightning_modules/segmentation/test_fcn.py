@@ -45,6 +45,26 @@ class TestFCN(SegmentationContract):
         return FCN(num_classes=6, backbone="vgg11_bn", stride=8, width=0.1, dropout=0.0, **kwargs)
 
 
+@pytest.mark.parametrize("backbone", ["vgg11", "alexnet"])
+@pytest.mark.parametrize(("stride", "window"), [(32, 64), (16, 96), (8, 128)])
+def test_smaller_window_fits_images_of_any_size(backbone: str, stride: int, window: int) -> None:
+    with torch.device("meta"):
+        paper, small = (FCNNetwork(backbone=backbone, stride=stride, width=0.01, window=side) for side in (224, window))
+        for side in range(1, 34):
+            assert small(torch.empty(1, 3, side, side)).shape[-2:] == (side, side)
+    assert small.offset == paper.offset
+    assert paper.fc6.kernel_size[0] - small.fc6.kernel_size[0] == (224 - window) // 32
+
+
+def test_window_must_be_multiple_of_stride() -> None:
+    with pytest.raises(UsageError, match="model.window must be a multiple of 32, at least 32 for vgg16, got 100"):
+        FCNNetwork(window=100)
+    with pytest.raises(UsageError, match="at least 64 for alexnet, got 32"):
+        FCNNetwork(backbone="alexnet", window=32)
+    with pytest.raises(UsageError, match="model.window must be at least 128 at model.stride 8, got 96"):
+        FCNNetwork(window=96)
+
+
 @pytest.mark.parametrize(
     ("backbone", "stride", "offsets", "offset", "kernels"),
     [
