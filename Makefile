@@ -7,7 +7,7 @@ PACKAGES := darkroom lightning_modules datamodules callbacks benchmarks tests
 # Many containers set PYTHONDONTWRITEBYTECODE, which is unset here so that bytecode is written.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench clean
+.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench results clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -77,6 +77,10 @@ docs-serve: $(BIN)/.docs types
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks
+
+# All embedded configs, on one core each; resumes: make results, make results ONLY="segmentation/unet detection" SEEDS=1 CORES=2
+results: $(BIN)/.bench
+	$(BIN)/python -m benchmarks.results.table $(addprefix --only ,$(ONLY)) $(addprefix --seeds ,$(SEEDS)) $(addprefix --cores ,$(CORES))
 
 clean:
 	rm -rf .venv build dist *.egg-info
