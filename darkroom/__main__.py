@@ -18,6 +18,8 @@ usage: darkroom COMMAND [options]
   validate   score on val       darkroom validate --ckpt_path runs/unet/0/checkpoints/best.ckpt
   test       score on test      darkroom test --ckpt_path runs/unet/0/checkpoints/best.ckpt
   predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict_dir photos
+  chain      fit configs in turn, each from the weights of the one before, and test the last
+                                                darkroom chain PRETRAINING.yaml METHOD.yaml
   list       methods, data sets and configs with their results
   proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
   shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
@@ -32,7 +34,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("list", "proposals", "shards")
+OTHERS = ("chain", "list", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:
@@ -68,14 +70,14 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if command in ("list", "proposals", "shards"):
         return importlib.import_module(f"darkroom.cli.commands.{command}").main(argv[1:])
-    if command not in COMMANDS:
+    if command not in (*COMMANDS, "chain"):
         known = ", ".join(COMMANDS + OTHERS)
         print(f"darkroom: error: unknown command {command!r}; it must be one of {known}", file=sys.stderr)
         return 2
     keep_freed_memory()
     with handle_signals(stop):
         code = _run(argv)
-    if command == "fit":
+    if command in ("fit", "chain"):
         with handle_signals(lambda signum, frame: None):  # a signal must not interrupt the requeueing
             slurm.requeue(code)
     return code
@@ -83,6 +85,8 @@ def _dispatch(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
+        if argv[0] == "chain":
+            return importlib.import_module("darkroom.cli.commands.chain").main(argv[1:])
         from darkroom.cli.run import run  # importing takes seconds
 
         return run(argv)

@@ -134,6 +134,18 @@ class DarkroomCLI(SteppedCLI):
 
     def instantiate_classes(self) -> None:
         """Build the datamodule, fill open arguments of the model from it, then build the rest."""
+        config, building = self.config[self.subcommand], self.link_config()
+        if self.subcommand in ("validate", "test"):
+            building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
+        depth = len(Path(config.experiment).parts) + 1
+        direct_loggers(self._folder, building[self.subcommand].trainer, "/".join(self._folder.parts[-depth:]))
+        self.build_model_and_trainer(building)
+        if config.ckpt_path:
+            path, resuming = Path(config.ckpt_path), self.subcommand == "fit"
+            checkpoint_checks.check_checkpoint(path, self.model, config.model, self.datamodule, resuming)
+
+    def link_config(self) -> Namespace:
+        """Build the datamodule, fill open arguments of the config from it, and return the config to build the rest from."""
         config = self.config[self.subcommand]
         # The data first, since they fill open arguments of the model's config, which is saved with them.
         self.config_dump: dict[str, Any] = {}  # the hyper-parameters of the model are read from it
@@ -148,13 +160,7 @@ class DarkroomCLI(SteppedCLI):
         building[self.subcommand].data = self.datamodule
         for arguments, name in initial_weights_of(building[self.subcommand].model) if config.ckpt_path else ():
             arguments[name] = None  # the checkpoint replaces those weights
-        if self.subcommand in ("validate", "test"):
-            building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
-        direct_loggers(self._folder, building[self.subcommand].trainer)
-        self.build_model_and_trainer(building)
-        if config.ckpt_path:
-            path, resuming = Path(config.ckpt_path), self.subcommand == "fit"
-            checkpoint_checks.check_checkpoint(path, self.model, config.model, self.datamodule, resuming)
+        return building
 
     @property
     def _folder(self) -> Path:

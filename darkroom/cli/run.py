@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import get_loader, set_loader
@@ -101,29 +101,45 @@ def import_named_classes(argv: list[str]) -> None:
     import_users(set(re.findall(r"\w+", " ".join(texts))))
 
 
-def run(argv: list[str]) -> int:
-    """Run one command line; return its exit code."""
-    die_with_parent()
+CLI = TypeVar("CLI", bound=DarkroomCLI)
+
+
+def execute(argv: list[str], kind: type[CLI]) -> CLI:
+    """Parse one command line, build its objects and run its command.
+
+    Args:
+        argv: the command and its options.
+        kind: class of the command line.
+
+    Raises:
+        SystemExit: the parser has printed an error, or the help.
+    """
     filter_warnings()
     set_loader("yaml", load_config, (yaml.YAMLError,))
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # the user's own classes are in the working directory
+    import_all()
+    sys.argv[1:] = complete_arguments(argv)  # in sys.argv, because Lightning starts the other ranks with it
+    import_named_classes(sys.argv[1:])
+    return kind(
+        Technique,
+        VisionDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,  # every method configures its own, from model.optim
+        save_config_callback=ConfigSaver,
+        save_config_kwargs={"overwrite": True},
+        parser_class=Parser,
+    )
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; return its exit code."""
+    die_with_parent()
     code = 1
     try:
-        import_all()
-        sys.argv[1:] = complete_arguments(argv)  # in sys.argv, because Lightning starts the other ranks with it
-        import_named_classes(sys.argv[1:])
-        DarkroomCLI(
-            Technique,
-            VisionDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,  # every method configures its own, from model.optim
-            save_config_callback=ConfigSaver,
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-        )
+        execute(argv, DarkroomCLI)
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)

@@ -54,6 +54,7 @@ PRIVATE: dict[type, tuple[str, ...]] = {
         "_instantiate_trainer",
         "_parse_ckpt_path",
         "_parser",
+        "_run_subcommand",
     ),
     LightningModule: ("_trainer",),
     ModelCheckpoint: (
@@ -330,11 +331,26 @@ class SteppedCLI(LightningCLI):
         """Build the datamodule of the current command from its section of the config."""
         return self._parser(self.subcommand).instantiate_classes(Namespace(data=data)).data
 
-    def build_model_and_trainer(self, config: Namespace) -> None:
-        """Build everything else from a config, and set ``config_init``, ``model`` and ``trainer``."""
+    def build_model(self, config: Namespace) -> None:
+        """Build everything but the Trainer from a config, and set ``config_init`` and ``model``."""
         self.config_init = self.parser.instantiate_classes(config)
         self.model = self._get(self.config_init, "model")
+
+    def build_model_and_trainer(self, config: Namespace) -> None:
+        """Build everything else from a config, and set ``config_init``, ``model`` and ``trainer``."""
+        self.build_model(config)
         self.trainer = self.instantiate_trainer()
+
+    def dump_config(self) -> str:
+        """Return the config of the command as it is written to ``config.yaml``."""
+        return self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+
+    def run_command(self, command: str) -> None:
+        """Run the command; subclasses replace it."""
+        super()._run_subcommand(command)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_command(subcommand)
 
     def make_trainer(self, arguments: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:
         """Build the Trainer; subclasses change arguments and callbacks here."""

@@ -43,6 +43,12 @@ def _rendezvous() -> str | None:
     return None if run_id == "none" else run_id
 
 
+def default_port() -> int | None:
+    """Return the port at which Lightning lets the tasks of a Slurm job meet; None outside of a job with several tasks."""
+    number, tasks = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_NTASKS", "1")
+    return 15000 + int(number[-4:]) if number and int(tasks) > 1 else None
+
+
 def requeue(code: int) -> None:
     """Requeue a Slurm job whose fit was stopped and should resume; call it last, since requeueing ends this process.
 

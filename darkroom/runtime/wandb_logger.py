@@ -129,8 +129,14 @@ class ResilientWandbLogger(RestartableWandbLogger):
         return Path(self.init_arguments["dir"] or os.environ.get("WANDB_DIR", "."))
 
 
-def direct_loggers(folder: Path, trainer: Namespace) -> None:
-    """Set the run folder as save_dir of every logger whose save_dir is ".", and W&B offline without a login."""
+def direct_loggers(folder: Path, trainer: Namespace, run_name: str) -> None:
+    """Set the run folder as save_dir of every logger whose save_dir is ".", and W&B offline without a login.
+
+    Args:
+        folder: of the run.
+        trainer: section of the config, changed in place.
+        run_name: name of the run in W&B, unless the config has one.
+    """
     for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
         if arguments is None:
@@ -139,7 +145,7 @@ def direct_loggers(folder: Path, trainer: Namespace) -> None:
             arguments.save_dir = str(folder)
         if logger.class_path.endswith("WandbLogger"):
             arguments.id = arguments.id or arguments.version or _last_id(folder)
-            arguments.name = arguments.name or "/".join(folder.parts[-2:])
+            arguments.name = arguments.name or run_name
             if not (arguments.get("fork_from") or arguments.get("resume_from")):
                 # Lightning's default, which the command line drops; without it W&B starts the run from scratch.
                 arguments.resume = arguments.get("resume") or "allow"

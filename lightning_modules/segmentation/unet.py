@@ -8,59 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import zero_bias
+from darkroom.lightning_modules.layers.contracting_path import ContractingPath, DoubleConv, Padding
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.upsampling import unpool
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
-Padding = Literal["same", "valid"]
-
-
-class DoubleConv(nn.Module):
-    """Two blocks of 3x3 convolution, batch norm, ReLU. (B, in, H, W) -> (B, out, H, W), or 4 pixels less if valid.
-
-    Without batch norm the convolutions have biases, and weights from N(0, sqrt(2 / N)) (section 3; He et al. 2015).
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        mid_channels: int | None = None,
-        padding: Padding = "same",
-        batch_norm: bool = True,
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in (
-            (in_channels, mid_channels or out_channels),
-            (mid_channels or out_channels, out_channels),
-        ):
-            conv = nn.Conv2d(before, after, 3, padding=int(padding == "same"), bias=not batch_norm)
-            if not batch_norm:
-                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-                zero_bias(conv)
-            layers += [conv, *([nn.BatchNorm2d(after)] if batch_norm else []), nn.ReLU(inplace=True)]
-        self.double_conv = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.double_conv(x)
-
-
-class Down(nn.Module):
-    """Step of the contracting path: halve the map, then DoubleConv."""
-
-    def __init__(self, in_channels: int, out_channels: int, padding: Padding, batch_norm: bool) -> None:
-        super().__init__()
-        convolutions = DoubleConv(in_channels, out_channels, padding=padding, batch_norm=batch_norm)
-        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), convolutions)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # A side of one pixel cannot be halved: repeat its edge first, so that any H x W is valid.
-        missing = [max(0, 2 - side) for side in (x.shape[-1], x.shape[-2])]
-        if any(missing):
-            x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
-        return self.maxpool_conv(x)
 
 
 class Up(nn.Module):
@@ -110,7 +62,7 @@ class OutConv(nn.Module):
         return self.conv(x)
 
 
-class UNetNetwork(nn.Module):
+class UNetNetwork(ContractingPath):
     """U-Net with four steps down and up and a skip connection at each level.
 
     By default (B, C, H, W) of any size -> logits (B, K, H, W), as the widely used PyTorch version, with its parameter
@@ -144,7 +96,6 @@ class UNetNetwork(nn.Module):
         batch_norm: bool = True,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
         if bilinear and upsampling not in ("transposed", "bilinear"):
             raise UsageError(f"model.bilinear contradicts model.upsampling {upsampling}; set one of them")
         upsampling = "bilinear" if bilinear else upsampling
@@ -155,13 +106,10 @@ class UNetNetwork(nn.Module):
         if upsampling != "transposed" and base_channels % 2:
             raise UsageError(f"model.base_channels must be even with {upsampling} upsampling, got {base_channels}")
         c, half = base_channels, 1 if upsampling == "transposed" else 2
+        super().__init__(in_channels, c, 16 * c // half, padding=padding, batch_norm=batch_norm)
         self.margin = 92 if padding == "valid" else 0  # pixels of the image that each side loses
         self.seamless = padding == "valid"
-        down = partial(Down, padding=padding, batch_norm=batch_norm)
         up = partial(Up, upsampling=upsampling, padding=padding, batch_norm=batch_norm)
-        self.inc = DoubleConv(in_channels, c, padding=padding, batch_norm=batch_norm)
-        self.down1, self.down2 = down(c, 2 * c), down(2 * c, 4 * c)
-        self.down3, self.down4 = down(4 * c, 8 * c), down(8 * c, 16 * c // half)
         self.dropout = nn.Dropout(dropout)
         self.up1, self.up2 = up(16 * c, 8 * c // half), up(8 * c, 4 * c // half)
         self.up3, self.up4 = up(4 * c, 2 * c // half), up(2 * c, c)
@@ -182,15 +130,10 @@ class UNetNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(*x.shape[-2:])
-        x1 = self.inc(x)
-        x2 = self.down1(x1)
-        x3 = self.down2(x2)
-        x4 = self.down3(x3)
-        x5 = self.dropout(self.down4(x4))
-        x = self.up1(x5, x4)
-        x = self.up2(x, x3)
-        x = self.up3(x, x2)
-        x = self.up4(x, x1)
+        *skips, x = self.maps(x)
+        x = self.dropout(x)
+        for up, skip in zip((self.up1, self.up2, self.up3, self.up4), reversed(skips), strict=True):
+            x = up(x, skip)
         return self.outc(x)
 
 

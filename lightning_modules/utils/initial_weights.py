@@ -85,9 +85,7 @@ def load_initial_weights(module: nn.Module, path: Path) -> None:
         UsageError: the file cannot be read, no layer fits, or most layers have another shape; names both sides.
     """
     kind, state = _read(path)
-    here, there = _named(_own_layers(module)), _named(_layers(_averaged(state)))
-    pairs = _match(here, there)
-    _require_fit(pairs, here, there, f"{OPTION}: {path} ({kind}) does not fit {type(module).__name__}")
+    here, pairs = _match_state(module, state, f"{path} ({kind})")
     loaded = set()
     with torch.no_grad():
         for pair in pairs:
@@ -96,6 +94,25 @@ def load_initial_weights(module: nn.Module, path: Path) -> None:
                 loaded.add(f"{pair.here.name}.{name}")
     _restart_averages(module)
     rank_zero_info(_report(f"{OPTION} {path.name} ({kind})", list(here.values()), pairs, loaded))
+
+
+def require_initial_weights_fit(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Raise a UsageError if ``load_initial_weights`` would refuse a file with these tensors; load nothing.
+
+    Args:
+        module: would receive the weights.
+        state: tensors by name.
+        source: name of the file's origin in the message.
+    """
+    _match_state(module, state, source)
+
+
+def _match_state(module: nn.Module, state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layer], list[_Pair]]:
+    """Return the layers of a module by name, and its pairs with those of a state dict; require that they fit."""
+    here, there = _named(_own_layers(module)), _named(_layers(_averaged(state)))
+    pairs = _match(here, there)
+    _require_fit(pairs, here, there, f"{OPTION}: {source} does not fit {type(module).__name__}")
+    return here, pairs
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,11 +64,11 @@ def shorten(words: list[str]) -> list[str]:
     """Return a command of darkroom that takes seconds: few steps, few images, narrow networks."""
     command, *rest = words[1:]
     shows = any(word in _SHOWN or word.endswith(".help") for word in rest)
-    if shows or command not in ("fit", "test", "validate", "predict"):
+    if shows or command not in ("fit", "test", "validate", "predict", "chain"):
         return words[1:]
     few = {"accelerator": "cpu", "limit_val_batches": 1, "limit_test_batches": 1, "limit_predict_batches": 1}
     few |= {"num_sanity_val_steps": 0, "enable_progress_bar": "false"}
-    if command == "fit":
+    if command in ("fit", "chain"):
         few |= {"limit_train_batches": 2, "max_epochs": 1, "log_every_n_steps": 1, "check_val_every_n_epoch": 1}
     added = [str(part) for name, value in few.items() for part in (f"--trainer.{name}", value)]
     return [command, *rest, *_narrow(rest), *added]
@@ -78,12 +78,16 @@ def _narrow(rest: list[str]) -> list[str]:
     from tests.test_configs import SMALL, config_of
 
     configs = [after for word, after in pairwise(rest) if word == "--config"]
+    stages = [word.split()[0] for word in takewhile(lambda word: not word.startswith("-"), rest)]  # of a chain
+    configs = [*stages, *configs]
     shipped = [name for path in configs if (ROOT / path).is_file() and (name := path.removeprefix("configs/")) != path]
     methods = [name for name in shipped if "model" in config_of(name) and "data" in config_of(name)]
     if not methods:
         return []
     config = config_of(methods[0])
     narrow = {f"model.{name}": value for name, value in SMALL.get(config["model"]["class_path"], {}).items()}
+    if len({config_of(name)["model"]["class_path"] for name in methods}) > 1:
+        narrow = {}  # stages of a chain that have other options
     if any(_replaces_network(Path(path)) for path in configs if Path(path).is_file()):
         narrow = {name: value for name, value in narrow.items() if not name.startswith("model.network.")}
     own = any(word.startswith("--data") for word in rest) or any(name.startswith("data/") for name in shipped)
