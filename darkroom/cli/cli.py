@@ -135,6 +135,7 @@ class DarkroomCLI(SteppedCLI):
     def instantiate_classes(self) -> None:
         """Build the datamodule, fill open arguments of the model from it, then build the rest."""
         config, building = self.config[self.subcommand], self.link_config()
+        assert self.subcommand is not None  # a command without one has printed its help
         if self.subcommand in ("validate", "test"):
             building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
         depth = len(Path(config.experiment).parts) + 1

@@ -153,9 +153,9 @@ class Runner:
             options += [f"--{option}", files[0] if option == "model.base" else f"[{', '.join(files)}]"]
         experiment = self._experiment(row, seed, precision)
         words = ["test", "--config", row.stage_arguments()[0], *options, "--experiment", experiment]
-        seconds = self._darkroom([*words, *self._shared(seed, precision)], experiment)
+        test_seconds = self._darkroom([*words, *self._shared(seed, precision)], experiment)
         newest = list_runs(self.runs_dir / experiment)[-1]
-        return newest, [sum(fits)], seconds, parameters
+        return newest, [sum(fits)], test_seconds, parameters
 
     def _darkroom(self, words: list[str], experiment: str) -> float:
         """Run a command with one thread; return its processor time in seconds."""

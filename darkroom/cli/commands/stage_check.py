@@ -39,7 +39,7 @@ class StageCheck(DarkroomCLI):
     def instantiate_classes(self) -> None:
         """Build everything but loggers and Trainer, without the weights of the stage before, which may not exist yet."""
         building = self.link_config()
-        config = building[self.subcommand]
+        config = building["fit"]
         config.trainer.logger = None
         if "init_from" in config.model.init_args:
             config.model.init_args.init_from = None
