@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.fine_tuning import FineTuning
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
 from darkroom.lightning_modules.training_record import record_training, require_samples_per_step
 from darkroom.lightning_modules.utils.arguments import build_options, declared_names, save_arguments
 from darkroom.lightning_modules.utils.check_batch import check_first_batch
-from darkroom.lightning_modules.utils.fsdp import is_sharded, mesh_of, shard
+from darkroom.lightning_modules.utils.fsdp import is_sharded, shard_module
 from darkroom.lightning_modules.utils.initial_weights import StartsFromFile
 from darkroom.lightning_modules.utils.old_checkpoints import with_todays_names
 
@@ -28,7 +29,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
     ``training_step`` with ``return self.log_loss(terms)``.
 
     Args:
-        optim: optimizer, schedule, memory layout.
+        optim: optimizer, schedule, fine-tuning, memory layout.
         init_from: checkpoint of any method with the same layers, or state dict, to start from; other layers begin afresh.
     """
 
@@ -50,8 +51,8 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         super().__init__()
         save_arguments(self, currentframe(), leave_out=declared_names(type(self), "initial_weight_arguments"))
         self.optim, self.init_from = build_options(Optim, optim), init_from
+        self.running_loss, self.fine_tuning = RunningLoss(), FineTuning(self.optim)
         self.memory_format = self.optim.memory_format
-        self.running_loss = RunningLoss()
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -59,7 +60,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         return super().load_from_checkpoint(with_todays_names(checkpoint_path, cls.__name__), *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.build_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.fine_tuning.build_optimizer(self, self.build_optimizer, self)
         scheduler = self.optim.build_scheduler(optimizer, self)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -68,10 +69,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         return (self.optim.optimizer or type(self).default_optimizer)(parameters)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm or "norm")
 
@@ -86,13 +84,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         )
 
     def configure_model(self) -> None:
-        mesh = mesh_of(self)
-        if mesh is None:
-            return
-        if self.optim.compile:
-            raise UsageError("model.optim.compile must be false where weights are sharded among GPUs")
-        for module in self.shards():
-            shard(module, mesh, bfloat16=self.trainer.precision == "bf16-mixed")
+        shard_module(self, self.shards, compiled=self.optim.compile)
 
     def setup(self, stage: str) -> None:
         for network in self.networks():
@@ -109,15 +101,24 @@ class Technique(LightningModule, metaclass=StartsFromFile):
     def on_train_start(self) -> None:
         align_optimizer_states(self.trainer.optimizers)
         require_samples_per_step(self.trainer, self._samples_per_step, self.step_schedules)
+        self.fine_tuning.begin_epoch(self)
+
+    def on_train_epoch_start(self) -> None:
+        self.fine_tuning.begin_epoch(self)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode or eval mode; batch norms that fine-tuning keeps constant stay in eval mode."""
+        super().train(mode)
+        self.fine_tuning.keep_constant(self)
+        return self
 
     on_train_batch_start = on_validation_batch_start = on_test_batch_start = check_first_batch
 
     def log_loss(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """Add a batch's scalar loss terms to the running loss; return ``terms["loss"]``, None for manual optimization.
 
-        Means are logged as ``train/<term>`` every ``log_every_n_steps`` steps and at the end of an epoch. Nothing
-        synchronizes with the device in between. A loss that is not finite raises a TrainingError at the next of these
-        moments, and before any checkpoint is written.
+        Means are logged as ``train/<term>`` every ``log_every_n_steps`` steps and at the end of an epoch. A loss that is
+        not finite raises a TrainingError at the next of these moments, and before any checkpoint is written.
         """
         self.running_loss.add(self, terms)
         return terms.get("loss")
@@ -133,10 +134,11 @@ class Technique(LightningModule, metaclass=StartsFromFile):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.running_loss.fold(self)
         require_finite_weights(self)
-        checkpoint |= {"running_loss": self.running_loss.state_dict(), **record_training(self.trainer)}
+        checkpoint |= {"running_loss": self.running_loss.state_dict()} | record_training(self.trainer, self.fine_tuning)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_steps = checkpoint.get("global_step", 0)
         self._samples_per_step = checkpoint.get("samples_per_step")
+        self.fine_tuning.layers = tuple(checkpoint.get("pretrained_layers", ()))
         if checkpoint.get("running_loss"):
             self.running_loss.load_state_dict(checkpoint["running_loss"])

@@ -1,6 +1,6 @@
 """Options of the optimization, gradient clipping, and optimizers that the papers' recipes need and torch lacks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,14 @@ class Optim:
             ``WarmupConstant``, CyclicLR and OneCycleLR, epochs for all others.
         channels_last: keep the network's weights and images in NHWC order: a gain for most convolutional networks.
         compile: ``torch.compile`` the network; pays on a GPU with fixed sizes, not on a CPU.
+        backbone_lr: factor above 0 on the learning rate of the pretrained layers, those that ``init_from`` or ``weights``
+            loaded. All other layers have the full rate.
+        freeze_epochs: the pretrained layers are frozen in this number of epochs, at least 0, of the start of the fit: their
+            weights are constant, and their batch norms are in eval mode. The schedule counts these epochs too.
+        freeze_batch_norm: the batch norms of the pretrained layers have constant statistics and factors in the whole fit.
+
+    Raises:
+        UsageError: a value is out of its range.
     """
 
     optimizer: OptimizerCallable | None = None
@@ -34,6 +42,23 @@ class Optim:
     lr_interval: Interval | None = None
     channels_last: bool = False
     compile: bool = False
+    backbone_lr: float = 1.0
+    freeze_epochs: int = 0
+    freeze_batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.backbone_lr > 0:
+            raise UsageError(
+                f"model.optim.backbone_lr must be above 0, got {self.backbone_lr}; to keep pretrained layers constant, set "
+                "model.optim.freeze_epochs to the number of epochs"
+            )
+        if self.freeze_epochs < 0:
+            raise UsageError(f"model.optim.freeze_epochs must be at least 0, got {self.freeze_epochs}")
+
+    @property
+    def treats_pretrained_layers(self) -> bool:
+        """True if pretrained layers are trained in another way than those that begin afresh."""
+        return self.backbone_lr != 1 or self.freeze_epochs > 0 or self.freeze_batch_norm
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -50,7 +75,41 @@ class Optim:
         """
         if self.lr_scheduler is None:
             return None
-        return build_scheduler(optimizer, self.lr_scheduler, module.trainer, self.lr_interval, every)
+        own_rates = len({float(group["lr"]) for group in optimizer.param_groups}) > 1
+        config = build_scheduler(optimizer, self.lr_scheduler, module.trainer, self.lr_interval, every)
+        if own_rates and len({float(group["lr"]) for group in optimizer.param_groups} - {0.0}) == 1:
+            raise UsageError(
+                f"model.optim.lr_scheduler: {type(config['scheduler']).__name__} gives all layers one rate, but some have "
+                "their own (model.optim.backbone_lr, new_layer_factor, CaffeSGD); use WarmupCosine or another scheduler "
+                "that multiplies the rates"
+            )
+        return config
+
+
+def build_in_groups(
+    build: Callable[[Sequence[nn.Parameter]], Optimizer], parts: Iterable[tuple[str, float, Sequence[nn.Parameter]]]
+) -> Optimizer:
+    """Build one optimizer of parameters whose learning rates differ.
+
+    Args:
+        build: builds an optimizer of parameters, perhaps in groups.
+        parts: name of the groups, under which their rates are logged, or ""; factor on their learning rates; parameters.
+            Parts without parameters are left out.
+    """
+    joined: Optimizer | None = None
+    for name, factor, parameters in parts:
+        if not parameters:
+            continue
+        optimizer = build(parameters)
+        several = len(optimizer.param_groups) > 1
+        for number, group in enumerate(optimizer.param_groups, 1):
+            group["lr"] = factor * group["lr"]
+            if name:
+                group["name"] = f"{name}{number}" if several else name
+            if joined is not None:
+                joined.add_param_group(group)
+        joined = joined or optimizer
+    return joined or build([])
 
 
 def clip_gradients(module: LightningModule, optimizer: Optimizer, value: float | None, algorithm: str = "norm") -> None:

@@ -7,16 +7,18 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.fine_tuning import FineTuning
 from darkroom.protocols import NormalizedData
 from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
 
 
-def record_training(trainer: Trainer) -> dict[str, Any]:
+def record_training(trainer: Trainer, fine_tuning: FineTuning) -> dict[str, Any]:
     """Return the entries of a checkpoint that give its weights their meaning, as plain values.
 
     - ``samples_per_step``: samples of an optimizer step, over all ranks;
     - ``class_names``: of the data, in the order of their ids;
-    - ``normalization``: mean and standard deviation, per channel in [0, 1], that the data are normalized by.
+    - ``normalization``: mean and standard deviation, per channel in [0, 1], that the data are normalized by;
+    - ``pretrained_layers``: names of the layers that the fit started from pretrained weights.
 
     None stands for what the data do not have.
     """
@@ -26,6 +28,7 @@ def record_training(trainer: Trainer) -> dict[str, Any]:
         "samples_per_step": samples_per_step(trainer),
         "class_names": None if names is None else list(names),
         "normalization": normalization,
+        "pretrained_layers": list(fine_tuning.layers),
     }
 
 

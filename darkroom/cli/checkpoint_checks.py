@@ -20,7 +20,10 @@ from darkroom.renames import with_todays_arguments
 # Arguments whose state is in the checkpoint, which would override the config.
 _FITTED_ARGUMENTS = tuple(
     f"optim.{name}"
-    for name in ("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler", "lr_interval")
+    for name in (
+        *("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler", "lr_interval"),
+        *("backbone_lr", "freeze_batch_norm"),
+    )
 )
 
 

@@ -131,7 +131,8 @@ def refuse_stale_last(config: Namespace) -> None:
 _USELESS_CALLBACKS = {
     "LearningRateFinder": "cannot set the rate of model.optim.optimizer; compare a few values of "
     "--model.optim.optimizer.lr instead, for instance with `wandb sweep` (configs/sweep)",
-    "BackboneFinetuning": "needs model.backbone, which no method has; see --model.help CLASS for freeze options",
+    "BackboneFinetuning": "needs model.backbone, which no method has; set model.optim.freeze_epochs and "
+    "model.optim.backbone_lr instead",
     **dict.fromkeys(("BaseFinetuning", "BasePredictionWriter", "Callback", "Checkpoint", "ProgressBar"), ""),
 }
 

@@ -20,7 +20,7 @@ from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
-from darkroom.lightning_modules.utils.eval_mode import eval_mode
+from darkroom.lightning_modules.utils.eval_mode import constant_parameters, eval_mode
 from darkroom.lightning_modules.utils.random import Generators
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
@@ -271,13 +271,14 @@ class DCGAN(ManualOptimization, Generative, Technique):
         return [self.generator, self.discriminator] + ([] if self.ema is None else [self.ema.module])
 
     def configure_optimizers(self) -> Any:
-        networks = self.discriminator, self.generator
-        optimizers = [build(network.parameters()) for build, network in zip(self._optimizers, networks, strict=True)]
+        pairs = zip(self._optimizers, (self.discriminator, self.generator), strict=True)
+        optimizers = [self.fine_tuning.build_optimizer(self, build, network) for build, network in pairs]
         return optimizers, self.build_schedulers(optimizers, self.optim, every=(1, self.discriminator_steps))
 
     # --- training -----------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         self._accumulated.clear()  # left by an interrupted fit
         self.zero_grad()
 
@@ -323,13 +324,10 @@ class DCGAN(ManualOptimization, Generative, Technique):
 
     def generator_step(self, optimizer: Any) -> None:
         """Step the generator against the current discriminator, and update its EMA."""
-        self.discriminator.requires_grad_(False)
-        try:
+        with constant_parameters(self.discriminator):
             for z, labels, fake in self._accumulated:
                 fake = self.generator(z, labels) if fake is None else fake
                 self.accumulate(generator_loss(self.loss, self.discriminator(fake, labels)))
-        finally:
-            self.discriminator.requires_grad_(True)
         self.step(optimizer, self.generator, len(self._accumulated), counted=False)
         if self.ema is not None:
             self.ema.update(self.generator)

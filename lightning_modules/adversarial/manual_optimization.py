@@ -39,6 +39,7 @@ class AlternatingOptim(Optim):
     accumulate_grad_batches: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise UsageError(f"model.optim.gradient_clip_val must be above 0 or null, got {self.gradient_clip_val}")
         if self.accumulate_grad_batches < 1:

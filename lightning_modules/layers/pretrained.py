@@ -12,7 +12,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.efficientnet_lite import EfficientNetLite0
 from darkroom.lightning_modules.utils.initial_weights import adapt_channels
 from darkroom.lightning_modules.utils.safe_load import read_safely
-from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
+from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights, note_fetched_weights
 from darkroom.paths import install_command
 
 Weights = Literal["imagenet"]
@@ -81,7 +81,7 @@ def _read_package(option: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         names = list(EfficientNetLite0().state_dict())
     # The package has other names for the same tensors, in the same order.
-    return dict(zip(names, read_safely(f"{option}:", path).values(), strict=True))
+    return note_fetched_weights(dict(zip(names, read_safely(f"{option}:", path).values(), strict=True)))
 
 
 def fit_channels(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Eval mode as a context manager."""
+"""Eval mode and constant parameters as context managers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,3 +16,15 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def constant_parameters(module: nn.Module) -> Iterator[None]:
+    """Compute no gradients of a module's parameters inside the context; those that were frozen before stay so."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -1,6 +1,6 @@
 """FSDP: weights, gradients, averages and optimizer states sharded among ranks, for models too large for one device."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Literal
 
@@ -113,6 +113,26 @@ def mesh_of(module: LightningModule) -> DeviceMesh | None:
             "--config configs/trainer/fsdp.yaml"
         )
     return None
+
+
+def shard_module(module: LightningModule, parts: Callable[[], list[nn.Module]], compiled: bool) -> None:
+    """Shard parts of a module among ranks, if the strategy of its Trainer does that.
+
+    Args:
+        module: in ``configure_model``.
+        parts: returns those that are sharded, see ``shard``.
+        compiled: the module's networks are compiled.
+
+    Raises:
+        UsageError: they are compiled, or the strategy is another kind of sharding.
+    """
+    mesh = mesh_of(module)
+    if mesh is None:
+        return
+    if compiled:
+        raise UsageError("model.optim.compile must be false where weights are sharded among GPUs")
+    for part in parts():
+        shard(part, mesh, bfloat16=module.trainer.precision == "bf16-mixed")
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.lightning_modules.utils.safe_load import read_safely
+from darkroom.lightning_modules.utils.torchvision_weights import record_fetched_weights
 
 Module = TypeVar("Module")
 
@@ -44,10 +45,13 @@ class StartsFromFile(ABCMeta):
         return own.replace(parameters=list(own.parameters.values())[1:])
 
     def __call__(cls: type[Module], *args: Any, **kwargs: Any) -> Module:
-        """Construct a module, and load its initial weights if its ``init_from`` names a file."""
-        module = super().__call__(*args, **kwargs)  # type: ignore[misc]  # cls is an instance of this metaclass
+        """Construct a module, load the weights of its ``init_from``, if it names a file, and note its pretrained layers."""
+        with record_fetched_weights() as fetched:
+            module = super().__call__(*args, **kwargs)  # type: ignore[misc]  # cls is an instance of this metaclass
+        pretrained = _layers_with_values_of(module, fetched)
         if module.init_from is not None:
-            load_initial_weights(module, Path(module.init_from))
+            pretrained += load_initial_weights(module, Path(module.init_from))
+        module.fine_tuning.layers = tuple(dict.fromkeys(pretrained))
         return module
 
 
@@ -72,7 +76,7 @@ class _Pair(NamedTuple):
     values: dict[str, Tensor] | None
 
 
-def load_initial_weights(module: nn.Module, path: Path) -> None:
+def load_initial_weights(module: nn.Module, path: Path) -> list[str]:
     """Load the layers of a module that are in a file; report what was loaded, and which layers begin afresh.
 
     EMA weights of the file are preferred to the trained ones. Averages of the module start from the loaded weights.
@@ -80,6 +84,9 @@ def load_initial_weights(module: nn.Module, path: Path) -> None:
     Args:
         module: receives the weights.
         path: checkpoint of a method, or a state dict. Files that would run code raise.
+
+    Returns:
+        The names of the loaded layers.
 
     Raises:
         UsageError: the file cannot be read, no layer fits, or most layers have another shape; names both sides.
@@ -94,6 +101,7 @@ def load_initial_weights(module: nn.Module, path: Path) -> None:
                 loaded.add(f"{pair.here.name}.{name}")
     _restart_averages(module)
     rank_zero_info(_report(f"{OPTION} {path.name} ({kind})", list(here.values()), pairs, loaded))
+    return [pair.here.name for pair in pairs if pair.values is not None]
 
 
 def require_initial_weights_fit(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -189,6 +197,29 @@ def _named(layers: Sequence[_Layer]) -> dict[str, _Layer]:
             names[name] = f"{prefix}score" if last else f"{prefix}fc{6 + position}"
     unique = len(set(names.values())) == len(names)
     return {names[layer.name] if unique else layer.name: layer for layer in layers}
+
+
+def _layers_with_values_of(module: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> list[str]:
+    """Return the names of layers that have a tensor of one of the states, by any name and in any shape.
+
+    One tensor is sufficient, because a loader may rescale the others. Constant ones, such as zero biases, do not count.
+    """
+    known: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    for state in states:
+        for value in state.values():
+            if value.numel() and value.min() < value.max():
+                known[_key(value)].append(value)
+
+    def is_known(value: Tensor) -> bool:
+        return any(torch.equal(value.flatten(), other.flatten()) for other in known.get(_key(value), []))
+
+    return [layer.name for layer in _own_layers(module) if known and any(map(is_known, layer.tensors.values()))]
+
+
+def _key(value: Tensor) -> tuple[Any, ...]:
+    """Return what tensors of equal values, in shapes of the same size, have in common."""
+    ends = value.detach().flatten()[[0, -1]].tolist() if value.numel() else []
+    return value.dtype, value.numel(), *ends
 
 
 # --- matching ---------------------------------------------------------------------------------------------------------

@@ -128,6 +128,16 @@ def test_other_names_of_classes_are_stated(darkroom: Callable, tiny_run: Path) -
         assert darkroom("test", "--ckpt_path", path).code == 0
 
 
+def test_rate_of_pretrained_layers_is_that_of_the_fit(darkroom: Callable, tiny: list[str], tiny_run: Path) -> None:
+    path = tiny_run / "checkpoints/last.ckpt"
+    outcome = darkroom("fit", *tiny, "--model.optim.backbone_lr", "0.1", "--ckpt_path", path)
+    assert outcome.code == 2
+    assert "was trained with model.optim.backbone_lr 1.0, but the config has 0.1" in outcome.message
+    outcome = darkroom("fit", *tiny, "--model.optim.backbone_lr", "0.1")
+    assert "model.optim.backbone_lr is 0.1, but" in outcome.message
+    assert "has no pretrained layers" in outcome.message
+
+
 def test_interval_of_the_schedule_is_that_of_the_fit(darkroom: Callable, tiny: list[str], tiny_run: Path) -> None:
     outcome = darkroom("fit", *tiny, "--ckpt_path", "last", "--model.optim.lr_interval", "step")
     assert outcome.code == 2

@@ -30,7 +30,7 @@ ARGUMENTS = {
     "Timer": ["--trainer.callbacks.duration", "00:00:01:00"],
 }
 REFUSED = {
-    "BackboneFinetuning": "needs model.backbone",
+    "BackboneFinetuning": "set model.optim.freeze_epochs and model.optim.backbone_lr instead",
     "BaseFinetuning": "is a base class",
     "BasePredictionWriter": "is a base class",
     "Callback": "is a base class",

@@ -43,6 +43,7 @@ from darkroom.lightning_modules.layers.pretrained import (
     normalization_of,
 )
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
+from darkroom.lightning_modules.optimizers import build_in_groups
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.runtime.lightning_compat import count_epochs, is_fast_dev_run
@@ -345,11 +346,9 @@ class RCNN(ObjectDetection):
 
     def build_optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
         """Build the optimizer; the new last layer has a learning rate ``new_layer_factor`` times as high."""
-        new_layer = set(self.network.last.parameters())
-        optimizer = super().build_optimizer([p for p in parameters if p not in new_layer])
-        for group in super().build_optimizer([p for p in parameters if p in new_layer]).param_groups:
-            optimizer.add_param_group({**group, "lr": self.new_layer_factor * group["lr"]})
-        return optimizer
+        last = set(self.network.last.parameters())
+        rest, new = [p for p in parameters if p not in last], [p for p in parameters if p in last]
+        return build_in_groups(super().build_optimizer, [("", 1.0, rest), ("", self.new_layer_factor, new)])
 
     def configure_optimizers(self) -> Any:
         configured = super().configure_optimizers()

@@ -1,0 +1,146 @@
+"""FineTuning: pretrained layers with a lower learning rate, frozen in the first epochs, or with constant batch norms."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.optimizers import Optim, build_in_groups
+from darkroom.lightning_modules.utils.fsdp import Sharded
+from darkroom.lightning_modules.utils.safe_load import read_safely
+
+
+class FineTuning:
+    """Treatment of the pretrained layers of a module in a fit, beside those that begin afresh.
+
+    Lightning's BackboneFinetuning needs a module called ``backbone``, and adds its parameters to the optimizer in the
+    middle of the fit, where schedulers and DDP do not expect them. Here all parameters are in the optimizer from the start.
+    Frozen ones have no gradient, so that no time is spent on them, and their optimizer states begin when they thaw.
+
+    Args:
+        options: of the optimization.
+
+    Attributes:
+        layers: names of the pretrained layers, those that ``init_from`` or ``weights`` loaded; saved in checkpoints.
+    """
+
+    def __init__(self, options: Optim) -> None:
+        self.options = options
+        self.layers: tuple[str, ...] = ()
+        self._frozen: tuple[str, ...] = ()  # parameters that would be trained otherwise
+        self._constant: tuple[str, ...] = ()  # batch norms that would be in training mode otherwise
+
+    def build_optimizer(
+        self, module: LightningModule, build: Callable[[Sequence[nn.Parameter]], Optimizer], network: nn.Module
+    ) -> Optimizer:
+        """Build the optimizer of a network; pretrained layers with a rate of their own have their own parameter groups.
+
+        Args:
+            module: has the pretrained layers; in its fit.
+            build: builds an optimizer of parameters.
+            network: the module itself, or the one of its networks that the optimizer is for.
+
+        Raises:
+            UsageError: no layer is pretrained, no layer would be trained, or the weights are sharded.
+        """
+        self.release(module)  # left by an interrupted fit
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if not self.options.treats_pretrained_layers:
+            return build(trained)
+        self._read_layers(module)
+        self._require_layers(module)
+        pretrained = {parameter for _, parameter in self._parameters(module)}
+        constant = {parameter for _, norm in self._norms(module) for parameter in norm.parameters()}
+        fresh = [parameter for parameter in trained if parameter not in pretrained]
+        if self.options.freeze_epochs and not fresh:
+            raise UsageError(
+                f"model.optim.freeze_epochs must be 0: all layers of {type(network).__name__} are pretrained, so nothing "
+                "would be trained while they are frozen"
+            )
+        if self.options.freeze_batch_norm:
+            trained = [parameter for parameter in trained if parameter not in constant]
+        if self.options.backbone_lr == 1:
+            return build(trained)
+        others = [parameter for parameter in trained if parameter in pretrained]
+        return build_in_groups(build, [("new", 1.0, fresh), ("pretrained", self.options.backbone_lr, others)])
+
+    def begin_epoch(self, module: LightningModule) -> None:
+        """Freeze or thaw layers as the current epoch of a fit requires; also called when a fit resumes within it."""
+        options = self.options
+        frozen = module.current_epoch < options.freeze_epochs
+        norms = dict(self._norms(module)) if frozen or options.freeze_batch_norm else {}
+        parameters = dict(self._parameters(module)) if frozen else dict(_parameters_of(norms.items()))
+        before = self._frozen
+        self.release(module)
+        self._constant = tuple(name for name, norm in norms.items() if norm.training)
+        self._frozen = tuple(name for name, parameter in parameters.items() if parameter.requires_grad)
+        for name in self._frozen:
+            parameters[name].requires_grad_(False)
+            parameters[name].grad = None  # left by an interrupted fit
+        self.keep_constant(module)
+        strategy = module.trainer.strategy
+        if self._frozen != before and isinstance(strategy, DDPStrategy):
+            # DDP waits for the gradients of the parameters that were trained when it wrapped the module, and reduces no
+            # others.
+            strategy.model = module
+            strategy.configure_ddp()
+
+    def release(self, module: nn.Module) -> None:
+        """Thaw all frozen layers."""
+        for name in self._frozen:
+            module.get_parameter(name).requires_grad_(True)
+        for name in self._constant:
+            module.get_submodule(name).train()
+        self._frozen = self._constant = ()
+
+    def keep_constant(self, module: nn.Module) -> None:
+        """Put the constant batch norms into eval mode again, after ``train``."""
+        for name in self._constant:
+            module.get_submodule(name).eval()
+
+    def _read_layers(self, module: LightningModule) -> None:
+        """Read the pretrained layers from the checkpoint of a fit that resumes, where it is loaded after this."""
+        strategy = module.trainer.strategy
+        if not isinstance(strategy, Sharded):
+            return
+        if self.options.freeze_epochs or self.options.freeze_batch_norm:
+            raise UsageError(
+                "model.optim.freeze_epochs must be 0, and freeze_batch_norm false, where weights are sharded among GPUs; "
+                "use configs/trainer/ddp.yaml instead of fsdp.yaml"
+            )
+        path = strategy.broadcast(module.trainer.ckpt_path)
+        if path:
+            self.layers = tuple(read_safely("ckpt_path", Path(path), mmap=True).get("pretrained_layers", ()))
+
+    def _require_layers(self, module: LightningModule) -> None:
+        if self.layers:
+            return
+        names = {"backbone_lr": 1.0, "freeze_epochs": 0, "freeze_batch_norm": False}
+        given = [name for name, default in names.items() if vars(self.options)[name] != default]
+        raise UsageError(
+            f"model.optim.{given[0]} is {vars(self.options)[given[0]]}, but {type(module).__name__} has no pretrained "
+            "layers: all begin afresh; set model.init_from to a checkpoint or a state dict, or model.weights where the "
+            f"method has it, or leave out {', '.join(f'model.optim.{name}' for name in given)}"
+        )
+
+    def _parameters(self, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of the pretrained layers, with their names."""
+        return _parameters_of((name, module.get_submodule(name)) for name in self.layers)
+
+    def _norms(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the batch norms among the pretrained layers, with their names."""
+        for name in self.layers:
+            layer = module.get_submodule(name)
+            if isinstance(layer, _BatchNorm):
+                yield name, layer
+
+
+def _parameters_of(layers: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters of layers, without those of their children, with their full names."""
+    for layer, module in layers:
+        yield from module.named_parameters(layer, recurse=False)
