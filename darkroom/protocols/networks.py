@@ -45,6 +45,8 @@ class PretrainedNetwork(Protocol):
 
     expected_normalization: tuple[Sequence[float], Sequence[float]] | None
     """Mean and standard deviation per channel of these images; None: it starts from random weights."""
+    pretrained_layers: Sequence[str]
+    """Names of the layers that these weights start."""
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from darkroom.lightning_modules.layers.pretrained import (
     normalization_of,
 )
 from darkroom.lightning_modules.utils.arguments import check_choice
+from darkroom.lightning_modules.utils.initial_weights import layers_with_values_of
 
 ClassifierBackbone = Literal[Backbone, FeatureBackbone, "yolo_paper", "yolo_darknet", "yolo_tiny"]
 Head = Literal["pooled", "connected"]
@@ -55,6 +56,7 @@ class BackboneClassifier(nn.Module):
 
     Attributes:
         expected_normalization: mean and standard deviation of images for which the weights were trained; None: no weights.
+        pretrained_layers: names of the layers that start from ImageNet weights.
     """
 
     linked_arguments: ClassVar[tuple[str, ...]] = ("num_classes", "image_shape")
@@ -95,6 +97,7 @@ class BackboneClassifier(nn.Module):
             if isinstance(layer, nn.Dropout) and dropout is not None:
                 layer.p = dropout
         self.expected_normalization: Normalization | None = None
+        self.pretrained_layers: list[str] = []
         if weights == "imagenet":
             self._load(backbone, width, channels)
             self.expected_normalization = normalization_of(backbone).adapt(channels)
@@ -113,6 +116,7 @@ class BackboneClassifier(nn.Module):
         last = _within(last_layer(state), state)
         if last["weight"].shape == linear.weight.shape:
             linear.load_state_dict(last)
+        self.pretrained_layers = layers_with_values_of(self, [state])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features.last_map(x) if isinstance(self.features, Body) else self.features(x)

@@ -21,6 +21,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.lightning_modules.utils.safe_load import read_safely
 from darkroom.lightning_modules.utils.torchvision_weights import record_fetched_weights
+from darkroom.protocols import PretrainedNetwork
 
 Module = TypeVar("Module")
 
@@ -48,7 +49,10 @@ class StartsFromFile(ABCMeta):
         """Construct a module, load the weights of its ``init_from``, if it names a file, and note its pretrained layers."""
         with record_fetched_weights() as fetched:
             module = super().__call__(*args, **kwargs)  # type: ignore[misc]  # cls is an instance of this metaclass
-        pretrained = _layers_with_values_of(module, fetched)
+        pretrained = layers_with_values_of(module, fetched)
+        for name, part in module.named_children():  # built before, outside of the context
+            if isinstance(part, PretrainedNetwork):
+                pretrained += [f"{name}.{layer}" for layer in part.pretrained_layers]
         if module.init_from is not None:
             pretrained += load_initial_weights(module, Path(module.init_from))
         module.fine_tuning.layers = tuple(dict.fromkeys(pretrained))
@@ -199,7 +203,7 @@ def _named(layers: Sequence[_Layer]) -> dict[str, _Layer]:
     return {names[layer.name] if unique else layer.name: layer for layer in layers}
 
 
-def _layers_with_values_of(module: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> list[str]:
+def layers_with_values_of(module: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> list[str]:
     """Return the names of layers that have a tensor of one of the states, by any name and in any shape.
 
     One tensor is sufficient, because a loader may rescale the others. Constant ones, such as zero biases, do not count.
