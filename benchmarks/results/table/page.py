@@ -21,7 +21,7 @@ validation scenes. The metrics are those of the test scenes, which were not used
   minutes, else one. The seed determines initial weights and noise; the scenes are always the same.
 - **Time**: processor time of all fits and the test on one thread, mean over the seeds. The time of the pretraining in it is
   in brackets. The classifier that judges samples is trained once per machine, within the first row that needs it.
-- **Parameters**: trainable weights of the last stage.
+- **Parameters**: weights of the last stage, frozen ones too, without averages.
 
 `make results` runs what is not run yet, `make results ONLY=segmentation/unet` a single row. Every test metric of every seed
 is in [results.jsonl](results.jsonl).

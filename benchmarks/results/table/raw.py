@@ -21,7 +21,7 @@ class Result:
         metrics: test metrics by name, without ``test/``.
         fit_seconds: processor time of the fit of each stage.
         test_seconds: processor time of the test.
-        parameters: trainable weights of the last stage.
+        parameters: weights of the last stage, frozen ones too, without averages.
         precision: ``trainer.precision``.
         machine: processor, its cores and instruction set, and the version of torch.
         commit: of the code; ends in ``+`` if there were changes that are not committed.

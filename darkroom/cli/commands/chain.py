@@ -46,7 +46,7 @@ class Record:
         finished: True if the fit has ended by itself.
         fit_seconds: processor time of the fit with all its restarts, without that of a start that was killed.
         test_seconds: processor time of the test.
-        parameters: number of trainable weights.
+        parameters: number of weights, without averages.
     """
 
     finished: bool = False

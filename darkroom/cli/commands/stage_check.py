@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from darkroom.cli.cli import DarkroomCLI
 from darkroom.cli.run import execute
 from darkroom.errors import UsageError, UserError
+from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.lightning_modules.utils.initial_weights import require_initial_weights_fit
 from darkroom.renames import update_config
 
@@ -58,7 +59,7 @@ def check_stages(stages: Sequence[tuple[str, list[str], Path]]) -> list[int]:
         stages: title, command line of the fit and run folder of each stage.
 
     Returns:
-        Number of trainable weights of each stage.
+        Number of weights of each stage, frozen ones too, without averages.
 
     Raises:
         UserError: a stage is invalid.
@@ -72,8 +73,14 @@ def check_stages(stages: Sequence[tuple[str, list[str], Path]]) -> list[int]:
                 require_initial_weights_fit(check.network, state, before)
             _require_same_config(run, check.dump_config())
         before, state = type(check.network).__name__, check.network.state_dict()
-        counts.append(sum(one.numel() for one in check.network.parameters() if one.requires_grad))
+        counts.append(_count_weights(check.network))
     return counts
+
+
+def _count_weights(module: nn.Module) -> int:
+    """Count the weights of a module, frozen ones too, without those of its averages."""
+    averages = {id(weight) for part in module.modules() if isinstance(part, EMA) for weight in part.parameters()}
+    return sum(weight.numel() for weight in module.parameters() if id(weight) not in averages)
 
 
 @contextmanager
