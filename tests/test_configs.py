@@ -36,6 +36,7 @@ EXPERIMENTS = [name for name in ALL if not name.startswith("sweep/")]  # sweeps 
 SMALL = {
     "ImageClassifier": {"network.width": 0.03},
     "UNet": {"base_channels": 4},
+    "EncoderUNet": {"width": 0.05, "base_channels": 2},
     "FCN": {"width": 0.03},
     "DeconvNet": {"width": 0.03, "window": 32},
     "DilatedNet": {"width": 0.03},

@@ -3,11 +3,11 @@
 import re
 import sys
 from argparse import Action
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pydoc import locate
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from lightning import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -94,6 +94,12 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:
+        """Parse arguments; those of a nested class are as jsonargparse writes them, with None for null."""
+        if args is not None and not self.exit_on_error:
+            args = [re.sub(r"=None$", "=null", arg) for arg in args]
+        return super().parse_args(args, *others, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print an error in one sentence and exit with code 2."""

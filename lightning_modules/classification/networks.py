@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import Backbone, Classifier, build_features
+from darkroom.lightning_modules.layers.backbones import Backbone, Classifier, build_features, scale_channels
 from darkroom.lightning_modules.layers.body import Body, FeatureBackbone, build_backbone
+from darkroom.lightning_modules.layers.contracting_path import ContractingPath
 from darkroom.lightning_modules.layers.darknet import Preset, build_yolo_features
 from darkroom.lightning_modules.layers.pretrained import (
     Normalization,
@@ -21,7 +22,7 @@ from darkroom.lightning_modules.layers.pretrained import (
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.initial_weights import layers_with_values_of
 
-ClassifierBackbone = Literal[Backbone, FeatureBackbone, "yolo_paper", "yolo_darknet", "yolo_tiny"]
+ClassifierBackbone = Literal[Backbone, FeatureBackbone, "unet", "yolo_paper", "yolo_darknet", "yolo_tiny"]
 Head = Literal["pooled", "connected"]
 _SMALLEST = {"alexnet": 63, "caffenet": 67, "vgg": 32}  # sides of images, in pixels
 _BODIES = get_args(FeatureBackbone)
@@ -42,8 +43,9 @@ class BackboneClassifier(nn.Module):
       of one size. At 224 pixels and width 1 the parameters are those of torchvision.
 
     Args:
-        backbone: AlexNet, CaffeNet (the AlexNet of Caffe), a VGG, a ResNet, MobileNetV2, EfficientNet-Lite0, or the
-            pretrained convolutions of a preset of YOLO.
+        backbone: AlexNet, CaffeNet (the AlexNet of Caffe), a VGG, a ResNet, MobileNetV2, EfficientNet-Lite0,
+            unet (the contracting path of U-Net, 64 channels at its first level and width 1), or the pretrained convolutions
+            of a preset of YOLO.
         num_classes: K; the command line takes it from the data.
         image_shape: (C, H, W); the command line takes it from the data.
         width: factor on the channels of every layer; 1 is the paper's.
@@ -84,6 +86,8 @@ class BackboneClassifier(nn.Module):
             self.features = build_backbone(
                 backbone, levels=[5], width=width, weights=weights, in_channels=channels, option=_OPTION
             )
+        elif backbone == "unet":
+            self.features = ContractingPath(channels, scale_channels(64, width))
         elif backbone.startswith("yolo"):
             self.features = build_yolo_features(cast(Preset, backbone.removeprefix("yolo_")), channels, width)
         elif self.pooled:
@@ -148,7 +152,7 @@ def _check(
         raise UsageError(f"model.network.backbone must be one of {', '.join(known)}, got {backbone!r}")
     if width <= 0:
         raise UsageError(f"model.network.width must be a factor above 0, got {width}")
-    if weights is not None and backbone.startswith("yolo"):
+    if weights is not None and backbone.startswith(("unet", "yolo")):
         raise UsageError(f"model.network.weights must be null for {backbone}: ImageNet weights of it are not published")
     if dropout is not None and not 0 <= dropout < 1:
         raise UsageError(f"model.network.dropout must be in [0, 1), got {dropout}")

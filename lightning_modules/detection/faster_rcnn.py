@@ -22,10 +22,11 @@ class FasterRCNN(ObjectDetection):
 
     Args:
         num_classes: classes of objects, without the background; the command line takes it from the data.
-        backbone: a classifier of torchvision whose maps halve, see ``build_backbone``; the paper's is vgg16.
+        backbone: efficientnet_lite0, or a classifier of torchvision whose maps halve, see ``build_backbone``; the paper's
+            is vgg16.
         width: factor on the channels of every layer of it.
         weights: imagenet: start the backbone (and, of a VGG with one map and 4096 ``head_channels``, the head) from
-            torchvision's weights; coco: start from its whole detector, except the classes: resnet50, ``fpn``, width 1.
+            ImageNet weights; coco: start from torchvision's whole detector, except the classes: resnet50, ``fpn``, width 1.
         norm: batch, or frozen: the usual choice with ``weights``, as batches hold few images.
         frozen_stages: the backbone's layers up to a stride of 2^this are frozen; the paper's choice for VGG16 is 1, the
             usual one for a ResNet with ``weights`` 2.

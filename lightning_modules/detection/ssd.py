@@ -79,7 +79,7 @@ class SSDNetwork(nn.Module):
 
     Args:
         num_classes: K, without the background.
-        backbone_name: a classifier of torchvision, see ``build_backbone``.
+        backbone_name: efficientnet_lite0, or a classifier of torchvision, see ``build_backbone``.
         image_size: S.
         sizes: of the default boxes: the authors' for VOC or COCO; or in pixels, one for each map and one more.
         width, weights, norm, frozen_stages: as in SSD.
@@ -328,12 +328,12 @@ class SSD(ObjectDetection):
 
     Args:
         num_classes: classes of objects, without the background; the command line takes it from the data.
-        backbone: a classifier of torchvision whose maps halve; the paper's is vgg16.
+        backbone: efficientnet_lite0, or a classifier of torchvision whose maps halve; the paper's is vgg16.
         image_size: side in pixels; the paper's are 300 and 512.
         sizes: of the default boxes: the authors' for voc or coco, at any ``image_size``; or in pixels, ascending: one for
             each map and one more.
         width: factor on the channels of every layer.
-        weights: imagenet: start the backbone from torchvision's weights (of vgg16 the authors' own); coco: start from
+        weights: imagenet: start the backbone from ImageNet weights (of vgg16 the authors' own); coco: start from
             torchvision's whole detector, except its classes: vgg16, 300 pixels, sizes coco, width 1.
         norm: batch, or frozen: statistics and factors of batch norms stay as they are.
         frozen_stages: the backbone's layers up to a stride of 2^this are frozen.

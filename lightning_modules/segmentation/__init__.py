@@ -10,7 +10,7 @@ from darkroom.lightning_modules.segmentation.fcn import FCN, FCNNetwork
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Dice, Focal, Lovasz, Sum
 from darkroom.lightning_modules.segmentation.metrics import PerImageScores, SegmentationScores
-from darkroom.lightning_modules.segmentation.unet import UNet, UNetNetwork
+from darkroom.lightning_modules.segmentation.unet import EncoderUNet, EncoderUNetNetwork, UNet, UNetNetwork
 
 __all__ = [
     "FCN",
@@ -23,6 +23,8 @@ __all__ = [
     "Dice",
     "DilatedNet",
     "DilatedNetwork",
+    "EncoderUNet",
+    "EncoderUNetNetwork",
     "Ensemble",
     "FCNNetwork",
     "Focal",

@@ -40,6 +40,15 @@ def test_fit_writes_run_folder() -> None:
     assert not Path("lightning_logs").exists()
 
 
+@pytest.mark.parametrize("option", ["dropout", "weights"])
+def test_option_of_network_can_be_null(darkroom: Callable, option: str) -> None:
+    outcome = darkroom(
+        *("fit", "--config", CONFIGS / "classification/vgg.yaml", f"--model.network.{option}", "null", "--print_config")
+    )
+    assert outcome.code == 0, outcome.err
+    assert yaml.safe_load(outcome.out)["model"]["init_args"]["network"]["init_args"][option] is None
+
+
 def test_second_run_gets_new_folder(darkroom: Callable, tiny: list[str]) -> None:
     for number in (0, 1):
         assert darkroom("fit", *tiny).code == 0

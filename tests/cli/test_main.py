@@ -49,6 +49,7 @@ def test_list_shows_every_class_and_config(darkroom: Callable) -> None:
         "DeconvNet",
         "DilatedNet",
         "UNet",
+        "EncoderUNet",
         "Ensemble",
         "SemanticSegmentation",
         "SlidingWindow",

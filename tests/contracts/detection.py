@@ -48,6 +48,15 @@ class DetectionContract:
         data.setup("test")
         return data.on_after_batch_transfer(next(iter(data.test_dataloader())))
 
+    def assert_trains_one_step_and_detects(self, model: ObjectDetection) -> None:
+        batch, optimizer = self.batch(), torch.optim.SGD(model.parameters(), 1e-3)
+        torch.stack(list(model.loss_terms(batch).values())).sum().backward()
+        without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert without == []
+        optimizer.step()
+        with torch.inference_mode():
+            assert len(model.eval().predict_step(batch, 0)) == len(batch["image"])
+
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr, fused=True)))
         data = self.data_to_overfit()

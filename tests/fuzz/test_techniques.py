@@ -39,6 +39,7 @@ from darkroom.lightning_modules.segmentation import (
     ConvolutionalizedClassifier,
     DeconvNet,
     DilatedNet,
+    EncoderUNet,
     SemanticSegmentation,
     UNet,
 )
@@ -55,6 +56,7 @@ FEW = {"min_side": 64, "max_side": 128, "roi_samples": 8, "rpn": RPN}
 SEGMENTERS: dict[str, Callable[[int, int], SemanticSegmentation]] = {
     "UNet": lambda channels, classes: UNet(channels, classes, base_channels=2),
     "UNet, valid": lambda channels, classes: UNet(channels, classes, base_channels=2, padding="valid"),
+    "EncoderUNet": lambda channels, classes: EncoderUNet(channels, classes, "resnet18", 0.03, base_channels=2),
     "FCN": lambda channels, classes: FCN(channels, classes, "vgg11_bn", width=0.03),
     "DeconvNet": lambda channels, classes: DeconvNet(channels, classes, "vgg11_bn", 0.03, window=32),
     "DilatedNet": lambda channels, classes: DilatedNet(channels, classes, "vgg11_bn", 0.03),

@@ -18,7 +18,7 @@ from darkroom.lightning_modules.layers.pretrained import fetch_imagenet_weights
 from darkroom.lightning_modules.segmentation.fcn import FCNNetwork
 
 BACKBONES = [
-    *("alexnet", "caffenet", "vgg11", "vgg16_bn", "yolo_paper", "yolo_darknet", "yolo_tiny"),
+    *("alexnet", "caffenet", "vgg11", "vgg16_bn", "yolo_paper", "yolo_darknet", "yolo_tiny", "unet"),
     *get_args(FeatureBackbone),
 ]
 
@@ -146,6 +146,7 @@ def test_dropout_is_that_of_the_head_unless_given() -> None:
             "width must be 1 with model.network.weights imagenet, got 0.03",
         ),
         ({"backbone": "yolo_tiny", "weights": "imagenet"}, "model.network.weights must be null for yolo_tiny"),
+        ({"backbone": "unet", "weights": "imagenet"}, "model.network.weights must be null for unet"),
         (
             {"head": "connected", "image_shape": (3, 32, 64)},
             "must be pooled .* got connected for vgg11_bn and 32 x 64",

@@ -41,6 +41,9 @@ class TestFasterRCNN(DetectionContract):
         torch.manual_seed(0)
         return FasterRCNN(**{**SMALL, **kwargs})
 
+    def test_efficientnet_lite_trains_and_detects(self) -> None:
+        self.assert_trains_one_step_and_detects(self.build(backbone="efficientnet_lite0", width=0.1))
+
     def test_losses_and_detections_share_one_forward_pass(self) -> None:
         """Check losses of training and detections of evaluation with frozen norms."""
         model, batch, calls = self.build(norm="frozen"), self.batch(), []

@@ -41,6 +41,9 @@ class TestMaskRCNN(DetectionContract):
     def data(self, **kwargs: Any) -> ShapesDetection:
         return super().data(masks=True, **kwargs)
 
+    def test_efficientnet_lite_trains_and_detects(self) -> None:
+        self.assert_trains_one_step_and_detects(self.build(backbone="efficientnet_lite0", width=0.1))
+
     def test_losses_and_detections_share_one_forward_pass(self) -> None:
         model, batch, calls = self.build(norm="frozen"), self.batch(), []
         torch.manual_seed(0)

@@ -38,6 +38,9 @@ class TestSSD(DetectionContract):
         torch.manual_seed(0)
         return SSD(**{**SMALL, **kwargs})
 
+    def test_efficientnet_lite_trains_and_detects(self) -> None:
+        self.assert_trains_one_step_and_detects(self.build(backbone="efficientnet_lite0", width=0.1))
+
     def test_losses_and_detections_share_one_forward_pass(self) -> None:
         model, batch, calls = self.build(norm="frozen").eval(), self.batch(), []
         losses, plain = model.train().loss_terms(batch), model.eval().detect(batch)
@@ -51,6 +54,7 @@ class TestSSD(DetectionContract):
 
 class TestSSDOnVGG(TestSSD):
     test_overfits_one_batch = None
+    test_efficientnet_lite_trains_and_detects = None
 
     def build(self, **kwargs: Any) -> SSD:
         return super().build(**{"backbone": "vgg11_bn", "width": 0.1, "sizes": "voc", **kwargs})

@@ -212,6 +212,13 @@ RUNGS: dict[str, tuple[Callable[..., Any], Callable[[], nn.Module], tuple[int, i
         "network.features",
         "network.features",
     ),
+    "UNet <- ImageClassifier": (
+        METHODS["UNet"],
+        lambda: ImageClassifier(classification.BackboneClassifier("unet", 7, (3, 32, 32), width=1 / 16)),
+        (60, 110),
+        "network.down4",
+        "network.features.down4",
+    ),
     "SlidingWindow <- ImageClassifier": (
         METHODS["SlidingWindow"],
         lambda: ImageClassifier(WindowClassifier(2, window=16, channels=4)),
