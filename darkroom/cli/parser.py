@@ -95,7 +95,9 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:
+    def parse_args(  # type: ignore[override]  # of the overloads of argparse, jsonargparse has one
+        self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any
+    ) -> Namespace:
         """Parse arguments; those of a nested class are as jsonargparse writes them, with None for null."""
         if args is not None and not self.exit_on_error:
             args = [re.sub(r"=None$", "=null", arg) for arg in args]

@@ -215,7 +215,7 @@ RUNGS: dict[str, tuple[Callable[..., Any], Callable[[], nn.Module], tuple[int, i
     "UNet <- ImageClassifier": (
         METHODS["UNet"],
         lambda: ImageClassifier(classification.BackboneClassifier("unet", 7, (3, 32, 32), width=1 / 16)),
-        (60, 110),
+        (60, 118),
         "network.down4",
         "network.features.down4",
     ),
