@@ -139,6 +139,6 @@ class Technique(LightningModule, metaclass=StartsFromFile):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_steps = checkpoint.get("global_step", 0)
         self._samples_per_step = checkpoint.get("samples_per_step")
-        self.fine_tuning.layers = tuple(checkpoint.get("pretrained_layers", ()))
+        self.fine_tuning.layers = tuple(checkpoint.get("pretrained_layers", self.fine_tuning.layers))
         if checkpoint.get("running_loss"):
             self.running_loss.load_state_dict(checkpoint["running_loss"])

@@ -75,15 +75,20 @@ class Optim:
         """
         if self.lr_scheduler is None:
             return None
-        own_rates = len({float(group["lr"]) for group in optimizer.param_groups}) > 1
+        own_rates = len(_rates(optimizer)) > 1
         config = build_scheduler(optimizer, self.lr_scheduler, module.trainer, self.lr_interval, every)
-        if own_rates and len({float(group["lr"]) for group in optimizer.param_groups} - {0.0}) == 1:
+        if own_rates and len(_rates(optimizer)) == 1:
             raise UsageError(
                 f"model.optim.lr_scheduler: {type(config['scheduler']).__name__} gives all layers one rate, but some have "
                 "their own (model.optim.backbone_lr, new_layer_factor, CaffeSGD); use WarmupCosine or another scheduler "
                 "that multiplies the rates"
             )
         return config
+
+
+def _rates(optimizer: Optimizer) -> set[float]:
+    """Return the learning rates of an optimizer's groups, except 0, of which every multiple is 0."""
+    return {float(group["lr"]) for group in optimizer.param_groups} - {0.0}
 
 
 def build_in_groups(

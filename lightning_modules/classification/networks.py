@@ -114,7 +114,10 @@ class BackboneClassifier(nn.Module):
             if self.pooled:
                 self.features.load_state_dict(_within("features", state))
             else:
-                load_all_but_last_layer(self, state)
+                rule = (
+                    f"{_OPTION}.head must be pooled with {_OPTION}.weights imagenet unless images have 224 x 224 pixels"
+                )
+                load_all_but_last_layer(self, state, rule)
         else:
             state = fetch_imagenet_weights(backbone, f"{_OPTION}.weights")
         last = _within(last_layer(state), state)

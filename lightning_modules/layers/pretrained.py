@@ -43,7 +43,6 @@ class Normalization(NamedTuple):
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _LITE = Normalization((127 / 255,) * 3, (128 / 255,) * 3)
-UNNORMALIZED = Normalization((0.0,) * 3, (1.0,) * 3)  # of images that a network normalizes itself
 
 
 def normalization_of(backbone: str) -> Normalization:
@@ -109,12 +108,23 @@ def imagenet_weights(
     return fit_channels(fetch_imagenet_weights(backbone, option), in_channels)
 
 
-def load_all_but_last_layer(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load the weights of a classifier of other classes, except its last layer."""
+def load_all_but_last_layer(
+    network: nn.Module, state: dict[str, Tensor], rule: str = "model.window must be 224 with model.weights imagenet"
+) -> None:
+    """Load the weights of a classifier of other classes, except its last layer.
+
+    Args:
+        network: a classifier with the same layers.
+        state: weights of a classifier of 224 x 224 pixels.
+        rule: what must hold for the sizes to agree, for the message.
+
+    Raises:
+        UsageError: a size differs.
+    """
     last = last_layer(state)
     ours = network.state_dict()
     if any(ours.get(name, value).shape != value.shape for name, value in state.items() if not name.startswith(last)):
-        raise UsageError("model.weights imagenet needs model.window 224")
+        raise UsageError(rule)
     network.load_state_dict({name: value for name, value in state.items() if not name.startswith(last)}, strict=False)
 
 

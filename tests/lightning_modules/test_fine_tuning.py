@@ -173,6 +173,11 @@ def test_schedulers_keep_the_factor(model: Callable, tmp_path: Path, scheduler: 
     assert all(pretrained == pytest.approx(new / 4) for new, pretrained in rates.rates)
 
 
+def test_constant_biases_are_no_rate_of_their_own(model: Callable, tmp_path: Path) -> None:
+    constant = partial(CaffeSGD, lr=0.01, bias_lr_factor=0.0)
+    fit(model(optimizer=constant, lr_scheduler=WarmupCosine), tmp_path)
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [

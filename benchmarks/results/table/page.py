@@ -14,11 +14,12 @@ _INTRODUCTION = """\
 
 <!-- Written by `make results` from docs/results.jsonl; changes by hand are lost. -->
 
-Results of all configs that train on Shapes, the synthetic dataset, each on one processor core. Settings were chosen on
-validation scenes. The metrics are those of the test scenes, which were not used for any choice.
+Results of all configs that train on Shapes, the synthetic dataset, each on one processor core. The metrics are those of the
+test scenes. Settings are chosen on validation scenes; pages of methods name those that once were chosen by test scenes.
 
-- **Metrics**: mean over the seeds, ± the sample standard deviation. A method has three seeds if its fits take at most five
-  minutes, else one. The seed determines initial weights and noise; the scenes are always the same.
+- **Metrics**: mean over the seeds, ± the sample standard deviation. `make results` runs three seeds of a method if its
+  fits take at most five minutes, else one; the table states how many have run. The seed determines initial weights and
+  noise; the scenes are always the same.
 - **Time**: processor time of all fits and the test on one thread, mean over the seeds. The time of the pretraining in it is
   in brackets. The classifier that judges samples is trained once per machine, within the first row that needs it.
 - **Parameters**: weights of the last stage, frozen ones too, without averages.
