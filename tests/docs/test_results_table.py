@@ -190,10 +190,12 @@ def test_marked_number_follows_result() -> None:
 
 
 def test_head_of_config_follows_result() -> None:
-    head = "# U-Net: test mIoU 0.5 in 2 min 20 s on one core\n# mIoU 0.5 in 1 min 1 s"
+    head = "# U-Net: test mIoU 0.5 in 2 min 20 s on two CPU cores (bf16), with occlusion\n# mIoU 0.5 in 1 min 1 s"
     assert update_head(head, UNET, ROWS, []) == head
     new = update_head(head, UNET, ROWS, [result(UNET, mIoU=0.94)])
-    assert new == "# U-Net: test mIoU 0.9 in 2 min 0 s on one core\n# mIoU 0.5 in 1 min 1 s"
+    assert new == "# U-Net: test mIoU 0.9 in 2 min 0 s on one CPU core, with occlusion\n# mIoU 0.5 in 1 min 1 s"
+    with pytest.raises(ValueError, match="the first line must state a number after 'mIoU', got # U-Net$"):
+        update_head("# U-Net\nmodel:", UNET, ROWS, [result(UNET, mIoU=0.94)])
 
 
 def test_docs_and_heads_agree_with_raw_results() -> None:

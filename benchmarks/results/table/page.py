@@ -33,7 +33,7 @@ _HEAD = """\
 _MARK = re.compile(
     r"(?P<number>-?\d*\.?\d+)(?P<end>\**(?: ± [\d.]+)?)(?P<mark><!-- result: (?P<row>\S+) (?P<metric>\S+) -->)"
 )
-_TIME = re.compile(r"\bin (?:\d+ min(?: \d+ s)?|\d+ s)\b")
+_TIME = re.compile(r"\bin (?:\d+ min(?: \d+ s)?|\d+ s)\b(?: on (?:one|two) CPU cores?)?(?: \(bf16\))?")
 
 
 def format_value(value: float) -> str:
@@ -119,6 +119,9 @@ def update_head(text: str, row: Row, rows: dict[str, Row], results: Sequence[Res
     """Set the numbers in the first line of a config: each that follows the name of one of the row's metrics, and the time.
 
     The heads of rows without results stay as they are.
+
+    Raises:
+        ValueError: the first line lacks a metric of the row, which would keep a number of another run.
     """
     found = current_results(row, rows, results)
     first, line_break, rest = text.partition("\n")
@@ -128,9 +131,15 @@ def update_head(text: str, row: Row, rows: dict[str, Row], results: Sequence[Res
         def updated(match: re.Match[str], value: float = value) -> str:
             return match[1] + _with_decimals(value, match[2])
 
-        first = re.sub(rf"({re.escape(label)} )(-?\d*\.?\d+)", updated, first)
+        first, count = re.subn(rf"({re.escape(label)} )(-?\d*\.?\d+)", updated, first)
+        if not count:
+            raise ValueError(
+                f"configs/{row.name}.yaml: the first line must state a number after '{label}', got {first}"
+            )
     if found:
-        first = _TIME.sub(f"in {format_time(statistics.fmean(one.seconds for one in found))}", first, count=1)
+        time, precision = format_time(statistics.fmean(one.seconds for one in found)), found[0].precision
+        mixed = " (bf16)" if precision == "bf16-mixed" else ""
+        first = _TIME.sub(f"in {time} on one CPU core{mixed}", first, count=1)
     return first + line_break + rest
 
 
