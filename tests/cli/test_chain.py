@@ -115,6 +115,7 @@ def test_stage_is_added_to_finished_chain(darkroom: Callable, stages: list[str])
     assert record("runs/it/2-fine/0")["finished"]
 
 
+@pytest.mark.slow
 def test_stopped_stage_resumes(darkroom: Callable, stages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     step = FCN.training_step
 
@@ -139,6 +140,7 @@ def test_stopped_stage_resumes(darkroom: Callable, stages: list[str], monkeypatc
     assert record(FINE)["fit_seconds"] > stopped["fit_seconds"]
 
 
+@pytest.mark.slow
 def test_stage_that_fails_ends_chain_with_its_exit_code(darkroom: Callable, stages: list[str]) -> None:
     wrong = write_stage("broken", loss={"class_path": "tests.fakes.parts.NanAt", "init_args": {"call": 1}})
     outcome = darkroom("chain", wrong, stages[1], *QUIET)

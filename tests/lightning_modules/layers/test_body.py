@@ -26,7 +26,7 @@ from darkroom.lightning_modules.layers.narrow import FrozenBatchNorm2d, freeze_n
         ("efficientnet_b0", [24, 40, 112, 1280]),
         ("efficientnet_lite0", [24, 40, 112, 1280]),
         ("regnet_y_400mf", [48, 104, 208, 440]),
-        ("densenet121", [256, 512, 1024, 1024]),
+        pytest.param("densenet121", [256, 512, 1024, 1024], marks=pytest.mark.slow),
         ("vgg16", [256, 512, 512, 512]),
         ("convnext_tiny", [96, 192, 384, 768]),
     ],

