@@ -20,7 +20,7 @@ from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.normalization import check_normalization
 from darkroom.lightning_modules.utils.precision import check_images
-from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
+from darkroom.protocols import IgnoresIndex, PretrainedNetwork, SegmentationOutputs, UnpaddedNetwork
 from darkroom.runtime.lightning_compat import class_names_of, trainer_of
 
 
@@ -83,7 +83,8 @@ class SemanticSegmentation(Technique):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            check_normalization(self.trainer, self.expected_normalization)
+            own = self.network.expected_normalization if isinstance(self.network, PretrainedNetwork) else None
+            check_normalization(self.trainer, self.expected_normalization or own)
         names = class_names_of(self.trainer)
         scores = MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, names), *self.metrics])
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")

