@@ -1,7 +1,6 @@
 """FineTuning: pretrained layers with a lower learning rate, frozen in the first epochs, or with constant batch norms."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 from lightning import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
@@ -12,7 +11,6 @@ from torch.optim import Optimizer
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.optimizers import Optim, build_in_groups
 from darkroom.lightning_modules.utils.fsdp import Sharded
-from darkroom.lightning_modules.utils.safe_load import read_safely
 
 
 class FineTuning:
@@ -52,7 +50,7 @@ class FineTuning:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if not self.options.treats_pretrained_layers:
             return build(trained)
-        self._read_layers(module)
+        self._refuse_sharding(module)
         self._require_layers(module)
         pretrained = {parameter for _, parameter in self._parameters(module)}
         constant = {parameter for _, norm in self._norms(module) for parameter in norm.parameters()}
@@ -103,19 +101,13 @@ class FineTuning:
         for name in self._constant:
             module.get_submodule(name).eval()
 
-    def _read_layers(self, module: LightningModule) -> None:
-        """Read the pretrained layers from the checkpoint of a fit that resumes, where it is loaded after this."""
-        strategy = module.trainer.strategy
-        if not isinstance(strategy, Sharded):
-            return
-        if self.options.freeze_epochs or self.options.freeze_batch_norm:
+    def _refuse_sharding(self, module: LightningModule) -> None:
+        """Raise a UsageError where a checkpoint, which has the pretrained layers, is loaded after this."""
+        if isinstance(module.trainer.strategy, Sharded):
             raise UsageError(
-                "model.optim.freeze_epochs must be 0, and freeze_batch_norm false, where weights are sharded among GPUs; "
-                "use configs/trainer/ddp.yaml instead of fsdp.yaml"
+                "model.optim.backbone_lr must be 1, freeze_epochs 0 and freeze_batch_norm false, where weights are sharded "
+                "among GPUs; use configs/trainer/ddp.yaml instead of fsdp.yaml"
             )
-        path = strategy.broadcast(module.trainer.ckpt_path)
-        if path:
-            self.layers = tuple(read_safely("ckpt_path", Path(path), mmap=True).get("pretrained_layers", ()))
 
     def _require_layers(self, module: LightningModule) -> None:
         if self.layers:

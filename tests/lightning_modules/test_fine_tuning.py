@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as schedulers
@@ -29,6 +30,7 @@ from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.lr_schedulers import WarmupConstant, WarmupCosine
 from darkroom.lightning_modules.optimizers import CaffeSGD, Optim
 from darkroom.lightning_modules.segmentation import FCN, SemanticSegmentation
+from darkroom.lightning_modules.utils.fsdp import Sharded
 from tests.contracts.module import trainer
 from tests.contracts.ranks import join
 from tests.fakes.ranks import on_two_ranks
@@ -398,6 +400,14 @@ def test_fit_from_scratch_is_refused(tmp_path: Path, options: dict[str, Any]) ->
     (name,) = options
     with pytest.raises(UsageError, match=f"model.optim.{name} is .*no pretrained layers.*set model.init_from"):
         fit(scratch, tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"backbone_lr": 0.1}, {"freeze_epochs": 1}, {"freeze_batch_norm": True}])
+def test_sharded_weights_are_refused(model: Callable, options: dict[str, Any]) -> None:
+    sharded, fitted = Trainer(accelerator="cpu", strategy=Sharded(), logger=False), model(**options)
+    fitted.trainer = sharded
+    with pytest.raises(UsageError, match=r"backbone_lr must be 1, .*use configs/trainer/ddp\.yaml"):
+        fitted.configure_optimizers()
 
 
 def test_freezing_all_layers_is_refused(model: Callable, tmp_path: Path) -> None:
