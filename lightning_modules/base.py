@@ -17,7 +17,12 @@ from darkroom.lightning_modules.fine_tuning import FineTuning
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
 from darkroom.lightning_modules.training_record import record_training, require_samples_per_step
-from darkroom.lightning_modules.utils.arguments import build_options, declared_names, save_arguments
+from darkroom.lightning_modules.utils.arguments import (
+    build_options,
+    declared_names,
+    save_arguments,
+    without_initial_weights,
+)
 from darkroom.lightning_modules.utils.check_batch import check_first_batch
 from darkroom.lightning_modules.utils.fsdp import is_sharded, shard_module
 from darkroom.lightning_modules.utils.initial_weights import StartsFromFile
@@ -135,6 +140,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         self.running_loss.fold(self)
         require_finite_weights(self)
         checkpoint |= {"running_loss": self.running_loss.state_dict()} | record_training(self.trainer, self.fine_tuning)
+        checkpoint["hyper_parameters"] = without_initial_weights(checkpoint.get("hyper_parameters", {}))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_steps = checkpoint.get("global_step", 0)

@@ -3,6 +3,7 @@
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from pydoc import locate
 from types import FrameType
 from typing import Any, TypeVar, get_args
 
@@ -32,6 +33,21 @@ def declared_names(kind: object, name: str) -> tuple[str, ...]:
     """Return the names that a class and its bases declare in class attributes called ``name``."""
     bases = kind.__mro__ if isinstance(kind, type) else ()
     return tuple(declared for base in bases for declared in vars(base).get(name, ()))
+
+
+def without_initial_weights(arguments: Any) -> Any:
+    """Return saved arguments without the sources of initial weights of nested classes, which a checkpoint replaces.
+
+    Args:
+        arguments: plain values, in which a nested class is a mapping of ``class_path`` and ``init_args``.
+    """
+    if not isinstance(arguments, Mapping):
+        return arguments
+    kept = {name: without_initial_weights(value) for name, value in arguments.items()}
+    if isinstance(kept.get("class_path"), str) and isinstance(kept.get("init_args"), dict):
+        sources = declared_names(locate(kept["class_path"]), "initial_weight_arguments")
+        kept["init_args"] |= {name: None for name in sources if name in kept["init_args"]}
+    return kept
 
 
 def check_choice(key: str, value: Choice, choices: Any) -> Choice:

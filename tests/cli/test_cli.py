@@ -152,6 +152,7 @@ class TestCheckpoint:
     ) -> None:
         from torchvision.models import mobilenet_v2
 
+        from darkroom.lightning_modules.classification import ImageClassifier
         from darkroom.lightning_modules.layers import pretrained
 
         Path("classifier.yaml").write_text(
@@ -166,6 +167,7 @@ class TestCheckpoint:
             assert darkroom("fit", "--config", "classifier.yaml", *tiny, "--experiment", "one").code == 0
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
         assert darkroom("test", "--ckpt_path", "runs/one/0/checkpoints/best.ckpt").code == 0
+        ImageClassifier.load_from_checkpoint("runs/one/0/checkpoints/best.ckpt", weights_only=True)
 
     @pytest.mark.usefixtures("tiny_run")
     def test_checkpoint_of_other_class_raises(self, darkroom: Callable, tiny: list[str]) -> None:
