@@ -86,7 +86,8 @@ def _narrow(rest: list[str]) -> list[str]:
         return []
     config = config_of(methods[0])
     narrow = {f"model.{name}": value for name, value in SMALL.get(config["model"]["class_path"], {}).items()}
-    if len({config_of(name)["model"]["class_path"] for name in methods}) > 1:
+    kinds = {config_of(name)["model"].get("class_path") for name in methods} - {None}  # overlays of data have no class
+    if len(kinds) > 1:
         narrow = {}  # stages of a chain that have other options
     if any(_replaces_network(Path(path)) for path in configs if Path(path).is_file()):
         narrow = {name: value for name, value in narrow.items() if not name.startswith("model.network.")}
