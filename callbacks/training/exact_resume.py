@@ -30,7 +30,7 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         self._position: dict[str, Any] | None = None
         self._restore: dict[str, Any] | None = None
-        self._logged: dict[str, Any] | None = None
+        self._logged: tuple[Any, dict[str, Any], int] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Correct Lightning's step counter in a fit."""
@@ -58,7 +58,9 @@ class ExactResume(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Read these metrics, and correct Lightning's counters in a checkpoint from the end of an epoch."""
-        self._logged = checkpoint.get("logged", {"rows": None, "waiting": ({}, 0)})
+        logged = checkpoint.get("logged", {"rows": None, "waiting": ({}, 0)})
+        metrics, step = logged["waiting"]  # taken apart now, so that a changed file fails while it is restored
+        self._logged = (logged["rows"], metrics, step)
         loop = checkpoint["loops"]["fit_loop"]
         epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
         if epochs["total"]["processed"] != epochs["total"]["completed"] + 1:
@@ -81,11 +83,11 @@ class ExactResume(Callback):
         loader = trainer.train_dataloader
         if self._restore and self._restore["position"] and isinstance(loader, PositionedLoader):
             _resume_at(trainer, loader, self._restore["position"])
-        if self._logged:
+        if self._logged is not None:
+            rows, metrics, step = self._logged
             for logger in trainer.loggers:
                 if isinstance(logger, ResumableCSVLogger):
-                    logger.truncate(self._logged["rows"])
-            metrics, step = self._logged["waiting"]
+                    logger.truncate(rows)
             log_metrics(trainer, metrics, step)
 
     def on_train_batch_end(
