@@ -57,6 +57,7 @@ class DetectionContract:
         with torch.inference_mode():
             assert len(model.eval().predict_step(batch, 0)) == len(batch["image"])
 
+    @pytest.mark.slow  # 4 to 9 seconds for most methods
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr, fused=True)))
         data = self.data_to_overfit()

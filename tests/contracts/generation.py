@@ -216,6 +216,7 @@ class GenerationContract:
         assert all(value.isfinite() for value in values.values())
         assert {f"val/{self.loss}", f"test/{self.loss}", "val/sampled", "test/sampled"} <= values.keys()
 
+    @pytest.mark.slow  # 4 to 9 seconds for most methods
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
         if self.overfit_loss is None:
             pytest.skip("the losses of a GAN do not fall")

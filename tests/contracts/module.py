@@ -41,6 +41,7 @@ class SegmentationContract:
         sizes = {"train_size": 4, "val_size": 4, "test_size": 4, "batch_size": 4, "num_workers": 0, "side": 32}
         return ShapesSegmentation(**{**sizes, **kwargs})
 
+    @pytest.mark.slow  # 4 to 9 seconds for most methods
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=1e-2, fused=True)))
         fitting = trainer(tmp_path, max_steps=self.steps, max_epochs=-1, limit_val_batches=0, log_every_n_steps=1)

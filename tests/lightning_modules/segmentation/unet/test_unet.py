@@ -41,7 +41,7 @@ class TestUNetValid(SegmentationContract):
         torch.manual_seed(0)
         return UNet(num_classes=6, base_channels=4, padding="valid", batch_norm=False, **kwargs)
 
-    @pytest.mark.slow  # TestUNet runs it in the unit lane
+    @pytest.mark.slow
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
         super().test_overfits_one_batch(tmp_path)
 
