@@ -19,6 +19,7 @@ from darkroom.cli.console import explain
 from darkroom.cli.run import run
 from darkroom.errors import UsageError
 from darkroom.runtime import slurm
+from darkroom.runtime.lightning_compat import process_rank
 from darkroom.runtime.run_folder import find_checkpoint, list_runs
 
 RECORD = "stage.json"  # in the run folder of a stage
@@ -62,7 +63,7 @@ class Record:
 
     def write(self, run_folder: Path) -> None:
         """Write the record of a run, on the first rank and if the run folder exists."""
-        if rank_zero_only.rank == 0 and run_folder.is_dir():  # type: ignore[attr-defined]  # set by Lightning
+        if process_rank() == 0 and run_folder.is_dir():
             (run_folder / RECORD).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
 
