@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
-from darkroom.errors import UsageError
 from darkroom.lightning_modules.fine_tuning import FineTuning
 from darkroom.lightning_modules.optimizers import Optim, align_optimizer_states, clip_gradients
 from darkroom.lightning_modules.running_loss import RunningLoss, require_finite_weights
@@ -24,9 +23,11 @@ from darkroom.lightning_modules.utils.arguments import (
     without_initial_weights,
 )
 from darkroom.lightning_modules.utils.check_batch import check_first_batch
-from darkroom.lightning_modules.utils.fsdp import is_sharded, shard_module
+from darkroom.lightning_modules.utils.fsdp import is_sharded, refuse_sharding, shard_module
 from darkroom.lightning_modules.utils.initial_weights import StartsFromFile
+from darkroom.lightning_modules.utils.normalization import Statistics, check_normalization
 from darkroom.lightning_modules.utils.old_checkpoints import with_todays_names
+from darkroom.runtime.lightning_compat import datamodule_of
 
 
 class Technique(LightningModule, metaclass=StartsFromFile):
@@ -50,6 +51,8 @@ class Technique(LightningModule, metaclass=StartsFromFile):
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
     trained_steps = 0  # of the checkpoint that was loaded
     _samples_per_step: int | None = None  # when the checkpoint was written
+    own_normalization: Statistics | None = None  # see ``Normalized``
+    expected_normalization: Statistics | None = None
     step_schedules: Sequence[type] = ()  # schedules of the method that count optimizer steps
 
     def __init__(self, optim: Optim | None = None, init_from: str | None = None) -> None:
@@ -84,14 +87,13 @@ class Technique(LightningModule, metaclass=StartsFromFile):
 
     def shards(self) -> list[nn.Module]:
         """Return the modules that are sharded among ranks: each called by ``forward`` alone, with all that trains."""
-        raise UsageError(
-            f"{type(self).__name__} cannot be sharded among GPUs; use configs/trainer/ddp.yaml instead of fsdp.yaml"
-        )
+        return refuse_sharding(self)
 
     def configure_model(self) -> None:
         shard_module(self, self.shards, compiled=self.optim.compile)
 
     def setup(self, stage: str) -> None:
+        check_normalization(self, stage, datamodule_of(self.trainer))
         for network in self.networks():
             if not is_sharded(network):
                 network.to(memory_format=self.memory_format)
@@ -139,7 +141,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.running_loss.fold(self)
         require_finite_weights(self)
-        checkpoint |= {"running_loss": self.running_loss.state_dict()} | record_training(self.trainer, self.fine_tuning)
+        checkpoint |= {"running_loss": self.running_loss.state_dict()} | record_training(self.trainer, self)
         checkpoint["hyper_parameters"] = without_initial_weights(checkpoint.get("hyper_parameters", {}))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,34 +1,45 @@
 """Entries of a checkpoint that give its weights their meaning, and checks of them when a fit resumes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.fine_tuning import FineTuning
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.protocols import NormalizedData
 from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
 
 
-def record_training(trainer: Trainer, fine_tuning: FineTuning) -> dict[str, Any]:
+class TrainedModule(Protocol):
+    """Method with what ``record_training`` records of it."""
+
+    fine_tuning: FineTuning
+    own_normalization: Statistics | None
+
+
+def record_training(trainer: Trainer, module: TrainedModule) -> dict[str, Any]:
     """Return the entries of a checkpoint that give its weights their meaning, as plain values.
 
     - ``samples_per_step``: samples of an optimizer step, over all ranks;
     - ``class_names``: of the data, in the order of their ids;
     - ``normalization``: mean and standard deviation, per channel in [0, 1], that the data are normalized by;
+    - ``own_normalization``: those by which the method itself normalizes images;
     - ``pretrained_layers``: names of the layers that the fit started from pretrained weights.
 
     None stands for what the data do not have.
     """
     data, names = datamodule_of(trainer), class_names_of(trainer)
     normalization = [list(data.mean), list(data.std)] if isinstance(data, NormalizedData) else None
+    own = module.own_normalization
     return {
         "samples_per_step": samples_per_step(trainer),
         "class_names": None if names is None else list(names),
         "normalization": normalization,
-        "pretrained_layers": list(fine_tuning.layers),
+        "own_normalization": own and [list(values) for values in own],
+        "pretrained_layers": list(module.fine_tuning.layers),
     }
 
 

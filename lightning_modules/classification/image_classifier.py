@@ -16,9 +16,8 @@ from darkroom.lightning_modules.classification.networks import BackboneClassifie
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
-from darkroom.lightning_modules.utils.normalization import check_normalization
 from darkroom.lightning_modules.utils.precision import check_images
-from darkroom.protocols import ClassificationOutputs, PretrainedNetwork
+from darkroom.protocols import ClassificationOutputs
 from darkroom.runtime.lightning_compat import class_names_of
 
 
@@ -92,8 +91,6 @@ class ImageClassifier(Technique):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and isinstance(self.network, PretrainedNetwork):
-            check_normalization(self.trainer, self.network.expected_normalization)
         scores = MetricCollection([ClassificationScores(self.num_classes, class_names_of(self.trainer))])
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
 

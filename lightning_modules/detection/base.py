@@ -63,6 +63,9 @@ class ObjectDetection(Technique):
         if num_classes is None or num_classes < 1:
             raise UsageError(f"model.num_classes must be a number of classes of objects, at least 1, got {num_classes}")
         self.network, self.num_classes, self.masks = network, num_classes, masks
+        for scaling in network.children():
+            if isinstance(scaling, GeneralizedRCNNTransform):
+                self.own_normalization = scaling.image_mean, scaling.image_std
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

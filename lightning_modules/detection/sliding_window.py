@@ -112,6 +112,7 @@ class SlidingWindow(ObjectDetection):
         self.windows_per_image, self.foreground = windows_per_image, foreground
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
+        self.own_normalization = IMAGENET
         for name, values in zip(("mean", "std"), IMAGENET.tensors(), strict=True):
             self.register_buffer(name, values, persistent=False)
 

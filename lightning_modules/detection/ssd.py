@@ -139,6 +139,7 @@ class SSDNetwork(nn.Module):
         normalization = normalization_of(backbone_name)
         if backbone_name == "vgg16":
             normalization = Normalization(_CAFFE_MEAN, normalization.std)
+        self.own_normalization = normalization
         for name, values in zip(("mean", "std"), normalization.tensors(), strict=True):
             self.register_buffer(name, values, persistent=False)
         if weights == "coco":

@@ -11,16 +11,14 @@ from torchmetrics import Metric, MetricCollection
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.layers.pretrained import Normalization
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation.geometry import margin_of, mirror_pad
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import CrossEntropy, needed_entries
 from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
 from darkroom.lightning_modules.utils.arguments import build_options
-from darkroom.lightning_modules.utils.normalization import check_normalization
 from darkroom.lightning_modules.utils.precision import check_images
-from darkroom.protocols import IgnoresIndex, PretrainedNetwork, SegmentationOutputs, UnpaddedNetwork
+from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
 from darkroom.runtime.lightning_compat import class_names_of, trainer_of
 
 
@@ -51,8 +49,6 @@ class SemanticSegmentation(Technique):
 
     needs: ClassVar[Mapping[str, type]] = {"image": Tensor, "mask": Tensor}
     free_arguments: ClassVar[tuple[str, ...]] = ("inference", "metrics")
-    # Of the images for which the weights of ``weights`` were trained; None: the initial weights are random.
-    expected_normalization: Normalization | None = None
 
     def __init__(
         self,
@@ -82,9 +78,6 @@ class SemanticSegmentation(Technique):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit":
-            own = self.network.expected_normalization if isinstance(self.network, PretrainedNetwork) else None
-            check_normalization(self.trainer, self.expected_normalization or own)
         names = class_names_of(self.trainer)
         scores = MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, names), *self.metrics])
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from lightning import LightningModule
@@ -187,6 +187,13 @@ def _sharded_parts(modules: Iterable[nn.Module]) -> Iterator[FSDPModule]:
 def to_local(tensor: Tensor) -> Tensor:
     """Return this rank's shard of a tensor, for in-place work without gradients."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def refuse_sharding(module: LightningModule) -> NoReturn:
+    """Raise a UsageError for a method whose networks cannot be sharded."""
+    raise UsageError(
+        f"{type(module).__name__} cannot be sharded among GPUs; use configs/trainer/ddp.yaml instead of fsdp.yaml"
+    )
 
 
 def is_sharded(module: nn.Module) -> bool:

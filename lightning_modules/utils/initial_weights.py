@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.ema import EMA
+from darkroom.lightning_modules.utils.normalization import Statistics, read_normalization
 from darkroom.lightning_modules.utils.safe_load import read_safely
 from darkroom.lightning_modules.utils.torchvision_weights import record_fetched_weights
 from darkroom.protocols import PretrainedNetwork
@@ -54,7 +55,9 @@ class StartsFromFile(ABCMeta):
             if isinstance(part, PretrainedNetwork):
                 pretrained += [f"{name}.{layer}" for layer in part.pretrained_layers]
         if module.init_from is not None:
-            pretrained += load_initial_weights(module, Path(module.init_from))
+            loaded = load_initial_weights(module, Path(module.init_from))
+            pretrained += loaded.layers
+            module.expected_normalization = loaded.normalization or module.expected_normalization
         module.fine_tuning.layers = tuple(dict.fromkeys(pretrained))
         return module
 
@@ -80,7 +83,19 @@ class _Pair(NamedTuple):
     values: dict[str, Tensor] | None
 
 
-def load_initial_weights(module: nn.Module, path: Path) -> list[str]:
+class Loaded(NamedTuple):
+    """What was loaded from a file.
+
+    Attributes:
+        layers: names of the module's layers that got weights.
+        normalization: of the images on which the weights were trained; None: the file does not state it.
+    """
+
+    layers: list[str]
+    normalization: Statistics | None
+
+
+def load_initial_weights(module: nn.Module, path: Path) -> Loaded:
     """Load the layers of a module that are in a file; report what was loaded, and which layers begin afresh.
 
     EMA weights of the file are preferred to the trained ones. Averages of the module start from the loaded weights.
@@ -89,13 +104,10 @@ def load_initial_weights(module: nn.Module, path: Path) -> list[str]:
         module: receives the weights.
         path: checkpoint of a method, or a state dict. Files that would run code raise.
 
-    Returns:
-        The names of the loaded layers.
-
     Raises:
         UsageError: the file cannot be read, no layer fits, or most layers have another shape; names both sides.
     """
-    kind, state = _read(path)
+    kind, state, normalization = _read(path)
     here, pairs = _match_state(module, state, f"{path} ({kind})")
     loaded = set()
     with torch.no_grad():
@@ -105,7 +117,7 @@ def load_initial_weights(module: nn.Module, path: Path) -> list[str]:
                 loaded.add(f"{pair.here.name}.{name}")
     _restart_averages(module)
     rank_zero_info(_report(f"{OPTION} {path.name} ({kind})", list(here.values()), pairs, loaded))
-    return [pair.here.name for pair in pairs if pair.values is not None]
+    return Loaded([pair.here.name for pair in pairs if pair.values is not None], normalization)
 
 
 def require_initial_weights_fit(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -130,13 +142,14 @@ def _match_state(module: nn.Module, state: dict[str, Tensor], source: str) -> tu
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Read the class that wrote a file, or another word for its content, and its tensors by name."""
+def _read(path: Path) -> tuple[str, dict[str, Tensor], Statistics | None]:
+    """Read the class that wrote a file, or another word for its content, its tensors by name and the normalization."""
     content = read_safely(f"{OPTION}:", path)
-    state, kind = content, "state dict"
+    state, kind, normalization = content, "state dict", None
     if isinstance(content, dict):
         if isinstance(content.get("hyper_parameters"), dict):
             kind = str(content["hyper_parameters"].get("_class_path", "checkpoint")).rpartition(".")[2]
+            normalization = read_normalization(content)
         state = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), content)
     tensors = {
         str(name).replace("_orig_mod.", ""): value
@@ -145,7 +158,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     }
     if not tensors:
         raise UsageError(f"{OPTION}: {path} must hold a state dict, got a {type(state).__name__} without tensors")
-    return kind, tensors
+    return kind, tensors, normalization
 
 
 def _averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:

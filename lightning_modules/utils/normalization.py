@@ -1,35 +1,106 @@
-"""Check of the data's normalization against that of pretrained weights."""
+"""Normalization of the images that a network gets, and its check against that of pretrained weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-from lightning import Trainer
+from torch import nn
 
 from darkroom.errors import UsageError
-from darkroom.protocols import NormalizedData
-from darkroom.runtime.lightning_compat import datamodule_of
+from darkroom.protocols import NormalizedData, PretrainedNetwork
+
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel, of images in [0, 1]
 
 # Largest difference of means and deviations: 0.5 is taken for 127 / 255.
 _TOLERANCE = 0.01
 
 
-def check_normalization(trainer: Trainer, expected: tuple[Sequence[float], Sequence[float]] | None) -> None:
-    """Check that the data are normalized as the initial weights expect.
+class Normalized(Protocol):
+    """Method whose images are normalized, by the data or by itself.
+
+    Attributes:
+        own_normalization: statistics by which the method normalizes images; None: the data do it.
+        expected_normalization: statistics of the images for which the initial weights were trained; None: unknown, or the
+            initial weights are random.
+    """
+
+    init_from: str | None
+    own_normalization: Statistics | None
+    expected_normalization: Statistics | None
+
+    def networks(self) -> list[nn.Module]:
+        """Return the networks of the method."""
+        ...
+
+
+def find_normalization(module: Normalized, data: object) -> Statistics | None:
+    """Return the statistics by which the images of a network are normalized, by its method or the data; None: unknown."""
+    if module.own_normalization is not None:
+        return module.own_normalization
+    return (data.mean, data.std) if isinstance(data, NormalizedData) else None
+
+
+def read_normalization(checkpoint: Mapping[str, Any]) -> Statistics | None:
+    """Return the statistics of the images on which the weights of a checkpoint were trained; None: unknown."""
+    found = checkpoint.get("own_normalization") or checkpoint.get("normalization")
+    return None if found is None else (found[0], found[1])
+
+
+def check_normalization(module: Normalized, stage: str, data: object) -> None:
+    """Check that the images of a fit are normalized as the initial weights expect.
 
     Args:
-        trainer: of the fit; nothing is checked without a datamodule that normalizes.
-        expected: mean and standard deviation per channel; None: nothing is checked.
+        module: to be checked.
+        stage: nothing is checked in other stages than ``fit``, whose weights are trained.
+        data: the datamodule of the stage.
 
     Raises:
-        UsageError: they differ; names the values to set.
+        UsageError: they are not; names the values to set.
     """
-    data = datamodule_of(trainer)
-    if expected is None or not isinstance(data, NormalizedData):
+    if stage != "fit":
         return
-    given = [list(data.mean), list(data.std)]
-    mean, std = ([round(value, 3) for value in values] for values in expected)
-    if np.shape(given) != np.shape(expected) or not np.allclose(given, expected, rtol=0, atol=_TOLERANCE):
+    built_before = [part for part in module.networks() if isinstance(part, PretrainedNetwork)]
+    expected = [module.expected_normalization, *(network.expected_normalization for network in built_before)]
+    option = "model.init_from" if module.init_from else "model.weights"
+    for statistics in expected:
+        require_normalization(module, data, statistics, f"the weights of {option}")
+
+
+def require_normalization(module: Normalized, data: object, expected: Statistics | None, weights: str) -> None:
+    """Raise a UsageError if the images of a fit are normalized by other statistics than those expected.
+
+    Args:
+        module: that is trained.
+        data: the datamodule of the fit.
+        expected: by the initial weights; None: unknown.
+        weights: name of the initial weights in the message.
+    """
+    given = find_normalization(module, data)
+    if expected is None or given is None:
+        return
+    expected = _adapt(expected, len(given[0]))
+    if all(np.allclose(one, other, rtol=0, atol=_TOLERANCE) for one, other in zip(given, expected, strict=True)):
+        return
+    (mean, std), (wanted_mean, wanted_std) = _round(given), _round(expected)
+    if module.own_normalization is not None:
         raise UsageError(
-            f"data.mean and data.std must be {mean} and {std}, which the weights of model.weights expect, got {given[0]} "
-            f"and {given[1]}; set data.mean and data.std to these values"
+            f"{weights} must be trained on images normalized with mean {mean} and std {std}, as {type(module).__name__} "
+            f"normalizes them, but were with {wanted_mean} and {wanted_std}; train them with data.mean {mean} and data.std "
+            f"{std}"
         )
+    raise UsageError(
+        f"data.mean and data.std must be {wanted_mean} and {wanted_std}, which {weights} expect, got {mean} and {std}; set "
+        "data.mean and data.std to these values"
+    )
+
+
+def _adapt(statistics: Statistics, channels: int) -> Statistics:
+    """Return the statistics of images with other channels: the averages over the channels."""
+    if len(statistics[0]) == channels:
+        return statistics
+    mean, std = ([float(np.mean(values))] * channels for values in statistics)
+    return mean, std
+
+
+def _round(statistics: Statistics) -> list[list[float]]:
+    return [[round(value, 3) for value in values] for values in statistics]

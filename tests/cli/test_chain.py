@@ -256,12 +256,23 @@ def test_classes_may_differ_between_stages(darkroom: Callable) -> None:
     classifier = yaml.safe_load((CONFIGS / "classification/vgg.yaml").read_text())
     classifier["model"]["init_args"]["network"]["init_args"]["width"] = 0.05
     sizes = {"train_size": 8, "val_size": 4, "test_size": 4, "batch_size": 4, "num_workers": 0}
-    classifier["data"]["init_args"] |= sizes
+    normalization = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    classifier["data"]["init_args"] |= sizes | normalization
     classifier["trainer"] = {"max_epochs": 1, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
     Path("classifier.yaml").write_text(yaml.safe_dump(classifier))
     outcome = darkroom("chain", "classifier.yaml", write_stage("fcn"), *QUIET, "--trainer.accelerator", "cpu")
     assert outcome.code == 0, outcome.err
     assert Path("runs/classifier-fcn/2-fcn/0/test.yaml").is_file()
+
+
+def test_normalization_of_stages_must_agree(darkroom: Callable, stages: list[str]) -> None:
+    other = yaml.safe_load(Path(stages[1]).read_text())
+    other["data"]["init_args"] |= {"mean": [0.1, 0.1, 0.1], "std": [0.2, 0.2, 0.2]}
+    Path("other.yaml").write_text(yaml.safe_dump(other))
+    outcome = darkroom("chain", stages[0], "other.yaml", *QUIET)
+    assert outcome.code == 2
+    assert "stage 2 of 2, other.yaml: data.mean and data.std must be [0.485, 0.456, 0.406] and [0.229," in outcome.err
+    assert not Path("runs").exists()
 
 
 @pytest.mark.slow

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from darkroom.cli.cli import DarkroomCLI
 from darkroom.cli.run import execute
 from darkroom.errors import UsageError, UserError
+from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.lightning_modules.utils.initial_weights import require_initial_weights_fit
+from darkroom.lightning_modules.utils.normalization import find_normalization, require_normalization
 from darkroom.renames import update_config
 
 # Options that may differ when a stage resumes: they have no effect on the weights.
@@ -32,7 +34,7 @@ class StageCheck(DarkroomCLI):
         network: the model, without the weights of ``model.init_from``.
     """
 
-    network: nn.Module
+    network: Technique
 
     def _find_run(self, command: str, config: Namespace, experiment: Path) -> None:
         """Do nothing: a check has no run folder."""
@@ -45,7 +47,7 @@ class StageCheck(DarkroomCLI):
         if "init_from" in config.model.init_args:
             config.model.init_args.init_from = None
         self.build_model(building)
-        assert isinstance(self.model, nn.Module)
+        assert isinstance(self.model, Technique)
         self.network = self.model
 
     def run_command(self, command: str) -> None:
@@ -65,14 +67,16 @@ def check_stages(stages: Sequence[tuple[str, list[str], Path]]) -> list[int]:
         UserError: a stage is invalid.
         SystemExit: the parser has printed an error or the help.
     """
-    counts, before, state = list[int](), "", dict[str, Tensor]()
+    counts, before, state, normalization = list[int](), "", dict[str, Tensor](), None
     for title, argv, run in stages:
         with _said_where(title):
             check = execute(argv, StageCheck)
             if before:
                 require_initial_weights_fit(check.network, state, before)
+                require_normalization(check.network, check.datamodule, normalization, f"the weights of {before}")
             _require_same_config(run, check.dump_config())
         before, state = type(check.network).__name__, check.network.state_dict()
+        normalization = find_normalization(check.network, check.datamodule)
         counts.append(_count_weights(check.network))
     return counts
 

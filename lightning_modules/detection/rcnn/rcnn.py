@@ -128,7 +128,8 @@ class RCNN(ObjectDetection):
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         self.examples: Examples | None = None
         self.negatives: HardNegatives | None = None
-        for name, values in zip(("mean", "std"), normalization_of(backbone).tensors(), strict=True):
+        self.own_normalization = normalization_of(backbone)
+        for name, values in zip(("mean", "std"), self.own_normalization.tensors(), strict=True):
             self.register_buffer(name, values, persistent=False)
 
     # --- crops, losses, detections ------------------------------------------------------------------------------------
