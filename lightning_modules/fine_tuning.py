@@ -52,16 +52,15 @@ class FineTuning:
             return build(trained)
         self._refuse_sharding(module)
         self._require_layers(module)
-        pretrained = {parameter for _, parameter in self._parameters(module)}
-        constant = {parameter for _, norm in self._norms(module) for parameter in norm.parameters()}
+        pretrained = {parameter for _, parameter in _parameters_of(module, self.layers)}
         fresh = [parameter for parameter in trained if parameter not in pretrained]
         if self.options.freeze_epochs and not fresh:
             raise UsageError(
                 f"model.optim.freeze_epochs must be 0: all layers of {type(network).__name__} are pretrained, so nothing "
                 "would be trained while they are frozen"
             )
-        if self.options.freeze_batch_norm:
-            trained = [parameter for parameter in trained if parameter not in constant]
+        constant = {parameter for _, parameter in self._always_frozen(module)}
+        trained = [parameter for parameter in trained if parameter not in constant]
         if self.options.backbone_lr == 1:
             return build(trained)
         others = [parameter for parameter in trained if parameter in pretrained]
@@ -70,9 +69,9 @@ class FineTuning:
     def begin_epoch(self, module: LightningModule) -> None:
         """Freeze or thaw layers as the current epoch of a fit requires; also called when a fit resumes within it."""
         options = self.options
-        frozen = module.current_epoch < options.freeze_epochs
-        norms = dict(self._norms(module)) if frozen or options.freeze_batch_norm else {}
-        parameters = dict(self._parameters(module)) if frozen else dict(_parameters_of(norms.items()))
+        layers = self.layers if module.current_epoch < options.freeze_epochs else self._first_layers(module)
+        norms = dict(_norms_of(module, self.layers if options.freeze_batch_norm else layers))
+        parameters = dict(_parameters_of(module, [*layers, *norms]))
         before = self._frozen
         self.release(module)
         self._constant = tuple(name for name, norm in norms.items() if norm.training)
@@ -105,14 +104,14 @@ class FineTuning:
         """Raise a UsageError where a checkpoint, which has the pretrained layers, is loaded after this."""
         if isinstance(module.trainer.strategy, Sharded):
             raise UsageError(
-                "model.optim.backbone_lr must be 1, freeze_epochs 0 and freeze_batch_norm false, where weights are sharded "
-                "among GPUs; use configs/trainer/ddp.yaml instead of fsdp.yaml"
+                "model.optim.backbone_lr must be 1, freeze_epochs and freeze_layers 0, and freeze_batch_norm false, where "
+                "weights are sharded among GPUs; use configs/trainer/ddp.yaml instead of fsdp.yaml"
             )
 
     def _require_layers(self, module: LightningModule) -> None:
         if self.layers:
             return
-        names = {"backbone_lr": 1.0, "freeze_epochs": 0, "freeze_batch_norm": False}
+        names = {"backbone_lr": 1.0, "freeze_epochs": 0, "freeze_layers": 0, "freeze_batch_norm": False}
         given = [name for name, default in names.items() if vars(self.options)[name] != default]
         raise UsageError(
             f"model.optim.{given[0]} is {vars(self.options)[given[0]]}, but {type(module).__name__} has no pretrained "
@@ -120,19 +119,41 @@ class FineTuning:
             f"method has it, or leave out {', '.join(f'model.optim.{name}' for name in given)}"
         )
 
-    def _parameters(self, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters of the pretrained layers, with their names."""
-        return _parameters_of((name, module.get_submodule(name)) for name in self.layers)
+    def _first_layers(self, module: nn.Module) -> list[str]:
+        """Return the pretrained layers up to the last convolution that is always frozen, with the norms after it.
 
-    def _norms(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the batch norms among the pretrained layers, with their names."""
-        for name in self.layers:
-            layer = module.get_submodule(name)
-            if isinstance(layer, _BatchNorm):
-                yield name, layer
+        Raises:
+            UsageError: there are fewer pretrained convolutions.
+        """
+        pretrained, first, convolutions = set(self.layers), list[str](), 0
+        for name, layer in module.named_modules() if self.options.freeze_layers else ():
+            if name in pretrained:
+                convolutions += isinstance(layer, nn.Conv2d)
+                if convolutions > self.options.freeze_layers:
+                    return first
+                first.append(name)
+        if convolutions < self.options.freeze_layers:
+            raise UsageError(
+                f"model.optim.freeze_layers must be at most {convolutions}, the pretrained convolutions of "
+                f"{type(module).__name__}, got {self.options.freeze_layers}"
+            )
+        return first
+
+    def _always_frozen(self, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that no epoch trains, with their names."""
+        norms = _norms_of(module, self.layers) if self.options.freeze_batch_norm else ()
+        return _parameters_of(module, [*self._first_layers(module), *(name for name, _ in norms)])
 
 
-def _parameters_of(layers: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Parameter]]:
+def _norms_of(module: nn.Module, layers: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the batch norms among layers, with their names."""
+    for name in layers:
+        layer = module.get_submodule(name)
+        if isinstance(layer, _BatchNorm):
+            yield name, layer
+
+
+def _parameters_of(module: nn.Module, layers: Iterable[str]) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the parameters of layers, without those of their children, with their full names."""
-    for layer, module in layers:
-        yield from module.named_parameters(layer, recurse=False)
+    for name in layers:
+        yield from module.get_submodule(name).named_parameters(name, recurse=False)

@@ -31,6 +31,8 @@ class Optim:
             loaded. All other layers have the full rate.
         freeze_epochs: the pretrained layers are frozen in this number of epochs, at least 0, of the start of the fit: their
             weights are constant, and their batch norms are in eval mode. The schedule counts these epochs too.
+        freeze_layers: number of first pretrained convolutions that are frozen in the whole fit, with the batch norms after
+            them. They detect edges and colours, which many images have, and their large maps are the slowest to train.
         freeze_batch_norm: the batch norms of the pretrained layers have constant statistics and factors in the whole fit.
 
     Raises:
@@ -44,6 +46,7 @@ class Optim:
     compile: bool = False
     backbone_lr: float = 1.0
     freeze_epochs: int = 0
+    freeze_layers: int = 0
     freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -52,13 +55,14 @@ class Optim:
                 f"model.optim.backbone_lr must be above 0, got {self.backbone_lr}; to keep pretrained layers constant, set "
                 "model.optim.freeze_epochs to the number of epochs"
             )
-        if self.freeze_epochs < 0:
-            raise UsageError(f"model.optim.freeze_epochs must be at least 0, got {self.freeze_epochs}")
+        for name, value in (("freeze_epochs", self.freeze_epochs), ("freeze_layers", self.freeze_layers)):
+            if value < 0:
+                raise UsageError(f"model.optim.{name} must be at least 0, got {value}")
 
     @property
     def treats_pretrained_layers(self) -> bool:
         """True if pretrained layers are trained in another way than those that begin afresh."""
-        return self.backbone_lr != 1 or self.freeze_epochs > 0 or self.freeze_batch_norm
+        return self.backbone_lr != 1 or self.freeze_epochs > 0 or self.freeze_layers > 0 or self.freeze_batch_norm
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -22,7 +22,7 @@ _FITTED_ARGUMENTS = tuple(
     f"optim.{name}"
     for name in (
         *("optimizer", "generator_optimizer", "discriminator_optimizer", "lr_scheduler", "lr_interval"),
-        *("backbone_lr", "freeze_batch_norm"),
+        *("backbone_lr", "freeze_layers", "freeze_batch_norm"),
     )
 )
 

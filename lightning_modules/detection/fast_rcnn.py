@@ -24,6 +24,7 @@ from darkroom.lightning_modules.detection.inference import DetectionInference, L
 from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling, rescale
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.backbones import Backbone, Classifier, pooled_side
+from darkroom.lightning_modules.layers.narrow import freeze_first
 from darkroom.lightning_modules.layers.pretrained import (
     Weights,
     imagenet_weights,
@@ -40,7 +41,8 @@ class FastRCNNNetwork(nn.Module):
         num_classes: K, without the background.
         backbone: AlexNet or a VGG; its convolutions compute the map, of stride 16, its linear layers classify a region.
         width: factor on the channels of every layer.
-        freeze: number of first convolutions that are not trained; the paper's choice for VGG16 is 4.
+        freeze: number of first convolutions that are not trained, nor the batch norms after them; the paper's choice for
+            VGG16 is 4.
     """
 
     def __init__(
@@ -61,8 +63,8 @@ class FastRCNNNetwork(nn.Module):
             raise UsageError(
                 f"model.freeze must be 0 to {len(convolutions)}, the convolutions of {backbone}, got {freeze}"
             )
-        for convolution in convolutions[:freeze]:
-            convolution.requires_grad_(False)
+        if freeze:
+            freeze_first(self.features, freeze)
 
     def forward(self, images: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Classify regions of normalized images (B, 3, H, W).
@@ -149,7 +151,8 @@ class FastRCNN(ObjectDetection):
         self.offset_deviations = tuple(offset_deviations)
         self.background_iou = (background_iou[0], background_iou[1])
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
-        self.transform = ImageScaling(min_side, max_side, normalization_of(backbone))
+        self.own_normalization = normalization_of(backbone)
+        self.transform = ImageScaling(min_side, max_side, self.own_normalization)
 
     def _maps(self, batch: Mapping[str, Any]) -> tuple[ImageList, Tensor]:
         images, _ = self.transform(list(batch["image"]))

@@ -33,6 +33,14 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     return module
 
 
+def freeze_first(features: nn.Sequential, count: int) -> None:
+    """Freeze the first ``count`` convolutions of features, and the batch norms up to the next one, in place."""
+    convolutions = [index for index, layer in enumerate(features) if isinstance(layer, nn.Conv2d)]
+    end = convolutions[count] if count < len(convolutions) else len(features)
+    for index in range(end):
+        features[index] = freeze_norms(features[index].requires_grad_(False))
+
+
 def narrow(module: nn.Module, width: float) -> None:
     """Multiply the channels of a classifier, or of its convolutional part, by ``width``, in place, with new weights.
 

@@ -36,6 +36,12 @@ from tests.contracts.ranks import join
 from tests.fakes.ranks import on_two_ranks
 
 SGD = partial(torch.optim.SGD, lr=0.1)
+TREATMENTS: list[dict[str, Any]] = [
+    {"backbone_lr": 0.1},
+    {"freeze_epochs": 1},
+    {"freeze_layers": 1},
+    {"freeze_batch_norm": True},
+]
 
 
 class Network(nn.Sequential):
@@ -120,6 +126,38 @@ def test_frozen_batch_norm_stays_constant(model: Callable, tmp_path: Path) -> No
     assert record.moved(0) == {"body", "head"}
     frozen = fit(model(freeze_batch_norm=True, freeze_epochs=1), tmp_path, epochs=2)
     assert [frozen.moved(epoch) for epoch in range(2)] == [{"head"}, {"body", "head"}]
+
+
+def test_first_layers_stay_frozen_with_their_batch_norms(model: Callable, tmp_path: Path) -> None:
+    record = fit(model(freeze_layers=1), tmp_path)
+    assert record.moved(0) == {"head"}
+    assert record.moving_norms == [False] * 2
+
+
+def test_later_convolutions_are_trained_where_first_ones_are_frozen(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = BackboneClassifier("vgg11_bn", 8, (3, 32, 32), width=0.02)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
+    tuned = ImageClassifier(
+        BackboneClassifier("vgg11_bn", 8, (3, 32, 32), width=0.02),
+        num_classes=8,
+        optim=Optim(freeze_layers=2),
+        init_from=str(tmp_path / "classifier.pt"),
+    )
+    first = {name for name in tuned.fine_tuning.layers if name.startswith("network.features.")}
+    before = {name: value.clone() for name, value in tuned.state_dict().items()}
+    colours = ShapesImages(train_size=4, val_size=2, batch_size=4, side=32, label="colour", num_workers=0)
+    trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(tuned, colours)
+    moved = {
+        name.rpartition(".")[0] for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])
+    }
+    frozen = first - moved
+    assert {name.removeprefix("network.features.") for name in frozen} == {"0", "1", "4", "5"}  # two with their norms
+
+
+def test_more_frozen_layers_than_pretrained_ones_are_refused(model: Callable, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="freeze_layers must be at most 1, .*SemanticSegmentation, got 2"):
+        fit(model(freeze_layers=2), tmp_path)
 
 
 def test_constant_batch_norm_survives_train(model: Callable, tmp_path: Path) -> None:
@@ -387,6 +425,7 @@ def test_ranks_have_equal_weights_after_thawing(model: Callable, tmp_path: Path)
         ({"backbone_lr": -1.0}, "backbone_lr must be above 0, got -1.0"),
         ({"backbone_lr": float("nan")}, "backbone_lr must be above 0, got nan"),
         ({"freeze_epochs": -1}, "freeze_epochs must be at least 0, got -1"),
+        ({"freeze_layers": -1}, "freeze_layers must be at least 0, got -1"),
     ],
 )
 def test_invalid_values_raise(options: dict[str, Any], reason: str) -> None:
@@ -394,7 +433,7 @@ def test_invalid_values_raise(options: dict[str, Any], reason: str) -> None:
         Optim(**options)
 
 
-@pytest.mark.parametrize("options", [{"backbone_lr": 0.1}, {"freeze_epochs": 1}, {"freeze_batch_norm": True}])
+@pytest.mark.parametrize("options", TREATMENTS)
 def test_fit_from_scratch_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     scratch = SemanticSegmentation(Network(), num_classes=6, optim=Optim(**options))
     (name,) = options
@@ -402,7 +441,7 @@ def test_fit_from_scratch_is_refused(tmp_path: Path, options: dict[str, Any]) ->
         fit(scratch, tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"backbone_lr": 0.1}, {"freeze_epochs": 1}, {"freeze_batch_norm": True}])
+@pytest.mark.parametrize("options", TREATMENTS)
 def test_sharded_weights_are_refused(model: Callable, options: dict[str, Any]) -> None:
     sharded, fitted = Trainer(accelerator="cpu", strategy=Sharded(), logger=False), model(**options)
     fitted.trainer = sharded
