@@ -25,6 +25,7 @@ from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.autoencoding import AutoEncoder
 from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.classification import BackboneClassifier, ImageClassifier
 from darkroom.lightning_modules.detection.ssd import SSD
 from darkroom.lightning_modules.diffusion import (
     DDPM,
@@ -88,6 +89,11 @@ def ssd(**kwargs: Any) -> SSD:
     return SSD(norm="frozen", **sizes, **kwargs)
 
 
+def classifier(**kwargs: Any) -> ImageClassifier:
+    network = BackboneClassifier("vgg11", 8, (3, 32, 32), width=0.05)
+    return ImageClassifier(network, num_classes=8, label_smoothing=0.1, **kwargs)
+
+
 def autoencoder(**kwargs: Any) -> AutoEncoder:
     return AutoEncoder((3, 16, 16), 4, "mlp", hidden=(16,), **kwargs)
 
@@ -107,6 +113,7 @@ CASES: dict[str, tuple[Build, Callable[..., VisionDataModule], float]] = {
     "focal": (partial(unet, loss=Focal()), partial(PartlyIgnored, side=32), 0.1),
     "border_weighted": (partial(unet, loss=BorderWeighted()), partial(PartlyIgnored, side=32), 0.1),
     "ssd": (ssd, partial(ShapesDetection, side=64), 0.01),
+    "classifier": (classifier, partial(ShapesImages, side=32, label="colour"), 0.01),
     "autoencoder": (autoencoder, partial(ShapesImages, side=16), 1e-4),
     "ddpm": (ddpm, partial(ShapesImages, side=16), 0.1),
 }
