@@ -17,6 +17,7 @@ from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
 from darkroom.lightning_modules.detection.types import Detection, Detections
 from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.normalization import refuse_normalized_data
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.runtime.lightning_compat import class_names_of
 
@@ -50,6 +51,8 @@ class ObjectDetection(Technique):
     # Networks of others select detections themselves; COCO's metrics count 100 of an image and class.
     limits: Limits = Limits(score_threshold=0.0, nms_threshold=1.0, max_detections=100)
     free_arguments: ClassVar[tuple[str, ...]] = ("inference",)
+    # The method normalizes images; those with torchvision's transform do so in any case.
+    normalizes: bool = False
 
     def __init__(
         self,
@@ -66,6 +69,8 @@ class ObjectDetection(Technique):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage == "fit" and self._normalizes():
+            refuse_normalized_data(self.trainer, type(self).__name__)
         if stage == "predict":
             return
         names = class_names_of(self.trainer)
@@ -78,6 +83,9 @@ class ObjectDetection(Technique):
         )
         self.val_scores, self.test_scores = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
         self._seconds: list[tuple[int, float]] = []
+
+    def _normalizes(self) -> bool:
+        return self.normalizes or any(isinstance(part, GeneralizedRCNNTransform) for part in self.modules())
 
     # --- what methods override ----------------------------------------------------------------------------------------
 

@@ -344,6 +344,7 @@ class SSD(ObjectDetection):
     """
 
     initial_weight_arguments = ("weights",)
+    normalizes = True
     network: SSDNetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.01, nms_threshold=0.45, max_detections=200)
 

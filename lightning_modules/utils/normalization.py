@@ -1,4 +1,4 @@
-"""Check of the data's normalization against that of pretrained weights."""
+"""Checks of the data's normalization against that of pretrained weights and of methods that normalize images themselves."""
 
 from collections.abc import Sequence
 
@@ -32,4 +32,22 @@ def check_normalization(trainer: Trainer, expected: tuple[Sequence[float], Seque
         raise UsageError(
             f"data.mean and data.std must be {mean} and {std}, which the weights of model.weights expect, got {given[0]} "
             f"and {given[1]}; set data.mean and data.std to these values"
+        )
+
+
+def refuse_normalized_data(trainer: Trainer, method: str) -> None:
+    """Check that images reach a method that normalizes them itself in [0, 1], so that they are not normalized twice.
+
+    Args:
+        trainer: of the fit; nothing is checked without a datamodule that normalizes.
+        method: name of the method.
+
+    Raises:
+        UsageError: the datamodule subtracts a mean or divides by a deviation.
+    """
+    data = datamodule_of(trainer)
+    if isinstance(data, NormalizedData) and (any(data.mean) or any(value != 1 for value in data.std)):
+        raise UsageError(
+            f"data.mean and data.std must be 0 and 1, the defaults of detection, got {list(data.mean)} and "
+            f"{list(data.std)}: {method} normalizes images itself; leave both options out"
         )
