@@ -92,7 +92,7 @@ class ImageClassifier(Technique):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and isinstance(self.network, PretrainedNetwork):
+        if stage == "fit" and isinstance(self.network, PretrainedNetwork) and self.network.pretrained_layers:
             check_normalization(self.trainer, self.network.expected_normalization)
         scores = MetricCollection([ClassificationScores(self.num_classes, class_names_of(self.trainer))])
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
