@@ -185,8 +185,9 @@ class TestCheckpoint:
             "batch_size: 2, num_workers: 0}}\n"
         )
         tiny = ["--trainer.max_epochs", 1, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+        state = mobilenet_v2().state_dict()
         with monkeypatch.context() as patch:
-            patch.setattr(pretrained, "fetch_weights", lambda *_, **__: mobilenet_v2().state_dict())
+            patch.setattr(pretrained, "fetch_weights", lambda *_, **__: state)
             assert darkroom("fit", "--config", "windows.yaml", *tiny, "--experiment", "one").code == 0
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
         assert darkroom("test", "--ckpt_path", "runs/one/0/checkpoints/best.ckpt").code == 0
