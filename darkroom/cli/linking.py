@@ -1,6 +1,6 @@
 """Fill open arguments of a model's config from the data, and check the others against the data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from pydoc import locate
@@ -15,6 +15,11 @@ from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
 from darkroom.protocols import Captioned, ConfigTraits
 
 
+def _share_with_network(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return all arguments of a model and of its objective, such as ``learned_variance``, for its network."""
+    return {"network": {**arguments, **(arguments.get("objective") or {})}}
+
+
 @dataclass(frozen=True)
 class _Traits:
     linked_arguments: tuple[str, ...] = ()
@@ -23,6 +28,7 @@ class _Traits:
     is_trained: bool = False
     is_conditional: bool = True
     monitor: tuple[str, str] = ("val/loss", "min")
+    shared_arguments: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] = _share_with_network
 
 
 def config_traits(class_path: str) -> ConfigTraits:
@@ -69,9 +75,8 @@ def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path 
             raise UsageError(
                 f"model.{name} is {arguments[name]}, but {type(data).__name__} has {value}; set model.{name} to {value}"
             )
-    values = arguments.as_dict()
-    # A network also shares options of the objective with its model, such as learned_variance.
-    _link_part(arguments.get("network"), values | (values.get("objective") or {}))
+    for name, shared in config_traits(model.class_path).shared_arguments(arguments.as_dict()).items():
+        _link_part(arguments.get(name), shared)
     _link_vocabulary(arguments.get("text"), data, saved.get("text"))
 
 

@@ -44,9 +44,9 @@ class PretrainedNetwork(Protocol):
     """Network that may start from weights that were trained on normalized images."""
 
     expected_normalization: tuple[Sequence[float], Sequence[float]] | None
-    """Mean and standard deviation per channel of these images; None: it starts from random weights."""
+    """Mean and standard deviation per channel of these images; None: any."""
     pretrained_layers: Sequence[str]
-    """Names of the layers that these weights start."""
+    """Names of the layers that start from these weights; none: it starts from random weights."""
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """Interfaces of the command line and of checkpoints."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -37,6 +38,14 @@ class ConfigTraits(Protocol):
     @property
     def monitor(self) -> tuple[str, str]:
         """Metric of the best checkpoint, and its mode: min or max."""
+        ...
+
+    @property
+    def shared_arguments(self) -> Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
+        """Static method: takes a model's arguments, returns those that fill its parts, by the part's name.
+
+        They fill what the part's ``linked_arguments`` name. By default all arguments fill ``network``.
+        """
         ...
 
 

@@ -25,6 +25,7 @@ from darkroom.lightning_modules.utils.initial_weights import layers_with_values_
 ClassifierBackbone = Literal[Backbone, FeatureBackbone, "unet", "yolo_paper", "yolo_darknet", "yolo_tiny"]
 Head = Literal["pooled", "connected"]
 _SMALLEST = {"alexnet": 63, "caffenet": 67, "vgg": 32}  # sides of images, in pixels
+_UNPUBLISHED = ("unet", "yolo")  # backbones without ImageNet weights
 _BODIES = get_args(FeatureBackbone)
 _OPTION = "model.network"
 
@@ -57,7 +58,8 @@ class BackboneClassifier(nn.Module):
         UsageError: an argument is out of its range, the images are too small for the backbone, or weights are missing.
 
     Attributes:
-        expected_normalization: mean and standard deviation of images for which the weights were trained; None: no weights.
+        expected_normalization: mean and standard deviation of the images for which the backbone's ImageNet weights were
+            trained, whether it starts from them or not; None: there are no such weights.
         pretrained_layers: names of the layers that start from ImageNet weights.
     """
 
@@ -100,11 +102,12 @@ class BackboneClassifier(nn.Module):
         for layer in self.classifier:
             if isinstance(layer, nn.Dropout) and dropout is not None:
                 layer.p = dropout
-        self.expected_normalization: Normalization | None = None
+        self.expected_normalization: Normalization | None = (
+            None if backbone.startswith(_UNPUBLISHED) else normalization_of(backbone).adapt(channels)
+        )
         self.pretrained_layers: list[str] = []
         if weights == "imagenet":
             self._load(backbone, width, channels)
-            self.expected_normalization = normalization_of(backbone).adapt(channels)
 
     def _load(self, backbone: ClassifierBackbone, width: float, channels: int) -> None:
         """Load ImageNet weights: of AlexNet and VGG all, of others the last layer, since their body has the rest."""
@@ -155,7 +158,7 @@ def _check(
         raise UsageError(f"model.network.backbone must be one of {', '.join(known)}, got {backbone!r}")
     if width <= 0:
         raise UsageError(f"model.network.width must be a factor above 0, got {width}")
-    if weights is not None and backbone.startswith(("unet", "yolo")):
+    if weights is not None and backbone.startswith(_UNPUBLISHED):
         raise UsageError(f"model.network.weights must be null for {backbone}: ImageNet weights of it are not published")
     if dropout is not None and not 0 <= dropout < 1:
         raise UsageError(f"model.network.dropout must be in [0, 1), got {dropout}")

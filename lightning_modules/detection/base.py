@@ -63,7 +63,7 @@ class ObjectDetection(Technique):
         if num_classes is None or num_classes < 1:
             raise UsageError(f"model.num_classes must be a number of classes of objects, at least 1, got {num_classes}")
         self.network, self.num_classes, self.masks = network, num_classes, masks
-        for scaling in network.children():
+        for scaling in network.modules():
             if isinstance(scaling, GeneralizedRCNNTransform):
                 self.own_normalization = scaling.image_mean, scaling.image_std
 

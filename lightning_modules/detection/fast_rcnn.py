@@ -23,7 +23,8 @@ from darkroom.lightning_modules.detection.boxes import (
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling, rescale
 from darkroom.lightning_modules.detection.types import Detections
-from darkroom.lightning_modules.layers.backbones import Backbone, Classifier, pooled_side
+from darkroom.lightning_modules.layers.backbones import Classifier, pooled_side
+from darkroom.lightning_modules.layers.body import AnyBackbone, Body, build_backbone, is_body
 from darkroom.lightning_modules.layers.narrow import freeze_first
 from darkroom.lightning_modules.layers.pretrained import (
     Weights,
@@ -31,34 +32,58 @@ from darkroom.lightning_modules.layers.pretrained import (
     load_all_but_last_layer,
     normalization_of,
 )
-from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.arguments import build_options, check_choice
+
+_LEVEL = 4  # of the map of an image: stride 16
 
 
 class FastRCNNNetwork(nn.Module):
-    """Classifier with RoI pooling as its last pooling and two outputs per region.
+    """Classifier with RoI pooling inside it and two outputs per region.
+
+    AlexNet and VGG: their convolutions compute the map, of stride 16. RoI pooling takes the place of the last pooling, and
+    the Linear layers classify a region.
+
+    Other backbones: their blocks up to level 4 compute the map, of stride 16. Each region is pooled to 14 x 14 cells, the
+    size of this map in a classifier of 224 pixels. The blocks of level 5, which halve it, and global average pooling follow
+    (He et al. 2016, appendix A).
 
     Args:
         num_classes: K, without the background.
-        backbone: AlexNet or a VGG; its convolutions compute the map, of stride 16, its linear layers classify a region.
+        backbone: AlexNet, CaffeNet, a VGG, a ResNet, MobileNetV2 or EfficientNet-Lite0.
         width: factor on the channels of every layer.
         freeze: number of first convolutions that are not trained, nor the batch norms after them; the paper's choice for
             VGG16 is 4.
+        weights: imagenet: start from ImageNet weights, at width 1.
     """
 
+    features: nn.Sequential | Body
+
     def __init__(
-        self, num_classes: int = 20, backbone: Backbone = "vgg16", width: float = 1.0, freeze: int = 0
+        self,
+        num_classes: int = 20,
+        backbone: AnyBackbone = "vgg16",
+        width: float = 1.0,
+        freeze: int = 0,
+        weights: Weights | None = None,
     ) -> None:
         super().__init__()
-        classifier = Classifier(backbone, num_classes + 1, 227, width=width)  # CaffeNet needs 227 for six cells
-        self.features = classifier.features[:-1]  # without the last pooling
-        self.pooled, self.num_classes = pooled_side(backbone), num_classes
-        self.hidden = classifier.classifier[:-1]
-        self.score = nn.Linear(classifier.last.in_features, num_classes + 1)
-        self.offsets = nn.Linear(classifier.last.in_features, 4 * num_classes)
+        check_choice("model.backbone", backbone, AnyBackbone)
+        self.num_classes = num_classes
+        if is_body(backbone):
+            self.features = build_backbone(backbone, levels=(_LEVEL, 5), width=width, weights=weights)
+            self.pooled, self.hidden, inputs = 14, nn.Sequential(), self.features.channels[-1]
+        else:
+            classifier = Classifier(backbone, num_classes + 1, 227, width=width)  # CaffeNet needs 227 for six cells
+            if weights == "imagenet":
+                load_all_but_last_layer(classifier, imagenet_weights(backbone, width, 3))
+            self.features = classifier.features[:-1]  # without the last pooling
+            self.pooled, self.hidden = pooled_side(backbone), classifier.classifier[:-1]
+            inputs = classifier.last.in_features
+        self.score, self.offsets = nn.Linear(inputs, num_classes + 1), nn.Linear(inputs, 4 * num_classes)
         for layer, std in ((self.score, 0.01), (self.offsets, 0.001)):  # section 2.3
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
-        convolutions = [layer for layer in self.features if isinstance(layer, nn.Conv2d)]
+        convolutions = [layer for layer in self.features.modules() if isinstance(layer, nn.Conv2d)]
         if not 0 <= freeze <= len(convolutions):
             raise UsageError(
                 f"model.freeze must be 0 to {len(convolutions)}, the convolutions of {backbone}, got {freeze}"
@@ -76,15 +101,23 @@ class FastRCNNNetwork(nn.Module):
         Returns:
             Class logits (R, K + 1), background first, and offsets (R, K, 4), with R regions of all images in sequence.
         """
-        return self.classify_regions(self.features(images), regions)
+        return self.classify_regions(self.compute_maps(images), regions)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the convolutions; the number of regions changes with every image."""
+        """Compile the layers of the whole image; the number of regions changes with every image."""
         self.features.compile(*args, **kwargs)
+
+    def compute_maps(self, images: Tensor) -> Tensor:
+        """Compute the maps (B, C, H / 16, W / 16) of normalized images (B, 3, H, W)."""
+        if isinstance(self.features, Body):
+            return self.features.last_map(images, until=_LEVEL)
+        return self.features(images)
 
     def classify_regions(self, maps: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Classify regions from the images' maps, whose stride is 16 for all backbones; see ``forward``."""
-        pooled = roi_pool(maps.float(), [boxes.float() for boxes in regions], self.pooled, 1 / 16)
+        pooled = roi_pool(maps.float(), [boxes.float() for boxes in regions], self.pooled, 1 / 2**_LEVEL)
+        if isinstance(self.features, Body):
+            pooled = self.features.last_map_from(_LEVEL, pooled).mean((2, 3))
         hidden = self.hidden(pooled.flatten(1))
         return self.score(hidden), self.offsets(hidden).view(-1, self.num_classes, 4)
 
@@ -97,9 +130,9 @@ class FastRCNN(ObjectDetection):
 
     Args:
         num_classes: classes of objects, without the background.
-        backbone: AlexNet, CaffeNet or a VGG; the paper's are caffenet and vgg16.
+        backbone: AlexNet, CaffeNet, a VGG, a ResNet, MobileNetV2 or EfficientNet-Lite0; the paper's are caffenet and vgg16.
         width: factor on the channels of every layer.
-        weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
+        weights: imagenet: start the backbone from ImageNet weights, at width 1.
         freeze: number of first convolutions that are not trained; the paper's choice for VGG16 is 4.
         min_side, max_side: images are resized so that the shorter side has ``min_side`` pixels, or less if the longer one
             would have more than ``max_side``.
@@ -121,7 +154,7 @@ class FastRCNN(ObjectDetection):
     def __init__(
         self,
         num_classes: int | None = None,
-        backbone: Backbone = "vgg16",
+        backbone: AnyBackbone = "vgg16",
         width: float = 1.0,
         weights: Weights | None = None,
         freeze: int = 0,
@@ -134,7 +167,9 @@ class FastRCNN(ObjectDetection):
         inference: DetectionInference | None = None,
         **kwargs: Any,
     ) -> None:
-        network = FastRCNNNetwork(num_classes=num_classes or 1, backbone=backbone, width=width, freeze=freeze)
+        network = FastRCNNNetwork(
+            num_classes=num_classes or 1, backbone=backbone, width=width, freeze=freeze, weights=weights
+        )
         super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         if rois_per_image < 1:
             raise UsageError(f"model.rois_per_image must be at least 1, got {rois_per_image}")
@@ -142,11 +177,6 @@ class FastRCNN(ObjectDetection):
             raise UsageError(f"model.foreground must be a fraction in (0, 1], got {foreground}")
         if min(offset_deviations) <= 0:
             raise UsageError(f"model.offset_deviations must be four numbers above 0, got {list(offset_deviations)}")
-        if weights == "imagenet":
-            classifier = Classifier(backbone, network.num_classes + 1)
-            load_all_but_last_layer(classifier, imagenet_weights(backbone, width, 3))
-            network.features.load_state_dict(classifier.features.state_dict())
-            network.hidden.load_state_dict(classifier.classifier[:-1].state_dict())
         self.rois_per_image, self.foreground = rois_per_image, foreground
         self.offset_deviations = tuple(offset_deviations)
         self.background_iou = (background_iou[0], background_iou[1])
@@ -157,7 +187,7 @@ class FastRCNN(ObjectDetection):
     def _maps(self, batch: Mapping[str, Any]) -> tuple[ImageList, Tensor]:
         images, _ = self.transform(list(batch["image"]))
         images.tensors = images.tensors.contiguous(memory_format=self.memory_format)
-        return images, self.network.features(images.tensors)
+        return images, self.network.compute_maps(images.tensors)
 
     def _classify(
         self, batch: Mapping[str, Any], images: ImageList, maps: Tensor, regions: list[Tensor]

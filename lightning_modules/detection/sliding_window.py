@@ -13,9 +13,10 @@ from darkroom.lightning_modules.detection.boxes import fixed_seed, sample_rois, 
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
-from darkroom.lightning_modules.layers.pretrained import IMAGENET
+from darkroom.lightning_modules.layers.pretrained import IMAGENET, Normalization
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
+from darkroom.protocols import PretrainedNetwork
 
 
 class WindowClassifier(nn.Sequential):
@@ -56,7 +57,9 @@ class SlidingWindow(ObjectDetection):
 
     Args:
         num_classes: classes of objects, without the background.
-        classifier: (B, 3, window, window) -> logits (B, K + 1), background first; default: ``WindowClassifier``.
+        classifier: (B, 3, window, window) -> logits (B, K + 1), background first; default: ``WindowClassifier``. Of a
+            ``BackboneClassifier`` the command line sets the number of classes and the image size, and images are normalized
+            as its ImageNet weights expect, whether it starts from them or not.
         window: side of its input in pixels.
         channels: of the default classifier.
         sides: of the windows, in pixels of the image: the square roots of their areas.
@@ -112,9 +115,22 @@ class SlidingWindow(ObjectDetection):
         self.windows_per_image, self.foreground = windows_per_image, foreground
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
-        self.own_normalization = IMAGENET
-        for name, values in zip(("mean", "std"), IMAGENET.tensors(), strict=True):
+        expected = classifier.expected_normalization if isinstance(classifier, PretrainedNetwork) else None
+        mean, std = expected or IMAGENET
+        self.own_normalization = Normalization(tuple(mean), tuple(std))
+        for name, values in zip(("mean", "std"), self.own_normalization.tensors(), strict=True):
             self.register_buffer(name, values, persistent=False)
+
+    @staticmethod
+    def shared_arguments(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the arguments of ``classifier`` that follow from the others, see ``ConfigTraits``."""
+        classes, window = arguments.get("num_classes"), arguments.get("window")
+        return {
+            "classifier": {
+                "num_classes": classes and classes + 1,  # the background too
+                "image_shape": window and (3, window, window),
+            }
+        }
 
     # --- the grid -----------------------------------------------------------------------------------------------------
 

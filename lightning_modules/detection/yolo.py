@@ -14,6 +14,7 @@ from darkroom.lightning_modules.detection.boxes import select_detections
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.backbones import scale_channels
+from darkroom.lightning_modules.layers.body import Body, FeatureBackbone, build_backbone
 from darkroom.lightning_modules.layers.darknet import (
     CHANNELS,
     SLOPE,
@@ -24,6 +25,7 @@ from darkroom.lightning_modules.layers.darknet import (
     init_leaky,
     uses_batch_norm,
 )
+from darkroom.lightning_modules.layers.pretrained import Weights, normalization_of
 from darkroom.lightning_modules.utils.arguments import build_options
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -85,6 +87,10 @@ class YOLONetwork(nn.Module):
 
     The convolutions compute a map of 1/64 of the image's sides, rounded up; the last layer maps it to any grid.
 
+    A ``backbone`` takes the place of the preset's pretrained convolutions. The preset's other layers follow its last map,
+    which has 1/32 of the image's sides; those of ``tiny`` do not reduce it further. Images in [0, 1] are then normalized as
+    the backbone's ImageNet weights expect, whether it starts from them or not.
+
     Args:
         in_channels: C.
         num_classes: K, without background.
@@ -93,7 +99,13 @@ class YOLONetwork(nn.Module):
         boxes: B'; None: the preset's, 2 or 3.
         image_size: side of the images, or height and width, in pixels.
         width: factor on the channels of every layer but the last.
+        backbone: ResNet, MobileNetV2 or EfficientNet-Lite0; None: the preset's own convolutions.
+        weights: imagenet: start the backbone from ImageNet weights, at width 1.
     """
+
+    features: nn.Sequential | Body
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -104,6 +116,8 @@ class YOLONetwork(nn.Module):
         boxes: int | None = None,
         image_size: int | tuple[int, int] = 448,
         width: float = 1.0,
+        backbone: FeatureBackbone | None = None,
+        weights: Weights | None = None,
     ) -> None:
         super().__init__()
         plan = _PLANS[preset]
@@ -115,11 +129,24 @@ class YOLONetwork(nn.Module):
                 "model.image_size, model.grid and model.boxes must be at least 1 and model.width above 0, got "
                 f"{image_size}, {grid}, {boxes} and {width}"
             )
-        self.features = build_yolo_features(preset, in_channels, width)
-        channels = scale_channels(CHANNELS, width)
+        if backbone is not None:
+            self.features = build_backbone(backbone, (5,), width, weights=weights, in_channels=in_channels)
+            channels = self.features.channels[-1]
+            statistics = normalization_of(backbone).adapt(in_channels).tensors()
+            for name, values in zip(("mean", "std"), statistics, strict=True):
+                self.register_buffer(name, values, persistent=False)
+        elif weights is not None:
+            raise UsageError(
+                "model.weights must be null without model.backbone: ImageNet weights of YOLO's own convolutions are not "
+                "published"
+            )
+        else:
+            self.features = build_yolo_features(preset, in_channels, width)
+            channels = scale_channels(CHANNELS, width)
         self.added = build_convolutions(plan.added, channels, width, uses_batch_norm(preset))
         channels = scale_channels(plan.channels, width)
-        height, columns = math.ceil(height / 64), math.ceil(columns / 64)
+        stride = 32 if backbone is not None and preset == "tiny" else 64
+        height, columns = math.ceil(height / stride), math.ceil(columns / stride)
         self.top = nn.Sequential()
         if plan.top == "local":
             local = LocallyConnected2d(channels, scale_channels(256, width), (height, columns))
@@ -138,8 +165,13 @@ class YOLONetwork(nn.Module):
                 f"images must be {self.size[0]} x {self.size[1]} pixels, got {x.shape[-2]} x {x.shape[-1]}; set "
                 "model.image_size, or resize them"
             )
-        x = self.top(self.added(self.features(x)))
+        x = self.top(self.added(self._compute_features(x)))
         return self.output(x.flatten(1)).view(len(x), self.grid, self.grid, -1)
+
+    def _compute_features(self, x: Tensor) -> Tensor:
+        if isinstance(self.features, Body):
+            return self.features.last_map((x - self.mean) / self.std)
+        return self.features(x)
 
 
 # --- boxes and cells --------------------------------------------------------------------------------------------------
@@ -283,8 +315,9 @@ def _best_boxes(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 class YOLO(ObjectDetection):
     """You Only Look Once (Redmon et al. 2016): every cell of a grid predicts the object whose centre lies in it.
 
-    Images are warped to ``image_size``, whatever their aspect, and not normalized, as in the authors' code; detections
-    are at the images' own size. A cell predicts one class only and is trained on one object of an image: see ``encode``.
+    Images are warped to ``image_size``, whatever their aspect; detections are at the images' own size. Images are not
+    normalized, as in the authors' code, unless there is a ``backbone``. A cell predicts one class only and is trained on
+    one object of an image: see ``encode``.
 
     Args:
         in_channels: channels of the images.
@@ -296,12 +329,16 @@ class YOLO(ObjectDetection):
         width: factor on the channels of every layer.
         lambda_coord: weight of the loss of places and sizes.
         lambda_noobj: weight of the confidence of boxes without object.
+        backbone: ResNet, MobileNetV2 or EfficientNet-Lite0 instead of the preset's pretrained convolutions; images are then
+            normalized as its ImageNet weights expect. None: the preset's own.
+        weights: imagenet: start the backbone from ImageNet weights, at width 1.
         inference: which candidates become detections; by default the authors' values for evaluation: score_threshold 0.001,
             low enough for the whole precision-recall curve, nms_threshold 0.5, max_detections 200. For figures they use
             score_threshold 0.2.
         optim, init_from: see Technique; the authors pretrain the first convolutions (``features``) as a classifier.
     """
 
+    initial_weight_arguments = ("weights",)
     network: YOLONetwork
     default_limits: ClassVar[Limits] = Limits(score_threshold=0.001, nms_threshold=0.5, max_detections=200)
 
@@ -316,6 +353,8 @@ class YOLO(ObjectDetection):
         width: float = 1.0,
         lambda_coord: float = 5.0,
         lambda_noobj: float = 0.5,
+        backbone: FeatureBackbone | None = None,
+        weights: Weights | None = None,
         inference: DetectionInference | None = None,
         **kwargs: Any,
     ) -> None:
@@ -327,8 +366,12 @@ class YOLO(ObjectDetection):
             boxes=boxes,
             image_size=image_size,
             width=width,
+            backbone=backbone,
+            weights=weights,
         )
         super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        if backbone is not None:
+            self.own_normalization = normalization_of(backbone).adapt(in_channels)
         self.lambda_coord, self.lambda_noobj = lambda_coord, lambda_noobj
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
 

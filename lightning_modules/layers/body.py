@@ -3,20 +3,22 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from typing_extensions import TypeIs
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.layers.backbones import copy_conv
+from darkroom.lightning_modules.layers.backbones import Backbone, copy_conv
 from darkroom.lightning_modules.layers.efficientnet_lite import EfficientNetLite0
 from darkroom.lightning_modules.layers.narrow import freeze_norms, narrow
 from darkroom.lightning_modules.layers.pretrained import Weights, fetch_imagenet_weights, fit_channels
 
 Norm = Literal["batch", "frozen"]
 FeatureBackbone = Literal["resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_lite0"]
+AnyBackbone = Literal[Backbone, FeatureBackbone]
 
 # A side that every stride up to 32 divides, too large for a classifier's final pooling to be taken for a stride.
 _SIDE = 256
@@ -52,17 +54,34 @@ class Body(nn.Module):
                 self.add_module(name, child)
         self.channels = _measure_channels(self, in_channels)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, until: int | None = None) -> dict[str, Tensor]:
+        """Compute the maps of images up to the level ``until``; None: all maps."""
         maps = {}
-        for block in self._sequence:
+        for block in self._sequence[: self._length(until)]:
             x = self.get_submodule(block)(x)
             if block in self._ends:
                 maps[self._ends[block]] = x
         return maps
 
-    def last_map(self, x: Tensor) -> Tensor:
-        """Compute the map of the last level alone."""
-        return list(self(x).values())[-1]
+    def last_map(self, x: Tensor, until: int | None = None) -> Tensor:
+        """Compute the map of the last level, or of the level ``until``, alone."""
+        return list(self(x, until).values())[-1]
+
+    def last_map_from(self, level: int, x: Tensor) -> Tensor:
+        """Compute the map of the last level from that of an earlier level, or from regions of it."""
+        for block in self._sequence[self._length(level) :]:
+            x = self.get_submodule(block)(x)
+        return x
+
+    def _length(self, level: int | None) -> int:
+        """Return the number of blocks that compute the map of a level."""
+        end = list(self._ends)[-1 if level is None else self.levels.index(level)]
+        return self._sequence.index(end) + 1
+
+
+def is_body(backbone: str) -> TypeIs[FeatureBackbone]:
+    """Return whether a backbone is a ``FeatureBackbone``, of which ``build_backbone`` builds a body."""
+    return backbone in get_args(FeatureBackbone)
 
 
 def build_backbone(

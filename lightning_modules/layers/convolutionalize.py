@@ -2,6 +2,7 @@
 
 import copy
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import torch
 from torch import fx, nn
@@ -38,6 +39,12 @@ def _flattens(node: fx.Node, shape: dict[fx.Node, torch.Size]) -> bool:
     """Return whether a node flattens maps to vectors; a view may return any shape."""
     source = node.args[0]
     return isinstance(source, fx.Node) and len(shape.get(source, ())) == 4 and len(shape[node]) == 2
+
+
+def _averages_pixels(node: fx.Node) -> bool:
+    """Return whether a node is a global average pooling that is written as ``x.mean((2, 3))``."""
+    dims = node.args[1] if node.target == "mean" and len(node.args) > 1 else None
+    return isinstance(dims, Sequence) and tuple(dims) in ((2, 3), (-2, -1))
 
 
 def _square(shape: torch.Size) -> int:
@@ -84,6 +91,12 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
         elif (isinstance(layer, nn.Flatten) or node.target in _FLATTENING) and _flattens(node, shape):
             side = _square(shape[node.args[0]])
             node.replace_all_uses_with(node.args[0])
+        elif _averages_pixels(node):
+            pooled, side, before = node.name, 1, shape[node.args[0]]
+            with graph.graph.inserting_before(node):
+                pooling = graph.graph.call_function(F.avg_pool2d, (node.args[0], _square(before), 1))
+            shape[pooling] = torch.Size((*before[:2], 1, 1))
+            node.replace_all_uses_with(pooling)
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
             pooled = node.name
             graph.set_submodule(node.target, nn.AvgPool2d(*_fixed_pool(shape[node.args[0]], shape[node])))

@@ -30,7 +30,8 @@ class SamePadding(nn.Module):
         self.kernel = kernel
 
     def forward(self, x: Tensor) -> Tensor:
-        vertical, horizontal = (self.kernel - 2 + side % 2 for side in x.shape[-2:])
+        # Sides by index: torch.fx, which traces classifiers, cannot iterate over a shape.
+        vertical, horizontal = (self.kernel - 2 + x.shape[axis] % 2 for axis in (-2, -1))
         return F.pad(x, (horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2))
 
 

@@ -33,12 +33,17 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-def freeze_first(features: nn.Sequential, count: int) -> None:
+def freeze_first(features: nn.Module, count: int) -> None:
     """Freeze the first ``count`` convolutions of features, and the batch norms up to the next one, in place."""
-    convolutions = [index for index, layer in enumerate(features) if isinstance(layer, nn.Conv2d)]
-    end = convolutions[count] if count < len(convolutions) else len(features)
-    for index in range(end):
-        features[index] = freeze_norms(features[index].requires_grad_(False))
+    convolutions = 0
+    for name, layer in list(features.named_modules()):
+        convolutions += isinstance(layer, nn.Conv2d)
+        if convolutions > count:
+            return
+        if isinstance(layer, nn.Conv2d):
+            layer.requires_grad_(False)
+        elif isinstance(layer, nn.BatchNorm2d):
+            features.set_submodule(name, freeze_norms(layer))
 
 
 def narrow(module: nn.Module, width: float) -> None:

@@ -50,16 +50,21 @@ class StartsFromFile(ABCMeta):
         """Construct a module, load the weights of its ``init_from``, if it names a file, and note its pretrained layers."""
         with record_fetched_weights() as fetched:
             module = super().__call__(*args, **kwargs)  # type: ignore[misc]  # cls is an instance of this metaclass
+        # Networks among the arguments were built before, outside of the context, and the module may have converted them.
+        fetched += [_pretrained_state(part) for part in (*args, *kwargs.values()) if isinstance(part, nn.Module)]
         pretrained = layers_with_values_of(module, fetched)
-        for name, part in module.named_children():  # built before, outside of the context
-            if isinstance(part, PretrainedNetwork):
-                pretrained += [f"{name}.{layer}" for layer in part.pretrained_layers]
         if module.init_from is not None:
             loaded = load_initial_weights(module, Path(module.init_from))
             pretrained += loaded.layers
             module.expected_normalization = loaded.normalization or module.expected_normalization
         module.fine_tuning.layers = tuple(dict.fromkeys(pretrained))
         return module
+
+
+def _pretrained_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of the layers of a network that start from pretrained weights."""
+    layers = set(network.pretrained_layers if isinstance(network, PretrainedNetwork) else ())
+    return {name: value for name, value in network.state_dict().items() if name.rpartition(".")[0] in layers}
 
 
 class _Layer(NamedTuple):

@@ -55,12 +55,14 @@ def check_normalization(module: Normalized, stage: str, data: object) -> None:
         data: the datamodule of the stage.
 
     Raises:
-        UsageError: they are not; names the values to set.
+        UsageError: they are not, or both the data and the method normalize them; names the values to set.
     """
     if stage != "fit":
         return
-    built_before = [part for part in module.networks() if isinstance(part, PretrainedNetwork)]
-    expected = [module.expected_normalization, *(network.expected_normalization for network in built_before)]
+    if module.own_normalization is not None:
+        _refuse_normalized_data(data, type(module).__name__)
+    pretrained = [part for part in module.networks() if isinstance(part, PretrainedNetwork) and part.pretrained_layers]
+    expected = [module.expected_normalization, *(network.expected_normalization for network in pretrained)]
     option = "model.init_from" if module.init_from else "model.weights"
     for statistics in expected:
         require_normalization(module, data, statistics, f"the weights of {option}")
@@ -92,6 +94,14 @@ def require_normalization(module: Normalized, data: object, expected: Statistics
         f"data.mean and data.std must be {wanted_mean} and {wanted_std}, which {weights} expect, got {mean} and {std}; set "
         "data.mean and data.std to these values"
     )
+
+
+def _refuse_normalized_data(data: object, method: str) -> None:
+    if isinstance(data, NormalizedData) and (any(data.mean) or any(value != 1 for value in data.std)):
+        raise UsageError(
+            f"data.mean and data.std must be 0 and 1, the defaults of detection, got {list(data.mean)} and "
+            f"{list(data.std)}: {method} normalizes images itself; leave both options out"
+        )
 
 
 def _adapt(statistics: Statistics, channels: int) -> Statistics:

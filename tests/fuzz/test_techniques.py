@@ -67,8 +67,12 @@ SEGMENTERS: dict[str, Callable[[int, int], SemanticSegmentation]] = {
 DETECTORS: dict[str, Callable[[int], ObjectDetection]] = {
     "SlidingWindow": lambda classes: SlidingWindow(classes, channels=4, sides=(14.0, 28.0), window=16),
     "YOLO": lambda classes: YOLO(num_classes=classes, preset="tiny", image_size=64, grid=4, width=0.03),
+    "YOLO on a body": lambda classes: YOLO(
+        num_classes=classes, preset="tiny", image_size=64, grid=4, width=0.03, backbone="mobilenet_v2"
+    ),
     "SSD": lambda classes: SSD(classes, "resnet18", 64, [10, 16, 24, 36, 50], 0.125),
     "FastRCNN": lambda classes: FastRCNN(classes, "vgg11_bn", 0.03, min_side=64, max_side=128),
+    "FastRCNN on a body": lambda classes: FastRCNN(classes, "mobilenet_v2", 0.03, min_side=64, max_side=128),
     "FasterRCNN": lambda classes: FasterRCNN(classes, **PYRAMID, **FEW),
     "MaskRCNN": lambda classes: MaskRCNN(classes, **PYRAMID, **FEW, mask_channels=4),
 }

@@ -35,13 +35,8 @@ from darkroom.lightning_modules.detection.rcnn.svm_stage import (
     fit_boxes,
 )
 from darkroom.lightning_modules.detection.types import Detections, Target
-from darkroom.lightning_modules.layers.backbones import Backbone
-from darkroom.lightning_modules.layers.pretrained import (
-    Weights,
-    imagenet_weights,
-    load_all_but_last_layer,
-    normalization_of,
-)
+from darkroom.lightning_modules.layers.body import AnyBackbone
+from darkroom.lightning_modules.layers.pretrained import Weights, normalization_of
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.optimizers import build_in_groups
 from darkroom.lightning_modules.utils.arguments import build_options
@@ -69,11 +64,11 @@ class RCNN(ObjectDetection):
 
     Args:
         num_classes: classes of objects, without the background.
-        backbone: AlexNet, CaffeNet or a VGG; the paper's are caffenet and vgg16.
+        backbone: AlexNet, CaffeNet, a VGG, a ResNet, MobileNetV2 or EfficientNet-Lite0; the paper's are caffenet and vgg16.
         window: side of the crops in pixels; 227 is the paper's, 224 that of VGG16.
         context: pixels of surroundings on each side of a crop; None: the paper's fraction, 16 of 227.
         width: factor on the channels of every layer.
-        weights: start from torchvision's ImageNet weights, except the last layer; downloaded only if this is set.
+        weights: imagenet: start from ImageNet weights, except the last layer, at width 1.
         finetune_epochs: epochs of the first phase; None: all of ``trainer.max_epochs`` except those of the later phases.
         regions: number of regions in a training step, over all images of the batch; the paper takes 128, a quarter objects.
         new_layer_factor: factor on the last layer's learning rate.
@@ -95,7 +90,7 @@ class RCNN(ObjectDetection):
     def __init__(
         self,
         num_classes: int | None = None,
-        backbone: Backbone = "alexnet",
+        backbone: AnyBackbone = "alexnet",
         window: int = 227,
         context: int | None = None,
         width: float = 1.0,
@@ -109,7 +104,9 @@ class RCNN(ObjectDetection):
         inference: DetectionInference | None = None,
         **kwargs: Any,
     ) -> None:
-        network = RCNNNetwork(num_classes=num_classes or 1, backbone=backbone, window=window, width=width)
+        network = RCNNNetwork(
+            num_classes=num_classes or 1, backbone=backbone, window=window, width=width, weights=weights
+        )
         super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
         context = round(16 / 227 * window) if context is None else context
         if context < 0 or 2 * context >= window:
@@ -119,8 +116,6 @@ class RCNN(ObjectDetection):
                 raise UsageError(f"model.{name} must be above 0, got {value}")
         if finetune_epochs is not None and finetune_epochs < 0:
             raise UsageError(f"model.finetune_epochs must be a number of epochs, 0 or more, got {finetune_epochs}")
-        if weights == "imagenet":
-            load_all_but_last_layer(network, imagenet_weights(backbone, width, 3))
         self.window, self.context, self.finetune_epochs = window, context, finetune_epochs
         self.regions, self.new_layer_factor, self.crops_per_pass = regions, new_layer_factor, crops_per_pass
         self.svm = build_options(SVMOptions, svm)

@@ -1,6 +1,6 @@
 """Fast R-CNN: loss and sampling of the paper, and one feature map for all regions."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,19 +12,29 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection import FastRCNN, FastRCNNNetwork, fast_rcnn
 from darkroom.lightning_modules.detection.boxes import encode
 from darkroom.lightning_modules.detection.inference import DetectionInference
+from darkroom.lightning_modules.layers.body import FeatureBackbone
 from tests.contracts.detection import DetectionContract
 
 
-class TestFastRCNN(DetectionContract):
+class FastRCNNContract(DetectionContract):
     steps, lr = 80, 1e-3
+    backbone, width = "vgg11_bn", 0.06
 
     def build(self, **kwargs: Any) -> FastRCNN:
-        small = {"num_classes": 5, "backbone": "vgg11_bn", "width": 0.06, "min_side": 128, "max_side": 256}
+        small = {"num_classes": 5, "backbone": self.backbone, "width": self.width, "min_side": 128, "max_side": 256}
         return FastRCNN(**{**small, **kwargs})
 
     def data(self, **kwargs: Any) -> ShapesDetection:
         return super().data(proposals=GridProposals(), proposals_dir="proposals", proposal_workers=0, **kwargs)
 
+
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
+class TestFastRCNNOnMobileNet(FastRCNNContract):
+    backbone, width = "mobilenet_v2", 0.1
+    test_overfits_one_batch = None
+
+
+class TestFastRCNN(FastRCNNContract):
     def test_missing_proposals_raise(self) -> None:
         model, batch = self.build(), self.batch()
         del batch["proposals"]
@@ -134,6 +144,17 @@ def test_vgg16_has_stride_16_and_pools_7_by_7() -> None:
     assert sum(p.numel() for p in network.parameters()) == 138_357_544 - 4_097_000 + 4097 * 21 + 4097 * 80
 
 
+@pytest.mark.parametrize("backbone", get_args(FeatureBackbone))
+def test_region_of_whole_image_is_classified_as_the_image(backbone: FeatureBackbone) -> None:
+    """Check that the regions' blocks continue the image's: RoI pooling of 14 x 14 cells to as many changes nothing."""
+    network = FastRCNNNetwork(5, backbone, width=0.05).eval()
+    network.score, network.offsets = nn.Identity(), nn.Linear(network.score.in_features, 20)
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        pooled, _ = network(image, [torch.tensor([[0.0, 0, 13 * 16, 13 * 16]])])
+        torch.testing.assert_close(pooled, network.features.last_map(image).mean((2, 3)))
+
+
 def test_scores_do_not_depend_on_padding_of_batch() -> None:
     """Check that scores do not depend on the other images of a batch."""
     torch.manual_seed(0)
@@ -152,3 +173,11 @@ def test_freeze_stops_gradients_of_first_convolutions() -> None:
     assert len(frozen) == 8
     with pytest.raises(UsageError, match="model.freeze must be 0 to 13, the convolutions of vgg16"):
         FastRCNNNetwork(5, "vgg16", width=0.03, freeze=14)
+    network = FastRCNNNetwork(5, "mobilenet_v2", width=0.03, freeze=4)
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.weight.requires_grad for layer in convolutions] == [False] * 4 + [True] * 48
+
+
+def test_unknown_backbone_names_the_choices() -> None:
+    with pytest.raises(UsageError, match="model.backbone must be one of alexnet, .*mobilenet_v2, .*got 'resnet101'"):
+        FastRCNNNetwork(5, "resnet101")

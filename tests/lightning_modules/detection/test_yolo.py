@@ -401,6 +401,26 @@ class TestYOLODarknet(DetectionContract):
         return small("darknet", num_classes=5, **kwargs)
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
+class TestYOLOOnMobileNet(DetectionContract):
+    test_overfits_one_batch = None
+
+    def build(self, **kwargs: Any) -> YOLO:
+        return small(num_classes=5, backbone="mobilenet_v2", **kwargs)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_on_backbone_takes_any_size(preset: str) -> None:
+    network = YOLONetwork(2, 4, preset, 3, image_size=(70, 130), width=0.03, backbone="mobilenet_v2").eval()
+    with torch.no_grad():
+        assert network(torch.rand(2, 2, 70, 130)).shape == (2, 3, 3, 5 * network.boxes + 4)
+
+
+def test_imagenet_weights_need_a_backbone() -> None:
+    with pytest.raises(UsageError, match="model.weights must be null without model.backbone"):
+        small(weights="imagenet")
+
+
 def test_validation_uses_one_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = small().eval(), []
     forward = model.network.forward

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.classification import BackboneClassifier
 from darkroom.lightning_modules.layers.backbones import Classifier
 from darkroom.lightning_modules.layers.pretrained import load_all_but_last_layer
 from darkroom.lightning_modules.segmentation import ConvolutionalizedClassifier, convolutionalize
@@ -233,3 +234,12 @@ def test_pretrained_weights_exclude_last_layer() -> None:
 def test_invalid_arguments_raise(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ConvolutionalizedClassifier(**{"backbone": "vgg11", "width": 0.03, **wrong})
+
+
+def test_mean_over_pixels_becomes_the_pooling_of_a_window() -> None:
+    network = BackboneClassifier("mobilenet_v2", 4, (3, 64, 64), width=0.1).eval()
+    dense = convolutionalize(network, 64)
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(dense(image)[..., 0, 0], network(image))
+        assert dense(torch.randn(1, 3, 128, 64)).shape == (1, 4, 3, 1)

@@ -57,7 +57,7 @@ def test_grey_images_have_averages_of_channels() -> None:
 
 def test_fit_of_classifier_compares_normalization(tmp_path: Path) -> None:
     network = BackboneClassifier("resnet18", 8, (3, 32, 32), width=0.03)
-    network.expected_normalization = IMAGENET
+    network.pretrained_layers = ["classifier.1"]
     data = ShapesImages(label="colour", **SMALL)
     model = ImageClassifier(network, num_classes=8)
     with pytest.raises(UsageError, match="data.mean and data.std must be"):

@@ -72,6 +72,27 @@ class TestRCNN(DetectionContract):
         }
 
 
+@pytest.mark.slow  # a variant: the method's own contract is in the unit lane
+class TestRCNNOnMobileNet(TestRCNN):
+    test_overfits_one_batch = None
+
+    def build(self, **kwargs: Any) -> RCNN:
+        return super().build(**{"backbone": "mobilenet_v2", "width": 0.1, **kwargs})
+
+
+def test_features_of_a_body_are_its_last_map_and_its_average() -> None:
+    network = RCNNNetwork(5, "mobilenet_v2", window=70, width=0.05).eval()
+    crops = torch.randn(2, 3, 70, 70)
+    with torch.no_grad():
+        pool5, fc7 = network.hidden(crops)
+        maps = network.features.last_map(crops)
+        torch.testing.assert_close(network(crops), network.last(fc7))
+    assert maps.shape[-2:] == (3, 3)
+    assert torch.equal(pool5, maps.flatten(1))
+    assert torch.equal(fc7, maps.mean((2, 3)))
+    assert network.regression.shape == (5, 4, pool5.shape[1] + 1)
+
+
 # --- regions and crops ------------------------------------------------------------------------------------------------
 
 
