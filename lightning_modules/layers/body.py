@@ -3,7 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeGuard, get_args
 
 import torch
 import torchvision
@@ -63,6 +63,24 @@ class Body(nn.Module):
     def last_map(self, x: Tensor) -> Tensor:
         """Compute the map of the last level alone."""
         return list(self(x).values())[-1]
+
+    def load_classifier(self, state: dict[str, Tensor]) -> None:
+        """Load the body's layers from the weights of a whole classifier of the same sizes."""
+        self.load_state_dict({name: state[name] for name in self.state_dict()})
+
+
+def is_body(backbone: str) -> TypeGuard[FeatureBackbone]:
+    """Return whether a backbone is a ``FeatureBackbone``, of which ``build_backbone`` builds a body."""
+    return backbone in get_args(FeatureBackbone)
+
+
+def refuse_window(backbone: FeatureBackbone, window: int) -> None:
+    """Raise a UsageError if a window is set: a body has no fully connected layers, whose size depends on it."""
+    if window != 224:
+        raise UsageError(
+            f"model.window must be 224, its default, with model.backbone {backbone}, which takes images of any size, "
+            f"got {window}"
+        )
 
 
 def build_backbone(

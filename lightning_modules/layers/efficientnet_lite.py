@@ -23,15 +23,27 @@ class SamePadding(nn.Module):
 
     Args:
         kernel: odd side of the convolution's kernel.
+
+    Attributes:
+        dilation: of the convolution, if its stride was removed, see ``dilate_body``; None: it has its stride of 2.
     """
 
     def __init__(self, kernel: int) -> None:
         super().__init__()
         self.kernel = kernel
+        self.dilation: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        vertical, horizontal = (self.kernel - 2 + side % 2 for side in x.shape[-2:])
-        return F.pad(x, (horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2))
+        (top, bottom), (left, right) = map(self._amounts, x.shape[-2:])
+        return F.pad(x, (left, right, top, bottom))
+
+    def _amounts(self, side: int) -> tuple[int, int]:
+        """Return the zeros before and after a side."""
+        dilation = self.dilation or 1
+        cells = -(-side // dilation)  # of the map that the convolution has with all strides
+        amount = self.kernel - 2 + cells % 2
+        before = amount // 2 * dilation
+        return before, amount - before if self.dilation is None else (self.kernel - 1) * dilation - before
 
 
 class InvertedResidual(nn.Module):
