@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import Backbone, Classifier, build_features, scale_channels
-from darkroom.lightning_modules.layers.body import Body, FeatureBackbone, build_backbone
+from darkroom.lightning_modules.layers.body import Body, FeatureBackbone, build_backbone, is_body
 from darkroom.lightning_modules.layers.contracting_path import ContractingPath
 from darkroom.lightning_modules.layers.darknet import Preset, build_yolo_features
 from darkroom.lightning_modules.layers.pretrained import (
     Normalization,
     Weights,
     fetch_imagenet_weights,
+    fit_channels,
     imagenet_weights,
     last_layer,
     load_all_but_last_layer,
@@ -26,7 +27,6 @@ ClassifierBackbone = Literal[Backbone, FeatureBackbone, "unet", "yolo_paper", "y
 Head = Literal["pooled", "connected"]
 _SMALLEST = {"alexnet": 63, "caffenet": 67, "vgg": 32}  # sides of images, in pixels
 _UNPUBLISHED = ("unet", "yolo")  # backbones without ImageNet weights
-_BODIES = get_args(FeatureBackbone)
 _OPTION = "model.network"
 
 
@@ -84,7 +84,7 @@ class BackboneClassifier(nn.Module):
         self.pooled = head == "pooled"
         channels, side, _ = image_shape
         self.features: nn.Module
-        if backbone in _BODIES:
+        if is_body(backbone):
             self.features = build_backbone(
                 backbone, levels=[5], width=width, weights=weights, in_channels=channels, option=_OPTION
             )
@@ -112,7 +112,7 @@ class BackboneClassifier(nn.Module):
     def _load(self, backbone: ClassifierBackbone, width: float, channels: int) -> None:
         """Load ImageNet weights: of AlexNet and VGG all, of others the last layer, since their body has the rest."""
         linear = self.classifier[-1]
-        if backbone not in _BODIES:
+        if not is_body(backbone):
             state = imagenet_weights(backbone, width, channels, option=f"{_OPTION}.weights")
             if self.pooled:
                 self.features.load_state_dict(_within("features", state))
@@ -122,7 +122,7 @@ class BackboneClassifier(nn.Module):
                 )
                 load_all_but_last_layer(self, state, rule)
         else:
-            state = fetch_imagenet_weights(backbone, f"{_OPTION}.weights")
+            state = fit_channels(fetch_imagenet_weights(backbone, f"{_OPTION}.weights"), channels)
         last = _within(last_layer(state), state)
         if last["weight"].shape == linear.weight.shape:
             linear.load_state_dict(last)

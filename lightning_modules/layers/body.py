@@ -78,10 +78,23 @@ class Body(nn.Module):
         end = list(self._ends)[-1 if level is None else self.levels.index(level)]
         return self._sequence.index(end) + 1
 
+    def load_classifier(self, state: dict[str, Tensor]) -> None:
+        """Load the body's layers from the weights of a whole classifier of the same sizes."""
+        self.load_state_dict({name: state[name] for name in self.state_dict()})
+
 
 def is_body(backbone: str) -> TypeIs[FeatureBackbone]:
     """Return whether a backbone is a ``FeatureBackbone``, of which ``build_backbone`` builds a body."""
     return backbone in get_args(FeatureBackbone)
+
+
+def refuse_window(backbone: FeatureBackbone, window: int) -> None:
+    """Raise a UsageError if a window is set: a body has no fully connected layers, whose size depends on it."""
+    if window != 224:
+        raise UsageError(
+            f"model.window must be 224, its default, with model.backbone {backbone}, which takes images of any size, "
+            f"got {window}"
+        )
 
 
 def build_backbone(

@@ -23,16 +23,28 @@ class SamePadding(nn.Module):
 
     Args:
         kernel: odd side of the convolution's kernel.
+
+    Attributes:
+        dilation: of the convolution, if its stride was removed, see ``dilate_body``; None: it has its stride of 2.
     """
 
     def __init__(self, kernel: int) -> None:
         super().__init__()
         self.kernel = kernel
+        self.dilation: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         # Sides by index: torch.fx, which traces classifiers, cannot iterate over a shape.
-        vertical, horizontal = (self.kernel - 2 + x.shape[axis] % 2 for axis in (-2, -1))
-        return F.pad(x, (horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2))
+        (top, bottom), (left, right) = self._amounts(x.shape[-2]), self._amounts(x.shape[-1])
+        return F.pad(x, (left, right, top, bottom))
+
+    def _amounts(self, side: int) -> tuple[int, int]:
+        """Return the zeros before and after a side."""
+        dilation = self.dilation or 1
+        cells = -(-side // dilation)  # of the map that the convolution has with all strides
+        amount = self.kernel - 2 + cells % 2
+        before = amount // 2 * dilation
+        return before, amount - before if self.dilation is None else (self.kernel - 1) * dilation - before
 
 
 class InvertedResidual(nn.Module):

@@ -88,13 +88,13 @@ def fit_channels(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
     first = next(name for name, value in state.items() if value.ndim == 4)
     if state[first].shape[1] == channels:
         return state
-    return {**state, first: adapt_channels(state[first], channels)}
+    return state | note_fetched_weights({first: adapt_channels(state[first], channels)})
 
 
 def imagenet_weights(
     backbone: str, width: float, in_channels: int, window: int = 224, option: str = "model.weights"
 ) -> dict[str, Tensor]:
-    """Return torchvision's ImageNet weights of AlexNet or a VGG, adapted to the channels of the images.
+    """Return the ImageNet weights of a whole classifier, adapted to the channels of the images.
 
     Raises:
         UsageError: the width is not 1, the window not 224, there are none (CaffeNet), or they cannot be downloaded.

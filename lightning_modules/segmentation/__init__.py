@@ -6,7 +6,7 @@ from darkroom.lightning_modules.segmentation.convolutionalization import Convolu
 from darkroom.lightning_modules.segmentation.deconvnet import DeconvNet, DeconvNetwork
 from darkroom.lightning_modules.segmentation.dilated import ContextModule, DilatedNet, DilatedNetwork
 from darkroom.lightning_modules.segmentation.ensemble import Ensemble
-from darkroom.lightning_modules.segmentation.fcn import FCN, FCNNetwork
+from darkroom.lightning_modules.segmentation.fcn import FCN, FCNBodyNetwork, FCNNetwork
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import BorderWeighted, CrossEntropy, Dice, Focal, Lovasz, Sum
 from darkroom.lightning_modules.segmentation.metrics import PerImageScores, SegmentationScores
@@ -26,6 +26,7 @@ __all__ = [
     "EncoderUNet",
     "EncoderUNetNetwork",
     "Ensemble",
+    "FCNBodyNetwork",
     "FCNNetwork",
     "Focal",
     "Inference",

@@ -1,18 +1,22 @@
 """Dilated convolutions (Yu & Koltun 2016): a front end of full resolution, a context module of large receptive field."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import build_features, pooled_side, scale_channels, zero_bias
+from darkroom.lightning_modules.layers.body import FeatureBackbone, build_backbone, is_body, refuse_window
+from darkroom.lightning_modules.layers.dilation import dilate_body
 from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
-from darkroom.lightning_modules.segmentation.geometry import mirror_pad
-from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
+from darkroom.lightning_modules.segmentation.geometry import mirror_pad, mirror_to_grid
+from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, aligned_upsampling, crop
+from darkroom.lightning_modules.utils.arguments import check_choice
 
 VGG = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+DilatedBackbone = Literal[VGG, FeatureBackbone]
 
 # Table 1: dilations of the 3x3 layers; channels of the layers, the last one 1x1, as multiples of C.
 _DILATIONS = (1, 1, 2, 4, 8, 16, 1)
@@ -30,7 +34,13 @@ class FrontEnd(nn.Module):
         window: side of the classifier's input in pixels, a multiple of 32.
         padded: zero padding that keeps H' = H / 8; without, H' = (H - 372) / 8 for vgg16.
         dropout: after the two convolutions that were fully connected layers.
+
+    Attributes:
+        margin: pixels of the image that each side loses.
+        shift: pixel within the margin on which the first cell lies: the centre of the 8 that three poolings combine.
     """
+
+    shift = 3.5
 
     def __init__(
         self,
@@ -65,12 +75,66 @@ class FrontEnd(nn.Module):
             zero_bias(layer)
         nn.init.normal_(self.score.weight, std=0.001)
         zero_bias(self.score)
+        self.margin = 0 if padded else self._lost_pixels() // 2
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
         x = self.dropout(self.relu(self.fc6(x)))
         x = self.dropout(self.relu(self.fc7(x)))
         return self.score(x)
+
+    def _lost_pixels(self) -> int:
+        """Return the pixels that the unpadded front end loses along each side: 372 for vgg16."""
+        lost, stride = 0, 1
+        for layer in [*self.features, self.fc6]:
+            if isinstance(layer, nn.Conv2d):
+                lost += stride * layer.dilation[0] * (layer.kernel_size[0] - 1)
+            elif isinstance(layer, nn.MaxPool2d):
+                stride *= 2
+        return lost
+
+    def load_classifier(self, state: dict[str, Tensor]) -> None:
+        """Load the weights of torchvision's classifier: its first two Linear layers become fc6 and fc7."""
+        ours = {name: value for name, value in state.items() if name.startswith("features")}
+        for name, layer, linear in (("fc6", self.fc6, "classifier.0"), ("fc7", self.fc7, "classifier.3")):
+            ours[f"{name}.weight"] = state[f"{linear}.weight"].view_as(layer.weight)
+            ours[f"{name}.bias"] = state[f"{linear}.bias"]
+        self.load_state_dict(ours, strict=False)
+
+
+class BodyFrontEnd(nn.Module):
+    """Dilated body of a classifier and a 1x1 convolution: (B, C, H, W) -> scores (B, K, H / 8, W / 8), rounded up.
+
+    Args:
+        in_channels: C.
+        num_classes: K.
+        backbone: a classifier without fully connected layers.
+        width: factor on the channels of every layer of the body.
+        dropout: of the body's last map.
+
+    Attributes:
+        margin: 0, as the body pads.
+        shift: pixel on which the first cell lies, in images with sides of 32 n + 1.
+    """
+
+    margin, shift = 0, 0.0
+
+    def __init__(
+        self, in_channels: int, num_classes: int, backbone: FeatureBackbone, width: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.body = dilate_body(build_backbone(backbone, [5], width, in_channels=in_channels), stride=8)
+        self.dropout = nn.Dropout(dropout)
+        self.score = nn.Conv2d(self.body.channels[-1], num_classes, 1)
+        nn.init.normal_(self.score.weight, std=0.001)
+        zero_bias(self.score)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(self.dropout(self.body.last_map(x)))
+
+    def load_classifier(self, state: dict[str, Tensor]) -> None:
+        """Load the layers of the body from the weights of a whole classifier."""
+        self.body.load_classifier(state)
 
 
 class ContextModule(nn.Module):
@@ -121,24 +185,26 @@ class DilatedNetwork(nn.Module):
     Args:
         in_channels: C.
         num_classes: K.
-        backbone: a VGG; the paper's is vgg16.
+        backbone: a VGG; the paper's is vgg16. Or a ``FeatureBackbone``, padded only.
         width: factor on the channels of the front end.
-        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's.
+        window: side of a VGG's input in pixels, a multiple of 32; 224 is the paper's.
         context: "basic", "large" or none.
         border: "reflected" (the paper's: no convolution of the front end pads) or "padded" with zeros, much cheaper for
             small images.
         upsampling: from stride 8 to pixels: bilinear (constant, as the paper's), transposed (learned) or nearest.
         freeze_front_end: train the context module only, on the front end's scores in eval mode.
-        dropout: after the front end's fc6 and fc7.
+        dropout: after the front end's fc6 and fc7, or of a body's last map.
         aux: add a loss of the front end's own scores. Without it a class whose scores the context module's ReLUs cut off at
             the start gets no gradient. The paper trains one after the other instead.
     """
+
+    front: FrontEnd | BodyFrontEnd
 
     def __init__(
         self,
         in_channels: int = 3,
         num_classes: int = 21,
-        backbone: VGG = "vgg16",
+        backbone: DilatedBackbone = "vgg16",
         width: float = 1.0,
         window: int = 224,
         context: Literal["basic", "large"] | None = "basic",
@@ -149,31 +215,30 @@ class DilatedNetwork(nn.Module):
         aux: bool = False,
     ) -> None:
         super().__init__()
-        self.front = FrontEnd(
-            in_channels=in_channels,
-            num_classes=num_classes,
-            backbone=backbone,
-            width=width,
-            window=window,
-            padded=border == "padded",
-            dropout=dropout,
-        )
+        check_choice("model.backbone", backbone, DilatedBackbone)
+        if is_body(backbone):
+            refuse_window(backbone, window)
+            if border != "padded":
+                raise UsageError(
+                    f"model.border must be padded with model.backbone {backbone}, whose convolutions pad, got {border}"
+                )
+            self.front = BodyFrontEnd(in_channels, num_classes, backbone, width, dropout)
+        else:
+            self.front = FrontEnd(
+                in_channels=in_channels,
+                num_classes=num_classes,
+                backbone=cast(VGG, backbone),
+                width=width,
+                window=window,
+                padded=border == "padded",
+                dropout=dropout,
+            )
         self.context = ContextModule(num_classes, context) if context else nn.Identity()
-        self.up = build_upsampling(upsampling, num_classes, 8)
-        self.margin = 0 if border == "padded" else self._lost_pixels() // 2
+        self.up, self.offset = aligned_upsampling(upsampling, num_classes, 8, self.front.shift)
+        self.margin = self.front.margin
         self.freeze_front_end, self.aux = freeze_front_end, aux
         if freeze_front_end:
             self.front.requires_grad_(False)
-
-    def _lost_pixels(self) -> int:
-        """Return the pixels that the unpadded front end loses along each side: 372 for vgg16."""
-        lost, stride = 0, 1
-        for layer in [*self.front.features, self.front.fc6]:
-            if isinstance(layer, nn.Conv2d):
-                lost += stride * layer.dilation[0] * (layer.kernel_size[0] - 1)
-            elif isinstance(layer, nn.MaxPool2d):
-                stride *= 2
-        return lost
 
     def input_size(self, size: int) -> int:
         """Return the side of an image, margins included, that gives logits for at least ``size`` pixels."""
@@ -193,17 +258,13 @@ class DilatedNetwork(nn.Module):
                 f"an image of {x.shape[-2]} x {x.shape[-1]} pixels is smaller than DilatedNet's margins: both sides must "
                 f"be more than {2 * self.margin} (DilatedNet adds the margins by reflection)"
             )
-        x = mirror_pad(x, 0, -height % 8, 0, -width % 8)
+        on_grid = isinstance(self.front, BodyFrontEnd)
+        x = mirror_to_grid(x) if on_grid else mirror_pad(x, 0, -height % 8, 0, -width % 8)
         scores = self.front(x)
-        logits = self._to_pixels(self.context(scores), height, width)
+        logits = crop(self.up(self.context(scores)), self.offset, (height, width))
         if self.aux and self.training:
-            return {"out": logits, "aux": self._to_pixels(scores, height, width)}
+            return {"out": logits, "aux": crop(self.up(scores), self.offset, (height, width))}
         return logits
-
-    def _to_pixels(self, scores: Tensor, height: int, width: int) -> Tensor:
-        x = self.up(scores)
-        cut = (x.shape[-1] - (width + -width % 8)) // 2
-        return x[..., cut : cut + height, cut : cut + width]
 
 
 class DilatedNet(SemanticSegmentation):
@@ -212,32 +273,37 @@ class DilatedNet(SemanticSegmentation):
     The paper trains the front end (``context: null``), then the context module on it (``init_from``,
     ``freeze_front_end``), then both: configs/paper/segmentation/dilated_{front_end,context,joint}.yaml.
 
+    A ResNet, MobileNetV2 or EfficientNet-Lite0 is dilated from stride 8 on and has no fc6 and fc7: ``BodyFrontEnd``.
+
     Args:
         in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
-        backbone: a VGG; the paper's is vgg16.
+        backbone: a VGG, the paper's is vgg16; or a classifier that needs ``border: padded``, of which mobilenet_v2 and
+            efficientnet_lite0 have ImageNet weights without a download.
         width: factor on the channels of the front end.
-        window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's. Smaller ones suit smaller
-            images, and take less time.
+        window: side of a VGG's input in pixels, a multiple of 32; 224 is the paper's. Smaller ones suit smaller images, and
+            take less time.
         context: the context module: basic, large or none (null).
         border: reflected as in the paper, or padded.
         upsampling: bilinear (constant, as the paper's), transposed (learned) or nearest.
         freeze_front_end: train the context module alone.
-        dropout: after the front end's fc6 and fc7.
+        dropout: after the front end's fc6 and fc7, or of the body's last map.
         aux: add a loss of the front end's own scores. Without it a class whose scores the context module's ReLUs cut off at
             the start gets no gradient. The paper trains one after the other instead.
-        weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
-        others: see SemanticSegmentation; a context module that is not in the file of
-            ``init_from`` starts as the identity.
+        weights: imagenet: start the backbone from ImageNet weights, at width 1; a fit is refused if ``data.mean`` and
+            ``data.std`` are not those of the weights. Those of VGG and ResNet are downloaded if this is set.
+        others: see SemanticSegmentation; ``init_from`` also takes a classifier or an FCN with the same backbone. A context
+            module that is not in the file starts as the identity.
     """
 
     initial_weight_arguments = ("weights",)
+    network: DilatedNetwork
 
     def __init__(
         self,
         in_channels: int | None = None,
         num_classes: int | None = None,
-        backbone: VGG = "vgg16",
+        backbone: DilatedBackbone = "vgg16",
         width: float = 1.0,
         window: int = 224,
         context: Literal["basic", "large"] | None = "basic",
@@ -272,12 +338,5 @@ class DilatedNet(SemanticSegmentation):
         )
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
+            network.front.load_classifier(imagenet_weights(backbone, width, in_channels, window))
             self.expected_normalization = normalization_of(backbone).adapt(in_channels)
-            state = imagenet_weights(backbone, width, in_channels, window)
-            front = network.front
-            for name, layer, linear in (("fc6", front.fc6, "classifier.0"), ("fc7", front.fc7, "classifier.3")):
-                state[f"{name}.weight"] = state[f"{linear}.weight"].view_as(layer.weight)
-                state[f"{name}.bias"] = state[f"{linear}.bias"]
-            network.front.load_state_dict(
-                {name: value for name, value in state.items() if not name.startswith("classifier")}, strict=False
-            )

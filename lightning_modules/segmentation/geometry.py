@@ -22,6 +22,16 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
     return x
 
 
+def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
+    """Extend (..., H, W) at the bottom and the right by mirroring, up to sides of ``stride`` n + 1, n >= 1.
+
+    Padded convolutions of these sides have a cell on the first and on the last pixel: cell i of a map of stride S lies at
+    pixel S i, also with TensorFlow's padding, which depends on the side.
+    """
+    bottom, right = (stride * max(1, -(-(side - 1) // stride)) + 1 - side for side in x.shape[-2:])
+    return mirror_pad(x, 0, bottom, 0, right)
+
+
 def coordinate_map(layers: Iterable[nn.Module]) -> tuple[int, float]:
     """Return stride and shift of a stack of convolutions and poolings.
 

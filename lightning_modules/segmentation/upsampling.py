@@ -84,6 +84,30 @@ def build_upsampling(kind: MapUpsampling, channels: int, stride: int, size: int 
     return learned
 
 
+def upsampling_size(kind: MapUpsampling, stride: int, shift: float) -> int:
+    """Return 2 s, or 2 s - 1 if only that aligns pixels with pixels (the paper's AlexNet); s for nearest."""
+    if kind == "nearest":
+        return stride
+    return 2 * stride if (shift - (2 * stride - 1) / 2).is_integer() else 2 * stride - 1
+
+
+def aligned_upsampling(kind: MapUpsampling, channels: int, stride: int, shift: float) -> tuple[nn.Module, int]:
+    """Build upsampling of a map whose cell i lies at ``stride * i + shift``; return it and the index of 0 in its result.
+
+    Args:
+        kind, channels: see ``build_upsampling``.
+        stride: s, of the map in pixels, or in cells of a finer map.
+        shift: of the map's first cell, in the same unit.
+    """
+    size = upsampling_size(kind, stride, shift)
+    return build_upsampling(kind, channels, stride, size), int((size - 1) / 2 - shift)
+
+
+def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Return the area of ``size`` of a map (..., H, W) that begins at ``offset`` in both directions."""
+    return x[..., offset : offset + size[0], offset : offset + size[1]]
+
+
 def unpool(x: Tensor, indices: Tensor, size: torch.Size) -> Tensor:
     """Unpool a map (B, C, h, w) to the positions of its maxima in (B, C, *size), zero elsewhere.
 

@@ -58,8 +58,12 @@ SEGMENTERS: dict[str, Callable[[int, int], SemanticSegmentation]] = {
     "UNet, valid": lambda channels, classes: UNet(channels, classes, base_channels=2, padding="valid"),
     "EncoderUNet": lambda channels, classes: EncoderUNet(channels, classes, "resnet18", 0.03, base_channels=2),
     "FCN": lambda channels, classes: FCN(channels, classes, "vgg11_bn", width=0.03),
+    "FCN on a body": lambda channels, classes: FCN(channels, classes, "mobilenet_v2", width=0.03),
     "DeconvNet": lambda channels, classes: DeconvNet(channels, classes, "vgg11_bn", 0.03, window=32),
     "DilatedNet": lambda channels, classes: DilatedNet(channels, classes, "vgg11_bn", 0.03),
+    "DilatedNet on a body": lambda channels, classes: DilatedNet(
+        channels, classes, "efficientnet_lite0", 0.03, border="padded"
+    ),
     "Classifier": lambda channels, classes: ConvolutionalizedClassifier(
         channels, classes, "vgg11_bn", 0.03, window=32, windows_per_image=2
     ),

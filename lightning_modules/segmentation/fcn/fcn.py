@@ -1,23 +1,27 @@
 """Fully convolutional networks (Long, Shelhamer, Darrell 2015): a convolutionalized classifier with finer layers."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import Backbone, build_features, pooled_side, scale_channels, zero_bias
+from darkroom.lightning_modules.layers.body import FeatureBackbone, is_body, refuse_window
 from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
+from darkroom.lightning_modules.segmentation.fcn.body_network import FCNBodyNetwork
+from darkroom.lightning_modules.segmentation.fcn.skips import Stride, skip_scales
 from darkroom.lightning_modules.segmentation.geometry import coordinate_map
-from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, build_upsampling
+from darkroom.lightning_modules.segmentation.upsampling import (
+    MapUpsampling,
+    aligned_upsampling,
+    build_upsampling,
+    crop,
+    upsampling_size,
+)
+from darkroom.lightning_modules.utils.arguments import check_choice
 
-# "At once": factors that scale the activations of the two finer poolings to the range of the coarse scores.
-_AT_ONCE = (0.01, 0.0001)
-
-
-def _crop(x: Tensor, offset: int, size: torch.Size) -> Tensor:
-    return x[..., offset : offset + size[0], offset : offset + size[1]]
+FCNBackbone = Literal[Backbone, FeatureBackbone]
 
 
 class FCNNetwork(nn.Module):
@@ -47,7 +51,7 @@ class FCNNetwork(nn.Module):
         in_channels: int = 3,
         num_classes: int = 21,
         backbone: Backbone = "vgg16",
-        stride: Literal[32, 16, 8] = 8,
+        stride: Stride = 8,
         width: float = 1.0,
         window: int = 224,
         upsampling: MapUpsampling = "bilinear",
@@ -55,8 +59,7 @@ class FCNNetwork(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if stride not in (32, 16, 8):
-            raise UsageError(f"model.stride must be 32, 16 or 8, got {stride}")
+        self.scales = skip_scales(stride, at_once)
         kernel = pooled_side(backbone, window)
         least = {32: 32, 16: 96, 8: 128}[stride]  # below, the maps of finer poolings end before the coarse ones
         if window < least:
@@ -76,10 +79,8 @@ class FCNNetwork(nn.Module):
         self.score = nn.Conv2d(hidden, num_classes, 1)
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(dropout)
 
-        steps = {32: 0, 16: 1, 8: 2}[stride]
-        self.skips = pools[-2 : -2 - steps : -1]  # coarse to fine
+        self.skips = pools[-2 : -2 - len(self.scales) : -1]  # coarse to fine
         self.score_pools = nn.ModuleList(nn.Conv2d(channels[pools.index(i)], num_classes, 1) for i in self.skips)
-        self.scales = _AT_ONCE[:steps] if at_once else (1.0,) * steps
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         for layer in (self.score, *self.score_pools):  # as in the paper, scoring layers start at zero
@@ -102,20 +103,12 @@ class FCNNetwork(nn.Module):
         self.ups, self.offsets = nn.ModuleList(), []
         for skip in self.skips:
             fine, fine_shift = coordinate_map(self.features[: skip + 1])
-            size = self._kernel(kind, coarse // fine, (shift - fine_shift) / fine)
+            size = upsampling_size(kind, coarse // fine, (shift - fine_shift) / fine)
             self.ups.append(build_upsampling(kind, num_classes, coarse // fine, size))
             coarse, shift = fine, shift - fine * (size - 1) / 2
             self.offsets.append(int((shift - fine_shift) / fine))
         assert coarse == stride
-        size = self._kernel(kind, coarse, shift)
-        self.up, self.offset = build_upsampling(kind, num_classes, coarse, size), int((size - 1) / 2 - shift)
-
-    @staticmethod
-    def _kernel(kind: MapUpsampling, stride: int, shift: float) -> int:
-        """Return 2 s, or 2 s - 1 if only that aligns pixels with pixels (the paper's AlexNet); s for nearest."""
-        if kind == "nearest":
-            return stride
-        return 2 * stride if (shift - (2 * stride - 1) / 2).is_integer() else 2 * stride - 1
+        self.up, self.offset = aligned_upsampling(kind, num_classes, coarse, shift)
 
     def forward(self, x: Tensor) -> Tensor:
         size, pooled = x.shape[-2:], {}
@@ -129,8 +122,8 @@ class FCNNetwork(nn.Module):
         for i, (up, score_pool) in enumerate(zip(self.ups, self.score_pools, strict=True)):
             x = up(x)
             fine = score_pool(self.scales[i] * pooled[self.skips[i]])
-            x = x + _crop(fine, self.offsets[i], x.shape[-2:])
-        return _crop(self.up(x), self.offset, size)
+            x = x + crop(fine, self.offsets[i], x.shape[-2:])
+        return crop(self.up(x), self.offset, size)
 
     def load_classifier(self, state: dict[str, Tensor]) -> None:
         """Load the weights of torchvision's classifier: its first two Linear layers become fc6 and fc7."""
@@ -148,29 +141,35 @@ class FCN(SemanticSegmentation):
     The paper trains 32s from ImageNet weights, then 16s from 32s and 8s from 16s, with a summed loss
     (``CrossEntropy(reduction="sum")``) and ``CaffeSGD``: configs/paper/segmentation/fcn32s.yaml, fcn16s.yaml, fcn8s.yaml.
 
+    On a ResNet, MobileNetV2 or EfficientNet-Lite0, which have no fully connected layers, the network is ``FCNBodyNetwork``.
+
     Args:
         in_channels: channels of the images; None: from the data on the command line, 3 in Python.
         num_classes: classes, background included.
-        backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions.
+        backbone: the classifier; the paper's are vgg16 and caffenet, an AlexNet with grouped convolutions. mobilenet_v2 and
+            efficientnet_lite0 have ImageNet weights without a download.
         stride: 32, 16 or 8: stride of the finest scores, in pixels.
         width: factor on the channels of every layer; the geometry stays.
         window: side of the classifier's input in pixels, a multiple of 32; 224 is the paper's. Smaller ones suit smaller
-            images, and take less time.
+            images, and take less time. Only for AlexNet, CaffeNet and VGG.
         upsampling: bilinear (constant, as in the authors' networks), transposed (learned) or nearest.
         at_once: train a fine stride without the coarser stages.
-        dropout: after fc6 and fc7.
-        weights: start from torchvision's ImageNet weights; they are downloaded only if this is set.
-        others: see SemanticSegmentation; ``init_from`` takes a coarser FCN, whose finer scores start at zero.
+        dropout: after fc6 and fc7, or of the map of stride 32.
+        weights: imagenet: start the backbone from ImageNet weights, at width 1; a fit is refused if ``data.mean`` and
+            ``data.std`` are not those of the weights. Those of AlexNet, VGG and ResNet are downloaded if this is set.
+        others: see SemanticSegmentation; ``init_from`` takes a coarser FCN, whose finer scores start at zero, or a
+            classifier with the same backbone.
     """
 
     initial_weight_arguments = ("weights",)
+    network: FCNNetwork | FCNBodyNetwork
 
     def __init__(
         self,
         in_channels: int | None = None,
         num_classes: int | None = None,
-        backbone: Backbone = "vgg16",
-        stride: Literal[32, 16, 8] = 8,
+        backbone: FCNBackbone = "vgg16",
+        stride: Stride = 8,
         width: float = 1.0,
         window: int = 224,
         upsampling: MapUpsampling = "bilinear",
@@ -181,17 +180,31 @@ class FCN(SemanticSegmentation):
     ) -> None:
         num_classes = 2 if num_classes is None else num_classes
         in_channels = 3 if in_channels is None else in_channels
-        network = FCNNetwork(
-            in_channels=in_channels,
-            num_classes=num_classes,
-            backbone=backbone,
-            stride=stride,
-            width=width,
-            window=window,
-            upsampling=upsampling,
-            at_once=at_once,
-            dropout=dropout,
-        )
+        check_choice("model.backbone", backbone, FCNBackbone)
+        if is_body(backbone):
+            refuse_window(backbone, window)
+            network: FCNNetwork | FCNBodyNetwork = FCNBodyNetwork(
+                in_channels=in_channels,
+                num_classes=num_classes,
+                backbone=backbone,
+                stride=stride,
+                width=width,
+                upsampling=upsampling,
+                at_once=at_once,
+                dropout=dropout,
+            )
+        else:
+            network = FCNNetwork(
+                in_channels=in_channels,
+                num_classes=num_classes,
+                backbone=cast(Backbone, backbone),
+                stride=stride,
+                width=width,
+                window=window,
+                upsampling=upsampling,
+                at_once=at_once,
+                dropout=dropout,
+            )
         super().__init__(network, num_classes=num_classes, **kwargs)
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels, window))
