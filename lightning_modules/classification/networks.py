@@ -59,7 +59,7 @@ class BackboneClassifier(nn.Module):
 
     Attributes:
         expected_normalization: mean and standard deviation of the images for which the backbone's ImageNet weights were
-            trained, whether it starts from them or not; None: there are no such weights.
+            trained, whether it starts from them or not; None: ImageNet weights of it are not published.
         pretrained_layers: names of the layers that start from ImageNet weights.
     """
 

@@ -1,6 +1,6 @@
 """Dilated convolutions (Yu & Koltun 2016): a front end of full resolution, a context module of large receptive field."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -227,7 +227,7 @@ class DilatedNetwork(nn.Module):
             self.front = FrontEnd(
                 in_channels=in_channels,
                 num_classes=num_classes,
-                backbone=cast(VGG, backbone),
+                backbone=backbone,
                 width=width,
                 window=window,
                 padded=border == "padded",

@@ -92,7 +92,7 @@ class _Pair(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What was loaded from a file.
+    """Outcome of ``load_initial_weights``.
 
     Attributes:
         layers: names of the module's layers that got weights.

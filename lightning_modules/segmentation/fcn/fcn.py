@@ -1,6 +1,6 @@
 """Fully convolutional networks (Long, Shelhamer, Darrell 2015): a convolutionalized classifier with finer layers."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -197,7 +197,7 @@ class FCN(SemanticSegmentation):
             network = FCNNetwork(
                 in_channels=in_channels,
                 num_classes=num_classes,
-                backbone=cast(Backbone, backbone),
+                backbone=backbone,
                 stride=stride,
                 width=width,
                 window=window,
