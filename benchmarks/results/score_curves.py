@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--names", nargs="+", required=True)
     parser.add_argument("--score", default="val/cnn_fid")
+    parser.add_argument("--scale", choices=["log", "linear"], default="log", help="axis of the metric")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
     if len(arguments.names) != len(arguments.runs):
@@ -47,8 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     for index, (name, (steps, values)) in enumerate(curves.items()):
         style = LINES[index // len(COLOURS) % len(LINES)]  # beyond the palette, another kind of line
         axes.plot(steps, values, style, color=COLOURS[index % len(COLOURS)], label=name, markersize=4)
-        print(name, *(f"{step}: {value:.1f}" for step, value in zip(steps, values, strict=True)), sep="; ")
-    axes.set_yscale("log")
+        print(name, *(f"{step}: {value:.4g}" for step, value in zip(steps, values, strict=True)), sep="; ")
+    axes.set_yscale(arguments.scale)
     axes.set_xlabel("training steps")
     axes.set_ylabel(arguments.score)
     axes.grid(color="#e6e6e6", which="both")
