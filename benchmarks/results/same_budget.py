@@ -48,6 +48,7 @@ _MOBILENET, _LITE = (
         *("--data.mean", "[0.498,0.498,0.498]", "--data.std", "[0.502,0.502,0.502]"),
     ),
 )
+_ANY_SIZE = ("--model.width", "1", "--model.window", "224")
 _IMAGENET = ("--model.weights", "imagenet")
 _SMP = (
     *("--model.network.init_args.classes", "CLASSES"),
@@ -67,6 +68,12 @@ SEGMENTATION = {
     "U-Net on MobileNetV2, ImageNet": Entry("segmentation/encoder_unet", (*_ENCODER, *_MOBILENET, *_IMAGENET)),
     "U-Net on EfficientNet-Lite0": Entry("segmentation/encoder_unet", (*_ENCODER, *_LITE)),
     "U-Net on EfficientNet-Lite0, ImageNet": Entry("segmentation/encoder_unet", (*_ENCODER, *_LITE, *_IMAGENET)),
+    "FCN-8s on MobileNetV2": Entry("segmentation/fcn", (*_ANY_SIZE, *_MOBILENET)),
+    "FCN-8s on MobileNetV2, ImageNet": Entry("segmentation/fcn", (*_ANY_SIZE, *_MOBILENET, *_IMAGENET)),
+    "FCN-8s on EfficientNet-Lite0": Entry("segmentation/fcn", (*_ANY_SIZE, *_LITE)),
+    "FCN-8s on EfficientNet-Lite0, ImageNet": Entry("segmentation/fcn", (*_ANY_SIZE, *_LITE, *_IMAGENET)),
+    "DilatedNet on MobileNetV2": Entry("segmentation/dilated", (*_ANY_SIZE, *_MOBILENET)),
+    "DilatedNet on MobileNetV2, ImageNet": Entry("segmentation/dilated", (*_ANY_SIZE, *_MOBILENET, *_IMAGENET)),
     "smp.Unet, MobileNetV2": Entry("segmentation/smp_unet", _SMP),
     "smp.Unet, MobileNetV2, ImageNet": Entry("segmentation/smp_unet", (*_SMP, *_HUB)),
 }
