@@ -189,6 +189,15 @@ def test_marked_number_follows_result() -> None:
         update_marked("1<!-- result: segmentation/unet mIoUs -->", ROWS, found)
 
 
+def test_marked_time_follows_result() -> None:
+    text = "a 9 min<!-- result: segmentation/unet time --> b 5 min 1 s"
+    found = [result(UNET, 0, mIoU=0.9)]
+    assert update_marked(text, ROWS, found) == text.replace("9 min<", "2 min 0 s<")
+    assert update_marked(text, ROWS, []) == text
+    with pytest.raises(ValueError, match="must be a row of"):
+        update_marked("3 s<!-- result: segmentation/none time -->", ROWS, found)
+
+
 def test_head_of_config_follows_result() -> None:
     head = "# U-Net: test mIoU 0.5 in 2 min 20 s on two CPU cores (bf16), with occlusion\n# mIoU 0.5 in 1 min 1 s"
     assert update_head(head, UNET, ROWS, []) == head

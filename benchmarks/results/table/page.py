@@ -33,7 +33,9 @@ _HEAD = """\
 _MARK = re.compile(
     r"(?P<number>-?\d*\.?\d+)(?P<end>\**(?: ± [\d.]+)?)(?P<mark><!-- result: (?P<row>\S+) (?P<metric>\S+) -->)"
 )
-_TIME = re.compile(r"\bin (?:\d+ min(?: \d+ s)?|\d+ s)\b(?: on (?:one|two) CPU cores?)?(?: \(bf16\))?")
+_DURATION = r"(?:\d+ min(?: \d+ s)?|\d+ s)"
+_MARKED_TIME = re.compile(rf"{_DURATION}(?P<mark><!-- result: (?P<row>\S+) time -->)")
+_TIME = re.compile(rf"\bin {_DURATION}\b(?: on (?:one|two) CPU cores?)?(?: \(bf16\))?")
 
 
 def format_value(value: float) -> str:
@@ -52,6 +54,11 @@ def mean(results: Sequence[Result], metric: str) -> float:
     return statistics.fmean(one.metrics[metric] for one in results)
 
 
+def mean_time(results: Sequence[Result]) -> str:
+    """Return the mean processor time over the seeds as text."""
+    return format_time(statistics.fmean(one.seconds for one in results))
+
+
 def _format_metric(results: Sequence[Result], metric: str, label: str) -> str:
     value = f"{label} **{format_value(mean(results, metric))}**"
     if len(results) < 2:
@@ -66,7 +73,7 @@ def _format_row(row: Row, results: Sequence[Result], machines: list[str]) -> str
     if not results:
         return f"| {name} | not run{f': needs {row.needs}' if row.needs else ''} | | | | | | |"
     metrics = ", ".join(_format_metric(results, metric, label) for metric, label in row.metrics.items())
-    time = format_time(statistics.fmean(one.seconds for one in results))
+    time = mean_time(results)
     pretraining = statistics.fmean(sum(one.fit_seconds[:-1]) for one in results)
     time += f" ({format_time(pretraining)})" if len(row.stages) > 1 else ""
     precisions, commits = (", ".join(dict.fromkeys(values)) for values in _columns(results))
@@ -95,16 +102,24 @@ def render(rows: dict[str, Row], results: Sequence[Result]) -> str:
 def update_marked(text: str, rows: dict[str, Row], results: Sequence[Result]) -> str:
     """Set the numbers of a page that a comment marks: ``0.939<!-- result: segmentation/unet mIoU -->``.
 
-    A number keeps its decimals. Numbers of rows without results stay as they are.
+    ``time`` in place of a metric marks the processor time, such as ``2 min 20 s``. A number keeps its decimals. Numbers of
+    rows without results stay as they are.
 
     Raises:
         ValueError: a comment names an unknown row, or a metric that its results lack.
     """
 
-    def updated(match: re.Match[str]) -> str:
+    def find(match: re.Match[str]) -> list[Result]:
         if match["row"] not in rows:
             raise ValueError(f"{match['mark']}: {match['row']} must be a row of benchmarks/results/table/rows.yaml")
-        found = current_results(rows[match["row"]], rows, results)
+        return current_results(rows[match["row"]], rows, results)
+
+    def updated_time(match: re.Match[str]) -> str:
+        found = find(match)
+        return mean_time(found) + match["mark"] if found else match[0]
+
+    def updated(match: re.Match[str]) -> str:
+        found = find(match)
         if not found:
             return match[0]
         if match["metric"] not in found[0].metrics:
@@ -112,7 +127,7 @@ def update_marked(text: str, rows: dict[str, Row], results: Sequence[Result]) ->
         value = _with_decimals(mean(found, match["metric"]), match["number"])
         return f"{value}{match['end']}{match['mark']}"
 
-    return _MARK.sub(updated, text)
+    return _MARKED_TIME.sub(updated_time, _MARK.sub(updated, text))
 
 
 def update_head(text: str, row: Row, rows: dict[str, Row], results: Sequence[Result]) -> str:
@@ -137,9 +152,8 @@ def update_head(text: str, row: Row, rows: dict[str, Row], results: Sequence[Res
                 f"configs/{row.name}.yaml: the first line must state a number after '{label}', got {first}"
             )
     if found:
-        time, precision = format_time(statistics.fmean(one.seconds for one in found)), found[0].precision
-        mixed = " (bf16)" if precision == "bf16-mixed" else ""
-        first = _TIME.sub(f"in {time} on one CPU core{mixed}", first, count=1)
+        mixed = " (bf16)" if found[0].precision == "bf16-mixed" else ""
+        first = _TIME.sub(f"in {mean_time(found)} on one CPU core{mixed}", first, count=1)
     return first + line_break + rest
 
 
