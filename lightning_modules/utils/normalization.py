@@ -41,9 +41,15 @@ def find_normalization(module: Normalized, data: object) -> Statistics | None:
 
 
 def read_normalization(checkpoint: Mapping[str, Any]) -> Statistics | None:
-    """Return the statistics of the images on which the weights of a checkpoint were trained; None: unknown."""
+    """Return the statistics of the images on which the weights of a checkpoint were trained; None: unknown.
+
+    Earlier versions saved the statistics of the data alone. If these data were not normalized, the method may have
+    normalized them itself.
+    """
     found = checkpoint.get("own_normalization") or checkpoint.get("normalization")
-    return None if found is None else (found[0], found[1])
+    if found is None or ("own_normalization" not in checkpoint and not _normalizes(*found)):
+        return None
+    return found[0], found[1]
 
 
 def check_normalization(module: Normalized, stage: str, data: object) -> None:
@@ -97,11 +103,16 @@ def require_normalization(module: Normalized, data: object, expected: Statistics
 
 
 def _refuse_normalized_data(data: object, method: str) -> None:
-    if isinstance(data, NormalizedData) and (any(data.mean) or any(value != 1 for value in data.std)):
+    if isinstance(data, NormalizedData) and _normalizes(data.mean, data.std):
         raise UsageError(
             f"data.mean and data.std must be 0 and 1, the defaults of detection, got {list(data.mean)} and "
             f"{list(data.std)}: {method} normalizes images itself; leave both options out"
         )
+
+
+def _normalizes(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Return whether statistics change images: they do unless the mean is 0 and the standard deviation 1."""
+    return any(mean) or any(value != 1 for value in std)
 
 
 def _adapt(statistics: Statistics, channels: int) -> Statistics:

@@ -108,6 +108,18 @@ def test_checkpoint_of_a_detector_has_its_own_normalization(tmp_path: Path) -> N
     assert (tuple(mean), tuple(std)) == IMAGENET
 
 
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        ({"normalization": [[0.0] * 3, [1.0] * 3]}, None),  # a detector normalized these images itself
+        ({"normalization": [[0.5] * 3, [0.5] * 3]}, ([0.5] * 3, [0.5] * 3)),
+        ({}, None),
+    ],
+)
+def test_checkpoint_of_an_earlier_version_expects_no_other_normalization(saved: dict[str, Any], expected: Any) -> None:
+    assert read_normalization(saved) == expected
+
+
 def test_state_dict_without_normalization_trains(tmp_path: Path) -> None:
     torch.save(UNet(base_channels=2, num_classes=6).state_dict(), tmp_path / "unet.pt")
     model = UNet(base_channels=2, num_classes=6, init_from=str(tmp_path / "unet.pt"))
