@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from torch import nn
 
 from darkroom.errors import UsageError
-from darkroom.protocols import NormalizedData, PretrainedNetwork
+from darkroom.protocols import NormalizedData
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel, of images in [0, 1]
 
@@ -27,10 +26,6 @@ class Normalized(Protocol):
     init_from: str | None
     own_normalization: Statistics | None
     expected_normalization: Statistics | None
-
-    def networks(self) -> list[nn.Module]:
-        """Return the networks of the method."""
-        ...
 
 
 def find_normalization(module: Normalized, data: object) -> Statistics | None:
@@ -67,11 +62,8 @@ def check_normalization(module: Normalized, stage: str, data: object) -> None:
         return
     if module.own_normalization is not None:
         _refuse_normalized_data(data, type(module).__name__)
-    pretrained = [part for part in module.networks() if isinstance(part, PretrainedNetwork) and part.pretrained_layers]
-    expected = [module.expected_normalization, *(network.expected_normalization for network in pretrained)]
-    option = "model.init_from" if module.init_from else "model.weights"
-    for statistics in expected:
-        require_normalization(module, data, statistics, f"the weights of {option}")
+    weights = "the weights of model.init_from" if module.init_from else "the pretrained weights"
+    require_normalization(module, data, module.expected_normalization, weights)
 
 
 def require_normalization(module: Normalized, data: object, expected: Statistics | None, weights: str) -> None:

@@ -60,7 +60,7 @@ def test_fit_of_classifier_compares_normalization(tmp_path: Path) -> None:
     network.pretrained_layers = ["classifier.1"]
     data = ShapesImages(label="colour", **SMALL)
     model = ImageClassifier(network, num_classes=8)
-    with pytest.raises(UsageError, match="data.mean and data.std must be"):
+    with pytest.raises(UsageError, match="data.mean and data.std must be .*, which the pretrained weights expect"):
         trainer(tmp_path, fast_dev_run=True).fit(model, data)
     trainer(tmp_path, fast_dev_run=True).test(model, data, verbose=False)  # the checkpoint decides
 
@@ -88,6 +88,13 @@ def test_weights_of_a_checkpoint_expect_its_normalization(tmp_path: Path, classi
     ):
         fit_fcn()
     fit_fcn(mean=[0.5] * 3, std=[0.5] * 3)
+
+
+def test_weights_of_a_file_replace_the_normalization_of_a_pretrained_network(tmp_path: Path, classifier: str) -> None:
+    network = BackboneClassifier("vgg11_bn", 8, (3, 32, 32), width=0.02)
+    network.pretrained_layers = ["features.0"]  # as from ImageNet weights
+    model = ImageClassifier(network, num_classes=8, init_from=classifier)
+    trainer(tmp_path, fast_dev_run=True).fit(model, ShapesImages(label="colour", **SMALL))
 
 
 def test_detector_that_normalizes_names_the_values_of_the_classifier(tmp_path: Path, classifier: str) -> None:
