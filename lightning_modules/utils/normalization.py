@@ -85,8 +85,8 @@ def require_normalization(module: Normalized, data: object, expected: Statistics
     if module.own_normalization is not None:
         raise UsageError(
             f"{weights} must be trained on images normalized with mean {mean} and std {std}, as {type(module).__name__} "
-            f"normalizes them, but were with {wanted_mean} and {wanted_std}; train them with data.mean {mean} and data.std "
-            f"{std}"
+            f"normalizes them, but were trained with {wanted_mean} and {wanted_std}; train them with data.mean {mean} and "
+            f"data.std {std}"
         )
     raise UsageError(
         f"data.mean and data.std must be {wanted_mean} and {wanted_std}, which {weights} expect, got {mean} and {std}; set "
