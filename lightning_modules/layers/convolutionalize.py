@@ -46,7 +46,7 @@ def _averages_pixels(node: fx.Node, shape: dict[fx.Node, torch.Size]) -> bool:
     if node.target not in ("mean", torch.mean) or len(shape.get(node.all_input_nodes[0], ())) != 4:
         return False
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return isinstance(dims, Sequence) and {dim % 4 for dim in dims} == {2, 3}
+    return isinstance(dims, Sequence) and {dim % 4 for dim in dims if isinstance(dim, int)} == {2, 3}
 
 
 def _square(shape: torch.Size) -> int:
