@@ -61,6 +61,11 @@ class FineTuning:
             )
         constant = {parameter for _, parameter in self._always_frozen(module)}
         trained = [parameter for parameter in trained if parameter not in constant]
+        if not trained:
+            raise UsageError(
+                f"model.optim.freeze_layers must be less than {self.options.freeze_layers}: all layers of "
+                f"{type(network).__name__} are pretrained and frozen, so nothing would be trained"
+            )
         if self.options.backbone_lr == 1:
             return build(trained)
         others = [parameter for parameter in trained if parameter in pretrained]

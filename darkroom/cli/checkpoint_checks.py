@@ -93,7 +93,9 @@ def _compare_class(path: Path, saved: str, configured: str) -> None:
 
 
 def _compare_weights(path: Path, saved: dict[str, Any], built: dict[str, Any]) -> None:
-    for name in [*(built.keys() ^ saved.keys()), *built]:
+    # Frozen batch norms take the values of trained ones, and have no counter.
+    extra = {name for name in saved.keys() - built.keys() if not name.endswith(".num_batches_tracked")}
+    for name in [*extra, *built]:
         here, there = (_shape(state[name]) if name in state else "missing" for state in (built, saved))
         if here != there:
             raise UsageError(

@@ -46,7 +46,7 @@ class PretrainedNetwork(Protocol):
     expected_normalization: tuple[Sequence[float], Sequence[float]] | None
     """Mean and standard deviation per channel of these images; None: any."""
     pretrained_layers: Sequence[str]
-    """Names of the layers that start from these weights; none: it starts from random weights."""
+    """Names of the layers that start from these weights; empty: it starts from random weights."""
 
 
 @runtime_checkable

@@ -41,10 +41,12 @@ def _flattens(node: fx.Node, shape: dict[fx.Node, torch.Size]) -> bool:
     return isinstance(source, fx.Node) and len(shape.get(source, ())) == 4 and len(shape[node]) == 2
 
 
-def _averages_pixels(node: fx.Node) -> bool:
-    """Return whether a node is a global average pooling that is written as ``x.mean((2, 3))``."""
-    dims = node.args[1] if node.target == "mean" and len(node.args) > 1 else None
-    return isinstance(dims, Sequence) and tuple(dims) in ((2, 3), (-2, -1))
+def _averages_pixels(node: fx.Node, shape: dict[fx.Node, torch.Size]) -> bool:
+    """Return whether a node is a global average pooling of maps that is written as a mean over both axes of pixels."""
+    if node.target not in ("mean", torch.mean) or len(shape.get(node.all_input_nodes[0], ())) != 4:
+        return False
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    return isinstance(dims, Sequence) and {dim % 4 for dim in dims if isinstance(dim, int)} == {2, 3}
 
 
 def _square(shape: torch.Size) -> int:
@@ -91,7 +93,7 @@ def convolutionalize(classifier: nn.Module, window: int = 224, in_channels: int 
         elif (isinstance(layer, nn.Flatten) or node.target in _FLATTENING) and _flattens(node, shape):
             side = _square(shape[node.args[0]])
             node.replace_all_uses_with(node.args[0])
-        elif _averages_pixels(node):
+        elif _averages_pixels(node, shape):
             pooled, side, before = node.name, 1, shape[node.args[0]]
             with graph.graph.inserting_before(node):
                 pooling = graph.graph.call_function(F.avg_pool2d, (node.args[0], _square(before), 1))

@@ -47,18 +47,23 @@ class StartsFromFile(ABCMeta):
         return own.replace(parameters=list(own.parameters.values())[1:])
 
     def __call__(cls: type[Module], *args: Any, **kwargs: Any) -> Module:
-        """Construct a module, load the weights of its ``init_from``, if it names a file, and note its pretrained layers."""
+        """Construct a module, load the weights of its ``init_from``, if it names a file; note its pretrained layers.
+
+        The normalization that these layers expect is noted too.
+        """
         with record_fetched_weights() as fetched:
             module = super().__call__(*args, **kwargs)  # type: ignore[misc]  # cls is an instance of this metaclass
         # Networks that state their own pretrained layers: those of the arguments, which were built before and which the
         # module may have converted, and those that it has built.
-        networks = [*args, *kwargs.values(), *module.children()]
-        fetched += [_pretrained_state(network) for network in networks if isinstance(network, PretrainedNetwork)]
-        pretrained = layers_with_values_of(module, fetched)
+        parts = [*args, *kwargs.values(), *module.children()]
+        networks = [part for part in parts if isinstance(part, PretrainedNetwork) and part.pretrained_layers]
+        pretrained = layers_with_values_of(module, [*fetched, *map(_pretrained_state, networks)])
+        expected = [module.expected_normalization, *(network.expected_normalization for network in networks)]
         if module.init_from is not None:
             loaded = load_initial_weights(module, Path(module.init_from))
             pretrained += loaded.layers
-            module.expected_normalization = loaded.normalization or module.expected_normalization
+            expected.insert(0, loaded.normalization)  # these weights replace the others
+        module.expected_normalization = next((statistics for statistics in expected if statistics is not None), None)
         module.fine_tuning.layers = tuple(dict.fromkeys(pretrained))
         return module
 

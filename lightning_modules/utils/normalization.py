@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from torch import nn
 
 from darkroom.errors import UsageError
-from darkroom.protocols import NormalizedData, PretrainedNetwork
+from darkroom.protocols import NormalizedData
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel, of images in [0, 1]
 
@@ -28,10 +27,6 @@ class Normalized(Protocol):
     own_normalization: Statistics | None
     expected_normalization: Statistics | None
 
-    def networks(self) -> list[nn.Module]:
-        """Return the networks of the method."""
-        ...
-
 
 def find_normalization(module: Normalized, data: object) -> Statistics | None:
     """Return the statistics by which the images of a network are normalized, by its method or the data; None: unknown."""
@@ -41,9 +36,15 @@ def find_normalization(module: Normalized, data: object) -> Statistics | None:
 
 
 def read_normalization(checkpoint: Mapping[str, Any]) -> Statistics | None:
-    """Return the statistics of the images on which the weights of a checkpoint were trained; None: unknown."""
+    """Return the statistics of the images on which the weights of a checkpoint were trained; None: unknown.
+
+    Earlier versions saved the statistics of the data alone. If these data were not normalized, the method may have
+    normalized them itself.
+    """
     found = checkpoint.get("own_normalization") or checkpoint.get("normalization")
-    return None if found is None else (found[0], found[1])
+    if found is None or ("own_normalization" not in checkpoint and not _normalizes(*found)):
+        return None
+    return found[0], found[1]
 
 
 def check_normalization(module: Normalized, stage: str, data: object) -> None:
@@ -61,11 +62,8 @@ def check_normalization(module: Normalized, stage: str, data: object) -> None:
         return
     if module.own_normalization is not None:
         _refuse_normalized_data(data, type(module).__name__)
-    pretrained = [part for part in module.networks() if isinstance(part, PretrainedNetwork) and part.pretrained_layers]
-    expected = [module.expected_normalization, *(network.expected_normalization for network in pretrained)]
-    option = "model.init_from" if module.init_from else "model.weights"
-    for statistics in expected:
-        require_normalization(module, data, statistics, f"the weights of {option}")
+    weights = "the weights of model.init_from" if module.init_from else "the pretrained weights"
+    require_normalization(module, data, module.expected_normalization, weights)
 
 
 def require_normalization(module: Normalized, data: object, expected: Statistics | None, weights: str) -> None:
@@ -87,8 +85,8 @@ def require_normalization(module: Normalized, data: object, expected: Statistics
     if module.own_normalization is not None:
         raise UsageError(
             f"{weights} must be trained on images normalized with mean {mean} and std {std}, as {type(module).__name__} "
-            f"normalizes them, but were with {wanted_mean} and {wanted_std}; train them with data.mean {mean} and data.std "
-            f"{std}"
+            f"normalizes them, but were trained with {wanted_mean} and {wanted_std}; train them with data.mean {mean} and "
+            f"data.std {std}"
         )
     raise UsageError(
         f"data.mean and data.std must be {wanted_mean} and {wanted_std}, which {weights} expect, got {mean} and {std}; set "
@@ -97,11 +95,16 @@ def require_normalization(module: Normalized, data: object, expected: Statistics
 
 
 def _refuse_normalized_data(data: object, method: str) -> None:
-    if isinstance(data, NormalizedData) and (any(data.mean) or any(value != 1 for value in data.std)):
+    if isinstance(data, NormalizedData) and _normalizes(data.mean, data.std):
         raise UsageError(
             f"data.mean and data.std must be 0 and 1, the defaults of detection, got {list(data.mean)} and "
             f"{list(data.std)}: {method} normalizes images itself; leave both options out"
         )
+
+
+def _normalizes(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Return whether statistics change images: they do unless the mean is 0 and the standard deviation 1."""
+    return any(mean) or any(value != 1 for value in std)
 
 
 def _adapt(statistics: Statistics, channels: int) -> Statistics:

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
+from darkroom.cli.checkpoint_checks import check_checkpoint
 from darkroom.cli.linking import config_traits
+from darkroom.datamodules.shapes.detection import ShapesDetection
+from darkroom.lightning_modules.detection import FastRCNN
 
 QUIET = [
     *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
@@ -169,3 +173,13 @@ def test_optimizer_options_of_lightning_are_those_of_the_model(darkroom: Callabl
     outcome = darkroom("fit", *tiny, "--optimizer", "SGD", "--weights_only", "false")
     assert outcome.code == 2
     assert "weights_only" in outcome.message
+
+
+def test_checkpoint_with_trained_norms_fits_frozen_ones(tmp_path: Path) -> None:
+    """Check a checkpoint from before ``freeze`` included the batch norms, whose counters it has."""
+    trained, frozen = (FastRCNN(5, backbone="vgg11_bn", width=0.02, freeze=count) for count in (0, 2))
+    config = Namespace(class_path="FastRCNN", init_args=Namespace())
+    path = tmp_path / "trained.ckpt"
+    torch.save({"state_dict": trained.state_dict(), "hyper_parameters": {"_class_path": "FastRCNN"}}, path)
+    check_checkpoint(path, frozen, config, ShapesDetection(), resuming=False)
+    frozen.load_state_dict(trained.state_dict())

@@ -470,3 +470,9 @@ def test_freezing_all_layers_is_refused(model: Callable, tmp_path: Path) -> None
     torch.save(Network().state_dict(), tmp_path / "source.pt")
     with pytest.raises(UsageError, match="freeze_epochs must be 0: all layers of .* are pretrained"):
         fit(model(freeze_epochs=1), tmp_path)
+
+
+def test_freezing_all_layers_in_the_whole_fit_is_refused(model: Callable, tmp_path: Path) -> None:
+    torch.save(Network().state_dict(), tmp_path / "source.pt")
+    with pytest.raises(UsageError, match="freeze_layers must be less than 2: all layers of .* are pretrained"):
+        fit(model(freeze_layers=2), tmp_path)

@@ -243,3 +243,32 @@ def test_mean_over_pixels_becomes_the_pooling_of_a_window() -> None:
     with torch.no_grad():
         torch.testing.assert_close(dense(image)[..., 0, 0], network(image))
         assert dense(torch.randn(1, 3, 128, 64)).shape == (1, 4, 3, 1)
+
+
+class _Averaging(nn.Module):
+    """Classifier whose global average pooling is a function."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.features, self.pool, self.classifier = nn.Conv2d(3, 4, 3), pool, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.pool(self.features(x)))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.mean(dim=[2, 3]),
+        lambda x: x.mean([-1, -2], keepdim=True).flatten(1),
+        lambda x: torch.mean(x, (2, 3)),
+        lambda x: torch.mean(x, dim=(2, 3)),
+    ],
+)
+def test_mean_may_be_written_in_any_way(pool: Callable[[Tensor], Tensor]) -> None:
+    network, image = _Averaging(pool).eval(), torch.randn(1, 3, 24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            convolutionalize(network, 16)(image)[..., 3, 4], network(image[..., 3 : 3 + 16, 4 : 4 + 16])
+        )

@@ -60,7 +60,7 @@ def test_fit_of_classifier_compares_normalization(tmp_path: Path) -> None:
     network.pretrained_layers = ["classifier.1"]
     data = ShapesImages(label="colour", **SMALL)
     model = ImageClassifier(network, num_classes=8)
-    with pytest.raises(UsageError, match="data.mean and data.std must be"):
+    with pytest.raises(UsageError, match="data.mean and data.std must be .*, which the pretrained weights expect"):
         trainer(tmp_path, fast_dev_run=True).fit(model, data)
     trainer(tmp_path, fast_dev_run=True).test(model, data, verbose=False)  # the checkpoint decides
 
@@ -90,6 +90,13 @@ def test_weights_of_a_checkpoint_expect_its_normalization(tmp_path: Path, classi
     fit_fcn(mean=[0.5] * 3, std=[0.5] * 3)
 
 
+def test_weights_of_a_file_replace_the_normalization_of_a_pretrained_network(tmp_path: Path, classifier: str) -> None:
+    network = BackboneClassifier("vgg11_bn", 8, (3, 32, 32), width=0.02)
+    network.pretrained_layers = ["features.0"]  # as from ImageNet weights
+    model = ImageClassifier(network, num_classes=8, init_from=classifier)
+    trainer(tmp_path, fast_dev_run=True).fit(model, ShapesImages(label="colour", **SMALL))
+
+
 def test_detector_that_normalizes_names_the_values_of_the_classifier(tmp_path: Path, classifier: str) -> None:
     model = RCNN(num_classes=5, backbone="vgg11_bn", width=0.02, window=32, init_from=classifier)
     data = ShapesDetection(proposals=GridProposals(), **SMALL)
@@ -106,6 +113,18 @@ def test_checkpoint_of_a_detector_has_its_own_normalization(tmp_path: Path) -> N
     fit.save_checkpoint(tmp_path / "windows.ckpt")
     mean, std = read_normalization(torch.load(tmp_path / "windows.ckpt", weights_only=True))
     assert (tuple(mean), tuple(std)) == IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        ({"normalization": [[0.0] * 3, [1.0] * 3]}, None),  # a detector normalized these images itself
+        ({"normalization": [[0.5] * 3, [0.5] * 3]}, ([0.5] * 3, [0.5] * 3)),
+        ({}, None),
+    ],
+)
+def test_checkpoint_of_an_earlier_version_expects_no_other_normalization(saved: dict[str, Any], expected: Any) -> None:
+    assert read_normalization(saved) == expected
 
 
 def test_state_dict_without_normalization_trains(tmp_path: Path) -> None:
