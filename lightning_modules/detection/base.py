@@ -17,8 +17,10 @@ from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
 from darkroom.lightning_modules.detection.types import Detection, Detections
 from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.check_batch import check_first_batch
+from darkroom.lightning_modules.utils.normalization import refuse_normalized_data
 from darkroom.lightning_modules.utils.precision import check_images
-from darkroom.runtime.lightning_compat import class_names_of
+from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.modules.instancenorm._InstanceNorm)
 
@@ -120,6 +122,11 @@ class ObjectDetection(Technique):
             check_images(image, self)
 
     # --- steps --------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:  # type: ignore[override]  # a hook that is never skipped
+        check_first_batch(self, batch, batch_idx)
+        if batch_idx == 0:  # after the check above: data of another task normalize rightly
+            refuse_normalized_data(self, datamodule_of(self.trainer))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         self.check(batch)

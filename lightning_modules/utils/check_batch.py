@@ -1,7 +1,7 @@
 """Check that the batches of a datamodule are those of a method's task."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from darkroom.errors import UsageError
 
@@ -9,7 +9,7 @@ from darkroom.errors import UsageError
 class NeedsEntries(Protocol):
     """Method that states the entries of its batches."""
 
-    needs: Mapping[str, type]
+    needs: ClassVar[Mapping[str, type]]
 
 
 def check_first_batch(method: NeedsEntries, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:

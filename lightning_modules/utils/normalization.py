@@ -56,12 +56,10 @@ def check_normalization(module: Normalized, stage: str, data: object) -> None:
         data: the datamodule of the stage.
 
     Raises:
-        UsageError: they are not, or both the data and the method normalize them; names the values to set.
+        UsageError: they are not; names the values to set.
     """
     if stage != "fit":
         return
-    if module.own_normalization is not None:
-        _refuse_normalized_data(data, type(module).__name__)
     weights = "the weights of model.init_from" if module.init_from else "the pretrained weights"
     require_normalization(module, data, module.expected_normalization, weights)
 
@@ -94,11 +92,14 @@ def require_normalization(module: Normalized, data: object, expected: Statistics
     )
 
 
-def _refuse_normalized_data(data: object, method: str) -> None:
-    if isinstance(data, NormalizedData) and _normalizes(data.mean, data.std):
+def refuse_normalized_data(module: Normalized, data: object) -> None:
+    """Raise a UsageError if both a method and the datamodule of its fit normalize images."""
+    if module.own_normalization is None or not isinstance(data, NormalizedData):
+        return
+    if _normalizes(data.mean, data.std):
         raise UsageError(
             f"data.mean and data.std must be 0 and 1, the defaults of detection, got {list(data.mean)} and "
-            f"{list(data.std)}: {method} normalizes images itself; leave both options out"
+            f"{list(data.std)}: {type(module).__name__} normalizes images itself; leave both options out"
         )
 
 

@@ -205,7 +205,7 @@ def test_help_shows_usage(darkroom: Callable) -> None:
         ({"stride": 7}, "model.stride"),
         ({"num_classes": 3}, "stage 2 of 2, wrong.yaml: model.num_classes is 3, but ShapesSegmentation has 6"),
         ({"width": 0.2}, "stage 2 of 2, wrong.yaml: model.init_from: FCN does not fit FCN"),
-        ({"backbone": "resnet18"}, "model.backbone"),
+        ({"backbone": "lenet"}, "model.backbone"),
         (None, "stage 2 of 2, missing.yaml: config missing.yaml does not exist"),
     ],
 )

@@ -47,7 +47,7 @@ class SmallClassifier(nn.Module):
         return self.head(x.view(x.size(0), -1))
 
 
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
 def test_convolution_matches_classifier_at_training_size(name: str) -> None:
     classifier = getattr(torchvision.models, name)(weights=None).eval()
     dense = convolutionalize(classifier)
@@ -89,12 +89,16 @@ def test_classifier_is_not_modified() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("shufflenet_v2_x0_5", "must follow a flattened map"), ("mobilenet_v3_small", "pools the whole window")],
+    ("classifier", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(62, 5)), "must follow a flattened map"),
+        (torchvision.models.mobilenet_v3_small(weights=None), "pools the whole window"),
+    ],
+    ids=["no flattening", "squeeze and excitation"],
 )
-def test_unsupported_classifiers_raise(name: str, message: str) -> None:
+def test_unsupported_classifiers_raise(classifier: nn.Module, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        convolutionalize(getattr(torchvision.models, name)(weights=None), window=64)
+        convolutionalize(classifier, window=64)
 
 
 def test_weights_with_custom_classifier_raise() -> None:
