@@ -1,4 +1,4 @@
-"""Commands that do not import torch: help, version, list."""
+"""Commands that do not import torch: help, version, list, runs."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import CONFIGS
 
 
-@pytest.mark.parametrize("command", ["--help", "--version", "list"])
+@pytest.mark.parametrize("command", ["--help", "--version", "list", "runs"])
 def test_help_version_and_list_do_not_import_torch(command: str) -> None:
     code = f"""
 import sys, time
