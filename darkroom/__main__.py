@@ -1,4 +1,4 @@
-"""Entry point. Help, version and list run without importing torch; the other commands start LightningCLI."""
+"""Entry point. Help, version, list and runs do not import torch; the other commands start LightningCLI."""
 
 import importlib
 import os
@@ -21,6 +21,7 @@ usage: darkroom COMMAND [options]
   chain      fit configs in turn, each from the weights of the one before, and test the last
                                                 darkroom chain PRETRAINING.yaml METHOD.yaml
   list       methods, data sets and configs with their results
+  runs       runs with their results, newest first
   proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
   shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
 
@@ -34,7 +35,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "list", "proposals", "shards")
+OTHERS = ("chain", "list", "runs", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:
@@ -68,7 +69,7 @@ def _dispatch(argv: list[str]) -> int:
     if command == "--version":
         print(f"darkroom {__version__}")
         return 0
-    if command in ("list", "proposals", "shards"):
+    if command in OTHERS[1:]:
         return importlib.import_module(f"darkroom.cli.commands.{command}").main(argv[1:])
     if command not in (*COMMANDS, "chain"):
         known = ", ".join(COMMANDS + OTHERS)

@@ -18,6 +18,7 @@ from darkroom.callbacks.training.bad_samples import BadSampleCount
 from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.callbacks.training.graceful_stop import GracefulStop
 from darkroom.callbacks.training.progress_bar import QuietProgressBar
+from darkroom.callbacks.training.run_recorder import RunRecorder
 from darkroom.callbacks.training.throughput import Throughput
 from darkroom.cli.config_checks import as_list
 from darkroom.cli.results import best_epoch
@@ -30,7 +31,8 @@ def add_defaults(config: dict[str, Any], callbacks: list[Any], folder: Path, res
     """Add the defaults of every run to a Trainer's arguments; return its callbacks besides those of the config."""
     if config["enable_checkpointing"] is False:
         callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-    callbacks = [LearningRateMonitor(), Throughput(), ExactResume(), GracefulStop(), BadSampleCount(), *callbacks]
+    defaults = (LearningRateMonitor, Throughput, ExactResume, GracefulStop, BadSampleCount, RunRecorder)
+    callbacks = [*(callback() for callback in defaults), *callbacks]
     own_bar = any(isinstance(callback, ProgressBar) for callback in as_list(config["callbacks"]))
     if config["enable_progress_bar"] is not False and not own_bar:
         callbacks.append(QuietProgressBar())

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from darkroom.errors import StorageError
 from darkroom.runtime import slurm
 from darkroom.runtime.lightning_compat import process_rank
+from darkroom.runtime.run_record import FILE
 
 JOB = "job"  # the file in a run's folder
 
@@ -103,9 +104,9 @@ def remove_if_empty(run: Path | None) -> None:
 
 @rank_zero_only
 def remove_if_unused(run: Path) -> None:
-    """Remove the folder of a command that failed before it wrote more than its config, so that its number is free."""
+    """Remove the folder of a command that failed before it wrote more than its config and record; its number is free."""
     written = [path for path in run.rglob("*") if path.is_file()]
-    if run.is_dir() and all(path.parent == run and path.suffix == ".yaml" for path in written):
+    if run.is_dir() and all(path.parent == run and (path.suffix == ".yaml" or path.name == FILE) for path in written):
         shutil.rmtree(run)
 
 

@@ -1,10 +1,11 @@
-"""Commands that do not import torch: help, version, list."""
+"""Commands that do not import torch: help, version, list, runs."""
 
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,16 @@ assert time.process_time() < 2  # importing torch alone takes longer; .07 s for 
         [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
     )
     assert "darkroom" in output.stdout or "UNet" in output.stdout
+
+
+def test_runs_does_not_import_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+from darkroom.__main__ import main
+assert main(["runs", "."]) == 0
+assert not {"torch", "lightning"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
 
 
 @pytest.mark.slow  # imports everything in a process of its own

@@ -1,0 +1,86 @@
+"""RunRecorder: state, time, memory, machine and versions of a fit in run.json."""
+
+import dataclasses
+import os
+import sys
+import time
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from darkroom.callbacks.base import run_folder
+from darkroom.errors import Stopped
+from darkroom.runtime.run_record import (
+    RunRecord,
+    State,
+    describe_processor,
+    describe_start,
+    peak_memory_of_process,
+    read_record,
+)
+
+
+class RunRecorder(Callback):
+    """Writes ``run.json`` in the run folder (``RunRecord``), on rank 0: at the start, after every epoch and at the end.
+
+    ``darkroom runs``, ``report`` and ``compare`` read it. A resumed fit adds its time to that of the earlier starts.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._folder = run_folder(trainer)  # on every rank, since it is broadcast
+        self._record: RunRecord | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        earlier, start = read_record(self._folder), describe_start(sys.argv[1:])
+        self._earlier_seconds = earlier.seconds if earlier else 0.0
+        if earlier:
+            start["started"] = earlier.started
+        self._started = time.monotonic()
+        self._record = RunRecord(
+            state="running",
+            seconds=self._earlier_seconds,
+            parameters=sum(parameter.numel() for parameter in pl_module.parameters()),
+            seed=_seed(),
+            devices=trainer.world_size,
+            precision=str(trainer.precision),
+            machine=_describe_device(pl_module.device),
+            **start,
+        )
+        self._record.write(self._folder)
+
+    def _update(self, state: State, device: torch.device) -> None:
+        if self._record is None:
+            return
+        seconds = self._earlier_seconds + time.monotonic() - self._started
+        memory = _peak_memory(device)
+        self._record = dataclasses.replace(self._record, state=state, seconds=round(seconds, 1), peak_memory_mib=memory)
+        self._record.write(self._folder)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._update("running", pl_module.device)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._update("finished", pl_module.device)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, OSError):  # a full disk would hide the error
+            self._update(
+                "stopped" if isinstance(exception, Stopped | KeyboardInterrupt) else "failed", pl_module.device
+            )
+
+
+def _seed() -> int | None:
+    value = os.environ.get("PL_GLOBAL_SEED", "")  # written by seed_everything
+    return int(value) if value.isdigit() else None
+
+
+def _describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else describe_processor()
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory_of_process()
+    return None if memory is None else round(memory, 1)

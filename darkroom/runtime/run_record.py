@@ -1,0 +1,146 @@
+"""Record of a fit in its run folder: state, time, machine and versions."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from darkroom import __version__
+
+FILE = "run.json"  # in the run folder
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Facts of a fit that its config and metrics do not contain.
+
+    Args:
+        command: command line that started it.
+        state: ``running`` also after its process was killed.
+        started: time of the first start, ISO 8601 with time zone.
+        host, pid: machine and process of the last start.
+        seconds: of training and validation, over all starts.
+        peak_memory_mib: of GPU memory, or of the process on a CPU, of rank 0; None before the end of an epoch.
+        parameters: number of weights, with frozen ones.
+        seed: of the run; None: not seeded.
+        devices: number of processes.
+        precision: of the Trainer.
+        machine: model of the processor or GPU.
+        versions: of Python and the packages, by name.
+        commit: of the working folder, with ``+`` if files differ from it; None outside of a Git repository.
+    """
+
+    command: str
+    state: State
+    started: str
+    host: str
+    pid: int
+    seconds: float = 0.0
+    peak_memory_mib: float | None = None
+    parameters: int | None = None
+    seed: int | None = None
+    devices: int = 1
+    precision: str = "32-true"
+    machine: str = ""
+    versions: dict[str, str] | None = None
+    commit: str | None = None
+
+    def write(self, run: Path) -> None:
+        """Write the record into a run folder; a reader never sees half of it."""
+        run.mkdir(parents=True, exist_ok=True)
+        temporary = run / f"{FILE}.part"
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(run / FILE)
+
+
+def read_record(run: Path) -> RunRecord | None:
+    """Return the record of a run; None if the run is of an earlier version or the file is damaged."""
+    try:
+        content = json.loads((run / FILE).read_text(encoding="utf-8"))
+        return RunRecord(**{field.name: content[field.name] for field in fields(RunRecord) if field.name in content})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_alive(record: RunRecord) -> bool:
+    """Return True if the process of a record runs, or may run, because it is on another machine."""
+    if record.state != "running":
+        return False
+    if record.host != platform.node():
+        return True
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # a process of another user has the number
+    return True
+
+
+def describe_start(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a record that are known when a process starts.
+
+    Args:
+        argv: arguments of ``darkroom``.
+    """
+    return {
+        "command": shlex.join(["darkroom", *argv]),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "versions": installed_versions(),
+        "commit": current_commit(Path.cwd()),
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python, Darkroom and the libraries that results depend on."""
+    libraries = ("torch", "torchvision", "lightning", "torchmetrics")
+    found = {name: version(name) for name in libraries}
+    return {"python": platform.python_version(), "darkroom": __version__, **found}
+
+
+def current_commit(folder: Path) -> str | None:
+    """Return the first ten digits of a folder's Git commit, and ``+`` if tracked files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=10", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+" if changed else commit
+
+
+def peak_memory_of_process() -> float | None:
+    """Return the largest memory of this process so far, in MiB; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes; elsewhere KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def describe_processor() -> str:
+    """Return the model of the processor and the number of its cores that this process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return f"{model}, {cores} cores"
