@@ -115,6 +115,12 @@ def make_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[Row]:
     return rows
 
 
+def paired_metric(rows: Sequence[Row], groups: Sequence[Group]) -> str | None:
+    """Return the name of the metric of the paired differences; None if no row has one."""
+    metric = _metric_of(groups[0])
+    return metric.name if metric and any(row.difference for row in rows) else None
+
+
 def _metric_of(group: Group) -> SampleMetric | None:
     """Return the metric per sample, averaged over the seeds of a group; None if a run lacks it."""
     found = [sample_metric(run.results) for run in group.runs if run.results]

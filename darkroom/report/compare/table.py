@@ -1,94 +1,69 @@
-"""Table of a comparison, as Markdown, LaTeX and CSV."""
+"""Table of a comparison, for the page, LaTeX, CSV and the terminal."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from darkroom.report.compare.rows import Row, Spread
+from darkroom.report.table import Cell, Table
 
-_LOWER_IS_BETTER = ("loss", "fid", "kid", "error", "bpd", "nll", "minutes", "memory in MiB")
-_SPECIAL = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "\\": r"\textbackslash{}"})
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Cell of the table.
-
-    Args:
-        text: with "±" between mean and deviation; empty where nothing is known.
-        best: True for the best mean of its column.
-    """
-
-    text: str
-    best: bool = False
+_LOWER_IS_BETTER = ("loss", "fid", "kid", "error", "bpd", "nll")  # in the names of metrics
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return True for losses, errors, distances and costs, by their name."""
+    """Return True for losses, errors and distances, by their name."""
     return any(word in metric.lower() for word in _LOWER_IS_BETTER)
 
 
-def make_table(rows: Sequence[Row], difference: str | None) -> tuple[list[str], list[list[Cell]]]:
-    """Return headings and cells.
+def make_table(rows: Sequence[Row], paired: str | None) -> Table:
+    """Return the table of the methods.
 
     Args:
         rows: methods.
-        difference: heading of the column of paired differences; None: without it.
+        paired: name of the metric of the paired differences; None: without them.
     """
-    metrics, costs = list(rows[0].metrics), [name for name in rows[0].cost if any(row.cost[name] for row in rows)]
-    heads = ["method", "seeds", *(name.partition("/")[2] for name in metrics)]
-    heads += ([difference] if difference else []) + costs
-    best = {name: _best([row.metrics[name] for row in rows], name) for name in metrics}
-    cells = []
+    costs = [name for name in rows[0].cost if any(row.cost[name] for row in rows)]
+    best = {name: _best([row.metrics[name] for row in rows], name) for name in rows[0].metrics}
+    columns = ["method", "seeds", *(name.partition("/")[2] for name in best)]
+    columns += ([f"{paired}: difference to {rows[0].group.name}"] if paired else []) + costs
+    lines = []
     for row in rows:
-        line = [Cell(row.group.name), Cell(str(len(row.group.runs)))]
-        line += [Cell(str(row.metrics[name] or ""), row.metrics[name] is not None and row.metrics[name] is best[name]) for name in metrics]
-        if difference:
-            found = row.difference
-            line.append(Cell(f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" if found else ""))
-        line += [Cell(_format_cost(row.cost[name])) for name in costs]
-        cells.append(line)
-    return heads, cells
+        line: list[Cell] = [Cell(row.group.name), Cell(len(row.group.runs))]
+        line += [_spread_cell(row.metrics[name], row.metrics[name] is best[name] is not None) for name in best]
+        if paired:
+            line.append(_difference_cell(row))
+        lines.append(line + [_cost_cell(row.cost[name]) for name in costs])
+    stage = next(iter(best)).partition("/")[0]
+    caption = f"Metrics of the {stage} samples, mean ± standard deviation over seeds; the best value is bold."
+    if paired:
+        caption += " Differences have 95 % intervals of a paired bootstrap over the test samples."
+    return Table("comparison", columns, lines, caption)
 
 
-def _best(values: Sequence[Spread | None], name: str) -> Spread | None:
+def _best(values: Sequence[Spread | None], metric: str) -> Spread | None:
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return None
-    return (min if lower_is_better(name) else max)(known, key=lambda value: value.mean)
+    return (min if lower_is_better(metric) else max)(known, key=lambda value: value.mean)
 
 
-def _format_cost(value: Spread | None) -> str:
+def _spread_cell(value: Spread | None, best: bool) -> Cell:
+    return Cell(None) if value is None else Cell(value.mean, str(value), bold=best)
+
+
+def _difference_cell(row: Row) -> Cell:
+    found = row.difference
+    if found is None:
+        return Cell(None)
+    return Cell(found.value, f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]", bold=False)
+
+
+def _cost_cell(value: Spread | None) -> Cell:
     if value is None:
-        return ""
-    return f"{value.mean:,.0f}" if value.mean >= 100 else f"{value.mean:.{max(0, 2 - int(math.log10(max(value.mean, 0.1))))}f}"
+        return Cell(None)
+    return Cell(value.mean, f"{value.mean:,.0f}" if value.mean >= 100 else f"{value.mean:.3g}")
 
 
-def to_markdown(heads: Sequence[str], cells: Sequence[Sequence[Cell]]) -> str:
-    """Format a table as Markdown; the best values are bold."""
-    lines = [heads, ["---"] * len(heads)]
-    lines += [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in cells]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def to_latex(heads: Sequence[str], cells: Sequence[Sequence[Cell]]) -> str:
-    """Format a table for LaTeX's package booktabs; the best values are bold."""
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
-        r"\toprule",
-        " & ".join(map(escape_latex, heads)) + r" \\",
-        r"\midrule",
-        *(
-            " & ".join(rf"\textbf{{{escape_latex(cell.text)}}}" if cell.best else escape_latex(cell.text) for cell in row)
-            + r" \\"
-            for row in cells
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    """Escape the characters that have a meaning in LaTeX."""
-    return text.translate(_SPECIAL).replace("±", r"$\pm$").replace("−", "$-$")
+def to_markdown(table: Table) -> str:
+    """Format a table as Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns)]
+    lines += [[f"**{cell.shown}**" if cell.bold else cell.shown for cell in row] for row in table.cells]
+    return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines) + "\n"
