@@ -15,7 +15,9 @@ def main(argv: list[str]) -> int:
         "method. The table is printed as Markdown; the page, its figures, LaTeX and CSV are written.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of W&B's offline run")
-    parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help="such as test/mIoU; default: the main ones")
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="such as test/mIoU; default: all averages"
+    )
     parser.add_argument("--folder", type=Path, default=Path("comparison"), help="of the page; default: comparison")
     options = parser.parse_args(argv)
     try:

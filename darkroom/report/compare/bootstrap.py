@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""Value of a metric for sets of samples: weights (draws, N) -> (draws,). A weight is the number of times that a sample is in
-the set, which is all a resampling changes."""
+"""Value of a metric for sets of samples: weights (draws, N) -> (draws,). A weight is the number of times that a sample is
+in the set, which is all that resampling changes."""
 
 DRAWS = 2000
 
@@ -54,7 +54,8 @@ def mean_statistic(scores: np.ndarray) -> Statistic:
     known = np.isfinite(scores)
 
     def mean(weights: np.ndarray) -> np.ndarray:
-        return weights[:, known] @ scores[known] / weights[:, known].sum(1)
+        with np.errstate(invalid="ignore"):  # NaN for a set of samples without a score
+            return weights[:, known] @ scores[known] / weights[:, known].sum(1)
 
     return mean
 

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from darkroom.errors import UsageError
 from darkroom.report.run import Run
+from darkroom.runtime.results import Results
 
 # Options by which the runs of one method may differ.
 _OF_A_RUN = ("seed_everything", "experiment", "runs_dir", "ckpt_path", "trainer.default_root_dir", "trainer.logger")
@@ -112,12 +111,12 @@ def require_comparable(groups: Sequence[Group]) -> None:
                 raise UsageError(
                     f"{names} cannot be compared in one table: their {what} must be the same, but is {one} and {two}"
                 )
-    tested = [(group, run) for group in groups for run in group.runs if run.results]
-    for group, run in tested[1:]:
-        if not _has_same_truth(tested[0][1], run):
+    tested = [(run.name, run.results) for group in groups for run in group.runs if run.results]
+    for name, results in tested[1:]:
+        if not _has_same_truth(tested[0][1], results):
             raise UsageError(
-                f"{tested[0][1].name} and {run.name} of {group.name} cannot be compared in one table: their test samples "
-                "must be the same, but the recorded truth differs; test both on the same data"
+                f"{tested[0][0]} and {name} cannot be compared in one table: their test samples must be the same, but the "
+                "recorded truth differs; test both on the same data"
             )
 
 
@@ -125,21 +124,18 @@ def _requirements(one: Run, two: Run) -> Iterator[tuple[str, Any, Any]]:
     """Yield what must be equal, and its value in both runs."""
     yield "main metric", one.monitor, two.monitor
     yield "datamodule (data.class_path)", one.data, two.data
-    data = [{k: v for k, v in options_of(run).items() if k.startswith("data.") and k != "data.class_path"} for run in (one, two)]
+    data = [{key: value for key, value in options_of(run).items() if key.startswith("data.")} for run in (one, two)]
     for key in dict.fromkeys([*data[0], *data[1]]):
-        if key.split(".")[1] not in _OF_TRAINING:
+        if key.split(".")[1] not in {*_OF_TRAINING, "class_path"}:
             yield key, data[0].get(key), data[1].get(key)
 
 
-def _has_same_truth(one: Run, two: Run) -> bool:
-    assert one.results is not None and two.results is not None
-    if one.results.summary.task != two.results.summary.task:
+def _has_same_truth(one: Results, two: Results) -> bool:
+    if one.summary.task != two.summary.task:
         return False
-    table, columns = _TRUTH.get(one.results.summary.task, ("samples", ("sample",)))
-    both = [results.tables.get(table) for results in (one.results, two.results)]
-    if both[0] is None or both[1] is None:
-        return both[0] == both[1]
-    return all(np.array_equal(both[0].get(column, []), both[1].get(column, [])) for column in columns)
+    name, columns = _TRUTH.get(one.summary.task, ("samples", ("sample",)))
+    tables = [results.tables.get(name, {}) for results in (one, two)]
+    return all(tables[0].get(column) == tables[1].get(column) for column in columns)
 
 
 def seed_notes(groups: Sequence[Group]) -> list[str]:

@@ -38,7 +38,9 @@ def read_wandb_folder(folder: Path) -> Run:
             row = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
             _add_row(metrics, row)
     if not metrics:
-        raise DataError(f"{path} has no metrics, because its process was killed early; give the folder of the run instead")
+        raise DataError(
+            f"{path} has no metrics, because its process was killed early; give the folder of the run instead"
+        )
     notes = ["The run is read from W&B's file, which has no results of single test samples."]
     return Run(folder, config, metrics, None, None, notes)
 
