@@ -133,7 +133,8 @@ class SampleWriter(Callback):
             below.append(captions[some] if inputs or any(captions) else [])
         names = ["input", "reconstruction"] * (len(lines) // 2) if inputs else ()
         smallest = max(80, min(128, 7 * max(map(len, captions)))) if any(below) else 48  # for the words
-        save(image_grid(lines, names, captions=below, smallest=smallest, lines=4), self.folder / _GRID)
+        grid = image_grid(lines, names, captions=below, smallest=smallest, lines=4)
+        save(grid.raster(), self.folder / _GRID)
 
 
 def slug(text: str) -> str:

@@ -1,0 +1,104 @@
+"""Heat map of a matrix, such as a confusion matrix. Pure functions."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from darkroom.callbacks.plotting.drawing import Plot
+from darkroom.callbacks.plotting.style import WIDTHS, font_size, label_axes, new_axes, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_NAMES = 60  # rows or columns that are named
+_MAP = "cividis"  # equal to readers with and without colour blindness: Nunez et al. 2018
+
+
+def matrix(
+    values: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
+    axes: tuple[str, str] = ("predicted class", "true class"),
+    normalize: bool = False,
+    unit: str = "",
+    width: float = WIDTHS["neurips"],
+) -> Plot:
+    """Plot a matrix as coloured cells, with a colour bar. Cells that are large enough have their value as text.
+
+    Args:
+        values: (R, C); cells that are not finite are white.
+        rows, columns: their names; more than 60 are not written.
+        title: above the plot.
+        axes: labels of the columns and the rows.
+        normalize: divide each row by its sum, so that a confusion matrix shows recalls on its diagonal.
+        unit: label of the colour bar; empty: "count", or "fraction of the row" if normalized.
+        width: of the figure, in inches; see ``style.parse_width``.
+    """
+    cells = values.double().cpu().numpy()
+    if normalize:
+        sums = cells.sum(1, keepdims=True)
+        cells = np.divide(cells, sums, out=np.full_like(cells, np.nan), where=sums > 0)
+    height, breadth = cells.shape
+    with styled(width):
+        figure, plot = new_axes(width, min(1.4, max(0.45, 0.78 * height / breadth)))
+        finite = cells[np.isfinite(cells)]
+        top = 1.0 if normalize else max(float(finite.max(initial=0)), 1e-12)
+        low = min(0.0, float(finite.min(initial=0)))
+        # Squares as vectors: an image of few pixels is blurred by some viewers.
+        mesh = plot.pcolormesh(cells, cmap=_MAP, vmin=low, vmax=top, edgecolors="white", linewidth=0.3)
+        plot.invert_yaxis()
+        plot.set_aspect("equal")
+        plot.grid(False)
+        plot.spines[:].set_visible(False)
+        plot.tick_params(length=0)
+        _name(plot, rows, columns)
+        _annotate(plot, cells, low, top, normalize, 0.62 * width / max(breadth, 0.7 * height))
+        label_axes(plot, title, axes)
+        bar = figure.colorbar(mesh, ax=plot, shrink=0.8, aspect=30, pad=0.02)
+        bar.set_label(unit or ("fraction of the row" if normalize else "count"))
+        bar.outline.set_visible(False)
+    return Plot(figure)
+
+
+def _name(plot: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Write the names of rows and columns, if they are few enough."""
+    plot.set_xticks([])
+    plot.set_yticks([])
+    if len(columns) <= _MOST_NAMES:
+        upright = max(map(len, columns), default=0) * len(columns) < 45
+        turn = (
+            {} if upright else {"rotation": 90 if len(columns) > 20 else 45, "ha": "right", "rotation_mode": "anchor"}
+        )
+        if len(columns) > 20:
+            turn["va"] = "center"
+        plot.set_xticks(np.arange(len(columns)) + 0.5, columns, **turn)
+    if len(rows) <= _MOST_NAMES:
+        plot.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    for axis, count in (("x", len(columns)), ("y", len(rows))):
+        size = font_size(plot.figure.get_figwidth())
+        plot.tick_params(axis=axis, labelsize=max(4.0, min(0.9 * size, 190 / max(1, count))))
+
+
+def _annotate(plot: "Axes", cells: np.ndarray, low: float, top: float, fractions: bool, inches: float) -> None:
+    """Write the values in cells of ``inches``, at the size of their longest text, if it is at least 5 points."""
+    texts = [[_text(value, fractions) for value in row] for row in cells]
+    longest = max((len(text) for row in texts for text in row), default=1)
+    size = min(font_size(plot.figure.get_figwidth()), 72 * inches * min(0.7, 0.85 / (0.62 * longest)))
+    if size < 5:
+        return
+    middle = low + 0.55 * (top - low)
+    for (row, column), value in np.ndenumerate(cells):
+        if np.isfinite(value):
+            colour = "black" if value > middle else "white"
+            place = column + 0.5, row + 0.5
+            plot.text(*place, texts[row][column], color=colour, size=size, ha="center", va="center")
+
+
+def _text(value: float, fraction: bool) -> str:
+    """Return a value as short text."""
+    if fraction:
+        return f"{value:.2f}".replace("0.", ".", 1) if value < 1 else f"{value:.0f}"
+    return f"{value:.0f}" if value == round(value) and abs(value) < 1e5 else f"{value:.3g}"
