@@ -9,8 +9,9 @@ from torch import Tensor
 
 from darkroom.callbacks.base import FirstSamplesLogger, WandbImages
 from darkroom.callbacks.plotting.grids import contact_sheet
-from darkroom.callbacks.plotting.images import IGNORE, colorize, error_map, to_uint8_rgb
+from darkroom.callbacks.plotting.images import colorize, error_map, to_uint8_rgb
 from darkroom.callbacks.plotting.page import ImagePage
+from darkroom.callbacks.plotting.style import IGNORE
 from darkroom.errors import UsageError
 
 Sample = tuple[Tensor, Tensor, Tensor]  # image, truth, prediction

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from darkroom.callbacks.plotting.drawing import Plot
+from darkroom.callbacks.plotting.drawing import Numbers, Plot, to_array
 from darkroom.callbacks.plotting.style import (
     COLOURS,
     WIDTHS,
@@ -75,7 +73,7 @@ def bar_chart(
 
 
 def histogram(
-    values: Mapping[str, Tensor],
+    values: Mapping[str, Numbers],
     bins: int = 30,
     title: str = "",
     axes: tuple[str, str] = ("", "count"),
@@ -90,24 +88,25 @@ def histogram(
         axes: labels of the axes, with their units.
         width: of the figure, in inches; see ``style.parse_width``.
     """
-    finite = {name: some.double().cpu()[some.cpu().isfinite()] for name, some in values.items()}
-    together = torch.cat([*finite.values(), torch.empty(0, dtype=torch.float64)])
-    edges = np.histogram_bin_edges(together.numpy(), bins)
+    arrays = {name: to_array(some) for name, some in values.items()}
+    finite = {name: some[np.isfinite(some)] for name, some in arrays.items()}
+    together = np.concatenate([*finite.values(), np.empty(0)])
+    edges = np.histogram_bin_edges(together, bins)
     with styled(width):
         figure, plot = new_axes(width, 0.55)
         for (name, some), colour in zip(finite.items(), class_colours(len(finite)), strict=True):
             alone = len(finite) == 1
             kind = {"histtype": "bar" if alone else "step", "alpha": 0.85 if alone else 1.0}
-            plot.hist(some.numpy(), edges, color=colour, label="_" if alone else name, **kind)
+            plot.hist(some, edges, color=colour, label="_" if alone else name, **kind)
         label_axes(plot, title, axes)
         add_legend(plot)
     return Plot(figure)
 
 
 def reliability_diagram(
-    confidences: Tensor,
-    accuracies: Tensor,
-    counts: Tensor,
+    confidences: Numbers,
+    accuracies: Numbers,
+    counts: Numbers,
     title: str = "",
     width: float = WIDTHS["iccv-column"],
 ) -> Plot:
@@ -125,8 +124,8 @@ def reliability_diagram(
     with styled(width):
         figure, plot = new_axes(width, 0.95)
         plot.plot([0, 1], [0, 1], "--", color="#9a9aa0", linewidth=1, label="perfect calibration")
-        some = (counts > 0).cpu()
-        x, y, n = (values.double().cpu()[some].numpy() for values in (confidences, accuracies, counts))
+        columns = np.stack([to_array(values) for values in (confidences, accuracies, counts)])
+        x, y, n = columns[:, columns[2] > 0]
         _gaps(plot, x, y)
         plot.plot(x, y, color=COLOURS[0], linewidth=1)
         plot.scatter(x, y, 6 + 90 * n / max(1, n.max(initial=1)), COLOURS[0], zorder=3)

@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from darkroom.callbacks.plotting.drawing import Plot
+from darkroom.callbacks.plotting.drawing import Numbers, Plot, to_array
 from darkroom.callbacks.plotting.style import (
     COLOURS,
     LINES,
@@ -26,14 +25,14 @@ _MOST_DOTS = 40  # points of a curve that are marked by dots
 
 
 def curves(
-    series: Sequence[Tensor],
+    series: Sequence[Numbers],
     names: Sequence[str],
     title: str = "",
     axes: tuple[str, str] = ("", ""),
     log_x: bool = False,
     log_y: bool = False,
     history: bool = False,
-    bands: Sequence[Tensor | None] = (),
+    bands: Sequence[Numbers | None] = (),
     width: float = WIDTHS["neurips"],
 ) -> Plot:
     """Plot curves with a legend on the right.
@@ -57,9 +56,10 @@ def curves(
         colours = [fade(index, count) if history else colour for index, colour in enumerate(class_colours(count))]
         for index, (points, name, colour) in enumerate(zip(series, names, colours, strict=True)):
             band = bands[index] if bands else None
+            half = None if band is None else to_array(band)
             strong = not history or index == count - 1
             line = "-" if history else LINES[index // len(COLOURS) % len(LINES)]
-            _curve(plot, points, band, (log_x, log_y), name, colour, strong, line)
+            _curve(plot, to_array(points).reshape(-1, 2), half, (log_x, log_y), name, colour, strong, line)
         label_axes(plot, title, axes)
         for axis, log in ((plot.xaxis, log_x), (plot.yaxis, log_y)):
             if log:
@@ -94,8 +94,8 @@ def fade(index: int, count: int) -> str:
 
 def _curve(
     plot: "Axes",
-    points: Tensor,
-    band: Tensor | None,
+    points: np.ndarray,
+    band: np.ndarray | None,
     log: tuple[bool, bool],
     name: str,
     colour: str,
@@ -103,10 +103,9 @@ def _curve(
     line: str,
 ) -> None:
     """Draw a curve through points (N, 2); a strong one has dots at them, if they are few."""
-    points = points.double().cpu()
-    lowest = torch.tensor([0.0 if one else -math.inf for one in log])
-    drawable = (points.isfinite() & (points > lowest)).all(1)
-    x, y = points[drawable].T.numpy()
+    lowest = np.array([0.0 if one else -math.inf for one in log])
+    drawable = (np.isfinite(points) & (points > lowest)).all(1)
+    x, y = points[drawable].T
     dots = len(x) == 1 or (strong and len(x) <= _MOST_DOTS)
     plot.plot(
         x,
@@ -119,6 +118,6 @@ def _curve(
         zorder=3 if strong else 2,
     )
     if band is not None:
-        half = band.double().cpu()[drawable].nan_to_num(0).numpy()
+        half = np.nan_to_num(band[drawable])
         low = (y - half).clip(min=y.min(initial=1.0) / 10) if log[1] else y - half
         plot.fill_between(x, low, y + half, color=colour, alpha=0.2, linewidth=0)

@@ -9,9 +9,9 @@ import torch
 from PIL import ImageFont
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import INK, fit_size, load_font, palette
+from darkroom.callbacks.plotting.images import INK, fit_size, palette
 from darkroom.callbacks.plotting.page import Colour, ImagePage, Swatch, Tile, Words
-from darkroom.callbacks.plotting.style import PALE
+from darkroom.callbacks.plotting.style import PALE, load_font
 
 TITLE = 24  # pixels that a title adds to the top of a grid
 _MARGIN, _HEADS, _CAPTIONS, _GAP, _ENTRY = 10, 18, 18, 4, 24  # pixels; of a line of a legend

@@ -1,49 +1,23 @@
 """Images. Pure functions; images in and out are uint8 (3, H, W), unless stated otherwise."""
 
-import colorsys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from darkroom.callbacks.plotting.style import HEAT
-from darkroom.errors import UsageError
+from darkroom.callbacks.plotting.style import ERROR_COLOUR, HEAT, IGNORE, IGNORE_COLOUR, class_palette
 
-IGNORE = 255
-_IGNORE_COLOUR = (190, 190, 190)
-_FIRST_COLOURS = [(24, 24, 28), (230, 75, 70), (78, 186, 105), (72, 118, 232), (245, 196, 66), (198, 92, 214)]
 PAPER, INK = (255, 255, 255), (40, 40, 44)
 
 
 @cache
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the font of all figures, which matplotlib contains, at a size in pixels.
-
-    Raises:
-        UsageError: Pillow was built without FreeType.
-    """
-    from matplotlib import get_data_path  # imported here, since most commands plot nothing
-
-    try:
-        return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
-    except ImportError as error:
-        raise UsageError("Pillow was built without FreeType, which figures need; install a wheel of Pillow") from error
-
-
-@cache
 def palette(num_classes: int) -> Tensor:
-    """Return a colour per class: uint8 (256, 3). Class 0 is near black and 255, "ignore", grey, for any number."""
-    colours = torch.zeros(256, 3, dtype=torch.uint8)
-    for index in range(num_classes):
-        hue, value = index * 0.618034 % 1, 0.65 + 0.3 * (index % 2)
-        fallback = [round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.65, value)]
-        colours[index] = torch.tensor(_FIRST_COLOURS[index] if index < len(_FIRST_COLOURS) else fallback)
-    colours[IGNORE] = torch.tensor(_IGNORE_COLOUR)
-    return colours
+    """Return a colour per class, uint8 (256, 3); see ``style.class_palette``."""
+    return torch.from_numpy(class_palette(num_classes))
 
 
 def to_uint8_rgb(image: Tensor) -> Tensor:
@@ -72,7 +46,7 @@ def darken(image: Tensor) -> Tensor:
 def error_map(image: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
     """Draw wrong pixels red over a darkened image, ignored ones grey."""
     prediction, truth = prediction.cpu(), truth.cpu()
-    red, grey = (torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1) for colour in ((244, 62, 62), _IGNORE_COLOUR))
+    red, grey = (torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1) for colour in (ERROR_COLOUR, IGNORE_COLOUR))
     return torch.where(truth == IGNORE, grey, torch.where(prediction != truth, red, darken(image)))
 
 

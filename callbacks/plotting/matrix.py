@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
-from darkroom.callbacks.plotting.drawing import Plot
+from darkroom.callbacks.plotting.drawing import Numbers, Plot, to_array
 from darkroom.callbacks.plotting.style import WIDTHS, font_size, label_axes, new_axes, styled
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ _MAP = "cividis"  # equal to readers with and without colour blindness: Nunez et
 
 
 def matrix(
-    values: Tensor,
+    values: Numbers,
     rows: Sequence[str],
     columns: Sequence[str],
     title: str = "",
@@ -37,7 +36,7 @@ def matrix(
         unit: label of the colour bar; empty: "count", or "fraction of the row" if normalized.
         width: of the figure, in inches; see ``style.parse_width``.
     """
-    cells = values.double().cpu().numpy()
+    cells = to_array(values)
     if normalize:
         sums = cells.sum(1, keepdims=True)
         cells = np.divide(cells, sums, out=np.full_like(cells, np.nan), where=sums > 0)

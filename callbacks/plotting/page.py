@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import INK, PAPER, load_font, resize, save
-from darkroom.callbacks.plotting.style import FAMILY, styled
+from darkroom.callbacks.plotting.images import INK, PAPER, resize, save
+from darkroom.callbacks.plotting.style import FAMILY, load_font, styled
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

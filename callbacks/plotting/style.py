@@ -5,13 +5,17 @@ A figure does not depend on the user's ``matplotlibrc``, and does not change it.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.ImageFont import FreeTypeFont
 
 WIDTHS = {
     "iccv-column": 3.28125,
@@ -31,6 +35,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B
 MARKERS, LINES = "os^Dv", ("-", "--", ":", "-.")  # beside the colours, for print without colour
 FAMILY = "DejaVu Sans"  # matplotlib contains it, so that figures are equal on all machines
 HEAT = "inferno"  # a perceptually uniform colour map of matplotlib
+IGNORE = 255  # class id of pixels without a class
+IGNORE_COLOUR, ERROR_COLOUR = (190, 190, 190), (244, 62, 62)
+_FIRST_COLOURS = [(24, 24, 28), (230, 75, 70), (78, 186, 105), (72, 118, 232), (245, 196, 66), (198, 92, 214)]
 _INK, _GRID, _EDGE = "#28282c", "#eaeaee", "#9a9aa0"
 _LARGEST = 1000.0  # millimetres
 _STYLE: dict[str, Any] = {
@@ -162,3 +169,35 @@ def class_colours(count: int) -> Sequence[str]:
         return COLOURS[:count]
     rgb = (colorsys.hls_to_rgb(i / count, 0.38 + 0.2 * (i % 2), 0.75) for i in range(count))
     return ["#" + "".join(f"{round(255 * value):02x}" for value in colour) for colour in rgb]
+
+
+@cache
+def class_palette(num_classes: int) -> "np.ndarray":
+    """Return a colour per class, uint8 (256, 3). Class 0 is near black and 255, "ignore", grey, for any number."""
+    import colorsys
+
+    import numpy as np
+
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for index in range(num_classes):
+        hue, value = index * 0.618034 % 1, 0.65 + 0.3 * (index % 2)
+        fallback = [round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.65, value)]
+        colours[index] = _FIRST_COLOURS[index] if index < len(_FIRST_COLOURS) else fallback
+    colours[IGNORE] = IGNORE_COLOUR
+    return colours
+
+
+@cache
+def load_font(size: int) -> "FreeTypeFont":
+    """Load the font of all figures, which matplotlib contains, at a size in pixels.
+
+    Raises:
+        UsageError: Pillow was built without FreeType.
+    """
+    from matplotlib import get_data_path  # imported here, since most commands plot nothing
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    except ImportError as error:
+        raise UsageError("Pillow was built without FreeType, which figures need; install a wheel of Pillow") from error

@@ -9,7 +9,8 @@ from PIL import Image
 
 from darkroom.callbacks.plotting.animation import animate
 from darkroom.callbacks.plotting.grids import contact_sheet, expand_to_rgb, image_grid, near_square, shorten, tile_size
-from darkroom.callbacks.plotting.images import fit_size, load_font, resize, save
+from darkroom.callbacks.plotting.images import fit_size, resize, save
+from darkroom.callbacks.plotting.style import load_font
 
 
 def noise(*shape: int) -> torch.Tensor:
