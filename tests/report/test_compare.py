@@ -14,8 +14,10 @@ from darkroom.report.compare.bootstrap import DRAWS, mean_statistic, paired_diff
 from darkroom.report.compare.groups import differing_options, group_runs, require_comparable, seed_notes
 from darkroom.report.compare.page import seed_bands
 from darkroom.report.compare.rows import make_rows, metrics_to_compare, spread
+from darkroom.report.compare.statistics import average_precision_statistic
 from darkroom.report.compare.wandb_folder import is_wandb_folder, read_wandb_folder
 from darkroom.report.run import read_run
+from darkroom.report.tasks.matching import Detections, Found, Objects
 
 
 def make_run(
@@ -115,6 +117,37 @@ def test_equal_methods_have_no_clear_difference() -> None:
     scores = np.array([0.0, 1.0, 1.0, np.nan])
     found = paired_difference(mean_statistic(scores), mean_statistic(scores), 4)
     assert (found.value, found.low, found.high, found.is_clear) == (0.0, 0.0, 0.0, False)
+
+
+def test_average_precision_of_a_multiset_is_that_of_repeated_samples() -> None:
+    generator = np.random.default_rng(0)
+    boxes = generator.integers(0, 40, (60, 2)).repeat(2, 0).reshape(60, 4) + np.array([0.0, 0.0, 20.0, 20.0])
+    sample, label = np.arange(30) // 3, generator.integers(1, 3, 30)
+    objects = Objects(sample, label, boxes[:30], np.zeros(30, bool))
+    moved = boxes[:30] + generator.integers(-6, 7, (30, 1))
+    detections = Detections(sample, label, moved, generator.random(30))
+    found = Found(objects, detections, ["a", "b"])
+    statistic = average_precision_statistic(found)
+    times = np.array([2, 0, 1, 1, 3, 1, 0, 1, 1, 1])
+    rows = np.concatenate([np.flatnonzero(sample == index) for index, count in enumerate(times) for _ in range(count)])
+    names = np.repeat(np.arange(times.sum()), 3)
+    again = Found(
+        Objects(names, label[rows], boxes[:30][rows], np.zeros(30, bool)[rows]),
+        Detections(names, label[rows], moved[rows], detections.scores[rows]),
+        ["a", "b"],
+    )
+    expected = average_precision_statistic(again)(np.ones((1, int(times.sum()))))
+    assert statistic(times[None].astype(float)) == pytest.approx(expected)
+    assert 0.05 < expected[0] < 0.95
+
+
+def test_average_precision_is_area_below_voc_curve() -> None:
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], dtype=float)
+    objects = Objects(np.zeros(2, int), np.ones(2, int), boxes, np.zeros(2, bool))
+    shifted = np.array([boxes[0], boxes[0] + 50, boxes[1]])
+    found = Found(objects, Detections(np.zeros(3, int), np.ones(3, int), shifted, np.array([0.9, 0.8, 0.7])), ["a"])
+    # Right, wrong, right: recall .5 at precision 1, recall 1 at precision 2/3.
+    assert average_precision_statistic(found)(np.ones((1, 1)))[0] == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
 def test_rows_average_seeds_and_pair_samples(tmp_path: Path) -> None:

@@ -66,7 +66,6 @@ def _records(path: Path) -> Iterator[Any]:
     Raises:
         DataError: the file is not W&B's, or damaged.
     """
-    from wandb.errors import Error
     from wandb.proto import wandb_internal_pb2
 
     data = path.read_bytes()
@@ -87,7 +86,7 @@ def _records(path: Path) -> Iterator[Any]:
             message = wandb_internal_pb2.Record()
             try:
                 message.ParseFromString(record)
-            except (ValueError, Error, Exception) as error:
+            except Exception as error:  # a class of protobuf that differs between its implementations
                 raise DataError(f"{path} is damaged at byte {position} ({error})") from error
             record = b""
             yield message
