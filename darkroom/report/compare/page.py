@@ -10,6 +10,7 @@ from darkroom.callbacks.plotting.curves import curves
 from darkroom.callbacks.plotting.drawing import Plot
 from darkroom.report.compare.groups import Group, differing_options, seed_notes
 from darkroom.report.compare.rows import Row
+from darkroom.report.compare.side_by_side import side_by_side
 from darkroom.report.markup import Html, bullet_list, paragraph
 from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Header, Section, write_page
@@ -62,7 +63,7 @@ def write_comparison(folder: Path, groups: Sequence[Group], rows: Sequence[Row],
         Section("results", "Results", [outputs.table(table), bullet_list(seed_notes(groups))]),
         Section("curves", "Learning curves", _curve_blocks(groups, list(rows[0].metrics), outputs)),
         Section("options", "Options that differ", _option_blocks(groups, outputs)),
-        Section("images", "The same test images", [paragraph("")]),
+        Section("images", "The same test images", side_by_side(groups)),
         Section("runs", "Runs", [outputs.table(runs_table(groups))]),
     ]
     first = groups[0].runs[0]
@@ -78,7 +79,7 @@ def write_comparison(folder: Path, groups: Sequence[Group], rows: Sequence[Row],
 def _curve_blocks(groups: Sequence[Group], metrics: Sequence[str], outputs: Outputs) -> list[Html]:
     """Return plots of the training loss and of the first metrics in validation."""
     validated = [f"val/{name.partition('/')[2]}" for name in metrics]
-    names = list(dict.fromkeys([*validated, "val/loss", "train/loss"]))
+    names = list(dict.fromkeys([validated[0], "train/loss", "val/loss", *validated]))
     plots = []
     for name in names:
         bands = [(group.name, band) for group in groups if (band := seed_bands(group, name)) is not None]
@@ -92,7 +93,7 @@ def plot_bands(bands: Sequence[tuple[str, Band]], metric: str) -> Plot:
     """Plot a metric by training step, with a band for the deviation over seeds."""
     series = [torch.from_numpy(np.stack([steps, means], 1)) for _, (steps, means, _) in bands]
     spreads = [torch.from_numpy(deviations) for _, (_, _, deviations) in bands]
-    return curves(series, [name for name, _ in bands], metric, ("training step", metric), bands=spreads)
+    return curves(series, [name for name, _ in bands], "", ("training step", metric), bands=spreads)
 
 
 def _option_blocks(groups: Sequence[Group], outputs: Outputs) -> list[Html]:
