@@ -14,7 +14,7 @@ from darkroom.runtime.results import Results
 from darkroom.runtime.tables import numbers
 
 MOST = 16  # samples
-_SCORE = 0.5  # of detections that are drawn
+_SCORE = 0.5  # of detections that are shown
 Drawer = Callable[[Results, int, np.ndarray], np.ndarray]
 """Draws the prediction of one method for a sample over its image uint8 (H, W, 3)."""
 
