@@ -28,19 +28,14 @@ def caption_sections(results: Results, outputs: Outputs) -> list[Section]:
     blocks = [outputs.table(Table("attributes", ("attribute", "captions", "accuracy"), rows, "Accuracy by attribute."))]
     if "form" in table:
         forms = np.array(table["form"])
-        by_form = [
-            [form or "none", int((forms == form).sum()), _mean(right[forms == form])]
-            for form in sorted(set(forms.tolist()))
-        ]
+        masks = {form: forms == form for form in sorted(set(forms.tolist()))}
+        by_form = [[form or "none", int(mask.sum()), _mean(right[mask])] for form, mask in masks.items()]
         blocks.append(outputs.table(Table("forms", ("form", "captions", "accuracy"), by_form, "Accuracy by form.")))
     wrong = np.flatnonzero(right == 0).tolist()
     attributes = [name for name in table if name.startswith("right/")]
+    values = {name.removeprefix("right/"): numbers(table[name]) for name in attributes}
     worst = [
-        [
-            table["caption"][row],
-            ", ".join(name.removeprefix("right/") for name in attributes if table[name][row] in ("0", "0.0")),
-        ]
-        for row in wrong
+        [table["caption"][row], ", ".join(name for name, column in values.items() if column[row] == 0)] for row in wrong
     ]
     gallery = _caption_gallery(results, right)
     failures = Table("wrong_captions", ("caption", "wrong attributes"), worst, "Captions whose image is wrong.")

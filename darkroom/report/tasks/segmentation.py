@@ -1,6 +1,7 @@
 """Report of a segmentation: worst images, confusion matrix, IoU by class, by class frequency and by size of objects."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -194,7 +195,7 @@ def find_background(names: Sequence[str]) -> int | None:
 
 
 def _size_names() -> list[str]:
-    low = [f"{a}² to {b}² px" for a, b in zip(_SIDES, _SIDES[1:], strict=False)]
+    low = [f"{a}² to {b}² px" for a, b in pairwise(_SIDES)]
     return [f"below {_SIDES[0]}² px", *low, f"from {_SIDES[-1]}² px"]
 
 
