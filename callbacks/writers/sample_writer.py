@@ -52,7 +52,7 @@ class SampleWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._files = PredictedFiles(trainer, reserved={Path(_GRID).stem})
+        self._files = PredictedFiles(trainer.predict_dataloaders, reserved={Path(_GRID).stem})
         if self.folder.resolve() in {folder.resolve() for folder in self._files.folders}:
             data = datamodule_of(trainer)
             key = "data.predict_dir" if isinstance(data, PhotoData) and data.predict_dir is not None else "data.root"
