@@ -10,7 +10,7 @@ from PIL import Image, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from darkroom.callbacks.plotting.style import HEAT
+from darkroom.callbacks.plotting.style import HEAT, font_file
 from darkroom.errors import UsageError
 
 IGNORE = 255
@@ -26,10 +26,8 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     Raises:
         UsageError: Pillow was built without FreeType.
     """
-    from matplotlib import get_data_path  # imported here, since most commands plot nothing
-
     try:
-        return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+        return ImageFont.truetype(font_file(), size)
     except ImportError as error:
         raise UsageError("Pillow was built without FreeType, which figures need; install a wheel of Pillow") from error
 

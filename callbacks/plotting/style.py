@@ -5,6 +5,7 @@ A figure does not depend on the user's ``matplotlibrc``, and does not change it.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.errors import UsageError
@@ -97,6 +98,13 @@ def parse_width(text: str) -> float:
             f"width must be {', '.join(WIDTHS)}, or a number of millimetres above 0 and up to {_LARGEST:g}, got {text!r}"
         )
     return millimetres / 25.4
+
+
+def font_file() -> Path:
+    """Return the file of the font of all figures, which matplotlib contains."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def font_size(width: float) -> float:
