@@ -10,8 +10,9 @@ from PIL import ImageFont
 from torch import Tensor
 
 from darkroom.callbacks.plotting.images import INK, fit_size, palette
-from darkroom.callbacks.plotting.page import Colour, ImagePage, Swatch, Tile, Words
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.callbacks.plotting.style import PALE, load_font
+from darkroom.callbacks.plotting.vector.items import Colour, Swatch, Tile, Words
 
 TITLE = 24  # pixels that a title adds to the top of a grid
 _MARGIN, _HEADS, _CAPTIONS, _GAP, _ENTRY = 10, 18, 18, 4, 24  # pixels; of a line of a legend
@@ -105,7 +106,7 @@ def image_grid(
     longest = _MARGIN + round(load_font(_LARGE).getlength(title))
     page = ImagePage(tops[-1] - gap + _MARGIN, max(left + columns * (width + gap) - gap, longest) + _MARGIN)
     if title.strip():
-        page.words.append(Words(title, _MARGIN if names else left, _MARGIN + 6, size=_LARGE))
+        page.words.append(Words(title, _MARGIN if names else left, _MARGIN + 6, "l", _LARGE, INK))
     for c, head in enumerate(heads):
         across = columns // len(heads) * (width + gap)
         page.words += _lines([head], left + c * across + (across - gap) / 2, top - 9, "m", PALE)
@@ -189,7 +190,7 @@ def contact_sheet(
     across = left + max(map(len, rows.values())) * (width + _GAP) + _GAP
     page = ImagePage(top + len(rows) * (height + _GAP), max(across, _GAP + round(load_font(_LARGE).getlength(title))))
     if title:
-        page.words.append(Words(title, _GAP, _MARGIN + 4, size=_LARGE))
+        page.words.append(Words(title, _GAP, _MARGIN + 4, "l", _LARGE, INK))
     for c, head in enumerate(heads):
         line = shorten(head, width, font)
         page.words += _lines([line], left + c * (width + _GAP) + width / 2, top - 9, "m", PALE)
@@ -212,6 +213,6 @@ def _add_legend(page: ImagePage, legend: Mapping[str, int], left: int) -> None:
         y = page.height + 12 + _ENTRY * line
         red, green, blue = colours[index].tolist()
         page.swatches.append(Swatch((red, green, blue), x, y - 7))
-        page.words.append(Words(name, x + 20, y, size=_SIZE))
+        page.words.append(Words(name, x + 20, y, "l", _SIZE, INK))
         x += extent
     page.height += _ENTRY * (line + 1) if legend else 0

@@ -106,6 +106,13 @@ def parse_width(text: str) -> float:
     return millimetres / 25.4
 
 
+def font_file() -> Path:
+    """Return the file of the font of all figures, which matplotlib contains."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
 def font_size(width: float) -> float:
     """Return the size of text in points for a figure of this width in inches: 8 in a paper, 16 on a slide."""
     return max(8.0, 1.2 * width)
@@ -194,10 +201,9 @@ def load_font(size: int) -> "FreeTypeFont":
     Raises:
         UsageError: Pillow was built without FreeType.
     """
-    from matplotlib import get_data_path  # imported here, since most commands plot nothing
     from PIL import ImageFont
 
     try:
-        return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+        return ImageFont.truetype(font_file(), size)
     except ImportError as error:
         raise UsageError("Pillow was built without FreeType, which figures need; install a wheel of Pillow") from error

@@ -99,6 +99,15 @@ class Run:
         return {name: points[-1].value for name, points in self.metrics.items() if name.startswith("test/")}
 
     @property
+    def main_value(self) -> tuple[str, float | None]:
+        """Name and value of the main metric: that of the test if the run was tested, else the best one in validation."""
+        tested = self.test_metrics
+        name = f"test/{(self.monitor or '').partition('/')[2]}"
+        if name in tested and math.isfinite(tested[name]):
+            return name, tested[name]
+        return (self.monitor or "", self.best.value) if self.best else ("", None)
+
+    @property
     def epochs(self) -> int:
         """Number of finished epochs: those with a validation; without any, those before the newest that logged a metric."""
         validated = _epochs(points for name, points in self.metrics.items() if name.startswith("val/"))

@@ -1,0 +1,182 @@
+"""Images of test samples for a page: selection, overlays, boxes, and data URIs."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from darkroom.callbacks.plotting.style import ERROR_COLOUR, IGNORE, IGNORE_COLOUR, class_palette, load_font
+from darkroom.report.gallery import Shown
+from darkroom.report.outputs import data_uri
+from darkroom.runtime.results import Results
+
+SIDE = 256  # pixels of the longer side of an image in a page
+MOST = 120  # samples of a gallery
+_LOSSLESS = 96  # pixels of the longer side up to which an image is a PNG, not a JPEG
+_WORST, _EACH = 24, 3  # samples that are selected for being the worst, and for each key
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Box to draw.
+
+    Args:
+        corners: x0, y0, x1, y1 in pixels of the image.
+        colour: of the line.
+        text: written above; empty: none.
+        dashed: dashed line.
+    """
+
+    corners: Sequence[float]
+    colour: Colour
+    text: str = ""
+    dashed: bool = False
+
+
+def kept_samples(results: Results) -> set[int]:
+    """Return the samples whose image was kept."""
+    names = (path.stem for path in (results.folder / "images").glob("*.png"))
+    return {int(name) for name in names if name.isdigit()}
+
+
+def select(keys: Mapping[int, Sequence[str]], most: int = MOST) -> list[int]:
+    """Select samples for a gallery: the worst ones, and up to three for every key.
+
+    Args:
+        keys: of each sample, worst sample first.
+        most: largest number of samples.
+
+    Returns:
+        The samples in the order of ``keys``.
+    """
+    counts: Counter[str] = Counter()
+    chosen: set[int] = set()
+    for index, (sample, words) in enumerate(keys.items()):
+        if len(chosen) < most and (index < _WORST or any(counts[word] < _EACH for word in words)):
+            chosen.add(sample)
+            counts.update(words)
+    return [sample for sample in keys if sample in chosen]
+
+
+def read_image(path: Path, side: int | None = SIDE) -> np.ndarray:
+    """Return an image uint8 (H, W, 3), reduced so that its longer side has at most ``side`` pixels.
+
+    Raises:
+        OSError: the file is missing or damaged.
+    """
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    if side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.array(image)
+
+
+def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return class ids uint8 (H, W), resized to a height and width without new values.
+
+    Raises:
+        OSError: the file is missing or damaged.
+    """
+    with Image.open(path) as file:
+        ids = file.resize(size[::-1], Image.Resampling.NEAREST) if size and file.size != size[::-1] else file
+        return np.array(ids)
+
+
+def show(image: np.ndarray, name: str = "") -> Shown:
+    """Return an image uint8 (H, W, 3) for a gallery, under a name."""
+    height, width = image.shape[:2]
+    lossless = max(height, width) <= _LOSSLESS
+    file = io.BytesIO()
+    if lossless:
+        Image.fromarray(image).save(file, "PNG")
+    else:
+        Image.fromarray(image).save(file, "JPEG", quality=88, subsampling=0)
+    return Shown(data_uri(file.getvalue(), "png" if lossless else "jpeg"), name, width, height)
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, num_classes: int, background: int | None) -> np.ndarray:
+    """Blend the colours of classes over an image, except at ignored pixels and the background class, if there is one."""
+    colours = class_palette(num_classes)[ids]
+    clear = (ids == IGNORE) | (ids == (IGNORE if background is None else background))
+    return np.where(clear[..., None], image, (image.astype(np.uint16) + colours) // 2).astype(np.uint8)
+
+
+def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Show wrong pixels red over a darkened image, ignored ones grey."""
+    errors = darken(image)
+    errors[truth != prediction] = ERROR_COLOUR
+    errors[truth == IGNORE] = IGNORE_COLOUR
+    return errors
+
+
+def darken(image: np.ndarray) -> np.ndarray:
+    """Return an image in dark grey."""
+    grey = (0.45 * image.mean(2, keepdims=True)).astype(np.uint8)
+    return np.repeat(grey, 3, 2)
+
+
+def draw_boxes(image: np.ndarray, boxes: Sequence[Box], side: int = SIDE) -> np.ndarray:
+    """Draw boxes over an image, which is enlarged by a whole number if it is smaller than ``side``; first boxes on top."""
+    times = max(1, side // max(image.shape[:2]))
+    canvas = Image.fromarray(image.repeat(times, 0).repeat(times, 1))
+    draw, font = ImageDraw.Draw(canvas), load_font(12)
+    for box in reversed(boxes):
+        x0, y0, x1, y1 = (round(times * value) for value in box.corners)
+        x0, y0 = max(0, min(x0, canvas.width - 1)), max(0, min(y0, canvas.height - 1))
+        x1, y1 = max(x0, min(x1, canvas.width) - 1), max(y0, min(y1, canvas.height) - 1)
+        if box.dashed:
+            _dash(draw, (x0, y0, x1, y1), box.colour)
+        else:
+            draw.rectangle((x0, y0, x1, y1), outline=box.colour, width=2)
+        if box.text:
+            top = y0 - 14 if y0 >= 14 else y0
+            width = round(font.getlength(box.text)) + 4
+            left = max(0, min(x0, canvas.width - width))
+            dark = sum(box.colour) < 380
+            draw.rectangle((left, top, left + width, top + 13), fill=box.colour)
+            draw.text((left + 2, top + 7), box.text, (255, 255, 255) if dark else (20, 20, 24), font, anchor="lm")
+    return np.array(canvas)
+
+
+def _dash(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], colour: Colour, dash: int = 5) -> None:
+    x0, y0, x1, y1 = corners
+    for x in range(x0, x1 + 1, 2 * dash):
+        for y in (y0, max(y0, y1 - 1)):
+            draw.rectangle((x, y, min(x + dash - 1, x1), min(y + 1, y1)), colour)
+    for y in range(y0, y1 + 1, 2 * dash):
+        for x in (x0, max(x0, x1 - 1)):
+            draw.rectangle((x, y, min(x + 1, x1), min(y + dash - 1, y1)), colour)
+
+
+def crop(image: np.ndarray, corners: Sequence[float], context: float = 0.4) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the part of an image around a box, and the left upper corner of that part.
+
+    Args:
+        image: uint8 (H, W, 3).
+        corners: x0, y0, x1, y1 in pixels.
+        context: margin as a fraction of the longer side of the box.
+    """
+    x0, y0, x1, y1 = corners
+    margin = max(4.0, context * max(x1 - x0, y1 - y0))
+    height, width = image.shape[:2]
+    left, top = (int(min(max(0, low - margin), size - 1)) for low, size in ((x0, width), (y0, height)))
+    right, bottom = int(min(width, x1 + margin)) + 1, int(min(height, y1 + margin)) + 1
+    return image[top : max(top + 1, bottom), left : max(left + 1, right)], (left, top)
+
+
+def address(results: Results, sample: int) -> str:
+    """Return the address of a sample's image, from the folder of the page."""
+    return f"../{results.folder.name}/images/{sample:06d}.png"
+
+
+def sample_titles(results: Results) -> list[str]:
+    """Return the file of each sample, or its number, in the order of ``samples.csv``."""
+    table = results.tables["samples"]
+    names = table.get("name", [""] * len(table["sample"]))
+    return [name or f"sample {sample}" for name, sample in zip(names, table["sample"], strict=True)]
