@@ -8,7 +8,17 @@ from darkroom.callbacks.plotting.style import class_palette
 from darkroom.report.compare.groups import Group
 from darkroom.report.gallery import Gallery, Item
 from darkroom.report.markup import Html, paragraph
-from darkroom.report.samples import Box, draw_boxes, kept_samples, overlay, read_ids, read_image, sample_titles, show
+from darkroom.report.samples import (
+    Box,
+    darken,
+    draw_boxes,
+    kept_samples,
+    overlay,
+    read_ids,
+    read_image,
+    sample_titles,
+    show,
+)
 from darkroom.report.tasks.matching import CORNERS, read_found
 from darkroom.runtime.results import Results
 from darkroom.runtime.tables import numbers
@@ -25,7 +35,9 @@ def side_by_side(groups: Sequence[Group]) -> list[Html]:
     results = [one for _, one in tested if one is not None]
     if len(results) < len(tested):
         missing = ", ".join(name for name, one in tested if one is None)
-        return [paragraph(f"The test results of {missing} are missing; run darkroom test --ckpt_path on its checkpoint.")]
+        return [
+            paragraph(f"The test results of {missing} are missing; run darkroom test --ckpt_path on its checkpoint.")
+        ]
     task = results[0].summary.task
     if task not in _DRAWERS or "samples" not in results[0].tables:
         return [paragraph(f"Tests of {task} record no images of single samples.")]
@@ -95,7 +107,7 @@ def _describe(results: Results, sample: int) -> str:
 
 
 def _paint(image: np.ndarray, ids: np.ndarray, num_classes: int) -> np.ndarray:
-    return overlay(image, ids, num_classes, background=0 if num_classes > 1 else None)
+    return overlay(darken(image), ids, num_classes, background=0 if num_classes > 1 else None)
 
 
 def _draw_mask(results: Results, sample: int, image: np.ndarray) -> np.ndarray:
