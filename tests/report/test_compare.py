@@ -14,10 +14,13 @@ from darkroom.report.compare.bootstrap import DRAWS, mean_statistic, paired_diff
 from darkroom.report.compare.groups import differing_options, group_runs, require_comparable, seed_notes
 from darkroom.report.compare.page import seed_bands
 from darkroom.report.compare.rows import make_rows, metrics_to_compare, spread
+from darkroom.report.compare.side_by_side import shared_samples
 from darkroom.report.compare.statistics import average_precision_statistic
 from darkroom.report.compare.wandb_folder import is_wandb_folder, read_wandb_folder
 from darkroom.report.run import read_run
 from darkroom.report.tasks.matching import Detections, Found, Objects
+from darkroom.runtime.results import Task
+from tests.fakes.runs import write_run
 
 
 def make_run(
@@ -255,3 +258,25 @@ def test_damaged_file_of_wandb_is_refused(tmp_path: Path, content: bytes, messag
     (folder / "run-x.wandb").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_wandb_folder(folder)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection", "captions", "autoencoding"])
+def test_page_shows_same_images_of_both_methods(darkroom: Callable, task: Task) -> None:
+    for name in ("one", "two"):
+        folder = write_run(Path(f"runs/{name}/0"), task)
+        config = folder / "config.yaml"
+        config.write_text(config.read_text().replace("init_args: {}", f"init_args: {{name: {name}}}"))
+    done = darkroom("compare", "runs/one/0", "runs/two/0")
+    assert done.code == 0, done.err
+    assert "[+0, +0]" in done.out  # equal results, paired
+    page = Path("comparison/index.html").read_text()
+    shown = re.findall(r"<small>(one|two): [^<]+</small>", page)
+    expected = 0 if task in ("captions", "autoencoding") else 12
+    assert (shown.count("one"), shown.count("two")) == (expected, expected)
+
+
+def test_samples_that_differ_most_are_shown_first(tmp_path: Path) -> None:
+    results = [read_run(write_run(tmp_path / f"runs/{name}/0", "segmentation")).results for name in ("one", "two")]
+    samples = results[1].tables["samples"]
+    samples["mIoU"][7] = str(float(samples["mIoU"][7]) - 0.5)
+    assert shared_samples(results)[0] == 7

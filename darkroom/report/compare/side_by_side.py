@@ -21,7 +21,7 @@ from darkroom.report.samples import (
 )
 from darkroom.report.tasks.matching import CORNERS, read_found
 from darkroom.runtime.results import Results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.tables import Table, numbers
 
 MOST = 16  # samples
 _SCORE = 0.5  # of detections that are shown
@@ -41,7 +41,7 @@ def side_by_side(groups: Sequence[Group]) -> list[Html]:
     task = results[0].summary.task
     if task not in _DRAWERS or "samples" not in results[0].tables:
         return [paragraph(f"Tests of {task} record no images of single samples.")]
-    samples = _shared_samples(results)
+    samples = shared_samples(results)
     if not samples:
         return [paragraph("No image was kept in the results of all methods.")]
     gallery = Gallery("same-images")
@@ -50,9 +50,11 @@ def side_by_side(groups: Sequence[Group]) -> list[Html]:
     return [gallery.html()]
 
 
-def _shared_samples(results: Sequence[Results]) -> list[int]:
+def shared_samples(results: Sequence[Results]) -> list[int]:
     """Return samples with an image in every result, those with the largest difference of scores first."""
     kept = set.intersection(*map(kept_samples, results))
+    if not kept:
+        return []
     scores = [sample_scores(one) for one in results]
     span = {sample: _span([one.get(sample, np.nan) for one in scores]) for sample in kept}
     return sorted(kept, key=lambda sample: (-span[sample], sample))[:MOST]
@@ -84,11 +86,10 @@ def _item(sample: int, tested: Sequence[tuple[str, Results]], draw: Drawer) -> I
     path = first.image(sample)
     assert path is not None  # one of the kept samples
     image = read_image(path)
-    truth = first.image(sample, "truth")
     images = [show(image, "image")]
-    if truth:
-        ids = read_ids(truth, image.shape[:2])
-        images.append(show(_paint(image, ids, len(first.summary.class_names)), "truth"))
+    truth = _draw_truth(first, sample, image)
+    if truth is not None:
+        images.append(show(truth, "truth"))
     images += [show(draw(one, sample, image), f"{name}: {_describe(one, sample)}") for name, one in tested]
     titles = dict(zip(map(int, first.tables["samples"]["sample"]), sample_titles(first), strict=True))
     return Item(titles[sample], "", images, frozenset())
@@ -103,7 +104,20 @@ def _describe(results: Results, sample: int) -> str:
     if results.summary.task == "classification":
         name = results.summary.class_names[int(table["predicted"][row])]
         return f"{name} {float(table['probability'][row]):.2f}"
-    return f"{table['objects'][row]} objects"
+    found = results.tables["detections"]
+    pairs = zip(found["sample"], found["score"], strict=True)
+    count = sum(one == str(sample) and float(score) >= _SCORE for one, score in pairs)
+    return f"{count} detections"
+
+
+def _draw_truth(results: Results, sample: int, image: np.ndarray) -> np.ndarray | None:
+    """Draw the true mask or boxes of a sample; None for a task without them."""
+    path = results.image(sample, "truth")
+    if path:
+        return _paint(image, read_ids(path, image.shape[:2]), len(results.summary.class_names))
+    if "truths" not in results.tables:
+        return None
+    return _draw_rows(results, results.tables["truths"], sample, image)
 
 
 def _paint(image: np.ndarray, ids: np.ndarray, num_classes: int) -> np.ndarray:
@@ -118,20 +132,22 @@ def _draw_mask(results: Results, sample: int, image: np.ndarray) -> np.ndarray:
 
 
 def _draw_detections(results: Results, sample: int, image: np.ndarray) -> np.ndarray:
-    samples, found = results.tables["samples"], results.tables["detections"]
-    row = samples["sample"].index(str(sample))
-    factor = image.shape[1] / float(samples["width"][row])
-    palette = class_palette(255)
-    boxes = [
-        Box(
-            [factor * float(found[name][i]) for name in CORNERS],
-            tuple(palette[1 + (int(found["class"][i]) - 1) % 254].tolist()),
-            f"{results.summary.class_names[int(found['class'][i]) - 1]} {float(found['score'][i]):.2f}",
-        )
-        for i, one in enumerate(found["sample"])
-        if one == str(sample) and float(found["score"][i]) >= _SCORE
-    ]
-    return draw_boxes(image, boxes)
+    return _draw_rows(results, results.tables["detections"], sample, image)
+
+
+def _draw_rows(results: Results, boxes: Table, sample: int, image: np.ndarray) -> np.ndarray:
+    """Draw the boxes of a sample in the colours of their classes; detections of low scores are left out."""
+    samples = results.tables["samples"]
+    factor = image.shape[1] / float(samples["width"][samples["sample"].index(str(sample))])
+    scores = boxes.get("score", ["1"] * len(boxes["sample"]))
+    shown = []
+    for row, one in enumerate(boxes["sample"]):
+        if one == str(sample) and float(scores[row]) >= _SCORE:
+            label = int(boxes["class"][row])
+            red, green, blue = class_palette(255)[1 + (label - 1) % 254].tolist()
+            corners = [factor * float(boxes[name][row]) for name in CORNERS]
+            shown.append(Box(corners, (red, green, blue), results.summary.class_names[label - 1]))
+    return draw_boxes(image, shown)
 
 
 _DRAWERS: dict[str, Drawer] = {

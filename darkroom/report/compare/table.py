@@ -21,7 +21,8 @@ def make_table(rows: Sequence[Row], paired: str | None) -> Table:
         paired: name of the metric of the paired differences; None: without them.
     """
     costs = [name for name in rows[0].cost if any(row.cost[name] for row in rows)]
-    best = {name: _best([row.metrics[name] for row in rows], name) for name in rows[0].metrics}
+    metrics = [name for name in rows[0].metrics if any(row.metrics[name] for row in rows)]
+    best = {name: _best([row.metrics[name] for row in rows], name) for name in metrics}
     columns = ["method", "seeds", *(name.partition("/")[2] for name in best)]
     columns += ([f"{paired}: difference to {rows[0].group.name}"] if paired else []) + costs
     lines = []
