@@ -80,7 +80,7 @@ def _curve_blocks(groups: Sequence[Group], metrics: Sequence[str], outputs: Outp
     """Return plots of the training loss and of the first metrics in validation."""
     validated = [f"val/{name.partition('/')[2]}" for name in metrics]
     names = list(dict.fromkeys([validated[0], "train/loss", "val/loss", *validated]))
-    plots = []
+    plots: list[Html] = []
     for name in names:
         bands = [(group.name, band) for group in groups if (band := seed_bands(group, name)) is not None]
         if bands and len(plots) < MOST_CURVES:
