@@ -236,11 +236,11 @@ def _points(row: Mapping[str, str | None]) -> Iterator[tuple[str, Point]]:
     """
     if None in row or None in row.values():
         raise ValueError("the number of cells differs from that of the columns")
-    step = int(float(row["step"] or 0))
-    epoch = int(float(row["epoch"])) if row.get("epoch") else None
+    step, epoch = row.get("step"), row.get("epoch")
+    at = int(float(step or 0)), int(float(epoch)) if epoch else None
     # All at once, so that nothing is taken from a row that is cut off.
     yield from [
-        (name, Point(step, epoch, float(value)))
+        (name, Point(*at, float(value)))
         for name, value in row.items()
         if value and name not in ("step", "epoch")
     ]

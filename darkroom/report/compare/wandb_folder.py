@@ -83,7 +83,7 @@ def _records(path: Path) -> Iterator[Any]:
         if position > len(data):
             return
         if kind in (_FULL, _LAST):
-            message = wandb_internal_pb2.Record()
+            message = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # generated without types
             try:
                 message.ParseFromString(record)
             except Exception as error:  # a class of protobuf that differs between its implementations
