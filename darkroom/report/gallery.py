@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from darkroom.report.markup import Html, element, join, link
 from darkroom.report.table import Cell, Target, Value
 
+_FIRST = {1: 30, 2: 18, 3: 10, 4: 10}  # samples that are shown at first, by the number of images side by side
 _PIXELATED = 128  # pixels of the longer side up to which an enlarged image shows its pixels
 
 
@@ -76,15 +77,18 @@ class Gallery:
             for key, label in self.groups.items()
             if (count := counts[key])
         ]
+        side_by_side = max((len(item.images) for item in self.items), default=1)
         everything = element("button", "all ", element("span", len(self.items)), type="button", aria_pressed="true")
         chosen = element("p", everything, *buttons, class_="groups", hidden=True)
         return element(
             "div",
             chosen,
             element("p", class_="status", aria_live="polite", hidden=True),
-            element("ul", *map(_item_html, self.items), class_="items"),
+            element("ul", *map(_item_html, self.items), class_=f"items of-{min(4, side_by_side)}"),
+            element("button", "Show all", type="button", class_="more", hidden=True),
             class_="gallery",
             id=self.id,
+            data_first=_FIRST[min(4, side_by_side)],
         )
 
 
@@ -104,7 +108,6 @@ def _item_html(item: Item) -> Html:
         "li",
         element("figure", element("div", join(shown), class_="images"), text),
         data_keys=" ".join(sorted(item.keys)),
-        class_=f"of-{len(item.images)}",
     )
 
 

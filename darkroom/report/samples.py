@@ -20,6 +20,7 @@ _LOSSLESS = 96  # pixels of the longer side up to which an image is a PNG, not a
 _WORST, _EACH = 24, 3  # samples that are selected for being the worst, and for each key
 
 Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -125,26 +126,42 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Box], side: int = SIDE) -> np.
     """Draw boxes over an image, which is enlarged by a whole number if it is smaller than ``side``; first boxes on top."""
     times = max(1, side // max(image.shape[:2]))
     canvas = Image.fromarray(image.repeat(times, 0).repeat(times, 1))
-    draw, font = ImageDraw.Draw(canvas), load_font(12)
-    for box in reversed(boxes):
-        x0, y0, x1, y1 = (round(times * value) for value in box.corners)
-        x0, y0 = max(0, min(x0, canvas.width - 1)), max(0, min(y0, canvas.height - 1))
-        x1, y1 = max(x0, min(x1, canvas.width) - 1), max(y0, min(y1, canvas.height) - 1)
+    draw = ImageDraw.Draw(canvas)
+    rectangles = [_pixels(box.corners, times, canvas.size) for box in boxes]
+    for box, rectangle in reversed(list(zip(boxes, rectangles, strict=True))):
         if box.dashed:
-            _dash(draw, (x0, y0, x1, y1), box.colour)
+            _dash(draw, rectangle, box.colour)
         else:
-            draw.rectangle((x0, y0, x1, y1), outline=box.colour, width=2)
+            draw.rectangle(rectangle, outline=box.colour, width=2)
+    written: list[Rectangle] = []
+    for box, rectangle in zip(boxes, rectangles, strict=True):
         if box.text:
-            top = y0 - 14 if y0 >= 14 else y0
-            width = round(font.getlength(box.text)) + 4
-            left = max(0, min(x0, canvas.width - width))
-            dark = sum(box.colour) < 380
-            draw.rectangle((left, top, left + width, top + 13), fill=box.colour)
-            draw.text((left + 2, top + 7), box.text, (255, 255, 255) if dark else (20, 20, 24), font, anchor="lm")
+            _write(draw, box, rectangle, written, canvas.width)
     return np.array(canvas)
 
 
-def _dash(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], colour: Colour, dash: int = 5) -> None:
+def _pixels(corners: Sequence[float], times: int, size: tuple[int, int]) -> Rectangle:
+    """Return the first and last pixels of a box, within an image of this width and height."""
+    x0, y0, x1, y1 = (round(times * float(value)) for value in corners)
+    x0, y0 = max(0, min(x0, size[0] - 1)), max(0, min(y0, size[1] - 1))
+    return x0, y0, max(x0, min(x1, size[0]) - 1), max(y0, min(y1, size[1]) - 1)
+
+
+def _write(draw: ImageDraw.ImageDraw, box: Box, rectangle: Rectangle, written: list[Rectangle], width: int) -> None:
+    """Write the text of a box above it, unless it would cover the text of another one."""
+    font = load_font(12)
+    extent = round(font.getlength(box.text)) + 4
+    left, top = max(0, min(rectangle[0], width - extent)), max(0, rectangle[1] - 14)
+    place = left, top, left + extent, top + 13
+    if any(place[0] < x1 and x0 < place[2] and place[1] < y1 and y0 < place[3] for x0, y0, x1, y1 in written):
+        return
+    written.append(place)
+    draw.rectangle(place, fill=box.colour)
+    ink = (255, 255, 255) if sum(box.colour) < 380 else (20, 20, 24)
+    draw.text((left + 2, top + 7), box.text, ink, font, anchor="lm")
+
+
+def _dash(draw: ImageDraw.ImageDraw, corners: Rectangle, colour: Colour, dash: int = 5) -> None:
     x0, y0, x1, y1 = corners
     for x in range(x0, x1 + 1, 2 * dash):
         for y in (y0, max(y0, y1 - 1)):

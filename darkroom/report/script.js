@@ -60,13 +60,18 @@ function makeFilter(table) {
   });
 }
 
-function show(gallery, key, label) {
+// Shows the samples with a key; without a key the first ones, or all.
+function show(gallery, key, label, all = false) {
   const items = [...gallery.querySelectorAll("li[data-keys]")];
+  const first = Number(gallery.dataset.first);
   let shown = 0;
-  for (const item of items) {
-    item.hidden = Boolean(key) && !item.dataset.keys.split(" ").includes(key);
+  items.forEach((item, index) => {
+    item.hidden = key ? !item.dataset.keys.split(" ").includes(key) : !all && index >= first;
     shown += !item.hidden;
-  }
+  });
+  const more = gallery.querySelector(".more");
+  more.hidden = Boolean(key) || shown === items.length;
+  more.textContent = `Show all ${items.length}`;
   for (const button of gallery.querySelectorAll(".groups button")) {
     button.setAttribute("aria-pressed", String((button.dataset.key || "") === (key || "")));
   }
@@ -78,6 +83,10 @@ function show(gallery, key, label) {
 for (const table of document.querySelectorAll("table.sortable")) {
   makeSortable(table);
   makeFilter(table);
+}
+for (const gallery of document.querySelectorAll(".gallery")) {
+  show(gallery);
+  gallery.querySelector(".more").addEventListener("click", () => show(gallery, undefined, undefined, true));
 }
 for (const groups of document.querySelectorAll(".groups")) {
   groups.hidden = groups.children.length < 3; // "all" and one group are the same images

@@ -7,7 +7,7 @@ import numpy as np
 
 from darkroom.callbacks.plotting.bars import reliability_diagram
 from darkroom.report.gallery import Gallery, Item
-from darkroom.report.markup import Html, element, paragraph
+from darkroom.report.markup import Html, element, folded, paragraph
 from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Section
 from darkroom.report.samples import address, kept_samples, read_image, sample_titles, select, show
@@ -211,10 +211,8 @@ def _calibration_section(predictions: Predictions, outputs: Outputs) -> Section:
         "Calibration",
         [
             text,
-            figures(
-                outputs.plot(plot, "reliability", "Accuracy by confidence of the prediction."),
-                element("div", outputs.table(Table("calibration", columns, rows))),
-            ),
+            figures(outputs.plot(plot, "reliability", "Accuracy by confidence of the prediction.")),
+            folded("Bins", outputs.table(Table("calibration", columns, rows))),
         ],
     )
 

@@ -89,7 +89,7 @@ def sections(results: Results, outputs: Outputs) -> list[Section]:
             "failures",
             "Worst images",
             [gallery.html() if gallery.items else none],
-            f"Images with most errors come first, {threshold}. False detections are red, missed objects white and dashed.",
+            f"Most errors come first, {threshold}. Red: false, dashed white: missed, blue: right.",
         ),
         Section(
             "crops",

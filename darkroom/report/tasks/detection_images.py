@@ -28,6 +28,7 @@ from darkroom.runtime.tables import numbers
 
 IMAGES, CROPS = "images", "crop-images"
 _MISSED: Colour = (255, 255, 255)
+_RIGHT: Colour = (86, 180, 233)
 _EACH = 16  # crops of each kind
 _CROP = 128  # pixels of the longer side of a crop
 
@@ -143,13 +144,13 @@ def image_gallery(shot: Shot) -> Gallery:
 
 
 def _mistakes(shot: Shot, d: slice, o: slice, factors: np.ndarray) -> list[Box]:
-    """Return false detections in red, missed objects dashed, and right detections in their classes' colours."""
+    """Return false detections in red, missed objects in dashed white, and right detections in blue."""
     found = shot.found
     boxes: list[Box] = []
     for i in range(d.start, d.stop):
         if found.detections.scores[i] >= shot.threshold:
             label = int(found.detections.label[i])
-            colour = ERROR_COLOUR if shot.false[i] else _colour(label)
+            colour = ERROR_COLOUR if shot.false[i] else _RIGHT
             text = f"{shot.name(label)} {found.detections.scores[i]:.2f}" if shot.false[i] else ""
             boxes.append(Box(found.detections.boxes[i] * factors, colour, text))
     for i in range(o.start, o.stop):
