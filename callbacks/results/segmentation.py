@@ -18,6 +18,7 @@ from darkroom.protocols import IgnoresIndex
 from darkroom.runtime.tables import write_table
 
 IGNORED = 255  # in the masks that are written
+_EDGES = ndimage.generate_binary_structure(2, 1)  # pixels are connected by their edges; built once, which takes time
 
 
 class SegmentationRecorder(TaskRecorder):
@@ -61,8 +62,7 @@ class SegmentationRecorder(TaskRecorder):
         self.confusion += confusions.sum(0)
         items = zip(samples, batch["image"], truths, predictions, confusions, strict=True)
         for sample, image, truth, prediction, confusion in items:
-            objects = connected_objects(truth, prediction)
-            self.blocks["objects"].append(np.insert(objects, 0, sample.number, axis=1))
+            self.blocks["objects"].append(connected_objects(sample.number, truth, prediction))
             self._add_image(sample, confusion, partial(self._files, image, truth, prediction))
 
     def _add_image(self, sample: Sample, confusion: np.ndarray, encode: Any) -> None:
@@ -120,22 +120,23 @@ def confusion_of_images(truths: np.ndarray, predictions: np.ndarray, num_classes
     return np.bincount(cells.ravel(), minlength=batch * (k + 1) * k).reshape(batch, k + 1, k)[:, :k]
 
 
-def connected_objects(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def connected_objects(sample: int, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return the areas of one true class whose pixels are connected by their edges.
 
     Args:
+        sample: number of the image.
         truth: class ids or 255, uint8 (H, W).
         prediction: class ids, uint8 (H, W).
 
     Returns:
-        float64 (n, 3): class, pixels, and the fraction of them that are predicted as this class.
+        float64 (n, 4): sample, class, pixels, and the fraction of them that are predicted as this class.
     """
     ids = np.where(truth == IGNORED, 0, truth.astype(np.int32) + 1)
-    rows = [np.zeros((0, 3))]
+    rows = []
     for label, box in enumerate(ndimage.find_objects(ids)):
         if box is not None:
-            areas, count = ndimage.label(ids[box] == label + 1)
-            pixels = np.bincount(areas.ravel())[1:]
-            found = np.bincount(areas[prediction[box] == label], minlength=count + 1)[1:]
-            rows.append(np.column_stack([np.full(count, label), pixels, found / pixels]))
-    return np.concatenate(rows)
+            areas, count = ndimage.label(ids[box] == label + 1, _EDGES)
+            pixels = np.bincount(areas.ravel()).tolist()[1:]
+            found = np.bincount(areas[prediction[box] == label], minlength=count + 1).tolist()[1:]
+            rows += [(sample, label, size, right / size) for size, right in zip(pixels, found, strict=True)]
+    return np.array(rows, np.float64).reshape(-1, 4)
