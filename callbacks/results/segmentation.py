@@ -11,6 +11,7 @@ from lightning import Trainer
 from scipy import ndimage
 from torch import Tensor
 
+from darkroom.callbacks.results import wandb_charts
 from darkroom.callbacks.results.base import WORST, Sample, Subject, TaskRecorder, has_tensors
 from darkroom.callbacks.results.image_keeper import Files, Group, share_budget
 from darkroom.callbacks.writers.prediction_files import gather_rows
@@ -86,6 +87,20 @@ class SegmentationRecorder(TaskRecorder):
     def _files(self, image: Tensor, truth: np.ndarray, prediction: np.ndarray) -> Files:
         masks = {"truth": self.encode_mask(truth), "prediction": self.encode_mask(prediction)}
         return {"": self.encode_image(image), **masks}
+
+    def wandb_media(self) -> dict[str, Any]:
+        """Return the confusion matrix of pixels and the table of the images with the lowest mIoU, with their masks."""
+        labels = {**dict(enumerate(self.class_names)), IGNORED: "ignored"}
+        rows = []
+        for row, files in self.worst():
+            masks = {
+                name: {"mask_data": wandb_charts.decode(files[kind]), "class_labels": labels}
+                for name, kind in {"ground_truth": "truth", "predictions": "prediction"}.items()
+            }
+            image = wandb_charts.labelled_image(files[""], labels, masks=masks)
+            rows.append((image, row["sample"], row["mIoU"], row["pixel_accuracy"]))
+        table = wandb_charts.image_table(("sample", "mIoU", "pixel accuracy"), rows)
+        return wandb_charts.confusion_chart(self.confusion, self.class_names) | table
 
     def gather(self, trainer: Trainer) -> None:
         """Replace the content by that of all ranks, in the order of samples; every rank must call this."""
