@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from darkroom.callbacks.plotting.images import to_uint8_rgb
-from darkroom.callbacks.results.image_keeper import ImageKeeper
+from darkroom.callbacks.results.image_keeper import Files, ImageKeeper
 from darkroom.callbacks.writers.prediction_files import gather_rows
 from darkroom.protocols import ImageData
 from darkroom.runtime.results import Task, image_path
@@ -123,6 +123,15 @@ class TaskRecorder:
         for sample, files in self.images.images.items():
             for kind, content in files.items():
                 image_path(folder, sample, kind).write_bytes(content)
+
+    def wandb_media(self) -> dict[str, Any]:
+        """Return charts and tables for W&B by name, from the results of all ranks."""
+        raise NotImplementedError
+
+    def worst(self) -> list[tuple[dict[str, Any], Files]]:
+        """Return row and files of the samples of group ``WORST``, the worst first."""
+        rows = {row["sample"]: row for row in self.rows}
+        return [(rows[sample], self.images.images[sample]) for sample in self.images.ranked(WORST)]
 
     def encode_image(self, image: Tensor) -> bytes:
         """Encode an image float (C, H, W), normalized, as PNG."""

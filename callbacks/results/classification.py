@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from darkroom.callbacks.results import wandb_charts
 from darkroom.callbacks.results.base import WORST, Sample, TaskRecorder, has_tensors
 from darkroom.callbacks.results.image_keeper import Files, Group, share_budget
 
@@ -62,3 +64,22 @@ class ClassificationRecorder(TaskRecorder):
 
     def _files(self, image: Tensor) -> Files:
         return {"": self.encode_image(image)}
+
+    def wandb_media(self) -> dict[str, Any]:
+        """Return the confusion matrix and the table of the images with the highest loss."""
+        names, counts = self.class_names, np.zeros((len(self.class_names),) * 2, np.int64)
+        for row in self.rows:
+            counts[row["truth"], row["predicted"]] += 1
+        rows = [
+            (
+                wandb_charts.image(files[""]),
+                row["sample"],
+                names[row["truth"]],
+                names[row["predicted"]],
+                row["probability"],
+                row["loss"],
+            )
+            for row, files in self.worst()
+        ]
+        columns = ("sample", "truth", "prediction", "probability", "loss")
+        return wandb_charts.confusion_chart(counts, names) | wandb_charts.image_table(columns, rows)

@@ -4,13 +4,22 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from darkroom.callbacks.plotting.boxes import filter_by_score, find_ambiguous, find_mistakes
 from darkroom.callbacks.results.base import WORST, Sample, TaskRecorder, has_tensors
+from darkroom.callbacks.results.box_matches import true_positives
 from darkroom.callbacks.results.image_keeper import Files, Group, share_budget
+from darkroom.callbacks.results.wandb_charts import (
+    image_table,
+    labelled_image,
+    points_of_curves,
+    precision_at_recalls,
+    precision_chart,
+)
 
 SCORE, IOU, NEAR = 0.5, 0.5, 0.1  # of the errors that select images
 _CORNERS = {"x0": float, "y0": float, "x1": float, "y1": float}
@@ -76,6 +85,38 @@ class DetectionRecorder(TaskRecorder):
         }.items():
             number = torch.full_like(columns[0], sample.number)
             self.blocks[name].append(torch.column_stack([number, *columns]).double().numpy())
+
+    def wandb_media(self) -> dict[str, Any]:
+        """Return precision by recall of each class, and the table of the images with most errors, with their boxes.
+
+        The mean of a curve's precision is about ``test/VOC_AP50/<class>``.
+        """
+        points, labels = points_of_curves(len(self.class_names)), dict(enumerate(self.class_names, 1))
+        matched = true_positives(self.blocks["detections"], self.blocks["truths"], IOU)
+        curves = {labels[label]: precision_at_recalls(right, objects, points) for label, right, objects in matched}
+        blocks = {name: {int(block[0, 0]): block for block in self.blocks[name] if len(block)} for name in self.tables}
+        rows = []
+        for row, files in self.worst():
+            boxes = {
+                "ground_truth": self._wandb_boxes(row, blocks["truths"].get(row["sample"]), 2, labels),
+                "predictions": self._wandb_boxes(row, blocks["detections"].get(row["sample"]), 3, labels),
+            }
+            image = labelled_image(files[""], labels, boxes=boxes)
+            rows.append((image, row["sample"], row["objects"], row["detections"]))
+        return precision_chart(curves) | image_table(("sample", "objects", "detections"), rows)
+
+    def _wandb_boxes(
+        self, row: Mapping[str, Any], block: np.ndarray | None, start: int, labels: Mapping[int, str]
+    ) -> dict[str, Any]:
+        """Return the boxes of a table, whose corners begin at a column, as W&B's, in fractions of the image."""
+        boxes: list[dict[str, Any]] = []
+        for cells in [] if block is None else block.tolist():
+            x0, y0, x1, y1 = cells[start : start + 4]
+            scores = {"scores": {"score": cells[2]}} if start == 3 else {}
+            sides = (x0 / row["width"], y0 / row["height"], x1 / row["width"], y1 / row["height"])
+            position = dict(zip(("minX", "minY", "maxX", "maxY"), sides, strict=True))
+            boxes.append({"position": position, "class_id": int(cells[1]), **scores})
+        return {"box_data": boxes, "class_labels": dict(labels)}
 
     def _files(self, image: Tensor) -> Files:
         return {"": self.encode_image(image)}

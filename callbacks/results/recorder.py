@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from darkroom.callbacks.base import logged_step, run_folder
@@ -29,7 +30,8 @@ class ResultRecorder(Callback):
     """Writes the results of a test to ``test/`` in the run folder: a summary, tables and images, see ``runtime.results``.
 
     They are what the test step returned, for modules that state their task (``TaskModel``). On several ranks rank 0 writes
-    the results of all. A test that ends early leaves a folder without ``summary.json``.
+    the results of all. A test that ends early leaves a folder without ``summary.json``. W&B gets the confusion matrix,
+    precision by recall and a table of the worst images, as far as the task has them.
 
     Args:
         worst: number of images with the worst score that are written.
@@ -94,6 +96,10 @@ class ResultRecorder(Callback):
         if trainer.is_global_zero:
             recorder.write(self.folder / FOLDER)
             write_summary(self.folder / FOLDER, self._summary(trainer, recorder))
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    # Charts and tables are values like metrics, which the type of the argument does not state.
+                    logger.log_metrics(recorder.wandb_media(), logged_step(trainer))
 
     def _summary(self, trainer: Trainer, recorder: TaskRecorder) -> Summary:
         return Summary(

@@ -11,6 +11,7 @@ from lightning import Trainer
 from scipy import ndimage
 from torch import Tensor
 
+from darkroom.callbacks.results import wandb_charts
 from darkroom.callbacks.results.base import WORST, Sample, Subject, TaskRecorder, has_tensors
 from darkroom.callbacks.results.image_keeper import Files, Group, share_budget
 from darkroom.callbacks.writers.prediction_files import gather_rows
@@ -18,6 +19,7 @@ from darkroom.protocols import IgnoresIndex
 from darkroom.runtime.tables import write_table
 
 IGNORED = 255  # in the masks that are written
+_EDGES = ndimage.generate_binary_structure(2, 1)  # pixels are connected by their edges; built once, which takes time
 
 
 class SegmentationRecorder(TaskRecorder):
@@ -61,8 +63,7 @@ class SegmentationRecorder(TaskRecorder):
         self.confusion += confusions.sum(0)
         items = zip(samples, batch["image"], truths, predictions, confusions, strict=True)
         for sample, image, truth, prediction, confusion in items:
-            objects = connected_objects(truth, prediction)
-            self.blocks["objects"].append(np.insert(objects, 0, sample.number, axis=1))
+            self.blocks["objects"].append(connected_objects(sample.number, truth, prediction))
             self._add_image(sample, confusion, partial(self._files, image, truth, prediction))
 
     def _add_image(self, sample: Sample, confusion: np.ndarray, encode: Any) -> None:
@@ -86,6 +87,20 @@ class SegmentationRecorder(TaskRecorder):
     def _files(self, image: Tensor, truth: np.ndarray, prediction: np.ndarray) -> Files:
         masks = {"truth": self.encode_mask(truth), "prediction": self.encode_mask(prediction)}
         return {"": self.encode_image(image), **masks}
+
+    def wandb_media(self) -> dict[str, Any]:
+        """Return the confusion matrix of pixels and the table of the images with the lowest mIoU, with their masks."""
+        labels = {**dict(enumerate(self.class_names)), IGNORED: "ignored"}
+        rows = []
+        for row, files in self.worst():
+            masks = {
+                name: {"mask_data": wandb_charts.decode(files[kind]), "class_labels": labels}
+                for name, kind in {"ground_truth": "truth", "predictions": "prediction"}.items()
+            }
+            image = wandb_charts.labelled_image(files[""], labels, masks=masks)
+            rows.append((image, row["sample"], row["mIoU"], row["pixel_accuracy"]))
+        table = wandb_charts.image_table(("sample", "mIoU", "pixel accuracy"), rows)
+        return wandb_charts.confusion_chart(self.confusion, self.class_names) | table
 
     def gather(self, trainer: Trainer) -> None:
         """Replace the content by that of all ranks, in the order of samples; every rank must call this."""
@@ -120,22 +135,23 @@ def confusion_of_images(truths: np.ndarray, predictions: np.ndarray, num_classes
     return np.bincount(cells.ravel(), minlength=batch * (k + 1) * k).reshape(batch, k + 1, k)[:, :k]
 
 
-def connected_objects(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def connected_objects(sample: int, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return the areas of one true class whose pixels are connected by their edges.
 
     Args:
+        sample: number of the image.
         truth: class ids or 255, uint8 (H, W).
         prediction: class ids, uint8 (H, W).
 
     Returns:
-        float64 (n, 3): class, pixels, and the fraction of them that are predicted as this class.
+        float64 (n, 4): sample, class, pixels, and the fraction of them that are predicted as this class.
     """
     ids = np.where(truth == IGNORED, 0, truth.astype(np.int32) + 1)
-    rows = [np.zeros((0, 3))]
+    rows = []
     for label, box in enumerate(ndimage.find_objects(ids)):
         if box is not None:
-            areas, count = ndimage.label(ids[box] == label + 1)
-            pixels = np.bincount(areas.ravel())[1:]
-            found = np.bincount(areas[prediction[box] == label], minlength=count + 1)[1:]
-            rows.append(np.column_stack([np.full(count, label), pixels, found / pixels]))
-    return np.concatenate(rows)
+            areas, count = ndimage.label(ids[box] == label + 1, _EDGES)
+            pixels = np.bincount(areas.ravel()).tolist()[1:]
+            found = np.bincount(areas[prediction[box] == label], minlength=count + 1).tolist()[1:]
+            rows += [(sample, label, size, right / size) for size, right in zip(pixels, found, strict=True)]
+    return np.array(rows, np.float64).reshape(-1, 4)

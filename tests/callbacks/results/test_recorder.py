@@ -1,4 +1,4 @@
-"""Which tests record results, on how many ranks, and what is left if they fail."""
+"""Recording of test results: on several ranks, switched off, by other modules, and after a failure."""
 
 import errno
 import json

@@ -79,13 +79,14 @@ def test_image_of_ignored_pixels_has_no_values() -> None:
 def test_ignored_class_of_the_model_is_255_in_the_files() -> None:
     model = SemanticSegmentation(TinyNetwork(3), num_classes=3, ignore_index=1)
     recorder = record(module=model, class_names=["a", "b", "c"])
-    assert recorder.confusion.sum() == 4 + 6 - 1  # the pixel 255 is no class, and is left out as well
+    assert recorder.confusion.sum() == 4 + 6 - 1  # the pixel 255 is left out as well
     assert recorder.confusion[1].sum() == 0
 
 
 def test_diagonal_neighbours_are_two_objects() -> None:
     truth = np.array([[1, 0], [0, 1]], np.uint8)
-    assert connected_objects(truth, truth).tolist() == [[0, 1, 1], [0, 1, 1], [1, 1, 1], [1, 1, 1]]
+    areas = connected_objects(5, truth, truth)
+    assert areas.tolist() == [[5, 0, 1, 1], [5, 0, 1, 1], [5, 1, 1, 1], [5, 1, 1, 1]]
 
 
 def test_tables_agree_with_metrics(tmp_path: Path) -> None:
