@@ -1,7 +1,7 @@
 """Bar charts, histograms and reliability diagrams. Pure functions."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,17 +55,21 @@ def bar_chart(
             places = middles + (index - (len(values) - 1) / 2) * side
             draw(places, series, side, color=colour, label=name if len(values) > 1 else "_")
             if errors and name in errors:
-                bar = {"xerr" if horizontal else "yerr": errors[name]}
-                at = (series, places) if horizontal else (places, series)
-                plot.errorbar(*at, **bar, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+                style: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 2}
+                if horizontal:
+                    plot.errorbar(series, places, xerr=errors[name], **style)
+                else:
+                    plot.errorbar(places, series, yerr=errors[name], **style)
         if horizontal:
             plot.set_yticks(middles, groups)
             plot.invert_yaxis()
         else:
             longest = max(map(len, groups), default=0)
             turned = longest * len(groups) * 0.6 * inches > 0.7 * width
-            plot.set_xticks(middles, groups, rotation=45 if turned else 0, ha="right" if turned else "center")
-            plot.set_xticks(middles, groups, rotation_mode="anchor")
+            plot.set_xticks(middles, groups)
+            if turned:
+                for label in plot.get_xticklabels():
+                    label.set(rotation=45, ha="right", rotation_mode="anchor")
         plot.grid(False, axis="y" if horizontal else "x")
         label_axes(plot, title, (axes[1], axes[0]) if horizontal else axes)
         add_legend(plot)
@@ -96,8 +100,8 @@ def histogram(
         figure, plot = new_axes(width, 0.55)
         for (name, some), colour in zip(finite.items(), class_colours(len(finite)), strict=True):
             alone = len(finite) == 1
-            kind = {"histtype": "bar" if alone else "step", "alpha": 0.85 if alone else 1.0}
-            plot.hist(some, edges, color=colour, label="_" if alone else name, **kind)
+            kind: dict[str, Any] = {"histtype": "bar" if alone else "step", "alpha": 0.85 if alone else 1.0}
+            plot.hist(some, edges.tolist(), color=colour, label="_" if alone else name, **kind)
         label_axes(plot, title, axes)
         add_legend(plot)
     return Plot(figure)

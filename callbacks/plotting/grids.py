@@ -156,7 +156,8 @@ def image_groups(
         smallest: see ``tile_size``.
     """
     columns = len(groups[0]) // len(names)
-    tile = tile_size(*groups[0].shape[2:], columns * len(groups), smallest)
+    height, width = groups[0].shape[2:]
+    tile = tile_size(height, width, columns * len(groups), smallest)
     pages: list[ImagePage] = []
     for images, head in zip(groups, heads, strict=True):
         # A blank title gives each grid the height of the first.

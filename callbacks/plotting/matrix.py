@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_NAMES = 60  # rows or columns that are named
+_SMALLEST = 5  # points of a value in a cell
 _MAP = "cividis"  # equal to readers with and without colour blindness: Nunez et al. 2018
 
 
@@ -53,8 +54,11 @@ def matrix(
         plot.grid(False)
         plot.spines[:].set_visible(False)
         plot.tick_params(length=0)
-        _name(plot, rows, columns)
-        _annotate(plot, cells, low, top, normalize, 0.62 * width / max(breadth, 0.7 * height))
+        _name(plot, rows, columns, font_size(width))
+        side = 0.62 * width / max(breadth, 0.7 * height)
+        size = _size_of_values(cells, normalize, side, font_size(width))
+        if size >= _SMALLEST:
+            _annotate(plot, cells, low + 0.55 * (top - low), normalize, size)
         label_axes(plot, title, axes)
         bar = figure.colorbar(mesh, ax=plot, shrink=0.8, aspect=30, pad=0.02)
         bar.set_label(unit or ("fraction of the row" if normalize else "count"))
@@ -62,38 +66,40 @@ def matrix(
     return Plot(figure)
 
 
-def _name(plot: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Write the names of rows and columns, if they are few enough."""
+def _name(plot: "Axes", rows: Sequence[str], columns: Sequence[str], size: float) -> None:
+    """Write the names of rows and columns at most at a size in points, if they are few enough."""
     plot.set_xticks([])
     plot.set_yticks([])
     if len(columns) <= _MOST_NAMES:
-        upright = max(map(len, columns), default=0) * len(columns) < 45
-        turn = (
-            {} if upright else {"rotation": 90 if len(columns) > 20 else 45, "ha": "right", "rotation_mode": "anchor"}
-        )
-        if len(columns) > 20:
-            turn["va"] = "center"
-        plot.set_xticks(np.arange(len(columns)) + 0.5, columns, **turn)
+        plot.set_xticks(np.arange(len(columns)) + 0.5, columns)
+        plot.tick_params(axis="x", labelsize=_size_of_names(len(columns), size))
+        many = len(columns) > 20
+        if many or max(map(len, columns), default=0) * len(columns) >= 45:
+            for name in plot.get_xticklabels():
+                name.set(
+                    rotation=90 if many else 45, ha="right", rotation_mode="anchor", va="center" if many else "top"
+                )
     if len(rows) <= _MOST_NAMES:
         plot.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    for axis, count in (("x", len(columns)), ("y", len(rows))):
-        size = font_size(plot.figure.get_figwidth())
-        plot.tick_params(axis=axis, labelsize=max(4.0, min(0.9 * size, 190 / max(1, count))))
+        plot.tick_params(axis="y", labelsize=_size_of_names(len(rows), size))
 
 
-def _annotate(plot: "Axes", cells: np.ndarray, low: float, top: float, fractions: bool, inches: float) -> None:
-    """Write the values in cells of ``inches``, at the size of their longest text, if it is at least 5 points."""
-    texts = [[_text(value, fractions) for value in row] for row in cells]
-    longest = max((len(text) for row in texts for text in row), default=1)
-    size = min(font_size(plot.figure.get_figwidth()), 72 * inches * min(0.7, 0.85 / (0.62 * longest)))
-    if size < 5:
-        return
-    middle = low + 0.55 * (top - low)
+def _size_of_names(count: int, size: float) -> float:
+    return max(4.0, min(0.9 * size, 190 / max(1, count)))
+
+
+def _size_of_values(cells: np.ndarray, fractions: bool, inches: float, size: float) -> float:
+    """Return the size in points, at most ``size``, at which all values fit into cells of a side in inches."""
+    longest = max((len(_text(value, fractions)) for value in cells.flat), default=1)
+    return min(size, 72 * inches * min(0.7, 0.85 / (0.62 * longest)))
+
+
+def _annotate(plot: "Axes", cells: np.ndarray, middle: float, fractions: bool, size: float) -> None:
+    """Write the values in their cells: white up to ``middle``, black above."""
     for (row, column), value in np.ndenumerate(cells):
         if np.isfinite(value):
-            colour = "black" if value > middle else "white"
-            place = column + 0.5, row + 0.5
-            plot.text(*place, texts[row][column], color=colour, size=size, ha="center", va="center")
+            text, colour = _text(value, fractions), "black" if value > middle else "white"
+            plot.text(column + 0.5, row + 0.5, text, color=colour, size=size, ha="center", va="center")
 
 
 def _text(value: float, fraction: bool) -> str:

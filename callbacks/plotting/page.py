@@ -39,10 +39,10 @@ class ImagePage:
             shown = image if image.shape[1:] == (height, width) else resize(image, (height, width))
             sheet.paste(_to_pillow(shown), (x, y))
         draw = ImageDraw.Draw(sheet)
-        for colour, x, y, side in self.swatches:
-            draw.rounded_rectangle((x, y, x + side, y + side), 3, colour, EDGE)
-        for text, x, y, anchor, size, colour in self.words:
-            draw.text((x, y), text, colour, load_font(size), anchor=f"{anchor}m")
+        for one in self.swatches:
+            draw.rounded_rectangle((one.x, one.y, one.x + one.side, one.y + one.side), 3, one.colour, EDGE)
+        for line in self.words:
+            draw.text((line.x, line.y), line.text, line.colour, load_font(line.size), anchor=f"{line.anchor}m")
         return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
     def save(self, path: Path) -> None:

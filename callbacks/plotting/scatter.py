@@ -52,7 +52,7 @@ def scatter(
         _fit(plot, points.double().cpu())
         label_axes(plot, title, axes)
         if labels is not None and len(entries) <= _MOST_NAMES:
-            colours, size = class_colours(count), 2 * plot.figure.get_figwidth() ** 0.5
+            colours, size = class_colours(count), 2 * width**0.5
             for label, name in entries.items():
                 marker = MARKERS[label // len(COLOURS) % len(MARKERS)] if count <= len(COLOURS) else "o"
                 plot.plot([], [], marker, color=colours[label], label=name or "_", markersize=size)
@@ -68,8 +68,9 @@ def _fit(plot: "Axes", points: Tensor) -> None:
     low, high = points.amin(0), points.amax(0)
     reach = float((high - low).max()) / 2 * 1.06
     reach = reach or max(1.0, 1e-3 * float(points.abs().max()))
-    for middle, limit in zip(((low + high) / 2).tolist(), (plot.set_xlim, plot.set_ylim), strict=True):
-        limit(middle - reach, middle + reach)
+    x, y = ((low + high) / 2).tolist()
+    plot.set_xlim(x - reach, x + reach)
+    plot.set_ylim(y - reach, y + reach)
     plot.set_aspect("equal", adjustable="box")
 
 
@@ -90,4 +91,5 @@ def _write(plot: "Axes", medians: Mapping[str, Tensor]) -> None:
         near = sum(bool(((place - other).abs() < room).all()) for other in medians.values())
         if near == 1:
             paper = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.8}  # an outline would not be text
-            plot.text(*place.tolist(), name, ha="center", va="center", zorder=4, bbox=paper)
+            x, y = place.tolist()
+            plot.text(x, y, name, ha="center", va="center", zorder=4, bbox=paper)

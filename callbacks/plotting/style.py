@@ -1,4 +1,4 @@
-"""Style of all figures: widths, fonts and colours. matplotlib is imported when the first figure is drawn, not before.
+"""Style of all figures: widths, fonts and colours. matplotlib is imported by the first figure, not before.
 
 A figure does not depend on the user's ``matplotlibrc``, and does not change it.
 """
@@ -124,7 +124,7 @@ def styled(width: float = WIDTHS["neurips"]) -> Iterator[None]:
     import matplotlib
 
     size = font_size(width)
-    sizes = {
+    settings: dict[Any, Any] = _STYLE | {
         "font.size": size,
         "axes.labelsize": size,
         "axes.titlesize": size,
@@ -134,7 +134,7 @@ def styled(width: float = WIDTHS["neurips"]) -> Iterator[None]:
     }
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE | sizes)
+        matplotlib.rcParams.update(settings)
         yield
 
 

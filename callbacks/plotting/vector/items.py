@@ -1,4 +1,4 @@
-"""What a page of images consists of; places and sizes are in pixels, from the left upper corner of the page."""
+"""Items of a page of images. Places and sizes are in pixels, from the left upper corner of the page."""
 
 from typing import Literal, NamedTuple
 

@@ -113,7 +113,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 @pytest.mark.parametrize("kind", ["curves", "scatter", "bars", "matrix"])
 def test_plots_are_vectors_with_text_and_embedded_fonts(kind: str, tmp_path: Path) -> None:
     plot = plots()[kind]
-    plot.save(tmp_path / "folder" / "plot.v1")  # a dot is no suffix
+    plot.save(tmp_path / "folder" / "plot.v1")  # the dot belongs to the name
     folder = tmp_path / "folder"
     assert sorted(path.name for path in folder.iterdir()) == ["plot.v1.pdf", "plot.v1.png", "plot.v1.svg"]
     texts = svg_texts(folder / "plot.v1.svg")
