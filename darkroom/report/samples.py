@@ -172,19 +172,25 @@ def _dash(draw: ImageDraw.ImageDraw, corners: Rectangle, colour: Colour, dash: i
 
 
 def crop(image: np.ndarray, corners: Sequence[float], context: float = 0.4) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the part of an image around a box, and the left upper corner of that part.
+    """Return a square around a box, as far as the image reaches, and its left upper corner.
 
     Args:
         image: uint8 (H, W, 3).
         corners: x0, y0, x1, y1 in pixels.
         context: margin as a fraction of the longer side of the box.
     """
-    x0, y0, x1, y1 = corners
-    margin = max(4.0, context * max(x1 - x0, y1 - y0))
+    x0, y0, x1, y1 = (float(value) for value in corners)
+    reach = (0.5 + context) * max(x1 - x0, y1 - y0, 8.0)
+    middle = (x0 + x1) / 2, (y0 + y1) / 2
     height, width = image.shape[:2]
-    left, top = (int(min(max(0, low - margin), size - 1)) for low, size in ((x0, width), (y0, height)))
-    right, bottom = int(min(width, x1 + margin)) + 1, int(min(height, y1 + margin)) + 1
-    return image[top : max(top + 1, bottom), left : max(left + 1, right)], (left, top)
+    left, top = (
+        int(min(max(0.0, center - reach), size - 1)) for center, size in zip(middle, (width, height), strict=True)
+    )
+    right, bottom = (
+        int(min(size, max(low + 1, center + reach + 1)))
+        for center, low, size in zip(middle, (left, top), (width, height), strict=True)
+    )
+    return image[top:bottom, left:right], (left, top)
 
 
 def address(results: Results, sample: int) -> str:

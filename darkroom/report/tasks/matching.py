@@ -128,7 +128,7 @@ def overlaps(boxes: np.ndarray, others: np.ndarray, inside: np.ndarray | None = 
     """
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    common = np.prod(np.maximum(high - low, 0), 2)
+    common = np.prod(np.maximum(high - low, 0.0), 2)
     areas, other_areas = (np.prod(np.maximum(some[:, 2:] - some[:, :2], 0), 1) for some in (boxes, others))
     union = areas[:, None] + other_areas - common
     if inside is not None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from darkroom.callbacks.plotting.bars import bar_chart
+from darkroom.callbacks.plotting.curves import set_log
 from darkroom.callbacks.plotting.drawing import Plot
 from darkroom.callbacks.plotting.style import COLOURS, WIDTHS, label_axes, new_axes, styled
 from darkroom.report.gallery import Gallery, Item
@@ -183,7 +184,7 @@ def _plot_frequency(share: np.ndarray, iou: np.ndarray, names: Sequence[str]) ->
                     textcoords="offset points",
                     fontsize="small",
                 )
-        plot.set_xscale("log")
+        set_log(plot, "x")
         plot.set_ylim(0, 1.05)
         label_axes(plot, "", ("fraction of pixels", "IoU (0 to 1)"))
     return Plot(figure)
