@@ -105,7 +105,7 @@ def overlay(image: np.ndarray, ids: np.ndarray, num_classes: int, background: in
     """Blend the colours of classes over an image, except at ignored pixels and the background class, if there is one."""
     colours = class_palette(num_classes)[ids]
     clear = (ids == IGNORE) | (ids == (IGNORE if background is None else background))
-    return np.where(clear[..., None], image, (image.astype(np.uint16) + colours) // 2).astype(np.uint8)
+    return np.where(clear[..., None], image, (image + 2 * colours.astype(np.uint16)) // 3).astype(np.uint8)
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
