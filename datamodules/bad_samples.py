@@ -31,11 +31,11 @@ _log = logging.getLogger("lightning.pytorch")
 
 
 class BadSample(NamedTuple):
-    """Name of a sample, its file or its index, the reason of the read failure, and its index in the data set."""
+    """Name of a sample, its file or its index, the reason of the read failure, and its number in the data set."""
 
     name: str
     reason: str
-    index: int = -1
+    number: int = -1
 
 
 class ReadBatch(NamedTuple):

@@ -368,7 +368,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
                 if not batch:
                     self._left_out.append(self._yielded)
                     continue
-                omitted = {one.index for one in bad}
+                omitted = {one.number for one in bad}
                 read = [index for index in read if index not in omitted]
             self._yielded += 1
             if read:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from darkroom.callbacks.base import logged_step, run_folder
+from darkroom.callbacks.results.autoencoding import AutoencodingRecorder
 from darkroom.callbacks.results.base import Sample, Subject, TaskRecorder
 from darkroom.callbacks.results.classification import ClassificationRecorder
 from darkroom.callbacks.results.detection import DetectionRecorder
@@ -22,7 +23,7 @@ from darkroom.runtime.lightning_compat import class_names_of, datamodule_of, is_
 from darkroom.runtime.results import FOLDER, Summary, create_folder, write_summary
 
 _RECORDERS: Mapping[str, type[TaskRecorder]] = {
-    kind.task: kind for kind in (ClassificationRecorder, SegmentationRecorder, DetectionRecorder)
+    kind.task: kind for kind in (ClassificationRecorder, SegmentationRecorder, DetectionRecorder, AutoencodingRecorder)
 }
 
 

@@ -22,8 +22,8 @@ def confusion_chart(counts: np.ndarray, class_names: Sequence[str]) -> dict[str,
         for truth, row in enumerate(counts)
         for guess, count in enumerate(row)
     ]
-    columns = ["Actual", "Predicted", "nPredictions"]  # names that W&B's chart requires
-    table = wandb.Table(columns=columns, data=rows)
+    columns = ("Actual", "Predicted", "nPredictions")  # names that W&B's chart requires
+    table = wandb.Table(columns=[*columns], data=rows)
     title = {"title": "Confusion matrix of the test"}
     chart = wandb.plot_table("wandb/confusion_matrix/v1", table, {name: name for name in columns}, title)
     return {"test/confusion_matrix": chart}
@@ -73,7 +73,7 @@ def labelled_image(content: bytes, labels: Mapping[int, str], **annotations: Any
     """Return a PNG as W&B's image with ``masks`` or ``boxes`` of these labels."""
     import wandb
 
-    classes = wandb.Classes([{"id": label, "name": name} for label, name in labels.items()])
+    classes = [{"id": label, "name": name} for label, name in labels.items()]
     return wandb.Image(decode(content), classes=classes, **annotations)
 
 

@@ -47,6 +47,13 @@ class ClassificationOutputs(TypedDict):
     """Cross-entropy of each image, float32 (B,)."""
 
 
+class ReconstructionOutputs(TypedDict):
+    """Outputs of the test step of an autoencoder."""
+
+    errors: Tensor
+    """Squared error of each reconstruction, summed over the values of the image in [-1, 1], float32 (B,)."""
+
+
 @runtime_checkable
 class TaskModel(Protocol):
     """Module whose test step returns the outputs of a task, from which ``ResultRecorder`` records results."""
