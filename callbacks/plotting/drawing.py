@@ -38,7 +38,7 @@ class Drawing(Protocol):
 
 def to_array(values: Numbers) -> np.ndarray:
     """Return numbers as a float64 array, also those of a tensor on any device."""
-    torch = sys.modules.get("torch")  # without it there are no tensors
+    torch = sys.modules.get("torch")  # if it is not imported, nothing is a tensor
     if torch is not None and isinstance(values, torch.Tensor):
         values = values.detach().cpu().double()
     return np.asarray(values, dtype=np.float64)
