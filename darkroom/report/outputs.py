@@ -70,7 +70,7 @@ def figure_html(source: str, caption: str, files: list[tuple[str, str]], kind: s
 
 
 def figures(*plots: Html) -> Html:
-    """Return plots in columns of at least 22 rem, one below the other on a narrow page."""
+    """Return plots side by side, or one below the other on a narrow screen."""
     return element("div", *plots, class_="figures")
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from darkroom.callbacks.plotting.bars import bar_chart
 from darkroom.callbacks.plotting.curves import set_log
 from darkroom.callbacks.plotting.drawing import Plot
-from darkroom.callbacks.plotting.style import COLOURS, WIDTHS, label_axes, new_axes, styled
+from darkroom.callbacks.plotting.style import COLOURS, WIDTHS, class_palette, label_axes, new_axes, styled
 from darkroom.report.gallery import Gallery, Item
-from darkroom.report.markup import paragraph
+from darkroom.report.markup import Html, element, paragraph
 from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Section
 from darkroom.report.samples import (
@@ -49,7 +49,9 @@ def sections(results: Results, outputs: Outputs) -> list[Section]:
         Section(
             "failures",
             "Worst images",
-            [gallery.html() if gallery.items else paragraph("The test kept no images.", class_="note")],
+            [_legend(names), gallery.html()]
+            if gallery.items
+            else [paragraph("The test kept no images.", class_="note")],
             lead,
         )
     ]
@@ -70,6 +72,17 @@ def sections(results: Results, outputs: Outputs) -> list[Section]:
     rows = [[titles[row], float(score[row]), float(accuracy[row])] for row in _order(score).tolist()]
     samples = Table("samples", ("image", "mIoU", "pixel accuracy"), rows, "Test images, the lowest mIoU first.")
     return [*found, Section("samples", "All test images", [outputs.table(samples)])]
+
+
+def _legend(names: Sequence[str]) -> Html:
+    """Return the colours of the classes, without the background."""
+    colours, background = class_palette(len(names)).tolist(), find_background(names)
+    entries = [
+        element("li", element("i", style=f"background:rgb({red} {green} {blue})"), name)
+        for index, (name, (red, green, blue)) in enumerate(zip(names, colours[: len(names)], strict=True))
+        if index != background
+    ]
+    return element("ul", *entries, class_="legend")
 
 
 def read_confusion(results: Results) -> np.ndarray | None:
