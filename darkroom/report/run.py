@@ -237,7 +237,8 @@ def _points(row: Mapping[str, str | None]) -> Iterator[tuple[str, Point]]:
     if None in row or None in row.values():
         raise ValueError("the number of cells differs from that of the columns")
     step = int(float(row["step"] or 0))
-    epoch = int(float(row["epoch"])) if row.get("epoch") else None
+    cell = row.get("epoch")
+    epoch = int(float(cell)) if cell else None
     # All at once, so that nothing is taken from a row that is cut off.
     yield from [
         (name, Point(step, epoch, float(value)))
