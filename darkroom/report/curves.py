@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from darkroom.callbacks.plotting.curves import curves
-from darkroom.callbacks.plotting.style import WIDTHS
 from darkroom.report.markup import Html, paragraph
 from darkroom.report.outputs import Outputs, figures
 from darkroom.report.run import Point, Run
@@ -28,7 +27,7 @@ def plot_curves(run: Run, outputs: Outputs) -> list[Html]:
             [thin(some) for some in points],
             [_series_name(metric, name) for metric in series],
             axes=("training step", label),
-            width=WIDTHS["iccv-column"],
+            width=outputs.width,
         )
         of_class = " of each class" if name.endswith("/class") else ""
         caption = f"{label}{of_class} by training step{_averaged(points)}."

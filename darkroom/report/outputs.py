@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
+from darkroom.callbacks.plotting.style import WIDTHS
 from darkroom.report.markup import Html, element, join, link
 from darkroom.report.table import Table, table_html, write_csv, write_latex
 
@@ -24,10 +25,11 @@ class Outputs:
 
     Args:
         folder: of ``index.html``; ``figures`` and ``tables`` are inside.
+        width: of charts, in inches.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, width: float = WIDTHS["iccv-column"]) -> None:
+        self.folder, self.width = folder, width
         for name in ("figures", "tables"):
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).mkdir(parents=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from darkroom.callbacks.plotting.style import WIDTHS
 from darkroom.errors import UserError
 from darkroom.report.curves import plot_curves
 from darkroom.report.defaults import differences
@@ -31,14 +32,18 @@ _TASKS: Mapping[Task, Callable[[Results, Outputs], list[Section]]] = {
 _DAMAGE = (UserError, KeyError, ValueError, IndexError, OSError, TypeError)
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, width: float = WIDTHS["iccv-column"]) -> Path:
     """Write the report of a run, with everything that its folder has; return the path of its page.
+
+    Args:
+        folder: of the run.
+        width: of charts, in inches.
 
     Raises:
         UsageError: the folder is not that of a run.
     """
     run = read_run(folder)
-    outputs = Outputs(folder / FOLDER)
+    outputs = Outputs(folder / FOLDER, width)
     notes = list(run.notes)
     sections: list[Section] = []
 

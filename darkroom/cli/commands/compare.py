@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from darkroom.cli.commands.chart_width import add_width
 from darkroom.errors import UserError
 
 
@@ -19,16 +20,17 @@ def main(argv: list[str]) -> int:
         "--metrics", nargs="+", default=[], metavar="NAME", help="such as test/mIoU; default: all averages"
     )
     parser.add_argument("--folder", type=Path, default=Path("comparison"), help="of the page; default: comparison")
+    add_width(parser)
     options = parser.parse_args(argv)
     try:
-        print(compare(options.runs, options.metrics, options.folder), end="")
+        print(compare(options.runs, options.metrics, options.folder, options.width), end="")
     except UserError as error:
         print(f"darkroom: error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def compare(folders: list[Path], metrics: list[str], folder: Path) -> str:
+def compare(folders: list[Path], metrics: list[str], folder: Path, width: float) -> str:
     """Compare runs and write the page; return the table as Markdown, notes and the path of the page.
 
     Raises:
@@ -47,6 +49,6 @@ def compare(folders: list[Path], metrics: list[str], folder: Path) -> str:
     names = metrics_to_compare(groups, metrics)
     rows = make_rows(groups, names)
     table = make_table(rows, paired_metric(rows, groups))
-    path = write_comparison(folder, groups, rows, table)
+    path = write_comparison(folder, groups, rows, table, width)
     notes = [*seed_notes(groups), *(f"{run.name}: {note}" for run in runs for note in run.notes)]
     return "\n".join([to_markdown(table), *(f"- {note}" for note in notes), f"\npage: {path}", ""])

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from darkroom.cli.commands.chart_width import add_width
 from darkroom.errors import UserError
 from darkroom.report.write import write_report
 
@@ -16,11 +17,12 @@ def main(argv: list[str]) -> int:
         "with its figures (PDF, SVG, PNG) and tables (CSV, LaTeX) beside it.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, such as runs/unet/0")
+    add_width(parser)
     options = parser.parse_args(argv)
     code = 0
     for folder in options.runs:
         try:
-            print(write_report(folder))
+            print(write_report(folder, options.width))
         except UserError as error:
             print(f"darkroom: error: {error}", file=sys.stderr)
             code = error.exit_code

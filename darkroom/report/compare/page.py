@@ -49,7 +49,7 @@ def seed_bands(group: Group, metric: str) -> Band | None:
     return np.array(steps), np.array(means), np.array(deviations)
 
 
-def write_comparison(folder: Path, groups: Sequence[Group], rows: Sequence[Row], table: Table) -> Path:
+def write_comparison(folder: Path, groups: Sequence[Group], rows: Sequence[Row], table: Table, width: float) -> Path:
     """Write the page of a comparison and its files; return its path.
 
     Args:
@@ -57,8 +57,9 @@ def write_comparison(folder: Path, groups: Sequence[Group], rows: Sequence[Row],
         groups: methods.
         rows: of the table.
         table: of metrics, differences and costs.
+        width: of charts, in inches.
     """
-    outputs = Outputs(folder)
+    outputs = Outputs(folder, width)
     sections = [
         Section("results", "Results", [outputs.table(table), bullet_list(seed_notes(groups))]),
         Section("curves", "Learning curves", _curve_blocks(groups, list(rows[0].metrics), outputs)),
@@ -85,15 +86,17 @@ def _curve_blocks(groups: Sequence[Group], metrics: Sequence[str], outputs: Outp
         bands = [(group.name, band) for group in groups if (band := seed_bands(group, name)) is not None]
         if bands and len(plots) < MOST_CURVES:
             caption = f"{name}: mean over the seeds, and one standard deviation above and below."
-            plots.append(outputs.plot(plot_bands(bands, name), f"curve_{name.replace('/', '_')}", caption))
+            plots.append(
+                outputs.plot(plot_bands(bands, name, outputs.width), f"curve_{name.replace('/', '_')}", caption)
+            )
     return [figures(*plots)] if plots else [paragraph("No metric was logged in training or validation.")]
 
 
-def plot_bands(bands: Sequence[tuple[str, Band]], metric: str) -> Plot:
+def plot_bands(bands: Sequence[tuple[str, Band]], metric: str, width: float) -> Plot:
     """Plot a metric by training step, with a band for the deviation over seeds."""
     series = [torch.from_numpy(np.stack([steps, means], 1)) for _, (steps, means, _) in bands]
     spreads = [torch.from_numpy(deviations) for _, (_, _, deviations) in bands]
-    return curves(series, [name for name, _ in bands], "", ("training step", metric), bands=spreads)
+    return curves(series, [name for name, _ in bands], "", ("training step", metric), bands=spreads, width=width)
 
 
 def _option_blocks(groups: Sequence[Group], outputs: Outputs) -> list[Html]:

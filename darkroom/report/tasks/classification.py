@@ -190,7 +190,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def _calibration_section(predictions: Predictions, outputs: Outputs) -> Section:
     calibration = calibrate(predictions.probability, predictions.right)
-    plot = reliability_diagram(calibration.confidence, calibration.accuracy, calibration.counts)
+    plot = reliability_diagram(calibration.confidence, calibration.accuracy, calibration.counts, width=outputs.width)
     bins = len(calibration.counts)
     rows = [
         [f"{index / bins:.2f} to {(index + 1) / bins:.2f}", int(count), _finite(confidence), _finite(accuracy)]

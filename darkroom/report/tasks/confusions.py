@@ -62,9 +62,13 @@ def show_confusion(
         heads = ("true class", "predicted class", unit, "fraction of the true class")
         blocks += [element("h3", "Most frequent confusions"), outputs.table(Table("confusions", heads, rows))]
     plots = figures(
-        outputs.plot(matrix(counts, names, columns, unit=unit), "confusion-counts", f"Confusion matrix: {unit}."),
         outputs.plot(
-            matrix(counts, names, columns, normalize=True),
+            matrix(counts, names, columns, unit=unit, width=outputs.width),
+            "confusion-counts",
+            f"Confusion matrix: {unit}.",
+        ),
+        outputs.plot(
+            matrix(counts, names, columns, normalize=True, width=outputs.width),
             "confusion-normalized",
             "Confusion matrix: fractions of each true class.",
         ),

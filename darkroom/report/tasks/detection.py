@@ -7,7 +7,7 @@ import numpy as np
 
 from darkroom.callbacks.plotting.bars import bar_chart
 from darkroom.callbacks.plotting.curves import curves
-from darkroom.callbacks.plotting.style import WIDTHS
+from darkroom.callbacks.plotting.drawing import Plot
 from darkroom.report.gallery import Gallery
 from darkroom.report.markup import element, paragraph
 from darkroom.report.outputs import Outputs, figures
@@ -136,7 +136,7 @@ def _error_section(analysis: Analysis, outputs: Outputs, crops: Gallery) -> Sect
         {"gain": [analysis.gains[kind] for kind in KINDS]},
         axes=("", "AP50 gained without it"),
         horizontal=True,
-        width=WIDTHS["iccv-column"],
+        width=outputs.width,
     )
     return Section(
         "errors",
@@ -171,7 +171,9 @@ def _curve_section(analysis: Analysis, outputs: Outputs, gallery: Gallery) -> Se
     caption = f"Precision and recall at a score of at least {analysis.threshold:.3g} and an IoU of .5."
     plots = [
         outputs.plot(
-            _plot_curves(curves_of, names), f"precision-recall-{name}", f"Precision by recall at an IoU of {iou}."
+            _plot_curves(curves_of, names, outputs.width),
+            f"precision-recall-{name}",
+            f"Precision by recall at an IoU of {iou}.",
         )
         for curves_of, name, iou in ((analysis.curves, "50", ".5"), (analysis.strict, "75", ".75"))
     ]
@@ -186,7 +188,7 @@ def _curve_section(analysis: Analysis, outputs: Outputs, gallery: Gallery) -> Se
     )
 
 
-def _plot_curves(found: Mapping[int, Curve], names: Sequence[str]) -> object:
+def _plot_curves(found: Mapping[int, Curve], names: Sequence[str], width: float) -> Plot:
     some = sorted((curve.average_precision, label) for label, curve in found.items() if curve.objects)
     recalls = np.linspace(0, 1, 101)
     series, labels = [], []
@@ -196,7 +198,7 @@ def _plot_curves(found: Mapping[int, Curve], names: Sequence[str]) -> object:
     for _, label in some[:_MOST_CURVES]:
         series.append(np.column_stack([recalls, found[label].at_recalls]))
         labels.append(names[label - 1])
-    return curves(series, labels, axes=("recall (0 to 1)", "precision (0 to 1)"), width=WIDTHS["iccv-column"])
+    return curves(series, labels, axes=("recall (0 to 1)", "precision (0 to 1)"), width=width)
 
 
 def _threshold_section(analysis: Analysis, outputs: Outputs) -> Section:
@@ -209,7 +211,7 @@ def _threshold_section(analysis: Analysis, outputs: Outputs) -> Section:
         [np.column_stack([curve.scores, values])[::step] for values in points.values()],
         list(points),
         axes=("score threshold", "value (0 to 1)"),
-        width=WIDTHS["iccv-column"],
+        width=outputs.width,
     )
     text = paragraph(
         "The suggested threshold is ",

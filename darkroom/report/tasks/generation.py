@@ -3,7 +3,6 @@
 import numpy as np
 
 from darkroom.callbacks.plotting.bars import histogram
-from darkroom.callbacks.plotting.style import WIDTHS
 from darkroom.report.gallery import Gallery, Item
 from darkroom.report.markup import paragraph
 from darkroom.report.outputs import Outputs, figures
@@ -80,9 +79,7 @@ def autoencoding_sections(results: Results, outputs: Outputs) -> list[Section]:
         image = show(read_image(image_path(results.folder, sample)))
         text = f"error {error[row]:.4g}"
         gallery.items.append(Item(titles[row], text, [image], frozenset({"image"}), address(results, sample)))
-    plot = histogram(
-        {"error": error}, axes=("squared error, summed over the image", "images"), width=WIDTHS["iccv-column"]
-    )
+    plot = histogram({"error": error}, axes=("squared error, summed over the image", "images"), width=outputs.width)
     rows = [[titles[row], float(error[row])] for row in order]
     return [
         Section(

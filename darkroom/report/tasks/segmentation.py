@@ -8,7 +8,7 @@ import numpy as np
 from darkroom.callbacks.plotting.bars import bar_chart
 from darkroom.callbacks.plotting.curves import set_log
 from darkroom.callbacks.plotting.drawing import Plot
-from darkroom.callbacks.plotting.style import COLOURS, WIDTHS, class_palette, label_axes, new_axes, styled
+from darkroom.callbacks.plotting.style import COLOURS, class_palette, label_axes, new_axes, styled
 from darkroom.report.gallery import Gallery, Item
 from darkroom.report.markup import Html, element, paragraph
 from darkroom.report.outputs import Outputs, figures
@@ -169,12 +169,13 @@ def _class_section(counts: np.ndarray, names: Sequence[str], outputs: Outputs, g
         for i, name in enumerate(names)
     ]
     columns = ("class", "IoU", "Dice", "recall", "precision", "fraction of pixels")
-    width = WIDTHS["iccv-column"]
-    bars = bar_chart(names, {"IoU": iou}, axes=("", "IoU (0 to 1)"), horizontal=True, width=width)
+    bars = bar_chart(names, {"IoU": iou}, axes=("", "IoU (0 to 1)"), horizontal=True, width=outputs.width)
     plots = figures(
         outputs.plot(bars, "iou-by-class", "IoU of each class."),
         outputs.plot(
-            _plot_frequency(share, iou, names), "iou-by-frequency", "IoU by the fraction of pixels of the class."
+            _plot_frequency(share, iou, names, outputs.width),
+            "iou-by-frequency",
+            "IoU by the fraction of pixels of the class.",
         ),
     )
     return Section(
@@ -182,8 +183,7 @@ def _class_section(counts: np.ndarray, names: Sequence[str], outputs: Outputs, g
     )
 
 
-def _plot_frequency(share: np.ndarray, iou: np.ndarray, names: Sequence[str]) -> Plot:
-    width = WIDTHS["iccv-column"]
+def _plot_frequency(share: np.ndarray, iou: np.ndarray, names: Sequence[str], width: float) -> Plot:
     with styled(width):
         figure, plot = new_axes(width, 0.8)
         some = (share > 0) & np.isfinite(iou)
@@ -244,7 +244,7 @@ def _size_section(results: Results, outputs: Outputs, gallery: Gallery) -> Secti
     columns = ("size", "objects", "mean found fraction", "found by less than half")
     caption = "Connected areas of a class in the truth, without the background, by their number of pixels."
     bars = bar_chart(
-        names, {"found": means}, axes=("", "mean found fraction (0 to 1)"), horizontal=True, width=WIDTHS["iccv-column"]
+        names, {"found": means}, axes=("", "mean found fraction (0 to 1)"), horizontal=True, width=outputs.width
     )
     table = outputs.table(Table("object_sizes", columns, rows, caption))
     plot = outputs.plot(bars, "found-by-size", "Fraction of an object's pixels that is found, by its size.")
