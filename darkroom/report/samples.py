@@ -34,7 +34,7 @@ class Box:
         dashed: dashed line.
     """
 
-    corners: Sequence[float]
+    corners: Sequence[float] | np.ndarray
     colour: Colour
     text: str = ""
     dashed: bool = False
@@ -140,7 +140,7 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Box], side: int = SIDE) -> np.
     return np.array(canvas)
 
 
-def _pixels(corners: Sequence[float], times: int, size: tuple[int, int]) -> Rectangle:
+def _pixels(corners: Sequence[float] | np.ndarray, times: int, size: tuple[int, int]) -> Rectangle:
     """Return the first and last pixels of a box, within an image of this width and height."""
     x0, y0, x1, y1 = (round(times * float(value)) for value in corners)
     x0, y0 = max(0, min(x0, size[0] - 1)), max(0, min(y0, size[1] - 1))
@@ -171,7 +171,9 @@ def _dash(draw: ImageDraw.ImageDraw, corners: Rectangle, colour: Colour, dash: i
             draw.rectangle((x, y, min(x + 1, x1), min(y + dash - 1, y1)), colour)
 
 
-def crop(image: np.ndarray, corners: Sequence[float], context: float = 0.4) -> tuple[np.ndarray, tuple[int, int]]:
+def crop(
+    image: np.ndarray, corners: Sequence[float] | np.ndarray, context: float = 0.4
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Return a square around a box, as far as the image reaches, and its left upper corner.
 
     Args:

@@ -62,6 +62,9 @@ class Cell:
         return format_value(self.value) if self.text is None else self.text
 
 
+Row = list[Cell | Value]
+
+
 @dataclass(frozen=True)
 class Table:
     """Table of a page.

@@ -11,7 +11,7 @@ from darkroom.report.markup import Html, element, folded, paragraph
 from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Section
 from darkroom.report.samples import address, kept_samples, read_image, sample_titles, select, show
-from darkroom.report.table import Table
+from darkroom.report.table import Row, Table
 from darkroom.report.tasks.confusions import show_confusion
 from darkroom.runtime.results import Results, image_path
 from darkroom.runtime.tables import numbers
@@ -92,8 +92,8 @@ def read_predictions(results: Results) -> Predictions:
         KeyError, ValueError: a column is missing or has a cell without a number.
     """
     table = results.tables["samples"]
-    whole = (numbers(table[name]).astype(int) for name in ("sample", "truth", "predicted"))
-    return Predictions(*whole, numbers(table["probability"]), numbers(table["loss"]))
+    sample, truth, predicted = (numbers(table[name]).astype(int) for name in ("sample", "truth", "predicted"))
+    return Predictions(sample, truth, predicted, numbers(table["probability"]), numbers(table["loss"]))
 
 
 def count_confusions(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -154,8 +154,8 @@ def _gallery(results: Results, predictions: Predictions) -> Gallery:
     gallery = Gallery(_GALLERY, groups)
     for sample in select(keys):
         row = rows[sample]
-        predicted = f"predicted {names[predictions.predicted[row]]} ({predictions.probability[row]:.2f})"
-        text = f"{names[predictions.truth[row]]}, {predicted}"
+        prediction = f"predicted {names[predictions.predicted[row]]} ({predictions.probability[row]:.2f})"
+        text = f"{names[predictions.truth[row]]}, {prediction}"
         image = show(read_image(image_path(results.folder, sample)))
         gallery.items.append(Item(titles[row], text, [image], frozenset(keys[sample]), address(results, sample)))
     return gallery
@@ -164,7 +164,7 @@ def _gallery(results: Results, predictions: Predictions) -> Gallery:
 def _class_table(predictions: Predictions, counts: np.ndarray, names: Sequence[str], gallery: Gallery) -> Table:
     hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     known = gallery.counts
-    rows = []
+    rows: list[Row] = []
     for label, name in enumerate(names):
         recall, precision = _ratio(hits[label], truth[label]), _ratio(hits[label], predicted[label])
         f1 = _ratio(2 * hits[label], truth[label] + predicted[label])

@@ -9,7 +9,7 @@ from darkroom.callbacks.plotting.matrix import matrix
 from darkroom.report.gallery import Gallery
 from darkroom.report.markup import Html, element, folded
 from darkroom.report.outputs import Outputs, figures
-from darkroom.report.table import Cell, Table
+from darkroom.report.table import Cell, Row, Table
 
 _MOST_CLASSES = 25  # of a matrix as a table
 _MOST_PAIRS = 200
@@ -46,7 +46,7 @@ def show_confusion(
 
     blocks = []
     if len(names) <= _MOST_CLASSES:
-        rows = [
+        rows: list[Row] = [
             [name, *(cell(i, j, int(count)) if count else Cell(0) for j, count in enumerate(counts[i]))]
             for i, name in enumerate(names)
         ]
@@ -55,12 +55,12 @@ def show_confusion(
     pairs = [(int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
     pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
     if pairs:
-        rows = [
+        listed: list[Row] = [
             [names[i], columns[j], replace(cell(i, j, count), heat=0), float(fractions[i, j])]
             for count, i, j in pairs[:_MOST_PAIRS]
         ]
         heads = ("true class", "predicted class", unit, "fraction of the true class")
-        blocks += [element("h3", "Most frequent confusions"), outputs.table(Table("confusions", heads, rows))]
+        blocks += [element("h3", "Most frequent confusions"), outputs.table(Table("confusions", heads, listed))]
     plots = figures(
         outputs.plot(
             matrix(counts, names, columns, unit=unit, width=outputs.width),

@@ -13,7 +13,7 @@ from darkroom.report.markup import element, paragraph
 from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Section
 from darkroom.report.samples import sample_titles
-from darkroom.report.table import Table
+from darkroom.report.table import Row, Table
 from darkroom.report.tasks.confusions import show_confusion
 from darkroom.report.tasks.detection_errors import FOREGROUND, KINDS, Errors, gains
 from darkroom.report.tasks.detection_images import Shot, crop_gallery, image_gallery
@@ -121,7 +121,7 @@ def sections(results: Results, outputs: Outputs) -> list[Section]:
 
 def _error_section(analysis: Analysis, outputs: Outputs, crops: Gallery) -> Section:
     known, everything, above = crops.counts, analysis.errors.counts(), analysis.errors.counts(analysis.above)
-    rows = []
+    rows: list[Row] = []
     for kind, meaning in KINDS.items():
         cell = crops.cell(above[kind], kind, f"{kind} errors", known)
         rows.append([kind, cell, everything[kind], analysis.gains[kind], meaning])
@@ -147,7 +147,8 @@ def _error_section(analysis: Analysis, outputs: Outputs, crops: Gallery) -> Sect
 
 
 def _curve_section(analysis: Analysis, outputs: Outputs, gallery: Gallery) -> Section:
-    names, known, rows = analysis.found.class_names, gallery.counts, []
+    names, known = analysis.found.class_names, gallery.counts
+    rows: list[Row] = []
     for label, curve in analysis.curves.items():
         name = names[label - 1]
         above = int(np.searchsorted(-curve.scores, -analysis.threshold, side="right"))
@@ -227,11 +228,10 @@ def _sample_section(results: Results, shot: Shot, outputs: Outputs) -> Section:
     table = results.tables["samples"]
     titles, samples = sample_titles(results), numbers(table["sample"]).astype(int)
     false, missed = shot.false_by_sample, shot.missed_by_sample
-    rows = [
-        [title, int(objects), false[sample], missed[sample]]
-        for title, sample, objects in zip(titles, samples.tolist(), numbers(table["objects"]), strict=True)
-    ]
-    rows.sort(key=lambda row: -(row[2] + row[3]))
+    objects = dict(zip(samples.tolist(), numbers(table["objects"]).astype(int).tolist(), strict=True))
+    title_of = dict(zip(samples.tolist(), titles, strict=True))
+    order = sorted(title_of, key=lambda sample: -false[sample] - missed[sample])
+    rows: list[Row] = [[title_of[sample], objects[sample], false[sample], missed[sample]] for sample in order]
     columns = ("image", "objects", "false detections", "missed objects")
     caption = f"Test images, most errors first, at a score of at least {shot.threshold:.3g} and an IoU of .5."
     return Section("samples", "All test images", [outputs.table(Table("samples", columns, rows, caption))])

@@ -8,7 +8,7 @@ from darkroom.report.markup import paragraph
 from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Section
 from darkroom.report.samples import address, kept_samples, read_image, sample_titles, select, show
-from darkroom.report.table import Table
+from darkroom.report.table import Row, Table
 from darkroom.runtime.results import Results, image_path
 from darkroom.runtime.tables import numbers
 
@@ -19,7 +19,7 @@ def caption_sections(results: Results, outputs: Outputs) -> list[Section]:
     """Return accuracy by attribute and form of captions, and the captions whose image is wrong."""
     table = results.tables["samples"]
     right = numbers(table["right"])
-    rows: list[list[str | int | float | None]] = [["all", int(np.isfinite(right).sum()), _mean(right)]]
+    rows: list[Row] = [["all", int(np.isfinite(right).sum()), _mean(right)]]
     for name in table:
         if name.startswith("right/"):
             values = numbers(table[name])
@@ -28,14 +28,15 @@ def caption_sections(results: Results, outputs: Outputs) -> list[Section]:
     if "form" in table:
         forms = np.array(table["form"])
         masks = {form: forms == form for form in sorted(set(forms.tolist()))}
-        by_form = [[form or "none", int(mask.sum()), _mean(right[mask])] for form, mask in masks.items()]
+        by_form: list[Row] = [[form or "none", int(mask.sum()), _mean(right[mask])] for form, mask in masks.items()]
         blocks.append(outputs.table(Table("forms", ("form", "captions", "accuracy"), by_form, "Accuracy by form.")))
     wrong = np.flatnonzero(right == 0).tolist()
     attributes = [name for name in table if name.startswith("right/")]
-    values = {name.removeprefix("right/"): numbers(table[name]) for name in attributes}
-    worst = [
-        [table["caption"][row], ", ".join(name for name, column in values.items() if column[row] == 0)] for row in wrong
-    ]
+    by_attribute = {name.removeprefix("right/"): numbers(table[name]) for name in attributes}
+    worst: list[Row] = []
+    for row in wrong:
+        names = [name for name, column in by_attribute.items() if column[row] == 0]
+        worst.append([table["caption"][row], ", ".join(names)])
     gallery = _caption_gallery(results, right)
     failures = Table("wrong_captions", ("caption", "wrong attributes"), worst, "Captions whose image is wrong.")
     shown = [gallery.html()] if gallery.items else []

@@ -24,7 +24,7 @@ from darkroom.report.samples import (
     select,
     show,
 )
-from darkroom.report.table import Table
+from darkroom.report.table import Row, Table
 from darkroom.report.tasks.classification import count_confusions
 from darkroom.report.tasks.confusions import show_confusion
 from darkroom.runtime.results import Results, image_path
@@ -161,7 +161,7 @@ def _class_section(counts: np.ndarray, names: Sequence[str], outputs: Outputs, g
         iou, dice = hits / (truth + predicted - hits), 2 * hits / (truth + predicted)
         recall, precision, share = hits / truth, hits / predicted, truth / truth.sum()
     known = gallery.counts
-    rows = [
+    rows: list[Row] = [
         [
             gallery.cell(name, f"t{i}", f"with {name}", known),
             *(float(values[i]) for values in (iou, dice, recall, precision, share)),
@@ -235,7 +235,8 @@ def _missed_objects(results: Results) -> Mapping[int, set[str]]:
 def _size_section(results: Results, outputs: Outputs, gallery: Gallery) -> Section:
     _, group, found = _sizes(results)
     names, known = _size_names(), gallery.counts
-    rows, means = [], []
+    rows: list[Row] = []
+    means: list[float] = []
     for index, name in enumerate(names):
         some = found[group == index]
         means.append(float(some.mean()) if len(some) else float("nan"))
