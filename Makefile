@@ -32,31 +32,32 @@ demo: $(BIN)/.installed
 # One process per core with one thread: with more threads, waiting for busy cores takes many times longer than is saved.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+# make test COVERAGE="--cov --cov-report=term": which lines it covers; commands take twice as long.
 test: $(BIN)/.installed
 	$(PYTEST) -n auto --dist worksteal -m "not (slow or fuzz or fault or cluster)" $(COVERAGE)
 
 slow: $(BIN)/.installed
-	$(PYTEST) -n auto -m "slow and not cluster" --ignore tests/test_instruction_sets.py
+	$(PYTEST) -n auto --dist loadgroup -m "slow and not cluster" --ignore tests/test_instruction_sets.py
 	$(PYTEST) tests/test_instruction_sets.py
 
 # DARKROOM_FUZZ=20 make fuzz: twenty times as many examples, different ones in every run.
 fuzz: $(BIN)/.installed
 	$(PYTEST) -n auto tests/fuzz
 
-# Faults that a run must survive, with a report.
+# Faults that a run must survive, with a report; the cluster lane is among them.
 faults: $(BIN)/.installed
-	$(PYTEST) -n auto -m fault
+	$(PYTEST) -n auto -m "fault or cluster" -rs
 
 # torchrun, and a real Slurm on one machine and on two nodes, if installed (tests/cluster/slurm_one_host.sh install).
 cluster: $(BIN)/.installed
 	$(PYTEST) -m cluster -rs
 
-test-all: test slow fuzz faults cluster
+test-all: test slow fuzz faults
 
 # Links in the layout of the installed package, for type checkers and editors, which ignore import hooks.
 types:
 	@mkdir -p build/types/darkroom && rm -f build/types/darkroom/*
-	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/protocols darkroom/runtime lightning_modules datamodules callbacks; do \
+	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/protocols darkroom/report darkroom/runtime lightning_modules datamodules callbacks; do \
 	  ln -sfn ../../../$$part build/types/darkroom/; done
 
 lint: $(BIN)/.installed types

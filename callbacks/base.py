@@ -1,4 +1,4 @@
-"""FigureCallback: publishes figures as PNG in the run folder, in W&B and in TensorBoard."""
+"""FigureCallback: publishes figures as PNG, PDF and SVG in the run folder, in W&B and in TensorBoard."""
 
 import inspect
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from typing_extensions import get_protocol_members
 
-from darkroom.callbacks.plotting.images import save
+from darkroom.callbacks.plotting.drawing import Drawing
+from darkroom.callbacks.plotting.page import page_of
 from darkroom.errors import UsageError
 from darkroom.protocols import ClassData, ImageData, TrainedModel
 from darkroom.runtime.lightning_compat import datamodule_of, steps_taken
@@ -151,18 +152,23 @@ class FigureCallback(Callback):
         """Publish figures at the end of a validation ("val") or a test ("test")."""
         raise NotImplementedError
 
-    def publish(self, trainer: Trainer, what: str, figure: Tensor, wandb: WandbImages | None = None) -> None:
-        """Save a figure, uint8 (3, H, W), as ``figures/<what>/<step>.png`` and log it; on rank 0 alone.
+    def publish(self, trainer: Trainer, what: str, figure: Drawing | Tensor, wandb: WandbImages | None = None) -> None:
+        """Save a figure as ``figures/<what>/<step>.png``, ``.pdf`` and ``.svg`` and log its image; on rank 0 alone.
 
-        ``wandb`` holds arguments of ``WandbLogger.log_image`` if W&B can show more than the figure, such as overlays.
+        Args:
+            trainer: Trainer, whose loggers get the image.
+            what: name of the figure and of its folder.
+            figure: a plot, a page of images, or an image uint8 (3, H, W).
+            wandb: arguments of ``WandbLogger.log_image`` if W&B can show more than the figure, such as overlays.
         """
-        step = logged_step(trainer)
-        save(figure, self.folder / "figures" / what / f"{step:07d}.png")
+        step, drawing = logged_step(trainer), page_of(figure) if isinstance(figure, Tensor) else figure
+        drawing.save(self.folder / "figures" / what / f"{step:07d}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(what, step=step, **(wandb or {"images": [figure.permute(1, 2, 0).numpy()]}))
+                images = wandb or {"images": [drawing.raster().permute(1, 2, 0).numpy()]}
+                logger.log_image(what, step=step, **images)
             elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(what, figure, step)
+                logger.experiment.add_image(what, drawing.raster(), step)
 
     def is_due(self, trainer: Trainer) -> bool:
         """Return True if this rank logs figures after the current validation or test."""
@@ -228,7 +234,7 @@ class FirstSamplesLogger(FigureCallback, Generic[Sample]):
         """
         raise NotImplementedError
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages | None]:
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Drawing | Tensor, WandbImages | None]:
         """Return the figure of the samples and the arguments of W&B's ``log_image``, or None; see ``publish``."""
         raise NotImplementedError
 

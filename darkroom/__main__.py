@@ -1,4 +1,4 @@
-"""Entry point. Help, version, list and runs do not import torch; the other commands start LightningCLI."""
+"""Entry point. Help, version, list, runs and report do not import torch; the other commands start LightningCLI."""
 
 import importlib
 import os
@@ -22,6 +22,8 @@ usage: darkroom COMMAND [options]
                                                 darkroom chain PRETRAINING.yaml METHOD.yaml
   list       methods, data sets and configs with their results
   runs       runs with their results, newest first
+  report     a page per run: mistakes, figures, curves      darkroom report runs/unet/0
+  compare    runs in one table      darkroom compare runs/unet/0 runs/fcn/0
   proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
   shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
 
@@ -35,7 +37,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "list", "runs", "proposals", "shards")
+OTHERS = ("chain", "list", "runs", "report", "compare", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:

@@ -31,10 +31,11 @@ _log = logging.getLogger("lightning.pytorch")
 
 
 class BadSample(NamedTuple):
-    """Name of a sample, its file or its index, and the reason of the read failure."""
+    """Name of a sample, its file or its index, the reason of the read failure, and its number in the data set."""
 
     name: str
     reason: str
+    number: int = -1
 
 
 class ReadBatch(NamedTuple):
@@ -78,7 +79,7 @@ class SkippingDataset(Dataset[dict[str, Any]]):
             try:
                 return self.keyed[epoch, index]
             except UNREADABLE as error:
-                bad.append(BadSample(name_of(self.dataset, index), str(error)))
+                bad.append(BadSample(name_of(self.dataset, index), str(error), index))
         if self.replace:
             raise DataError(
                 f"{_TRIES} samples chosen in turn cannot be read, the first: {bad[-_TRIES].reason}; repair the data"

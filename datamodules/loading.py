@@ -7,7 +7,7 @@ loader, so a killed run resumes with the same samples.
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -355,19 +355,36 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
             self._start = self.sampler.skip = resume["samples"]
         self._yielded = 0
         self._left_out: list[int] = []  # number of batches yielded before each batch without a readable sample
+        self._evaluated: list[list[int]] = []  # indices of the samples of each batch that was yielded
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # a generator around torch's iterator
         self._begin(self.sampler.epoch if isinstance(self.sampler, DistributedSampler) else 0)
+        indices = iter(self._evaluation_order())
         for batch in super().__iter__():
+            read = list(islice(indices, self._size))
             if self.on_bad_samples is not None and BAD_SAMPLES in batch:
-                self.on_bad_samples(batch.pop(BAD_SAMPLES))
+                bad = batch.pop(BAD_SAMPLES)
+                self.on_bad_samples(bad)
                 if not batch:
                     self._left_out.append(self._yielded)
                     continue
+                omitted = {one.number for one in bad}
+                read = [index for index in read if index not in omitted]
             self._yielded += 1
+            if read:
+                self._evaluated.append(read)
             yield batch
         if self._left_out and not self._yielded:  # no metrics without samples, and the other ranks would block
             raise DataError("none of the samples can be read; repair the data (see the reasons above)")
+
+    def _evaluation_order(self) -> list[int]:
+        """Return the indices of this rank's samples; none in training, where another sample replaces a bad one."""
+        sampler = self.sampler
+        return sampler.order(self._epoch) if isinstance(sampler, SeededSampler) and not sampler.shuffle else []
+
+    def samples_of(self, batch: int) -> list[int]:
+        """Return the indices of the samples in a batch of an evaluation that was yielded; none if they are unknown."""
+        return self._evaluated[batch] if batch < len(self._evaluated) else []
 
     def __len__(self) -> int:
         # A rank without a batch (fewer samples than ranks) must reach the barrier at the end of the epoch. With length 0

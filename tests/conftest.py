@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the report of ``make faults``: faults, attempts and survived attempts."""
-    if config.option.markexpr != "fault":
+    if config.option.markexpr not in ("fault", "fault or cluster"):
         return
     faults: dict[str, Counter] = {}
     for outcome in ("passed", "failed", "error", "skipped"):

@@ -1,7 +1,7 @@
 """Benchmarks refer to existing configs and classes; their numbers are not tested."""
 
 import argparse
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -86,7 +86,6 @@ def test_imagen_benchmark_has_size_of_peer() -> None:
 
 
 def test_sampler_arguments_are_parsed() -> None:
-    pytest.importorskip("matplotlib")
     from benchmarks.results.sampler_table import parsed
 
     assert parsed("ddim,spacing=quadratic,guidance=2") == ("ddim", {"spacing": "quadratic", "guidance": 2})
@@ -119,10 +118,22 @@ def test_score_curves_refuse_what_they_would_leave_out(tmp_path: Path, capsys: p
         score_curves.main([str(tmp_path / "gone"), "--names", "a", *out])
 
 
-def test_charts_name_the_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.results.pyplot import import_pyplot
+def test_score_curves_write_values_and_vector_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from benchmarks.results import score_curves
 
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(SystemExit, match="charts need matplotlib: pip install"):
-        import_pyplot()
+    run = str(run_with(tmp_path / "0", **{"val/cnn_fid": [3.0, 2.0]}))
+    score_curves.main([run, "--names", "DCGAN", "--out", str(tmp_path / "it.png")])
+    assert capsys.readouterr().out == "DCGAN; 1: 3; 2: 2\n"
+    assert {".png", ".pdf", ".svg"} <= {path.suffix for path in tmp_path.glob("it.*")}
+    assert {"DCGAN", "training steps", "val/cnn_fid"} <= set(
+        re.findall(">([^<>\n]+)</text>", (tmp_path / "it.svg").read_text())
+    )
+
+
+def test_detection_ladder_names_all_detectors() -> None:
+    from benchmarks.results.detection_ladder import accuracy_by_time
+
+    plot = accuracy_by_time(["YOLO", "R-CNN"], [3.0, 90.0], {"VOC_AP50": [0.7, 0.5], "mAP": [0.4, 0.3]})
+    axes = plot.figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["YOLO", "R-CNN"]
+    assert axes.lines[0].get_xydata().tolist() == [[3.0, 0.7], [90.0, 0.5]]

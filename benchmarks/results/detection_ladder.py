@@ -1,32 +1,30 @@
 """Compare detectors: ``python -m benchmarks.results.detection_ladder RUN [RUN ...] --names NAME ... --out DIR``.
 
-A RUN is the folder of a run that was tested on ``ShapesDetection``. The command writes two figures.
-``detection_ladder.png`` shows accuracy against time per image, from the metrics of the runs. ``detection.png`` shows the
+A RUN is the folder of a run that was tested on ``ShapesDetection``. The command writes two figures as PNG, PDF and SVG.
+``detection_ladder`` shows accuracy against time per image, from the metrics of the runs. ``detection`` shows the
 detections of all runs in the same scenes.
 """
 
 import argparse
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
 from lightning import LightningModule
-from PIL import Image
 from torch import Tensor
 
-from benchmarks.results.pyplot import import_pyplot
 from darkroom.callbacks.plotting.boxes import class_index, draw_boxes, filter_by_score
-from darkroom.callbacks.plotting.images import contact_sheet, save, to_uint8_rgb
+from darkroom.callbacks.plotting.curves import set_log
+from darkroom.callbacks.plotting.drawing import Plot
+from darkroom.callbacks.plotting.grids import contact_sheet
+from darkroom.callbacks.plotting.images import to_uint8_rgb
+from darkroom.callbacks.plotting.page import ImagePage
+from darkroom.callbacks.plotting.style import COLOURS, MARKERS, WIDTHS, add_legend, label_axes, new_axes, styled
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.proposals.methods import Proposals, SelectiveSearch
 from darkroom.datamodules.shapes.detection import ShapesDetection
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_COLOUR = {"VOC_AP50": "#d8453e", "mAP": "#3f6fd8"}
 _NAMES = {"VOC_AP50": "VOC AP50", "mAP": "COCO AP"}
 
 
@@ -37,38 +35,43 @@ def score(run: Path, name: str) -> float:
     return float([value for value in values if value][-1])
 
 
-def chart(names: list[str], runs: list[Path], extra: list[float], out: Path) -> None:
+def chart(names: list[str], runs: list[Path], extra: list[float]) -> Plot:
     """Plot accuracy against milliseconds per image, with ``extra`` milliseconds added for proposals."""
-    figure, axes = import_pyplot().subplots(figsize=(8.4, 4.6), dpi=120)
     times = [1e3 / score(run, "images_per_second") + more for run, more in zip(runs, extra, strict=True)]
-    for key in ("VOC_AP50", "mAP"):
-        values = [score(run, key) for run in runs]
-        axes.plot(times, values, "o", color=_COLOUR[key], label=_NAMES[key], markersize=8)
-    for name, time, run in zip(names, times, runs, strict=True):
-        both = [score(run, key) for key in ("VOC_AP50", "mAP")]
-        axes.plot([time, time], both, color="#b8b8b8", linewidth=1, zorder=0)
-        axes.annotate(name, (time, max(both)), (-2, 9), textcoords="offset points", rotation=50, fontsize=9)
-    _style(axes)
-    figure.tight_layout()
-    figure.savefig(out)
+    return accuracy_by_time(names, times, {key: [score(run, key) for run in runs] for key in _NAMES})
 
 
-def _style(axes: "Axes") -> None:
-    axes.set_xscale("log")
-    axes.set_xticks((2, 5, 10, 20, 50, 100), ("2", "5", "10", "20", "50", "100"))
-    axes.set_xticks((), minor=True)
-    axes.set_ylim(0, 1.35)
-    axes.set_yticks((0, 0.2, 0.4, 0.6, 0.8, 1.0))
-    axes.margins(x=0.12)
-    axes.set_xlabel("milliseconds per image, proposals included")
-    axes.set_ylabel("average precision")
-    axes.grid(color="#e6e6e6")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower center")
+def accuracy_by_time(names: list[str], times: list[float], values: dict[str, list[float]]) -> Plot:
+    """Plot metrics of detectors against their milliseconds per image.
+
+    Args:
+        names: of the detectors.
+        times: milliseconds per image of each detector.
+        values: average precision of each detector in [0, 1], by the key of ``_NAMES``.
+    """
+    width = WIDTHS["iccv"]
+    with styled(width):
+        figure, axes = new_axes(width, 0.55)
+        for (key, some), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
+            axes.plot(times, some, marker, color=colour, label=_NAMES[key], markersize=6)
+        for index, (name, time) in enumerate(zip(names, times, strict=True)):
+            both = [some[index] for some in values.values()]
+            axes.plot([time, time], [min(both), max(both)], color="#9a9aa0", linewidth=0.8, zorder=0)
+            # Two names at almost the same time stand on either side of it.
+            shift = sum((other > time) - (other < time) for other in times if 0.95 < other / time < 1.05)
+            axes.annotate(
+                name, (time, max(both)), (-6 * shift, 7), textcoords="offset points", rotation=90, ha="center"
+            )
+        set_log(axes, "x")
+        axes.set_ylim(0, 1.4)  # with room for the names
+        axes.set_yticks((0, 0.2, 0.4, 0.6, 0.8, 1.0))
+        axes.margins(x=0.12)
+        label_axes(axes, "", ("milliseconds per image, proposals included", "average precision (0 to 1)"))
+        add_legend(axes)
+    return Plot(figure)
 
 
-def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Proposals, out: Path) -> None:
+def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Proposals) -> ImagePage:
     """Draw the detections of all methods in the same scenes."""
     rows: dict[str, list[Tensor]] = {}
     for name, run in zip(names, runs, strict=True):
@@ -92,8 +95,7 @@ def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Pr
             draw_boxes(p, filter_by_score(one, 0.4), data.class_names) for p, one in zip(images, found, strict=True)
         ]
     legend = {name: class_index(label) for label, name in enumerate(ShapesDetection.class_names, 1)}
-    save(contact_sheet(rows, legend, 144), out)
-    Image.open(out).quantize(256).save(out, optimize=True)  # a third of the bytes, without a visible difference
+    return contact_sheet(rows, legend, 144)
 
 
 def main() -> None:
@@ -112,14 +114,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     import_all()
-    chart(
-        arguments.names,
-        arguments.runs,
-        arguments.proposals,
-        arguments.out / "detection_ladder.png",
-    )
+    chart(arguments.names, arguments.runs, arguments.proposals).save(arguments.out / "detection_ladder")
     method = SelectiveSearch(min_side=6)
-    scenes(arguments.names, arguments.runs, arguments.scenes, method, arguments.out / "detection.png")
+    scenes(arguments.names, arguments.runs, arguments.scenes, method).save(arguments.out / "detection")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import yaml
 from lightning import LightningModule
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import contact_sheet, save, to_uint8_rgb
+from darkroom.callbacks.plotting.grids import contact_sheet
+from darkroom.callbacks.plotting.images import to_uint8_rgb
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.generation.base import Generative
@@ -69,7 +70,8 @@ def main() -> None:
         if not method.encodes_by_search:
             rows[f"{name}, reconstructed"] = to_rgb(method.reconstruct(x, labels=own))
         samples[f"{name}, sampled"] = to_rgb(method.sample(len(x), labels=asked, generator=generator))
-    save(contact_sheet(samples if arguments.drawn_only else rows | samples, side=arguments.side), arguments.out)
+    sheet = contact_sheet(samples if arguments.drawn_only else rows | samples, side=arguments.side)
+    sheet.save(arguments.out.with_suffix(""))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks.results.generation_ladder import opened
-from benchmarks.results.pyplot import import_pyplot
-from benchmarks.results.score_curves import COLOURS
 from benchmarks.speed.harness import Options, Side, machine, timed
+from darkroom.callbacks.plotting.curves import curves
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.diffusion.base import Diffusion
@@ -93,28 +92,8 @@ def judge(data: VisionDataModule, num_samples: int, batch_size: int, device: tor
     return scores
 
 
-def draw_chart(curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
-    """Plot cnn_fid over network evaluations, a line for each sampler."""
-    figure, axes = import_pyplot().subplots(figsize=(7.2, 3.6), dpi=120)
-    for index, (name, points) in enumerate(curves.items()):
-        style = "o-" if index < len(COLOURS) else "o--"
-        axes.plot(
-            *zip(*sorted(points), strict=True), style, color=COLOURS[index % len(COLOURS)], label=name, markersize=4
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("network evaluations per image")
-    axes.set_ylabel("cnn_fid")
-    axes.grid(color="#e6e6e6", which="both")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(out)
-
-
 def main() -> None:
-    """Print the table, each row as soon as it is measured, and draw the chart."""
+    """Print the table, each row as soon as it is measured, and plot cnn_fid as PNG, PDF and SVG."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.sampler_table", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
@@ -141,7 +120,7 @@ def main() -> None:
     options = Options(device=arguments.device, dtype=arguments.dtype)
     print(f"`{arguments.run}`, {arguments.num_samples} samples, {machine(options)}")
     scores = judge(data, arguments.num_samples, arguments.batch_size, model.device)
-    curves: dict[str, list[tuple[float, float]]] = {}
+    series: dict[str, list[tuple[float, float]]] = {}
     for sampler, settings in arguments.samplers:
         name = " ".join([sampler, *(f"{key} {value}" for key, value in settings.items())])
         for steps in [*arguments.steps, *([model.schedule.num_steps] if sampler in arguments.full else [])]:
@@ -150,11 +129,13 @@ def main() -> None:
             evaluations = watched.evaluations / arguments.num_samples
             row = {"sampler": name, "steps": str(steps), "network evaluations": f"{evaluations:.0f}"}
             row |= {key: f"{value:.3g}" for key, value in values.items()} | {"seconds": f"{watched.seconds:.1f}"}
-            if not curves:
+            if not series:
                 print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
             print(f"| {' | '.join(row.values())} |", flush=True)
-            curves.setdefault(name, []).append((evaluations, values["cnn_fid"]))
-    draw_chart(curves, arguments.out)
+            series.setdefault(name, []).append((evaluations, values["cnn_fid"]))
+    points = [torch.tensor(sorted(some)) for some in series.values()]
+    chart = curves(points, list(series), "", ("network evaluations per image", "cnn_fid"), log_x=True, log_y=True)
+    chart.save(arguments.out.with_suffix(""))
 
 
 if __name__ == "__main__":

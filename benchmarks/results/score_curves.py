@@ -1,20 +1,21 @@
 """Plot a metric of several fits: ``python -m benchmarks.results.score_curves RUN [RUN ...] --names NAME ... --out FILE``.
 
-A RUN is the folder of a fit; its metrics.csv has the metric after every validation.
+A RUN is the folder of a fit; its metrics.csv has the metric after every validation. The command writes FILE as PNG, and PDF
+and SVG beside it.
 """
 
 import argparse
 import csv
 from pathlib import Path
 
-from benchmarks.results.pyplot import import_pyplot
+import torch
+from torch import Tensor
 
-COLOURS = ("#3f6fd8", "#d8453e", "#4b9e5f", "#c78a1b")
-LINES = ("o-", "s--", "^:", "d-.")
+from darkroom.callbacks.plotting.curves import curves
 
 
-def curve(run: Path, score: str) -> tuple[list[int], list[float]]:
-    """Return the steps and values of a metric in a run.
+def curve(run: Path, score: str) -> Tensor:
+    """Return the steps and values of a metric in a run, float64 (N, 2).
 
     Raises:
         SystemExit: the run has no metrics.csv, or never logged the metric.
@@ -28,7 +29,7 @@ def curve(run: Path, score: str) -> tuple[list[int], list[float]]:
         if not rows:
             known = [name for name in reader.fieldnames or () if name.startswith("val/")]
             raise SystemExit(f"{path} has no {score}; --score must be one of {', '.join(known)}")
-    return [int(row["step"]) + 1 for row in rows], [float(row[score]) for row in rows]
+    return torch.tensor([[int(row["step"]) + 1, float(row[score])] for row in rows], dtype=torch.float64)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,22 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if len(arguments.names) != len(arguments.runs):
         parser.error(f"--names must be one per run, got {len(arguments.names)} for {len(arguments.runs)} runs")
-    curves = {name: curve(run, arguments.score) for name, run in zip(arguments.names, arguments.runs, strict=True)}
-    plt = import_pyplot()
-    figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=120)
-    for index, (name, (steps, values)) in enumerate(curves.items()):
-        style = LINES[index // len(COLOURS) % len(LINES)]  # beyond the palette, another kind of line
-        axes.plot(steps, values, style, color=COLOURS[index % len(COLOURS)], label=name, markersize=4)
-        print(name, *(f"{step}: {value:.4g}" for step, value in zip(steps, values, strict=True)), sep="; ")
-    axes.set_yscale(arguments.scale)
-    axes.set_xlabel("training steps")
-    axes.set_ylabel(arguments.score)
-    axes.grid(color="#e6e6e6", which="both")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(arguments.out)
+    series = [curve(run, arguments.score) for run in arguments.runs]
+    for name, points in zip(arguments.names, series, strict=True):
+        print(name, *(f"{step:.0f}: {value:.4g}" for step, value in points.tolist()), sep="; ")
+    axes, log = ("training steps", arguments.score), arguments.scale == "log"
+    curves(series, arguments.names, axes=axes, log_y=log).save(arguments.out.with_suffix(""))
 
 
 if __name__ == "__main__":

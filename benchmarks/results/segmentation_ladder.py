@@ -10,7 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import colorize, contact_sheet, save, to_uint8_rgb
+from darkroom.callbacks.plotting.grids import contact_sheet
+from darkroom.callbacks.plotting.images import colorize, to_uint8_rgb
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.segmentation.ensemble import load_method
 
@@ -39,7 +40,8 @@ def main() -> None:
         rows.setdefault("truth", [colorize(scene["mask"], classes) for scene in scenes])
         rows[name] = [colorize(mask, classes) for mask in masks]
     names = ShapesSegmentation.class_names
-    save(contact_sheet(rows, legend={name: index for index, name in enumerate(names)}), arguments.out)
+    sheet = contact_sheet(rows, legend={name: index for index, name in enumerate(names)})
+    sheet.save(arguments.out.with_suffix(""))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from darkroom.callbacks.base import generators, logged_step, wandb_images
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
-from darkroom.callbacks.plotting.heat_maps import overlay_heat
-from darkroom.callbacks.plotting.images import PAPER, resize
+from darkroom.callbacks.plotting.images import overlay_heat, resize
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.callbacks.prompt_figures import PromptFigures
 from darkroom.protocols import WordMapModel
 
@@ -51,16 +51,17 @@ class AttentionMapLogger(PromptFigures):
         height, width = images.shape[2:]
         tile = tile_size(height, width, 1 + _MOST_WORDS, _SMALLEST)
         tiles = [
-            [resize(image, tile), *_overlay_maps(image, one.float().cpu(), tile)]
-            for image, one in zip(images, maps, strict=True)
+            [image, *_overlay_maps(image, one.float().cpu(), tile)] for image, one in zip(images, maps, strict=True)
         ]
         below = [["", *some] for some in words]
-        figure = attention_sheet(tiles, below, prompts, f"step {logged_step(trainer)}")
+        figure = attention_sheet(tiles, below, prompts, f"step {logged_step(trainer)}", tile)
         captions = [
             f"{word}: {prompt}" if word else prompt for prompt, row in zip(prompts, below, strict=True) for word in row
         ]
         what = "attention" if trainer.state.fn == "fit" else f"{stage}_attention"
-        self.publish(trainer, what, figure, wandb_images([image for row in tiles for image in row], captions))
+        self.publish(
+            trainer, what, figure, wandb_images([resize(image, tile) for row in tiles for image in row], captions)
+        )
 
 
 def _overlay_maps(image: Tensor, maps: Tensor, tile: tuple[int, int]) -> list[Tensor]:
@@ -72,24 +73,28 @@ def _overlay_maps(image: Tensor, maps: Tensor, tile: tuple[int, int]) -> list[Te
 
 
 def attention_sheet(
-    tiles: Sequence[Sequence[Tensor]], words: Sequence[Sequence[str]], names: Sequence[str], title: str
-) -> Tensor:
+    tiles: Sequence[Sequence[Tensor]],
+    words: Sequence[Sequence[str]],
+    names: Sequence[str],
+    title: str,
+    tile: tuple[int, int],
+) -> ImagePage:
     """Draw one or more rows for each prompt: its sample, then a tile for each word, above that word.
 
     Args:
-        tiles: images uint8 (3, H, W) of one size.
+        tiles: images uint8 (3, H, W).
         words: one for each tile.
         names: one for each prompt.
         title: title of the figure.
+        tile: height and width at which images are shown.
     """
-    rows: list[list[Tensor]] = []
+    rows: list[list[Tensor | None]] = []
     below: list[list[str]] = []
     beside: list[str] = []
-    blank = torch.tensor(PAPER, dtype=torch.uint8).view(3, 1, 1).expand_as(tiles[0][0])
     for (image, *maps), (head, *written), name in zip(tiles, words, names, strict=True):
         for start in range(0, max(1, len(maps)), _MOST_WORDS):
             some, first = slice(start, start + _MOST_WORDS), start == 0
-            rows.append([image if first else blank, *maps[some]])
+            rows.append([image if first else None, *maps[some]])
             below.append([head if first else "", *written[some]])
             beside.append(name if first else "")
-    return image_grid(rows, beside, (), title, captions=below, smallest=1)
+    return image_grid(rows, beside, (), title, captions=below, tile=tile)

@@ -74,13 +74,14 @@ class CascadeLogger(PromptFigures):
                 sampled = model.sample(prompts[some], generator=noise[some], stages=True)
                 stages = [expand_to_rgb(model.to_uint8(images)) for images in sampled]
                 heads = [_describe_stage(model, index, images) for index, images in enumerate(stages)]
-                height, width = stages[-1].shape[2:]
-                tile = tile_size(height, width, len(stages), _SMALLEST)
-                rows += [[resize(image, tile) for image in row] for row in zip(*stages, strict=True)]
+                rows += [list(row) for row in zip(*stages, strict=True)]
+        height, width = rows[0][-1].shape[1:]
+        tile = tile_size(height, width, len(heads), _SMALLEST)
         captions = [f"{prompt} ({head})" for prompt in prompts for head in heads]
-        wandb = wandb_images([image for row in rows for image in row], captions)
+        # W&B shows all images of a step at the size of the first.
+        wandb = wandb_images([resize(image, tile) for row in rows for image in row], captions)
         step = logged_step(trainer)  # 0 if the stages come from checkpoints
-        figure = image_grid(rows, prompts, heads, f"step {step}" if step else "", smallest=1)
+        figure = image_grid(rows, prompts, heads, f"step {step}" if step else "", tile=tile)
         self.publish(trainer, what, figure, wandb)
 
 

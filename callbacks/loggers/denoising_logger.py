@@ -1,6 +1,7 @@
 """DenoisingLogger: trajectories from noise to samples, and the forward process."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from darkroom.callbacks.base import FigureCallback, generators, logged_step
 from darkroom.callbacks.plotting.animation import animate
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, spread_indices
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.protocols import DiffusionModel, SamplerStep
 
 _COLUMNS, _FRAMES = 10, 40  # moments of a trajectory in the strip and in the animation
@@ -107,7 +109,7 @@ class DenoisingLogger(FigureCallback):
         classes = torch.tensor(spread_indices(model.num_classes, count))
         return classes[torch.arange(count) % len(classes)]
 
-    def _forward_process(self, model: DiffusionModel, images: Tensor) -> Tensor:
+    def _forward_process(self, model: DiffusionModel, images: Tensor) -> ImagePage:
         """Draw a row for each image of (N, C, H, W), at growing times, with alpha bar below."""
         schedule, x = model.schedule, images.to(model.device)
         times = torch.linspace(0, schedule.num_steps - 1, _COLUMNS).round().long().unique().tolist()
@@ -129,7 +131,7 @@ class DenoisingLogger(FigureCallback):
             return
         moments = self._moments(trainer, self.grid**2, _FRAMES)
         frames = [
-            torch.cat([image_grid(x.split(self.grid), title=title) for x, title in pair], 2)
+            reduce(ImagePage.beside, [image_grid(x.split(self.grid), title=title) for x, title in pair]).raster()
             for pair in (((moment.x, "x_t"), (moment.x0, "predicted x_0")) for moment in moments)
         ]
         path = self.folder / "figures" / what / "trajectory.gif"
@@ -169,7 +171,7 @@ class _TrajectoryRecorder:
         ]
 
 
-def strip(moments: Sequence[Moment], class_names: Sequence[str] | None, title: str) -> Tensor:
+def strip(moments: Sequence[Moment], class_names: Sequence[str] | None, title: str) -> ImagePage:
     """Draw two rows for each sample: x_t, and below it the image predicted from it.
 
     Args:

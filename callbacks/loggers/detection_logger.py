@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from darkroom.callbacks.base import FirstSamplesLogger, WandbImages
 from darkroom.callbacks.plotting.boxes import captions, class_index, draw_boxes, draw_mistakes, filter_by_score
-from darkroom.callbacks.plotting.images import contact_sheet, fit_size, to_uint8_rgb
+from darkroom.callbacks.plotting.grids import contact_sheet
+from darkroom.callbacks.plotting.images import fit_size, to_uint8_rgb
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.callbacks.writers.prediction_files import check_detections
 from darkroom.errors import UsageError
 
@@ -63,7 +65,7 @@ class DetectionLogger(FirstSamplesLogger[Sample]):
         best = [filter_by_score(one, self.score_threshold, self.max_boxes) for one in found]
         return list(zip(images, truths, best, strict=True))
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[ImagePage, WandbImages]:
         """Draw rows of truth, prediction and errors; return the figure and the images for W&B."""
         names = self.data(trainer).class_names
         tile = fit_size(samples[0][0], self.side, self.side)

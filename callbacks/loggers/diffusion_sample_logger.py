@@ -10,6 +10,7 @@ from torch import Tensor
 from darkroom.callbacks.base import generators, logged_step
 from darkroom.callbacks.loggers.sample_logger import SampleLogger
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, image_groups, near_square, spread_indices
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.errors import UsageError
 from darkroom.protocols import DiffusionModel, GuidedModel
 
@@ -58,7 +59,7 @@ class DiffusionSampleLogger(SampleLogger):
         if self.require(pl_module, DiffusionModel).num_classes is not None:
             check_guidance(self, self.guidance, pl_module)
 
-    def draw(self, trainer: Trainer, module: LightningModule, class_names: Sequence[str]) -> Tensor:
+    def draw(self, trainer: Trainer, module: LightningModule, class_names: Sequence[str]) -> ImagePage:
         """Draw samples: with classes a row per class and a group of columns per guidance weight."""
         model, title = self.require(module, DiffusionModel), f"step {logged_step(trainer)}"
         if model.num_classes is None:

@@ -10,8 +10,10 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from darkroom.callbacks.base import FigureCallback
+from darkroom.callbacks.plotting.drawing import Drawing
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid
 from darkroom.callbacks.plotting.latent_views import activity, encodings, manifold, manifold_of_classes, traversals
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.errors import UsageError
 from darkroom.protocols import LatentModel, SearchingEncoder
 
@@ -113,7 +115,7 @@ class LatentSpaceLogger(FigureCallback):
 
         if model.num_classes is None:
             two = order[:2] if len(order) > 2 else sorted(order)
-            views = {"manifold": manifold(decode, prior, starts[0], two, self.grid)}
+            views: dict[str, Drawing] = {"manifold": manifold(decode, prior, starts[0], two, self.grid)}
         else:
             rows = names[: min(model.num_classes, _MOST_CLASSES)]
             views = {"manifold": manifold_of_classes(decode, prior, starts[0], order[0], self.grid, rows)}
@@ -148,7 +150,7 @@ class LatentSpaceLogger(FigureCallback):
 
     def _interpolations(
         self, trainer: Trainer, pairs: list[tuple[Sample, Sample]], class_names: Sequence[str]
-    ) -> Tensor:
+    ) -> ImagePage:
         """Draw a row for each pair: the first image, the interpolation, the second image."""
         model = self.require(trainer.lightning_module, LatentModel)
         (a, labels), (b, _) = (_stack(samples) for samples in zip(*pairs, strict=True))

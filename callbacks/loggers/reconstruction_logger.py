@@ -7,8 +7,8 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from darkroom.callbacks.base import FirstSamplesLogger
-from darkroom.callbacks.plotting.grids import expand_to_rgb, tile_size
-from darkroom.callbacks.plotting.images import contact_sheet
+from darkroom.callbacks.plotting.grids import contact_sheet, expand_to_rgb, tile_size
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.protocols import ReconstructionModel
 
 Sample = tuple[Tensor, Tensor | None]  # normalized image, label
@@ -37,7 +37,7 @@ class ReconstructionLogger(FirstSamplesLogger[Sample]):
         images, labels = batch["image"].cpu(), self.require(pl_module, ReconstructionModel).labels_of(batch)
         return list(zip(images, [None] * len(images) if labels is None else labels.cpu(), strict=True))
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, None]:
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[ImagePage, None]:
         """Draw inputs over reconstructions and their differences."""
         model = self.require(trainer.lightning_module, ReconstructionModel)
         images = torch.stack([image for image, _ in samples]).to(model.device)

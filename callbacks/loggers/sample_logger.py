@@ -12,6 +12,7 @@ from torch import Tensor
 from darkroom.callbacks.base import FigureCallback, logged_step
 from darkroom.callbacks.plotting.animation import animate
 from darkroom.callbacks.plotting.grids import TITLE, expand_to_rgb, image_grid, near_square
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.protocols import SamplingModel
 
 _MOST_CLASSES = _MOST_COLUMNS = 16
@@ -46,7 +47,7 @@ class SampleLogger(FigureCallback):
         figure = self.draw(trainer, pl_module, self.data(trainer).class_names)
         self.publish(trainer, "samples" if trainer.state.fn == "fit" else f"{stage}_samples", figure)
 
-    def draw(self, trainer: Trainer, module: LightningModule, class_names: Sequence[str]) -> Tensor:
+    def draw(self, trainer: Trainer, module: LightningModule, class_names: Sequence[str]) -> ImagePage:
         """Return the figure of samples."""
         model = self.require(module, SamplingModel)
         labels: Tensor | None = None

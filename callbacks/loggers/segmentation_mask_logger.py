@@ -8,7 +8,10 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from darkroom.callbacks.base import FirstSamplesLogger, WandbImages
-from darkroom.callbacks.plotting.images import IGNORE, colorize, contact_sheet, error_map, to_uint8_rgb
+from darkroom.callbacks.plotting.grids import contact_sheet
+from darkroom.callbacks.plotting.images import colorize, error_map, to_uint8_rgb
+from darkroom.callbacks.plotting.page import ImagePage
+from darkroom.callbacks.plotting.style import IGNORE
 from darkroom.errors import UsageError
 
 Sample = tuple[Tensor, Tensor, Tensor]  # image, truth, prediction
@@ -44,7 +47,7 @@ class SegmentationMaskLogger(FirstSamplesLogger[Sample]):
         predictions = outputs["prediction"][: len(images)]
         return list(zip(map(to_uint8_rgb, images), batch["mask"].cpu(), predictions.cpu(), strict=True))
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[ImagePage, WandbImages]:
         """Draw rows of input, truth, prediction and errors; return the figure and the overlays for W&B."""
         names = self.data(trainer).class_names
         images, truths, predictions = zip(*samples, strict=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from darkroom.callbacks.base import FirstSamplesLogger, WandbImages, generators, logged_step, wandb_images
 from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, tile_size
 from darkroom.callbacks.plotting.images import resize
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.protocols import UpsamplingModel
 
 _SMALLEST, _LARGEST = 160, 320  # pixels of a small image; a larger one is cropped to its center
@@ -62,7 +63,7 @@ class UpsamplingLogger(FirstSamplesLogger[Sample]):
         images = batch["image"].cpu()
         return list(map(Sample, images, batch.get("caption", [None] * len(images))))
 
-    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, WandbImages]:
+    def draw(self, trainer: Trainer, samples: list[Sample]) -> tuple[ImagePage, WandbImages]:
         """Draw small image, bicubic upsampling, sample and true image; return the figure, and the same for W&B."""
         model = self.require(trainer.lightning_module, UpsamplingModel)
         images = torch.stack([sample.image for sample in samples]).to(model.device)
@@ -83,7 +84,7 @@ class UpsamplingLogger(FirstSamplesLogger[Sample]):
         return _sheet(columns, captions, f"step {logged_step(trainer)}")
 
 
-def _sheet(columns: Sequence[Tensor], captions: Sequence[str] | None, title: str) -> tuple[Tensor, WandbImages]:
+def _sheet(columns: Sequence[Tensor], captions: Sequence[str] | None, title: str) -> tuple[ImagePage, WandbImages]:
     """Draw a row for each sample from columns of images uint8 (N, 3, H, W); return the figure, and the same for W&B."""
     low, true = columns[0], columns[-1]
     height, width = true.shape[2:]
@@ -93,19 +94,18 @@ def _sheet(columns: Sequence[Tensor], captions: Sequence[str] | None, title: str
     heads = [name + mean for name, mean in zip(names, means, strict=True)]
     decibels = [["", *(f"{value:.1f} dB" for value in some), ""] for some in zip(*values, strict=True)]
     tile = tile_size(min(height, _LARGEST), min(width, _LARGEST), len(heads), _SMALLEST)
-    rows = [
-        [resize(crop_center(resize(image, (height, width)), _LARGEST), tile) for image in row]
-        for row in zip(*columns, strict=True)
-    ]
+    rows = [list(row) for row in zip(*columns, strict=True)]
     if max(height, width) > _LARGEST:
+        rows = [[crop_center(resize(image, (height, width)), _LARGEST) for image in row] for row in rows]
         title += f", center of {height} x {width} pixels"
-    figure = image_grid(rows, captions or (), heads, title, captions=decibels, smallest=1)
+    figure = image_grid(rows, captions or (), heads, title, captions=decibels, tile=tile)
     texts = [
         ", ".join(filter(None, (captions[index] if captions else "", name, value)))
         for index, row in enumerate(decibels)
         for name, value in zip(names, row, strict=True)
     ]
-    return figure, wandb_images([image for row in rows for image in row], texts)
+    # W&B shows all images of a step at the size of the first.
+    return figure, wandb_images([resize(image, tile) for row in rows for image in row], texts)
 
 
 def psnr(image: Tensor, true: Tensor) -> float:

@@ -7,7 +7,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import INK, PAPER, load_font
+from darkroom.callbacks.plotting.images import INK, PAPER
+from darkroom.callbacks.plotting.style import load_font
 
 _MOST_BYTES = 3_000_000
 _STRIP, _HELD = 26, 2500  # pixels below an image for its caption; milliseconds of the last frame

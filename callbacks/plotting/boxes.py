@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_area, box_iou
 
-from darkroom.callbacks.plotting.images import darken, load_font, palette, resize
+from darkroom.callbacks.plotting.images import darken, palette, resize
+from darkroom.callbacks.plotting.style import ERROR_COLOUR, load_font
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
-_FALSE, _MISSED = (244, 62, 62), (255, 255, 255)
+_FALSE, _MISSED = ERROR_COLOUR, (255, 255, 255)
 _DARK, _LIGHT = (20, 20, 24), (255, 255, 255)
 _READABLE = 256  # pixels of the longer side that lines and names need
 

@@ -2,102 +2,122 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
+import numpy as np
 
-from darkroom.callbacks.plotting.axes import (
-    SMOOTH,
-    Colour,
-    Ticks,
-    add_axes,
-    class_colour,
-    empty_plot,
-    finish_plot,
-    round_numbers,
-    round_powers,
+from darkroom.callbacks.plotting.drawing import Numbers, Plot, to_array
+from darkroom.callbacks.plotting.style import (
+    COLOURS,
+    LINES,
+    WIDTHS,
+    add_legend,
+    class_colours,
+    label_axes,
+    new_axes,
+    styled,
 )
-from darkroom.callbacks.plotting.images import PAPER
 
-_SIZE, _NEWEST = (640, 400), (31, 84, 200)  # pixels of the plot
-_MARGIN = 0.04  # fraction of an axis beyond the values at either end
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_DOTS = 40  # points of a curve that are marked by dots
 
 
 def curves(
-    series: Sequence[Tensor],
+    series: Sequence[Numbers],
     names: Sequence[str],
-    title: str,
+    title: str = "",
     axes: tuple[str, str] = ("", ""),
     log_x: bool = False,
     log_y: bool = False,
     history: bool = False,
-) -> Tensor:
+    bands: Sequence[Numbers | None] = (),
+    width: float = WIDTHS["neurips"],
+) -> Plot:
     """Plot curves with a legend on the right.
 
     A point that is not finite, or not positive on a logarithmic axis, is omitted, and its neighbours are joined.
 
     Args:
         series: points (N, 2) of each curve, in order.
-        names: name of each curve.
+        names: name of each curve; empty for one without an entry in the legend.
         title: above the plot.
-        axes: names of the axes.
+        axes: labels of the axes, with their units.
         log_x, log_y: the axis is logarithmic.
         history: the series are one curve at different times, oldest first; the last has full colour, earlier ones paler.
+        bands: for each curve, the half height (N,) of a band around it, such as the standard deviation, or None; () for
+            curves without bands.
+        width: of the figure, in inches; see ``style.parse_width``.
     """
-    drawable = [_keep_drawable(points.double().cpu(), log_x, log_y) for points in series]
-    together = torch.cat([*drawable, torch.empty(0, 2, dtype=torch.double)])
-    together = together if len(together) else torch.ones(1, 2)  # only the axes are plotted
-    (across, x_end), (up, y_end) = (
-        _axis(values.tolist(), log) for values, log in zip(together.T, (log_x, log_y), strict=True)
-    )
-    count = len(series)
-    colours = [_fade(index, count) if history else class_colour(index, count) for index in range(count)]
-    plot = empty_plot(_SIZE, across, up)
-    for index, (points, colour) in enumerate(zip(drawable, colours, strict=True)):
-        x, y = (
-            _place(values, ends, log)
-            for values, ends, log in zip(points.T, (x_end, y_end), (log_x, log_y), strict=True)
-        )
-        _line(plot, x, y, colour, strong=not history or index == count - 1)
-    entries = list(zip(names, colours, strict=True))
-    return add_axes(finish_plot(plot), across, up, title, axes, entries[::-1] if history else entries)
+    with styled(width):
+        figure, plot = new_axes(width)
+        count = len(series)
+        colours = [fade(index, count) if history else colour for index, colour in enumerate(class_colours(count))]
+        for index, (points, name, colour) in enumerate(zip(series, names, colours, strict=True)):
+            band = bands[index] if bands else None
+            half = None if band is None else to_array(band)
+            strong = not history or index == count - 1
+            line = "-" if history else LINES[index // len(COLOURS) % len(LINES)]
+            _curve(plot, to_array(points).reshape(-1, 2), half, (log_x, log_y), name, colour, strong, line)
+        label_axes(plot, title, axes)
+        for axis, log in ((plot.xaxis, log_x), (plot.yaxis, log_y)):
+            if log:
+                set_log(plot, axis.axis_name)
+        add_legend(plot, reverse=history)
+    return Plot(figure)
 
 
-def _keep_drawable(points: Tensor, log_x: bool, log_y: bool) -> Tensor:
-    """Select the points that can be placed on the axes."""
-    lowest = torch.tensor([0.0 if log else -math.inf for log in (log_x, log_y)])
-    return points[(points.isfinite() & (points > lowest)).all(1)]
+def set_log(plot: "Axes", which: str) -> None:
+    """Make the axis x or y logarithmic, with at least two labelled ticks that are plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axis = plot.xaxis if which == "x" else plot.yaxis
+    (plot.set_xscale if which == "x" else plot.set_yscale)("log")
+    if not math.isfinite(axis.get_minpos()):  # no point
+        axis.axes.set(**{f"{which}lim": (0.1, 10.0)})
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    # Few decades have ticks at 1, 2 and 5 times powers of ten; less than one may have none of these.
+    locator = LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0), numticks=9)
+    axis.set_major_locator(locator if decades > 0.7 else MaxNLocator(5))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _axis(values: Sequence[float], log: bool) -> tuple[Ticks, tuple[float, float]]:
-    """Return the ticks of an axis that holds all values, and its ends, which are logarithms for a logarithmic axis."""
-    low, high = (math.log10(end) if log else end for end in (min(values), max(values)))
-    reach = (high - low) * _MARGIN or (0.1 if log else abs(low) * 0.1 or 1.0)  # if all values are equal
-    ends = low - reach, high + reach
-    ticks = round_powers(10 ** ends[0], 10 ** ends[1]) if log else round_numbers(*ends)
-    return list(zip(ticks, _place(torch.tensor(ticks, dtype=torch.double), ends, log).tolist(), strict=True)), ends
-
-
-def _place(values: Tensor, ends: tuple[float, float], log: bool) -> Tensor:
-    """Return the positions of values on an axis, in [0, 1]."""
-    return ((values.log10() if log else values) - ends[0]) / (ends[1] - ends[0])
-
-
-def _fade(index: int, count: int) -> Colour:
-    """Return the colour of one curve of a history: nearly that of paper for the first, full colour for the last."""
+def fade(index: int, count: int) -> str:
+    """Return the colour of one curve of a history: pale for the first, full colour for the last."""
     strength = 1.0 if index == count - 1 else 0.2 + 0.35 * index / max(1, count - 2)
-    red, green, blue = (round(paper + strength * (ink - paper)) for paper, ink in zip(PAPER, _NEWEST, strict=True))
-    return red, green, blue
+    newest = [int(COLOURS[0][place : place + 2], 16) for place in (1, 3, 5)]
+    return "#" + "".join(f"{round(255 + strength * (channel - 255)):02x}" for channel in newest)
 
 
-def _line(plot: Image.Image, x: Tensor, y: Tensor, colour: Colour, strong: bool) -> None:
-    """Draw a curve through positions (x, y) in [0, 1], y upward; a strong one has dots at them."""
-    draw = ImageDraw.Draw(plot)
-    places = list(zip((x * plot.width).tolist(), ((1 - y) * plot.height).tolist(), strict=True))
-    if len(places) > 1:
-        draw.line(places, colour, SMOOTH * (2 if strong else 1) + 1, joint="curve")
-    if strong or len(places) == 1:
-        radius = 3 * SMOOTH
-        for across, down in places:
-            draw.ellipse((across - radius, down - radius, across + radius, down + radius), colour)
+def _curve(
+    plot: "Axes",
+    points: np.ndarray,
+    band: np.ndarray | None,
+    log: tuple[bool, bool],
+    name: str,
+    colour: str,
+    strong: bool,
+    line: str,
+) -> None:
+    """Draw a curve through points (N, 2); a strong one has dots at them, if they are few."""
+    lowest = np.array([0.0 if one else -math.inf for one in log])
+    drawable = (np.isfinite(points) & (points > lowest)).all(1)
+    x, y = points[drawable].T
+    dots = len(x) == 1 or (strong and len(x) <= _MOST_DOTS)
+    plot.plot(
+        x,
+        y,
+        line,
+        color=colour,
+        label=name or "_",
+        marker="o" if dots else "",
+        linewidth=1.6 if strong else 1.0,
+        zorder=3 if strong else 2,
+    )
+    if band is not None:
+        half = np.nan_to_num(band[drawable])
+        low = (y - half).clip(min=y.min(initial=1.0) / 10) if log[1] else y - half
+        plot.fill_between(x, low, y + half, color=colour, alpha=0.2, linewidth=0)

@@ -1,17 +1,22 @@
-"""Grids of images with names of rows, heads of columns and captions. Pure functions."""
+"""Grids of images with names of rows, heads of columns, captions and legends. Pure functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageFont
 from torch import Tensor
 
-from darkroom.callbacks.plotting.images import INK, PAPER, center_in_tile, fit_size, load_font, resize
+from darkroom.callbacks.plotting.images import INK, fit_size, palette
+from darkroom.callbacks.plotting.page import ImagePage
+from darkroom.callbacks.plotting.style import PALE, load_font
+from darkroom.callbacks.plotting.vector.items import Colour, Swatch, Tile, Words
 
 TITLE = 24  # pixels that a title adds to the top of a grid
-_MARGIN, _HEADS, _CAPTIONS, _PALE = 10, 18, 18, (110, 110, 116)
+_MARGIN, _HEADS, _CAPTIONS, _GAP, _ENTRY = 10, 18, 18, 4, 24  # pixels; of a line of a legend
+_SIZE, _LARGE = 11, 13  # pixels of the font, and of titles
 _LINE, _NAMES = 14, 190  # pixels from a line of text to the next, and of the longest line of a name
 _WIDEST = 1280  # pixels of a row of images, to fit on a screen
 
@@ -64,21 +69,8 @@ def wrap(text: str, width: float, font: ImageFont.FreeTypeFont, most: int) -> li
     return [*lines, shorten(" ".join(words), width, font)] if words else lines
 
 
-def _write(
-    draw: ImageDraw.ImageDraw,
-    lines: Sequence[str],
-    at: tuple[float, float],
-    colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont,
-    anchor: str,
-) -> None:
-    """Write lines of text, centered vertically at ``at``."""
-    for index, line in enumerate(lines):
-        draw.text((at[0], at[1] + _LINE * (index - (len(lines) - 1) / 2)), line, colour, font, anchor=anchor)
-
-
 def image_grid(
-    rows: Sequence[Sequence[Tensor]],
+    rows: Sequence[Sequence[Tensor | None]],
     names: Sequence[str] = (),
     heads: Sequence[str] = (),
     title: str = "",
@@ -86,11 +78,13 @@ def image_grid(
     captions: Sequence[Sequence[str]] = (),
     smallest: int = 48,
     lines: int = 1,
-) -> Tensor:
+    tile: tuple[int, int] | None = None,
+) -> ImagePage:
     """Draw images in rows, on white.
 
     Args:
-        rows: images uint8 (3, H, W), shown at the first one's aspect; rows may differ in length.
+        rows: images uint8 (3, H, W) of any size, shown at their own aspect; None leaves a place empty. Rows may
+            differ in length.
         names: one for each row, left of it, long ones in several lines; () for none.
         heads: one for each column, or for each group of equally many columns, above their middle; () for none.
         title: title of the figure.
@@ -98,34 +92,51 @@ def image_grid(
         captions: one for each image of each row, below it, shortened to its width; () for a row without.
         smallest: see ``tile_size``.
         lines: maximum number of lines of a caption.
+        tile: height and width at which images are shown; None: ``tile_size`` of the first image.
     """
     columns = max(map(len, rows))
-    _, height, width = rows[0][0].shape
-    height, width = tile_size(height, width, columns, smallest)
-    font, large = load_font(12), load_font(14)
+    height, width = tile or tile_size(*_first_size(rows), columns, smallest)
+    font = load_font(_SIZE)
     beside = [wrap(name, _NAMES, font, max(1, height // _LINE)) for name in names]
     below = [[wrap(caption, width, font, lines) for caption in row] for row in captions] or [[]] * len(rows)
     room = [_CAPTIONS + _LINE * (max(1, *map(len, row)) - 1) if row else 0 for row in below]
     left = _MARGIN + (max(round(font.getlength(line)) for name in beside for line in name or [""]) + 8 if names else 0)
     top = _MARGIN + TITLE * bool(title) + _HEADS * bool(heads)
     tops = [top + r * (height + gap) + sum(room[:r]) for r in range(len(rows) + 1)]
-    across = max(left + columns * (width + gap) - gap, _MARGIN + round(large.getlength(title))) + _MARGIN
-    sheet = Image.new("RGB", (across, tops[-1] - gap + _MARGIN), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN if names else left, _MARGIN + 6), title, INK, large, anchor="lm")
+    longest = _MARGIN + round(load_font(_LARGE).getlength(title))
+    page = ImagePage(tops[-1] - gap + _MARGIN, max(left + columns * (width + gap) - gap, longest) + _MARGIN)
+    if title.strip():
+        page.words.append(Words(title, _MARGIN if names else left, _MARGIN + 6, "l", _LARGE, INK))
     for c, head in enumerate(heads):
         across = columns // len(heads) * (width + gap)
-        draw.text((left + c * across + (across - gap) / 2, top - 9), head, _PALE, font, anchor="mm")
+        page.words += _lines([head], left + c * across + (across - gap) / 2, top - 9, "m", PALE)
     for r, (y, images) in enumerate(zip(tops[:-1], rows, strict=True)):
-        if names:
-            _write(draw, beside[r], (left - 8, y + height / 2), INK, font, "rm")
-        for c, image in enumerate(images):
-            tile = center_in_tile(image, *fit_size(image, height, width)).permute(1, 2, 0).numpy()
-            sheet.paste(Image.fromarray(np.ascontiguousarray(tile)), (left + c * (width + gap), y))
+        page.words += _lines(beside[r], left - 8, y + height / 2, "r", INK) if names else []
+        places = ((image, left + c * (width + gap)) for c, image in enumerate(images))
+        page.tiles += [_fit(image, x, y, height, width) for image, x in places if image is not None]
         for c, caption in enumerate(below[r]):
             middle = y + height + _CAPTIONS / 2 - 1 + _LINE * (len(caption) - 1) / 2
-            _write(draw, caption, (left + c * (width + gap) + width / 2, middle), _PALE, font, "mm")
-    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
+            page.words += _lines(caption, left + c * (width + gap) + width / 2, middle, "m", PALE)
+    return page
+
+
+def _first_size(rows: Sequence[Sequence[Tensor | None]]) -> tuple[int, int]:
+    """Return the height and width of the first image."""
+    _, height, width = next(image.shape for row in rows for image in row if image is not None)
+    return height, width
+
+
+def _fit(image: Tensor, x: int, y: int, height: int, width: int, center: bool = False) -> Tile:
+    """Place an image in a tile at its own aspect, in the left upper corner or in the center."""
+    high, wide = fit_size(image, height, width)
+    down, right = ((height - high) // 2, (width - wide) // 2) if center else (0, 0)
+    return Tile(image, x + right, y + down, high, wide)
+
+
+def _lines(lines: Sequence[str], x: float, y: float, anchor: Literal["l", "m", "r"], colour: Colour) -> list[Words]:
+    """Place lines of text with their vertical center at y."""
+    tops = (y + _LINE * (index - (len(lines) - 1) / 2) for index in range(len(lines)))
+    return [Words(line, x, top, anchor, _SIZE, colour) for line, top in zip(lines, tops, strict=True) if line]
 
 
 def image_groups(
@@ -134,7 +145,7 @@ def image_groups(
     heads: Sequence[str],
     title: str = "",
     smallest: int = 48,
-) -> Tensor:
+) -> ImagePage:
     """Draw groups of columns side by side, together no wider than a screen.
 
     Args:
@@ -146,10 +157,63 @@ def image_groups(
     """
     columns = len(groups[0]) // len(names)
     height, width = groups[0].shape[2:]
-    size = tile_size(height, width, columns * len(groups), smallest)
-    grids: list[Tensor] = []
+    tile = tile_size(height, width, columns * len(groups), smallest)
+    pages: list[ImagePage] = []
     for images, head in zip(groups, heads, strict=True):
-        rows = torch.stack([resize(image, size) for image in images]).split(columns)
         # A blank title gives each grid the height of the first.
-        grids.append(image_grid(rows, () if grids else names, [head], " " if grids and title else title, smallest=1))
-    return torch.cat(grids, 2)
+        name, above = ((), " " if title else "") if pages else (names, title)
+        pages.append(image_grid(images.split(columns), name, [head], above, tile=tile))
+    return reduce(ImagePage.beside, pages)
+
+
+def contact_sheet(
+    rows: Mapping[str, Sequence[Tensor]],
+    legend: Mapping[str, int] | None = None,
+    side: int = 128,
+    title: str = "",
+    heads: Sequence[str] = (),
+) -> ImagePage:
+    """Draw images in named rows, one column per sample, with a legend of class names and ids below.
+
+    Args:
+        rows: images uint8 (3, H, W) by the name of their row. Images may differ in size: each is shown in the center of a
+            tile with the first image's aspect.
+        legend: names of classes and their ids in ``palette``.
+        side: longer side of a tile in pixels.
+        title: title of the figure.
+        heads: one for each column, above its middle; () for none.
+    """
+    first = next(iter(rows.values()))[0]
+    height, width = fit_size(first, side, side)
+    font = load_font(_SIZE)
+    left = max(round(font.getlength(name)) for name in rows) + 14
+    top = _GAP + TITLE * bool(title) + _HEADS * bool(heads)
+    across = left + max(map(len, rows.values())) * (width + _GAP) + _GAP
+    page = ImagePage(top + len(rows) * (height + _GAP), max(across, _GAP + round(load_font(_LARGE).getlength(title))))
+    if title:
+        page.words.append(Words(title, _GAP, _MARGIN + 4, "l", _LARGE, INK))
+    for c, head in enumerate(heads):
+        line = shorten(head, width, font)
+        page.words += _lines([line], left + c * (width + _GAP) + width / 2, top - 9, "m", PALE)
+    for r, (name, images) in enumerate(rows.items()):
+        y = top + r * (height + _GAP)
+        page.words += _lines([name], left - 8, y + height / 2, "r", INK)
+        page.tiles += [_fit(one, left + c * (width + _GAP), y, height, width, True) for c, one in enumerate(images)]
+    _add_legend(page, legend or {}, left)
+    return page
+
+
+def _add_legend(page: ImagePage, legend: Mapping[str, int], left: int) -> None:
+    """Add lines of names and colours at the bottom of a page, wrapped to its width."""
+    colours, font = palette(max([0, *legend.values()]) + 1), load_font(_SIZE)
+    x, line = left, 0
+    for name, index in legend.items():
+        extent = 22 + round(font.getlength(name)) + 12
+        if x + extent > page.width and x > left:
+            x, line = left, line + 1
+        y = page.height + 12 + _ENTRY * line
+        red, green, blue = colours[index].tolist()
+        page.swatches.append(Swatch((red, green, blue), x, y - 7))
+        page.words.append(Words(name, x + 20, y, "l", _SIZE, INK))
+        x += extent
+    page.height += _ENTRY * (line + 1) if legend else 0

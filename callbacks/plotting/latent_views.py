@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from darkroom.callbacks.plotting.drawing import Plot
 from darkroom.callbacks.plotting.grids import image_grid
+from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.callbacks.plotting.scatter import scatter
 
 Decode = Callable[[Tensor, Tensor | None], Tensor]  # codes (N, D) and labels (N,) -> images uint8 (N, 3, H, W)
@@ -16,7 +18,7 @@ def activity(codes: Tensor) -> Tensor:
     return codes.var(0, correction=0)
 
 
-def manifold(decode: Decode, prior: Tensor, code: Tensor, dimensions: Sequence[int], size: int) -> Tensor:
+def manifold(decode: Decode, prior: Tensor, code: Tensor, dimensions: Sequence[int], size: int) -> ImagePage:
     """Decode one or two dimensions at evenly spaced quantiles of the prior.
 
     Kingma and Welling 2014, appendix A, figure 4. The first dimension is horizontal, the second vertical, upward.
@@ -41,7 +43,7 @@ def manifold(decode: Decode, prior: Tensor, code: Tensor, dimensions: Sequence[i
 
 def manifold_of_classes(
     decode: Decode, prior: Tensor, code: Tensor, dimension: int, size: int, names: Sequence[str]
-) -> Tensor:
+) -> ImagePage:
     """Decode one dimension of a conditional model at quantiles of the prior, with a class in each row.
 
     Args as in ``manifold``; ``names`` are those of the first classes, one for each row.
@@ -62,7 +64,7 @@ def traversals(
     dimensions: Sequence[int],
     active: Tensor,
     image: Tensor,
-) -> Tensor:
+) -> ImagePage:
     """Decode one image's code with one dimension in each row moved from -3 to 3 standard deviations of the prior.
 
     Args:
@@ -88,7 +90,7 @@ def traversals(
     return image_grid([[image, *row] for row in rows], names, heads, title)
 
 
-def encodings(codes: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> Tensor:
+def encodings(codes: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> Plot:
     """Plot codes in the colours of their classes; of more than two dimensions, the two principal components.
 
     Args:

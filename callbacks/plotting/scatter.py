@@ -1,81 +1,95 @@
 """Scatter plots, coloured by class. Pure functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from darkroom.callbacks.plotting.axes import (
-    SMOOTH,
-    Colour,
-    add_axes,
-    class_colour,
-    empty_plot,
-    finish_plot,
-    has_names,
-    round_numbers,
+from darkroom.callbacks.plotting.drawing import Plot
+from darkroom.callbacks.plotting.style import (
+    COLOURS,
+    MARKERS,
+    WIDTHS,
+    add_legend,
+    class_colours,
+    label_axes,
+    new_axes,
+    styled,
 )
-from darkroom.callbacks.plotting.images import INK, PAPER, load_font
 
-_SIDE, _PLAIN = 520, (72, 118, 232)  # pixels of the plot; of points without a class
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_NAMES, _MOST_WRITTEN = 24, 10  # classes in the legend, and named in the plot itself
 
 
 def scatter(
-    points: Tensor, labels: Tensor | None, names: Sequence[str], title: str, axes: tuple[str, str] = ("", "")
-) -> Tensor:
-    """Plot points, both axes at one scale, with a legend of the classes on the right.
+    points: Tensor,
+    labels: Tensor | None,
+    names: Sequence[str],
+    title: str = "",
+    axes: tuple[str, str] = ("", ""),
+    width: float = WIDTHS["neurips"],
+) -> Plot:
+    """Plot points, both axes at one scale, with a legend of the classes on the right and their names at their medians.
 
     Args:
         points: float (N, 2), finite.
         labels: int (N,), classes from 0; None: one colour.
         names: of the classes.
         title: above the plot.
-        axes: names of the axes.
+        axes: labels of the axes, with their units.
+        width: of the figure, in inches; see ``style.parse_width``.
     """
     present = [] if labels is None else labels.unique().tolist()
     count = max([len(names), *(label + 1 for label in present)])
     entries = {label: names[label] if label < len(names) else str(label) for label in present}
-    colours = {label: class_colour(label, count) for label in present}
+    with styled(width):
+        figure, plot = new_axes(width, 0.8)
+        _dots(plot, points.double().cpu(), labels, class_colours(count) if count else COLOURS)
+        _fit(plot, points.double().cpu())
+        label_axes(plot, title, axes)
+        if labels is not None and len(entries) <= _MOST_NAMES:
+            colours, size = class_colours(count), 2 * width**0.5
+            for label, name in entries.items():
+                marker = MARKERS[label // len(COLOURS) % len(MARKERS)] if count <= len(COLOURS) else "o"
+                plot.plot([], [], marker, color=colours[label], label=name or "_", markersize=size)
+            add_legend(plot)
+        if labels is not None and count <= _MOST_WRITTEN:
+            middles = {name: points[labels == label].double().median(0).values for label, name in entries.items()}
+            _write(plot, {name: middle for name, middle in middles.items() if name})
+    return Plot(figure)
 
-    centre, reach = _extent(points)
-    across, up = (
-        [(value, 0.5 + (value - middle) / (2 * reach)) for value in round_numbers(middle - reach, middle + reach)]
-        for middle in centre
-    )
-    at = (points.double() - torch.tensor(centre)) / (2 * reach) + 0.5
-    plot = empty_plot((_SIDE, _SIDE), across, up)
-    _dots(plot, at, labels, colours)
-    plot = finish_plot(plot)
-    if has_names(count) and labels is not None:
-        _write(plot, {name: at[labels == label].median(0).values * _SIDE for label, name in entries.items()})
-    return add_axes(plot, across, up, title, axes, [(name, colours[label]) for label, name in entries.items()])
 
-
-def _extent(points: Tensor) -> tuple[list[float], float]:
-    """Return the center of the points and the half side of the plot, in the points' unit."""
-    low, high = points.double().amin(0), points.double().amax(0)
+def _fit(plot: "Axes", points: Tensor) -> None:
+    """Set the limits to a square around all points."""
+    low, high = points.amin(0), points.amax(0)
     reach = float((high - low).max()) / 2 * 1.06
-    return ((low + high) / 2).tolist(), reach or 1.0
+    reach = reach or max(1.0, 1e-3 * float(points.abs().max()))
+    x, y = ((low + high) / 2).tolist()
+    plot.set_xlim(x - reach, x + reach)
+    plot.set_ylim(y - reach, y + reach)
+    plot.set_aspect("equal", adjustable="box")
 
 
-def _dots(plot: Image.Image, at: Tensor, labels: Tensor | None, colours: dict[int, Colour]) -> None:
-    """Draw points at (x, y) in [0, 1], y upward."""
-    draw, side = ImageDraw.Draw(plot, "RGBA"), plot.width  # so that colours mix
-    radius = SMOOTH * min(4.0, max(2.6, 80 / math.sqrt(len(at))))
-    # Shuffled, so that no class covers the others because it is the last.
-    for index in torch.randperm(len(at), generator=torch.Generator().manual_seed(0)).tolist():
-        x, y = at[index, 0].item() * side, (1 - at[index, 1].item()) * side
-        colour = _PLAIN if labels is None else colours[int(labels[index])]
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), (*colour, 190))
+def _dots(plot: "Axes", points: Tensor, labels: Tensor | None, colours: Sequence[str]) -> None:
+    """Draw the points of all classes in random order, so that no class covers the others because it is the last."""
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+    each = [colours[0] if labels is None else colours[int(labels[index])] for index in order.tolist()]
+    side = min(5.0, max(2.2, 80 / math.sqrt(len(points))))  # points
+    x, y = points[order].T.numpy()
+    plot.scatter(x, y, side**2, each, alpha=0.75, linewidths=0, zorder=2)
 
 
-def _write(plot: Image.Image, medians: dict[str, Tensor]) -> None:
+def _write(plot: "Axes", medians: Mapping[str, Tensor]) -> None:
     """Write names at the median of their points, except where they would overlap."""
-    draw, font = ImageDraw.Draw(plot), load_font(14)
+    low, high = plot.get_xlim()
+    room = torch.tensor([0.1, 0.035], dtype=torch.float64) * (high - low)
     for name, place in medians.items():
-        near = sum(bool(((place - other).abs() < torch.tensor([50, 16])).all()) for other in medians.values())
+        near = sum(bool(((place - other).abs() < room).all()) for other in medians.values())
         if near == 1:
-            where = place[0].item(), plot.height - place[1].item()
-            draw.text(where, name, INK, font, anchor="mm", stroke_width=3, stroke_fill=PAPER)
+            paper = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.8}  # an outline would not be text
+            x, y = place.tolist()
+            plot.text(x, y, name, ha="center", va="center", zorder=4, bbox=paper)

@@ -47,7 +47,7 @@ class DetectionWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []  # an image and its annotations
-        self._files = PredictedFiles(trainer)
+        self._files = PredictedFiles(trainer.predict_dataloaders)
         data = require_data(trainer, ClassData, self)
         ids = data.category_ids if isinstance(data, CategoryData) else range(1, len(data.class_names) + 1)
         self._category_ids = list(ids)

@@ -16,15 +16,14 @@ from darkroom.protocols import FileDataset, WrappedDataset
 
 
 class PredictedFiles:
-    """Files of the images of a prediction, and names for the files written for each.
+    """Files of the images of a loader, and names for the files written for each.
 
     Args:
-        trainer: Trainer of the prediction.
+        loader: loader of the prediction or of the test.
         reserved: file stems that have another use.
     """
 
-    def __init__(self, trainer: Trainer, reserved: Collection[str] = ()) -> None:
-        loader = trainer.predict_dataloaders
+    def __init__(self, loader: object, reserved: Collection[str] = ()) -> None:
         wrapper = loader.dataset if isinstance(loader, WrappedDataset) else None
         dataset = wrapper.dataset if isinstance(wrapper, WrappedDataset) else None
         paths = [Path(path) for path in dataset.paths] if isinstance(dataset, FileDataset) else []

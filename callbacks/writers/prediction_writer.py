@@ -29,7 +29,7 @@ class PredictionWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._files = PredictedFiles(trainer)
+        self._files = PredictedFiles(trainer.predict_dataloaders)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *args: Any

@@ -52,7 +52,7 @@ class SampleWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._files = PredictedFiles(trainer, reserved={Path(_GRID).stem})
+        self._files = PredictedFiles(trainer.predict_dataloaders, reserved={Path(_GRID).stem})
         if self.folder.resolve() in {folder.resolve() for folder in self._files.folders}:
             data = datamodule_of(trainer)
             key = "data.predict_dir" if isinstance(data, PhotoData) and data.predict_dir is not None else "data.root"
@@ -133,7 +133,8 @@ class SampleWriter(Callback):
             below.append(captions[some] if inputs or any(captions) else [])
         names = ["input", "reconstruction"] * (len(lines) // 2) if inputs else ()
         smallest = max(80, min(128, 7 * max(map(len, captions)))) if any(below) else 48  # for the words
-        save(image_grid(lines, names, captions=below, smallest=smallest, lines=4), self.folder / _GRID)
+        grid = image_grid(lines, names, captions=below, smallest=smallest, lines=4)
+        save(grid.raster(), self.folder / _GRID)
 
 
 def slug(text: str) -> str:

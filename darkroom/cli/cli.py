@@ -70,6 +70,10 @@ class DarkroomCLI(SteppedCLI):
             "--experiment", type=str | None, help="Folder in runs_dir; default: the names of the configs."
         )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds the experiments.")
+        if sys.argv[1] == "test":
+            parser.add_argument(
+                "--results", type=bool, default=True, help="Write per-sample results and images to the run's test/."
+            )
         # Separate groups, because a config's callback list would replace them; two groups, because save_last of a
         # checkpoint that monitors a metric becomes stale while the metric gets worse.
         shared: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False}
@@ -177,7 +181,8 @@ class DarkroomCLI(SteppedCLI):
             own_summary = any(isinstance(callback, ModelSummary) for callback in given)
             if arguments["enable_model_summary"] is not False and not own_summary:
                 callbacks = [*callbacks, ShortModelSummary()]
-            callbacks = add_defaults(arguments, list(callbacks), self._folder, self.resumed)
+            records = self.subcommand == "test" and self.config["test"].results
+            callbacks = add_defaults(arguments, list(callbacks), self._folder, self.resumed, records)
         try:
             trainer = super().make_trainer(arguments, callbacks)
         except (ImportError, TypeError, ValueError) as error:  # settings that do not fit, or hardware that is missing

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCh
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from darkroom.callbacks.results.recorder import ResultRecorder
 from darkroom.callbacks.training.bad_samples import BadSampleCount
 from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.callbacks.training.graceful_stop import GracefulStop
@@ -27,13 +28,26 @@ from darkroom.runtime.csv_logger import ResumableCSVLogger
 from darkroom.runtime.wandb_logger import ResilientWandbLogger
 
 
-def add_defaults(config: dict[str, Any], callbacks: list[Any], folder: Path, resumed: bool) -> list[Any]:
-    """Add the defaults of every run to a Trainer's arguments; return its callbacks besides those of the config."""
+def add_defaults(
+    config: dict[str, Any], callbacks: list[Any], folder: Path, resumed: bool, records: bool = False
+) -> list[Any]:
+    """Add the defaults of every run to a Trainer's arguments; return its callbacks besides those of the config.
+
+    Args:
+        config: arguments of the Trainer, changed in place.
+        callbacks: those of the command line's own groups.
+        folder: of the run.
+        resumed: True if the run is resumed.
+        records: record the results of a test, unless the config has a ``ResultRecorder``.
+    """
     if config["enable_checkpointing"] is False:
         callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     defaults = (LearningRateMonitor, Throughput, ExactResume, GracefulStop, BadSampleCount, RunRecorder)
     callbacks = [*(callback() for callback in defaults), *callbacks]
-    own_bar = any(isinstance(callback, ProgressBar) for callback in as_list(config["callbacks"]))
+    given = as_list(config["callbacks"])
+    if records and not any(isinstance(callback, ResultRecorder) for callback in given):
+        callbacks.append(ResultRecorder())
+    own_bar = any(isinstance(callback, ProgressBar) for callback in given)
     if config["enable_progress_bar"] is not False and not own_bar:
         callbacks.append(QuietProgressBar())
     loggers = [logger for logger in as_list(config["logger"]) if not isinstance(logger, bool)]
@@ -65,10 +79,10 @@ class ConfigSaver(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the config to W&B."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        for logger in trainer.loggers:
-            if isinstance(logger, ResilientWandbLogger):
-                logger.log_hyperparams(config)
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, ResilientWandbLogger)]
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False)) if loggers else {}  # takes 0.1 s
+        for logger in loggers:
+            logger.log_hyperparams(config)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the paths of the checkpoints to W&B, and upload best.ckpt if the logger is to."""

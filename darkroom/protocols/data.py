@@ -80,6 +80,15 @@ class WrappedDataset(Protocol):
 
 
 @runtime_checkable
+class NumberedLoader(Protocol):
+    """Loader that states which samples of the data set are in a batch."""
+
+    def samples_of(self, batch: int, /) -> list[int]:
+        """Return the indices of the samples in a batch of an evaluation that was yielded; none if they are unknown."""
+        ...
+
+
+@runtime_checkable
 class FileDataset(Protocol):
     """Data set that has a file for each sample."""
 

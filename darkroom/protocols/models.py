@@ -1,7 +1,7 @@
 """Interfaces of methods for callbacks, metrics, inference and samplers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,26 @@ class ClassificationOutputs(TypedDict):
 
     losses: Tensor
     """Cross-entropy of each image, float32 (B,)."""
+
+
+class ReconstructionOutputs(TypedDict):
+    """Outputs of the test step of an autoencoder."""
+
+    errors: Tensor
+    """Squared error of each reconstruction, summed over the values of the image in [-1, 1], float32 (B,)."""
+
+
+@runtime_checkable
+class TaskModel(Protocol):
+    """Module whose test step returns the outputs of a task, from which ``ResultRecorder`` records results."""
+
+    task: ClassVar[str]
+    """Name of the task, see ``darkroom.runtime.results``."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None without classes."""
+        ...
 
 
 @runtime_checkable

@@ -99,6 +99,15 @@ class Run:
         return {name: points[-1].value for name, points in self.metrics.items() if name.startswith("test/")}
 
     @property
+    def main_value(self) -> tuple[str, float | None]:
+        """Name and value of the main metric: that of the test if the run was tested, else the best one in validation."""
+        tested = self.test_metrics
+        name = f"test/{(self.monitor or '').partition('/')[2]}"
+        if name in tested and math.isfinite(tested[name]):
+            return name, tested[name]
+        return (self.monitor or "", self.best.value) if self.best else ("", None)
+
+    @property
     def epochs(self) -> int:
         """Number of finished epochs: those with a validation; without any, those before the newest that logged a metric."""
         validated = _epochs(points for name, points in self.metrics.items() if name.startswith("val/"))
@@ -227,11 +236,9 @@ def _points(row: Mapping[str, str | None]) -> Iterator[tuple[str, Point]]:
     """
     if None in row or None in row.values():
         raise ValueError("the number of cells differs from that of the columns")
-    step = int(float(row["step"] or 0))
-    epoch = int(float(row["epoch"])) if row.get("epoch") else None
+    step, epoch = row.get("step"), row.get("epoch")
+    at = int(float(step or 0)), int(float(epoch)) if epoch else None
     # All at once, so that nothing is taken from a row that is cut off.
     yield from [
-        (name, Point(step, epoch, float(value)))
-        for name, value in row.items()
-        if value and name not in ("step", "epoch")
+        (name, Point(*at, float(value))) for name, value in row.items() if value and name not in ("step", "epoch")
     ]

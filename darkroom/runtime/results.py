@@ -1,20 +1,26 @@
 """Results of ``darkroom test`` in the folder ``test`` of a run: a summary, a row per sample, and images.
 
+Classes are numbers: ``truth``, ``predicted`` and ``class`` hold the labels of the data. Only the columns ``IoU/<class>``
+have names of classes, as the metrics have.
+
 ==================  ====================================================================================================
 ``summary.json``    ``Summary``
 ``samples.csv``     a row for each test sample: ``sample``, its number in the order of the data set; ``name``, its file if
                     it has one; and per task
                     classification: ``truth``, ``predicted``, ``probability`` of the predicted class, ``loss``
-                    segmentation: ``mIoU``, ``pixel_accuracy`` and ``IoU/<class>`` of this image, empty without the class
-                    detection: ``width``, ``height``, ``objects``, ``detections``
+                    segmentation: ``mIoU``, ``pixel_accuracy`` and ``IoU/<class>`` of this image, empty if neither its
+                    truth nor its prediction has the class
+                    detection: ``width``, ``height`` of the network input; ``objects`` that are not ignored; ``detections``
                     captions: ``caption``, ``form`` if it has one, ``right`` (1 or 0), ``right/<attribute>``
                     autoencoding: ``error``, the squared error of the reconstruction, summed over the image
-``confusion.csv``   segmentation: pixels; the first column ``truth`` has the true class, the others the predicted ones
+``confusion.csv``   segmentation: pixels; the first column ``truth`` has the true class, the others, whose names are the
+                    numbers of classes, the predicted ones
 ``objects.csv``     segmentation: connected areas of the truth: ``sample``, ``class``, ``pixels``, ``found`` (fraction)
 ``truths.csv``      detection: ``sample``, ``class``, ``x0``, ``y0``, ``x1``, ``y1`` pixels, ``ignored`` (crowd, difficult)
 ``detections.csv``  detection: ``sample``, ``class``, ``score``, ``x0``, ``y0``, ``x1``, ``y1``
 ``images/``         ``<sample>.png`` and, for segmentation, ``<sample>-truth.png`` and ``<sample>-prediction.png``, whose
-                    pixels are class ids, 255 = ignored; for those samples that a report may show
+                    pixels are class ids, 255 = ignored; for those samples that a report may show. A side is at most
+                    512 pixels: larger images are scaled down, which a note says
 ==================  ====================================================================================================
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from darkroom.errors import StorageError
-from darkroom.runtime import slurm
+from darkroom.runtime import results, slurm
 from darkroom.runtime.lightning_compat import process_rank
 from darkroom.runtime.run_record import FILE
 
@@ -124,13 +124,20 @@ def print_resume_hint(run: Path, failed: bool) -> None:
 
 
 def written_files(run: Path) -> dict[Path, int]:
-    """Return the figures and predictions of a run, each with its time of modification in nanoseconds."""
-    files = [path for folder in ("figures", "predictions") for path in run.glob(f"{folder}/**/*") if path.is_file()]
+    """Return figures, predictions and test results of a run, each with its time of modification in nanoseconds."""
+    files = [
+        path
+        for folder in ("figures", "predictions", results.FOLDER)
+        for path in run.glob(f"{folder}/**/*")
+        if path.is_file()
+    ]
     return {path: path.stat().st_mtime_ns for path in files}
 
 
 def print_summary(run: Path, before: Mapping[Path, int]) -> None:
-    """Print the folder of a run, and the newest figure of each kind and the predictions that this command wrote.
+    """Print the folder of a run, the newest figure of each kind, and the folders of predictions and test results.
+
+    Only what this command wrote is printed.
 
     Args:
         run: folder of the run.
@@ -143,5 +150,6 @@ def print_summary(run: Path, before: Mapping[Path, int]) -> None:
             (path for path in written if path.parent == what), key=lambda path: (path.suffix == ".png", path)
         )
         print(f"  {what.name}: {names[-1]}")
-    if any(run / "predictions" in path.parents for path in written):
-        print(f"  predictions: {run / 'predictions'}")
+    for title, name in {"predictions": "predictions", "test results": results.FOLDER}.items():
+        if any(run / name in path.parents for path in written):
+            print(f"  {title}: {run / name}")

@@ -1,7 +1,7 @@
 """AutoEncoder (Hinton & Salakhutdinov 2006), optionally denoising, with a Gaussian fitted to its codes for sampling."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,12 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.generation.base import Generative, squared_error
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.runtime.results import Task
 
 Reconstruction = Literal["squared_error", "cross_entropy"]
 
@@ -68,7 +69,7 @@ class AutoEncoder(Generative, Technique):
 
     For sampling, a normal distribution is fitted to the codes of the training images (ex-post density estimation: Ghosh et
     al. 2020, section 4). Logs ``train/loss`` and ``{val,test}/loss``, the error of an image summed over its values, in
-    [-1, 1] for squares.
+    [-1, 1] for squares; and ``test/squared_error``, always of squares.
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
@@ -87,6 +88,8 @@ class AutoEncoder(Generative, Technique):
     Raises:
         UsageError: a network's output has another shape, or a value is out of its range.
     """
+
+    task: ClassVar[Task] = "autoencoding"
 
     def __init__(
         self,
@@ -137,9 +140,8 @@ class AutoEncoder(Generative, Technique):
         """Decode codes (B, latent_dim) to images, float32 (B, C, H, W) in [-1, 1]."""
         return self.likelihood.mean(apply(self.decoder, z.to(self.dtype), labels))
 
-    def error(self, x: Tensor, z: Tensor) -> Tensor:
-        """Compute the error of images x (B, C, H, W) given codes z, summed over values and averaged over the batch."""
-        output = self.decoder(z.to(self.dtype))
+    def error(self, x: Tensor, output: Tensor) -> Tensor:
+        """Compute the error of the decoder's output for images x (B, C, H, W), summed over values, mean over the batch."""
         if self.squares:
             return (output.float() - x.float()).square().flatten(1).sum(1).mean()
         return -self.likelihood.log_prob(output, x).mean()
@@ -149,9 +151,11 @@ class AutoEncoder(Generative, Technique):
         corrupted = x.where(torch.rand_like(x) >= self.blackened, -1) if self.blackened else x
         z = self.encode(corrupted)
         self.codes.update(z.detach())
-        return self.log_loss({"loss": self.error(x, z)})
+        return self.log_loss({"loss": self.error(x, self.decoder(z.to(self.dtype)))})
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        """Compute the reconstruction error, ``loss``, of clean images."""
+        """Compute the reconstruction error, ``loss``, of clean images; in test also ``squared_error`` of each image."""
         x = self.images_of(batch)
-        return {"loss": self.error(x, self.encode(x))}
+        output = self.decoder(self.encode(x).to(self.dtype))
+        terms = {"loss": self.error(x, output)}
+        return terms | {"squared_error": squared_error(self.likelihood.mean(output), x)} if stage == "test" else terms

@@ -16,12 +16,13 @@ from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gauss
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.fit_progress import FitProgress
-from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.generation.base import Generative, squared_error
 from darkroom.lightning_modules.lr_schedulers import count_fit_steps
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import FactorData
 from darkroom.runtime.lightning_compat import datamodule_of, trainer_of
+from darkroom.runtime.results import Task
 
 _DECODED_AT_ONCE = 512  # images that the importance-weighted bound decodes at once, at least a batch
 
@@ -45,8 +46,9 @@ class VAE(Generative, Technique):
 
     Logs, in training and as ``{val,test}/``: ``loss``; ``reconstruction``, which is -log p(x|z); ``kl``; ``elbo``, which is
     -(reconstruction + kl) for any beta. In training also ``beta``. In validation and test ``active_units``, the number of
-    latent dimensions in use, and ``bits_per_dim`` if the likelihood is a probability. In test ``iwae`` by option, and
-    ``MIG``, also for each factor, on data with known factors. Samples and reconstructions are the mean of p(x|z).
+    latent dimensions in use, and ``bits_per_dim`` if the likelihood is a probability. In test ``squared_error`` of the
+    reconstructions, ``iwae`` by option, and ``MIG``, also for each factor, on data with known factors. Samples and
+    reconstructions are the mean of p(x|z).
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
@@ -69,6 +71,7 @@ class VAE(Generative, Technique):
         UsageError: a network's output has another shape, or a value is out of its range.
     """
 
+    task: ClassVar[Task] = "autoencoding"
     is_conditional: ClassVar[bool] = False
     free_arguments: ClassVar[tuple[str, ...]] = ("iwae_samples",)
 
@@ -208,7 +211,10 @@ class VAE(Generative, Technique):
             self.fit_progress.load_state_dict(checkpoint["fit_progress"])
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        """Compute the loss terms by name; in test also the IWAE bound, for discrete likelihoods also bits/dim."""
+        """Compute the loss terms by name; in test also the IWAE bound, for discrete likelihoods also bits/dim.
+
+        In test there is also ``squared_error`` of each image: that of its reconstruction from the posterior mean.
+        """
         x, labels = self.images_of(batch), self.labels_of(batch)
         self.likelihood.check(x)
         mean, log_variance = self.posterior(x, labels)
@@ -221,6 +227,8 @@ class VAE(Generative, Technique):
             terms = self.loss_terms(-self.likelihood.log_prob(self.likelihood_parameters(z, labels), x), kl, beta)
         if self.likelihood.discrete:
             terms["bits_per_dim"] = -terms["elbo"] / (prod(self.image_shape) * math.log(2))
+        if stage == "test":
+            terms["squared_error"] = squared_error(self.decode(mean, labels=labels), x)
         self._update_metrics(batch, mean, stage)
         return terms
 

@@ -19,6 +19,7 @@ from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.protocols import ClassificationOutputs
 from darkroom.runtime.lightning_compat import class_names_of
+from darkroom.runtime.results import Task
 
 
 class ImageClassifier(Technique):
@@ -47,6 +48,7 @@ class ImageClassifier(Technique):
         UsageError: an argument is out of its range.
     """
 
+    task: ClassVar[Task] = "classification"
     needs: ClassVar[Mapping[str, type]] = {"image": Tensor, "label": Tensor}
     monitor: ClassVar[tuple[str, str]] = ("val/accuracy", "max")
 

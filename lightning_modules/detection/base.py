@@ -21,6 +21,7 @@ from darkroom.lightning_modules.utils.check_batch import check_first_batch
 from darkroom.lightning_modules.utils.normalization import refuse_normalized_data
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
+from darkroom.runtime.results import Task
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.modules.instancenorm._InstanceNorm)
 
@@ -48,6 +49,7 @@ class ObjectDetection(Technique):
         optim, init_from: see Technique.
     """
 
+    task: ClassVar[Task] = "detection"
     needs: ClassVar[Mapping[str, type]] = {"target": list}
     # Networks of others select detections themselves; COCO's metrics count 100 of an image and class.
     limits: Limits = Limits(score_threshold=0.0, nms_threshold=1.0, max_detections=100)

@@ -14,7 +14,7 @@ from darkroom.lightning_modules.metrics.scores import Scores
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.random import Generators, sample_noise
-from darkroom.protocols import NamedClasses, RangedData, ShapedData
+from darkroom.protocols import NamedClasses, RangedData, ReconstructionOutputs, ShapedData
 from darkroom.runtime.lightning_compat import datamodule_of, trainer_of
 
 if TYPE_CHECKING:  # a mixin: every method that inherits from it is also a Technique
@@ -36,6 +36,11 @@ def check_image_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, in
         )
     channels, height, width = image_shape
     return channels, height, width
+
+
+def squared_error(reconstruction: Tensor, x: Tensor) -> Tensor:
+    """Compute the squared error of each reconstruction of images x (B, C, H, W), summed over values: float32 (B,)."""
+    return (reconstruction.float() - x.float()).square().flatten(1).sum(1)
 
 
 class Generative(_Base):
@@ -105,7 +110,10 @@ class Generative(_Base):
         return torch.lerp(a, b, weight)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        """Compute scalar means over a batch by name, including ``loss``; called in eval mode, without gradients."""
+        """Compute means over a batch by name, including ``loss``; called in eval mode, without gradients.
+
+        ``squared_error``, if there is one, has a value for each image, (B,); see ``squared_error``.
+        """
         raise NotImplementedError
 
     # --- shared by all methods ----------------------------------------------------------------------------------------
@@ -255,16 +263,18 @@ class Generative(_Base):
             )
         return batch["image"].contiguous(memory_format=self.memory_format)
 
-    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> ReconstructionOutputs | None:
         count, ranks = len(batch["image"]), self.trainer.world_size
         self.evaluated = [self.global_rank + ranks * (self._evaluated + i) for i in range(count)]
         self.evaluation_noise = [torch.Generator(self.device).manual_seed(number) for number in self.evaluated]
-        values = {f"{stage}/{name}": value for name, value in self.evaluate(batch, stage).items()}
+        terms = self.evaluate(batch, stage)
+        values = {f"{stage}/{name}": value.mean() for name, value in terms.items()}
         self._evaluated += count
         self.evaluated = self.evaluation_noise = None
         self.log_evaluation(values, count)
         if self.scores is not None and not self.trainer.sanity_checking and self.scores.needs_more(stage):
             self.scores.update(stage, self.to_uint8(batch["image"]), batch)
+        return {"errors": terms["squared_error"]} if "squared_error" in terms else None
 
     def _log_scores(self, stage: str) -> None:
         if self.scores is not None and not self.trainer.sanity_checking:
@@ -290,8 +300,8 @@ class Generative(_Base):
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> ReconstructionOutputs | None:
+        return self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")

@@ -20,6 +20,7 @@ from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
 from darkroom.runtime.lightning_compat import class_names_of, trainer_of
+from darkroom.runtime.results import Task
 
 
 def most_likely(logits: Tensor) -> Tensor:
@@ -47,6 +48,7 @@ class SemanticSegmentation(Technique):
         optim, init_from: see Technique.
     """
 
+    task: ClassVar[Task] = "segmentation"
     needs: ClassVar[Mapping[str, type]] = {"image": Tensor, "mask": Tensor}
     free_arguments: ClassVar[tuple[str, ...]] = ("inference", "metrics")
 

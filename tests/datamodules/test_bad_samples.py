@@ -99,6 +99,9 @@ def test_evaluation_omits_bad_samples(workers: int) -> None:
     assert seen(data, "val") == [[0, 1, 2], [6, 7, 8], [9, 10], [12, 13, 14], [15]]  # 3, 4, 5 were a batch
     assert data.bad_samples.count("val") == len(BAD)
     assert data.bad_samples.count("train") == 0
+    loader = data._loader("val")
+    for number, batch in enumerate(loader):
+        assert loader.samples_of(number) == batch["image"][:, 0, 0, 0].tolist()
 
 
 @pytest.mark.fault("bad samples beyond the budget")

@@ -19,6 +19,7 @@ _OPTIONS += ["--proxy-server=127.0.0.1:9"]  # a proxy that is not there: nothing
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("site"),  # builds the site once
     pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="make docs installs mkdocs"),
 ]
 

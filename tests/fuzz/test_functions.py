@@ -116,10 +116,10 @@ def test_plots_accept_any_points(seed: int) -> None:
         for n in (random.randint(0, 9) for _ in range(random.randint(1, 4)))
     ]
     names = [f"curve {i}" for i in range(len(series))]
-    assert is_image(curves(series, names, "title", log_x=random.random() < 0.5, log_y=random.random() < 0.5))
+    assert is_image(curves(series, names, "title", log_x=random.random() < 0.5, log_y=random.random() < 0.5).raster())
     n = random.randint(1, 20)
     points = torch.tensor([random.choice((0.0, 1.0, -3.0, 1e6)) for _ in range(2 * n)]).view(n, 2)
     labels = torch.tensor([random.randint(0, 40) for _ in range(n)]) if random.random() < 0.7 else None
-    assert is_image(scatter(points, labels, ["a", "b"], "title"))
+    assert is_image(scatter(points, labels, ["a", "b"], "title").raster())
     rows = [[torch.zeros(3, random.randint(1, 40), random.randint(1, 40), dtype=torch.uint8)] * random.randint(1, 5)]
-    assert is_image(image_grid(rows * random.randint(1, 3), captions=(), title=random.choice(("", "é" * 200))))
+    assert is_image(image_grid(rows * random.randint(1, 3), captions=(), title=random.choice(("", "é" * 200))).raster())

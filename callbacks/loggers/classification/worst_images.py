@@ -9,8 +9,7 @@ from torch import Tensor
 
 from darkroom.callbacks.base import FigureCallback, wandb_images
 from darkroom.callbacks.plotting.grids import image_grid
-from darkroom.callbacks.plotting.heat_maps import overlay_heat
-from darkroom.callbacks.plotting.images import to_uint8_rgb
+from darkroom.callbacks.plotting.images import overlay_heat, to_uint8_rgb
 from darkroom.errors import UsageError
 from darkroom.protocols import ExplainedModel
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -47,7 +46,7 @@ class Row:
 
 def make_row(run: Run) -> Row:
     """Summarize a run."""
-    metric, value = _main_value(run)
+    metric, value = run.main_value
     changed = datetime.fromtimestamp(last_change(run.folder), timezone.utc).isoformat(timespec="seconds")
     return Row(
         str(run.folder),
@@ -62,14 +61,6 @@ def make_row(run: Run) -> Row:
         changed,
         run.notes,
     )
-
-
-def _main_value(run: Run) -> tuple[str, float | None]:
-    tested = run.test_metrics
-    test_name = f"test/{(run.monitor or '').partition('/')[2]}"
-    if test_name in tested and math.isfinite(tested[test_name]):
-        return test_name, tested[test_name]
-    return (run.monitor or "", run.best.value) if run.best else ("", None)
 
 
 def last_change(run: Path) -> float:

@@ -259,7 +259,10 @@ def test_logger_shows_same_scenes_and_reuses_step_outputs() -> None:
 def test_logger_runs_every_nth_validation_and_in_test() -> None:
     module, data = Detector(truth), shapes(masks=True)
     trainer(DetectionLogger(2, every_n_validations=2), max_epochs=3).fit(module, data)
-    assert [path.name for path in sorted(Path("figures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
+    assert [path.name for path in sorted(Path("figures/val_detections").glob("*.png"))] == [
+        "0000000.png",
+        "0000002.png",
+    ]
     trainer(DetectionLogger(2)).test(module, data, verbose=False)
     assert Path("figures/test_detections/0000000.png").is_file()
 
@@ -270,7 +273,10 @@ def test_resumed_run_keeps_every_nth_validation() -> None:
     fit.fit(module, data)
     fit.save_checkpoint("last.ckpt")
     trainer(after, max_epochs=3).fit(module, data, ckpt_path="last.ckpt")
-    assert [path.name for path in sorted(Path("figures/val_detections").iterdir())] == ["0000000.png", "0000002.png"]
+    assert [path.name for path in sorted(Path("figures/val_detections").glob("*.png"))] == [
+        "0000000.png",
+        "0000002.png",
+    ]
     Path("figures/val_detections/0000000.png").unlink()
     trainer(DetectionLogger(2, 2)).validate(module, data, ckpt_path="last.ckpt", verbose=False)
     assert Path("figures/val_detections/0000000.png").is_file()

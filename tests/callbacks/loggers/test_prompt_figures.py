@@ -20,8 +20,7 @@ from darkroom.callbacks.loggers.prompt_logger import PromptLogger
 from darkroom.callbacks.loggers.sample_logger import SampleLogger
 from darkroom.callbacks.loggers.upsampling_logger import UpsamplingLogger, crop_center, psnr
 from darkroom.callbacks.plotting.grids import TITLE, image_grid, wrap
-from darkroom.callbacks.plotting.heat_maps import heat_colours, overlay_heat
-from darkroom.callbacks.plotting.images import resize
+from darkroom.callbacks.plotting.images import heat_colours, overlay_heat, resize
 from darkroom.callbacks.writers.sample_writer import SampleWriter, slug
 from darkroom.datamodules.captions.caption_folder import CaptionFolder
 from darkroom.datamodules.captions.prompts import Prompts

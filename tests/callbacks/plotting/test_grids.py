@@ -1,16 +1,16 @@
-"""Layout of grids, scatter plots and animations."""
+"""Layout of grids and animations."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
 from darkroom.callbacks.plotting.animation import animate
-from darkroom.callbacks.plotting.grids import expand_to_rgb, image_grid, near_square, shorten, tile_size
-from darkroom.callbacks.plotting.images import save
-from darkroom.callbacks.plotting.scatter import class_colour, scatter
+from darkroom.callbacks.plotting.grids import contact_sheet, expand_to_rgb, image_grid, near_square, shorten, tile_size
+from darkroom.callbacks.plotting.images import fit_size, resize, save
+from darkroom.callbacks.plotting.style import load_font
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_small_tiles_are_enlarged_by_integers_and_large_ones_reduced(
 
 def test_image_grid_places_every_image() -> None:
     images = noise(5, 3, 60, 50)
-    sheet = image_grid([images[:3], images[3:]], gap=2)
+    sheet = image_grid([images[:3], images[3:]], gap=2).raster()
     assert sheet.shape == (3, 2 * 60 + 2 + 20, 3 * 50 + 4 + 20)
     for index, image in enumerate(images):
         y, x = 10 + 62 * (index // 3), 10 + 52 * (index % 3)
@@ -39,8 +39,8 @@ def test_image_grid_places_every_image() -> None:
 
 def test_names_heads_and_title_do_not_crop_images() -> None:
     images = expand_to_rgb(noise(4, 1, 48, 48))
-    plain = image_grid([images[:2], images[2:]])
-    full = image_grid([images[:2], images[2:]], ["small", "a long name"], ["-1", "+1"], "a title" * 20)
+    plain = image_grid([images[:2], images[2:]]).raster()
+    full = image_grid([images[:2], images[2:]], ["small", "a long name"], ["-1", "+1"], "a title" * 20).raster()
     left = next(x for x in range(full.shape[2]) if torch.equal(full[:, 52:100, x : x + 48], images[0]))
     assert torch.equal(full[:, 52:150, left : left + 98], plain[:, 10:108, 10:108])
     assert full.shape[2] > 500  # as wide as the title
@@ -48,11 +48,11 @@ def test_names_heads_and_title_do_not_crop_images() -> None:
 
 def test_captions_are_below_their_images() -> None:
     images = noise(4, 3, 50, 60)
-    sheet = image_grid([images[:2], images[2:]], captions=[(), ("cat", "a very long caption of a dog")])
+    sheet = image_grid([images[:2], images[2:]], captions=[(), ("cat", "a very long caption of a dog")]).raster()
     assert sheet.shape[1] == 20 + 2 * 50 + 2 + 18
     assert torch.equal(sheet[:, 62:112, 72:132], images[3])
     assert (sheet[:, 112:130, 72:132] < 200).any()
-    font = ImageFont.load_default(12)
+    font = load_font(11)
     assert shorten("cat", 60, font) == "cat"
     assert shorten("a very long caption", 60, font).endswith("…")
     assert font.getlength(shorten("a very long caption", 60, font)) <= 60
@@ -63,31 +63,24 @@ def test_near_square_gives_balanced_columns() -> None:
     assert [near_square(count) for count in (1, 2, 5, 9, 64, 65, 1000)] == [1, 2, 3, 3, 8, 9, 16]
 
 
-def centre_of(sheet: torch.Tensor, label: int) -> tuple[float, float]:
-    """Mean x and y of the pixels of a class in the plot, which is left of the legend."""
-    plot = sheet[:, 59:575, 52:568].int()
-    found = ((plot - torch.tensor(class_colour(label, 3)).view(3, 1, 1)).abs().sum(0) < 120).nonzero().float()
-    return found[:, 1].mean().item(), found[:, 0].mean().item()
+def test_contact_sheet_accepts_mixed_image_sizes() -> None:
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((16, 16), (300, 200), (9, 40))]
+    sheet = contact_sheet({"input": images, "truth": images}, {f"class number {i}": i for i in range(12)}).raster()
+    assert sheet.dtype == torch.uint8
+    assert sheet.shape[1] > 2 * 128
+    assert sheet.shape[2] > 3 * 128
+    enlarged = images[0].repeat_interleave(8, 1).repeat_interleave(8, 2)
+    left = next(x for x in range(sheet.shape[2]) if torch.equal(sheet[:, 4:132, x : x + 128], enlarged))
+    assert left > 0
 
 
-def test_scatter_places_points_in_class_colours() -> None:
-    points = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    sheet = scatter(points, torch.tensor([0, 1, 2]), ("", "", ""), "title", ("x", "y"))
-    (x0, y0), (x1, y1), (x2, y2) = (centre_of(sheet, label) for label in range(3))
-    assert x1 - x0 == pytest.approx(520 / 1.06, abs=3)  # to the right, and both axes at one scale
-    assert y0 - y2 == pytest.approx(520 / 1.06, abs=3)  # up
-    assert (abs(y1 - y0), abs(x2 - x0)) == pytest.approx((0, 0), abs=1)
-
-
-@pytest.mark.parametrize("points", [torch.zeros(1, 2), torch.full((5, 2), 1e-9), torch.randn(50, 2) * 1e6])
-def test_scatter_plots_degenerate_points_without_labels(points: torch.Tensor) -> None:
-    assert scatter(points, None, (), "title").shape[0] == 3
-
-
-def test_scatter_omits_legend_for_many_classes() -> None:
-    points = torch.randn(60, 2)
-    few, many = (scatter(points, torch.arange(60) % count, (), "") for count in (12, 40))
-    assert few.shape[2] > many.shape[2]
+def test_contact_sheet_keeps_prefitted_images() -> None:
+    first, second = (torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((30, 40), (90, 31)))
+    tile = fit_size(first, 64, 64)
+    assert tile == (48, 64)
+    fitted = [resize(image, fit_size(image, *tile)) for image in (first, second)]
+    sheets = (contact_sheet({"a": images}, side=64).raster() for images in ([first, second], fitted))
+    assert torch.equal(*sheets)
 
 
 def test_animation_limits_frames_and_skips_other_sizes(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from PIL import Image
 
 from darkroom.callbacks.plotting.images import (
     colorize,
-    contact_sheet,
     error_map,
-    fit_size,
+    heat_colours,
     overlay,
+    overlay_heat,
     palette,
-    resize,
     save,
     save_mask,
     to_uint8_rgb,
@@ -51,31 +50,20 @@ def test_to_uint8_rgb_rounds(channels: int) -> None:
     assert to_uint8_rgb(torch.full((channels, 2, 2), 0.999)).unique().tolist() == [255]
 
 
-def test_contact_sheet_accepts_mixed_image_sizes() -> None:
-    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((16, 16), (300, 200), (9, 40))]
-    sheet = contact_sheet({"input": images, "truth": images}, {f"class number {i}": i for i in range(12)})
-    assert sheet.dtype == torch.uint8
-    assert sheet.shape[1] > 2 * 128
-    assert sheet.shape[2] > 3 * 128
-    enlarged = images[0].repeat_interleave(8, 1).repeat_interleave(8, 2)
-    left = next(x for x in range(sheet.shape[2]) if torch.equal(sheet[:, 4:132, x : x + 128], enlarged))
-    assert left > 0
-
-
-def test_contact_sheet_keeps_prefitted_images() -> None:
-    first, second = (torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((30, 40), (90, 31)))
-    tile = fit_size(first, 64, 64)
-    assert tile == (48, 64)
-    fitted = [resize(image, fit_size(image, *tile)) for image in (first, second)]
-    assert torch.equal(contact_sheet({"a": [first, second]}, side=64), contact_sheet({"a": fitted}, side=64))
-
-
 def test_saved_masks_contain_class_ids(tmp_path: Path) -> None:
     mask = torch.tensor([[0, 1], [2, 255]])
     save_mask(mask, tmp_path / "deep/mask.png", 3)
     written = Image.open(tmp_path / "deep/mask.png")
     assert np.array_equal(np.array(written), mask.numpy())
     assert np.array_equal(np.array(written.convert("RGB")), colorize(mask, 3).permute(1, 2, 0).numpy())
+
+
+def test_heat_map_is_perceptually_uniform_and_darkens_cold_places() -> None:
+    brightness = heat_colours(torch.linspace(0, 1, 11)[None])[:, 0].mul(torch.tensor([0.3, 0.59, 0.11])[:, None]).sum(0)
+    assert (brightness.diff() > 5).all()
+    image = torch.full((3, 4, 8), 100, dtype=torch.uint8)
+    heat = overlay_heat(image, torch.tensor([[0.0, 1.0]])).float().mean(0)
+    assert heat[:, 0].max() < 60 < heat[:, -1].min()
 
 
 def test_save_writes_exact_pixels(tmp_path: Path) -> None:

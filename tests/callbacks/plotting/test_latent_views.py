@@ -30,7 +30,7 @@ class Recorder:
 
 def test_manifold_decodes_quantiles_of_prior() -> None:
     decode = Recorder()
-    sheet = manifold(decode, PRIOR, CODE, [2, 0], 5)
+    sheet = manifold(decode, PRIOR, CODE, [2, 0], 5).raster()
     quantiles = torch.special.ndtri((torch.arange(5) + 0.5) / 5)
     codes = decode.codes.view(5, 5, 4)
     assert codes[0, :, 2].tolist() == pytest.approx(quantiles.tolist(), abs=0.05)
@@ -95,8 +95,8 @@ def test_principal_components_span_largest_variance() -> None:
 @pytest.mark.parametrize("dimensions", [1, 2, 5])
 def test_encodings_plots_any_dimension_and_keeps_global_rng(dimensions: int) -> None:
     codes, state = torch.randn(40, dimensions), torch.get_rng_state()
-    encodings(codes, torch.arange(40) % 3, ("a", "b", "c"))
-    encodings(torch.zeros(3, dimensions), None, ())
+    encodings(codes, torch.arange(40) % 3, ("a", "b", "c")).raster()
+    encodings(torch.zeros(3, dimensions), None, ()).raster()
     assert torch.equal(torch.get_rng_state(), state)
 
 

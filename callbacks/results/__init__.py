@@ -1,0 +1,1 @@
+"""Recorders of the results of ``darkroom test``, a file per task."""

@@ -1,0 +1,1 @@
+"""Sections of a report by the task of a run."""
