@@ -240,7 +240,5 @@ def _points(row: Mapping[str, str | None]) -> Iterator[tuple[str, Point]]:
     at = int(float(step or 0)), int(float(epoch)) if epoch else None
     # All at once, so that nothing is taken from a row that is cut off.
     yield from [
-        (name, Point(*at, float(value)))
-        for name, value in row.items()
-        if value and name not in ("step", "epoch")
+        (name, Point(*at, float(value))) for name, value in row.items() if value and name not in ("step", "epoch")
     ]
