@@ -9,6 +9,7 @@ from darkroom.report.table import Cell, Table
 # Words in the names of metrics, and ends of such words.
 _LOWER = {"fid", "kid", "bpd", "nll", "mse", "rmse", "mae", "lpips", "ece", "distance", "perplexity"}
 _LOWER_ENDS = ("loss", "error")
+_PAIRED = 3  # column of the differences
 
 
 def lower_is_better(metric: str) -> bool:
@@ -36,15 +37,17 @@ def make_table(rows: Sequence[Row], paired: str | None) -> Table:
     metrics = [name for name in rows[0].metrics if any(row.metrics[name] for row in rows)]
     best = {name: _best([row.metrics[name] for row in rows], _is_lower_better(rows[0], name)) for name in metrics}
     stages = {name.partition("/")[0]: None for name in metrics}
-    columns = ["method", "seeds", *(name.partition("/")[2] if len(stages) == 1 else name for name in metrics)]
-    columns += ([f"{paired}: difference to {rows[0].group.name}"] if paired else []) + costs
+    columns = ["method", "seeds", *(name.partition("/")[2] if len(stages) == 1 else name for name in metrics), *costs]
+    if paired:  # beside the main metric
+        columns.insert(_PAIRED, f"{paired}: difference to {rows[0].group.name}")
     lines = []
     for row in rows:
         line: list[Cell] = [Cell(row.group.name), Cell(len(row.group.runs))]
         line += [_spread_cell(row.metrics[name], best[name]) for name in metrics]
+        line += [_cost_cell(row.cost[name]) for name in costs]
         if paired:
-            line.append(_difference_cell(row))
-        lines.append(line + [_cost_cell(row.cost[name]) for name in costs])
+            line.insert(_PAIRED, _difference_cell(row))
+        lines.append(line)
     caption = f"Metrics of the {' and '.join(stages)} samples, mean ± standard deviation over seeds; the best is bold."
     if paired:
         caption += " Differences have 95 % intervals of a paired bootstrap over the test samples."
