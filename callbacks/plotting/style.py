@@ -166,7 +166,9 @@ def add_legend(axes: "Axes", reverse: bool = False) -> None:
     """
     import matplotlib
 
-    letters = 0.35 * 72 * axes.figure.get_figwidth() / (0.6 * float(matplotlib.rcParams["legend.fontsize"]))
+    letters = (
+        0.35 * 72 * axes.figure.bbox.width / axes.figure.dpi / (0.6 * float(matplotlib.rcParams["legend.fontsize"]))
+    )
     handles, names = axes.get_legend_handles_labels()
     names = [textwrap.fill(name, max(8, round(letters))) for name in names]
     order = slice(None, None, -1) if reverse else slice(None)

@@ -150,6 +150,6 @@ def print_summary(run: Path, before: Mapping[Path, int]) -> None:
             (path for path in written if path.parent == what), key=lambda path: (path.suffix == ".png", path)
         )
         print(f"  {what.name}: {names[-1]}")
-    for what, folder in {"predictions": "predictions", "test results": results.FOLDER}.items():
+    for title, folder in {"predictions": "predictions", "test results": results.FOLDER}.items():
         if any(run / folder in path.parents for path in written):
-            print(f"  {what}: {run / folder}")
+            print(f"  {title}: {run / folder}")

@@ -264,7 +264,7 @@ def test_metrics_of_two_stages_have_their_full_names(darkroom: Callable, two_met
     done = darkroom("compare", *two_methods, "--metrics", "val/accuracy", "test/accuracy")
     assert done.code == 0, done.err
     columns = done.out.splitlines()[0].strip("| ").split(" | ")
-    assert columns == ["method", "seeds", "val/accuracy", "accuracy: difference to a", "test/accuracy"]
+    assert columns == ["method", "seeds", "val/accuracy", "accuracy: difference", "test/accuracy"]
 
 
 def test_runs_whose_main_metric_is_nan_are_one_message(darkroom: Callable, two_methods: list[Path]) -> None:

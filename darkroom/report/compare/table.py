@@ -39,7 +39,7 @@ def make_table(rows: Sequence[Row], paired: str | None) -> Table:
     stages = {name.partition("/")[0]: None for name in metrics}
     columns = ["method", "seeds", *(name.partition("/")[2] if len(stages) == 1 else name for name in metrics), *costs]
     if paired:  # beside the main metric
-        columns.insert(_PAIRED, f"{paired}: difference to {rows[0].group.name}")
+        columns.insert(_PAIRED, f"{paired}: difference")
     lines = []
     for row in rows:
         line: list[Cell] = [Cell(row.group.name), Cell(len(row.group.runs))]
@@ -50,7 +50,9 @@ def make_table(rows: Sequence[Row], paired: str | None) -> Table:
         lines.append(line)
     caption = f"Metrics of the {' and '.join(stages)} samples, mean ± standard deviation over seeds; the best is bold."
     if paired:
-        caption += " Differences have 95 % intervals of a paired bootstrap over the test samples."
+        caption += (
+            f" Differences are those to {rows[0].group.name}, with 95 % intervals of a paired bootstrap over samples."
+        )
     return Table("comparison", columns, lines, caption)
 
 
