@@ -11,7 +11,6 @@ from darkroom.report.gallery import Gallery, Item
 from darkroom.report.markup import Html, paragraph
 from darkroom.report.samples import (
     Box,
-    darken,
     draw_boxes,
     kept_samples,
     overlay,
@@ -129,7 +128,7 @@ def _draw_truth(results: Results, sample: int, image: np.ndarray) -> np.ndarray 
 
 
 def _paint(image: np.ndarray, ids: np.ndarray, num_classes: int) -> np.ndarray:
-    return overlay(darken(image), ids, num_classes, background=0 if num_classes > 1 else None)
+    return overlay(image, ids, num_classes, background=0 if num_classes > 1 else None)
 
 
 def _draw_mask(results: Results, sample: int, image: np.ndarray) -> np.ndarray:
