@@ -102,7 +102,7 @@ def show(image: np.ndarray, name: str = "") -> Shown:
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, num_classes: int, background: int | None) -> np.ndarray:
-    """Blend the colours of classes over a grey image; ignored pixels and the background, if there is one, keep their own."""
+    """Blend the colours of classes over a grey image; ignored pixels and the background, if given, keep their own."""
     colours = class_palette(num_classes)[ids]
     clear = (ids == IGNORE) | (ids == (IGNORE if background is None else background))
     grey = image.mean(2, keepdims=True)  # the image's own colours would change those of the classes
