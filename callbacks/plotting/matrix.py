@@ -1,7 +1,7 @@
 """Heat map of a matrix, such as a confusion matrix. Pure functions."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,8 @@ def matrix(
 ) -> Plot:
     """Plot a matrix as coloured cells, with a colour bar. Cells that are large enough have their value as text.
 
+    With more than 60 rows or columns the cells are an image, one pixel each.
+
     Args:
         values: (R, C); cells that are not finite are white.
         rows, columns: their names; more than 60 are not written.
@@ -47,9 +49,7 @@ def matrix(
         finite = cells[np.isfinite(cells)]
         top = 1.0 if normalize else max(float(finite.max(initial=0)), 1e-12)
         low = min(0.0, float(finite.min(initial=0)))
-        # Squares as vectors: an image of few pixels is blurred by some viewers.
-        mesh = plot.pcolormesh(cells, cmap=_MAP, vmin=low, vmax=top, edgecolors="white", linewidth=0.3)
-        plot.invert_yaxis()
+        mesh = _draw_cells(plot, cells, low, top)
         plot.set_aspect("equal")
         plot.grid(False)
         plot.spines[:].set_visible(False)
@@ -64,6 +64,18 @@ def matrix(
         bar.set_label(unit or ("fraction of the row" if normalize else "count"))
         bar.outline.set_visible(False)
     return Plot(figure)
+
+
+def _draw_cells(plot: "Axes", cells: np.ndarray, low: float, top: float) -> Any:
+    """Draw cells (R, C), the first row on top; return the artist that a colour bar describes."""
+    height, breadth = cells.shape
+    if max(cells.shape) > _MOST_NAMES:  # vectors of a million cells take minutes and 100 MB
+        extent = (0, breadth, height, 0)
+        return plot.imshow(cells, cmap=_MAP, vmin=low, vmax=top, extent=extent, interpolation="none")
+    # Squares as vectors: an image of few pixels is blurred by some viewers.
+    mesh = plot.pcolormesh(cells, cmap=_MAP, vmin=low, vmax=top, edgecolors="white", linewidth=0.3)
+    plot.invert_yaxis()
+    return mesh
 
 
 def _name(plot: "Axes", rows: Sequence[str], columns: Sequence[str], size: float) -> None:
@@ -90,7 +102,7 @@ def _size_of_names(count: int, size: float) -> float:
 
 def _size_of_values(cells: np.ndarray, fractions: bool, inches: float, size: float) -> float:
     """Return the size in points, at most ``size``, at which all values fit into cells of a side in inches."""
-    longest = max((len(_text(value, fractions)) for value in cells.flat), default=1)
+    longest = max((len(_text(value, fractions)) for value in cells[np.isfinite(cells)]), default=1)
     return min(size, 72 * inches * min(0.7, 0.85 / (0.62 * longest)))
 
 

@@ -3,6 +3,8 @@
 A figure does not depend on the user's ``matplotlibrc``, and does not change it.
 """
 
+import logging
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -40,6 +42,7 @@ IGNORE_COLOUR, ERROR_COLOUR = (190, 190, 190), (244, 62, 62)
 _FIRST_COLOURS = [(24, 24, 28), (230, 75, 70), (78, 186, 105), (72, 118, 232), (245, 196, 66), (198, 92, 214)]
 _INK, _GRID, _EDGE = "#28282c", "#eaeaee", "#9a9aa0"
 _LARGEST = 1000.0  # millimetres
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs 50 lines for every PDF at level INFO
 _STYLE: dict[str, Any] = {
     "font.family": FAMILY,
     "pdf.fonttype": 42,  # TrueType; conferences refuse the default, Type 3
@@ -157,8 +160,17 @@ def label_axes(axes: "Axes", title: str, labels: tuple[str, str]) -> None:
 
 
 def add_legend(axes: "Axes", reverse: bool = False) -> None:
-    """Add a legend on the right of the axes, if an artist has a label; ``reverse``: the last one first."""
+    """Add a legend on the right of the axes, if an artist has a label; ``reverse``: the last one first.
+
+    Names are wrapped to about a third of the figure's width.
+    """
+    import matplotlib
+
+    letters = (
+        0.35 * 72 * axes.figure.bbox.width / axes.figure.dpi / (0.6 * float(matplotlib.rcParams["legend.fontsize"]))
+    )
     handles, names = axes.get_legend_handles_labels()
+    names = [textwrap.fill(name, max(8, round(letters))) for name in names]
     order = slice(None, None, -1) if reverse else slice(None)
     if names:
         axes.legend(handles[order], names[order], loc="upper left", bbox_to_anchor=(1.03, 1.0))

@@ -1,5 +1,6 @@
 """RunRecorder: state, time, memory, machine and versions of a fit in run.json."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -8,9 +9,11 @@ import time
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch.nn.parameter import is_lazy
 
 from darkroom.callbacks.base import run_folder
 from darkroom.errors import Stopped
+from darkroom.runtime.lightning_compat import is_fast_dev_run
 from darkroom.runtime.run_record import (
     RunRecord,
     State,
@@ -24,25 +27,31 @@ from darkroom.runtime.run_record import (
 class RunRecorder(Callback):
     """Writes ``run.json`` in the run folder (``RunRecord``), on rank 0: at the start, after every epoch and at the end.
 
-    ``darkroom runs``, ``report`` and ``compare`` read it. A resumed fit adds its time to that of the earlier starts.
+    ``darkroom runs``, ``report`` and ``compare`` read it. A resumed fit adds its time to that of the earlier starts. With
+    ``fast_dev_run`` nothing is written.
     """
+
+    def __init__(self) -> None:
+        self._record: RunRecord | None = None  # read by on_exception, also if setup was not reached
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = run_folder(trainer)  # on every rank, since it is broadcast
-        self._record: RunRecord | None = None
+        self._record = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or is_fast_dev_run(trainer):
             return
-        earlier, start = read_record(self._folder), describe_start(sys.argv[1:])
+        earlier, start = read_record(self._folder), describe_start(sys.argv)
         self._earlier_seconds = earlier.seconds if earlier else 0.0
+        self._earlier_memory = (earlier.peak_memory_mib if earlier else None) or 0.0
         if earlier:
             start["started"] = earlier.started
         self._started = time.monotonic()
         self._record = RunRecord(
             state="running",
             seconds=self._earlier_seconds,
-            parameters=sum(parameter.numel() for parameter in pl_module.parameters()),
+            peak_memory_mib=self._earlier_memory or None,
+            parameters=_count_parameters(pl_module),
             seed=_seed(),
             devices=trainer.world_size,
             precision=str(trainer.precision),
@@ -55,7 +64,7 @@ class RunRecorder(Callback):
         if self._record is None:
             return
         seconds = self._earlier_seconds + time.monotonic() - self._started
-        memory = _peak_memory(device)
+        memory = max(_peak_memory(device) or 0.0, self._earlier_memory) or None
         self._record = dataclasses.replace(self._record, state=state, seconds=round(seconds, 1), peak_memory_mib=memory)
         self._record.write(self._folder)
 
@@ -66,10 +75,16 @@ class RunRecorder(Callback):
         self._update("finished", pl_module.device)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, OSError):  # a full disk would hide the error
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
             self._update(
                 "stopped" if isinstance(exception, Stopped | KeyboardInterrupt) else "failed", pl_module.device
             )
+
+
+def _count_parameters(module: LightningModule) -> int | None:
+    """Return the number of weights; None if the first batch determines the shape of some."""
+    parameters = list(module.parameters())
+    return None if any(map(is_lazy, parameters)) else sum(parameter.numel() for parameter in parameters)
 
 
 def _seed() -> int | None:

@@ -1,7 +1,5 @@
 """Checks of configs that LightningCLI would accept and handle wrongly; each raises a UsageError."""
 
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from darkroom.cli.linking import config_traits, initial_weights_of
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
 from darkroom.runtime.lightning_compat import callbacks_of
+from darkroom.secrets import is_secret
 
 
 def config_files(config: Namespace) -> list[Path]:
@@ -39,25 +38,10 @@ def require_readable_config(path: Path) -> None:
             raise UsageError(f"config {path}: {group} is {value!r}; it must be a mapping of settings, NAME: VALUE")
 
 
-# A password in a URL, a key in its query, an authorization header, and the known forms of keys; not "$NAME", which a shell
-# replaces.
-_SECRET = re.compile(
-    r"://[^/\s@]*:(?!\$)[^/\s@]+@"
-    r"|://\S*[?&]([\w.-]*(token|secret|passw|signature|credential|api_?key|access_?key)[\w-]*|sig|key|auth)=(?!\$)[^&\s]"
-    r"|authorization:\s*\w+\s+(?!\$)\S"
-    r"|\b(hf_\w{30,}|gh[pousr]_\w{30,}|AKIA[0-9A-Z]{16})\b",
-    re.IGNORECASE,
-)
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
-_SECRET_KEY = re.compile(r"(api_?key|access_?key|password|passwd|secret|token)$", re.IGNORECASE)
-
-
 def refuse_secrets(config: Namespace) -> None:
     """Raise a UsageError for values with a password or a key: configs are saved in run folders, checkpoints and W&B."""
-    known = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 16]
     for key, text in _texts(config.as_dict()):
-        named = _SECRET_KEY.search(key) and text and not text.startswith("$")
-        if named or _SECRET.search(text) or any(secret in text for secret in known):
+        if is_secret(key, text):
             raise UsageError(
                 f"{key} holds a password, a key or a token, which would be saved with the config; put it in the "
                 "environment or in ~/.netrc: W&B reads WANDB_API_KEY there, Hugging Face HF_TOKEN, the cloud's own tools "

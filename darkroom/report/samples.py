@@ -102,10 +102,11 @@ def show(image: np.ndarray, name: str = "") -> Shown:
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, num_classes: int, background: int | None) -> np.ndarray:
-    """Blend the colours of classes over an image, except at ignored pixels and the background class, if there is one."""
+    """Blend the colours of classes over a grey image; ignored pixels and the background, if given, keep their own."""
     colours = class_palette(num_classes)[ids]
     clear = (ids == IGNORE) | (ids == (IGNORE if background is None else background))
-    return np.where(clear[..., None], image, (image + 2 * colours.astype(np.uint16)) // 3).astype(np.uint8)
+    grey = image.mean(2, keepdims=True)  # the image's own colours would change those of the classes
+    return np.where(clear[..., None], image, (grey + 2.0 * colours) / 3).astype(np.uint8)
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

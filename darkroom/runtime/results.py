@@ -122,6 +122,10 @@ def read_results(run: Path) -> Results | None:
             path = folder / f"{name}.csv"
             if path.is_file():
                 tables[name] = read_table(path)
+        path = folder / "samples.csv"
+        count = len(tables.get("samples", {}).get("sample", ()))
+        if "samples" in tables and count != summary.num_samples:
+            raise ValueError(f"it has {count} samples, but the test had {summary.num_samples}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); run darkroom test again") from error
     return Results(folder, summary, tables)

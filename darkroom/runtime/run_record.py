@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from darkroom import __version__
+from darkroom.secrets import redact
 
 FILE = "run.json"  # in the run folder
+_GIT_SECONDS = 5
 State = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -24,19 +26,21 @@ class RunRecord:
     """Facts of a fit that its config and metrics do not contain.
 
     Args:
-        command: command line that started it.
+        command: command line that started it, without secrets.
         state: ``running`` also after its process was killed.
         started: time of the first start, ISO 8601 with time zone.
         host, pid: machine and process of the last start.
+        process_start: start of that process, since numbers of processes are reused; None where it is not known.
         seconds: of training and validation, over all starts.
-        peak_memory_mib: of GPU memory, or of the process on a CPU, of rank 0; None before the end of an epoch.
-        parameters: number of weights, with frozen ones.
+        peak_memory_mib: of GPU memory, or of the process on a CPU, of rank 0, over all starts; None before the end of an
+            epoch.
+        parameters: number of weights, with frozen ones; None if the first batch determines the shape of some.
         seed: of the run; None: not seeded.
         devices: number of processes.
         precision: of the Trainer.
         machine: model of the processor or GPU.
         versions: of Python and the packages, by name.
-        commit: of the working folder, with ``+`` if files differ from it; None outside of a Git repository.
+        commit: of the working folder, see ``current_commit``; None outside of a Git repository.
     """
 
     command: str
@@ -53,6 +57,7 @@ class RunRecord:
     machine: str = ""
     versions: dict[str, str] | None = None
     commit: str | None = None
+    process_start: str | None = None
 
     def write(self, run: Path) -> None:
         """Write the record into a run folder; a reader never sees half of it."""
@@ -77,6 +82,11 @@ def is_alive(record: RunRecord) -> bool:
         return False
     if record.host != platform.node():
         return True
+    started = process_start(record.pid)
+    if started and record.process_start:
+        return started == record.process_start
+    if sys.platform == "win32":  # os.kill would end the process
+        return True
     try:
         os.kill(record.pid, 0)
     except ProcessLookupError:
@@ -86,17 +96,29 @@ def is_alive(record: RunRecord) -> bool:
     return True
 
 
+def process_start(pid: int) -> str | None:
+    """Return a text that differs between all processes of a machine with a number; None without the files of Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return f"{boot} {status.rpartition(')')[2].split()[19]}"  # field 22, ticks since the boot; a name has spaces
+
+
 def describe_start(argv: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a record that are known when a process starts.
 
     Args:
-        argv: arguments of ``darkroom``.
+        argv: program and arguments, as ``sys.argv``.
     """
+    program = "darkroom" if Path(argv[0]).name == "__main__.py" else Path(argv[0]).name  # or a script with a Trainer
     return {
-        "command": shlex.join(["darkroom", *argv]),
+        "command": shlex.join([program, *redact(argv[1:])]),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": platform.node(),
         "pid": os.getpid(),
+        "process_start": process_start(os.getpid()),
         "versions": installed_versions(),
         "commit": current_commit(Path.cwd()),
     }
@@ -110,18 +132,27 @@ def installed_versions() -> dict[str, str]:
 
 
 def current_commit(folder: Path) -> str | None:
-    """Return the first ten digits of a folder's Git commit, and ``+`` if tracked files differ from it."""
+    """Return the first ten digits of a folder's Git commit, and ``+`` if tracked files differ from it.
+
+    ``?`` instead: Git could not list the changes within five seconds, such as in a large repository on a slow disk.
+    """
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        # Without locks, a commit that the user makes at the same time does not fail.
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=True, timeout=_GIT_SECONDS
+        )
+        return done.stdout.strip()
 
     try:
         commit = git("rev-parse", "--short=10", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{commit}+" if changed else commit
+    try:
+        return f"{commit}+" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return f"{commit}?"
 
 
 def peak_memory_of_process() -> float | None:

@@ -1,6 +1,7 @@
 """Tables as CSV files."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,15 @@ def read_table(path: Path) -> Table:
     """Read a table.
 
     Raises:
-        ValueError: a row has fewer or more cells than there are columns.
+        ValueError: a row has fewer or more cells than there are columns, or the last line has no end.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        columns, *rows = csv.reader(file)
+    text = path.read_text(encoding="utf-8")
+    if not text.endswith("\n"):
+        raise ValueError("its last line is cut off")
+    columns, *rows = csv.reader(io.StringIO(text, newline=""))
+    short = next((number for number, row in enumerate(rows, 2) if len(row) != len(columns)), None)
+    if short is not None:
+        raise ValueError(f"row {short} must have {len(columns)} cells, but has {len(rows[short - 2])}")
     cells = list(zip(*rows, strict=True)) or [()] * len(columns)
     return {name: list(column) for name, column in zip(columns, cells, strict=True)}
 

@@ -2,13 +2,22 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from darkroom.cli.commands.runs import format_size
-from darkroom.runtime.run_record import read_record
+from darkroom.callbacks.training.run_recorder import RunRecorder
+from darkroom.cli.commands.runs import format_size, last_change
+from darkroom.runtime import run_record
+from darkroom.runtime.run_record import RunRecord, current_commit, describe_start, is_alive, process_start, read_record
 
 
 def test_runs_lists_fit_with_method_metric_and_state(darkroom: Callable, tiny_run: Path) -> None:
@@ -62,3 +71,141 @@ def test_folder_without_runs_says_so(darkroom: Callable, tmp_path: Path) -> None
 )
 def test_sizes_have_three_digits(size: int, text: str) -> None:
     assert format_size(size) == text
+
+
+def test_record_of_another_process_with_the_same_number_is_not_alive() -> None:
+    start = describe_start(["darkroom", "fit"])
+    record = RunRecord(state="running", **start)
+    assert is_alive(record)
+    assert not is_alive(replace(record, state="finished"))
+    if process_start(os.getpid()):
+        assert not is_alive(replace(record, process_start=f"{record.process_start}0"))
+    assert is_alive(replace(record, host="another machine"))
+
+
+def test_command_is_recorded_without_secrets() -> None:
+    arguments = [
+        "bin/darkroom",
+        "fit",
+        "--logger.api_key",
+        "abc",
+        "--token=abc",
+        "--url=https://me:abc@host/x",
+        "--seed",
+        "1",
+    ]
+    assert describe_start(arguments)["command"] == (
+        "darkroom fit --logger.api_key '***' '--token=***' '--url=***' --seed 1"
+    )
+    assert "TOKEN" in describe_start(["train.py", "--token", "$TOKEN"])["command"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Repository of Git with one commit."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "a.txt").write_text("a")
+    for arguments in (["init", "-q"], ["add", "a.txt"], [*identity, "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    return tmp_path
+
+
+def test_commit_is_marked_if_files_differ_or_if_that_is_not_known(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = current_commit(repository)
+    assert commit is not None
+    assert len(commit) == 10
+    (repository / "a.txt").write_text("b")
+    assert current_commit(repository) == f"{commit}+"
+    run = subprocess.run
+
+    def slow(command: list[str], **options: object) -> object:
+        if "status" in command:
+            raise subprocess.TimeoutExpired(command, 5)
+        return run(command, **options)
+
+    monkeypatch.setattr(run_record.subprocess, "run", slow)
+    assert current_commit(repository) == f"{commit}?"
+
+
+def test_commit_is_read_while_the_user_commits(repository: Path) -> None:
+    (repository / ".git/index.lock").touch()
+    assert current_commit(repository)
+
+
+def fit(model: LightningModule, folder: Path, **options: Any) -> RunRecord | None:
+    """Fit two steps with a recorder; return the record."""
+    options = {"max_epochs": 1, **options}
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[RunRecorder()],
+        **options,
+    )
+    trainer.fit(model, DataLoader(torch.ones(2, 3)))
+    return read_record(folder)
+
+
+class Lazy(LightningModule):
+    """Model whose first batch determines the shape of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_model_with_lazy_weights_is_recorded(tmp_path: Path) -> None:
+    record = fit(Lazy(), tmp_path)
+    assert record is not None
+    assert (record.state, record.parameters) == ("finished", None)
+
+
+def test_second_fit_of_a_run_adds_its_time_and_keeps_the_highest_memory(tmp_path: Path) -> None:
+    first = fit(Lazy(), tmp_path)
+    assert first is not None
+    replace(first, seconds=100.0, peak_memory_mib=1e9, started="earlier").write(tmp_path)
+    second = fit(Lazy(), tmp_path)
+    assert second is not None
+    assert (second.seconds >= 100.0, second.peak_memory_mib, second.started) == (True, 1e9, "earlier")
+
+
+def test_fast_dev_run_writes_no_record(tmp_path: Path) -> None:
+    assert fit(Lazy(), tmp_path, fast_dev_run=True) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "state"), [(OSError("disk full"), "failed"), (KeyboardInterrupt(), "stopped")])
+def test_failed_fit_is_not_running(tmp_path: Path, error: BaseException, state: str) -> None:
+    class Failing(Lazy):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            raise error
+
+    with pytest.raises((OSError, SystemExit, KeyboardInterrupt)):
+        fit(Failing(), tmp_path)
+    record = read_record(tmp_path)
+    assert record is not None
+    assert record.state == state
+
+
+def test_error_before_the_setup_of_callbacks_is_raised(tmp_path: Path) -> None:
+    class Broken(Lazy):
+        def prepare_data(self) -> None:
+            raise ValueError("no data")
+
+    with pytest.raises(ValueError, match="no data"):
+        fit(Broken(), tmp_path)
+
+
+def test_deleted_run_has_no_time(tmp_path: Path) -> None:
+    assert last_change(tmp_path / "deleted") == 0

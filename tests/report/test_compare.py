@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 from darkroom.errors import DataError, UsageError
-from darkroom.report.compare.bootstrap import DRAWS, mean_statistic, paired_difference
+from darkroom.report.compare.bootstrap import DRAWS, mean_statistic, paired_difference, resample
 from darkroom.report.compare.groups import differing_options, group_runs, require_comparable, seed_notes
 from darkroom.report.compare.page import seed_bands
 from darkroom.report.compare.rows import make_rows, metrics_to_compare, spread
 from darkroom.report.compare.side_by_side import shared_samples
 from darkroom.report.compare.statistics import average_precision_statistic
+from darkroom.report.compare.table import lower_is_better, make_table
 from darkroom.report.compare.wandb_folder import is_wandb_folder, read_wandb_folder
 from darkroom.report.run import read_run
 from darkroom.report.tasks.matching import Detections, Found, Objects
@@ -31,8 +32,9 @@ def make_run(
     data: dict[str, object] | None = None,
     monitor: str = "val/accuracy",
     tested: bool = True,
+    flip: bool = False,
 ) -> Path:
-    """Write a run of a classifier whose test sample i is right where ``right[i]`` is 1."""
+    """Write a run of a classifier whose test sample i is right where ``right[i]`` is 1; ``flip``: other truth."""
     folder.mkdir(parents=True)
     config = {
         "seed_everything": seed,
@@ -52,7 +54,9 @@ def make_run(
         (folder / "test").mkdir()
         summary = {"task": "classification", "class_names": ["a", "b"], "num_samples": len(right)}
         (folder / "test/summary.json").write_text(json.dumps({**summary, "metrics": {f"test/{name}": accuracy}}))
-        rows = [f"{index},{index % 2},{index % 2 if ok else 1 - index % 2}" for index, ok in enumerate(right)]
+        truths = [(index + flip) % 2 for index in range(len(right))]
+        pairs = zip(truths, right, strict=True)
+        rows = [f"{index},{truth},{truth if ok else 1 - truth}" for index, (truth, ok) in enumerate(pairs)]
         (folder / "test/samples.csv").write_text("\n".join(["sample,truth,predicted", *rows, ""]))
     return folder
 
@@ -77,7 +81,8 @@ def test_run_given_twice_is_refused(tmp_path: Path) -> None:
     [
         ({"data": {"side": 64}}, r"data.side must be the same, but is 32 and 64"),
         ({"monitor": "val/mIoU"}, r"main metric must be the same, but is val/accuracy and val/mIoU"),
-        ({"right": (1, 1, 0)}, r"test samples must be the same, but the recorded truth differs"),
+        ({"right": (1, 1, 0)}, r"samples must be the same, but the first has 1 which the second lacks, and lacks 0 of"),
+        ({"flip": True}, r"test samples must be the same, but the recorded truth differs"),
     ],
 )
 def test_runs_of_other_data_or_metrics_are_refused(tmp_path: Path, change: dict, message: str) -> None:
@@ -108,7 +113,8 @@ def test_paired_interval_covers_sampling_error_of_difference() -> None:
     generator = np.random.default_rng(0)
     first = generator.normal(size=400)
     second = first + 0.1 + 0.5 * generator.normal(size=400)
-    found = paired_difference(mean_statistic(first), mean_statistic(second), 400)
+    found = paired_difference(*(resample(mean_statistic(scores), np.ones(400, bool)) for scores in (first, second)))
+    assert found is not None
     error = (second - first).std(ddof=1) / 20
     assert found.value == pytest.approx((second - first).mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
@@ -118,7 +124,9 @@ def test_paired_interval_covers_sampling_error_of_difference() -> None:
 
 def test_equal_methods_have_no_clear_difference() -> None:
     scores = np.array([0.0, 1.0, 1.0, np.nan])
-    found = paired_difference(mean_statistic(scores), mean_statistic(scores), 4)
+    one = resample(mean_statistic(scores), np.isfinite(scores))
+    found = paired_difference(one, one)
+    assert found is not None
     assert (found.value, found.low, found.high, found.is_clear) == (0.0, 0.0, 0.0, False)
 
 
@@ -130,7 +138,7 @@ def test_average_precision_of_a_multiset_is_that_of_repeated_samples() -> None:
     moved = boxes[:30] + generator.integers(-6, 7, (30, 1))
     detections = Detections(sample, label, moved, generator.random(30))
     found = Found(objects, detections, ["a", "b"])
-    statistic = average_precision_statistic(found)
+    statistic = average_precision_statistic(found, np.arange(10))
     times = np.array([2, 0, 1, 1, 3, 1, 0, 1, 1, 1])
     rows = np.concatenate([np.flatnonzero(sample == index) for index, count in enumerate(times) for _ in range(count)])
     names = np.repeat(np.arange(times.sum()), 3)
@@ -139,7 +147,7 @@ def test_average_precision_of_a_multiset_is_that_of_repeated_samples() -> None:
         Detections(names, label[rows], moved[rows], detections.scores[rows]),
         ["a", "b"],
     )
-    expected = average_precision_statistic(again)(np.ones((1, int(times.sum()))))
+    expected = average_precision_statistic(again, np.arange(times.sum()))(np.ones((1, int(times.sum()))))
     assert statistic(times[None].astype(float)) == pytest.approx(expected)
     assert 0.05 < expected[0] < 0.95
 
@@ -150,7 +158,50 @@ def test_average_precision_is_area_below_voc_curve() -> None:
     shifted = np.array([boxes[0], boxes[0] + 50, boxes[1]])
     found = Found(objects, Detections(np.zeros(3, int), np.ones(3, int), shifted, np.array([0.9, 0.8, 0.7])), ["a"])
     # Right, wrong, right: recall .5 at precision 1, recall 1 at precision 2/3.
-    assert average_precision_statistic(found)(np.ones((1, 1)))[0] == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert average_precision_statistic(found, np.arange(1))(np.ones((1, 1)))[0] == pytest.approx(0.5 + 0.5 * 2 / 3)
+
+
+def test_average_precision_of_skipped_samples_refers_to_their_numbers() -> None:
+    """Samples 3 and 9 were tested, the others skipped: a set of sample 9 alone has its precision."""
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], dtype=float)
+    objects = Objects(np.array([3, 9]), np.ones(2, int), boxes, np.zeros(2, bool))
+    detections = Detections(np.array([3, 9]), np.ones(2, int), boxes + np.array([[50.0], [0.0]]), np.array([0.9, 0.8]))
+    statistic = average_precision_statistic(Found(objects, detections, ["a"]), np.array([3, 9]))
+    assert statistic(np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])) == pytest.approx(
+        [1.0, 0.0, 0.25, np.nan], nan_ok=True
+    )
+
+
+def test_average_precision_in_parts_equals_that_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    boxes = np.tile([0.0, 0.0, 10.0, 10.0], (8, 1))
+    objects = Objects(np.arange(8), generator.integers(1, 3, 8), boxes, np.zeros(8, bool))
+    found = Found(objects, Detections(np.arange(8), np.ones(8, int), boxes, generator.random(8)), ["a", "b"])
+    weights = generator.integers(0, 3, (7, 8)).astype(float)
+    expected = average_precision_statistic(found, np.arange(8))(weights)
+    monkeypatch.setattr("darkroom.report.compare.statistics._MOST_CELLS", 16)
+    assert average_precision_statistic(found, np.arange(8))(weights) == pytest.approx(expected)
+
+
+def test_methods_without_values_have_no_difference() -> None:
+    empty = Objects(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, bool))
+    detections = Detections(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
+    statistic = average_precision_statistic(Found(empty, detections, ["a"]), np.arange(3))
+    without = resample(statistic, np.ones(3, bool))
+    diverged = resample(mean_statistic(np.full(3, np.nan)), np.zeros(3, bool))
+    assert paired_difference(without, without) is None
+    assert paired_difference(diverged, diverged) is None
+
+
+def test_difference_is_of_samples_that_both_methods_scored(tmp_path: Path) -> None:
+    """A sample without a score in one method, such as after an overflow, is left out of both."""
+    folders = [write_run(tmp_path / f"runs/{name}/0", "autoencoding", samples=3) for name in ("one", "two")]
+    for folder, errors in zip(folders, (("1", "2", "9"), ("2", "3", "nan")), strict=True):
+        rows = ["sample,name,error", *(f"{index},,{error}" for index, error in enumerate(errors)), ""]
+        (folder / "test/samples.csv").write_text("\n".join(rows))
+    (folders[1] / "config.yaml").write_text((folders[1] / "config.yaml").read_text().replace("VAE", "AE"))
+    _, second = make_rows(group_runs([read_run(folder) for folder in folders]), [])
+    assert second.difference.value == pytest.approx(1.0)
 
 
 def test_rows_average_seeds_and_pair_samples(tmp_path: Path) -> None:
@@ -181,6 +232,88 @@ def two_methods(tmp_path: Path) -> list[Path]:
         make_run(Path("runs/a/1"), (1, 0, 0, 0), seed=1),
         make_run(Path("runs/b_c/0"), (1, 1, 1, 1), lr=0.2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        ("test/loss", True),
+        ("train/loss/kl", True),
+        ("test/squared_error", True),
+        ("test/FID50k", True),
+        ("test/IoU/kidney", False),
+        ("test/confidence", False),
+        ("test/accuracy/fid", False),
+        ("test/psnr", False),
+    ],
+)
+def test_direction_of_metrics(metric: str, lower: bool) -> None:
+    assert lower_is_better(metric) is lower
+
+
+def test_equal_best_values_are_all_bold(tmp_path: Path) -> None:
+    rights = {"a": (1, 1, 0, 0), "b": (1, 0, 1, 0), "c": (1, 0, 0, 0)}
+    folders = [make_run(tmp_path / f"runs/{name}/0", right, lr=len(name)) for name, right in rights.items()]
+    for number, folder in enumerate(folders):
+        (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("lr: 1", f"lr: {number}"))
+    rows = make_rows(group_runs([read_run(folder) for folder in folders]), ["test/accuracy"])
+    assert [row[2].bold for row in make_table(rows, None).cells] == [True, True, False]
+
+
+def test_metrics_of_two_stages_have_their_full_names(darkroom: Callable, two_methods: list[Path]) -> None:
+    done = darkroom("compare", *two_methods, "--metrics", "val/accuracy", "test/accuracy")
+    assert done.code == 0, done.err
+    columns = done.out.splitlines()[0].strip("| ").split(" | ")
+    assert columns == ["method", "seeds", "val/accuracy", "accuracy: difference", "test/accuracy"]
+
+
+def test_runs_whose_main_metric_is_nan_are_one_message(darkroom: Callable, two_methods: list[Path]) -> None:
+    for folder in two_methods[:2]:
+        (folder / "metrics.csv").write_text("step,epoch,val/accuracy,test/accuracy\n8,0,nan,\n8,0,,nan\n")
+    done = darkroom("compare", *two_methods)
+    assert (done.code, "a must have a finite value of the main metric" in done.message) == (2, True)
+
+
+def test_damaged_config_is_named(darkroom: Callable, two_methods: list[Path]) -> None:
+    (two_methods[2] / "config.yaml").write_text("model: {")
+    assert "its config is not known: config.yaml cannot be read" in darkroom("compare", *two_methods).message
+
+
+def test_folder_with_other_files_is_kept(darkroom: Callable, two_methods: list[Path]) -> None:
+    figure = two_methods[0] / "figures/val_masks/0000008.png"
+    figure.parent.mkdir(parents=True)
+    figure.touch()
+    done = darkroom("compare", *two_methods, "--folder", two_methods[0])
+    assert (done.code, "must be a new or empty folder" in done.message) == (2, True)
+    assert figure.is_file()
+    assert [darkroom("compare", *two_methods, "--folder", "mine").code for _ in range(2)] == [0, 0]
+
+
+def test_repeated_seeds_and_runs_without_results_are_said(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / "runs/a/0"), make_run(tmp_path / "runs/a/1", tested=False)]
+    notes = seed_notes(group_runs([read_run(folder) for folder in folders]))
+    assert notes == [
+        "ImageClassifier has several runs with seed 0; its deviation counts each run.",
+        "ImageClassifier has no differences, because a/1 has no test results.",
+    ]
+
+
+def test_seeds_are_named_in_the_order_of_numbers(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"runs/a/{seed}", seed=seed) for seed in (2, 10)]
+    groups = group_runs([read_run(folder) for folder in [*folders, make_run(tmp_path / "runs/b/0", lr=0.2)]])
+    assert "b has no run with seed 2, 10." in seed_notes(groups)
+
+
+def test_damaged_images_are_left_out(darkroom: Callable) -> None:
+    folders = [write_run(Path(f"runs/{name}/0"), "segmentation", samples=3, kept=3) for name in ("one", "two")]
+    (folders[1] / "config.yaml").write_text((folders[1] / "config.yaml").read_text().replace("UNet", "FCN"))
+    damaged = folders[1] / "test/images/000001-prediction.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    done = darkroom("compare", *folders)
+    assert done.code == 0, done.err
+    page = Path("comparison/index.html").read_text()
+    assert "1 of 3 samples are left out, because an image is damaged." in page
+    assert page.count("<small>truth</small>") == 2
 
 
 def test_command_prints_table_and_writes_page_latex_and_csv(darkroom: Callable, two_methods: list[Path]) -> None:

@@ -19,7 +19,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="NAME", help="such as test/mIoU; default: all averages"
     )
-    parser.add_argument("--folder", type=Path, default=Path("comparison"), help="of the page; default: comparison")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("comparison"),
+        help="of the page, new or of an earlier comparison; default: comparison",
+    )
     add_width(parser)
     options = parser.parse_args(argv)
     try:
@@ -37,18 +42,19 @@ def compare(folders: list[Path], metrics: list[str], folder: Path, width: float)
         UserError: a folder has no run, runs cannot be compared, or a metric does not exist.
     """
     from darkroom.report.compare.groups import group_runs, require_comparable, seed_notes
-    from darkroom.report.compare.page import write_comparison
+    from darkroom.report.compare.page import require_own_folder, write_comparison
     from darkroom.report.compare.rows import make_rows, metrics_to_compare, paired_metric
     from darkroom.report.compare.table import make_table, to_markdown
     from darkroom.report.compare.wandb_folder import is_wandb_folder, read_wandb_folder
     from darkroom.report.run import read_run
 
     runs = [read_wandb_folder(one) if is_wandb_folder(one) else read_run(one) for one in folders]
+    require_own_folder(folder)  # before the work
     groups = group_runs(runs)
     require_comparable(groups)
     names = metrics_to_compare(groups, metrics)
     rows = make_rows(groups, names)
-    table = make_table(rows, paired_metric(rows, groups))
+    table = make_table(rows, paired_metric(rows))
     path = write_comparison(folder, groups, rows, table, width)
     notes = [*seed_notes(groups), *(f"{run.name}: {note}" for run in runs for note in run.notes)]
     return "\n".join([to_markdown(table), *(f"- {note}" for note in notes), f"\npage: {path}", ""])

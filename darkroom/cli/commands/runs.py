@@ -64,9 +64,18 @@ def make_row(run: Run) -> Row:
 
 
 def last_change(run: Path) -> float:
-    """Return the time of the newest change of a run's metrics, record or config, in seconds since 1970."""
-    times = [path.stat().st_mtime for name in ("metrics.csv", FILE) if (path := run / name).is_file()]
-    return max(times, default=run.stat().st_mtime)
+    """Return the time of the newest change of a run's metrics or record, else of its folder, in seconds since 1970.
+
+    0 for a folder that was deleted meanwhile.
+    """
+
+    def changed(path: Path) -> float:
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    return max(changed(run / "metrics.csv"), changed(run / FILE)) or changed(run)
 
 
 def format_size(size: float) -> str:

@@ -31,22 +31,45 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def paired_difference(first: Statistic, second: Statistic, num_samples: int, seed: int = 0) -> Difference:
-    """Compute the difference of a metric and its interval; both methods get the same resampled sets.
+@dataclass(frozen=True)
+class Resampled:
+    """Metric of a method on the test samples and on resampled sets of them.
 
     Args:
-        first, second: metric of each method.
-        num_samples: number of test samples, N.
+        value: on the test samples.
+        draws: float (DRAWS,), on the sets, which are the same for all methods of the same samples.
+    """
+
+    value: float
+    draws: np.ndarray
+
+
+def resample(statistic: Statistic, used: np.ndarray, seed: int = 0) -> Resampled:
+    """Compute a metric on the test samples and on sets of them, sampled with replacement.
+
+    Args:
+        statistic: the metric.
+        used: bool (N,), test samples that count; a method must not lose the samples that only it has no score for.
         seed: of the resampling.
     """
-    generator = np.random.default_rng(seed)
-    value = second(np.ones((1, num_samples))) - first(np.ones((1, num_samples)))
-    differences = []
-    for _ in range(0, DRAWS, 100):  # in parts, so that memory does not grow with the draws
-        weights = generator.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=100).astype(np.float64)
-        differences.append(second(weights) - first(weights))
-    low, high = np.nanpercentile(np.concatenate(differences), [2.5, 97.5])
-    return Difference(float(value[0]), float(low), float(high))
+    generator, count = np.random.default_rng(seed), int(used.sum())
+    value = statistic(used[None].astype(np.float64))
+    draws = []
+    for _ in range(0, DRAWS if count else 0, 100):  # in parts, so that memory does not grow with the draws
+        weights = np.zeros((100, len(used)))
+        weights[:, used] = generator.multinomial(count, np.full(count, 1 / count), size=100)
+        draws.append(statistic(weights))
+    return Resampled(float(value[0]), np.concatenate([*draws, np.empty(0)]))
+
+
+def paired_difference(first: Resampled, second: Resampled) -> Difference | None:
+    """Compute the difference of a metric and its interval; None if a method has no finite value."""
+    value, draws = second.value - first.value, second.draws - first.draws
+    known = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or not len(known):
+        return None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Difference(value, float(low), float(high))
 
 
 def mean_statistic(scores: np.ndarray) -> Statistic:

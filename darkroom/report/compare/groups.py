@@ -19,7 +19,7 @@ _OF_TRAINING = frozenset(
     }
 )
 _TRUTH = {
-    "classification": ("samples", ("sample", "truth")),
+    "classification": ("samples", ("truth",)),
     "segmentation": ("objects", ("sample", "class", "pixels")),
     "detection": ("truths", ("sample", "class", "x0", "y0", "x1", "y1")),
 }
@@ -103,6 +103,8 @@ def require_comparable(groups: Sequence[Group]) -> None:
     Raises:
         UsageError: names the two groups, what differs, and its values.
     """
+    for run in (run for group in groups for run in group.runs if not run.config):
+        raise UsageError(f"{run.folder} cannot be compared, because its config is not known: {' '.join(run.notes)}")
     first = groups[0]
     for other in groups[1:]:
         names = f"{first.name} and {other.name}"
@@ -113,10 +115,11 @@ def require_comparable(groups: Sequence[Group]) -> None:
                 )
     tested = [(run.name, run.results) for group in groups for run in group.runs if run.results]
     for name, results in tested[1:]:
-        if not _has_same_truth(tested[0][1], results):
+        differs = _different_samples(tested[0][1], results)
+        if differs:
             raise UsageError(
-                f"{tested[0][0]} and {name} cannot be compared in one table: their test samples must be the same, but the "
-                "recorded truth differs; test both on the same data"
+                f"{tested[0][0]} and {name} cannot be compared in one table: their test samples must be the same, but "
+                f"{differs}; test both on the same data"
             )
 
 
@@ -130,22 +133,37 @@ def _requirements(one: Run, two: Run) -> Iterator[tuple[str, Any, Any]]:
             yield key, data[0].get(key), data[1].get(key)
 
 
-def _has_same_truth(one: Results, two: Results) -> bool:
+def _different_samples(one: Results, two: Results) -> str:
+    """Describe how the samples of two tests differ; empty: they are the same."""
     if one.summary.task != two.summary.task:
-        return False
-    name, columns = _TRUTH.get(one.summary.task, ("samples", ("sample",)))
+        return f"one is a test of {one.summary.task}, the other of {two.summary.task}"
+    samples = [results.tables.get("samples", {}).get("sample", []) for results in (one, two)]
+    if samples[0] != samples[1]:
+        missing = [set(samples[0]) - set(samples[1]), set(samples[1]) - set(samples[0])]
+        return f"the first has {len(missing[0])} which the second lacks, and lacks {len(missing[1])} of the second"
+    name, columns = _TRUTH.get(one.summary.task, ("samples", ("name",)))
     tables = [results.tables.get(name, {}) for results in (one, two)]
-    return all(tables[0].get(column) == tables[1].get(column) for column in columns)
+    same = all(tables[0].get(column) == tables[1].get(column) for column in columns)
+    return "" if same else "the recorded truth differs"
 
 
 def seed_notes(groups: Sequence[Group]) -> list[str]:
-    """Return sentences on groups that lack seeds which others have, and on single seeds."""
-    everywhere = sorted({seed for group in groups for seed in group.seeds})
+    """Return sentences on groups that lack seeds or test results which others have, on repeated and on single seeds."""
+    tested = any(run.results for group in groups for run in group.runs)
+    everywhere = sorted({seed for group in groups for seed in group.seeds}, key=lambda seed: (len(seed), seed))
     notes = []
     for group in groups:
         missing = [seed for seed in everywhere if seed not in group.seeds]
         if missing:
             notes.append(f"{group.name} has no run with seed {', '.join(missing)}.")
+        repeated = sorted({seed for seed in group.seeds if group.seeds.count(seed) > 1})
+        if repeated:
+            notes.append(
+                f"{group.name} has several runs with seed {', '.join(repeated)}; its deviation counts each run."
+            )
+        untested = [run.name for run in group.runs if run.results is None]
+        if tested and untested:
+            notes.append(f"{group.name} has no differences, because {', '.join(untested)} has no test results.")
         if len(group.runs) == 1:
             notes.append(f"{group.name} has one seed, so its deviation is not known.")
     return notes

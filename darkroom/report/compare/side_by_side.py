@@ -1,5 +1,6 @@
 """The same test images with the predictions of every method."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +11,6 @@ from darkroom.report.gallery import Gallery, Item
 from darkroom.report.markup import Html, paragraph
 from darkroom.report.samples import (
     Box,
-    darken,
     draw_boxes,
     kept_samples,
     overlay,
@@ -19,7 +19,7 @@ from darkroom.report.samples import (
     sample_titles,
     show,
 )
-from darkroom.report.tasks.matching import CORNERS, read_found
+from darkroom.report.tasks.matching import CORNERS
 from darkroom.runtime.results import Results
 from darkroom.runtime.tables import Table, numbers
 
@@ -44,10 +44,16 @@ def side_by_side(groups: Sequence[Group]) -> list[Html]:
     samples = shared_samples(results)
     if not samples:
         return [paragraph("No image was kept in the results of all methods.")]
-    gallery = Gallery("same-images")
+    gallery, damaged = Gallery("same-images"), 0
     for sample in samples:
-        gallery.items.append(_item(sample, [(name, one) for name, one in tested if one is not None], _DRAWERS[task]))
-    return [gallery.html()]
+        try:
+            item = _item(sample, [(name, one) for name, one in tested if one is not None], _DRAWERS[task])
+        except OSError:  # an image that is cut off
+            damaged += 1
+        else:
+            gallery.items.append(item)
+    left_out = [f"{damaged} of {len(samples)} samples are left out, because an image is damaged."] if damaged else []
+    return [*([gallery.html()] if gallery.items else []), *map(paragraph, left_out)]
 
 
 def shared_samples(results: Sequence[Results]) -> list[int]:
@@ -66,7 +72,7 @@ def _span(values: Sequence[float]) -> float:
 
 
 def sample_scores(results: Results) -> dict[int, float]:
-    """Return the score of each sample: IoU, probability of a right class, or the fraction of right detections."""
+    """Return the score of each sample: IoU, probability of a right class, or minus the error of the number of objects."""
     table = results.tables["samples"]
     samples = [int(sample) for sample in table["sample"]]
     if results.summary.task == "segmentation":
@@ -75,9 +81,10 @@ def sample_scores(results: Results) -> dict[int, float]:
         right = np.array(table["truth"]) == np.array(table["predicted"])
         values = np.where(right, 1.0, -1.0) * numbers(table["probability"])
     else:
-        found = read_found(results)
-        seen = np.bincount(found.detections.sample[found.detections.scores >= _SCORE], minlength=len(samples))
-        values = -np.abs(seen - numbers(table["objects"]))
+        found = results.tables["detections"]
+        pairs = zip(found["sample"], numbers(found["score"]).tolist(), strict=True)
+        seen = Counter(int(sample) for sample, score in pairs if score >= _SCORE)
+        values = -np.abs([seen[sample] for sample in samples] - numbers(table["objects"]))
     return dict(zip(samples, values.tolist(), strict=True))
 
 
@@ -121,7 +128,7 @@ def _draw_truth(results: Results, sample: int, image: np.ndarray) -> np.ndarray 
 
 
 def _paint(image: np.ndarray, ids: np.ndarray, num_classes: int) -> np.ndarray:
-    return overlay(darken(image), ids, num_classes, background=0 if num_classes > 1 else None)
+    return overlay(image, ids, num_classes, background=0 if num_classes > 1 else None)
 
 
 def _draw_mask(results: Results, sample: int, image: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Metrics of a test that can be computed for any multiset of its samples, for the bootstrap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ from darkroom.report.tasks.matching import NONE, Found, match, read_found
 from darkroom.runtime.results import Results
 from darkroom.runtime.tables import numbers
 
+_MOST_CELLS = 2_000_000  # of a matrix of draws and detections; with more, draws are computed one part after another
+
 
 @dataclass(frozen=True)
 class SampleMetric:
@@ -17,56 +20,85 @@ class SampleMetric:
     Args:
         name: for the heading of the column.
         statistic: its value for weights of the samples.
-        num_samples: number of test samples.
+        known: bool (N,), samples that have a score.
     """
 
     name: str
     statistic: Statistic
-    num_samples: int
+    known: np.ndarray
 
 
 def sample_metric(results: Results) -> SampleMetric | None:
     """Return the metric of a task that is paired between methods; None if the results lack its columns."""
-    samples = results.tables.get("samples", {})
-    task, count = results.summary.task, results.summary.num_samples
+    samples, task = results.tables.get("samples", {}), results.summary.task
     if task == "classification" and {"truth", "predicted"} <= samples.keys():
         right = np.array(samples["truth"]) == np.array(samples["predicted"])
-        return SampleMetric("accuracy", mean_statistic(right.astype(np.float64)), count)
-    if task == "detection" and {"truths", "detections"} <= results.tables.keys():
-        return SampleMetric("AP50", average_precision_statistic(read_found(results)), count)
+        return _mean_metric("accuracy", right.astype(np.float64))
+    if task == "detection" and {"truths", "detections"} <= results.tables.keys() and "sample" in samples:
+        numbered = numbers(samples["sample"]).astype(int)
+        statistic = average_precision_statistic(read_found(results), numbered)
+        return SampleMetric("AP50", statistic, np.ones(len(numbered), dtype=bool))
     column, name = {
         "segmentation": ("mIoU", "mIoU of an image"),
         "captions": ("right", "right samples"),
         "autoencoding": ("error", "squared error"),
     }.get(task, ("", ""))
-    if column in samples:
-        return SampleMetric(name, mean_statistic(numbers(samples[column])), count)
-    return None
+    return _mean_metric(name, numbers(samples[column])) if column in samples else None
 
 
-def average_precision_statistic(found: Found, iou: float = 0.5) -> Statistic:
+def _mean_metric(name: str, scores: np.ndarray) -> SampleMetric:
+    return SampleMetric(name, mean_statistic(scores), np.isfinite(scores))
+
+
+def average_precision_statistic(found: Found, samples: np.ndarray, iou: float = 0.5) -> Statistic:
     """Return the average precision as PASCAL VOC defines it since 2010 (area below the curve), averaged over classes.
 
-    Detections are matched once; a set of samples only changes how often each of them counts.
+    Detections are matched once; a set of samples only changes how often each of them counts. A set without any object
+    has no value (NaN).
+
+    Args:
+        found: detections and objects.
+        samples: int (N,), numbers of the test samples in ascending order, as weights refer to them.
+        iou: threshold of a match.
     """
     matches = match(found, iou)
-    counted = ~matches.ignored
-    labels = np.unique(found.objects.label[~found.objects.ignored])
-
-    def of_class(weights: np.ndarray, label: int) -> np.ndarray:
-        chosen = np.flatnonzero(counted & (found.detections.label == label))
-        chosen = chosen[np.argsort(-found.detections.scores[chosen], kind="stable")]
-        times = weights[:, found.detections.sample[chosen]]
-        right = times * (matches.object[chosen] != NONE)
-        real = (found.objects.label == label) & ~found.objects.ignored
-        objects = weights[:, found.objects.sample[real]].sum(1, keepdims=True)
-        hits, seen = right.cumsum(1), times.cumsum(1)
-        precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-        envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-        steps = np.divide(right, objects, out=np.full_like(right, np.nan), where=objects > 0)
-        return np.where(objects[:, 0] > 0, (envelope * steps).sum(1), np.nan)  # NaN for a set without the class
+    real = ~found.objects.ignored
+    detected, objects = (np.searchsorted(samples, which.sample) for which in (found.detections, found.objects))
+    order = np.argsort(-found.detections.scores, kind="stable")
+    order = order[~matches.ignored[order]]
+    classes = []
+    for label in np.unique(found.objects.label[real]):
+        chosen = order[found.detections.label[order] == label]
+        right = matches.object[chosen] != NONE
+        classes.append((detected[chosen], right, objects[real & (found.objects.label == label)]))
+    rows = max(1, _MOST_CELLS // max([1, *(len(chosen) for chosen, _, _ in classes)]))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        return np.nanmean([of_class(weights, int(label)) for label in labels], axis=0)
+        parts = [weights[start : start + rows] for start in range(0, len(weights), rows)]
+        return np.concatenate([_mean_precision(part, classes) for part in parts])
 
     return statistic
+
+
+def _mean_precision(weights: np.ndarray, classes: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the mean of the average precisions of the classes that a set contains, float (draws,)."""
+    total, count = np.zeros(len(weights)), np.zeros(len(weights))
+    for detected, right, objects in classes:
+        number = weights[:, objects].sum(1)
+        total += np.where(number > 0, _area(weights[:, detected], right) / np.maximum(number, 1), 0)
+        count += number > 0
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def _area(times: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the area below precision by the number of found objects, float (draws,).
+
+    Args:
+        times: float (draws, M), how often each detection counts, in the order of descending scores.
+        right: bool (M,), detections of an object.
+    """
+    found = times * right
+    hits, seen = found.cumsum(1), times.cumsum(1)
+    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
+    envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+    return (envelope * found).sum(1)

@@ -33,7 +33,9 @@ def read_wandb_folder(folder: Path) -> Run:
         kind = record.WhichOneof("record_type")
         for update in {"config": [record.config], "run": [record.run.config]}.get(kind, []):
             for item in update.update:
-                _set(config, list(item.nested_key) or [item.key], json.loads(item.value_json))
+                keys = list(item.nested_key) or [item.key]
+                if not keys[0].startswith("_"):  # W&B's own, such as the time of the start
+                    _set(config, keys, json.loads(item.value_json))
         if kind == "history":
             row = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
             _add_row(metrics, row)
@@ -48,7 +50,9 @@ def read_wandb_folder(folder: Path) -> Run:
 def _set(config: dict[str, Any], keys: list[str], value: Any) -> None:
     """Set a value at nested keys."""
     for key in keys[:-1]:
-        config = config.setdefault(key, {})
+        inner = config.get(key)
+        config[key] = inner if isinstance(inner, dict) else {}
+        config = config[key]
     config[keys[-1]] = value
 
 

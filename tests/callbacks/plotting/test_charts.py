@@ -1,8 +1,10 @@
 """Charts: positions of points on linear and logarithmic axes, bars, matrices, and the style of all of them."""
 
 import math
+from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from darkroom.callbacks.plotting.curves import curves, fade
 from darkroom.callbacks.plotting.drawing import Drawing, Plot
 from darkroom.callbacks.plotting.matrix import matrix
 from darkroom.callbacks.plotting.scatter import scatter
-from darkroom.callbacks.plotting.style import class_colours, parse_width
+from darkroom.callbacks.plotting.style import WIDTHS, class_colours, parse_width
 from darkroom.errors import UsageError
 
 
@@ -189,3 +191,33 @@ def test_widths_of_templates() -> None:
 def test_width_is_that_of_the_image() -> None:
     plot = curves([torch.tensor([[0.0, 1.0], [1.0, 2.0]])], ["a"], width=parse_width("iccv-column"))
     assert plot.raster().shape[2] == round(3.28125 * 144)
+
+
+def test_matrix_of_many_classes_is_one_image(tmp_path: Path) -> None:
+    """As vectors, a thousand classes took minutes and 20 MB, and the edges of the cells covered them in the PNG."""
+    names = [str(index) for index in range(100)]
+    plot = matrix(np.eye(100), names, names)
+    plot.save(tmp_path / "matrix")
+    svg = (tmp_path / "matrix.svg").read_text()
+    assert (tmp_path / "matrix.svg").stat().st_size < 200_000
+    assert svg.count("<image") <= 2  # cells and colour bar
+    left, bottom, right, top = plot.figure.axes[0].dataLim.extents
+    assert (left, right, sorted((bottom, top))) == (0, 100, [0, 100])
+    assert plot.figure.axes[0].get_ylim() == (100, 0)
+
+
+def test_matrix_without_a_finite_value_has_white_cells(tmp_path: Path) -> None:
+    matrix([[float("nan")] * 2] * 2, ["a", "b"], ["a", "b"]).save(tmp_path / "matrix")
+    assert (tmp_path / "matrix.pdf").is_file()
+
+
+def test_long_names_are_wrapped_in_the_legend() -> None:
+    plot = curves([[[0, 1], [1, 2]]], ["a long name of a method " * 4], width=WIDTHS["iccv-column"])
+    plot.raster()
+    assert plot.figure.axes[0].get_position().width > 0.3
+
+
+def test_figures_do_not_log_the_tables_of_fonts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        curves([[[0, 1], [1, 2]]], ["a"]).save(tmp_path / "curve")
+    assert not caplog.records
