@@ -19,7 +19,7 @@ from darkroom.cli.trainer_defaults import add_defaults, warn_of_slow_bf16
 from darkroom.errors import Stopped, UsageError, UserError
 from darkroom.runtime.fit_folder import absolute_options
 from darkroom.runtime.lightning_compat import SteppedCLI, is_fast_dev_run, leave_signals, start_together
-from darkroom.runtime.past_tests import append_test
+from darkroom.runtime.records.past_tests import append_test
 from darkroom.runtime.run_folder import (
     create_run,
     find_checkpoint,

@@ -10,7 +10,7 @@ from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Section
 from darkroom.report.run import Run
 from darkroom.report.table import Table
-from darkroom.runtime.past_tests import PastTest
+from darkroom.runtime.records.past_tests import PastTest
 
 _STEPS, _SAMPLER = "model.sampling.steps", "model.sampling.sampler"
 _DISTANCE = "test/cnn_fid"
@@ -44,7 +44,7 @@ def past_test_sections(run: Run, tests: Sequence[PastTest], outputs: Outputs) ->
 
 
 def _metrics_of(run: Run, tests: Sequence[PastTest]) -> list[str]:
-    """Return the main metric, the distance of samples, and others that are no losses and not of single classes."""
+    """Return the main metric, the distance of samples, and others, without losses and metrics of single classes."""
     main = f"test/{(run.monitor or '').partition('/')[2]}"
     others = [name for test in tests for name in test.metrics if name.count("/") == 1 and "loss" not in name]
     known = dict.fromkeys(name for test in tests for name in test.metrics)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import yaml
 
 from darkroom.errors import DataError, UsageError
-from darkroom.runtime.options import flatten, load_yaml
-from darkroom.runtime.results import Results, read_results
-from darkroom.runtime.run_record import RunRecord, is_alive, read_record
+from darkroom.runtime.records.options import flatten, load_yaml
+from darkroom.runtime.records.results import Results, read_results
+from darkroom.runtime.records.run_record import RunRecord, is_alive, read_record
 
 State = Literal["running", "finished", "resumable", "stopped", "tested"]
 

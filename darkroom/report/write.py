@@ -19,8 +19,8 @@ from darkroom.report.run import Run, read_run
 from darkroom.report.table import Table, format_value
 from darkroom.report.tasks import classification, detection, generation, segmentation
 from darkroom.report.tasks.figures import figure_sections
-from darkroom.runtime.past_tests import read_tests
-from darkroom.runtime.results import Results, Task
+from darkroom.runtime.records.past_tests import read_tests
+from darkroom.runtime.records.results import Results, Task
 
 FOLDER = "report"  # in the run folder
 _TASKS: Mapping[Task, Callable[[Results, Outputs], list[Section]]] = {

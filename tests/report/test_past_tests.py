@@ -8,7 +8,7 @@ import yaml
 
 from darkroom.report.past_tests import distance_by_steps
 from darkroom.report.run import read_run
-from darkroom.runtime.past_tests import FILE, append_test, read_tests
+from darkroom.runtime.records.past_tests import FILE, append_test, read_tests
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 from darkroom.errors import UsageError
 from darkroom.report.run import Run
-from darkroom.runtime.options import flatten
-from darkroom.runtime.results import Results
+from darkroom.runtime.records.options import flatten
+from darkroom.runtime.records.results import Results
 
 # Options by which the runs of one method may differ.
 _OF_A_RUN = ("seed_everything", "experiment", "runs_dir", "ckpt_path", "trainer.default_root_dir", "trainer.logger")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from darkroom.runtime.options import flatten, load_yaml
+from darkroom.runtime.records.options import flatten, load_yaml
 
 FILE = "tests.jsonl"  # in the run folder
 
