@@ -282,3 +282,16 @@ def test_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200
     assert len(text.split()) <= 1500
+
+
+def test_no_file_has_conflict_markers() -> None:
+    suffixes = {".py", ".md", ".yaml", ".yml", ".toml", ".css", ".js", ".sh", ".txt", ".cfg", ""}
+    folders = ("darkroom", "lightning_modules", "datamodules", "callbacks", "configs", "docs", "benchmarks", "tests")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    paths += [path for path in ROOT.iterdir() if path.suffix in suffixes]
+    marked = [
+        name_of(path)
+        for path in paths
+        if path.is_file() and re.search(rb"^(<{7}|>{7}) ", path.read_bytes(), re.MULTILINE)
+    ]
+    assert marked == []

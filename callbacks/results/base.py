@@ -15,8 +15,8 @@ from darkroom.callbacks.plotting.images import to_uint8_rgb
 from darkroom.callbacks.results.image_keeper import Files, ImageKeeper
 from darkroom.callbacks.writers.prediction_files import gather_rows
 from darkroom.protocols import ImageData
-from darkroom.runtime.results import Task, image_path
-from darkroom.runtime.tables import write_table
+from darkroom.runtime.records.results import Task, image_path
+from darkroom.runtime.records.tables import write_table
 
 _SIDE = 512  # pixels of the longer side of an image
 WORST = ("worst",)  # group of the samples with the worst main score

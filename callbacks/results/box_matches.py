@@ -16,7 +16,7 @@ def true_positives(
     first claim with enough overlap, by score, is right. Claims of ignored objects are left out.
 
     Args:
-        detections: per image float64 (M, 7): sample, label, score, box; see ``runtime.results``.
+        detections: per image float64 (M, 7): sample, label, score, box; see ``runtime.records.results``.
         truths: per image float64 (N, 7): sample, label, box, ignored; in any order of images.
         iou: least overlap.
 

@@ -9,7 +9,7 @@ from lightning import Trainer
 from darkroom.callbacks.writers.prediction_files import gather_rows
 
 Group = tuple[str | int, ...]  # a kind, such as "cell", and the numbers of classes that it is about
-Files = dict[str, bytes]  # PNG files of a sample by kind, see ``darkroom.runtime.results.image_path``
+Files = dict[str, bytes]  # PNG files of a sample by kind, see ``darkroom.runtime.records.results.image_path``
 _BUDGET = 512  # samples of the groups of one kind
 
 

@@ -20,7 +20,7 @@ from darkroom.callbacks.writers.prediction_files import PredictedFiles, gather_r
 from darkroom.errors import UsageError
 from darkroom.protocols import ImageData, NumberedLoader, TaskModel
 from darkroom.runtime.lightning_compat import class_names_of, datamodule_of, is_fast_dev_run
-from darkroom.runtime.results import FOLDER, Summary, create_folder, write_summary
+from darkroom.runtime.records.results import FOLDER, Summary, create_folder, write_summary
 
 _RECORDERS: Mapping[str, type[TaskRecorder]] = {
     kind.task: kind for kind in (ClassificationRecorder, SegmentationRecorder, DetectionRecorder, AutoencodingRecorder)
@@ -28,7 +28,7 @@ _RECORDERS: Mapping[str, type[TaskRecorder]] = {
 
 
 class ResultRecorder(Callback):
-    """Writes the results of a test to ``test/`` in the run folder: a summary, tables and images, see ``runtime.results``.
+    """Writes the results of a test to ``test/`` in the run folder: a summary, tables, images (``runtime.records.results``).
 
     They are what the test step returned, for modules that state their task (``TaskModel``). On several ranks rank 0 writes
     the results of all. A test that ends early leaves a folder without ``summary.json``. W&B gets the confusion matrix,

@@ -16,7 +16,7 @@ from darkroom.callbacks.results.base import WORST, Sample, Subject, TaskRecorder
 from darkroom.callbacks.results.image_keeper import Files, Group, share_budget
 from darkroom.callbacks.writers.prediction_files import gather_rows
 from darkroom.protocols import IgnoresIndex
-from darkroom.runtime.tables import write_table
+from darkroom.runtime.records.tables import write_table
 
 IGNORED = 255  # in the masks that are written
 _EDGES = ndimage.generate_binary_structure(2, 1)  # pixels are connected by their edges; built once, which takes time

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from darkroom.callbacks.base import run_folder
 from darkroom.errors import Stopped
 from darkroom.runtime.lightning_compat import is_fast_dev_run
-from darkroom.runtime.run_record import (
+from darkroom.runtime.records.run_record import (
     RunRecord,
     State,
     describe_processor,

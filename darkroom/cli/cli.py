@@ -18,7 +18,8 @@ from darkroom.cli.results import format_best, format_metrics, next_commands
 from darkroom.cli.trainer_defaults import add_defaults, warn_of_slow_bf16
 from darkroom.errors import Stopped, UsageError, UserError
 from darkroom.runtime.fit_folder import absolute_options
-from darkroom.runtime.lightning_compat import SteppedCLI, leave_signals, start_together
+from darkroom.runtime.lightning_compat import SteppedCLI, is_fast_dev_run, leave_signals, start_together
+from darkroom.runtime.records.past_tests import append_test
 from darkroom.runtime.run_folder import (
     create_run,
     find_checkpoint,
@@ -232,4 +233,9 @@ class DarkroomCLI(SteppedCLI):
             print(f"\n{format_metrics(metrics, stage, config.checkpoint.monitor)}\n")
         self.after_predict()
 
-    after_test = after_validate
+    def after_test(self) -> None:
+        """Print the metrics and the run's folder, and add the test to those of the run."""
+        if self.trainer.is_global_zero and self.save_config_callback and not is_fast_dev_run(self.trainer):
+            metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            append_test(self._folder, self.config[self.subcommand].ckpt_path, metrics)
+        self.after_validate()

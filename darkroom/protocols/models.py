@@ -59,7 +59,7 @@ class TaskModel(Protocol):
     """Module whose test step returns the outputs of a task, from which ``ResultRecorder`` records results."""
 
     task: ClassVar[str]
-    """Name of the task, see ``darkroom.runtime.results``."""
+    """Name of the task, see ``darkroom.runtime.records.results``."""
 
     @property
     def num_classes(self) -> int | None:

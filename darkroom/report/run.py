@@ -11,15 +11,11 @@ from typing import Any, Literal
 import yaml
 
 from darkroom.errors import DataError, UsageError
-from darkroom.runtime.results import Results, read_results
-from darkroom.runtime.run_record import RunRecord, is_alive, read_record
+from darkroom.runtime.records.options import flatten, load_yaml
+from darkroom.runtime.records.results import Results, read_results
+from darkroom.runtime.records.run_record import RunRecord, is_alive, read_record
 
 State = Literal["running", "finished", "resumable", "stopped", "tested"]
-
-try:
-    from yaml import CSafeLoader as _Loader  # five times as fast; absent from some builds of PyYAML
-except ImportError:
-    from yaml import SafeLoader as _Loader  # type: ignore[assignment]  # the same interface in Python
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,11 @@ class Run:
     def data(self) -> str:
         """Class of the datamodule."""
         return _class_name(self.config, "data")
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Options of the config by full key."""
+        return dict(flatten(self.config))
 
     @property
     def monitor(self) -> str | None:
@@ -195,7 +196,7 @@ def _read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
         folder / f"{name}.yaml" for name in ("config", "test", "validate") if (folder / f"{name}.yaml").is_file()
     )
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = load_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         notes.append(f"{path.name} cannot be read ({reason}).")

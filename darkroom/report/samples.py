@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from darkroom.callbacks.plotting.style import ERROR_COLOUR, IGNORE, IGNORE_COLOUR, class_palette, load_font
 from darkroom.report.gallery import Shown
 from darkroom.report.outputs import data_uri
-from darkroom.runtime.results import Results
+from darkroom.runtime.records.results import Results
 
 SIDE = 256  # pixels of the longer side of an image in a page
 MOST = 120  # samples of a gallery

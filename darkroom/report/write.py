@@ -14,11 +14,13 @@ from darkroom.report.defaults import differences
 from darkroom.report.markup import Html, bullet_list, element, facts, folded, paragraph
 from darkroom.report.outputs import Outputs
 from darkroom.report.page import Header, Section, write_page
+from darkroom.report.past_tests import past_test_sections
 from darkroom.report.run import Run, read_run
 from darkroom.report.table import Table, format_value
 from darkroom.report.tasks import classification, detection, generation, segmentation
 from darkroom.report.tasks.figures import figure_sections
-from darkroom.runtime.results import Results, Task
+from darkroom.runtime.records.past_tests import read_tests
+from darkroom.runtime.records.results import Results, Task
 
 FOLDER = "report"  # in the run folder
 _TASKS: Mapping[Task, Callable[[Results, Outputs], list[Section]]] = {
@@ -60,6 +62,7 @@ def write_report(folder: Path, width: float = WIDTHS["iccv-column"]) -> Path:
     elif not (folder / "test").is_dir():
         notes.append(_advise_test(run))
     add("The metrics of the test", lambda: _metric_sections(run, outputs))
+    add("The tests", lambda: past_test_sections(run, read_tests(folder), outputs))
     add("The curves", lambda: [Section("curves", "Training", plot_curves(run, outputs))] if run.metrics else [])
     add("The figures", lambda: figure_sections(folder, notes))
     add("The config", lambda: _config_sections(run, outputs))

@@ -8,9 +8,10 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from darkroom.errors import StorageError
-from darkroom.runtime import results, slurm
+from darkroom.runtime import slurm
 from darkroom.runtime.lightning_compat import process_rank
-from darkroom.runtime.run_record import FILE
+from darkroom.runtime.records import results
+from darkroom.runtime.records.run_record import FILE
 
 JOB = "job"  # the file in a run's folder
 

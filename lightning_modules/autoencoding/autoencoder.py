@@ -15,7 +15,7 @@ from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
 from darkroom.lightning_modules.utils.random import Generators
-from darkroom.runtime.results import Task
+from darkroom.runtime.records.results import Task
 
 Reconstruction = Literal["squared_error", "cross_entropy"]
 

@@ -22,7 +22,7 @@ from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import FactorData
 from darkroom.runtime.lightning_compat import datamodule_of, trainer_of
-from darkroom.runtime.results import Task
+from darkroom.runtime.records.results import Task
 
 _DECODED_AT_ONCE = 512  # images that the importance-weighted bound decodes at once, at least a batch
 

@@ -19,7 +19,7 @@ from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.protocols import ClassificationOutputs
 from darkroom.runtime.lightning_compat import class_names_of
-from darkroom.runtime.results import Task
+from darkroom.runtime.records.results import Task
 
 
 class ImageClassifier(Technique):

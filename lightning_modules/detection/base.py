@@ -21,7 +21,7 @@ from darkroom.lightning_modules.utils.check_batch import check_first_batch
 from darkroom.lightning_modules.utils.normalization import refuse_normalized_data
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
-from darkroom.runtime.results import Task
+from darkroom.runtime.records.results import Task
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.modules.instancenorm._InstanceNorm)
 

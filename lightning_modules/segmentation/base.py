@@ -20,7 +20,7 @@ from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
 from darkroom.runtime.lightning_compat import class_names_of, trainer_of
-from darkroom.runtime.results import Task
+from darkroom.runtime.records.results import Task
 
 
 def most_likely(logits: Tensor) -> Tensor:

@@ -16,8 +16,15 @@ from torch.utils.data import DataLoader
 
 from darkroom.callbacks.training.run_recorder import RunRecorder
 from darkroom.cli.commands.runs import format_size, last_change
-from darkroom.runtime import run_record
-from darkroom.runtime.run_record import RunRecord, current_commit, describe_start, is_alive, process_start, read_record
+from darkroom.runtime.records import run_record
+from darkroom.runtime.records.run_record import (
+    RunRecord,
+    current_commit,
+    describe_start,
+    is_alive,
+    process_start,
+    read_record,
+)
 
 
 def test_runs_lists_fit_with_method_metric_and_state(darkroom: Callable, tiny_run: Path) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from darkroom.runtime.results import Summary, Task, create_folder, image_path, write_summary
-from darkroom.runtime.run_record import RunRecord
-from darkroom.runtime.tables import write_table
+from darkroom.runtime.records.results import Summary, Task, create_folder, image_path, write_summary
+from darkroom.runtime.records.run_record import RunRecord
+from darkroom.runtime.records.tables import write_table
 
 CLASSES = {
     "classification": ("circle", "square", "star & <moon>"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from darkroom.report.write import write_report
-from darkroom.runtime.results import Task
+from darkroom.runtime.records.results import Task
 from tests.fakes.runs import write_run
 
 BROWSER = next(

@@ -20,7 +20,7 @@ from darkroom.report.compare.table import lower_is_better, make_table
 from darkroom.report.compare.wandb_folder import is_wandb_folder, read_wandb_folder
 from darkroom.report.run import read_run
 from darkroom.report.tasks.matching import Detections, Found, Objects
-from darkroom.runtime.results import Task
+from darkroom.runtime.records.results import Task
 from tests.fakes.runs import write_run
 
 

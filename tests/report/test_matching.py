@@ -21,7 +21,7 @@ from darkroom.report.tasks.matching import (
     precision_recall,
     read_found,
 )
-from darkroom.runtime.results import read_results
+from darkroom.runtime.records.results import read_results
 from tests.fakes.runs import random_boxes, write_run
 
 NAMES = ["circle", "square", "star"]

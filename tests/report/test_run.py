@@ -10,7 +10,7 @@ import pytest
 
 from darkroom.errors import UsageError
 from darkroom.report.run import find_runs, read_run
-from darkroom.runtime.run_record import RunRecord, read_record
+from darkroom.runtime.records.run_record import RunRecord, read_record
 
 CONFIG = """\
 model: {class_path: darkroom.lightning_modules.segmentation.unet.UNet}

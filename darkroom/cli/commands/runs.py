@@ -10,7 +10,7 @@ from pathlib import Path
 
 from darkroom.errors import UserError
 from darkroom.report.run import Run, find_runs, read_run
-from darkroom.runtime.run_record import FILE
+from darkroom.runtime.records.run_record import FILE
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

@@ -1,12 +1,13 @@
 """Groups of runs that differ only in their seed, and checks that groups can be compared."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from darkroom.errors import UsageError
 from darkroom.report.run import Run
-from darkroom.runtime.results import Results
+from darkroom.runtime.records.options import flatten
+from darkroom.runtime.records.results import Results
 
 # Options by which the runs of one method may differ.
 _OF_A_RUN = ("seed_everything", "experiment", "runs_dir", "ckpt_path", "trainer.default_root_dir", "trainer.logger")
@@ -41,15 +42,6 @@ class Group:
     def seeds(self) -> list[str]:
         """Seeds of the runs, as text; "?" for a run without one."""
         return [str(run.config.get("seed_everything", "?")) for run in self.runs]
-
-
-def flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the full key and the value of every option of a config; ``init_args`` is left out of the keys."""
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, prefix if key == "init_args" else f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def options_of(run: Run) -> dict[str, Any]:

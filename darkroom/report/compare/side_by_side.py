@@ -20,8 +20,8 @@ from darkroom.report.samples import (
     show,
 )
 from darkroom.report.tasks.matching import CORNERS
-from darkroom.runtime.results import Results
-from darkroom.runtime.tables import Table, numbers
+from darkroom.runtime.records.results import Results
+from darkroom.runtime.records.tables import Table, numbers
 
 MOST = 16  # samples
 _SCORE = 0.5  # of detections that are shown

@@ -7,8 +7,8 @@ import numpy as np
 
 from darkroom.report.compare.bootstrap import Statistic, mean_statistic
 from darkroom.report.tasks.matching import NONE, Found, match, read_found
-from darkroom.runtime.results import Results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import Results
+from darkroom.runtime.records.tables import numbers
 
 _MOST_CELLS = 2_000_000  # of a matrix of draws and detections; with more, draws are computed one part after another
 

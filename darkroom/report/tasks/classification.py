@@ -13,8 +13,8 @@ from darkroom.report.page import Section
 from darkroom.report.samples import address, kept_samples, read_image, sample_titles, select, show
 from darkroom.report.table import Row, Table
 from darkroom.report.tasks.confusions import show_confusion
-from darkroom.runtime.results import Results, image_path
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import Results, image_path
+from darkroom.runtime.records.tables import numbers
 
 _GALLERY = "images"
 _CONFIDENT = 24  # mistakes of the group of the most confident ones

@@ -28,8 +28,8 @@ from darkroom.report.tasks.matching import (
     mean_average_precision,
     read_found,
 )
-from darkroom.runtime.results import Results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import Results
+from darkroom.runtime.records.tables import numbers
 
 _STRICT = 0.75  # second IoU of the precision-recall curves
 _MOST_CURVES = 7  # classes in one plot, those with the lowest AP

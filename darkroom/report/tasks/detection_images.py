@@ -23,8 +23,8 @@ from darkroom.report.samples import (
 )
 from darkroom.report.tasks.detection_errors import KINDS, Errors
 from darkroom.report.tasks.matching import NONE, Found, Matches, iterate_scenes
-from darkroom.runtime.results import Results, image_path
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import Results, image_path
+from darkroom.runtime.records.tables import numbers
 
 IMAGES, CROPS = "images", "crop-images"
 _MISSED: Colour = (255, 255, 255)

@@ -9,8 +9,8 @@ from darkroom.report.outputs import Outputs, figures
 from darkroom.report.page import Section
 from darkroom.report.samples import address, kept_samples, read_image, sample_titles, select, show
 from darkroom.report.table import Row, Table
-from darkroom.runtime.results import Results, image_path
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import Results, image_path
+from darkroom.runtime.records.tables import numbers
 
 _MOST = 60  # samples of the gallery
 

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from darkroom.runtime.results import Results
-from darkroom.runtime.tables import Table, numbers
+from darkroom.runtime.records.results import Results
+from darkroom.runtime.records.tables import Table, numbers
 
 CORNERS = ("x0", "y0", "x1", "y1")
 NONE = -1  # in place of the index of an object

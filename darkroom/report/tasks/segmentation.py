@@ -27,8 +27,8 @@ from darkroom.report.samples import (
 from darkroom.report.table import Row, Table
 from darkroom.report.tasks.classification import count_confusions
 from darkroom.report.tasks.confusions import show_confusion
-from darkroom.runtime.results import Results, image_path
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import Results, image_path
+from darkroom.runtime.records.tables import numbers
 
 _GALLERY = "images"
 _MOST = 80  # samples of the gallery, each with four images

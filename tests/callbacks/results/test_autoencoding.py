@@ -9,8 +9,8 @@ import torch
 from darkroom.callbacks.results.recorder import ResultRecorder
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.lightning_modules.autoencoding import VAE, AutoEncoder
-from darkroom.runtime.results import read_results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import read_results
+from darkroom.runtime.records.tables import numbers
 from tests.contracts.module import trainer
 
 

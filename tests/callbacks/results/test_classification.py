@@ -15,8 +15,8 @@ from darkroom.callbacks.results.recorder import ResultRecorder
 from darkroom.datamodules.images.image_folder import ImageFolder
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.lightning_modules.classification import ImageClassifier
-from darkroom.runtime.results import read_results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import read_results
+from darkroom.runtime.records.tables import numbers
 from tests.contracts.module import trainer
 from tests.fakes.labelled import image_folder
 

@@ -16,8 +16,8 @@ from darkroom.callbacks.results.recorder import ResultRecorder
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.lightning_modules.detection import ObjectDetection
 from darkroom.lightning_modules.detection.types import Detections
-from darkroom.runtime.results import Results, read_results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import Results, read_results
+from darkroom.runtime.records.tables import numbers
 from tests.callbacks.results.test_classification import Identity
 from tests.contracts.module import trainer
 

@@ -20,7 +20,7 @@ from darkroom.cli.trainer_defaults import add_defaults
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.classification import ImageClassifier
-from darkroom.runtime.results import create_folder, read_results
+from darkroom.runtime.records.results import create_folder, read_results
 from tests.callbacks.results.test_classification import Identity, classifier
 from tests.conftest import CONFIGS
 from tests.contracts.module import trainer

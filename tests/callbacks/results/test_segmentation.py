@@ -14,8 +14,8 @@ from darkroom.callbacks.results.recorder import ResultRecorder
 from darkroom.callbacks.results.segmentation import SegmentationRecorder, connected_objects
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.segmentation import SemanticSegmentation
-from darkroom.runtime.results import read_results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import read_results
+from darkroom.runtime.records.tables import numbers
 from tests.callbacks.results.test_classification import Identity
 from tests.contracts.module import trainer
 from tests.fakes.parts import TinyNetwork

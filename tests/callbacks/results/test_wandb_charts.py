@@ -15,8 +15,8 @@ from darkroom.callbacks.results.wandb_charts import precision_at_recalls
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.segmentation import SemanticSegmentation
-from darkroom.runtime.results import read_results
-from darkroom.runtime.tables import numbers
+from darkroom.runtime.records.results import read_results
+from darkroom.runtime.records.tables import numbers
 from tests.callbacks.results.test_classification import classifier
 from tests.callbacks.results.test_detection import Guesses
 from tests.callbacks.results.test_recorder import shapes

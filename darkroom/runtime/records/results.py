@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Literal
 
 from darkroom.errors import DataError
-from darkroom.runtime.tables import Table, read_table
+from darkroom.runtime.records.tables import Table, read_table
 
 FOLDER = "test"  # in the run folder
 Task = Literal["classification", "segmentation", "detection", "captions", "autoencoding"]
