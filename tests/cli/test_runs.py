@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +69,19 @@ def test_newest_run_is_first(darkroom: Callable, tmp_path: Path) -> None:
 
 
 def test_folder_without_runs_says_so(darkroom: Callable, tmp_path: Path) -> None:
-    assert "does not exist" in darkroom("runs").message
+    assert "does not exist" in darkroom("runs", "elsewhere").message
+    assert darkroom("runs").out == "runs has no runs\n"
     (tmp_path / "runs").mkdir()
     assert darkroom("runs").out == "runs has no runs\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage is exact elsewhere")
+def test_peak_memory_is_that_of_the_process_and_not_of_its_parent() -> None:
+    code = "from darkroom.runtime.records.run_record import peak_memory_of_process; print(peak_memory_of_process())"
+    large = bytearray(400 * 2**20)
+    large[:: 2**12] = b"x" * len(large[:: 2**12])  # touches every page
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 < float(done.stdout) < 200
 
 
 @pytest.mark.parametrize(

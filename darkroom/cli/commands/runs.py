@@ -102,14 +102,15 @@ def format_rows(rows: Sequence[Row]) -> str:
 def main(argv: list[str]) -> int:
     """List the runs of a folder; return the exit code."""
     parser = argparse.ArgumentParser("darkroom runs", description="List the runs of a folder, newest first.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default: runs")
+    parser.add_argument("folder", nargs="?", type=Path, help="default: runs")
     parser.add_argument("--json", action="store_true", help="print JSON, with notes on what is missing or damaged")
     options = parser.parse_args(argv)
-    if not options.folder.is_dir():
+    if options.folder and not options.folder.is_dir():
         print(f"darkroom: error: {options.folder} must be a folder of runs; it does not exist", file=sys.stderr)
         return 2
+    top = options.folder or Path("runs")  # which does not exist before the first fit
     rows = []
-    for folder in sorted(find_runs(options.folder), key=last_change, reverse=True):
+    for folder in sorted(find_runs(top), key=last_change, reverse=True):
         try:
             rows.append(make_row(read_run(folder)))
         except (UserError, OSError) as error:  # such as a run that is being deleted
@@ -119,5 +120,5 @@ def main(argv: list[str]) -> int:
     elif rows:
         print(format_rows(rows))
     else:
-        print(f"{options.folder} has no runs")
+        print(f"{top} has no runs")
     return 0

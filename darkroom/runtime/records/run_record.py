@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -157,6 +158,10 @@ def current_commit(folder: Path) -> str | None:
 
 def peak_memory_of_process() -> float | None:
     """Return the largest memory of this process so far, in MiB; None on Windows."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where getrusage counts the parent's memory before exec too
+        peak = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+        return int(peak[1]) / 2**10 if peak else None
     try:
         import resource
     except ImportError:
