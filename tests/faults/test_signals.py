@@ -145,10 +145,15 @@ def test_killed_rank_stops_the_other(uninterrupted_on_two_ranks: End) -> None:
 def test_signal_handlers_are_restored() -> None:
     from darkroom.signals import SIGNALS, handle_signals, stop
 
-    before = [signal.getsignal(signum) for signum in SIGNALS]
-    with handle_signals(stop):
-        assert all(signal.getsignal(signum) is stop for signum in SIGNALS)
-    assert [signal.getsignal(signum) for signum in SIGNALS] == before
+    # nohup and shells start commands in the background with ignored signals, which stay ignored.
+    inherited = {signum: signal.signal(signum, signal.default_int_handler) for signum in SIGNALS}
+    try:
+        with handle_signals(stop):
+            assert all(signal.getsignal(signum) is stop for signum in SIGNALS)
+        assert all(signal.getsignal(signum) is signal.default_int_handler for signum in SIGNALS)
+    finally:
+        for signum, handler in inherited.items():
+            signal.signal(signum, handler)
 
 
 @pytest.mark.fault("rank 0 is killed: no other rank is left behind")
