@@ -83,12 +83,24 @@ class ExactResume(Callback):
         loader = trainer.train_dataloader
         if self._restore and self._restore["position"] and isinstance(loader, PositionedLoader):
             _resume_at(trainer, loader, self._restore["position"])
-        if self._logged is not None:
-            rows, metrics, step = self._logged
-            for logger in trainer.loggers:
-                if isinstance(logger, ResumableCSVLogger):
-                    logger.truncate(rows)
-            log_metrics(trainer, metrics, step)
+        self._restore_metrics(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the metrics of a fit that was killed between its last checkpoint and their row, and has no step left."""
+        if self._logged is None:
+            return
+        written = [logger.count_rows() for logger in trainer.loggers if isinstance(logger, ResumableCSVLogger)]
+        if written == [self._logged[0]]:  # later rows, such as those of a test, stay
+            self._restore_metrics(trainer)
+
+    def _restore_metrics(self, trainer: Trainer) -> None:
+        if self._logged is None:
+            return
+        (rows, metrics, step), self._logged = self._logged, None
+        for logger in trainer.loggers:
+            if isinstance(logger, ResumableCSVLogger):
+                logger.truncate(rows)
+        log_metrics(trainer, metrics, step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -47,6 +47,10 @@ class ResumableCSVLogger(Logger):
         self._limit, self._columns, self.rows = rows, [], written if rows is None else min(rows, written)
         self.dropped = written - self.rows
 
+    def count_rows(self) -> int:
+        """Return the number of rows in the file."""
+        return len(self._read())
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row; new metrics become columns, and the file is written again."""

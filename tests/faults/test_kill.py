@@ -93,6 +93,18 @@ def test_kill_during_validation(uninterrupted: End) -> None:
     assert_same(uninterrupted)
 
 
+@pytest.mark.fault("kill -9 between the last checkpoint and the row of its metrics")
+def test_kill_before_last_row(uninterrupted: End) -> None:
+    assert Command(*TINY).wait() == 0
+    logged = torch.load("runs/it/0/checkpoints/last.ckpt", weights_only=True)["logged"]
+    assert logged["waiting"][0]
+    metrics = Path("runs/it/0/metrics.csv")
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: 1 + logged["rows"]]))
+    for _ in range(2):  # the second one finds the row
+        assert Command(*TINY, "--ckpt_path", "last").wait() == 0
+        assert_same(uninterrupted)
+
+
 @pytest.mark.fault("kill -9 with processes that load the data: none is left, and none of their batches is lost")
 def test_kill_with_loader_processes(uninterrupted: End) -> None:
     options = (*TINY, *EVERY_STEP, "--data.num_workers", "2")
