@@ -64,10 +64,12 @@ class Gallery:
         """Number of samples by key."""
         return Counter(key for item in self.items for key in item.keys)
 
-    def cell(self, value: Value, key: str, label: str, known: Iterable[str], **options: object) -> Cell:
+    def cell(
+        self, value: Value, key: str, label: str, known: Iterable[str], heat: float = 0.0, wrong: bool = False
+    ) -> Cell:
         """Return a cell that leads to the samples with a key, if there are any among the ``known`` ones."""
         target = Target(self.id, key, label) if key in known else None
-        return Cell(value, target=target, **options)  # type: ignore[arg-type]  # options are those of Cell
+        return Cell(value, target=target, heat=heat, wrong=wrong)
 
     def html(self) -> Html:
         """Return the gallery; its buttons appear if the page may run its script."""
