@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
@@ -40,7 +41,7 @@ class Up(nn.Module):
         x = _unpool_like(x, skip) if self.unpools else self.up(x)
         # Halving rounds down: pad to the skip's size, or crop after a side of one pixel.
         right, bottom = skip.shape[-1] - x.shape[-1], skip.shape[-2] - x.shape[-2]
-        if right or bottom:
+        if is_exporting() or right or bottom:
             x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
         return self.conv(torch.cat([skip, x], dim=1))
 
@@ -120,7 +121,7 @@ class UNetNetwork(ContractingPath):
         return 16 * -(-(size + 60) // 16) + 124
 
     def _check(self, height: int, width: int) -> None:
-        for side in (height, width) if self.margin else ():
+        for side in (height, width) if self.margin and not is_exporting() else ():
             if side < 188 or (side - 124) % 16:
                 fitting = sorted({self.input_size(max(4, side - lost)) for lost in (199, 184)} | {572})
                 raise UsageError(
