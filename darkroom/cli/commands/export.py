@@ -8,8 +8,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.checkpoint_checks import require_checkpoint
+from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain, filter_warnings
-from darkroom.cli.data_options import keep_data_section
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.export.checkpoint import load_trained
 from darkroom.export.description import format_spec
