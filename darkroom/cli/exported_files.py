@@ -5,7 +5,7 @@ from pathlib import Path
 
 from darkroom.errors import DataError
 from darkroom.export.description import Description
-from darkroom.export.files import SUFFIXES
+from darkroom.export.formats.files import SUFFIXES
 
 WRITERS = {
     "segmentation": "PredictionWriter",

@@ -11,11 +11,12 @@ from darkroom.cli.checkpoint_checks import require_checkpoint
 from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain, filter_warnings
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.export.checkpoint import load_trained
-from darkroom.export.description import format_spec
-from darkroom.export.files import SUFFIXES, Format, require_onnx
+from darkroom.export.checkpoint import TrainedMethod, load_trained
+from darkroom.export.description import Precision, format_spec
+from darkroom.export.formats.files import SUFFIXES, Format, require_onnx
+from darkroom.export.formats.weights import write_weights
 from darkroom.export.outputs import TASKS
-from darkroom.export.write import Written, require_other_options, write_graph
+from darkroom.export.write import Written, require_other_options, write_graph, write_reduced
 from darkroom.ranges import PositiveInt
 
 _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
@@ -95,6 +96,18 @@ def report(written: Written, kind: Format) -> str:
     )
 
 
+def _write(trained: TrainedMethod, data: VisionDataModule | None, config: Namespace, path: Path) -> str:
+    """Write the file that the options describe; return the report."""
+    kind = config.format
+    if kind == "safetensors":
+        count = write_weights(trained, path)
+        return f"{type(trained.model).__name__}: {count} tensors, equal to the checkpoint's\nwritten: {path}"
+    if config.half or config.int8:
+        precision: Precision = "float16" if config.half else "int8"
+        return report(write_reduced(trained, data, precision, path, config.samples), kind)
+    return report(write_graph(trained, data, kind, path, config.samples), kind)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     try:
@@ -111,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if kind == "onnx":
             require_onnx()
         path = output_path(checkpoint, config.output, kind)
-        print(report(write_graph(load_trained(checkpoint), data, kind, path, config.samples), kind))
+        print(_write(load_trained(checkpoint), data, config, path))
     except KeyboardInterrupt:
         print("\ninterrupted; no file is written", file=sys.stderr)
         return 130

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 
 from darkroom.errors import UsageError
 from darkroom.export.description import EXTRA_FILE, KEY, Description
-from darkroom.export.trace import quiet
+from darkroom.export.formats.trace import quiet
 from darkroom.paths import install_command
 
 Format = Literal["onnx", "torch_export", "safetensors"]
