@@ -216,7 +216,5 @@ def require_other_options(kind: Format, half: bool, int8: bool) -> None:
     """Raise a UsageError if options of the precision exclude each other."""
     if half and int8:
         raise UsageError("half and int8 must not be set together; choose one precision")
-    if kind == "safetensors" and (half or int8):
-        raise UsageError(
-            "half and int8 are for graphs; safetensors has the weights of the checkpoint, so leave them out"
-        )
+    if kind != "onnx" and (half or int8):
+        raise UsageError(f"half and int8 must be used with --format onnx, got {kind}; leave them out")

@@ -1,6 +1,7 @@
 """``darkroom export``: write a trained model as a file that runs without Darkroom, and compare it with ``predict``."""
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.checkpoint_checks import require_checkpoint
 from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain, filter_warnings
+from darkroom.cli.usage_errors import shorten_error
 from darkroom.datamodules.base import VisionDataModule
+from darkroom.errors import UsageError
 from darkroom.export.checkpoint import TrainedMethod, load_trained
 from darkroom.export.description import Precision, format_spec
 from darkroom.export.formats.files import SUFFIXES, Format, require_onnx
@@ -24,7 +27,7 @@ _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
 
 def _parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
     """Parse the command line; build the datamodule of the run, if there is one."""
-    parser = ArgumentParser(prog="darkroom export", description=__doc__)
+    parser = ArgumentParser(prog="darkroom export", description=__doc__, exit_on_error=False)
     parser.add_argument("--ckpt_path", type=str, required=True, help="such as runs/unet/0/checkpoints/best.ckpt")
     parser.add_argument("--format", type=Format, default="onnx", help="of the file")
     parser.add_argument("--half", type=bool, default=False, help="weights and activations in float16")
@@ -44,7 +47,10 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
         help="config whose data section is used; default: that of the checkpoint's run",
     )
     parser.add_subclass_arguments(VisionDataModule, "data", required=False)
-    config = parser.parse_args(keep_data_section(_with_config_of_run(argv)))
+    try:
+        config = parser.parse_args(keep_data_section(_with_config_of_run(argv)))
+    except ArgumentError as error:
+        raise UsageError(shorten_error(str(error), [])) from error
     built = parser.instantiate_classes(config)
     return config, built.data if config.data is not None else None
 
@@ -55,7 +61,7 @@ def _with_config_of_run(argv: Sequence[str]) -> list[str]:
     flags = ("--half", "--int8")
     words = [f"{word}=true" if word in flags and _is_flag(words, index) else word for index, word in enumerate(words)]
     if "--ckpt_path" in words[:-1] and not any(word.startswith("--config") for word in words):
-        config = Path(words[words.index("--ckpt_path") + 1]).parents[1] / "config.yaml"
+        config = Path(words[words.index("--ckpt_path") + 1]).parent.parent / "config.yaml"
         words = ["--config", str(config), *words] if config.is_file() else words
     return words
 
