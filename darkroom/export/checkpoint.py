@@ -62,7 +62,7 @@ def load_trained(path: Path) -> TrainedMethod:
         raise UsageError(f"ckpt_path {path} cannot be loaded as {kind.__name__} ({error})") from error
     if not isinstance(model, ExportableModel):
         raise UsageError(f"ckpt_path {path}: {kind.__name__} cannot be exported; see docs/guides/export.md")
-    model.memory_format = torch.contiguous_format  # a layout in memory is no property of a file
+    model.memory_format = torch.contiguous_format  # a file has no layout in memory
     return TrainedMethod(
         model=model,
         exportable=model,

@@ -99,7 +99,7 @@ def write_graph(
             try:
                 WRITERS[kind](trace(graph, attempt), description, part)
                 run = open_runner(part)
-                check = Check(_check(reference, run, attempt, some), source).timed(reference, run, some[0])
+                check = Check(check_graph(reference, run, attempt, some), source).timed(reference, run, some[0])
             except UsageError:
                 raise
             except Exception as error:  # of torch.export and of the exporter to ONNX: many classes
@@ -111,7 +111,7 @@ def write_graph(
 
 
 def _samples(reference: Reference, data: VisionDataModule | None, count: int) -> tuple[Samples, str, tuple[str, ...]]:
-    """Return samples of the data, where they come from, and notes; no samples if there are no data."""
+    """Return samples of the data, where they come from, and notes; without data, no samples."""
     if data is None:
         return [], "random images", ("no data: the checkpoint has no config beside it, and --config is not set",)
     try:
@@ -121,7 +121,7 @@ def _samples(reference: Reference, data: VisionDataModule | None, count: int) ->
     return images, f"{len(images)} validation images", ()
 
 
-def _check(reference: Reference, run: Runner, attempt: Attempt, samples: Samples) -> Agreement:
+def check_graph(reference: Reference, run: Runner, attempt: Attempt, samples: Samples) -> Agreement:
     """Compare on samples, on a larger batch and, for a graph of any size, on other sizes.
 
     Raises:
@@ -180,7 +180,7 @@ def write_reduced(
         samples: number of images that are compared, and that calibrate.
 
     Raises:
-        UsageError: there are no data.
+        UsageError: data are missing.
     """
     if data is None:
         raise UsageError(

@@ -157,7 +157,7 @@ class SlidingWindow(ObjectDetection):
 
     def _count(self, extent: int) -> int:
         """Return the number of windows that cover a side."""
-        return -(-sym_max(0, extent - self.window) // self.stride) + 1
+        return (sym_max(0, extent - self.window) + self.stride - 1) // self.stride + 1
 
     def _normalize(self, image: Tensor) -> Tensor:
         return (image - self.mean) / self.std

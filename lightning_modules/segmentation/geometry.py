@@ -24,13 +24,30 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
     return x
 
 
+def ceil_div(number: int, divisor: int) -> int:
+    """Divide integers, which may be symbolic, and round up; ``-(-a // b)`` is wrong in ONNX, which rounds to zero."""
+    return (number + divisor - 1) // divisor
+
+
+def as_one_symbol(number: int, least: int) -> int:
+    """Return a number of at least ``least``; if it is symbolic, as a symbol of its own, by which tracing takes less time.
+
+    Sides after five poolings are simplified if they are multiples of one symbol, and not if that is a rounded quotient.
+    """
+    if not is_exporting() or isinstance(number, int):
+        return number
+    symbol = torch.full((), number).item()
+    torch._check(symbol >= least)
+    return symbol
+
+
 def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
     """Extend (..., H, W) at the bottom and the right by mirroring, up to sides of ``stride`` n + 1, n >= 1.
 
     Padded convolutions of these sides have a cell on the first and on the last pixel: cell i of a map of stride S lies at
     pixel S i, also with TensorFlow's padding, which depends on the side.
     """
-    bottom, right = (stride * sym_max(1, -(-(side - 1) // stride)) + 1 - side for side in x.shape[-2:])
+    bottom, right = (stride * sym_max(1, ceil_div(side - 1, stride)) + 1 - side for side in x.shape[-2:])
     return mirror_pad(x, 0, bottom, 0, right)
 
 
