@@ -25,8 +25,13 @@ from darkroom.ranges import PositiveInt
 _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
 
 
-def _parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
-    """Parse the command line; build the datamodule of the run, if there is one."""
+def parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
+    """Parse the command line; return the options, and the datamodule of the run if there is one.
+
+    Raises:
+        UsageError: an option is invalid or missing.
+    """
+    import_all()
     parser = ArgumentParser(prog="darkroom export", description=__doc__, exit_on_error=False)
     parser.add_argument("--ckpt_path", type=str, required=True, help="such as runs/unet/0/checkpoints/best.ckpt")
     parser.add_argument("--format", type=Format, default="onnx", help="of the file")
@@ -118,12 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     try:
         filter_warnings()
-        import_all()
         words = list(sys.argv[1:] if argv is None else argv)
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # the user's own classes are in the working directory
         import_users({part for word in words for part in word.split(".")})
-        config, data = _parse(words)
+        config, data = parse(words)
         kind, checkpoint = config.format, Path(config.ckpt_path)
         require_other_options(kind, config.half, config.int8)
         require_checkpoint(checkpoint, config.ckpt_path, checkpoint.parent)
