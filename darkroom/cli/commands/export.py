@@ -4,7 +4,9 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from darkroom.cli.catalog import import_all, import_users
@@ -71,6 +73,29 @@ def _with_config_of_run(argv: Sequence[str]) -> list[str]:
     return words
 
 
+def take_model_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Separate the options ``--model.NAME VALUE`` from a command line.
+
+    Returns:
+        The other words, and the options by name; of ``--model.inference.tile 512`` a mapping within ``inference``.
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--model.") else [word])]
+    others, options = [], dict[str, Any]()
+    place = 0
+    while place < len(words):
+        if not words[place].startswith("--model."):
+            others.append(words[place])
+            place += 1
+            continue
+        *groups, name = words[place].removeprefix("--model.").split(".")
+        target = options
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[name] = yaml.safe_load(words[place + 1]) if place + 1 < len(words) else None
+        place += 2
+    return others, options
+
+
 def _is_flag(words: Sequence[str], index: int) -> bool:
     return words[index + 1 : index + 2] in ([], [""]) or words[index + 1].startswith("--")
 
@@ -127,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # the user's own classes are in the working directory
         import_users({part for word in words for part in word.split(".")})
+        words, options = take_model_options(words)
         config, data = parse(words)
         kind, checkpoint = config.format, Path(config.ckpt_path)
         require_other_options(kind, config.half, config.int8)
@@ -134,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if kind == "onnx":
             require_onnx()
         path = output_path(checkpoint, config.output, kind)
-        print(_write(load_trained(checkpoint), data, config, path))
+        print(_write(load_trained(checkpoint, options), data, config, path))
     except KeyboardInterrupt:
         print("\ninterrupted; no file is written", file=sys.stderr)
         return 130

@@ -91,7 +91,10 @@ def quiet() -> Iterator[None]:
 @torch.no_grad()
 def trace(graph: ExportGraph, attempt: Attempt) -> ExportedProgram:
     """Trace a graph by torch.export."""
-    dims = {name: _STRIDE * Dim(f"{name}_{step}", min=1) if step > 1 else Dim.DYNAMIC(min=1) for name, step in attempt.steps.items()}
+    dims = {
+        name: _STRIDE * Dim(f"{name}_{step}", min=1) if step > 1 else Dim.DYNAMIC(min=1)
+        for name, step in attempt.steps.items()
+    }
     shapes = tuple(
         {place: dims[axis] for place, axis in enumerate(spec.shape) if isinstance(axis, str) and axis in dims}
         for spec in graph.inputs
