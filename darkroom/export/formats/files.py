@@ -40,13 +40,14 @@ def require_onnx() -> None:
 def write_onnx(program: ExportedProgram, description: Description, path: Path) -> None:
     """Write a traced graph as ONNX, with the description in its metadata."""
     require_onnx()
-    names = {
-        "input_names": [spec.name for spec in description.inputs],
-        "output_names": [spec.name for spec in description.outputs],
-    }
     with quiet():
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, custom_translation_table=_translations(), **names
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=[spec.name for spec in description.inputs],
+            output_names=[spec.name for spec in description.outputs],
+            custom_translation_table=_translations(),
         )
         assert exported is not None
         exported.model.metadata_props[KEY] = description.to_json()

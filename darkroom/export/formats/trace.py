@@ -91,7 +91,7 @@ def quiet() -> Iterator[None]:
 @torch.no_grad()
 def trace(graph: ExportGraph, attempt: Attempt) -> ExportedProgram:
     """Trace a graph by torch.export."""
-    dims = {
+    dims = {  # an extent of 0 would leave open whether a map is empty
         name: _STRIDE * Dim(f"{name}_{step}", min=1) if step > 1 else Dim.DYNAMIC(min=1)
         for name, step in attempt.steps.items()
     }
@@ -99,5 +99,7 @@ def trace(graph: ExportGraph, attempt: Attempt) -> ExportedProgram:
         {place: dims[axis] for place, axis in enumerate(spec.shape) if isinstance(axis, str) and axis in dims}
         for spec in graph.inputs
     )
-    with quiet(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+    # A batch or a side of 1 must not be a special case.
+    patched = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # set on import
+    with quiet(), patched:
         return torch.export.export(graph.module, example_inputs(graph, attempt.sizes), dynamic_shapes=shapes)
