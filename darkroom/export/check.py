@@ -78,9 +78,16 @@ def compare(reference: Reference, run: Runner, samples: Sequence[Sequence[Tensor
     return total
 
 
-def require_agreement(agreement: Agreement, decisions: str, where: str) -> None:
-    """Raise a DataError if a graph does not agree with ``predict``."""
-    if agreement.largest <= TOLERANCE and agreement.fraction >= SAME_DECISIONS:
+def require_agreement(agreement: Agreement, decisions: str, where: str, continuous: bool = True) -> None:
+    """Raise a DataError if a graph does not agree with ``predict``.
+
+    Args:
+        agreement: of both.
+        decisions: their name in the plural.
+        where: inputs, for the message.
+        continuous: False: only the decisions must agree, see ``ExportGraph``.
+    """
+    if (agreement.largest <= TOLERANCE or not continuous) and agreement.fraction >= SAME_DECISIONS:
         return
     raise DataError(
         f"the exported graph must agree with predict, but differs on {where}: largest difference {agreement.largest:.1e} "

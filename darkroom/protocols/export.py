@@ -62,6 +62,8 @@ class ExportGraph:
         tiles: division of large images, which is not part of the graph; None: the graph takes whole images.
         examples: functions that return valid values of an input, by its name, given the extents of the named axes; for
             inputs for which random numbers are invalid.
+        continuous: the outputs change little if numbers inside the graph are rounded otherwise. False: only the decisions
+            must agree with ``predict``, as with unpooling to the positions of maxima, of which some are nearly equal.
     """
 
     module: nn.Module
@@ -71,6 +73,7 @@ class ExportGraph:
     options: Mapping[str, Any] = field(default_factory=dict)
     tiles: TileRule | None = None
     examples: Mapping[str, Callable[[Mapping[str, int]], Tensor]] = field(default_factory=dict)
+    continuous: bool = True
 
 
 @runtime_checkable
