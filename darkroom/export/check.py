@@ -17,6 +17,7 @@ from darkroom.export.runners import Runner
 from darkroom.export.tiles import run_whole
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.layers.image_normalization import ImageNormalization
+from darkroom.lightning_modules.segmentation import SemanticSegmentation
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.protocols.export import ExportGraph
 
@@ -55,7 +56,7 @@ class Reference:
         """Return the named outputs of ``predict``, and those of the graph that ``predict`` does not return."""
         named = TASKS[self.task].name_outputs(self.predict(inputs))
         missing = [spec.name for spec in self.graph.outputs if spec.name not in named]
-        if missing and self.graph.tiles is not None:  # the graph computes the logits of one tile only
+        if isinstance(self.model, SemanticSegmentation) and self.graph.tiles is not None:  # a graph of one tile
             image = ImageNormalization(*self.normalization)(inputs[0])
             return named | {"logits": self.model.infer({"image": image}).numpy()}
         computed = self.graph.module(*inputs) if missing else ()

@@ -42,7 +42,10 @@ class OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
         # Without TF32, whose products have a tenth of the digits.
-        wanted = (("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {}))
+        wanted: list[tuple[str, dict[str, str]]] = [
+            ("CUDAExecutionProvider", {"use_tf32": "0"}),
+            ("CPUExecutionProvider", {}),
+        ]
         available = onnxruntime.get_available_providers()
         providers = [provider for provider in wanted if provider[0] in available]
         try:

@@ -167,8 +167,7 @@ class SlidingWindow(ObjectDetection):
         """Compute logits (B, rows columns, K + 1) of all windows of one level of normalized images (B, 3, H, W)."""
         resized = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
         reach = [(n - 1) * self.stride + self.window for n in count]
-        resized = F.pad(resized, (0, sym_max(0, reach[1] - size[1]), 0, sym_max(0, reach[0] - size[0])))
-        resized = resized[..., : reach[0], : reach[1]]
+        resized = F.pad(resized, (0, reach[1] - size[1], 0, reach[0] - size[0]))  # a negative amount crops
         if self.mode == "dense":
             dense = self.network(resized.contiguous(memory_format=self.memory_format))
             return dense[..., :: self.every, :: self.every].flatten(2).mT

@@ -6,7 +6,7 @@ import torch
 from torch.compiler import is_exporting
 
 
-def ceil_div(number: int, divisor: int) -> int:
+def ceil_div(number: Any, divisor: int) -> int:
     """Divide integers, which may be symbolic, and round up; ``-(-a // b)`` is wrong in ONNX, which rounds to zero."""
     return (number + divisor - 1) // divisor
 

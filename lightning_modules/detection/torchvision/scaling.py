@@ -91,7 +91,7 @@ class ImageScaling(GeneralizedRCNNTransform):
         return result
 
 
-def _round(numerator: int, denominator: int) -> int:
+def _round(numerator: int, denominator: Any) -> int:
     """Return the rounded quotient of integers, which may be symbolic; halves are rounded up."""
     return (2 * numerator + denominator) // (2 * denominator)
 
