@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from darkroom.lightning_modules.detection.export.select import Selected, extents, select, suppress
+from darkroom.lightning_modules.detection.export.select import extents, select, suppress
 from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.layers.image_normalization import ImageNormalization
 from darkroom.protocols.export import BATCH, HEIGHT, WIDTH, ExportGraph, TensorSpec, image_spec
@@ -38,7 +38,7 @@ class ProposalModel(Protocol):
 
 
 class CandidateGraph(nn.Module):
-    """Uint8 images (B, C, H, W) -> ``Selected``.
+    """Uint8 images (B, C, H, W) -> the values of ``Selected``.
 
     Args:
         model: its ``candidates`` are selected.
@@ -49,13 +49,13 @@ class CandidateGraph(nn.Module):
         super().__init__()
         self.normalize, self.model = ImageNormalization(*normalization), model
 
-    def forward(self, image: Tensor) -> Selected:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         boxes, scores = self.model.candidates(self.normalize(image))
-        return select(boxes, scores, image.shape[-2:], self.model.limits)
+        return tuple(select(boxes, scores, image.shape[-2:], self.model.limits))
 
 
 class ProposalGraph(nn.Module):
-    """Uint8 images (B, C, H, W) and proposals (B, P, 4) -> ``Selected``.
+    """Uint8 images (B, C, H, W) and proposals (B, P, 4) -> the values of ``Selected``.
 
     Args:
         model: its ``candidates`` are selected.
@@ -66,9 +66,9 @@ class ProposalGraph(nn.Module):
         super().__init__()
         self.normalize, self.model = ImageNormalization(*normalization), model
 
-    def forward(self, image: Tensor, proposals: Tensor) -> Selected:
+    def forward(self, image: Tensor, proposals: Tensor) -> tuple[Tensor, ...]:
         boxes, scores = self.model.candidates(self.normalize(image), proposals)
-        return select(boxes, scores, image.shape[-2:], self.model.limits)
+        return tuple(select(boxes, scores, image.shape[-2:], self.model.limits))
 
 
 class NetworkGraph(nn.Module):
@@ -87,7 +87,7 @@ class NetworkGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         with _traceable_suppression():
             (found,) = self.network([self.normalize(image)[0]])
-        selected = Selected(found["boxes"], found["scores"], found["labels"], torch.zeros_like(found["labels"]))
+        selected = (found["boxes"], found["scores"], found["labels"], torch.zeros_like(found["labels"]))
         return (*selected, found["masks"][:, 0] >= 0.5) if self.masks else selected
 
 
