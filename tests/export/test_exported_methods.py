@@ -26,8 +26,15 @@ def trace_most_general(graph: ExportGraph, height: int, width: int) -> tuple[Exp
     raise AssertionError(failures)
 
 
+# torchvision's own detectors read the number of regions in Python, which tracing does not know.
+OF_OTHERS = pytest.mark.xfail(reason="torchvision's pooling of regions cannot be traced", strict=False)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PERCEPTION)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=OF_OTHERS if name.startswith("detection/torchvision_") else ()) for name in PERCEPTION],
+)
 def test_exported_method_agrees_with_predict(name: str, tmp_path: Path) -> None:
     """Trace once, write both files, and compare each on data, on 7 images, on 1 x 1 and on 37 x 101 pixels."""
     trained, data = build_method(name, tmp_path)
