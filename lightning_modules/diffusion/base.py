@@ -16,7 +16,7 @@ from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import Simple, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.objective.parameterization import Unweighted, loss_of, to_x0
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, Threshold
 from darkroom.lightning_modules.diffusion.sampling.model_wrapper import ModelWrapper, call_network, clamp_x0
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
@@ -75,7 +75,7 @@ class Diffusion(Generative, Technique):
         objective = build_options(Objective, objective)
         sampling = build_options(Sampling, sampling).with_defaults(**self.default_sampling)
         self.schedule, self.network = schedule, network
-        self.prediction, self.loss_weight = objective.prediction, objective.loss_weight or Simple()
+        self.prediction, self.loss_weight = objective.prediction, objective.loss_weight or Unweighted()
         self.learned_variance, self.vlb_weight = objective.learned_variance, objective.vlb_weight
         self.self_conditioning = objective.self_conditioning
         if sampling.variance == "learned":
