@@ -84,6 +84,17 @@ class TaskRecorder:
             self.notes.append("There are no images, because the datamodule has no method denormalize.")
         self._scaled = False
 
+    @classmethod
+    def records(cls, module: LightningModule) -> bool:
+        """Return True if there is something to record from a module of the task."""
+        return True
+
+    def start(self) -> None:
+        """Prepare for the first batch."""
+
+    def stop(self) -> None:
+        """End the connection to the module that ``start`` made."""
+
     @property
     def columns(self) -> list[str]:
         """Columns of ``samples.csv`` after ``sample`` and ``name``."""
@@ -136,7 +147,11 @@ class TaskRecorder:
     def encode_image(self, image: Tensor) -> bytes:
         """Encode an image float (C, H, W), normalized, as PNG."""
         assert self.subject.data is not None  # without it, no group keeps a sample
-        pixels = to_uint8_rgb(self.subject.data.denormalize(image)).permute(1, 2, 0).numpy()
+        return self.encode_pixels(to_uint8_rgb(self.subject.data.denormalize(image)))
+
+    def encode_pixels(self, image: Tensor) -> bytes:
+        """Encode an image uint8 (C, H, W) of one or three channels as PNG."""
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
         return self._encode(pixels, Image.Resampling.LANCZOS)
 
     def encode_mask(self, mask: np.ndarray) -> bytes:
