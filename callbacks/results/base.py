@@ -19,6 +19,11 @@ from darkroom.runtime.records.results import Task, image_path
 from darkroom.runtime.records.tables import write_table
 
 _SIDE = 512  # pixels of the longer side of an image
+_MANY_GROUPS = {  # notes by kind of group
+    "cell": "There are too many pairs of classes to keep images of each, so that cells of the confusion matrix lead only to "
+    "images that were kept for another reason.",
+    "class": "There are too many classes to keep images of each.",
+}
 WORST = ("worst",)  # group of the samples with the worst main score
 
 
@@ -80,6 +85,8 @@ class TaskRecorder:
         self.notes: list[str] = []
         limits = {"worst": subject.worst, **self.limits()} if subject.data is not None else {}
         self.images = ImageKeeper(limits)
+        if subject.examples:
+            self.notes += [_MANY_GROUPS[kind] for kind in _MANY_GROUPS if limits.get(kind) == 0]
         if subject.data is None:
             self.notes.append("There are no images, because the datamodule has no method denormalize.")
         self._scaled = False

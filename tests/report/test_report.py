@@ -183,7 +183,7 @@ def test_accuracy_of_captions_by_attribute_form_and_held_out_object(tmp_path: Pa
     wrong = page.column("wrong_captions", "wrong attributes")
     assert set(wrong) == {row["caption"] for row in rows if row["right"] == "0"}
     one = next(row for row in rows if row["right/kind"] == "1" and row["right/colour"] == "0")
-    assert wrong[one["caption"]] == "colour: asked red, judged blue"
+    assert wrong[one["caption"]] == "colour: blue instead of red"
 
 
 # --- incomplete and damaged runs --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from darkroom.report.samples import (
     sample_titles,
     show,
 )
-from darkroom.report.tasks.captions import Judgements
+from darkroom.report.tasks.captions import Judgements, shorten
 from darkroom.report.tasks.matching import CORNERS
 from darkroom.runtime.records.results import Results, image_path
 from darkroom.runtime.records.tables import Table, numbers
@@ -119,7 +119,7 @@ def _describe(results: Results, sample: int) -> str:
         name = results.summary.class_names[int(table["predicted"][row])]
         return f"{name} {float(table['probability'][row]):.2f}"
     if results.summary.task == "captions":
-        return ", ".join(Judgements(results).wrong(row)) or "right"
+        return shorten(Judgements(results).wrong(row)) or "right"
     found = results.tables["detections"]
     pairs = zip(found["sample"], found["score"], strict=True)
     count = sum(one == str(sample) and float(score) >= _SCORE for one, score in pairs)

@@ -17,6 +17,7 @@ from darkroom.runtime.records.tables import numbers
 
 _GALLERY = "images"
 _MOST = 60  # samples of the gallery
+_NAMED = 3  # wrong attributes below an image
 _SEPARATOR = "; "  # of the names of held-out objects
 
 
@@ -65,12 +66,18 @@ class Judgements:
         return {name: np.array([name in cells for cells in named]) for name in names}
 
     def wrong(self, row: int) -> list[str]:
-        """Return the wrong attributes of a sample, such as "colour: asked blue, judged red"."""
+        """Return the wrong attributes of a sample, such as "colour: red instead of blue"."""
         return [self._describe(name, row) for name, column in self.attributes.items() if column[row] == 0]
 
     def _describe(self, attribute: str, row: int) -> str:
         asked, judged = (self.table.get(f"{what}/{attribute}", ()) for what in ("asked", "judged"))
-        return f"{attribute}: asked {asked[row]}, judged {judged[row]}" if asked and judged else attribute
+        return f"{attribute}: {judged[row]} instead of {asked[row]}" if asked and judged else attribute
+
+
+def shorten(wrong: Sequence[str]) -> str:
+    """Return the first of a sample's wrong attributes as one line."""
+    more = [f"{len(wrong) - _NAMED} more"] if len(wrong) > _NAMED else []
+    return ", ".join([*wrong[:_NAMED], *more])
 
 
 def sections(results: Results, outputs: Outputs) -> list[Section]:
@@ -165,7 +172,7 @@ def _gallery(judged: Judgements) -> Gallery:
     gallery = Gallery(_GALLERY, {"wrong": "wrong", "right": "right"})
     for sample in select(keys, _MOST):
         image = show(read_image(image_path(judged.results.folder, sample)))
-        text = ", ".join(judged.wrong(rows[sample])) or "right"
+        text = shorten(judged.wrong(rows[sample])) or "right"
         title = titles[rows[sample]]
         gallery.items.append(Item(title, text, [image], frozenset(keys[sample]), address(judged.results, sample)))
     return gallery
