@@ -20,7 +20,7 @@ from darkroom.runtime.records.tables import write_table
 
 _SIDE = 512  # pixels of the longer side of an image
 _MANY_GROUPS = {  # notes by kind of group
-    "cell": "There are too many pairs of classes to keep images of each, so that cells of the confusion matrix lead only to "
+    "cell": "There are too many pairs of classes to keep images of each, so cells of the confusion matrix lead only to "
     "images that were kept for another reason.",
     "class": "There are too many classes to keep images of each.",
 }
