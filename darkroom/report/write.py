@@ -17,7 +17,7 @@ from darkroom.report.page import Header, Section, write_page
 from darkroom.report.past_tests import past_test_sections
 from darkroom.report.run import Run, read_run
 from darkroom.report.table import Table, format_value
-from darkroom.report.tasks import classification, detection, generation, segmentation
+from darkroom.report.tasks import autoencoding, captions, classification, detection, segmentation
 from darkroom.report.tasks.figures import figure_sections
 from darkroom.runtime.records.past_tests import read_tests
 from darkroom.runtime.records.results import Results, Task
@@ -27,8 +27,8 @@ _TASKS: Mapping[Task, Callable[[Results, Outputs], list[Section]]] = {
     "classification": classification.sections,
     "segmentation": segmentation.sections,
     "detection": detection.sections,
-    "captions": generation.caption_sections,
-    "autoencoding": generation.autoencoding_sections,
+    "captions": captions.sections,
+    "autoencoding": autoencoding.sections,
 }
 # What files that are damaged, or of another version, raise.
 _DAMAGE = (UserError, KeyError, ValueError, IndexError, OSError, TypeError)

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from darkroom.callbacks.training.run_recorder import RunRecorder
-from darkroom.cli.commands.runs import format_size, last_change
+from darkroom.cli.commands.runs import format_size
+from darkroom.report.run import last_sign
 from darkroom.runtime.records import run_record
 from darkroom.runtime.records.run_record import (
     RunRecord,
@@ -226,4 +227,4 @@ def test_error_before_the_setup_of_callbacks_is_raised(tmp_path: Path) -> None:
 
 
 def test_deleted_run_has_no_time(tmp_path: Path) -> None:
-    assert last_change(tmp_path / "deleted") == 0
+    assert last_sign(tmp_path / "deleted") == 0

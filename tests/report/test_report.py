@@ -151,6 +151,41 @@ def test_iou_of_classes_follows_confusion(tmp_path: Path) -> None:
     assert page.column("classes", "fraction of pixels")["circle"] == "0.25"
 
 
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_of_captions_by_attribute_form_and_held_out_object(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs/imagen/0", "captions")
+    page = report(run)
+    with (run / "test/samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    def accuracy(rows: list[dict[str, str]], column: str = "right") -> str:
+        return format_value(sum(float(row[column]) for row in rows) / len(rows))
+
+    assert page.column("attributes", "accuracy") == {
+        "all": accuracy(rows),
+        "kind": accuracy(rows, "right/kind"),
+        "colour": accuracy(rows, "right/colour"),
+    }
+    assert page.column("attributes", "wrong")["kind"] == str(sum(row["right/kind"] == "0" for row in rows))
+    for form in ("single", "relation"):
+        assert page.column("forms", "accuracy")[form] == accuracy([row for row in rows if row["form"] == form])
+    groups = {
+        "all, seen in training": [row for row in rows if row["held_out"] == "0"],
+        "all, held out": [row for row in rows if row["held_out"] == "1"],
+        "red disc": [row for row in rows if "red disc" in row["held_out_objects"]],
+        "blue star": [row for row in rows if "blue star" in row["held_out_objects"]],
+    }
+    for column, cell in (("accuracy", "right"), ("colour", "right/colour")):
+        assert page.column("held_out", column) == {name: accuracy(found, cell) for name, found in groups.items()}
+    assert ("#images", "object-red-disc") in page.leads
+    wrong = page.column("wrong_captions", "wrong attributes")
+    assert set(wrong) == {row["caption"] for row in rows if row["right"] == "0"}
+    one = next(row for row in rows if row["right/kind"] == "1" and row["right/colour"] == "0")
+    assert wrong[one["caption"]] == "colour: blue instead of red"
+
+
 # --- incomplete and damaged runs --------------------------------------------------------------------------------------
 
 

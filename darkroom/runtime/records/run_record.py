@@ -81,7 +81,7 @@ def is_alive(record: RunRecord) -> bool:
     """Return True if the process of a record runs, or may run, because it is on another machine."""
     if record.state != "running":
         return False
-    if record.host != platform.node():
+    if is_remote(record):
         return True
     started = process_start(record.pid)
     if started and record.process_start:
@@ -95,6 +95,11 @@ def is_alive(record: RunRecord) -> bool:
     except PermissionError:
         pass  # a process of another user has the number
     return True
+
+
+def is_remote(record: RunRecord) -> bool:
+    """Return True if the process of a record is on another machine."""
+    return record.host != platform.node()
 
 
 def process_start(pid: int) -> str | None:

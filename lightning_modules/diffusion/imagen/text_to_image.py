@@ -25,6 +25,7 @@ from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import TextNetwork
+from darkroom.runtime.records.results import Task
 
 
 def check_text_dim(network: nn.Module, text: TextEncoder) -> None:
@@ -70,6 +71,7 @@ class TextToImage(Diffusion):
             captions.
     """
 
+    task: ClassVar[Task] = "captions"
     default_sampling: ClassVar[dict[str, Any]] = {"steps": 50, "guidance": 1.35, "threshold": "dynamic"}
 
     def __init__(

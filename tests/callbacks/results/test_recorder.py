@@ -65,6 +65,19 @@ def test_ranks_write_the_results_of_one_process(tmp_path: Path) -> None:
     assert {"samples.csv", "objects.csv", "confusion.csv"} < files.keys()
 
 
+@pytest.mark.parametrize(
+    ("classes", "examples", "expected"),
+    [(22, 4, []), (40, 4, ["pairs of classes"]), (300, 4, ["pairs of classes", "too many classes"]), (300, 0, [])],
+)
+def test_images_that_are_left_out_for_many_classes_are_noted(classes: int, examples: int, expected: list[str]) -> None:
+    subject = Subject(
+        LightningModule(), [str(label) for label in range(classes)], Identity(), worst=2, examples=examples
+    )
+    notes = SegmentationRecorder(subject).notes
+    assert len(notes) == len(expected)
+    assert all(text in note for text, note in zip(expected, notes, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["segmentation/unet.yaml", "classification/vgg.yaml", "detection/yolo.yaml"])
 def test_commands_on_two_ranks_write_the_files_of_one_process(darkroom: Callable, tmp_path: Path, name: str) -> None:
