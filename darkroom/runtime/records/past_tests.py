@@ -37,12 +37,13 @@ class PastTest:
 def append_test(run: Path, checkpoint: str | None, metrics: Mapping[str, float]) -> None:
     """Append a test to those of a run; its config is ``test.yaml`` of the run folder, that of the fit ``config.yaml``."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    record = PastTest(now, checkpoint, _differing_options(run), dict(metrics))
+    record = PastTest(now, checkpoint, differing_options(run), dict(metrics))
     with (run / FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(record)) + "\n")
 
 
-def _differing_options(run: Path) -> dict[str, Any]:
+def differing_options(run: Path) -> dict[str, Any]:
+    """Return the options of model and data in ``test.yaml`` that differ from those in ``config.yaml``, by full key."""
     both = []
     for name in ("config.yaml", "test.yaml"):
         try:
