@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
 from darkroom.callbacks.training.model_summary import ShortModelSummary
 from darkroom.cli import checkpoint_checks, config_checks
-from darkroom.cli.linking import config_traits, initial_weights_of, link_model
+from darkroom.cli.linking import config_traits, initial_weights_of, link_model, use_saved_classes
 from darkroom.cli.results import describe_card, format_best, format_metrics, next_commands
 from darkroom.cli.trainer_defaults import add_defaults, warn_of_slow_bf16
 from darkroom.errors import Stopped, UsageError, UserError
@@ -156,6 +156,8 @@ class DarkroomCLI(SteppedCLI):
         # The data first, since they fill open arguments of the model's config, which is saved with them.
         self.config_dump: dict[str, Any] = {}  # the hyper-parameters of the model are read from it
         self.datamodule = self.build_datamodule(config.data)
+        if self.subcommand == "predict" and config.ckpt_path and self.datamodule.predict_dir is not None:
+            use_saved_classes(self.datamodule, config.ckpt_path)
         config_checks.require_trained_model(self.datamodule, config.model, str(self.subcommand), config.ckpt_path)
         link_model(self.datamodule, config.model, config.ckpt_path)
         traits = config_traits(config.model.class_path)
