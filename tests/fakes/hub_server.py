@@ -147,7 +147,7 @@ class HubServer:
         if commit is None:
             return refuse(404, "RevisionNotFound", "Invalid rev id")
         if what == "resolve":
-            return self._file(*commit, file)
+            return self._file(*commit, str(file))
         if what == "tree":
             return Answer([self._entry(path, content) for path, content in commit[1].items()])
         siblings = [{"rfilename": file} for file in commit[1]]

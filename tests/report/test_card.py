@@ -1,6 +1,7 @@
 """Model card of a run: metadata for the hub, metrics with n, what is missing, and the user's own text."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from darkroom.report.card.write import front_matter, write_card
+from darkroom.runtime.records.past_tests import PastTest
 from darkroom.runtime.records.results import Task
 from darkroom.runtime.records.run_record import DataFacts, read_record
 from tests.fakes.runs import write_run
@@ -114,7 +116,7 @@ def test_run_without_test_has_metrics_of_validation(run: Path) -> None:
         path.unlink() if path.is_file() else path.rmdir()
     (run / "test").rmdir()
     card = read(run)
-    assert "in validation, at its best epoch; the run has no test (n = 20)" in card
+    assert "in validation, at its best epoch (n = 20); the run has no test." in card
     assert "| metric | validation (n = 20) |" in card
     assert front_matter(card)["model-index"][0]["results"][0]["dataset"]["split"] == "validation"
 
@@ -204,3 +206,26 @@ def test_card_shows_exported_files(run: Path) -> None:
         (run / "export").mkdir(exist_ok=True)
         (run / "export" / name).touch()
     assert "`export/model.json`, `export/model.onnx`" in read(run)
+
+
+def record_tests(run: Path, *tests: PastTest) -> None:
+    lines = [json.dumps(dataclasses.asdict(test)) for test in tests]
+    (run / "tests.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_metrics_are_those_of_the_checkpoint_that_is_loaded(run: Path) -> None:
+    best = PastTest("2026-01-01", "runs/unet/0/checkpoints/best.ckpt", {"data.side": 64}, {"test/mIoU": 0.75}, 7)
+    summary = json.loads((run / "test/summary.json").read_text())
+    (run / "test/summary.json").write_text(json.dumps(summary | {"checkpoint": "checkpoints/last.ckpt"}))
+    record_tests(run, best)
+    card = read(run)
+    assert "mIoU **0.75** in the test (n = 7)." in card
+    assert "The test of 2026-01-01 is of the checkpoint `best.ckpt`." in card
+    assert "Options that differ from those of the fit: `data.side: 64`." in card
+
+
+def test_card_states_that_another_checkpoint_was_tested(run: Path) -> None:
+    summary = json.loads((run / "test/summary.json").read_text())
+    (run / "test/summary.json").write_text(json.dumps(summary | {"checkpoint": "checkpoints/last.ckpt"}))
+    card = read(run)
+    assert "is of the checkpoint `last.ckpt`. **It is not the checkpoint below, `checkpoints/best.ckpt`**" in card

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,12 +10,12 @@ from typing import Literal
 from darkroom.report.defaults import differences, find_class, option_text
 from darkroom.report.run import Run, read_run
 from darkroom.report.tasks.figures import newest_figures
-from darkroom.runtime.records.past_tests import PastTest, differing_options, read_tests
+from darkroom.runtime.records.past_tests import PastTest, differing_options, read_tests, same_metrics
 from darkroom.secrets import is_secret
 
 Split = Literal["test", "validation"]
 EXPORTED = (".onnx", ".pt2", ".safetensors")  # suffixes of exported files
-_MOST_FIGURES = 4
+_MOST_FIGURES, _MOST_PAPERS = 4, 5
 _NAME = r"[A-ZÀ-Þ][\w-]+"
 _PAPER = re.compile(rf"{_NAME}(?:(?:, | & | and ){_NAME})*(?: et al\.)? \(?\d{{4}}\b")
 _FOLDERS = re.compile(r"(?<![\w.:/…])(?:[A-Za-z]:)?[\\/](?:[^\s,'\"\]}\\/]+[\\/])+")  # of an absolute path
@@ -42,9 +42,7 @@ class CardContents:
         run: read from its folder.
         family: folder of the method in ``lightning_modules``, such as segmentation; empty for a user's own class.
         method, data: docstrings of model and datamodule.
-        tested: main metrics and metrics of classes of the test, by name without ``test/``; empty without a test.
-        test_samples: number of test samples; None if it is not known.
-        test: its time, checkpoint and options; None if they are not known.
+        test: that of the checkpoint if there is one, else the newest; None without a test.
         tests: number of all tests of the run.
         checkpoint: file, relative to the run folder; None without one.
         exported: exported files, relative to the run folder.
@@ -56,14 +54,27 @@ class CardContents:
     family: str
     method: Documentation
     data: Documentation
-    tested: Mapping[str, float]
-    test_samples: int | None
     test: PastTest | None
     tests: int
     checkpoint: Path | None
     exported: list[Path]
     figures: Mapping[str, Path]
     options: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def tested(self) -> dict[str, float]:
+        """Metrics of the test, by name without ``test/``; empty without a test."""
+        return {name.removeprefix("test/"): value for name, value in self.test.metrics.items()} if self.test else {}
+
+    @property
+    def test_samples(self) -> int | None:
+        """Number of test samples; None if it is not known."""
+        return self.test.samples if self.test else None
+
+    @property
+    def is_of_checkpoint(self) -> bool:
+        """True if the test is of the checkpoint that the card shows how to load, as far as its name says."""
+        return self.test is None or _is_of(self.test, self.checkpoint)
 
     @property
     def validated(self) -> dict[str, float]:
@@ -106,28 +117,40 @@ def read_contents(folder: Path, checkpoint: Path | None = None) -> CardContents:
     """
     run = read_run(folder)
     tests = read_tests(folder)
-    summary = run.results.summary if run.results else None
-    if summary is not None:
-        metrics = dict(summary.metrics)
-        test = next((one for one in reversed(tests) if one.metrics == metrics), None)
-        test = test or PastTest(summary.tested, summary.checkpoint, differing_options(folder), metrics)
-    else:
-        metrics, test = run.test_metrics, tests[-1] if tests else None
+    file = _checkpoint(folder, checkpoint)
+    test = _select_test(run, tests, file)
     model = _class_path(run, "model")
     return CardContents(
         run=run,
         family=_family(model),
         method=_document(model),
         data=_document(_class_path(run, "data")),
-        tested={name.removeprefix("test/"): value for name, value in metrics.items()},
-        test_samples=summary.num_samples if summary else None,
         test=test,
         tests=len(tests),
-        checkpoint=_checkpoint(folder, checkpoint),
+        checkpoint=file,
         exported=exported_files(folder),
         figures=_figures(folder),
         options=[(key, public_text(key, value), public_text(key, default)) for key, value, default in _options(run)],
     )
+
+
+def _is_of(test: PastTest, checkpoint: Path | None) -> bool:
+    return bool(test.checkpoint and checkpoint) and Path(str(test.checkpoint)).name == Path(str(checkpoint)).name
+
+
+def _select_test(run: Run, tests: Sequence[PastTest], checkpoint: Path | None) -> PastTest | None:
+    """Return the newest test of a checkpoint, else the newest of all; without records, one with the metrics alone."""
+    summary = run.results.summary if run.results else None
+    known = list(tests)
+    if summary is not None:
+        recorded = next((test for test in tests if same_metrics(test.metrics, summary.metrics)), None)
+        options = recorded.options if recorded else differing_options(run.folder)
+        last = PastTest(summary.tested, summary.checkpoint, options, dict(summary.metrics), summary.num_samples)
+        known = [test for test in known if test is not recorded] + [last]
+    known.sort(key=lambda test: (_is_of(test, checkpoint), test.tested))
+    if not known and run.test_metrics:
+        return PastTest("", None, {}, run.test_metrics)
+    return known[-1] if known else None
 
 
 def exported_files(folder: Path) -> list[Path]:
@@ -168,9 +191,11 @@ def _family(class_path: str) -> str:
 def _document(class_path: str) -> Documentation:
     source = find_class(class_path) if class_path else None
     text = (ast.get_docstring(source[1]) if source else None) or ""
-    paragraphs = re.split(r"\n\n(?=[A-Z]\w*:\n)", text)[0].split("\n\n")[:2]
-    shown = "\n\n".join(paragraphs).replace("``", "`")
-    return Documentation(shown, tuple(dict.fromkeys(name.replace("(", "") for name in _PAPER.findall(shown))))
+    text = re.split(r"\n\n(?=[A-Z]\w*:\n)", text)[0].replace("``", "`")
+    first, *more = text.split("\n\n")[:2]
+    shown = [first, *(one for one in more if not one.startswith(("Batch:", "Logs")))]  # those are for programmers
+    papers = (name.replace("(", "") for name in _PAPER.findall(text))
+    return Documentation("\n\n".join(shown), tuple(dict.fromkeys(papers))[:_MOST_PAPERS])
 
 
 def _checkpoint(folder: Path, given: Path | None) -> Path | None:

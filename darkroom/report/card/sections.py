@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from darkroom.report.card.contents import CardContents
+from darkroom.report.card.contents import CardContents, public_text
 from darkroom.report.card.licenses import NOT_STATED, initial_weights
 from darkroom.report.card.metadata import pipeline_tag
 from darkroom.report.table import format_duration, format_value
@@ -63,21 +63,25 @@ def _epochs(contents: CardContents) -> str:
 def _head(contents: CardContents) -> str:
     run = contents.run
     title = " on ".join(filter(None, [run.method, run.data])) or run.name
-    name, value = run.main_value
-    main = ""
-    if value is not None:
-        split, samples = _split_of(contents, name)
-        main = f"{name.partition('/')[2]} **{format_value(value)}** {split}{samples}."
+    version = (run.record.versions or {}).get("darkroom", "") if run.record else ""
+    lead = f"One run of {f'Darkroom {version}'.strip()}, an experiment framework for computer vision in PyTorch."
     state = _STATES[run.state]
     if run.state not in ("finished", "tested"):
         state += f" Finished epochs: {_epochs(contents)}."
-    return _paragraphs(f"# {title}", main, state)
+    return _paragraphs(f"# {title}", f"{lead} {state}", _main_value(contents))
 
 
-def _split_of(contents: CardContents, name: str) -> tuple[str, str]:
-    if name.startswith("test/"):
-        return "in the test", _n(contents.test_samples)
-    return "in validation, at its best epoch; the run has no test", _n(contents.validation_samples)
+def _main_value(contents: CardContents) -> str:
+    name, best = contents.main_metric, contents.run.best
+    if name in contents.tested:
+        return f"{name} **{format_value(contents.tested[name])}** in the test{_n(contents.test_samples)}."
+    if best is None:
+        return ""
+    where = "no test of it" if contents.tested else "no test"
+    return (
+        f"{name} **{format_value(best.value)}** in validation, at its best epoch"
+        f"{_n(contents.validation_samples)}; the run has {where}."
+    )
 
 
 def _n(samples: int | None) -> str:
@@ -87,7 +91,9 @@ def _n(samples: int | None) -> str:
 def _method(contents: CardContents) -> str:
     run, document = contents.run, contents.method
     path = run.options.get("model.class_path")
-    papers = f"Paper: {', '.join(document.papers)}." if document.papers else "The class names no paper."
+    papers = (
+        f"Paper: {', '.join(document.papers)}." if document.papers else "The docstring of the class names no paper."
+    )
     facts = f"Class: {_code(str(path))}." if path else "The config names no class."
     if run.record and run.record.parameters is not None:
         facts += f" Weights: {run.record.parameters:,}."
@@ -156,13 +162,18 @@ def _origin(contents: CardContents) -> str:
     run, test, sentences = contents.run, contents.test, []
     if not contents.tested:
         sentences.append("The run was not tested: all metrics are of validation.")
-    elif test is None:
+    elif test is None or not test.tested:
         sentences.append("The tested checkpoint and the number of test samples are not recorded.")
     else:
         weights = f"the checkpoint {_code(Path(test.checkpoint).name)}" if test.checkpoint else "initial weights"
-        sentences.append(f"The test is of {weights}" + (f", {test.tested}." if test.tested else "."))
+        sentences.append(f"The test of {test.tested} is of {weights}.")
+        if not contents.is_of_checkpoint:
+            sentences.append(
+                f"**It is not the checkpoint below, {_code(str(contents.checkpoint))}**, which was not tested."
+            )
         if test.options:
-            sentences.append(f"Its options differ from those of the fit: {', '.join(map(_code, test.options))}.")
+            options = ", ".join(f"`{key}: {public_text(key, value)}`" for key, value in test.options.items())
+            sentences.append(f"Options that differ from those of the fit: {options}.")
         if contents.tests > 1:
             sentences.append(f"The run has {contents.tests} tests; `tests.jsonl` has all of them.")
     if run.best:
