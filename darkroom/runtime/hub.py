@@ -66,7 +66,7 @@ class HubRepository:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            info = self._api.repo_info(self.repo_id)
+            info = self._api.model_info(self.repo_id)
         except RepositoryNotFoundError:  # also one that the token may not see: then creating it fails
             self._api.create_repo(self.repo_id, private=private or None)
             return
@@ -86,7 +86,7 @@ class HubRepository:
             HubError: the repository or the revision does not exist, or the hub cannot be reached.
         """
         with self._one_message(revision):
-            info = self._api.repo_info(self.repo_id, revision=revision)
+            info = self._api.model_info(self.repo_id, revision=revision)
         names = [file.rfilename for file in info.siblings or []]
         return str(info.sha), sorted(filter(_stays_inside, names))
 
@@ -114,6 +114,8 @@ class HubRepository:
             raise
         except Exception as error:
             message = next(filter(None, (self._explain(cause, revision) for cause in _causes(error))), None)
+            if message is None and isinstance(error, RuntimeError | ConnectionError | TimeoutError):
+                message = f"the transfer failed ({' '.join(str(error).split())}); run the command again"  # of hf-xet
             if message is None:
                 raise
             raise (UsageError if "metadata of the card" in message else HubError)(message) from error

@@ -240,6 +240,32 @@ def test_hub_that_is_down_or_out_of_reach(
 
 
 @pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (RuntimeError("Data processing error: CAS"), 1, "the transfer failed (Data processing error: CAS)"),
+        (KeyboardInterrupt(), 130, "the repository is as it was"),
+    ],
+)
+def test_transfer_that_breaks(
+    darkroom: Callable,
+    hub: HubServer,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_api.HfApi.create_commit", fail)
+    done = darkroom("push", run, "me/unet")
+    assert done.code == code
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
     ("name", "wanted"),
     [
         ("checkpoints/best.ckpt", True),

@@ -65,6 +65,9 @@ def main(argv: Sequence[str]) -> int:
     folder = options.output or Path(options.repo_id.rpartition("/")[2])
     try:
         print(*pull(options.repo_id, options.revision, folder), sep="\n")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command downloads what is missing", file=sys.stderr)
+        return 130
     except UserError as error:
         print(f"darkroom: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -197,6 +197,9 @@ def main(argv: Sequence[str]) -> int:
             return 0
         commit = repository.push(files, options.private, f"Upload {re.sub(r'[^ -~]', '?', run.absolute().parent.name)}")
         print(f"{repository.address}\ncommit: {commit}\nload it: darkroom pull {options.repo_id}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the repository is as it was", file=sys.stderr)
+        return 130
     except UserError as error:
         print(f"darkroom: error: {error}", file=sys.stderr)
         return error.exit_code

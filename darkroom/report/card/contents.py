@@ -155,7 +155,7 @@ def _select_test(run: Run, tests: Sequence[PastTest], checkpoint: Path | None) -
 
 def exported_files(folder: Path) -> list[Path]:
     """Return the exported files of a run with the JSON and data files beside them, relative to its folder."""
-    models = [path for suffix in EXPORTED for path in folder.rglob(f"*{suffix}") if path.is_file()]
+    models = [path for path in folder.rglob("*") if path.suffix in EXPORTED and path.is_file()]
     beside = [
         other
         for model in models
@@ -200,7 +200,7 @@ def _document(class_path: str) -> Documentation:
 
 def _checkpoint(folder: Path, given: Path | None) -> Path | None:
     paths = [given] if given else [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
-    return next((path.relative_to(folder) for path in paths if path.is_file()), None)
+    return next((path.absolute().relative_to(folder.absolute()) for path in paths if path.is_file()), None)
 
 
 def _figures(folder: Path) -> dict[str, Path]:
