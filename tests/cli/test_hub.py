@@ -116,6 +116,12 @@ def test_dry_run_lists_files_and_sends_nothing(darkroom: Callable, hub: HubServe
     assert hub.requests == []
 
 
+def test_folder_is_included_with_all_its_files(darkroom: Callable, hub: HubServer, run: Path) -> None:
+    done = darkroom("push", "--include", "predictions", "--include", "test/*.csv", run, "me/unet", "--dry_run")
+    for name in ("predictions/a.png", "predictions/deep/b.png", "test/samples.csv"):
+        assert name in done.out
+
+
 def test_figures_can_be_left_out(darkroom: Callable, hub: HubServer, run: Path) -> None:
     darkroom("push", run, "me/unet", "--without_figures")
     ((_, found),) = hub.repositories["me/unet"].commits

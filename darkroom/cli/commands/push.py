@@ -82,10 +82,11 @@ class Upload:
         found = []
         for pattern in self.include:
             try:
-                paths = [path for path in self.run.glob(pattern) if path.is_file()]
+                matched = list(self.run.glob(pattern))
             except (NotImplementedError, ValueError):  # an absolute or empty pattern
-                paths = []
-            inside = [path for path in paths if path.resolve().is_relative_to(self.run.resolve())]
+                matched = []
+            paths = [inner for path in matched for inner in (path.rglob("*") if path.is_dir() else [path])]
+            inside = [path for path in paths if path.is_file() and path.resolve().is_relative_to(self.run.resolve())]
             if not inside:
                 raise UsageError(f"--include {pattern} must match files in {self.run}, such as 'predictions/*.png'")
             found += [path.relative_to(self.run).as_posix() for path in inside]
@@ -181,9 +182,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--private", action="store_true", help="create a private repository; refuse a public one")
     parser.add_argument("--license", metavar="ID", help="of the weights, such as apache-2.0; default: not stated")
     parser.add_argument(
-        "--include", nargs="+", default=[], metavar="PATTERN", help="more files of the run, such as 'predictions/*.png'"
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="more files or folders of the run, such as 'predictions/*.png' or predictions; may be given several times",
     )
-    parser.add_argument("--without_figures", action="store_true", help="figures show images of the data")
+    parser.add_argument(
+        "--without_figures", action="store_true", help="leave out the figures, which show images of the data"
+    )
     parser.add_argument("--dry_run", action="store_true", help="list the files, and upload nothing")
     options = parser.parse_args(argv)
     try:
