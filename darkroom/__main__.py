@@ -1,4 +1,4 @@
-"""Entry point. Help, version, list, runs and report do not import torch; the other commands start LightningCLI."""
+"""Entry point. Help, version, list, runs, report, push and pull do not import torch; others start LightningCLI."""
 
 import importlib
 import os
@@ -24,6 +24,8 @@ usage: darkroom COMMAND [options]
   runs       runs with their results, newest first
   report     a page per run: mistakes, figures, curves      darkroom report runs/unet/0
   compare    runs in one table      darkroom compare runs/unet/0 runs/fcn/0
+  push       upload a run to the Hugging Face hub    darkroom push runs/unet/0 OWNER/NAME
+  pull       download one                            darkroom pull OWNER/NAME
   proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
   shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
 
@@ -37,7 +39,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "list", "runs", "report", "compare", "proposals", "shards")
+OTHERS = ("chain", "list", "runs", "report", "compare", "push", "pull", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:

@@ -122,6 +122,15 @@ class VisionDataModule(LightningDataModule):
         """Names of the classes in the order of their ids; subclasses override it by an attribute or a property."""
         raise AttributeError(f"{type(self).__name__} has no class_names")
 
+    def restore_classes(self, names: Sequence[str], category_ids: Sequence[int] | None) -> None:
+        """Set the classes of a checkpoint, for photos on a machine without the training data.
+
+        Args:
+            names: in the order of the labels.
+            category_ids: of the labels, in data that have them; None: the labels themselves.
+        """
+        self.class_names = tuple(names)
+
     def dataset(self, split: Split) -> SizedDataset:
         """Return the map-style data set of a split: dicts of uint8 tensors (and str), addressed by int."""
         raise UsageError(f"{type(self).__name__} has no {split} data")

@@ -97,6 +97,18 @@ class Run:
         return (max if self.maximizes else min)(points, key=lambda point: point.value)
 
     @property
+    def best_metrics(self) -> dict[str, float]:
+        """Metrics of the validation with the best value of the main metric, by name; empty without one."""
+        if self.best is None:
+            return {}
+        values = {}
+        for name, points in self.metrics.items():
+            at = [point.value for point in points if point.step == self.best.step] if name.startswith("val/") else []
+            if at:
+                values[name] = at[-1]
+        return values
+
+    @property
     def test_metrics(self) -> dict[str, float]:
         """Newest values of the test, by name, such as ``test/mIoU``."""
         return {name: points[-1].value for name, points in self.metrics.items() if name.startswith("test/")}

@@ -56,6 +56,12 @@ def test_fit_records_machine_versions_time_and_memory(tiny_run: Path) -> None:
     assert record.peak_memory_mib is None or record.peak_memory_mib > 10
     assert record.versions is not None
     assert {"python", "torch", "darkroom"} <= record.versions.keys()
+    assert record.steps == 2
+    assert record.data is not None
+    assert record.data.samples == {"train": 8, "val": 4}
+    assert record.data.class_names[:2] == ["background", "circle"]
+    assert record.data.image_shape == [3, 32, 32]
+    assert "| samples, train | 8 |" in (tiny_run / "card.md").read_text()
 
 
 def test_newest_run_is_first(darkroom: Callable, tmp_path: Path) -> None:

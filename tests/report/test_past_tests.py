@@ -83,3 +83,4 @@ def test_command_adds_every_test(darkroom: Callable, tiny_run: Path) -> None:
     assert flipped.options["model.inference.flip"] is True
     assert plain.checkpoint == str(checkpoint)
     assert "test/mIoU" in plain.metrics
+    assert plain.samples == 4

@@ -105,6 +105,16 @@ def write_summary(folder: Path, summary: Summary) -> None:
     (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
 
 
+def read_summary(folder: Path) -> Summary:
+    """Return the summary in a folder of results.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: it is missing or damaged.
+    """
+    content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return Summary(**{one.name: content[one.name] for one in fields(Summary) if one.name in content})
+
+
 def read_results(run: Path) -> Results | None:
     """Return the test results of a run; None if it was not tested.
 
@@ -118,8 +128,7 @@ def read_results(run: Path) -> Results | None:
     if not path.is_file():
         raise DataError(f"{folder} has no summary.json, because the test did not end; run darkroom test again")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        summary = Summary(**{one.name: content[one.name] for one in fields(Summary) if one.name in content})
+        summary = read_summary(folder)
         tables = {}
         for name in TABLES:
             path = folder / f"{name}.csv"
