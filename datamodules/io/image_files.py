@@ -42,7 +42,7 @@ def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
         DataError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist; it must hold the images{_neighbours(folder)}")
+        raise DataError(f"folder {folder} does not exist; it must hold the images{describe_neighbours(folder)}")
     images: list[Path] = []
     for path in folder.iterdir():
         if _is_no_data(path):
@@ -54,7 +54,7 @@ def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
     return sorted(images)
 
 
-def _neighbours(folder: Path) -> str:
+def describe_neighbours(folder: Path) -> str:
     """Return the folders beside a missing one, for its message; empty if there are none."""
     try:
         names = sorted(path.name for path in folder.parent.iterdir() if path.is_dir() and not _is_no_data(path))

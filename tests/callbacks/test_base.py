@@ -52,7 +52,7 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
         *tiny,
         "--ckpt_path",
         "best",
-        "--data.predict_dir",
+        "--data.predict",
         "photos",
         "--data.max_side",
         40,
