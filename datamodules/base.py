@@ -18,11 +18,12 @@ from darkroom.datamodules.bad_samples import (
     SubstitutingDataset,
     collate_readable,
 )
-from darkroom.datamodules.datasets import name_of, processor_count
+from darkroom.datamodules.datasets import name_of, processor_count, unwrap
 from darkroom.datamodules.io.image_files import MAX_PIXELS
 from darkroom.datamodules.io.pixel_scale import PixelScale
-from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder
+from darkroom.datamodules.io.read_images import ImageReader
 from darkroom.datamodules.loading import KeyedDataset, KeyedSamples, ResumableLoader, SeededSampler, collate
+from darkroom.datamodules.prediction.photos import Photos, is_video
 from darkroom.datamodules.prediction.sources import find_sources
 from darkroom.datamodules.transforms.ignore_filled import IgnoreFilled, states_mask_fill
 from darkroom.errors import DataError, UsageError
@@ -61,8 +62,8 @@ class VisionDataModule(LightningDataModule):
             averages for grey images).
         augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; []: none; None: the default
             of the data set. Mask pixels that they fill are ignored (255), unless a transform states a fill of masks.
-        predict: images for ``darkroom predict``: a file, a folder, also with folders inside it, a pattern such as
-            ``'photos/*.jpg'``, or a list of these; None: predict on the test split.
+        predict: images and videos for ``darkroom predict``: a file, a folder, also with folders inside it, a pattern such
+            as ``'photos/*.jpg'``, or a list of these; None: predict on the test split.
         max_side: largest longer side in pixels; larger images and their masks are scaled down to it, in every split.
         max_pixels: largest height times width of an image or mask; larger files are an error, since a damaged or malicious
             header may fill the memory.
@@ -228,7 +229,13 @@ class VisionDataModule(LightningDataModule):
         """Return the samples of a split, or the photos of ``predict``, and their transforms."""
         if split == "predict" and self.predict is not None:
             paths = find_sources(self.predict)
-            return PhotoFolder(paths, self.image_reader(paths, split), self.max_side), []
+            if any(map(is_video, paths)) and self.trainer and self.trainer.world_size > 1:
+                raise UsageError(
+                    f"data.predict: {next(filter(is_video, paths))} is a video, which one process reads; trainer.devices "
+                    "and trainer.num_nodes must be 1"
+                )
+            reader = self.image_reader([path for path in paths if not is_video(path)], split)
+            return Photos(paths, reader, self.max_side), []
         return self.dataset(split), self._transforms(split)
 
     def _transforms(self, split: Split) -> list[v2.Transform]:
@@ -248,8 +255,11 @@ class VisionDataModule(LightningDataModule):
         if workers is None:
             workers = min(8, max(0, processor_count() - 2) // (self.trainer.num_devices if self.trainer else 1))
         batch_size = self.batch_size if train else self.eval_batch_size
-        if split == "predict" and self.predict is not None:
-            batch_size = 1  # photos have all sizes
+        samples = unwrap(self._datasets[split].dataset)
+        if isinstance(samples, Photos):
+            batch_size = batch_size if samples.have_one_size else 1
+            # FFmpeg decodes ahead in threads of its own, which do not survive in forked workers.
+            workers = 0 if samples.has_videos else workers
         dataset: KeyedSamples | SkippingDataset = self._datasets[split]
         to_batch: Callable[[Any], dict[str, Any]] = partial(collate, unstacked=self.unstacked)
         on_bad_samples = None

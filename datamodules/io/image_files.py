@@ -1,7 +1,7 @@
 """List and open image files for all readers; their size, frames, bit depth and orientation are examined here alone."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -31,12 +31,13 @@ _UPRIGHT = {  # by orientation: what makes stored pixels upright
 _INVERSE = {6: 8, 8: 6}  # the others are their own inverse
 
 
-def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
+def list_images(folder: Path, subfolders: bool = False, extensions: Collection[str] = EXTENSIONS) -> list[Path]:
     """List the images in a folder, sorted, without hidden files such as macOS's ``._photo.jpg``.
 
     Args:
         folder: folder of the images.
         subfolders: list those in folders inside it too, except hidden ones.
+        extensions: of the files, in lower case.
 
     Raises:
         DataError: the folder does not exist.
@@ -47,10 +48,10 @@ def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
     for path in folder.iterdir():
         if _is_no_data(path):
             continue
-        if path.suffix.lower() in EXTENSIONS:
+        if path.suffix.lower() in extensions:
             images.append(path)
         elif subfolders and path.is_dir():
-            images += list_images(path, subfolders=True)
+            images += list_images(path, subfolders=True, extensions=extensions)
     return sorted(images)
 
 

@@ -83,6 +83,13 @@ def to_tensor(image: Image.Image, max_side: int | None = None) -> Tensor:
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).contiguous()
 
 
+def centre_square(image: Image.Image, size: int) -> Image.Image:
+    """Crop the largest square in the middle of an image and scale it to ``size`` x ``size`` with antialias."""
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+
+
 def connected_components(classes: np.ndarray) -> np.ndarray:
     """Number the connected components of all classes except background and ignored, from 1: int32 (H, W).
 
@@ -93,21 +100,6 @@ def connected_components(classes: np.ndarray) -> np.ndarray:
         found, _ = label(classes == value, np.ones((3, 3)))
         pieces += np.where(found, found + pieces.max(), 0).astype(np.int32)
     return pieces
-
-
-class PhotoFolder(Dataset[dict[str, Any]]):
-    """Images without annotations: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
-
-    def __init__(self, paths: list[Path], reader: ImageReader, max_side: int | None = None) -> None:
-        self.paths, self.reader, self.max_side = paths, reader, max_side
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = self.reader(self.paths[index])
-        size = torch.tensor([image.height, image.width])
-        return {"image": to_tensor(image, self.max_side), "path": str(self.paths[index]), "size": size}
 
 
 class ImageMaskPairs(Dataset[dict[str, Any]]):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning import Trainer
 from PIL import Image
 from typing_extensions import get_protocol_members
 
@@ -74,6 +75,16 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
 def test_predict_defaults_to_test_split(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
     assert len(list(Path("runs/tiny/0/predictions/masks").glob("*.png"))) == 4
+
+
+@pytest.mark.usefixtures("tiny_run")
+def test_predict_keeps_no_predictions_in_memory(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {}
+    monkeypatch.setattr(Trainer, "predict", lambda self, *args, **kwargs: given.update(kwargs))
+    assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
+    assert given["return_predictions"] is False
 
 
 def test_predict_without_writer_raises(darkroom: Callable) -> None:

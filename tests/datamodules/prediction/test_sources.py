@@ -51,7 +51,7 @@ def test_sources_are_files_folders_patterns_and_lists(sources: str | list[str], 
         ("photos/x.jpg", "data.predict: photos/x.jpg does not exist"),
         (["photos", "empty"], "data.predict: empty has no images"),
         ("photos/*.gif", "data.predict: photos/\\*.gif has no images"),
-        ("photos/notes.txt", "data.predict: photos/notes.txt is not an image; it must be one of .png"),
+        ("photos/notes.txt", "data.predict: photos/notes.txt must be an image or a video \\(.png"),
         ([], "data.predict must name at least one"),
     ],
 )
