@@ -19,7 +19,7 @@ from darkroom.datamodules.bad_samples import (
     collate_readable,
 )
 from darkroom.datamodules.datasets import name_of, processor_count, unwrap
-from darkroom.datamodules.io.image_files import MAX_PIXELS
+from darkroom.datamodules.io.image_files import MAX_PIXELS, fast_decoders
 from darkroom.datamodules.io.pixel_scale import PixelScale
 from darkroom.datamodules.io.read_images import ImageReader
 from darkroom.datamodules.loading import KeyedDataset, KeyedSamples, ResumableLoader, SeededSampler, collate
@@ -138,6 +138,7 @@ class VisionDataModule(LightningDataModule):
 
     def image_reader(self, paths: Sequence[Path], split: str) -> ImageReader:
         """Return the reader of the images of a split. If they have more than 8 bits, all splits have one scale."""
+        fast_decoders()  # imported here, once, instead of in every worker process
         self.pixel_scale.decide(paths, split, self.max_pixels)
         return ImageReader(self.image_shape[0], self.pixel_scale, self.max_pixels)
 

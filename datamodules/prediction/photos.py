@@ -68,9 +68,16 @@ class Photos(Dataset[dict[str, Any]]):
         return f"{self.paths[index]}, frame {index - self._starts[place]}" if video else str(self.paths[index])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, about = self.read(index)
-        size = torch.tensor([image.height, image.width])
-        return {"image": to_tensor(image, self.max_side), "size": size, **about}
+        source = self._sources[bisect_right(self._starts, index) - 1]
+        if isinstance(source, Video):
+            frame, about = self.read(index)
+            return {
+                "image": to_tensor(frame, self.max_side),
+                "size": torch.tensor([frame.height, frame.width]),
+                **about,
+            }
+        image, size = self.reader.read_tensor(source, max_side=self.max_side)
+        return {"image": image, "size": torch.tensor(size), "path": str(source)}
 
 
 class SquarePhotos(DatasetWrapper):

@@ -3,7 +3,9 @@
 import csv
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,8 +83,8 @@ def test_predict_defaults_to_test_split(darkroom: Callable, tiny: list[str]) -> 
 def test_predict_keeps_no_predictions_in_memory(
     darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {}
-    monkeypatch.setattr(Trainer, "predict", lambda self, *args, **kwargs: given.update(kwargs))
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(Trainer, "predict", wraps(Trainer.predict)(lambda self, *args, **kwargs: given.update(kwargs)))
     assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
     assert given["return_predictions"] is False
 
