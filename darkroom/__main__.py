@@ -17,7 +17,7 @@ usage: darkroom COMMAND [options]
   fit        train              darkroom fit --config configs/segmentation/unet.yaml
   validate   score on val       darkroom validate --ckpt_path runs/unet/0/checkpoints/best.ckpt
   test       score on test      darkroom test --ckpt_path runs/unet/0/checkpoints/best.ckpt
-  predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict_dir photos
+  predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict photos
   chain      fit configs in turn, each from the weights of the one before, and test the last
                                                 darkroom chain PRETRAINING.yaml METHOD.yaml
   list       methods, data sets and configs with their results

@@ -1,7 +1,8 @@
 """Boxes and masks of objects over images. Pure functions.
 
 Objects are targets or detections, one dict per image: ``boxes`` float (N, 4), xyxy in its pixels; ``labels`` int (N,)
-from 1; optional ``scores`` (N,), ``masks`` bool (N, H, W), ``difficult`` and ``iscrowd`` bool (N,).
+from 1; optional ``scores`` (N,), ``masks`` bool (N, H, W), ``difficult`` and ``iscrowd`` bool (N,), and ``tracks`` int (N,)
+from 1, 0 for none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,8 +42,11 @@ def filter_by_score(found: Mapping[str, Tensor], score_threshold: float, most: i
 
 
 def captions(objects: Mapping[str, Tensor], class_names: Sequence[str]) -> list[str]:
-    """Return the text of each object: its class and, of a detection, its score."""
+    """Return the text of each object: its class, the number of its track, and, of a detection, its score."""
     names = [class_names[label - 1] for label in objects["labels"].tolist()]
+    if "tracks" in objects:
+        tracks = objects["tracks"].tolist()
+        names = [f"{name} #{track}".lstrip() if track else name for name, track in zip(names, tracks, strict=True)]
     if "scores" not in objects:
         return names
     return [f"{name} {score:.2f}".lstrip() for name, score in zip(names, objects["scores"].tolist(), strict=True)]

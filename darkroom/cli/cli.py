@@ -143,6 +143,8 @@ class DarkroomCLI(SteppedCLI):
         assert self.subcommand is not None  # a command without one has printed its help
         if self.subcommand in ("validate", "test"):
             building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
+        if self.subcommand == "predict":
+            building.predict.return_predictions = False  # writers have them; a list of all would fill the memory
         depth = len(Path(config.experiment).parts) + 1
         direct_loggers(self._folder, building[self.subcommand].trainer, "/".join(self._folder.parts[-depth:]))
         self.build_model_and_trainer(building)

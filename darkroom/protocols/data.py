@@ -67,9 +67,9 @@ class CategoryData(Protocol):
 
 @runtime_checkable
 class PhotoData(Protocol):
-    """Datamodule that may predict on a folder of photos."""
+    """Datamodule that may predict on photos."""
 
-    predict_dir: str | None
+    predict: str | list[str] | None
 
 
 @runtime_checkable

@@ -68,8 +68,7 @@ class MaskRCNN(ObjectDetection):
             rpn=build_options(RPNOptions, rpn),
             limits=limits,
         )
-        super().__init__(network, num_classes=num_classes, masks=True, **kwargs)
-        self.limits = limits
+        super().__init__(network, num_classes=num_classes, masks=True, inference=inference, **kwargs)
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the loss terms of the region proposal network and of the box and mask heads.

@@ -14,7 +14,6 @@ from darkroom.lightning_modules.detection.inference import DetectionInference, L
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
 from darkroom.lightning_modules.layers.pretrained import IMAGENET, Normalization
-from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.protocols import PretrainedNetwork
 
@@ -100,7 +99,7 @@ class SlidingWindow(ObjectDetection):
     ) -> None:
         classifier = classifier or WindowClassifier(num_classes or 1, window, channels)
         network = convolutionalize(classifier, window)
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
         if not sides or not aspect_ratios or min(*sides, *aspect_ratios, stride) <= 0:
             raise UsageError("model.sides, model.aspect_ratios and model.stride must be above 0")
         own = _stride(network, window, self.num_classes + 1)
@@ -114,7 +113,6 @@ class SlidingWindow(ObjectDetection):
         self.sides, self.aspect_ratios = tuple(sides), tuple(aspect_ratios)
         self.windows_per_image, self.foreground = windows_per_image, foreground
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
-        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         expected = classifier.expected_normalization if isinstance(classifier, PretrainedNetwork) else None
         mean, std = expected or IMAGENET
         self.own_normalization = Normalization(tuple(mean), tuple(std))

@@ -26,7 +26,6 @@ from darkroom.lightning_modules.layers.darknet import (
     uses_batch_norm,
 )
 from darkroom.lightning_modules.layers.pretrained import Weights, normalization_of
-from darkroom.lightning_modules.utils.arguments import build_options
 
 # --- the network ------------------------------------------------------------------------------------------------------
 
@@ -369,11 +368,10 @@ class YOLO(ObjectDetection):
             backbone=backbone,
             weights=weights,
         )
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
         if backbone is not None:
             self.own_normalization = normalization_of(backbone).adapt(in_channels)
         self.lambda_coord, self.lambda_noobj = lambda_coord, lambda_noobj
-        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Map images, each float (C, H, W) in [0, 1], to predictions of cells (B, S, S, 5 B' + K)."""

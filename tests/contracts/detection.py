@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
+from darkroom.lightning_modules.detection.inference import DetectionInference
 from darkroom.lightning_modules.optimizers import Optim
 from tests.contracts.module import trainer
 
@@ -56,6 +57,23 @@ class DetectionContract:
         optimizer.step()
         with torch.inference_mode():
             assert len(model.eval().predict_step(batch, 0)) == len(batch["image"])
+
+    def test_tiles_detect_in_pixels_of_image(self) -> None:
+        model, batch = (
+            self.build(inference=DetectionInference(tile=40, score_threshold=0.0, max_detections=50)),
+            self.batch(),
+        )
+        with torch.inference_mode():
+            found = model.eval().predict_step(batch)
+        for one, image in zip(found, batch["image"], strict=True):
+            assert 0 < len(one["boxes"]) <= 50
+            assert one["boxes"].min() >= 0
+            assert (one["boxes"][:, 2:] <= torch.tensor(image.shape[:-3:-1])).all()
+            assert one["boxes"].max() > 40
+            assert (one["scores"].diff() <= 0).all()
+            assert model.masks == ("masks" in one)
+            if "masks" in one:
+                assert one["masks"].shape == (len(one["boxes"]), *image.shape[-2:])
 
     @pytest.mark.slow  # 4 to 9 seconds for most methods
     def test_overfits_one_batch(self, tmp_path: Path) -> None:

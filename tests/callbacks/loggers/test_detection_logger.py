@@ -369,7 +369,7 @@ def photos(**sizes: tuple[int, int]) -> str:
 
 def test_predictions_use_pixels_of_the_original_files() -> None:
     folder = photos(dog_png=(200, 120), cat_jpg=(30, 40))
-    data_set, results = predict(one_box, shapes(predict_dir=folder, max_side=64))
+    data_set, results = predict(one_box, shapes(predict=folder, max_side=64))
     assert data_set["images"] == [
         {"id": 0, "file_name": "cat.jpg", "width": 30, "height": 40},
         {"id": 1, "file_name": "dog.png", "width": 200, "height": 120},
@@ -384,7 +384,7 @@ def test_predictions_use_pixels_of_the_original_files() -> None:
 
 
 def test_files_with_same_stem_get_separate_overlays() -> None:
-    data_set, _ = predict(one_box, shapes(predict_dir=photos(dog_png=(20, 12), dog_jpg=(12, 20), cat_png=(9, 9))))
+    data_set, _ = predict(one_box, shapes(predict=photos(dog_png=(20, 12), dog_jpg=(12, 20), cat_png=(9, 9))))
     assert [image["file_name"] for image in data_set["images"]] == ["cat.png", "dog.jpg", "dog.png"]
     written = sorted(path.name for path in Path("predictions/overlays").iterdir())
     assert written == ["cat.png", "dog_jpg.png", "dog_png.png"]
@@ -480,7 +480,7 @@ def test_run_lengths_match_pycocotools(size: tuple[int, int], share: float) -> N
 
 def test_predict_deletes_earlier_overlays() -> None:
     predict(one_box, shapes())
-    predict(one_box, shapes(predict_dir=photos(dog_png=(20, 12))))
+    predict(one_box, shapes(predict=photos(dog_png=(20, 12))))
     assert [path.name for path in Path("predictions/overlays").iterdir()] == ["dog.png"]
 
 
