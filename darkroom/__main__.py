@@ -20,6 +20,7 @@ usage: darkroom COMMAND [options]
   predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict photos
   chain      fit configs in turn, each from the weights of the one before, and test the last
                                                 darkroom chain PRETRAINING.yaml METHOD.yaml
+  export     write a model as ONNX   darkroom export --ckpt_path runs/unet/0/checkpoints/best.ckpt
   list       methods, data sets and configs with their results
   runs       runs with their results, newest first
   report     a page per run: mistakes, figures, curves      darkroom report runs/unet/0
@@ -39,7 +40,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "list", "runs", "report", "compare", "push", "pull", "proposals", "shards")
+OTHERS = ("chain", "export", "list", "runs", "report", "compare", "push", "pull", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:

@@ -36,6 +36,7 @@ FOREIGN_PRIVATE = {
     "_replace": "namedtuple: public, in spite of its name",
     "_actions": "argparse: the options of a parser, for the nearest one to a misspelt name",
     "_expand_help": "argparse: the documented way to change the help of an option is a subclass of the formatter",
+    "_config": "torch: the setting by which exported graphs also take sides and batches of 1",
     "_RESOURCES": "torchvision: URLs of a dataset, without a public name",
 }
 
@@ -82,9 +83,9 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def layer_of(module: str) -> int:
-    """Return the layer of a module: foundations, runtime, packages of methods, data and callbacks, reports and commands."""
+    """Return the layer of a module: foundations; runtime; methods, data and callbacks; reports, exports and commands."""
     folders = module.split(".")
-    if module in ("darkroom.__main__",) or folders[1:2] in (["cli"], ["report"]):
+    if module in ("darkroom.__main__",) or folders[1:2] in (["cli"], ["report"], ["export"]):
         return 3
     if folders[1:2] and folders[1] in PACKAGES:
         return 2

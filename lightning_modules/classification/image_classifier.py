@@ -10,14 +10,17 @@ from torchvision.transforms import v2
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.classification.export import classification_graph
 from darkroom.lightning_modules.classification.grad_cam import grad_cam
 from darkroom.lightning_modules.classification.metrics import ClassificationScores
 from darkroom.lightning_modules.classification.networks import BackboneClassifier
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.protocols import ClassificationOutputs
+from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.lightning_compat import class_names_of
 from darkroom.runtime.records.results import Task
 
@@ -101,7 +104,7 @@ class ImageClassifier(Technique):
         network = self.network if self.training else self.evaluated_network
         check_images(image, network)
         logits = network(image.contiguous(memory_format=self.memory_format))
-        if not isinstance(logits, Tensor) or logits.shape != (len(image), self.num_classes):
+        if not isinstance(logits, Tensor) or logits.shape != (image.shape[0], self.num_classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UsageError(
                 f"{type(network).__name__} must return logits ({len(image)}, {self.num_classes}), one for each image and "
@@ -159,3 +162,7 @@ class ImageClassifier(Technique):
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
         """Predict the probabilities of the classes, float32 (B, K)."""
         return self(batch["image"]).float().softmax(1)
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to probabilities, see ``ExportableModel``."""
+        return classification_graph(self, self.num_classes, normalization)

@@ -3,7 +3,8 @@
 from functools import partial
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor, nn, sym_max
+from torch.compiler import is_exporting
 from torch.nn import functional as F
 
 from darkroom.lightning_modules.layers.backbones import zero_bias
@@ -49,13 +50,15 @@ class Down(nn.Module):
         super().__init__()
         convolutions = DoubleConv(in_channels, out_channels, padding=padding, batch_norm=batch_norm)
         self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), convolutions)
+        self.loses_border = padding == "valid"
 
     def forward(self, x: Tensor) -> Tensor:
-        # A side of one pixel cannot be halved: repeat its edge first, so that any H x W is valid.
-        missing = [max(0, 2 - side) for side in (x.shape[-1], x.shape[-2])]
-        if any(missing):
-            x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
-        return self.maxpool_conv(x)
+        height, width = x.shape[-2:]
+        if self.loses_border or (not is_exporting() and min(height, width) > 1):
+            return self.maxpool_conv(x)
+        # A side of one pixel stays one pixel, so that any H x W is valid; exported graphs are of all sizes.
+        x = F.max_pool2d(x, 2, ceil_mode=True)[..., : sym_max(1, height // 2), : sym_max(1, width // 2)]
+        return self.maxpool_conv[1](x)
 
 
 class ContractingPath(nn.Module):

@@ -12,13 +12,17 @@ from torchmetrics import Metric, MetricCollection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.segmentation.export import segmentation_graph
 from darkroom.lightning_modules.segmentation.geometry import margin_of, mirror_pad
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import CrossEntropy, needed_entries
 from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
+from darkroom.lightning_modules.segmentation.upsampling import crop
 from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.precision import check_images
 from darkroom.protocols import IgnoresIndex, SegmentationOutputs, UnpaddedNetwork
+from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.lightning_compat import class_names_of, trainer_of
 from darkroom.runtime.records.results import Task
 
@@ -119,7 +123,7 @@ class SemanticSegmentation(Technique):
                     f"set its number of classes to {self.num_classes} (in model.network.init_args)"
                 )
             if margin_of(self.network):
-                outputs[name] = logits[..., : size[0], : size[1]]
+                outputs[name] = crop(logits, 0, size)
             elif logits.shape[-2:] != size:
                 outputs[name] = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return outputs
@@ -196,3 +200,7 @@ class SemanticSegmentation(Technique):
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
         """Predict class ids int64 (B, H, W), at the size of the images."""
         return most_likely(self.infer(batch))
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to class ids and logits, see ``ExportableModel``."""
+        return segmentation_graph(self, normalization)

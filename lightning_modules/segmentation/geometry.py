@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, sym_max
+from torch.compiler import is_exporting
 
 from darkroom.protocols import UnpaddedNetwork
 
@@ -15,11 +16,29 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
     """
     for dim, before, after in ((-2, top, bottom), (-1, left, right)):
         side = x.shape[dim]
-        if before or after:
-            period = max(1, 2 * (side - 1))
+        if is_exporting() or before or after:  # an exported graph is for images of all sizes
+            extent = torch.full((), side, device=x.device)  # tensors: ONNX has no remainder by a symbolic number
+            period = (2 * extent - 2).clamp(min=1)
             index = torch.arange(-before, side + after, device=x.device).remainder(period)
-            x = x.index_select(dim, torch.where(index < side, index, period - index))
+            x = x.index_select(dim, torch.where(index < extent, index, period - index))
     return x
+
+
+def ceil_div(number: int, divisor: int) -> int:
+    """Divide integers, which may be symbolic, and round up; ``-(-a // b)`` is wrong in ONNX, which rounds to zero."""
+    return (number + divisor - 1) // divisor
+
+
+def as_one_symbol(number: int, least: int) -> int:
+    """Return a number of at least ``least``; if it is symbolic, as a symbol of its own, by which tracing takes less time.
+
+    Sides after five poolings are simplified if they are multiples of one symbol, and not if that is a rounded quotient.
+    """
+    if not is_exporting() or isinstance(number, int):
+        return number
+    symbol = torch.full((), number).item()
+    torch._check(symbol >= least)
+    return symbol
 
 
 def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
@@ -28,7 +47,7 @@ def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
     Padded convolutions of these sides have a cell on the first and on the last pixel: cell i of a map of stride S lies at
     pixel S i, also with TensorFlow's padding, which depends on the side.
     """
-    bottom, right = (stride * max(1, -(-(side - 1) // stride)) + 1 - side for side in x.shape[-2:])
+    bottom, right = (stride * sym_max(1, ceil_div(side - 1, stride)) + 1 - side for side in x.shape[-2:])
     return mirror_pad(x, 0, bottom, 0, right)
 
 

@@ -1,46 +1,31 @@
 """``darkroom proposals``: fill the cache of region proposals of a split and print their recall by number of boxes."""
 
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from darkroom.cli.catalog import import_all
-from darkroom.cli.config_checks import require_readable_config
+from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
 from darkroom.datamodules.proposals.recall import as_markdown, recall
 from darkroom.errors import DataError, UsageError
-from darkroom.paths import find_config
 
 Split = Literal["train", "val", "test"]
-
-
-def _data_section(path: str) -> str:
-    """Read the data section of a config, by path or shipped name, as JSON for the parser."""
-    file = find_config(Path(path))
-    require_readable_config(file)
-    config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    return json.dumps({"data": config["data"]} if "data" in config else {})
 
 
 def _parse(argv: Sequence[str]) -> tuple[DetectionDataModule, Split]:
     """Build the datamodule that a command line describes; return it with the split."""
     import_all()
-    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    for index in [index + 1 for index, word in enumerate(argv[:-1]) if word == "--config"]:
-        argv[index] = _data_section(argv[index])
     parser = ArgumentParser(prog="darkroom proposals", description="Compute region proposals and print their recall.")
     parser.add_argument("--config", action=ActionConfigFile, help="config; only its data section is used")
     parser.add_argument("--split", type=Split, default="val", help="split of the data")
     parser.add_subclass_arguments(DetectionDataModule, "data", required=True)
-    config = parser.parse_args(argv)
+    config = parser.parse_args(keep_data_section(argv))
     return parser.instantiate_classes(config).data, config.split
 
 

@@ -5,12 +5,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.contracting_path import ContractingPath, DoubleConv, Padding
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
-from darkroom.lightning_modules.segmentation.upsampling import unpool
+from darkroom.lightning_modules.segmentation.geometry import as_one_symbol, ceil_div
+from darkroom.lightning_modules.segmentation.upsampling import crop, unpool
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
 
@@ -36,12 +38,13 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         if self.crops:  # the centre of the skip connection, which valid convolutions left
             top, left = ((big - 2 * small) // 2 for big, small in zip(skip.shape[-2:], x.shape[-2:], strict=True))
-            skip = skip[..., top : top + 2 * x.shape[-2], left : left + 2 * x.shape[-1]]
+            skip = crop(skip, (top, left), (2 * x.shape[-2], 2 * x.shape[-1]))
         x = _unpool_like(x, skip) if self.unpools else self.up(x)
         # Halving rounds down: pad to the skip's size, or crop after a side of one pixel.
         right, bottom = skip.shape[-1] - x.shape[-1], skip.shape[-2] - x.shape[-2]
-        if right or bottom:
-            x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
+        if is_exporting() or right or bottom:
+            top, left = (bottom + 2) // 2 - 1, (right + 2) // 2 - 1  # of -1 too, where ONNX rounds to zero
+            x = F.pad(x, (left, right - left, top, bottom - top))
         return self.conv(torch.cat([skip, x], dim=1))
 
 
@@ -117,10 +120,10 @@ class UNetNetwork(ContractingPath):
 
     def input_size(self, size: int) -> int:
         """Return the smallest side that gives logits for at least ``size`` pixels with valid padding."""
-        return 16 * -(-(size + 60) // 16) + 124
+        return 16 * as_one_symbol(ceil_div(size + 60, 16), least=4) + 124
 
     def _check(self, height: int, width: int) -> None:
-        for side in (height, width) if self.margin else ():
+        for side in (height, width) if self.margin and not is_exporting() else ():
             if side < 188 or (side - 124) % 16:
                 fitting = sorted({self.input_size(max(4, side - lost)) for lost in (199, 184)} | {572})
                 raise UsageError(
