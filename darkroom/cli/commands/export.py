@@ -15,7 +15,7 @@ from darkroom.export.checkpoint import load_trained
 from darkroom.export.description import format_spec
 from darkroom.export.files import SUFFIXES, Format, require_onnx
 from darkroom.export.outputs import TASKS
-from darkroom.export.write import Written, require_other_options, write_graph
+from darkroom.export.write import Written, require_other_options, write_method
 from darkroom.ranges import PositiveInt
 
 _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
@@ -83,13 +83,15 @@ def report(written: Written, kind: Format) -> str:
     description, check = written.description, written.check
     inputs, outputs = (", ".join(map(format_spec, ports)) for ports in (description.inputs, description.outputs))
     agreement, decisions = check.agreement, TASKS[description.task].decisions
+    same = f", {agreement.fraction:.2%} of {agreement.decisions} {decisions} the same" if agreement.decisions else ""
+    reference = f"{description.method} in torch" if description.part else "predict"
+    name = f"{description.method} {description.part}".strip()
     return "\n".join(
         [
-            f"{description.method}: {inputs} -> {outputs}",
+            f"{name}: {inputs} -> {outputs}",
             *(f"note: {note}" for note in written.notes),
-            f"compared with predict on {check.samples}: largest difference {agreement.largest:.1e}, "
-            f"{agreement.fraction:.2%} of {agreement.decisions} {decisions} the same",
-            f"time per image on one core: predict {check.torch_ms:.1f} ms, {_RUNNERS[kind]} {check.exported_ms:.1f} ms",
+            f"compared with {reference} on {check.samples}: largest difference {agreement.largest:.1e}{same}",
+            f"time per image on one core: {reference} {check.torch_ms:.1f} ms, {_RUNNERS[kind]} {check.exported_ms:.1f} ms",
             f"written: {written.path}, {written.path.with_suffix('.json').name}",
         ]
     )
@@ -111,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if kind == "onnx":
             require_onnx()
         path = output_path(checkpoint, config.output, kind)
-        print(report(write_graph(load_trained(checkpoint), data, kind, path, config.samples), kind))
+        for written in write_method(load_trained(checkpoint), data, kind, path, config.samples):
+            print(report(written, kind))
     except KeyboardInterrupt:
         print("\ninterrupted; no file is written", file=sys.stderr)
         return 130
