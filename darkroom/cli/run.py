@@ -15,6 +15,7 @@ from darkroom.cli import checkpoint_checks, config_checks
 from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.cli import DarkroomCLI
 from darkroom.cli.console import explain, filter_warnings
+from darkroom.cli.exported_files import exported_arguments, is_exported
 from darkroom.cli.parser import Parser
 from darkroom.cli.trainer_defaults import ConfigSaver
 from darkroom.datamodules.base import VisionDataModule
@@ -45,7 +46,12 @@ def complete_arguments(argv: list[str]) -> list[str]:
     for index in given:
         argv[index] = str(find_config(Path(argv[index])))
         config_checks.require_readable_config(Path(argv[index]))
-    if argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
+    if is_exported(_value_of("--ckpt_path", argv)):
+        place = argv.index("--ckpt_path")
+        before, after = exported_arguments(Path(argv[place + 1]), bool(given))
+        argv[place : place + 2] = []
+        argv = [argv[0], *before, *argv[1:], *after]
+    elif argv[0] != "fit" and not given and "--ckpt_path" in argv[:-1]:
         checkpoint = Path(_value_of("--ckpt_path", argv))
         if str(checkpoint) in ("last", "best"):
             checkpoint = _checkpoint_of_experiment(argv)

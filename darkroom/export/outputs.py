@@ -82,18 +82,18 @@ def _fit(exported: Outputs, reference: Outputs, name: str) -> bool:
 
 
 def name_detections(found: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
-    """Return the detections of a batch as arrays over all images; ``image`` is the index of each one's image."""
+    """Return the detections of a batch as arrays over all images; ``image_index`` is the index of each one's image."""
     counts = torch.tensor([len(one["scores"]) for one in found])
     names = [name for name in ("boxes", "scores", "labels", "masks") if name in found[0]]
     arrays = {name: torch.cat([one[name] for one in found]).cpu().numpy() for name in names}
-    return arrays | {"image": torch.arange(len(found)).repeat_interleave(counts).numpy()}
+    return arrays | {"image_index": torch.arange(len(found)).repeat_interleave(counts).numpy()}
 
 
 def split_detections(outputs: Outputs, images: int) -> list[dict[str, Tensor]]:
     """Return a dict of detections for each image, by descending score: the inverse of ``name_detections``."""
     order = np.argsort(-outputs["scores"], kind="stable")
-    places = [order[outputs["image"][order] == index] for index in range(images)]
-    names = [name for name in outputs if name != "image"]
+    places = [order[outputs["image_index"][order] == index] for index in range(images)]
+    names = [name for name in outputs if name != "image_index"]
     return [{name: torch.from_numpy(outputs[name][place]) for name in names} for place in places]
 
 
@@ -102,7 +102,7 @@ def _compare_detections(exported: Outputs, reference: Outputs, size: tuple[int, 
     free = np.ones(len(exported["scores"]), bool)
     same, largest = 0, 0.0
     for index, score in enumerate(reference["scores"]):
-        candidates = free & (exported["image"] == reference["image"][index])
+        candidates = free & (exported["image_index"] == reference["image_index"][index])
         candidates &= exported["labels"] == reference["labels"][index]
         if not candidates.any():
             continue

@@ -9,8 +9,8 @@ import torch
 
 from darkroom.errors import DataError
 from darkroom.export.description import EXTRA_FILE, KEY, Description
-from darkroom.export.files import require_onnx
-from darkroom.export.trace import quiet
+from darkroom.export.formats.files import require_onnx
+from darkroom.export.formats.trace import quiet
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -14,12 +14,14 @@ from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import DataError, UsageError, UserError
 from darkroom.export.check import Check, Reference, compare, is_valid, require_agreement
 from darkroom.export.checkpoint import TrainedMethod
-from darkroom.export.description import Description
-from darkroom.export.files import SUFFIXES, Format, write_onnx, write_program
+from darkroom.export.description import Description, Precision
+from darkroom.export.formats.files import SUFFIXES, Format, write_onnx, write_program
+from darkroom.export.formats.precision import write_dynamic, write_half, write_static
+from darkroom.export.formats.trace import Attempt, attempts, example_inputs, trace
+from darkroom.export.metrics import headline_metric
 from darkroom.export.outputs import TASKS, Agreement
 from darkroom.export.runners import Runner, open_runner
 from darkroom.export.samples import data_samples, random_side
-from darkroom.export.trace import Attempt, attempts, example_inputs, trace
 from darkroom.protocols.export import BATCH, HEIGHT, WIDTH, ExportableModel, ExportGraph
 
 Samples = list[tuple[Tensor, ...]]
@@ -196,11 +198,61 @@ def move_into_place(part: Path, description: Description, path: Path) -> None:
     new.replace(path)
 
 
+def write_reduced(
+    trained: TrainedMethod, data: VisionDataModule | None, precision: Precision, path: Path, samples: int = 16
+) -> Written:
+    """Write a method as ONNX in lower precision, after the graph in float32 has been compared with ``predict``.
+
+    Of int8's static and dynamic quantization the file has the one with the better metric.
+
+    Args:
+        trained: method of a checkpoint.
+        data: whose validation set gives the metric; also its images calibrate int8.
+        precision: float16 or int8.
+        path: of the file.
+        samples: number of images that are compared, and that calibrate.
+
+    Raises:
+        UsageError: there are no data, or the method has several graphs.
+    """
+    if not isinstance(trained.exportable, ExportableModel):
+        raise UsageError(
+            f"half and int8 must be left out for {type(trained.model).__name__}, whose encoder, decoder or denoiser has no "
+            "metric to compare by itself"
+        )
+    if data is None:
+        raise UsageError(
+            "half and int8 compare the metric on the validation set; set --config, or export a checkpoint in "
+            "the folder of its run"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        full = write_graph(trained, data, "onnx", Path(folder, "full.onnx"), samples)
+        graph = trained.exportable.export_graph(trained.normalization)
+        description = replace(full.description, precision=precision)
+        tried: dict[str, Path] = {}
+        if precision == "float16":
+            tried["float16"] = Path(folder, "half.onnx")
+            write_half(full.path, description, tried["float16"])
+        else:
+            tried = {kind: Path(folder, f"{kind}.onnx") for kind in ("int8, static", "int8, dynamic")}
+            write_static(full.path, description, tried["int8, static"], graph, data_samples(graph, data, samples))
+            write_dynamic(full.path, description, tried["int8, dynamic"])
+        name, before = headline_metric(open_runner(full.path), graph, data)
+        after = {kind: headline_metric(open_runner(file), graph, data)[1] for kind, file in tried.items()}
+        best = max(after, key=lambda kind: after[kind])
+        reference = Reference(trained.model, graph, trained.exportable.task, trained.normalization)
+        some = data_samples(graph, data, 1)[0]
+        check = full.check.timed(reference, open_runner(tried[best]), some)
+        lines = (
+            f"val/{name}: float32 {before:.4f}, " + ", ".join(f"{kind} {value:.4f}" for kind, value in after.items()),
+        )
+        move_into_place(tried[best], description, path)
+    return Written(path, description, check, (*full.notes, *lines, f"the file has {best}"))
+
+
 def require_other_options(kind: Format, half: bool, int8: bool) -> None:
     """Raise a UsageError if options of the precision exclude each other."""
     if half and int8:
         raise UsageError("half and int8 must not be set together; choose one precision")
-    if kind == "safetensors" and (half or int8):
-        raise UsageError(
-            "half and int8 are for graphs; safetensors has the weights of the checkpoint, so leave them out"
-        )
+    if kind != "onnx" and (half or int8):
+        raise UsageError(f"half and int8 must be used with --format onnx, got {kind}; leave them out")

@@ -64,7 +64,7 @@ class CodeDistribution(KeepFloat32):
             return self.mean + noise @ self.root().to(noise)
 
     def root(self) -> Tensor:
-        """Compute the symmetric root of the covariance, float64 (D, D), which is unique, and exists also if it is singular."""
+        """Compute the symmetric root of the covariance, float64 (D, D): unique, and defined if that is singular."""
         values, vectors = torch.linalg.eigh(self.covariance.to(with_float64(self.covariance.device), torch.float64))
         return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 

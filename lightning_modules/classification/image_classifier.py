@@ -104,7 +104,7 @@ class ImageClassifier(Technique):
         network = self.network if self.training else self.evaluated_network
         check_images(image, network)
         logits = network(image.contiguous(memory_format=self.memory_format))
-        if not isinstance(logits, Tensor) or logits.shape != (len(image), self.num_classes):
+        if not isinstance(logits, Tensor) or logits.shape != (image.shape[0], self.num_classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UsageError(
                 f"{type(network).__name__} must return logits ({len(image)}, {self.num_classes}), one for each image and "

@@ -13,13 +13,15 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.detection.boxes import fixed_seed
+from darkroom.lightning_modules.detection.export.graph import network_graph
 from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
 from darkroom.lightning_modules.detection.types import Detection, Detections
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.check_batch import check_first_batch
-from darkroom.lightning_modules.utils.normalization import refuse_normalized_data
+from darkroom.lightning_modules.utils.normalization import Statistics, refuse_normalized_data
 from darkroom.lightning_modules.utils.precision import check_images
+from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
 from darkroom.runtime.records.results import Task
 
@@ -158,6 +160,13 @@ class ObjectDetection(Technique):
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Detections:
         """Detect the objects of a batch, see ``detect``."""
         return self.detect(batch)
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from one uint8 image to its detections, see ``ExportableModel``.
+
+        Networks of others have a loop over images; methods override it by graphs for whole batches.
+        """
+        return network_graph(self.network, self.limits, normalization, self.masks)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics(self.val_scores)

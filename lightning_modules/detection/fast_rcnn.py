@@ -20,6 +20,8 @@ from darkroom.lightning_modules.detection.boxes import (
     sample_rois,
     select_detections,
 )
+from darkroom.lightning_modules.detection.export.graph import ProposalGraph, detection_graph
+from darkroom.lightning_modules.detection.export.select import extents, number_regions
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling, rescale
 from darkroom.lightning_modules.detection.types import Detections
@@ -33,6 +35,8 @@ from darkroom.lightning_modules.layers.pretrained import (
     normalization_of,
 )
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
+from darkroom.lightning_modules.utils.normalization import Statistics
+from darkroom.protocols.export import ExportGraph
 
 _LEVEL = 4  # of the map of an image: stride 16
 
@@ -113,9 +117,13 @@ class FastRCNNNetwork(nn.Module):
             return self.features.last_map(images, until=_LEVEL)
         return self.features(images)
 
-    def classify_regions(self, maps: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Classify regions from the images' maps, whose stride is 16 for all backbones; see ``forward``."""
-        pooled = roi_pool(maps.float(), [boxes.float() for boxes in regions], self.pooled, 1 / 2**_LEVEL)
+    def classify_regions(self, maps: Tensor, regions: list[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+        """Classify regions from the images' maps, whose stride is 16 for all backbones; see ``forward``.
+
+        Regions of all images may also be one tensor (R, 5): the index of the image, and the box.
+        """
+        rois = regions.float() if isinstance(regions, Tensor) else [boxes.float() for boxes in regions]
+        pooled = roi_pool(maps.float(), rois, self.pooled, 1 / 2**_LEVEL)
         if isinstance(self.features, Body):
             pooled = self.features.last_map_from(_LEVEL, pooled).mean((2, 3))
         hidden = self.hidden(pooled.flatten(1))
@@ -231,6 +239,20 @@ class FastRCNN(ObjectDetection):
             select_detections(one, score, image.shape[-2:], self.limits)
             for one, score, image in zip(boxes.split(counts), scores.split(counts), batch["image"], strict=True)
         ]
+
+    def candidates(self, image: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute boxes (B, P, K, 4) and scores (B, P, K) of proposals (B, P, 4) of images (B, 3, H, W) in [0, 1]."""
+        padded, size = self.transform.scale_batch(image)
+        scaled = proposals * (extents(*size) / extents(*image.shape[-2:]))
+        logits, offsets = self.network.classify_regions(self.network.compute_maps(padded), number_regions(scaled))
+        boxes = decode(offsets.float(), proposals.flatten(0, 1)[:, None], self.offset_deviations)
+        shape = proposals.shape[:2]
+        return boxes.unflatten(0, shape), logits.float().softmax(1)[:, 1:].unflatten(0, shape)
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images and proposals to detections, see ``ExportableModel``."""
+        graph = ProposalGraph(self, normalization)
+        return detection_graph(graph, self.limits, 3, self.transform.describe(), proposals=True)
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the loss terms of regions sampled from the batch's proposals."""

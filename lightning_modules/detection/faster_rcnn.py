@@ -6,11 +6,15 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from darkroom.lightning_modules.detection.base import ObjectDetection
+from darkroom.lightning_modules.detection.export.graph import detection_graph
+from darkroom.lightning_modules.detection.export.two_stage import TwoStageGraph
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.torchvision.rcnn import FREE_ARGUMENTS, RPNOptions, Start, TwoStageNetwork
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.body import Norm
 from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.normalization import Statistics
+from darkroom.protocols.export import ExportGraph
 
 
 class FasterRCNN(ObjectDetection):
@@ -98,3 +102,8 @@ class FasterRCNN(ObjectDetection):
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
         """Compute loss terms and detections from one pass of the backbone."""
         return self.network(batch["image"], batch["target"])
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+        graph = TwoStageGraph(self.network, normalization, self.limits)
+        return detection_graph(graph, self.limits, 3, self.network.transform.describe())

@@ -7,11 +7,15 @@ from torch import Tensor
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
+from darkroom.lightning_modules.detection.export.graph import detection_graph
+from darkroom.lightning_modules.detection.export.two_stage import TwoStageGraph
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.torchvision.rcnn import FREE_ARGUMENTS, RPNOptions, Start, TwoStageNetwork
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.body import Norm
 from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.normalization import Statistics
+from darkroom.protocols.export import ExportGraph
 
 
 class MaskRCNN(ObjectDetection):
@@ -90,6 +94,11 @@ class MaskRCNN(ObjectDetection):
             UsageError: the targets have no masks.
         """
         return self.network(batch["image"], _require_masks(batch["target"]))
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+        graph = TwoStageGraph(self.network, normalization, self.limits)
+        return detection_graph(graph, self.limits, 3, self.network.transform.describe(), masks=True)
 
 
 def _require_masks(targets: Sequence[Target]) -> Sequence[Target]:

@@ -4,19 +4,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, sym_max
+from torch.compiler import is_exporting
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.boxes import fixed_seed, sample_rois, select_detections, warp
+from darkroom.lightning_modules.detection.export.graph import CandidateGraph, detection_graph
+from darkroom.lightning_modules.detection.export.select import extents
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
 from darkroom.lightning_modules.layers.pretrained import IMAGENET, Normalization
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.protocols import PretrainedNetwork
+from darkroom.protocols.export import ExportGraph
 
 
 class WindowClassifier(nn.Sequential):
@@ -143,32 +148,33 @@ class SlidingWindow(ObjectDetection):
         for side in self.sides:
             for ratio in self.aspect_ratios:
                 scale = (self.window / (side * ratio**0.5), self.window / (side / ratio**0.5))
-                size = (max(1, round(height * scale[0])), max(1, round(width * scale[1])))
+                size = (_scaled(height, scale[0]), _scaled(width, scale[1]))
                 count = (self._count(size[0]), self._count(size[1]))
                 y, x = (torch.arange(n, dtype=torch.float32) * self.stride for n in count)
-                corners = torch.stack([x.repeat(count[0]), y.repeat_interleave(count[1])], 1)
-                back = torch.tensor([width / size[1], height / size[0]])
+                corners = torch.stack([x.expand(count), y[:, None].expand(count)], -1).flatten(0, 1)
+                back = (extents(height, width) / extents(*size))[:2]
                 yield size, count, torch.cat([corners * back, (corners + self.window) * back], 1)
 
     def _count(self, extent: int) -> int:
         """Return the number of windows that cover a side."""
-        return -(-max(0, extent - self.window) // self.stride) + 1
+        return -(-sym_max(0, extent - self.window) // self.stride) + 1
 
     def _normalize(self, image: Tensor) -> Tensor:
         return (image - self.mean) / self.std
 
     def _logits(self, image: Tensor, size: tuple[int, int], count: tuple[int, int]) -> Tensor:
-        """Compute logits (rows columns, K + 1) of all windows of one level of a normalized image (3, H, W)."""
-        resized = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)
+        """Compute logits (B, rows columns, K + 1) of all windows of one level of normalized images (B, 3, H, W)."""
+        resized = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
         reach = [(n - 1) * self.stride + self.window for n in count]
-        resized = F.pad(resized, (0, max(0, reach[1] - size[1]), 0, max(0, reach[0] - size[0])))
+        resized = F.pad(resized, (0, sym_max(0, reach[1] - size[1]), 0, sym_max(0, reach[0] - size[0])))
         resized = resized[..., : reach[0], : reach[1]]
         if self.mode == "dense":
             dense = self.network(resized.contiguous(memory_format=self.memory_format))
-            return dense[0, :, :: self.every, :: self.every].flatten(1).T
+            return dense[..., :: self.every, :: self.every].flatten(2).mT
         crops = resized.unfold(2, self.window, self.stride).unfold(3, self.window, self.stride)
-        crops = crops[0].permute(1, 2, 0, 3, 4).flatten(0, 1)
-        return torch.cat([self.network(some).flatten(1) for some in crops.split(256)])
+        crops = crops.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        parts = [crops] if is_exporting() else crops.split(256)  # a graph has no loop whose length depends on the image
+        return torch.cat([self.network(some).flatten(1) for some in parts]).unflatten(0, (image.shape[0], -1))
 
     # --- training and detection ---------------------------------------------------------------------------------------
 
@@ -195,19 +201,35 @@ class SlidingWindow(ObjectDetection):
         """Detect objects by classifying every window of every level; a detection's box is its window."""
         found = []
         for image in batch["image"]:
-            size = image.shape[-2:]
-            normalized, boxes, scores = self._normalize(image), [], []
-            for resized, count, windows in self.levels(*size):
-                scores.append(self._logits(normalized, resized, count).float().softmax(1)[:, 1:])
-                boxes.append(windows)
-            found.append(select_detections(torch.cat(boxes).to(image.device), torch.cat(scores), size, self.limits))
+            boxes, scores = self.candidates(image[None])
+            found.append(select_detections(boxes[0], scores[0], image.shape[-2:], self.limits))
         return found
+
+    def candidates(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the windows of all levels (B, P, 4) and their scores (B, P, K), of images (B, 3, H, W) in [0, 1]."""
+        normalized, boxes, scores = self._normalize(image), [], []
+        for resized, count, windows in self.levels(*image.shape[-2:]):
+            scores.append(self._logits(normalized, resized, count).float().softmax(-1)[..., 1:])
+            boxes.append(windows)
+        return torch.cat(boxes).to(image.device).expand(image.shape[0], -1, -1), torch.cat(scores, 1)
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+        resizing = (
+            "the graph resizes images for each side and aspect ratio of the windows; boxes are in pixels of the image"
+        )
+        return detection_graph(CandidateGraph(self, normalization), self.limits, 3, resizing)
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
         """Compute loss terms, with a fixed sample of windows, and detections."""
         with fixed_seed(batch["image"][0].device):
             losses = self.loss_terms(batch)
         return losses, self.detect(batch)
+
+
+def _scaled(side: int, scale: float) -> int:
+    """Return a side times a factor, rounded, at least 1; the side may be symbolic, as in a traced graph."""
+    return sym_max(1, (side * round(scale * 2**20) + 2**19) // 2**20)
 
 
 def _stride(network: nn.Module, window: int, outputs: int) -> int:

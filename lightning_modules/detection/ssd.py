@@ -18,6 +18,8 @@ from torchvision.ops import box_iou
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.boxes import decode, encode, select_detections
+from darkroom.lightning_modules.detection.export.graph import CandidateGraph, detection_graph
+from darkroom.lightning_modules.detection.export.select import extents
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.torchvision.pyramid import load_matching_weights
 from darkroom.lightning_modules.detection.types import Detections, Target
@@ -26,7 +28,9 @@ from darkroom.lightning_modules.layers.body import Norm, build_backbone
 from darkroom.lightning_modules.layers.pretrained import Normalization, Weights, normalization_of
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.distributed import mean_over_ranks
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
+from darkroom.protocols.export import ExportGraph
 
 Sizes = Literal["voc", "coco"]
 Start = Literal["imagenet", "coco"]
@@ -385,6 +389,22 @@ class SSD(ObjectDetection):
         size = (self.image_size, self.image_size)
         warped = [F.interpolate(image[None], size, mode="bilinear", align_corners=False) for image in images]
         return self.network(torch.cat(warped).contiguous(memory_format=self.memory_format))
+
+    def candidates(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the best boxes (B, T, K, 4) of each class in pixels, and scores (B, T, K), of images (B, 3, H, W)."""
+        size = (self.image_size, self.image_size)
+        offsets, logits = self.network(F.interpolate(image, size, mode="bilinear", align_corners=False))
+        boxes, scores = decode(offsets, self.network.default_boxes), logits.softmax(-1)[..., 1:]
+        scores, best = scores.topk(min(_TOP, scores.shape[1]), 1)
+        of_image = torch.arange(image.shape[0], device=image.device)[:, None, None]
+        return boxes[of_image, best] * (extents(*image.shape[-2:]) / self.image_size), scores
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+        resizing = (
+            f"the graph warps images to {self.image_size} x {self.image_size} pixels; boxes are in pixels of the image"
+        )
+        return detection_graph(CandidateGraph(self, normalization), self.limits, len(normalization[0]), resizing)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the default boxes, which predictions are relative to."""

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.boxes import select_detections
+from darkroom.lightning_modules.detection.export.graph import CandidateGraph, detection_graph
+from darkroom.lightning_modules.detection.export.select import extents
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.backbones import scale_channels
@@ -27,6 +29,8 @@ from darkroom.lightning_modules.layers.darknet import (
 )
 from darkroom.lightning_modules.layers.pretrained import Weights, normalization_of
 from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.normalization import Statistics
+from darkroom.protocols.export import ExportGraph
 
 # --- the network ------------------------------------------------------------------------------------------------------
 
@@ -166,7 +170,7 @@ class YOLONetwork(nn.Module):
                 "model.image_size, or resize them"
             )
         x = self.top(self.added(self._compute_features(x)))
-        return self.output(x.flatten(1)).view(len(x), self.grid, self.grid, -1)
+        return self.output(x.flatten(1)).view(x.shape[0], self.grid, self.grid, -1)
 
     def _compute_features(self, x: Tensor) -> Tensor:
         if isinstance(self.features, Body):
@@ -382,6 +386,18 @@ class YOLO(ObjectDetection):
             F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True) for image in images
         ]
         return self.network(torch.cat(warped).contiguous(memory_format=self.memory_format))
+
+    def candidates(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute boxes (B, S S B', 4) in pixels and scores (B, S S B', K) of images (B, C, H, W) in [0, 1]."""
+        warped = F.interpolate(image, self.network.size, mode="bilinear", align_corners=False, antialias=True)
+        boxes, scores = decode(self.network(warped), self.network.boxes)
+        return boxes * extents(*image.shape[-2:]), scores
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+        height, width = self.network.size
+        resizing = f"the graph warps images to {height} x {width} pixels; boxes are in pixels of the image"
+        return detection_graph(CandidateGraph(self, normalization), self.limits, len(normalization[0]), resizing)
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the loss terms of equation 3."""

@@ -20,8 +20,8 @@ Example = Callable[[Mapping[str, int]], Tensor]
 Inputs = Mapping[str, tuple[TensorSpec, Example]]
 
 _SEEDS = (
-    "the noise of an image is that of its seed: torch.randn of a CPU generator (C, H, W), first x_T, then the small image's "
-    "noise, then that of each evaluation; numpy.random.RandomState(seed modulo 2**32) has the same random bits"
+    "the noise of an image is torch.randn of a CPU generator with its seed: first x_T, then the small image's noise, then "
+    "that of each evaluation; numpy.random.RandomState(seed modulo 2**32) has the same random bits"
 )
 
 

@@ -41,7 +41,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Latents (B, D)[, labels int64 (B,)] -> images uint8 (B, C, H, W), and the float32 values in [-1, 1] before rounding."""
+    """Latents (B, D)[, labels int64 (B,)] -> images uint8 (B, C, H, W), and their values in [-1, 1] before rounding."""
 
     def __init__(self, network: nn.Module, to_values: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

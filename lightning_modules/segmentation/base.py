@@ -17,6 +17,7 @@ from darkroom.lightning_modules.segmentation.geometry import margin_of, mirror_p
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.losses import CrossEntropy, needed_entries
 from darkroom.lightning_modules.segmentation.metrics import SegmentationScores
+from darkroom.lightning_modules.segmentation.upsampling import crop
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.precision import check_images
@@ -122,7 +123,7 @@ class SemanticSegmentation(Technique):
                     f"set its number of classes to {self.num_classes} (in model.network.init_args)"
                 )
             if margin_of(self.network):
-                outputs[name] = logits[..., : size[0], : size[1]]
+                outputs[name] = crop(logits, 0, size)
             elif logits.shape[-2:] != size:
                 outputs[name] = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return outputs

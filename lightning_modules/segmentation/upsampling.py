@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn import functional as F
 
 MapUpsampling = Literal["bilinear", "transposed", "nearest"]
@@ -103,9 +104,14 @@ def aligned_upsampling(kind: MapUpsampling, channels: int, stride: int, shift: f
     return build_upsampling(kind, channels, stride, size), int((size - 1) / 2 - shift)
 
 
-def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Return the area of ``size`` of a map (..., H, W) that begins at ``offset`` in both directions."""
-    return x[..., offset : offset + size[0], offset : offset + size[1]]
+def crop(x: Tensor, offset: int | tuple[int, int], size: torch.Size | tuple[int, int]) -> Tensor:
+    """Return the area of ``size`` of a map (B, C, H, W) that begins at ``offset``, one for both directions or two."""
+    top, left = (offset, offset) if isinstance(offset, int) else offset
+    if not is_exporting():
+        return x[..., top : top + size[0], left : left + size[1]]
+    # Tracing does not simplify the extents of slices with symbolic ends; it does those of negative padding.
+    bottom, right = top + size[0] - x.shape[-2], left + size[1] - x.shape[-1]
+    return F.pad(x, (-left, right, -top, bottom))
 
 
 def unpool(x: Tensor, indices: Tensor, size: torch.Size) -> Tensor:

@@ -10,16 +10,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.lightning_modules.classification import ImageClassifier
 from darkroom.lightning_modules.optimizers import Optim
+from tests.contracts.export import ExportContract
 from tests.contracts.module import trainer
 
 
-class ClassificationContract:
+class ClassificationContract(ExportContract):
     """Inherit as ``class TestMyClassifier(ClassificationContract)``."""
 
     steps = 60  # on one batch ...
     overfit_loss = 0.1  # ... until the loss on it is below this
     lr = 1e-2
     side = 32
+    exported_sides = [(32, 32)]
 
     def build(self, **kwargs: Any) -> ImageClassifier:
         """Build the classifier, tiny, for the eight colours of Shapes."""

@@ -14,10 +14,11 @@ from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.optimizers import Optim
+from tests.contracts.export import ExportContract
 from tests.contracts.module import trainer
 
 
-class DetectionContract:
+class DetectionContract(ExportContract):
     """Inherit as ``class TestMyMethod(DetectionContract)``."""
 
     steps = 150  # on one batch ...

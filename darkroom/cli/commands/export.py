@@ -1,6 +1,7 @@
 """``darkroom export``: write a trained model as a file that runs without Darkroom, and compare it with ``predict``."""
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +9,17 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.checkpoint_checks import require_checkpoint
+from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain, filter_warnings
-from darkroom.cli.data_options import keep_data_section
+from darkroom.cli.usage_errors import shorten_error
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.export.checkpoint import load_trained
-from darkroom.export.description import format_spec
-from darkroom.export.files import SUFFIXES, Format, require_onnx
+from darkroom.errors import UsageError
+from darkroom.export.checkpoint import TrainedMethod, load_trained
+from darkroom.export.description import Precision, format_spec
+from darkroom.export.formats.files import SUFFIXES, Format, require_onnx
+from darkroom.export.formats.weights import write_weights
 from darkroom.export.outputs import TASKS
-from darkroom.export.write import Written, require_other_options, write_method
+from darkroom.export.write import Written, require_other_options, write_method, write_reduced
 from darkroom.ranges import PositiveInt
 
 _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
@@ -23,7 +27,7 @@ _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
 
 def _parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
     """Parse the command line; build the datamodule of the run, if there is one."""
-    parser = ArgumentParser(prog="darkroom export", description=__doc__)
+    parser = ArgumentParser(prog="darkroom export", description=__doc__, exit_on_error=False)
     parser.add_argument("--ckpt_path", type=str, required=True, help="such as runs/unet/0/checkpoints/best.ckpt")
     parser.add_argument("--format", type=Format, default="onnx", help="of the file")
     parser.add_argument("--half", type=bool, default=False, help="weights and activations in float16")
@@ -43,7 +47,10 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
         help="config whose data section is used; default: that of the checkpoint's run",
     )
     parser.add_subclass_arguments(VisionDataModule, "data", required=False)
-    config = parser.parse_args(keep_data_section(_with_config_of_run(argv)))
+    try:
+        config = parser.parse_args(keep_data_section(_with_config_of_run(argv)))
+    except ArgumentError as error:
+        raise UsageError(shorten_error(str(error), [])) from error
     built = parser.instantiate_classes(config)
     return config, built.data if config.data is not None else None
 
@@ -54,7 +61,7 @@ def _with_config_of_run(argv: Sequence[str]) -> list[str]:
     flags = ("--half", "--int8")
     words = [f"{word}=true" if word in flags and _is_flag(words, index) else word for index, word in enumerate(words)]
     if "--ckpt_path" in words[:-1] and not any(word.startswith("--config") for word in words):
-        config = Path(words[words.index("--ckpt_path") + 1]).parents[1] / "config.yaml"
+        config = Path(words[words.index("--ckpt_path") + 1]).parent.parent / "config.yaml"
         words = ["--config", str(config), *words] if config.is_file() else words
     return words
 
@@ -97,6 +104,18 @@ def report(written: Written, kind: Format) -> str:
     )
 
 
+def _write(trained: TrainedMethod, data: VisionDataModule | None, config: Namespace, path: Path) -> str:
+    """Write the file that the options describe; return the report."""
+    kind = config.format
+    if kind == "safetensors":
+        count = write_weights(trained, path)
+        return f"{type(trained.model).__name__}: {count} tensors, equal to the checkpoint's\nwritten: {path}"
+    if config.half or config.int8:
+        precision: Precision = "float16" if config.half else "int8"
+        return report(write_reduced(trained, data, precision, path, config.samples), kind)
+    return "\n".join(report(one, kind) for one in write_method(trained, data, kind, path, config.samples))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     try:
@@ -113,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if kind == "onnx":
             require_onnx()
         path = output_path(checkpoint, config.output, kind)
-        for written in write_method(load_trained(checkpoint), data, kind, path, config.samples):
-            print(report(written, kind))
+        print(_write(load_trained(checkpoint), data, config, path))
     except KeyboardInterrupt:
         print("\ninterrupted; no file is written", file=sys.stderr)
         return 130

@@ -25,7 +25,7 @@ class Part:
 
 
 def normal(generator: np.random.RandomState, shape: list[int]) -> np.ndarray:
-    """Return the noise of torch.randn on a CPU for the same seed: Box-Muller on blocks of 16 numbers. At least 16 values."""
+    """Return the noise of torch.randn on a CPU for the same seed, of 16 values or more: Box-Muller on blocks of 16."""
 
     def uniform(n: int) -> np.ndarray:
         return (generator.randint(0, 2**32, n, np.uint32) & 0xFFFFFF) * 2.0**-24
@@ -84,7 +84,7 @@ def sample(folder: str | Path, generators: list[np.random.RandomState], **given:
             quantile = np.quantile(np.abs(x0), options["percentile"], (1, 2, 3), keepdims=True)
             limit = quantile.clip(1).astype(np.float32)
         known = [x0 if options["threshold"] == "none" else np.clip(x0, -limit, limit) / limit, *known[:2]]
-        x = step["x"] * x + sum(factor * image for factor, image in zip(step["x0"], known))
+        x = step["x"] * x + sum(factor * image for factor, image in zip(step["x0"], known, strict=False))
         if step["noise"]:
             scale, noise = step["noise"], np.stack([normal(one, shape) for one in generators])
             if isinstance(scale, list):  # learned variance

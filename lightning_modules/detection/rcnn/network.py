@@ -86,13 +86,23 @@ class RCNNNetwork(nn.Module):
         """Compute the input of the linear layers from the last map."""
         return maps.mean((2, 3)) if isinstance(self.features, Body) else maps.flatten(1)
 
-    def classify_crops(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+    @property
+    def solved(self) -> tuple[bool, bool]:
+        """True for the SVMs, and for the box regression, once they are solved."""
+        svm, regression = self.ready.tolist()
+        return svm, regression
+
+    def classify_crops(self, crops: Tensor, solved: tuple[bool, bool] | None = None) -> tuple[Tensor, Tensor | None]:
         """Compute scores (P, K) in [0, 1] and offsets of boxes (P, K, 4), None before the box regression is solved.
 
         The scores are the SVMs' through a sigmoid, which keeps their order; before the SVMs are solved, the softmax's.
+
+        Args:
+            crops: (P, 3, window, window), normalized.
+            solved: the property of this name, for a traced graph, in which buffers have no values.
         """
         pool5, fc7 = self.hidden(crops)
-        svm, regression = self.ready.tolist()
+        svm, regression = solved or self.solved
         scores = _affine(fc7, self.svm).sigmoid() if svm else self.last(fc7).float().softmax(1)[:, 1:]
         offsets = _affine(pool5, self.regression.flatten(0, 1)).unflatten(1, (-1, 4)) if regression else None
         return scores, offsets

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics.utilities.distributed import gather_all_tensors
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, roi_align
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
@@ -24,6 +24,8 @@ from darkroom.lightning_modules.detection.boxes import (
     select_detections,
     warp,
 )
+from darkroom.lightning_modules.detection.export.graph import ProposalGraph, detection_graph
+from darkroom.lightning_modules.detection.export.select import number_regions
 from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.rcnn.network import RCNNNetwork
 from darkroom.lightning_modules.detection.rcnn.sampling import sample_windows
@@ -41,6 +43,8 @@ from darkroom.lightning_modules.lr_schedulers import WarmupCosine
 from darkroom.lightning_modules.optimizers import build_in_groups
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
+from darkroom.lightning_modules.utils.normalization import Statistics
+from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.lightning_compat import count_epochs, is_fast_dev_run
 
 Phase = Literal["fine-tuning", "examples", "mining"]
@@ -123,6 +127,7 @@ class RCNN(ObjectDetection):
         self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         self.examples: Examples | None = None
         self.negatives: HardNegatives | None = None
+        self.exported_parts: tuple[bool, bool] | None = None  # solved when the graph was built
         self.own_normalization = normalization_of(backbone)
         for name, values in zip(("mean", "std"), self.own_normalization.tensors(), strict=True):
             self.register_buffer(name, values, persistent=False)
@@ -156,6 +161,23 @@ class RCNN(ObjectDetection):
                 boxes = decode(torch.cat(offsets), boxes.float()[:, None], _UNSCALED)
             found.append(select_detections(boxes, scores, image.shape[-2:], self.limits))
         return found
+
+    def candidates(self, image: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute boxes (B, P, 4) or (B, P, K, 4) and scores (B, P, K) of proposals of images (B, 3, H, W) in [0, 1]."""
+        grown = number_regions(add_context(proposals, self.window, self.context))
+        crops = roi_align((image - self.mean) / self.std, grown, self.window, sampling_ratio=-1, aligned=True)
+        scores, offsets = self.network.classify_crops(crops, self.exported_parts)
+        shape = proposals.shape[:2]
+        if offsets is None:
+            return proposals, scores.unflatten(0, shape)
+        boxes = decode(offsets, proposals.flatten(0, 1)[:, None], _UNSCALED)
+        return boxes.unflatten(0, shape), scores.unflatten(0, shape)
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images and proposals to detections, see ``ExportableModel``."""
+        self.exported_parts = self.network.solved
+        resizing = f"the graph warps the proposals to {self.window} x {self.window} pixels"
+        return detection_graph(ProposalGraph(self, normalization), self.limits, 3, resizing, proposals=True)
 
     def evaluate(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Detections]:
         """Compute loss terms, with a fixed sample of regions, and detections."""

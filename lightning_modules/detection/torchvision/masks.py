@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 from torchvision.ops import roi_align
 
 # Float values of pasted masks in memory at the same time: 128 MiB.
@@ -41,6 +42,8 @@ def paste(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
     """
     rows = _hats(boxes[:, 1], boxes[:, 3], size[0], masks.shape[-2])
     columns = _hats(boxes[:, 0], boxes[:, 2], size[1], masks.shape[-1])
+    if is_exporting():  # a graph cannot loop over a number of masks that depends on the image
+        return rows @ masks.float() @ columns.mT >= 0.5
     pasted = masks.new_empty(len(masks), *size, dtype=torch.bool)
     step = max(1, _PASTED // (size[0] * size[1]))
     with torch.autocast(masks.device.type, enabled=False):

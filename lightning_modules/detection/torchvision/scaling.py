@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, sym_max, sym_min
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -40,13 +40,35 @@ class ImageScaling(GeneralizedRCNNTransform):
         """Normalize an image (3, H, W) in [0, 1] by mean and standard deviation."""
         return (image - self.mean) / self.std
 
+    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size to which an image is resized; sides may be symbolic, as in a traced graph."""
+        short, long = sym_min(height, width), sym_max(height, width)
+
+        def scaled(side: int) -> int:
+            return sym_max(1, sym_min(_round(side * self.min_size[0], short), _round(side * self.max_size, long)))
+
+        return scaled(height), scaled(width)
+
+    def describe(self) -> str:
+        """Return the rule of resizing as a sentence."""
+        return (
+            f"the graph resizes images so that the shorter side has {self.min_size[0]} pixels, or less if the longer one "
+            f"would have more than {self.max_size}; boxes are in pixels of the image"
+        )
+
+    def scale_batch(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Normalize, resize and pad images (B, 3, H, W) of one size; return their size before padding too."""
+        size = self.scaled_size(*images.shape[-2:])
+        images = F.interpolate(self.normalize(images), size, mode="bilinear", align_corners=False)
+        bottom, right = (-side % self.size_divisible for side in size)
+        return F.pad(images, (0, right, 0, bottom)), size
+
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Resize an image (3, H, W), and the boxes and masks of its target in place."""
         height, width = image.shape[-2:]
-        scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
-        if scale == 1:
+        size = self.scaled_size(height, width)
+        if size == (height, width):
             return image, target
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
         if target is not None:
             target["boxes"] = rescale(target["boxes"], (height, width), size)
@@ -64,6 +86,11 @@ class ImageScaling(GeneralizedRCNNTransform):
             if "masks" in found:
                 found["masks"] = paste(found["masks"], found["boxes"], size)
         return result
+
+
+def _round(numerator: int, denominator: int) -> int:
+    """Return the rounded quotient of integers, which may be symbolic; halves are rounded up."""
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def rescale(boxes: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:

@@ -238,7 +238,7 @@ class SuperResolution(Diffusion):
         return super().keep_ema_only()
 
     def condition_inputs(self) -> Inputs:
-        """Return the small images, and the token embeddings if there is a text encoder, as inputs of the exported network."""
+        """Return small images, and token embeddings if there is a text encoder, as inputs of the exported network."""
         low = low_inputs(self.image_shape, self.schedule.num_steps)
         return low if self.text is None else {**low, **text_inputs(self.text.dim)}
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.contracting_path import ContractingPath, DoubleConv, Padding
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
-from darkroom.lightning_modules.segmentation.upsampling import unpool
+from darkroom.lightning_modules.segmentation.upsampling import crop, unpool
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
 
@@ -37,7 +37,7 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         if self.crops:  # the centre of the skip connection, which valid convolutions left
             top, left = ((big - 2 * small) // 2 for big, small in zip(skip.shape[-2:], x.shape[-2:], strict=True))
-            skip = skip[..., top : top + 2 * x.shape[-2], left : left + 2 * x.shape[-1]]
+            skip = crop(skip, (top, left), (2 * x.shape[-2], 2 * x.shape[-1]))
         x = _unpool_like(x, skip) if self.unpools else self.up(x)
         # Halving rounds down: pad to the skip's size, or crop after a side of one pixel.
         right, bottom = skip.shape[-1] - x.shape[-1], skip.shape[-2] - x.shape[-2]

@@ -1,22 +1,30 @@
 """Write exported files: ONNX, torch.export and safetensors."""
 
+import operator
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.export import ExportedProgram
 
 from darkroom.errors import UsageError
 from darkroom.export.description import EXTRA_FILE, KEY, Description
-from darkroom.export.trace import quiet
+from darkroom.export.formats.trace import quiet
 from darkroom.paths import install_command
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
+_LARGEST = 2**63 - 1
 
 
 def require_onnx() -> None:
-    """Raise a UsageError if a package for ONNX is missing."""
+    """Raise a UsageError if a package for ONNX is missing; switch off the telemetry of ONNX Runtime.
+
+    Official builds of ONNX Runtime send events to Microsoft, and store them and a device's id in the user's cache. The
+    variable is read once, before the first import; a value that the user has set stays.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -35,10 +43,19 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
         "output_names": [spec.name for spec in description.outputs],
     }
     with quiet():
-        exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        exported = torch.onnx.export(
+            program, dynamo=True, verbose=False, custom_translation_table={operator.le: _at_most}, **names
+        )
         assert exported is not None
         exported.model.metadata_props[KEY] = description.to_json()
         exported.save(path)
+
+
+def _at_most(one: Any, other: Any) -> Any:
+    """Translate a comparison of symbolic extents; bounds of tracing, without effect, may exceed 64 bits."""
+    from onnxscript import opset18
+
+    return opset18.LessOrEqual(one, min(other, _LARGEST) if isinstance(other, int) else other)
 
 
 def write_program(program: ExportedProgram, description: Description, path: Path) -> None:

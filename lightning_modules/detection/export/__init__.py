@@ -1,0 +1,1 @@
+"""Graphs of detection for ``darkroom export``: the selection of detections for a whole batch at once."""
