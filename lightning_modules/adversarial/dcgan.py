@@ -1,5 +1,6 @@
 """DCGAN (Radford, Metz, Chintala 2016): a convolutional generator and discriminator."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -17,11 +18,14 @@ from darkroom.lightning_modules.adversarial.losses import (
 from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim, ManualOptimization
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.generation.export import decoder_graph
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
 from darkroom.lightning_modules.utils.eval_mode import constant_parameters, eval_mode
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.protocols.export import ExportGraph
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
 # joint_batch: batch norm over real and generated images together.
@@ -366,7 +370,15 @@ class DCGAN(ManualOptimization, Generative, Technique):
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Decode latents (B, latent_dim) to images (B, C, H, W) in [-1, 1] with the EMA weights."""
-        return (self.generator if self.ema is None else self.ema.module)(z, labels)
+        return self._sampling_generator(z, labels)
+
+    @property
+    def _sampling_generator(self) -> nn.Module:
+        return self.generator if self.ema is None else self.ema.module
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graph of the generator with the EMA weights, see ``ExportableParts``."""
+        return {"generator": decoder_graph(self, self._sampling_generator, nn.Identity(), {"distribution": self.prior})}
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Search latents (B, latent_dim) whose images are closest to images (B, C, H, W): a GAN has no encoder.

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -96,5 +97,6 @@ def trace(graph: ExportGraph, attempt: Attempt) -> ExportedProgram:
         {place: dims[axis] for place, axis in enumerate(spec.shape) if isinstance(axis, str) and axis in dims}
         for spec in graph.inputs
     )
+    shapes = tuple(signature(graph.module.forward).bind(*shapes).arguments.values())  # *inputs have one tuple
     with quiet(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
         return torch.export.export(graph.module, example_inputs(graph, attempt.sizes), dynamic_shapes=shapes)
