@@ -91,7 +91,8 @@ class DetectionWriter(Callback):
             video = self._files.video(batch, index)
             if video is not None:
                 photo, place = to_uint8_rgb(data.denormalize(image)), place_of_frame(batch, index)
-                self._add_frame(video, place, photo, one, (height, width), data.class_names)
+                rate = float(batch["rate"][index])
+                self._add_frame(video, rate, place, photo, one, (height, width), data.class_names)
                 continue
             name, path = self._files.name(batch, index, number), self._files.path(batch, index)
             best = filter_by_score(one, self.overlay_threshold)
@@ -110,6 +111,7 @@ class DetectionWriter(Callback):
     def _add_frame(
         self,
         video: str,
+        rate: float,
         place: Mapping[str, Any],
         image: Tensor,
         found: Mapping[str, Tensor],
@@ -138,7 +140,7 @@ class DetectionWriter(Callback):
             }
             for one, label, number in zip(annotations, written["labels"].tolist(), numbers, strict=True)
         ]
-        self._videos.add(video, place["time"], overlay, rows)
+        self._videos.add(video, rate, overlay, rows)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._videos.close()

@@ -53,7 +53,7 @@ class PredictionWriter(Callback):
             row = {"height": height, "width": width, **dict(zip(class_names, pixels, strict=True))}
             video, place = self._files.video(batch, index), place_of_frame(batch, index)
             if video is not None:
-                self._videos.add(video, place["time"], blended, [place | row])
+                self._videos.add(video, float(batch["rate"][index]), blended, [place | row])
                 continue
             name = self._files.name(batch, index, len(self._rows) * trainer.world_size + trainer.global_rank)
             save(blended, self.folder / "overlays" / f"{name}.png")

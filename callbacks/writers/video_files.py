@@ -2,19 +2,14 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from av.container import OutputContainer
-    from av.video.stream import VideoStream
-
-_TICKS = 90_000  # of the overlay's clock, per second
+    from torchcodec.encoders import Encoder, VideoStream
 
 
 class VideoFiles:
@@ -28,48 +23,50 @@ class VideoFiles:
     def __init__(self, folder: Path, columns: Sequence[str]) -> None:
         self.folder, self.columns = folder, columns
         self._name: str | None = None
-        self._container: OutputContainer
+        self._encoder: Encoder
         self._stream: VideoStream
         self._table: IO[str]
 
-    def add(self, name: str, time: float, overlay: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, name: str, rate: float, overlay: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add a frame of a video; the first one of another video closes the files of the last.
 
         Args:
             name: name of the video.
-            time: seconds after its first frame.
+            rate: frames per second of the overlay video.
             overlay: uint8 (3, H, W), of one size for all frames; an odd side grows by a pixel, which H.264 requires.
             rows: rows of the table.
         """
-        import av
-
-        overlay = F.pad(overlay[None].float(), (0, overlay.shape[2] % 2, 0, overlay.shape[1] % 2), "replicate")[
-            0
-        ].byte()
+        padding = (0, overlay.shape[2] % 2, 0, overlay.shape[1] % 2)
+        overlay = F.pad(overlay[None].float(), padding, "replicate").byte().cpu()
         if name != self._name:
             self.close()
-            self._open(name, overlay.shape[1], overlay.shape[2])
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(overlay.permute(1, 2, 0).numpy()), format="rgb24")
-        frame.pts, frame.time_base = round(time * _TICKS), Fraction(1, _TICKS)
-        self._container.mux(self._stream.encode(frame))
+            self._open(name, rate, overlay.shape[2], overlay.shape[3])
+        self._stream.add_frames(overlay.contiguous())
         csv.DictWriter(self._table, self.columns).writerows(rows)
 
     def close(self) -> None:
         """Finish the files of the current video."""
         if self._name is not None:
             self._name = None
-            self._container.mux(self._stream.encode())
-            self._container.close()
+            self._encoder.close()
             self._table.close()
 
-    def _open(self, name: str, height: int, width: int) -> None:
-        import av
+    def _open(self, name: str, rate: float, height: int, width: int) -> None:
+        from torchcodec.encoders import Encoder
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self._table = (self.folder / f"{name}.csv").open("w", newline="", encoding="utf-8")
         csv.DictWriter(self._table, self.columns).writeheader()
-        self._container = av.open(str(self.folder / f"{name}.mp4"), "w")
-        self._stream = self._container.add_stream("libx264", rate=30, options={"crf": "20", "preset": "veryfast"})
-        self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
-        self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._encoder = Encoder()
+        self._stream = self._encoder.add_video(
+            height=height,
+            width=width,
+            frame_rate=rate,
+            device="cpu",
+            codec="libx264",
+            pixel_format="yuv420p",
+            crf=20,
+            preset="veryfast",
+        )
+        self._encoder.open_file(str(self.folder / f"{name}.mp4"))
         self._name = name

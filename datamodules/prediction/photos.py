@@ -18,7 +18,8 @@ from darkroom.datamodules.prediction.videos import VIDEO_EXTENSIONS, Video
 class Photos(Dataset[dict[str, Any]]):
     """Images and frames of videos: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``.
 
-    Frames also have ``frame``, their number from 0, and ``time`` in seconds after the first.
+    Frames also have ``frame``, their number from 0, ``time`` in seconds after the first, and ``rate``, the average number
+    of frames per second of the video.
 
     Args:
         files: images and videos.
@@ -57,7 +58,8 @@ class Photos(Dataset[dict[str, Any]]):
         if isinstance(source, Video):
             number = index - self._starts[place]
             frame = source.read(number)
-            about |= {"frame": number, "time": torch.tensor(frame.time)}  # float32: some devices have no float64
+            # float32: some devices have no float64
+            about |= {"frame": number, "time": torch.tensor(frame.time), "rate": torch.tensor(source.rate)}
             return frame.image.convert("RGB" if self.reader.channels == 3 else "L"), about
         return self.reader(source), about
 

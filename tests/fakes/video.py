@@ -1,32 +1,53 @@
-"""Small videos, as cameras and tools write them."""
+"""Small videos, as cameras and tools write them; FFmpeg's command must be installed."""
 
+import shutil
 import struct
-from collections.abc import Sequence
-from fractions import Fraction
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import av
 import numpy as np
+import pytest
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="FFmpeg is not installed")
 
 
 def write_video(
-    path: Path, frames: Sequence[np.ndarray], times: Sequence[float] | None = None, codec: str = "libx264"
+    path: Path, frames: Iterable[np.ndarray], times: Sequence[float] | None = None, codec: str = "libx264"
 ) -> Path:
     """Write frames uint8 (H, W, 3), of even sides, with their times in seconds; None: 25 frames per second."""
-    times = times or [index / 25 for index in range(len(frames))]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
-        if codec == "libx264":
-            stream.options = {"crf": "4", "preset": "ultrafast"}
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for frame, time in zip(frames, times, strict=True):
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            if codec == "libx264":
-                image.pts, image.time_base = round(time * 1000), Fraction(1, 1000)
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
+    first, *others = frames
+    height, width = first.shape[:2]
+    command = [
+        "ffmpeg",
+        "-y",
+        "-v",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{width}x{height}",
+        "-r",
+        "25",
+    ]
+    command += ["-i", "-", "-c:v", codec, "-pix_fmt", "yuv420p"]
+    if times is not None:
+        command += ["-vf", f"settb=1/1000,setpts=({_choose(times)})/TB", "-fps_mode", "passthrough"]
+        command += ["-enc_time_base", "1/1000", "-bf", "0"]
+    command += ["-crf", "4", "-preset", "ultrafast"] if codec == "libx264" else []
+    pixels = b"".join(np.ascontiguousarray(frame).tobytes() for frame in (first, *others))
+    subprocess.run([*command, str(path)], input=pixels, check=True)
     return path
+
+
+def _choose(times: Sequence[float]) -> str:
+    """Return the expression of FFmpeg that has the value ``times[N]`` for frame N."""
+    text = str(times[-1])
+    for index in range(len(times) - 2, -1, -1):
+        text = f"if(eq(N\\,{index})\\,{times[index]}\\,{text})"
+    return text
 
 
 def rotate_clockwise(path: Path) -> None:

@@ -12,7 +12,9 @@ from darkroom.datamodules.images.image_folder import ImageFolder
 from darkroom.datamodules.prediction.videos import Video
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.errors import DataError, UsageError
-from tests.fakes.video import rotate_clockwise, write_video
+from tests.fakes.video import needs_ffmpeg, rotate_clockwise, write_video
+
+pytestmark = needs_ffmpeg
 
 
 def grey_frames(count: int, size: tuple[int, int] = (16, 24)) -> list[np.ndarray]:
@@ -24,7 +26,7 @@ def values(images: list[torch.Tensor]) -> list[int]:
     return [round(image.float().mean().item() / 10) for image in images]
 
 
-CODECS = {"mp4": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4", "mpg": "mpeg2video"}
+CODECS = {"mp4": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4"}
 
 
 @pytest.mark.parametrize("kind", CODECS)
@@ -108,6 +110,6 @@ def test_unreadable_videos_raise_one_message(tmp_path: Path) -> None:
 
 
 def test_missing_package_raises_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UsageError, match=r"a.mp4 is a video, and reading it needs the package av: .*\[video\]"):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(UsageError, match=r"a.mp4 is a video, and reading it needs the package torchcodec: .*\[video\]"):
         Video(tmp_path / "a.mp4")
