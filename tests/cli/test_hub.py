@@ -1,9 +1,11 @@
 """``darkroom push`` and ``pull`` against a local server of the hub's HTTP interface."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -295,7 +297,9 @@ def test_path_out_of_the_folder_is_not_pulled(darkroom: Callable, hub: HubServer
 
 
 @pytest.mark.slow
-def test_pulled_run_tests_and_predicts(darkroom: Callable, hub: HubServer, tiny_run: Path) -> None:
+def test_pulled_run_tests_predicts_and_loads(
+    darkroom: Callable, hub: HubServer, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert darkroom("test", "--ckpt_path", tiny_run / "checkpoints/best.ckpt").code == 0
     assert darkroom("push", tiny_run, "me/tiny", "--license", "mit").code == 0
     assert darkroom("pull", "me/tiny").code == 0
@@ -303,5 +307,10 @@ def test_pulled_run_tests_and_predicts(darkroom: Callable, hub: HubServer, tiny_
         done = darkroom(command, "--ckpt_path", "tiny/checkpoints/best.ckpt")
         assert done.code == 0, done.err
     assert list(Path("tiny/predictions").glob("*"))
+    (code,) = re.findall(r"```python\n(.*?)```", Path("tiny/README.md").read_text(), re.DOTALL)
     assert "| these weights | mit |" in Path("tiny/card.md").read_text()
     assert "| samples, train | 8 |" in Path("tiny/card.md").read_text()
+    monkeypatch.chdir("tiny")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert not names["model"].training

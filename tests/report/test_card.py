@@ -138,6 +138,7 @@ def test_run_of_an_earlier_version_states_what_is_not_recorded(run: Path) -> Non
     (run / "run.json").unlink()
     card = read(run)
     assert "| samples, train | not recorded |" in card
+    assert "| seed | 0 |" in card
     assert "the run has no `run.json`" in card
 
 

@@ -256,7 +256,10 @@ def _training(contents: CardContents) -> str:
         ]
         if record.peak_memory_mib is not None:
             rows.append(("peak memory", f"{record.peak_memory_mib:,.0f} MiB"))
-    missing = "" if record else "Time, machine, versions, commit and seed are not recorded: the run has no `run.json`."
+    missing = ""
+    if record is None:
+        rows.append(("seed", run.options.get("seed_everything", "not recorded")))
+        missing = "Time, machine, versions and commit are not recorded: the run has no `run.json`."
     return _paragraphs("## Training", _table(("", ""), rows), missing)
 
 
