@@ -1,6 +1,7 @@
 """Geometry: mirrored borders of any width, margins of networks, and coordinates after strides and paddings."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn, sym_max
@@ -30,15 +31,16 @@ def ceil_div(number: int, divisor: int) -> int:
 
 
 def as_one_symbol(number: int, least: int) -> int:
-    """Return a number of at least ``least``; if it is symbolic, as a symbol of its own, by which tracing takes less time.
+    """Return a number of at least ``least``; if it is symbolic, as ``least`` and a new symbol.
 
-    Sides after five poolings are simplified if they are multiples of one symbol, and not if that is a rounded quotient.
+    Tracing simplifies sides after poolings if they are multiples of a symbol, and not if that is a rounded quotient. With
+    ``least`` apart, it sees that differences of sides are positive.
     """
     if not is_exporting() or isinstance(number, int):
         return number
-    symbol = torch.full((), number).item()
-    torch._check(symbol >= least)
-    return symbol
+    symbol = torch.full((), number - least).item()
+    torch._check(symbol >= 0)
+    return symbol + least
 
 
 def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
@@ -47,7 +49,7 @@ def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
     Padded convolutions of these sides have a cell on the first and on the last pixel: cell i of a map of stride S lies at
     pixel S i, also with TensorFlow's padding, which depends on the side.
     """
-    bottom, right = (stride * sym_max(1, ceil_div(side - 1, stride)) + 1 - side for side in x.shape[-2:])
+    bottom, right = (cast(int, stride * sym_max(1, ceil_div(side - 1, stride)) + 1 - side) for side in x.shape[-2:])
     return mirror_pad(x, 0, bottom, 0, right)
 
 
