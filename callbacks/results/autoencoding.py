@@ -1,7 +1,6 @@
 """AutoencodingRecorder: squared error of the reconstruction of each test image."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -28,9 +27,11 @@ class AutoencodingRecorder(TaskRecorder):
 
     def add(self, samples: Sequence[Sample], outputs: Any, batch: Mapping[str, Any]) -> None:
         """Add a batch."""
-        for sample, image, error in zip(samples, batch["image"], outputs["errors"].tolist(), strict=True):
+        errors = outputs["errors"].tolist()
+        for sample, error in zip(samples, errors, strict=True):
             self.rows.append({"sample": sample.number, "name": sample.name, "error": error})
-            self.images.offer(sample.number, {WORST: error}, partial(self._files, image))
+        scores = {sample.number: {WORST: error} for sample, error in zip(samples, errors, strict=True)}
+        self.offer(samples, scores, batch["image"], self._files)
 
     def _files(self, image: Tensor) -> Files:
         return {"": self.encode_image(image)}

@@ -1,6 +1,6 @@
 """TaskRecorder: base of the recorders of a task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from darkroom.callbacks.plotting.images import to_uint8_rgb
-from darkroom.callbacks.results.image_keeper import Files, ImageKeeper
+from darkroom.callbacks.results.image_keeper import Files, Group, ImageKeeper
 from darkroom.callbacks.writers.prediction_files import gather_rows
 from darkroom.protocols import ImageData
 from darkroom.runtime.records.results import Task, image_path
@@ -118,6 +118,24 @@ class TaskRecorder:
     def add(self, samples: Sequence[Sample], outputs: Any, batch: Mapping[str, Any]) -> None:
         """Add a batch."""
         raise NotImplementedError
+
+    def offer(
+        self,
+        samples: Sequence[Sample],
+        scores: Mapping[int, Mapping[Group, float]],
+        images: Sequence[Any] | Tensor,
+        encode: Callable[[Any], Files],
+    ) -> None:
+        """Offer the images of a batch to groups.
+
+        Args:
+            samples: of the batch.
+            scores: in each group, by the number of the sample; samples without any are left out.
+            images: one for each sample.
+            encode: makes the files of one of the images.
+        """
+        places = {sample.number: place for place, sample in enumerate(samples)}
+        self.images.offer(scores, lambda number: encode(images[places[number]]))
 
     def gather(self, trainer: Trainer) -> None:
         """Replace the content by that of all ranks, in the order of samples; every rank must call this."""

@@ -1,7 +1,6 @@
 """CaptionRecorder: asked and judged attributes of the image of each test caption."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -86,6 +85,7 @@ class CaptionRecorder(TaskRecorder):
         """Add generated images."""
         columns = (samples.stated, samples.judged, samples.held_out, samples.form)
         rows = zip(*(column.tolist() for column in columns), strict=True)
+        offered: dict[int, dict[Group, float]] = {}
         for index, (stated, judged, held_out, form) in enumerate(rows):
             number, objects = samples.numbers[index], self._find_held_out(stated)
             cells = self._compare(stated, judged)
@@ -100,8 +100,9 @@ class CaptionRecorder(TaskRecorder):
                 "right": int(not wrong),
             }
             self.rows.append(row | ({"form": self.forms[form]} if self.forms else {}) | cells)
-            groups = self._groups(wrong, form, objects)
-            self.images.offer(number, groups, partial(self._files, samples.images[index]))
+            offered[number] = self._groups(wrong, form, objects)
+        places = {number: place for place, number in enumerate(samples.numbers)}
+        self.images.offer(offered, lambda number: self._files(samples.images[places[number]]))
 
     def _compare(self, stated: Sequence[int], judged: Sequence[int]) -> dict[str, str | int]:
         """Return the cells of a row about the attributes that its caption states."""
