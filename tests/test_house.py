@@ -122,7 +122,7 @@ def test_modules_data_and_callbacks_do_not_import_each_other(package: str) -> No
 def test_packages_are_imported_only_below_darkroom() -> None:
     """Check absolute imports: ``import callbacks`` in the repository root gives a second copy of every class."""
     others = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    names = re.compile(rf"^\s*(?:from|import) .*\b(?:{'|'.join(PACKAGES)})\b", re.MULTILINE)
+    names = re.compile(rf"^\s*(?:from|import)\s+(?:{'|'.join(PACKAGES)})\b", re.MULTILINE)
     for path in [*SOURCES, *others]:
         if not names.search(path.read_text(encoding="utf-8")):
             continue  # parsing every file takes seconds

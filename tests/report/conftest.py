@@ -1,4 +1,4 @@
-"""Plots of pages that are not drawn: tests/callbacks/plotting and test_latex.py draw them."""
+"""Empty plots for tests of the pages around them; tests/callbacks/plotting and test_latex.py write real ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
