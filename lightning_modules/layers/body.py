@@ -185,7 +185,8 @@ def _traced(name: str) -> tuple[nn.Module, dict[str, int | None]]:
         with torch.device("meta"):
             classifier = _build_classifier(name)
     except NotImplementedError:  # its constructor computes
-        classifier = _build_classifier(name).to("meta")
+        with torch.random.fork_rng(devices=[]):  # the seed gives the same weights to the first body and the next
+            classifier = _build_classifier(name).to("meta")
     return classifier, _blocks(classifier)
 
 
