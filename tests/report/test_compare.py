@@ -24,6 +24,8 @@ from darkroom.report.tasks.matching import Detections, Found, Objects
 from darkroom.runtime.records.results import Task
 from tests.fakes.runs import write_run
 
+pytestmark = pytest.mark.usefixtures("quick_plots")
+
 
 def make_run(
     folder: Path,

@@ -10,6 +10,8 @@ from darkroom.report.past_tests import distance_by_steps
 from darkroom.report.run import read_run
 from darkroom.runtime.records.past_tests import FILE, append_test, read_tests
 
+pytestmark = pytest.mark.usefixtures("quick_plots")
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:

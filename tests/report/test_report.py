@@ -4,14 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.callbacks.plotting.drawing import Plot
 from darkroom.report.table import format_value
 from darkroom.report.tasks.classification import calibrate, count_confusions
 from darkroom.report.write import write_report
@@ -19,19 +18,7 @@ from tests.fakes.runs import CLASSES, write_run
 from tests.report.pages import Page
 
 TASKS = tuple(CLASSES)
-
-
-def save_quickly(plot: Plot, path: Path) -> None:
-    """Write the files of a plot without drawing it, which takes half a second."""
-    for suffix, content in ((".png", b""), (".svg", b"<svg><text>plot</text></svg>"), (".pdf", b"%PDF")):
-        Path(f"{path}{suffix}").write_bytes(content)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_plots() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plot, "save", save_quickly)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_plots")
 
 
 @pytest.fixture(scope="module", params=TASKS)

@@ -2,12 +2,19 @@
 
 import csv
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
+from darkroom.lightning_modules.segmentation import SemanticSegmentation
+from tests.contracts.module import trainer
 from tests.fakes.commands import TINY, Command
+from tests.fakes.parts import TinyNetwork
 from tests.faults.conftest import equal
 
 
@@ -67,13 +74,14 @@ def test_failed_step_is_repeated_on_resume(darkroom: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval_option", "steps"),
-    [("every_n_train_steps=4", 15), ("train_time_interval=1:00:00", 15), ("every_n_epochs=2", 15)],
+    "interval", [{"every_n_train_steps": 4}, {"train_time_interval": timedelta(hours=1)}, {"every_n_epochs": 2}]
 )
-def test_end_of_fit_is_saved_for_any_interval(darkroom: Callable, interval_option: str, steps: int) -> None:
-    off = () if "epochs" in interval_option else ("--last_checkpoint.every_n_epochs", "null")
-    assert darkroom(*TINY, *off, f"--last_checkpoint.{interval_option}").code == 0
-    assert state("runs/it/0")["global_step"] == steps
+def test_end_of_fit_is_saved_for_any_interval(tmp_path: Path, interval: dict[str, Any]) -> None:
+    saving = SteadyCheckpoint(tmp_path, "last", save_on_train_epoch_end=True, **interval)
+    data = ShapesSegmentation(train_size=20, val_size=4, batch_size=4, side=16, num_workers=0)
+    fitting = trainer(tmp_path, max_epochs=3, enable_checkpointing=True, callbacks=[saving])
+    fitting.fit(SemanticSegmentation(TinyNetwork(6), 6), data)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 15
 
 
 @pytest.mark.parametrize(("steps", "interval"), [("7", "1.0"), ("4", "2")])
