@@ -158,7 +158,7 @@ class DarkroomCLI(SteppedCLI):
         # The data first, since they fill open arguments of the model's config, which is saved with them.
         self.config_dump: dict[str, Any] = {}  # the hyper-parameters of the model are read from it
         self.datamodule = self.build_datamodule(config.data)
-        if self.subcommand == "predict" and config.ckpt_path and self.datamodule.predict_dir is not None:
+        if self.subcommand == "predict" and config.ckpt_path and self.datamodule.predict is not None:
             use_saved_classes(self.datamodule, config.ckpt_path)
         config_checks.require_trained_model(self.datamodule, config.model, str(self.subcommand), config.ckpt_path)
         link_model(self.datamodule, config.model, config.ckpt_path)

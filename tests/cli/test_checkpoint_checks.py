@@ -218,7 +218,7 @@ def test_photos_are_predicted_without_the_training_data(darkroom: Callable) -> N
     assert darkroom("fit", *options, "--trainer.callbacks+=ClassificationWriter", *QUIET).code == 0
     shutil.move("mine/test/cat", "photos")
     shutil.rmtree("mine")
-    done = darkroom("predict", "--ckpt_path", "runs/it/0/checkpoints/last.ckpt", "--data.predict_dir", "photos")
+    done = darkroom("predict", "--ckpt_path", "runs/it/0/checkpoints/last.ckpt", "--data.predict", "photos")
     assert done.code == 0, done.err
     table = Path("runs/it/0/predictions/predictions.csv").read_text()
     assert "cat" in table or "dog" in table

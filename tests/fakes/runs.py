@@ -217,7 +217,10 @@ def _write_captions(test: Path, samples: int, kept: int, side: int, rng: np.rand
     rows = []
     for sample in range(samples):
         kind, colour = int(rng.random() < 0.7), int(rng.random() < 0.6)
-        row = {"caption": f"a red disc, number {sample}", "form": ("single", "relation")[sample % 2]}
+        row: dict[str, str | int] = {
+            "caption": f"a red disc, number {sample}",
+            "form": ("single", "relation")[sample % 2],
+        }
         held_out = ("", "", "red disc", "red disc; blue star")[sample % 4]
         row |= {"held_out": int(bool(held_out)), "held_out_objects": held_out, "seed": 2**62 + sample}
         row |= {"right": kind * colour}

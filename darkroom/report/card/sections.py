@@ -216,7 +216,7 @@ def _loading(contents: CardContents) -> str:
     if pipeline_tag(contents) == "text-to-image":
         predict += " --data Prompts --data.captions '[\"...\"]'"
     elif pipeline_tag(contents) in ("image-classification", "image-segmentation", "object-detection"):
-        predict += " --data.predict_dir PHOTOS"
+        predict += " --data.predict PHOTOS"
     return _paragraphs(
         "## How to load it",
         "In the folder of this card, in Python:" if module else "",
