@@ -159,7 +159,7 @@ def _overlapping(rows: Sequence[Tensor], tiles: Tensor) -> Iterator[tuple[Tensor
         high = torch.minimum(tiles[first, 2:], tiles[others, 2:])
         shared = torch.cat([low, high], 1)
         for index in (high > low).all(1).nonzero().flatten().tolist():
-            yield rows[first], rows[int(others[index])], shared[index]
+            yield rows[first], rows[used[place + 1 + index]], shared[index]
 
 
 def _clip(boxes: Tensor, area: Tensor) -> Tensor:
