@@ -17,6 +17,7 @@ from darkroom.export.runners import Runner
 from darkroom.export.tiles import run_whole
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.layers.image_normalization import ImageNormalization
+from darkroom.lightning_modules.segmentation import SemanticSegmentation
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.protocols.export import ExportGraph
 
@@ -60,7 +61,7 @@ class Reference:
             return {name: value.numpy() for name, value in zip(names, self.predict(inputs), strict=True)}
         named = TASKS[self.task].name_outputs(self.predict(inputs))
         missing = [spec.name for spec in self.graph.outputs if spec.name not in named]
-        if missing and self.graph.tiles is not None:  # the graph computes the logits of one tile only
+        if isinstance(self.model, SemanticSegmentation) and self.graph.tiles is not None:  # a graph of one tile
             image = ImageNormalization(*self.normalization)(inputs[0])
             return named | {"logits": self.model.infer({"image": image}).numpy()}
         computed = self.graph.module(*inputs) if missing else ()
@@ -83,9 +84,16 @@ def compare(reference: Reference, run: Runner, samples: Sequence[Sequence[Tensor
     return total
 
 
-def require_agreement(agreement: Agreement, decisions: str, where: str) -> None:
-    """Raise a DataError if a graph does not agree with ``predict``."""
-    if agreement.largest <= TOLERANCE and agreement.fraction >= SAME_DECISIONS:
+def require_agreement(agreement: Agreement, decisions: str, where: str, continuous: bool = True) -> None:
+    """Raise a DataError if a graph does not agree with ``predict``.
+
+    Args:
+        agreement: of both.
+        decisions: their name in the plural.
+        where: inputs, for the message.
+        continuous: False: only the decisions must agree, see ``ExportGraph``.
+    """
+    if (agreement.largest <= TOLERANCE or not continuous) and agreement.fraction >= SAME_DECISIONS:
         return
     raise DataError(
         f"the exported graph must agree with predict, but differs on {where}: largest difference {agreement.largest:.1e} "

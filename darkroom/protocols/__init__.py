@@ -73,6 +73,7 @@ from darkroom.protocols.networks import (
     SteppedNetwork,
     TextNetwork,
     UnpaddedNetwork,
+    Unpools,
     X0Output,
     X0Predictor,
 )
@@ -147,6 +148,7 @@ __all__ = [
     "TextNetwork",
     "TrainedModel",
     "UnpaddedNetwork",
+    "Unpools",
     "UpsamplingModel",
     "UpsamplingSampler",
     "WordMapModel",

@@ -65,6 +65,8 @@ class ExportGraph:
             inputs for which random numbers are invalid.
         reference: the method's own computation of the outputs, which the exported graph is compared with; None:
             ``predict_step``.
+        continuous: the outputs change little if numbers inside the graph are rounded otherwise. False: only the decisions
+            must agree with ``predict``, as with unpooling to the positions of maxima, of which some are nearly equal.
     """
 
     module: nn.Module
@@ -75,6 +77,7 @@ class ExportGraph:
     tiles: TileRule | None = None
     examples: Mapping[str, Callable[[Mapping[str, int]], Tensor]] = field(default_factory=dict)
     reference: Callable[..., tuple[Tensor, ...]] | None = None
+    continuous: bool = True
 
 
 @runtime_checkable

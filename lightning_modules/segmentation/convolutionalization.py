@@ -20,8 +20,9 @@ from darkroom.lightning_modules.layers.pretrained import (
     load_all_but_last_layer,
     normalization_of,
 )
+from darkroom.lightning_modules.layers.symbolic_sides import ceil_div
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
-from darkroom.lightning_modules.segmentation.geometry import ceil_div, mirror_pad
+from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.losses import needed_entries
 from darkroom.lightning_modules.utils.precision import check_images
 

@@ -35,7 +35,7 @@ class _Up(nn.Module):
 
     def __init__(self, kind: Unpooling, channels: int) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.unpools = kind, kind == "unpooling"
         if kind == "transposed":
             self.up = nn.ConvTranspose2d(channels, channels, 2, stride=2)
 

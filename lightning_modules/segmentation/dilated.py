@@ -10,8 +10,9 @@ from darkroom.lightning_modules.layers.backbones import build_features, pooled_s
 from darkroom.lightning_modules.layers.body import FeatureBackbone, build_backbone, is_body, refuse_window
 from darkroom.lightning_modules.layers.dilation import dilate_body
 from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
+from darkroom.lightning_modules.layers.symbolic_sides import ceil_div
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
-from darkroom.lightning_modules.segmentation.geometry import ceil_div, mirror_pad, mirror_to_grid
+from darkroom.lightning_modules.segmentation.geometry import mirror_pad, mirror_to_grid
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, aligned_upsampling, crop
 from darkroom.lightning_modules.utils.arguments import check_choice
 

@@ -1,12 +1,12 @@
 """Geometry: mirrored borders of any width, margins of networks, and coordinates after strides and paddings."""
 
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 from torch import Tensor, nn, sym_max
 from torch.compiler import is_exporting
 
+from darkroom.lightning_modules.layers.symbolic_sides import as_one_symbol, ceil_div
 from darkroom.protocols import UnpaddedNetwork
 
 
@@ -25,31 +25,15 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
     return x
 
 
-def ceil_div(number: int, divisor: int) -> int:
-    """Divide integers, which may be symbolic, and round up; ``-(-a // b)`` is wrong in ONNX, which rounds to zero."""
-    return (number + divisor - 1) // divisor
-
-
-def as_one_symbol(number: int, least: int) -> int:
-    """Return a number of at least ``least``; if it is symbolic, as ``least`` and a new symbol.
-
-    Tracing simplifies sides after poolings if they are multiples of a symbol, and not if that is a rounded quotient. With
-    ``least`` apart, it sees that differences of sides are positive.
-    """
-    if not is_exporting() or isinstance(number, int):
-        return number
-    symbol = torch.full((), number - least).item()
-    torch._check(symbol >= 0)
-    return symbol + least
-
-
 def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
     """Extend (..., H, W) at the bottom and the right by mirroring, up to sides of ``stride`` n + 1, n >= 1.
 
     Padded convolutions of these sides have a cell on the first and on the last pixel: cell i of a map of stride S lies at
     pixel S i, also with TensorFlow's padding, which depends on the side.
     """
-    bottom, right = (cast(int, stride * sym_max(1, ceil_div(side - 1, stride)) + 1 - side) for side in x.shape[-2:])
+    bottom, right = (
+        stride * as_one_symbol(sym_max(1, ceil_div(side - 1, stride)), least=1) + 1 - side for side in x.shape[-2:]
+    )
     return mirror_pad(x, 0, bottom, 0, right)
 
 

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, sym_max
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
@@ -77,7 +77,7 @@ class EncoderUNetNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        x = mirror_pad(x, 0, max(0, _SMALLEST - height), 0, max(0, _SMALLEST - width))
+        x = mirror_pad(x, 0, sym_max(0, _SMALLEST - height), 0, sym_max(0, _SMALLEST - width))
         size = x.shape[-2:]
         *skips, x = self.body(x).values()
         *steps, last = self.decoder

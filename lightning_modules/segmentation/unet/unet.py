@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.contracting_path import ContractingPath, DoubleConv, Padding
+from darkroom.lightning_modules.layers.symbolic_sides import as_one_symbol, ceil_div
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
-from darkroom.lightning_modules.segmentation.geometry import as_one_symbol, ceil_div
 from darkroom.lightning_modules.segmentation.upsampling import crop, unpool
 
 Upsampling = Literal["transposed", "bilinear", "nearest", "unpooling"]
