@@ -7,6 +7,8 @@ from darkroom.errors import DataError
 from darkroom.export.description import Description
 from darkroom.export.formats.files import SUFFIXES
 
+MODEL = "darkroom.export.model.ExportedModel"
+GENERATOR = "darkroom.export.generative.model.ExportedGenerator"
 WRITERS = {
     "segmentation": "PredictionWriter",
     "classification": "ClassificationWriter",
@@ -32,15 +34,18 @@ def exported_arguments(path: Path, configured: bool) -> tuple[list[str], list[st
     """
     if not path.is_file():
         raise DataError(f"ckpt_path {path} does not exist; write it by `darkroom export --ckpt_path CHECKPOINT`")
-    model = ["--model", "darkroom.export.model.ExportedModel", "--model.path", str(path)]
-    config = path.parent.parent / "config.yaml"
+    beside, config = path.with_suffix(".json"), path.parent.parent / "config.yaml"
+    text = beside.read_text(encoding="utf-8") if beside.is_file() else None
+    generates = text is not None and bool(Description.from_json(text, beside).part)
+    model = ["--model", GENERATOR if generates else MODEL, "--model.path", str(path)]
     if configured:
         return [], model
     if path.parent.name == "export" and config.is_file():
         return ["--config", str(config)], model
-    beside = path.with_suffix(".json")
-    description = Description.from_json(beside.read_text(encoding="utf-8") if beside.is_file() else None, beside)
+    if generates:
+        return ["--data", "Prompts", "--trainer.callbacks+=SampleWriter"], model
+    description = Description.from_json(text, beside)
     data = {"class_names": list(description.class_names), "channels": description.inputs[0].shape[1]}
     options = [word for name, value in data.items() for word in (f"--data.{name}", json.dumps(value))]
-    writer = WRITERS[description.task]
-    return ["--data", "darkroom.export.photos.Photos", *options, f"--trainer.callbacks+={writer}"], model
+    photos = ["--data", "darkroom.export.photos.Photos", *options]
+    return [*photos, f"--trainer.callbacks+={WRITERS[description.task]}"], model

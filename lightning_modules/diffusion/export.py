@@ -29,6 +29,7 @@ class DenoisingModel(Protocol):
     """Diffusion model, as export reads it."""
 
     image_shape: tuple[int, int, int]
+    num_classes: int | None
     schedule: NoiseSchedule
     sampling: Sampling
     prediction: Prediction
@@ -127,6 +128,7 @@ def _options(model: DenoisingModel, evaluations: list[Evaluation]) -> dict[str, 
         "prediction": model.prediction,
         "threshold": model.sampling.threshold,
         "percentile": model.sampling.percentile,
+        "num_classes": model.num_classes,
         "null": model.null_condition,
         "seeds": _SEEDS,
         "sampling": asdict(model.sampling),

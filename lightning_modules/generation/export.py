@@ -119,7 +119,7 @@ def decoder_graph(
             TensorSpec("values", "float32", (BATCH, *model.image_shape), "the same before rounding, -1 to 1"),
         ),
         resizing=_SIZE,
-        options={"prior": dict(prior)},
+        options={"prior": dict(prior), "num_classes": model.num_classes},
         examples={name: example for name, (_, example) in labels.items()},
         reference=decode,
     )

@@ -152,10 +152,7 @@ class SuperResolution(Diffusion):
 
     def reduced(self, x: Tensor) -> Tensor:
         """Downscale images (B, C, H, W) to (B, C, H / factor, W / factor), as in training."""
-        size = [side // self.factor for side in x.shape[-2:]]
-        if self.reduction == "area":
-            return F.interpolate(x, size, mode="area")
-        return F.interpolate(x, size, mode=self.reduction, antialias=True).clamp(-1, 1)
+        return reduce_images(x, self.factor, self.reduction)
 
     def upsampled(self, low: Tensor) -> Tensor:
         """Upsample small images (B, C, h, w) bicubically to (B, C, factor h, factor w)."""
@@ -246,7 +243,7 @@ class SuperResolution(Diffusion):
         """Return the graphs of denoiser and upsampler and, if it trains with the model, of the text encoder."""
         t = int(self._low_times(torch.tensor(self.augmentation)))
         alpha, sigma = float(self.schedule.alphas[t]), float(self.schedule.sigmas[t])
-        low = {"t": t, "alpha": alpha, "sigma": sigma}
+        low = {"t": t, "alpha": alpha, "sigma": sigma, "factor": self.factor, "reduction": self.reduction}
         return {
             "denoiser": denoiser_graph(self, self.condition_inputs(), low=low),
             "upsampler": upsampler_graph(self.upsampled, self.low_shape, self.image_shape),
@@ -315,6 +312,14 @@ class SuperResolution(Diffusion):
         # The same noise for all, so a sample depends only on its image.
         generators = [torch.Generator().manual_seed(0) for _ in low]
         return self.sample(captions, low, generator=generators, callback=self.on_step)
+
+
+def reduce_images(x: Tensor, factor: int, reduction: Reduction) -> Tensor:
+    """Downscale images (B, C, H, W) in [-1, 1] to (B, C, H / factor, W / factor)."""
+    size = [side // factor for side in x.shape[-2:]]
+    if reduction == "area":
+        return F.interpolate(x, size, mode="area")
+    return F.interpolate(x, size, mode=reduction, antialias=True).clamp(-1, 1)
 
 
 def _check_sizes(image_shape: tuple[int, int, int], factor: int, crop: int | None) -> None:
