@@ -27,7 +27,7 @@ def losses(run: str) -> list[tuple[str, str]]:
     return [(row["step"], row["train/loss"]) for row in rows if row["train/loss"]]
 
 
-@pytest.mark.parametrize("every", ["step", "epoch", "epoch, with max_steps"])
+@pytest.mark.parametrize("every", ["step", "epoch", pytest.param("epoch, with max_steps", marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(darkroom: Callable, every: str) -> None:
     """Check weights, optimizer, schedule, dropout, order and augmentation, within an epoch and at its end."""
     command = [
@@ -84,7 +84,7 @@ def test_end_of_fit_is_saved_for_any_interval(tmp_path: Path, interval: dict[str
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 15
 
 
-@pytest.mark.parametrize(("steps", "interval"), [("7", "1.0"), ("4", "2")])
+@pytest.mark.parametrize(("steps", "interval"), [pytest.param("7", "1.0", marks=pytest.mark.slow), ("4", "2")])
 def test_fit_ended_within_epoch_resumes_rest_of_epoch(darkroom: Callable, steps: str, interval: str) -> None:
     constant = [option for option in TINY if "lr_scheduler" not in option and "WarmupCosine" not in option]
     constant += ["--trainer.val_check_interval", interval]

@@ -408,7 +408,7 @@ def test_checkpoint_monitors_metric(tmp_path: Path) -> None:
     assert model.ema.updates == 8
 
 
-@pytest.mark.parametrize("norm", ["batch", "spectral"])
+@pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.slow), "spectral"])
 def test_overfits_single_image(tmp_path: Path, norm: Any) -> None:
     """Check with an image of a light and a dark half."""
     image = torch.full(SHAPE, -0.8)
