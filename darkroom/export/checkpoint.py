@@ -52,7 +52,7 @@ def load_trained(path: Path, options: Mapping[str, Any] | None = None) -> Traine
     require_whole("ckpt_path", path)
     arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     class_path = arguments.get("_class_path") if isinstance(arguments, dict) else None
-    if not isinstance(class_path, str):
+    if not isinstance(arguments, dict) or not isinstance(class_path, str):
         raise UsageError(f"ckpt_path {path} must be a checkpoint of `darkroom fit`; it names no method")
     kind = locate(class_path)
     if not (isinstance(kind, type) and issubclass(kind, Technique)):

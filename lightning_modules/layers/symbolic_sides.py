@@ -11,6 +11,12 @@ def ceil_div(number: Any, divisor: int) -> int:
     return (number + divisor - 1) // divisor
 
 
+def at_least(number: int, least: int) -> int:
+    """Return the larger of two integers, which may be symbolic: ``max`` would fix the answer for all images."""
+    larger: Any = torch.sym_max(number, least)
+    return larger
+
+
 def as_one_symbol(number: Any, least: int) -> int:
     """Return a number of at least ``least``; if it is symbolic, as ``least`` and a new symbol.
 
@@ -19,6 +25,6 @@ def as_one_symbol(number: Any, least: int) -> int:
     """
     if not is_exporting() or isinstance(number, int):
         return number
-    symbol = torch.full((), number - least).item()
+    symbol: Any = torch.full((), number - least).item()
     torch._check(symbol >= 0)
     return symbol + least
