@@ -137,7 +137,7 @@ def _write(
                 reasons.append(_reason(error, attempt))
                 continue
             move_into_place(unchecked, description, path)
-        return Written(path, description, check, (*notes, *reasons[-1:]))
+        return Written(path, description, check, (*graph.notes, *notes, *reasons[-1:]))
     raise DataError(f"{type(trained.model).__name__} cannot be exported as {kind}: {reasons[-1] if reasons else ''}")
 
 

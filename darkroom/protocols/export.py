@@ -65,6 +65,7 @@ class ExportGraph:
             inputs for which random numbers are invalid.
         reference: the method's own computation of the outputs, which the exported graph is compared with; None:
             ``predict_step``.
+        notes: sentences on what the file lacks, which the command prints.
     """
 
     module: nn.Module
@@ -75,6 +76,7 @@ class ExportGraph:
     tiles: TileRule | None = None
     examples: Mapping[str, Callable[[Mapping[str, int]], Tensor]] = field(default_factory=dict)
     reference: Callable[..., tuple[Tensor, ...]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable
