@@ -136,7 +136,7 @@ def _write(
                 reasons.append(_shorten(error))
                 continue
             move_into_place(unchecked, description, path)
-        return Written(path, description, check, (*notes, *_limits(attempt, reasons)))
+        return Written(path, description, check, (*graph.notes, *notes, *_limits(attempt, reasons)))
     raise DataError(
         f"{type(trained.model).__name__} cannot be exported as {kind}: {' | '.join(dict.fromkeys(reasons))}"
     )

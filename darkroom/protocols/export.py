@@ -67,6 +67,7 @@ class ExportGraph:
             ``predict_step``.
         continuous: the outputs change little if numbers inside the graph are rounded otherwise. False: only the decisions
             must agree with ``predict``, as with unpooling to the positions of maxima, of which some are nearly equal.
+        notes: sentences on what the file lacks, which the command prints.
     """
 
     module: nn.Module
@@ -78,6 +79,7 @@ class ExportGraph:
     examples: Mapping[str, Callable[[Mapping[str, int]], Tensor]] = field(default_factory=dict)
     reference: Callable[..., tuple[Tensor, ...]] | None = None
     continuous: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -86,12 +86,15 @@ class _Upsampler(nn.Module):
         return (self.upsample(small),)
 
 
-def denoiser_graph(model: DenoisingModel, condition: Inputs, **options: Any) -> ExportGraph:
+def denoiser_graph(
+    model: DenoisingModel, condition: Inputs, notes: tuple[str, ...] = (), **options: Any
+) -> ExportGraph:
     """Return the graph of the denoiser, with the table of the sampler as an option.
 
     Args:
         model: whose network it is.
         condition: further inputs of the network by name, each with a function that returns examples.
+        notes: of the graph.
         options: further options.
     """
     evaluations = tabulate(model.sampling, model.schedule, model.prediction, model.guidance)
@@ -119,6 +122,7 @@ def denoiser_graph(model: DenoisingModel, condition: Inputs, **options: Any) -> 
         options=_options(model, evaluations) | options,
         examples={"t": _times(evaluations, whole), **{name: example for name, (_, example) in condition.items()}},
         reference=predict,
+        notes=notes,
     )
 
 
@@ -168,6 +172,16 @@ def low_inputs(image_shape: tuple[int, int, int], num_steps: int) -> Inputs:
         return torch.randn(sizes[BATCH], *image_shape, generator=torch.Generator().manual_seed(1))
 
     return {"low": (low, noisy), "low_t": (time, lambda sizes: torch.arange(sizes[BATCH]) % num_steps)}
+
+
+def text_notes(encoder: TextEncoder | None) -> tuple[str, ...]:
+    """Return a note on a text encoder that is not exported."""
+    if encoder is None or text_graphs(encoder):
+        return ()
+    return (
+        f"model.text is {type(encoder).__name__}, whose weights are not the model's and are not exported; compute text and "
+        "text_mask in Python by model.text(captions), and pass them to the denoiser as arrays",
+    )
 
 
 def text_graphs(encoder: TextEncoder | None) -> dict[str, ExportGraph]:

@@ -10,10 +10,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from darkroom.cli.exported_files import GENERATOR, exported_arguments
+from darkroom.errors import UsageError
+from darkroom.export.description import Description
 from darkroom.export.generative import sampler
-from darkroom.lightning_modules.diffusion import DDPM, CosineSchedule
+from darkroom.lightning_modules.diffusion import (
+    DDPM,
+    CosineSchedule,
+    DenoisingUNet,
+    EfficientUNet,
+    ImagenCascade,
+    SuperResolution,
+    TextToImage,
+)
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder, MiniLM
 from darkroom.protocols.export import ExportGraph
 
 SHAPE, SEEDS = (3, 5, 3), [3, 2**40 + 7]
@@ -87,6 +99,34 @@ def test_sampler_reproduces_predict(
     assert expected.std() > 0.1
 
 
+def test_stages_of_a_cascade_sample_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"schedule": CosineSchedule(40), "sampling": Sampling(steps=3), "ema": None}
+    words = LearnedTextEncoder(["red", "circle"], dim=8, layers=1, heads=2)
+    network = DenoisingUNet((3, 8, 8), base_channels=8, multipliers=(1,), blocks=1, attention=(), text_dim=8)
+    base = TextToImage(words, (3, 8, 8), network=network, **small)
+    enlarging = EfficientUNet((3, 16, 16), channels=(8, 16), blocks=(1, 1), head_channels=8)
+    cascade = ImagenCascade(base, [SuperResolution((3, 16, 16), factor=2, network=enlarging, **small)]).eval()
+    with torch.no_grad():
+        for parameter in cascade.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    graphs = [stage.export_graphs(([0.5] * 3, [0.5] * 3)) for stage in cascade.stages]
+    assert [list(stage) for stage in graphs] == [["denoiser", "text"], ["denoiser", "upsampler"]]
+    monkeypatch.setattr(sampler, "Part", lambda stage, name: TorchPart(graphs[stage][name]))
+    captions = ["A red circle!", ""]
+    generators = [np.random.RandomState(seed % 2**32) for seed in SEEDS]
+    images = sampler.sample(0, generators, **sampler.encode(0, captions))
+    images = sampler.sample(1, generators, small=images)
+    expected = cascade.predict_step({"seed": torch.tensor(SEEDS), "caption": captions})
+    assert np.abs(images - expected.numpy()).max() < 1e-4
+
+
+def test_frozen_text_encoder_is_named() -> None:
+    network = DenoisingUNet((3, 8, 8), base_channels=8, multipliers=(1,), blocks=1, attention=(), text_dim=384)
+    graphs = TextToImage(MiniLM(), (3, 8, 8), network=network).export_graphs(([0.5] * 3, [0.5] * 3))
+    assert list(graphs) == ["denoiser"]
+    assert "model.text is MiniLM" in graphs["denoiser"].notes[0]
+
+
 @pytest.mark.parametrize("size", [16, 17, 31, 100, 3072])
 @pytest.mark.parametrize("seed", [0, 2**40 + 5])
 def test_noise_is_that_of_torch(seed: int, size: int) -> None:
@@ -101,3 +141,22 @@ def test_sampler_has_at_most_60_lines_of_code() -> None:
     text = Path(sampler.__file__).read_text(encoding="utf-8").split('"""')[::2]
     lines = [line.strip() for part in text for line in part.splitlines()]
     assert sum(bool(line) and not line.startswith("#") for line in lines) <= 60
+
+
+@pytest.mark.parametrize(
+    ("part", "others", "expected"),
+    [("decoder", (), "Prompts"), ("denoiser", ("text",), "Prompts"), ("denoiser", ("upsampler",), "")],
+)
+def test_predict_runs_parts_on_prompts(part: str, others: tuple[str, ...], expected: str, tmp_path: Path) -> None:
+    description = Description("M", "generation", (), (), "", {}, part=part)
+    for name in (part, *others):
+        (tmp_path / f"model.{name}.onnx").write_bytes(b"")
+    path = tmp_path / f"model.{part}.onnx"
+    path.with_suffix(".json").write_text(description.to_json(), encoding="utf-8")
+    if expected:
+        before, after = exported_arguments(path, configured=False)
+        assert before[:2] == ["--data", expected]
+        assert after == ["--model", GENERATOR, "--model.path", str(path)]
+    else:
+        with pytest.raises(UsageError, match="enlarges images"):
+            exported_arguments(path, configured=False)

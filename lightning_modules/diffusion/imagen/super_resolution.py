@@ -19,6 +19,7 @@ from darkroom.lightning_modules.diffusion.export import (
     low_inputs,
     text_graphs,
     text_inputs,
+    text_notes,
     upsampler_graph,
 )
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import TextConditioning, captions_of, check_captions
@@ -245,7 +246,7 @@ class SuperResolution(Diffusion):
         alpha, sigma = float(self.schedule.alphas[t]), float(self.schedule.sigmas[t])
         low = {"t": t, "alpha": alpha, "sigma": sigma, "factor": self.factor, "reduction": self.reduction}
         return {
-            "denoiser": denoiser_graph(self, self.condition_inputs(), low=low),
+            "denoiser": denoiser_graph(self, self.condition_inputs(), text_notes(self.text), low=low),
             "upsampler": upsampler_graph(self.upsampled, self.low_shape, self.image_shape),
             **text_graphs(self.text),
         }

@@ -13,7 +13,13 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion
 from darkroom.lightning_modules.diffusion.blocks import record_text_attention
 from darkroom.lightning_modules.diffusion.build_network import build_network
-from darkroom.lightning_modules.diffusion.export import Inputs, text_graphs, text_inputs
+from darkroom.lightning_modules.diffusion.export import (
+    Inputs,
+    denoiser_graph,
+    text_graphs,
+    text_inputs,
+    text_notes,
+)
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import TextConditioning, captions_of, check_captions
 from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
 from darkroom.lightning_modules.diffusion.objective.config import Objective
@@ -161,7 +167,8 @@ class TextToImage(Diffusion):
 
     def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
         """Return the graphs of the denoiser and, if it trains with the model, of the text encoder."""
-        return {**super().export_graphs(normalization), **text_graphs(self.text)}
+        denoiser = denoiser_graph(self, self.condition_inputs(), text_notes(self.text))
+        return {"denoiser": denoiser, **text_graphs(self.text)}
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
