@@ -7,7 +7,7 @@ from torch import Tensor
 
 from darkroom.callbacks.results import wandb_charts
 from darkroom.callbacks.results.base import WORST, Sample, TaskRecorder, has_tensors
-from darkroom.callbacks.results.image_keeper import Files
+from darkroom.callbacks.results.image_keeper import Files, Group
 
 
 class AutoencodingRecorder(TaskRecorder):
@@ -30,7 +30,9 @@ class AutoencodingRecorder(TaskRecorder):
         errors = outputs["errors"].tolist()
         for sample, error in zip(samples, errors, strict=True):
             self.rows.append({"sample": sample.number, "name": sample.name, "error": error})
-        scores = {sample.number: {WORST: error} for sample, error in zip(samples, errors, strict=True)}
+        scores: dict[int, dict[Group, float]] = {
+            sample.number: {WORST: error} for sample, error in zip(samples, errors, strict=True)
+        }
         self.offer(samples, scores, batch["image"], self._files)
 
     def _files(self, image: Tensor) -> Files:

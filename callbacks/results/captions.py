@@ -33,10 +33,14 @@ class CaptionRecorder(TaskRecorder):
 
     def __init__(self, subject: Subject) -> None:
         data = subject.data
-        self.attributes = tuple(data.attribute_names) if isinstance(data, NamesAttributes) else ()
-        self.values = tuple(data.attribute_values) if isinstance(data, NamesAttributeValues) else ()
-        self.forms = tuple(data.form_names) if isinstance(data, CaptionForms) else ()
-        self.held_out = dict(data.held_out_objects) if isinstance(data, HoldsOutObjects) else {}
+        self.attributes: tuple[str, ...] = tuple(data.attribute_names) if isinstance(data, NamesAttributes) else ()
+        self.values: tuple[Sequence[str], ...] = (
+            tuple(data.attribute_values) if isinstance(data, NamesAttributeValues) else ()
+        )
+        self.forms: tuple[str, ...] = tuple(data.form_names) if isinstance(data, CaptionForms) else ()
+        self.held_out: dict[str, Sequence[Mapping[str, int]]] = {}
+        if isinstance(data, HoldsOutObjects):
+            self.held_out = dict(data.held_out_objects)
         super().__init__(subject)
         self._names: dict[int, str] = {}  # of the samples that have one
         self._captions = 0  # of this rank

@@ -14,8 +14,8 @@ from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
 from darkroom.callbacks.training.model_summary import ShortModelSummary
 from darkroom.cli import checkpoint_checks, config_checks
 from darkroom.cli.linking import config_traits, initial_weights_of, link_model, use_saved_classes
+from darkroom.cli.options.trainer_defaults import add_defaults, warn_of_slow_bf16
 from darkroom.cli.results import describe_card, format_best, format_metrics, next_commands
-from darkroom.cli.trainer_defaults import add_defaults, warn_of_slow_bf16
 from darkroom.errors import Stopped, UsageError, UserError
 from darkroom.runtime.fit_folder import absolute_options
 from darkroom.runtime.lightning_compat import SteppedCLI, is_fast_dev_run, leave_signals, start_together

@@ -220,7 +220,7 @@ def write_reduced(
         samples: number of images that are compared, and that calibrate.
 
     Raises:
-        UsageError: there are no data, or the method has several graphs.
+        UsageError: data are missing, or the method has several graphs.
     """
     if not isinstance(trained.exportable, ExportableModel):
         raise UsageError(

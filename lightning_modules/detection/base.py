@@ -176,7 +176,20 @@ class ObjectDetection(Technique):
         return self.infer(batch)
 
     def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from one uint8 image to its detections, see ``ExportableModel``.
+        """Return the graph from uint8 images to detections, see ``ExportableModel``.
+
+        Raises:
+            UsageError: ``inference`` has tiles.
+        """
+        if self.inference.tile is not None:
+            raise UsageError(
+                f"model.inference.tile is {self.inference.tile}, but the exported graph of a detector takes whole images; add "
+                "--model.inference.tile null"
+            )
+        return self.whole_image_graph(normalization)
+
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from one uint8 image to its detections.
 
         Networks of others have a loop over images; methods override it by graphs for whole batches.
         """

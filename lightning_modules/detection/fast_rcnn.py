@@ -248,8 +248,8 @@ class FastRCNN(ObjectDetection):
         shape = proposals.shape[:2]
         return boxes.unflatten(0, shape), logits.float().softmax(1)[:, 1:].unflatten(0, shape)
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images and proposals to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images and proposals to detections."""
         graph = ProposalGraph(self, normalization)
         return detection_graph(graph, self.limits, 3, self.transform.describe(), proposals=True)
 

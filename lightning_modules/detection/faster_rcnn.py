@@ -102,7 +102,7 @@ class FasterRCNN(ObjectDetection):
         """Compute loss terms and detections from one pass of the backbone."""
         return self.network(batch["image"], batch["target"])
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         graph = TwoStageGraph(self.network, normalization, self.limits)
         return detection_graph(graph, self.limits, 3, self.network.transform.describe())

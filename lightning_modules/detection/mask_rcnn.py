@@ -94,8 +94,8 @@ class MaskRCNN(ObjectDetection):
         """
         return self.network(batch["image"], _require_masks(batch["target"]))
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         graph = TwoStageGraph(self.network, normalization, self.limits)
         return detection_graph(graph, self.limits, 3, self.network.transform.describe(), masks=True)
 

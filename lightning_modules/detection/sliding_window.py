@@ -211,8 +211,8 @@ class SlidingWindow(ObjectDetection):
             boxes.append(windows)
         return torch.cat(boxes).to(image.device).expand(image.shape[0], -1, -1), torch.cat(scores, 1)
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         resizing = (
             "the graph resizes images for each side and aspect ratio of the windows; boxes are in pixels of the image"
         )

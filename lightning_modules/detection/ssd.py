@@ -397,8 +397,8 @@ class SSD(ObjectDetection):
         of_image = torch.arange(image.shape[0], device=image.device)[:, None, None]
         return boxes[of_image, best] * (extents(*image.shape[-2:]) / self.image_size), scores
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         resizing = (
             f"the graph warps images to {self.image_size} x {self.image_size} pixels; boxes are in pixels of the image"
         )

@@ -391,8 +391,8 @@ class YOLO(ObjectDetection):
         boxes, scores = decode(self.network(warped), self.network.boxes)
         return boxes * extents(*image.shape[-2:]), scores
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         height, width = self.network.size
         resizing = f"the graph warps images to {height} x {width} pixels; boxes are in pixels of the image"
         return detection_graph(CandidateGraph(self, normalization), self.limits, len(normalization[0]), resizing)

@@ -72,7 +72,8 @@ class _Text(nn.Module):
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
         mask = words >= 0
-        return tuple(self.encoder.embed(words.clamp(min=0), mask))
+        embeddings, present = self.encoder.embed(words.clamp(min=0), mask)
+        return embeddings, present
 
 
 class _Upsampler(nn.Module):

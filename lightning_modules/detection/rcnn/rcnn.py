@@ -172,8 +172,8 @@ class RCNN(ObjectDetection):
         boxes = decode(offsets, proposals.flatten(0, 1)[:, None], _UNSCALED)
         return boxes.unflatten(0, shape), scores.unflatten(0, shape)
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images and proposals to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images and proposals to detections."""
         self.exported_parts = self.network.solved
         resizing = f"the graph warps the proposals to {self.window} x {self.window} pixels"
         return detection_graph(ProposalGraph(self, normalization), self.limits, 3, resizing, proposals=True)

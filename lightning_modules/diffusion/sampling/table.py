@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.objective.parameterization import Prediction, to_x0
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
@@ -26,7 +27,7 @@ class Evaluation:
         x: factor of the state.
         x0: factors of the predicted and thresholded images, of this evaluation first.
         noise: factor of the noise. With two numbers it is exp((f log(second) + (1 - f) log(first)) / 2) for every value,
-            where f = (v + 1) / 2 and v is the network's learned variance. With 0 there is no noise.
+            where f = (v + 1) / 2 and v is the network's learned variance. 0: no noise.
     """
 
     t: float
@@ -48,7 +49,15 @@ def tabulate(sampling: Sampling, schedule: NoiseSchedule, prediction: Prediction
         schedule: of the noise.
         prediction: output of the network: eps, x0 or v.
         guidance: weight of the condition, where ``sampling.guidance_interval`` has it.
+
+    Raises:
+        UsageError: the sampler adds noise before an evaluation.
     """
+    if sampling.churn and sampling.sampler == "heun":
+        raise UsageError(
+            f"model.sampling.churn is {sampling.churn}, but the table of an exported sampler has no noise before an "
+            "evaluation: set --model.sampling.churn 0"
+        )
     updates = {"ancestral": _ancestral, "ddim": _ddim, "dpm_solver++": _dpm_solver_pp, "heun": _heun}
     low, high = (schedule.num_steps * end for end in sampling.guidance_interval or (-math.inf, math.inf))
     return [

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from darkroom.callbacks.results.base import Sample, Subject
 from darkroom.callbacks.results.recorder import ResultRecorder
 from darkroom.callbacks.results.segmentation import SegmentationRecorder
-from darkroom.cli.trainer_defaults import add_defaults
+from darkroom.cli.options.trainer_defaults import add_defaults
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.classification import ImageClassifier
