@@ -11,8 +11,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.checkpoint_checks import require_checkpoint
-from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain, filter_warnings
+from darkroom.cli.options.data_options import keep_data_section
+from darkroom.cli.results import describe_card
 from darkroom.cli.usage_errors import shorten_error
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
@@ -163,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             require_onnx()
         path = output_path(checkpoint, config.output, kind)
         print(_write(load_trained(checkpoint, options), data, config, path))
+        if path.parent == checkpoint.parents[1] / "export":
+            print(describe_card(checkpoint.parents[1]))
     except KeyboardInterrupt:
         print("\ninterrupted; no file is written", file=sys.stderr)
         return 130
