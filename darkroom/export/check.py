@@ -23,6 +23,7 @@ from darkroom.protocols.export import ExportGraph
 
 TOLERANCE = 1e-4  # of the largest difference, see ``Agreement``
 SAME_DECISIONS = 0.999
+SAME_ON_NOISE = 0.9  # of random images, on which many scores are nearly equal
 _TIMED_SECONDS = 2.0
 
 
@@ -84,7 +85,9 @@ def compare(reference: Reference, run: Runner, samples: Sequence[Sequence[Tensor
     return total
 
 
-def require_agreement(agreement: Agreement, decisions: str, where: str, continuous: bool = True) -> None:
+def require_agreement(
+    agreement: Agreement, decisions: str, where: str, continuous: bool = True, same: float = SAME_DECISIONS
+) -> None:
     """Raise a DataError if a graph does not agree with ``predict``.
 
     Args:
@@ -92,13 +95,14 @@ def require_agreement(agreement: Agreement, decisions: str, where: str, continuo
         decisions: their name in the plural.
         where: inputs, for the message.
         continuous: False: only the decisions must agree, see ``ExportGraph``.
+        same: smallest fraction of decisions that must be the same.
     """
-    if (agreement.largest <= TOLERANCE or not continuous) and agreement.fraction >= SAME_DECISIONS:
+    if (agreement.largest <= TOLERANCE or not continuous) and agreement.fraction >= same:
         return
     raise DataError(
         f"the exported graph must agree with predict, but differs on {where}: largest difference {agreement.largest:.1e} "
         f"(at most {TOLERANCE:.0e}), {agreement.fraction:.2%} of {agreement.decisions} {decisions} the same (at least "
-        f"{SAME_DECISIONS:.1%}); no file is written"
+        f"{same:.1%}); no file is written"
     )
 
 

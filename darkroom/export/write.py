@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from darkroom import __version__
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import DataError, UsageError, UserError
-from darkroom.export.check import Check, Reference, compare, is_valid, require_agreement
+from darkroom.export.check import SAME_ON_NOISE, Check, Reference, compare, is_valid, require_agreement
 from darkroom.export.checkpoint import TrainedMethod
 from darkroom.export.description import Description, Precision
 from darkroom.export.formats.files import SUFFIXES, Format, write_onnx, write_program
@@ -179,7 +179,7 @@ def _check_size(reference: Reference, run: Runner, attempt: Attempt, size: tuple
         return
     decisions = TASKS[reference.task].decisions
     where = f"a batch of {batch}" + (f" images of {height} x {width} pixels" if HEIGHT in attempt.sizes else "")
-    require_agreement(compare(reference, run, [random]), decisions, where, reference.graph.continuous)
+    require_agreement(compare(reference, run, [random]), decisions, where, reference.graph.continuous, SAME_ON_NOISE)
 
 
 def _shorten(error: Exception) -> str:

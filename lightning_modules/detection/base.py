@@ -183,8 +183,8 @@ class ObjectDetection(Technique):
         """
         if self.inference.tile is not None:
             raise UsageError(
-                f"model.inference.tile is {self.inference.tile}, but the exported graph of a detector takes whole images; add "
-                "--model.inference.tile null"
+                f"model.inference.tile is {self.inference.tile}, but the exported graph of a detector takes whole images; "
+                "add --model.inference.tile null"
             )
         return self.whole_image_graph(normalization)
 

@@ -104,4 +104,15 @@ def trace(graph: ExportGraph, attempt: Attempt) -> ExportedProgram:
     # A batch or a side of 1 must not be a special case.
     patched = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # set on import
     with quiet(), patched:
-        return torch.export.export(graph.module, example_inputs(graph, attempt.sizes), dynamic_shapes=shapes)
+        program = torch.export.export(graph.module, example_inputs(graph, attempt.sizes), dynamic_shapes=shapes)
+    _remove_assertions(program)
+    return program
+
+
+def _remove_assertions(program: ExportedProgram) -> None:
+    """Remove run-time assertions on numbers of candidates: tracing assumes at least 2, but 0 and 1 are valid too."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
