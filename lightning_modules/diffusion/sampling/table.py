@@ -26,7 +26,7 @@ class Evaluation:
         x: factor of the state.
         x0: factors of the predicted and thresholded images, of this evaluation first.
         noise: factor of the noise. With two numbers it is exp((f log(second) + (1 - f) log(first)) / 2) for every value,
-            where f = (v + 1) / 2 and v is the network's learned variance. With 0 there is no noise.
+            where f = (v + 1) / 2 and v is the network's learned variance. 0: none.
     """
 
     t: float
