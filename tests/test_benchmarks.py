@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import profile_steps
-from benchmarks.results import same_budget, segmentation_ladder
+from benchmarks.results import export_table, same_budget, segmentation_ladder
 from benchmarks.speed import networks
 from benchmarks.speed.harness import ENTRIES
 from tests.conftest import CONFIGS
@@ -137,3 +137,11 @@ def test_detection_ladder_names_all_detectors() -> None:
     axes = plot.figure.axes[0]
     assert [text.get_text() for text in axes.texts] == ["YOLO", "R-CNN"]
     assert axes.lines[0].get_xydata().tolist() == [[3.0, 0.7], [90.0, 0.5]]
+
+
+def test_table_of_exports_is_rendered_from_its_rows() -> None:
+    rows = export_table.read_rows(export_table.ROWS)
+    assert rows
+    assert {row.format for row in rows} <= set(export_table.FORMATS)
+    guide = export_table.GUIDE.read_text(encoding="utf-8")
+    assert export_table.insert(guide, export_table.render(rows)) == guide

@@ -1,4 +1,4 @@
-"""ExportedModel: an exported file in the place of a method, so that ``darkroom predict`` reads and writes as always."""
+"""ExportedModel: an exported file as a method, so that ``darkroom predict`` reads and writes as with a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from darkroom import __version__
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import DataError, UsageError, UserError
-from darkroom.export.check import Check, Reference, compare, is_valid, require_agreement
+from darkroom.export.check import SAME_ON_NOISE, Check, Reference, compare, is_valid, require_agreement
 from darkroom.export.checkpoint import TrainedMethod
 from darkroom.export.description import Description, Precision
 from darkroom.export.formats.files import SUFFIXES, Format, write_onnx, write_program
@@ -32,6 +32,7 @@ WRITERS: dict[Format, Callable[[ExportedProgram, Description, Path], None]] = {
 }
 # Batches and sides that a graph for any size is compared on, beside the samples.
 _SIZES = ((1, 1, 1), (3, 37, 101))
+_LONGEST = 200  # characters of an error of a library
 
 
 @dataclass(frozen=True)
@@ -130,19 +131,19 @@ def _write(
             try:
                 WRITERS[kind](trace(graph, attempt), description, unchecked)
                 run = open_runner(unchecked)
-                check = Check(_check(reference, run, attempt, some), source).timed(reference, run, some[0])
-            except UsageError:
-                raise
-            except Exception as error:  # of torch.export and of the exporter to ONNX: many classes
-                reasons.append(_reason(error, attempt))
+                check = Check(check_graph(reference, run, attempt, some), source).timed(reference, run, some[0])
+            except Exception as error:  # of networks, torch.export and the exporter to ONNX: many classes
+                reasons.append(_shorten(error))
                 continue
             move_into_place(unchecked, description, path)
-        return Written(path, description, check, (*graph.notes, *notes, *reasons[-1:]))
-    raise DataError(f"{type(trained.model).__name__} cannot be exported as {kind}: {reasons[-1] if reasons else ''}")
+        return Written(path, description, check, (*graph.notes, *notes, *_limits(attempt, reasons)))
+    raise DataError(
+        f"{type(trained.model).__name__} cannot be exported as {kind}: {' | '.join(dict.fromkeys(reasons))}"
+    )
 
 
 def _samples(reference: Reference, data: VisionDataModule | None, count: int) -> tuple[Samples, str, tuple[str, ...]]:
-    """Return samples of the data, where they come from, and notes; no samples if there are no data."""
+    """Return samples of the data, where they come from, and notes; without data, no samples."""
     if reference.graph.inputs[0].name != "image":
         return [], "random inputs", ()
     if data is None:
@@ -154,7 +155,7 @@ def _samples(reference: Reference, data: VisionDataModule | None, count: int) ->
     return images, f"{len(images)} validation images", ()
 
 
-def _check(reference: Reference, run: Runner, attempt: Attempt, samples: Samples) -> Agreement:
+def check_graph(reference: Reference, run: Runner, attempt: Attempt, samples: Samples) -> Agreement:
     """Compare on samples, on a larger batch and, for a graph of any size, on other sizes.
 
     Raises:
@@ -162,7 +163,7 @@ def _check(reference: Reference, run: Runner, attempt: Attempt, samples: Samples
     """
     decisions = TASKS[reference.task].decisions
     agreement = compare(reference, run, samples)
-    require_agreement(agreement, decisions, "the samples")
+    require_agreement(agreement, decisions, "the samples", reference.graph.continuous)
     height, width = samples[0][0].shape[-2:]
     if BATCH in attempt.steps:
         _check_size(reference, run, attempt, (7, height, width))
@@ -178,14 +179,20 @@ def _check_size(reference: Reference, run: Runner, attempt: Attempt, size: tuple
         return
     decisions = TASKS[reference.task].decisions
     where = f"a batch of {batch}" + (f" images of {height} x {width} pixels" if HEIGHT in attempt.sizes else "")
-    require_agreement(compare(reference, run, [random]), decisions, where)
+    require_agreement(compare(reference, run, [random]), decisions, where, reference.graph.continuous, SAME_ON_NOISE)
 
 
-def _reason(error: Exception, attempt: Attempt) -> str:
-    """Return the first lines of an error that made a graph of fewer free axes necessary."""
+def _shorten(error: Exception) -> str:
+    """Return the beginning of an error in one line."""
     text = " ".join((str(error).strip() or type(error).__name__).split())
-    free = ", ".join(f"{name} (multiples of {step})" if step > 1 else name for name, step in attempt.steps.items())
-    return f"a graph with free {free or 'axes'} failed: {text[:300]}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _limits(attempt: Attempt, reasons: Sequence[str]) -> list[str]:
+    """Return a sentence on the axes that are not free, with the reason."""
+    limits = [f"{name} is {size}" for name, size in attempt.fixed.items()]
+    limits += [f"{name} must be a multiple of {step}" for name, step in attempt.steps.items() if step > 1]
+    return [f"{', '.join(limits)}, since a more general graph failed ({reasons[-1]})"] if limits and reasons else []
 
 
 def move_into_place(part: Path, description: Description, path: Path) -> None:
@@ -213,7 +220,7 @@ def write_reduced(
         samples: number of images that are compared, and that calibrate.
 
     Raises:
-        UsageError: there are no data, or the method has several graphs.
+        UsageError: data are missing, or the method has several graphs.
     """
     if not isinstance(trained.exportable, ExportableModel):
         raise UsageError(

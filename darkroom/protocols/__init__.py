@@ -70,6 +70,7 @@ from darkroom.protocols.networks import (
     SteppedNetwork,
     TextNetwork,
     UnpaddedNetwork,
+    Unpools,
     X0Output,
     X0Predictor,
 )
@@ -139,6 +140,7 @@ __all__ = [
     "TextNetwork",
     "TrainedModel",
     "UnpaddedNetwork",
+    "Unpools",
     "UpsamplingModel",
     "UpsamplingSampler",
     "WordMapModel",

@@ -66,6 +66,8 @@ class ExportGraph:
         reference: the method's own computation of the outputs, which the exported graph is compared with; None:
             ``predict_step``.
         notes: sentences on what the file lacks, which the command prints.
+        continuous: the outputs change little if numbers inside the graph are rounded otherwise. False: only the decisions
+            must agree with ``predict``, as with unpooling to the positions of maxima, of which some are nearly equal.
     """
 
     module: nn.Module
@@ -77,6 +79,7 @@ class ExportGraph:
     examples: Mapping[str, Callable[[Mapping[str, int]], Tensor]] = field(default_factory=dict)
     reference: Callable[..., tuple[Tensor, ...]] | None = None
     notes: tuple[str, ...] = ()
+    continuous: bool = True
 
 
 @runtime_checkable

@@ -26,6 +26,14 @@ class SeamlessNetwork(UnpaddedNetwork, Protocol):
 
 
 @runtime_checkable
+class Unpools(Protocol):
+    """Layer that may unpool a map to the positions of the maxima of another."""
+
+    unpools: bool
+    """True if it does."""
+
+
+@runtime_checkable
 class NeedsEntries(Protocol):
     """Loss that takes further entries of the batch, by name, beside logits and mask."""
 

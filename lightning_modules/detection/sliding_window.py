@@ -17,6 +17,7 @@ from darkroom.lightning_modules.detection.inference import DetectionInference, L
 from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
 from darkroom.lightning_modules.layers.pretrained import IMAGENET, Normalization
+from darkroom.lightning_modules.layers.symbolic_sides import as_one_symbol, ceil_div
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.normalization import Statistics
@@ -157,7 +158,7 @@ class SlidingWindow(ObjectDetection):
 
     def _count(self, extent: int) -> int:
         """Return the number of windows that cover a side."""
-        return -(-sym_max(0, extent - self.window) // self.stride) + 1
+        return as_one_symbol(ceil_div(sym_max(0, extent - self.window), self.stride) + 1, least=1)
 
     def _normalize(self, image: Tensor) -> Tensor:
         return (image - self.mean) / self.std
@@ -166,8 +167,7 @@ class SlidingWindow(ObjectDetection):
         """Compute logits (B, rows columns, K + 1) of all windows of one level of normalized images (B, 3, H, W)."""
         resized = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
         reach = [(n - 1) * self.stride + self.window for n in count]
-        resized = F.pad(resized, (0, sym_max(0, reach[1] - size[1]), 0, sym_max(0, reach[0] - size[0])))
-        resized = resized[..., : reach[0], : reach[1]]
+        resized = F.pad(resized, (0, reach[1] - size[1], 0, reach[0] - size[0]))  # a negative amount crops
         if self.mode == "dense":
             dense = self.network(resized.contiguous(memory_format=self.memory_format))
             return dense[..., :: self.every, :: self.every].flatten(2).mT
@@ -229,7 +229,7 @@ class SlidingWindow(ObjectDetection):
 
 def _scaled(side: int, scale: float) -> int:
     """Return a side times a factor, rounded, at least 1; the side may be symbolic, as in a traced graph."""
-    return sym_max(1, (side * round(scale * 2**20) + 2**19) // 2**20)
+    return as_one_symbol(sym_max(1, (side * round(scale * 2**20) + 2**19) // 2**20), least=1)
 
 
 def _stride(network: nn.Module, window: int, outputs: int) -> int:

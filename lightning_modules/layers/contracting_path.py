@@ -50,10 +50,11 @@ class Down(nn.Module):
         super().__init__()
         convolutions = DoubleConv(in_channels, out_channels, padding=padding, batch_norm=batch_norm)
         self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), convolutions)
+        self.loses_border = padding == "valid"
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        if not is_exporting() and min(height, width) > 1:
+        if self.loses_border or (not is_exporting() and min(height, width) > 1):
             return self.maxpool_conv(x)
         # A side of one pixel stays one pixel, so that any H x W is valid; exported graphs are of all sizes.
         x = F.max_pool2d(x, 2, ceil_mode=True)[..., : sym_max(1, height // 2), : sym_max(1, width // 2)]

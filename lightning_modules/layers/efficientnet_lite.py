@@ -41,7 +41,7 @@ class SamePadding(nn.Module):
     def _amounts(self, side: int) -> tuple[int, int]:
         """Return the zeros before and after a side."""
         dilation = self.dilation or 1
-        cells = -(-side // dilation)  # of the map that the convolution has with all strides
+        cells = (side + dilation - 1) // dilation  # of the map that the convolution has with all strides
         amount = self.kernel - 2 + cells % 2
         before = amount // 2 * dilation
         return before, amount - before if self.dilation is None else (self.kernel - 1) * dilation - before

@@ -20,6 +20,7 @@ from darkroom.lightning_modules.layers.pretrained import (
     load_all_but_last_layer,
     normalization_of,
 )
+from darkroom.lightning_modules.layers.symbolic_sides import ceil_div
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.losses import needed_entries
@@ -66,7 +67,7 @@ class SlidingClassifier(nn.Module):
         height, width = x.shape[-2:]
         step, before = self.stride // self.stitch, self.field // 2
         # As many coarse cells as put the last one on or beyond the last pixel.
-        cells = [-(-(side - 1) // self.stride) + 1 for side in (height, width)]
+        cells = [ceil_div(side - 1, self.stride) + 1 for side in (height, width)]
         reach = [(n - 1) * self.stride + self.field + self.stride - step for n in cells]
         x = mirror_pad(x, before, reach[0] - before - height, before, reach[1] - before - width)
         maps = [

@@ -12,6 +12,8 @@ from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weigh
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.inference import Inference
 from darkroom.lightning_modules.segmentation.upsampling import unpool
+from darkroom.lightning_modules.utils.normalization import Statistics
+from darkroom.protocols.export import ExportGraph
 
 Unpooling = Literal["unpooling", "transposed", "bilinear", "nearest"]
 
@@ -33,7 +35,7 @@ class _Up(nn.Module):
 
     def __init__(self, kind: Unpooling, channels: int) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.unpools = kind, kind == "unpooling"
         if kind == "transposed":
             self.up = nn.ConvTranspose2d(channels, channels, 2, stride=2)
 
@@ -193,6 +195,19 @@ class DeconvNet(SemanticSegmentation):
         if weights == "imagenet":
             network.load_classifier(imagenet_weights(backbone, width, in_channels, window))
             self.expected_normalization = normalization_of(backbone).adapt(in_channels)
+
+    def export_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph of whole images, see ``ExportableModel``.
+
+        Raises:
+            UsageError: there are proposals, whose windows a graph cannot warp.
+        """
+        if self.proposals:
+            raise UsageError(
+                f"model.proposals must be 0 for export, whose graph takes whole images, got {self.proposals}; add "
+                "--model.proposals 0"
+            )
+        return super().export_graph(normalization)
 
     def infer(self, batch: dict[str, Any]) -> Tensor:
         """Compute logits (B, K, H, W) of proposals, aggregated, or of the whole image."""

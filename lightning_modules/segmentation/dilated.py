@@ -10,6 +10,7 @@ from darkroom.lightning_modules.layers.backbones import build_features, pooled_s
 from darkroom.lightning_modules.layers.body import FeatureBackbone, build_backbone, is_body, refuse_window
 from darkroom.lightning_modules.layers.dilation import dilate_body
 from darkroom.lightning_modules.layers.pretrained import Weights, imagenet_weights, normalization_of
+from darkroom.lightning_modules.layers.symbolic_sides import ceil_div
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad, mirror_to_grid
 from darkroom.lightning_modules.segmentation.upsampling import MapUpsampling, aligned_upsampling, crop
@@ -242,7 +243,7 @@ class DilatedNetwork(nn.Module):
 
     def input_size(self, size: int) -> int:
         """Return the side of an image, margins included, that gives logits for at least ``size`` pixels."""
-        return -(-size // 8) * 8 + 2 * self.margin
+        return ceil_div(size, 8) * 8 + 2 * self.margin
 
     def train(self, mode: bool = True) -> "DilatedNetwork":
         """Set training or evaluation mode; a frozen front end stays in evaluation mode."""

@@ -9,7 +9,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.image_normalization import ImageNormalization
 from darkroom.lightning_modules.segmentation.geometry import margin_of
 from darkroom.lightning_modules.segmentation.inference import Inference
-from darkroom.protocols import SeamlessNetwork, UnpaddedNetwork
+from darkroom.protocols import SeamlessNetwork, UnpaddedNetwork, Unpools
 from darkroom.protocols.export import BATCH, HEIGHT, WIDTH, ExportGraph, TensorSpec, TileRule, image_spec
 
 
@@ -93,7 +93,15 @@ def segmentation_graph(model: InferringModel, normalization: tuple[Sequence[floa
         TensorSpec("logits", "float32", (BATCH, model.num_classes, height, width), "logits of the classes"),
     )
     options = {"flip": inference.flip, "scales": list(inference.scales)} if rule is None else {}
-    return ExportGraph(graph, (image,), outputs, "none: outputs have the size of the image", options, rule)
+    return ExportGraph(
+        graph,
+        (image,),
+        outputs,
+        "none: outputs have the size of the image",
+        options,
+        rule,
+        continuous=not any(isinstance(module, Unpools) and module.unpools for module in model.network.modules()),
+    )
 
 
 def _tile_rule(inference: Inference, network: nn.Module) -> TileRule:

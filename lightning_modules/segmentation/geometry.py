@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn, sym_max
 from torch.compiler import is_exporting
 
+from darkroom.lightning_modules.layers.symbolic_sides import as_one_symbol, ceil_div
 from darkroom.protocols import UnpaddedNetwork
 
 
@@ -30,7 +31,9 @@ def mirror_to_grid(x: Tensor, stride: int = 32) -> Tensor:
     Padded convolutions of these sides have a cell on the first and on the last pixel: cell i of a map of stride S lies at
     pixel S i, also with TensorFlow's padding, which depends on the side.
     """
-    bottom, right = (stride * sym_max(1, -(-(side - 1) // stride)) + 1 - side for side in x.shape[-2:])
+    bottom, right = (
+        stride * as_one_symbol(sym_max(1, ceil_div(side - 1, stride)), least=1) + 1 - side for side in x.shape[-2:]
+    )
     return mirror_pad(x, 0, bottom, 0, right)
 
 

@@ -30,3 +30,11 @@ def test_tiles_of_resized_images_are_refused() -> None:
     model = UNet(num_classes=3, base_channels=2, inference=Inference(tile=32, scales=(0.5, 1.0)))
     with pytest.raises(UsageError, match="model.inference.scales must be"):
         model.export_graph(([0.5] * 3, [0.5] * 3))
+
+
+def test_grey_images_have_one_channel() -> None:
+    torch.manual_seed(0)
+    reference = reference_of(UNet(in_channels=1, num_classes=3, base_channels=2), channels=1)
+    assert reference.graph.inputs[0].shape == ("batch", 1, "height", "width")
+    image = torch.randint(0, 256, (2, 1, 37, 50), dtype=torch.uint8)
+    assert compare(reference, EagerRunner(reference.graph), [(image,)]).fraction == 1

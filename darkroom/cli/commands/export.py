@@ -4,7 +4,9 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from darkroom.cli.catalog import import_all, import_users
@@ -25,8 +27,13 @@ from darkroom.ranges import PositiveInt
 _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
 
 
-def _parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
-    """Parse the command line; build the datamodule of the run, if there is one."""
+def parse(argv: Sequence[str]) -> tuple[Namespace, VisionDataModule | None]:
+    """Parse the command line; return the options, and the datamodule of the run if there is one.
+
+    Raises:
+        UsageError: an option is invalid or missing.
+    """
+    import_all()
     parser = ArgumentParser(prog="darkroom export", description=__doc__, exit_on_error=False)
     parser.add_argument("--ckpt_path", type=str, required=True, help="such as runs/unet/0/checkpoints/best.ckpt")
     parser.add_argument("--format", type=Format, default="onnx", help="of the file")
@@ -64,6 +71,29 @@ def _with_config_of_run(argv: Sequence[str]) -> list[str]:
         config = Path(words[words.index("--ckpt_path") + 1]).parent.parent / "config.yaml"
         words = ["--config", str(config), *words] if config.is_file() else words
     return words
+
+
+def take_model_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Separate the options ``--model.NAME VALUE`` from a command line.
+
+    Returns:
+        The other words, and the options by name; of ``--model.inference.tile 512`` a mapping within ``inference``.
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--model.") else [word])]
+    others, options = [], dict[str, Any]()
+    place = 0
+    while place < len(words):
+        if not words[place].startswith("--model."):
+            others.append(words[place])
+            place += 1
+            continue
+        *groups, name = words[place].removeprefix("--model.").split(".")
+        target = options
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[name] = yaml.safe_load(words[place + 1]) if place + 1 < len(words) else None
+        place += 2
+    return others, options
 
 
 def _is_flag(words: Sequence[str], index: int) -> bool:
@@ -120,19 +150,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     try:
         filter_warnings()
-        import_all()
         words = list(sys.argv[1:] if argv is None else argv)
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # the user's own classes are in the working directory
         import_users({part for word in words for part in word.split(".")})
-        config, data = _parse(words)
+        words, options = take_model_options(words)
+        config, data = parse(words)
         kind, checkpoint = config.format, Path(config.ckpt_path)
         require_other_options(kind, config.half, config.int8)
         require_checkpoint(checkpoint, config.ckpt_path, checkpoint.parent)
         if kind == "onnx":
             require_onnx()
         path = output_path(checkpoint, config.output, kind)
-        print(_write(load_trained(checkpoint), data, config, path))
+        print(_write(load_trained(checkpoint, options), data, config, path))
     except KeyboardInterrupt:
         print("\ninterrupted; no file is written", file=sys.stderr)
         return 130

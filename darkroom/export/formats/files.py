@@ -2,10 +2,12 @@
 
 import operator
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torchvision  # noqa: F401  # registers the operators of detection
 from torch.export import ExportedProgram
 
 from darkroom.errors import UsageError
@@ -38,17 +40,31 @@ def require_onnx() -> None:
 def write_onnx(program: ExportedProgram, description: Description, path: Path) -> None:
     """Write a traced graph as ONNX, with the description in its metadata."""
     require_onnx()
-    names = {
-        "input_names": [spec.name for spec in description.inputs],
-        "output_names": [spec.name for spec in description.outputs],
-    }
     with quiet():
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, custom_translation_table={operator.le: _at_most}, **names
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=[spec.name for spec in description.inputs],
+            output_names=[spec.name for spec in description.outputs],
+            custom_translation_table=_translations(),
         )
         assert exported is not None
         exported.model.metadata_props[KEY] = description.to_json()
         exported.save(path)
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return translations of operators to ONNX where onnxscript's fail."""
+    return {operator.le: _at_most, torch.ops.torchvision.roi_pool.default: _roi_pool}
+
+
+def _roi_pool(maps: Any, rois: Any, scale: float, height: int, width: int) -> tuple[Any, Any]:
+    """Translate torchvision's RoI pooling; its second output, the positions of the maxima, is for training."""
+    from onnxscript import opset18
+
+    pooled = opset18.MaxRoiPool(maps, rois, pooled_shape=[height, width], spatial_scale=scale)
+    return pooled, pooled
 
 
 def _at_most(one: Any, other: Any) -> Any:

@@ -92,11 +92,27 @@ def quiet() -> Iterator[None]:
 @torch.no_grad()
 def trace(graph: ExportGraph, attempt: Attempt) -> ExportedProgram:
     """Trace a graph by torch.export."""
-    dims = {name: _STRIDE * Dim(f"{name}_{step}") if step > 1 else Dim.DYNAMIC for name, step in attempt.steps.items()}
+    dims = {  # an extent of 0 would leave open whether a map is empty
+        name: _STRIDE * Dim(f"{name}_{step}", min=1) if step > 1 else Dim.DYNAMIC(min=1)
+        for name, step in attempt.steps.items()
+    }
     shapes = tuple(
         {place: dims[axis] for place, axis in enumerate(spec.shape) if isinstance(axis, str) and axis in dims}
         for spec in graph.inputs
     )
     shapes = tuple(signature(graph.module.forward).bind(*shapes).arguments.values())  # *inputs have one tuple
-    with quiet(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
-        return torch.export.export(graph.module, example_inputs(graph, attempt.sizes), dynamic_shapes=shapes)
+    # A batch or a side of 1 must not be a special case.
+    patched = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # set on import
+    with quiet(), patched:
+        program = torch.export.export(graph.module, example_inputs(graph, attempt.sizes), dynamic_shapes=shapes)
+    _remove_assertions(program)
+    return program
+
+
+def _remove_assertions(program: ExportedProgram) -> None:
+    """Remove run-time assertions on numbers of candidates: tracing assumes at least 2, but 0 and 1 are valid too."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from darkroom.lightning_modules.detection.export.select import Selected, extents, select, suppress
+from darkroom.lightning_modules.detection.export.select import extents, select, suppress
 from darkroom.lightning_modules.detection.inference import Limits
 from darkroom.lightning_modules.layers.image_normalization import ImageNormalization
 from darkroom.protocols.export import BATCH, HEIGHT, WIDTH, ExportGraph, TensorSpec, image_spec
@@ -22,13 +22,23 @@ class CandidateModel(Protocol):
 
     limits: Limits
 
-    def candidates(self, image: Tensor, /, *proposals: Tensor) -> tuple[Tensor, Tensor]:
+    def candidates(self, image: Tensor, /) -> tuple[Tensor, Tensor]:
         """Compute boxes (B, P, 4) or (B, P, K, 4), xyxy in pixels, and scores (B, P, K) of images (B, C, H, W)."""
         ...
 
 
+class ProposalModel(Protocol):
+    """Detector that scores the proposals of every image."""
+
+    limits: Limits
+
+    def candidates(self, image: Tensor, proposals: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Compute boxes (B, P, 4) or (B, P, K, 4) and scores (B, P, K) of proposals (B, P, 4), xyxy in pixels."""
+        ...
+
+
 class CandidateGraph(nn.Module):
-    """Uint8 images (B, C, H, W), and proposals (B, P, 4) where the method needs them -> ``Selected``.
+    """Uint8 images (B, C, H, W) -> the values of ``Selected``.
 
     Args:
         model: its ``candidates`` are selected.
@@ -39,16 +49,26 @@ class CandidateGraph(nn.Module):
         super().__init__()
         self.normalize, self.model = ImageNormalization(*normalization), model
 
-    def forward(self, image: Tensor, *proposals: Tensor) -> Selected:
-        boxes, scores = self.model.candidates(self.normalize(image), *proposals)
-        return select(boxes, scores, image.shape[-2:], self.model.limits)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        boxes, scores = self.model.candidates(self.normalize(image))
+        return tuple(select(boxes, scores, image.shape[-2:], self.model.limits))
 
 
-class ProposalGraph(CandidateGraph):
-    """``CandidateGraph`` with a named second input, which tracing needs."""
+class ProposalGraph(nn.Module):
+    """Uint8 images (B, C, H, W) and proposals (B, P, 4) -> the values of ``Selected``.
 
-    def forward(self, image: Tensor, proposals: Tensor) -> Selected:  # type: ignore[override]  # names its inputs
-        return super().forward(image, proposals)
+    Args:
+        model: its ``candidates`` are selected.
+        normalization: of the data.
+    """
+
+    def __init__(self, model: ProposalModel, normalization: tuple[Sequence[float], Sequence[float]]) -> None:
+        super().__init__()
+        self.normalize, self.model = ImageNormalization(*normalization), model
+
+    def forward(self, image: Tensor, proposals: Tensor) -> tuple[Tensor, ...]:
+        boxes, scores = self.model.candidates(self.normalize(image), proposals)
+        return tuple(select(boxes, scores, image.shape[-2:], self.model.limits))
 
 
 class NetworkGraph(nn.Module):
@@ -67,7 +87,7 @@ class NetworkGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         with _traceable_suppression():
             (found,) = self.network([self.normalize(image)[0]])
-        selected = Selected(found["boxes"], found["scores"], found["labels"], torch.zeros_like(found["labels"]))
+        selected = (found["boxes"], found["scores"], found["labels"], torch.zeros_like(found["labels"]))
         return (*selected, found["masks"][:, 0] >= 0.5) if self.masks else selected
 
 

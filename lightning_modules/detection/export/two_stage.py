@@ -48,7 +48,7 @@ class TwoStageGraph(nn.Module):
         factor = extents(*size) / extents(*scaled)
         placed = found._replace(boxes=clip_boxes_to_image(found.boxes * factor, (size[0], size[1])))
         if not self.network.roi_heads.has_mask():
-            return placed
+            return tuple(placed)
         return (*placed, paste(self._masks(maps, found), placed.boxes, size))
 
     def _propose(self, maps: Maps, padded: Size, scaled: Size) -> tuple[Tensor, Tensor]:

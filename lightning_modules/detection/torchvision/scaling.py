@@ -12,6 +12,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.boxes import clip
 from darkroom.lightning_modules.detection.torchvision.masks import paste
 from darkroom.lightning_modules.layers.pretrained import Normalization
+from darkroom.lightning_modules.layers.symbolic_sides import as_one_symbol, ceil_div
 
 
 class ImageScaling(GeneralizedRCNNTransform):
@@ -45,7 +46,8 @@ class ImageScaling(GeneralizedRCNNTransform):
         short, long = sym_min(height, width), sym_max(height, width)
 
         def scaled(side: int) -> int:
-            return sym_max(1, sym_min(_round(side * self.min_size[0], short), _round(side * self.max_size, long)))
+            fitting = sym_min(_round(side * self.min_size[0], short), _round(side * self.max_size, long))
+            return as_one_symbol(sym_max(1, fitting), least=1)
 
         return scaled(height), scaled(width)
 
@@ -60,7 +62,8 @@ class ImageScaling(GeneralizedRCNNTransform):
         """Normalize, resize and pad images (B, 3, H, W) of one size; return their size before padding too."""
         size = self.scaled_size(*images.shape[-2:])
         images = F.interpolate(self.normalize(images), size, mode="bilinear", align_corners=False)
-        bottom, right = (-side % self.size_divisible for side in size)
+        stride = self.size_divisible
+        bottom, right = (as_one_symbol(ceil_div(side, stride), least=1) * stride - side for side in size)
         return F.pad(images, (0, right, 0, bottom)), size
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
@@ -88,7 +91,7 @@ class ImageScaling(GeneralizedRCNNTransform):
         return result
 
 
-def _round(numerator: int, denominator: int) -> int:
+def _round(numerator: int, denominator: Any) -> int:
     """Return the rounded quotient of integers, which may be symbolic; halves are rounded up."""
     return (2 * numerator + denominator) // (2 * denominator)
 

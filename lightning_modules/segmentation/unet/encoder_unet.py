@@ -10,6 +10,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.body import build_backbone
 from darkroom.lightning_modules.layers.contracting_path import DoubleConv
 from darkroom.lightning_modules.layers.pretrained import Normalization, Weights, normalization_of
+from darkroom.lightning_modules.layers.symbolic_sides import at_least
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.geometry import mirror_pad
 from darkroom.lightning_modules.segmentation.unet.unet import OutConv
@@ -77,7 +78,7 @@ class EncoderUNetNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        x = mirror_pad(x, 0, max(0, _SMALLEST - height), 0, max(0, _SMALLEST - width))
+        x = mirror_pad(x, 0, at_least(_SMALLEST - height, 0), 0, at_least(_SMALLEST - width, 0))
         size = x.shape[-2:]
         *skips, x = self.body(x).values()
         *steps, last = self.decoder

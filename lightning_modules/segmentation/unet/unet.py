@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.contracting_path import ContractingPath, DoubleConv, Padding
+from darkroom.lightning_modules.layers.symbolic_sides import as_one_symbol, ceil_div
 from darkroom.lightning_modules.segmentation.base import SemanticSegmentation
 from darkroom.lightning_modules.segmentation.upsampling import crop, unpool
 
@@ -42,7 +43,8 @@ class Up(nn.Module):
         # Halving rounds down: pad to the skip's size, or crop after a side of one pixel.
         right, bottom = skip.shape[-1] - x.shape[-1], skip.shape[-2] - x.shape[-2]
         if is_exporting() or right or bottom:
-            x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
+            top, left = (bottom + 2) // 2 - 1, (right + 2) // 2 - 1  # of -1 too, where ONNX rounds to zero
+            x = F.pad(x, (left, right - left, top, bottom - top))
         return self.conv(torch.cat([skip, x], dim=1))
 
 
@@ -118,7 +120,7 @@ class UNetNetwork(ContractingPath):
 
     def input_size(self, size: int) -> int:
         """Return the smallest side that gives logits for at least ``size`` pixels with valid padding."""
-        return 16 * -(-(size + 60) // 16) + 124
+        return 16 * as_one_symbol(ceil_div(size + 60, 16), least=4) + 124
 
     def _check(self, height: int, width: int) -> None:
         for side in (height, width) if self.margin and not is_exporting() else ():
