@@ -111,7 +111,7 @@ class ExportedGenerator(Generative, Technique):
         if "text" not in self.parts:
             raise UsageError(
                 f"ckpt_path {self.path} has no text encoder, because it was not trained with the model; predict with the "
-                "checkpoint, or pass embeddings to the sampler of docs/guides/export.md"
+                "checkpoint, or pass embeddings to the sampler of docs/methods/diffusion.md"
             )
         from darkroom.export.generative.sampler import encode  # imports ONNX Runtime
 
