@@ -32,6 +32,7 @@ FOREIGN_PRIVATE = {
     "_BatchNorm": "torch: the base class of all batch norms",
     "_InstanceNorm": "likewise",
     "_DropoutNd": "likewise",
+    "_assert_scalar": "torch: the operation of run-time assertions in an exported graph, without a public name",
     "_defaults": "torchmetrics: the states of a metric, by name",
     "_replace": "namedtuple: public, in spite of its name",
     "_actions": "argparse: the options of a parser, for the nearest one to a misspelt name",

@@ -12,7 +12,7 @@ import torch
 
 from darkroom.cli.commands.pull import is_wanted
 from darkroom.runtime.records.run_record import read_record
-from tests.cli.hub_server import TOKEN, HubServer, Repository
+from tests.cli.hub.hub_server import TOKEN, HubServer, Repository
 from tests.fakes.runs import write_run
 
 
