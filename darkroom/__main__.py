@@ -1,4 +1,4 @@
-"""Entry point. Help, version, list, runs and report do not import torch; the other commands start LightningCLI."""
+"""Entry point. Help, version, list, runs, report, push and pull do not import torch; others start LightningCLI."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ usage: darkroom COMMAND [options]
   fit        train              darkroom fit --config configs/segmentation/unet.yaml
   validate   score on val       darkroom validate --ckpt_path runs/unet/0/checkpoints/best.ckpt
   test       score on test      darkroom test --ckpt_path runs/unet/0/checkpoints/best.ckpt
-  predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict_dir photos
+  predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict photos
   chain      fit configs in turn, each from the weights of the one before, and test the last
                                                 darkroom chain PRETRAINING.yaml METHOD.yaml
   export     write a model as ONNX   darkroom export --ckpt_path runs/unet/0/checkpoints/best.ckpt
@@ -25,6 +25,8 @@ usage: darkroom COMMAND [options]
   runs       runs with their results, newest first
   report     a page per run: mistakes, figures, curves      darkroom report runs/unet/0
   compare    runs in one table      darkroom compare runs/unet/0 runs/fcn/0
+  push       upload a run to the Hugging Face hub    darkroom push runs/unet/0 OWNER/NAME
+  pull       download one                            darkroom pull OWNER/NAME
   proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
   shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
 
@@ -38,7 +40,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "export", "list", "runs", "report", "compare", "proposals", "shards")
+OTHERS = ("chain", "export", "list", "runs", "report", "compare", "push", "pull", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:

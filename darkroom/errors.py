@@ -34,6 +34,10 @@ class StorageError(UserError):
     """File of the run that cannot be written. Exit code 1."""
 
 
+class HubError(UserError):
+    """Request that the Hugging Face hub refuses, or a hub that cannot be reached. Exit code 1."""
+
+
 class Stopped(SystemExit):
     """End of a run by a signal, with exit code 128 plus the signal's number, as in shells.
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     ClosedUnitInterval = float
     NonNegativeFloat = float
+    PositiveFloat = float
     PositiveInt = int
 else:
-    from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
+    from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
-__all__ = ["ClosedUnitInterval", "NonNegativeFloat", "PositiveInt"]
+__all__ = ["ClosedUnitInterval", "NonNegativeFloat", "PositiveFloat", "PositiveInt"]

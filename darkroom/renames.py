@@ -62,7 +62,7 @@ KEYS: dict[str, dict[str, str]] = {
         "penalty": "box_regression.penalty",
         "max_pairs": "box_regression.max_pairs",
     },
-    "data": {"picture_column": "image_column"},
+    "data": {"picture_column": "image_column", "predict_dir": "predict"},
 }
 # Option of LightningCLI -> argument of the model that it stood for.
 OPTIONS = {"optimizer": "model.optim.optimizer", "lr_scheduler": "model.optim.lr_scheduler"}

@@ -18,11 +18,13 @@ from darkroom.datamodules.bad_samples import (
     SubstitutingDataset,
     collate_readable,
 )
-from darkroom.datamodules.datasets import name_of, processor_count
-from darkroom.datamodules.io.image_files import EXTENSIONS, MAX_PIXELS, list_images
+from darkroom.datamodules.datasets import name_of, processor_count, unwrap
+from darkroom.datamodules.io.image_files import MAX_PIXELS, fast_decoders
 from darkroom.datamodules.io.pixel_scale import PixelScale
-from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder
+from darkroom.datamodules.io.read_images import ImageReader
 from darkroom.datamodules.loading import KeyedDataset, KeyedSamples, ResumableLoader, SeededSampler, collate
+from darkroom.datamodules.prediction.photos import Photos, is_video
+from darkroom.datamodules.prediction.sources import find_sources
 from darkroom.datamodules.transforms.ignore_filled import IgnoreFilled, states_mask_fill
 from darkroom.errors import DataError, UsageError
 from darkroom.protocols import BatchedDataset, SizedDataset
@@ -60,7 +62,8 @@ class VisionDataModule(LightningDataModule):
             averages for grey images).
         augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; []: none; None: the default
             of the data set. Mask pixels that they fill are ignored (255), unless a transform states a fill of masks.
-        predict_dir: folder of photos for ``darkroom predict``, also in folders inside it; None: predict on the test split.
+        predict: images and videos for ``darkroom predict``: a file, a folder, also with folders inside it, a pattern such
+            as ``'photos/*.jpg'``, or a list of these; None: predict on the test split.
         max_side: largest longer side in pixels; larger images and their masks are scaled down to it, in every split.
         max_pixels: largest height times width of an image or mask; larger files are an error, since a damaged or malicious
             header may fill the memory.
@@ -85,7 +88,7 @@ class VisionDataModule(LightningDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: list[v2.Transform] | None = None,
-        predict_dir: str | None = None,
+        predict: str | list[str] | None = None,
         max_side: int | None = None,
         max_pixels: int = MAX_PIXELS,
         max_value: float | None = None,
@@ -109,7 +112,7 @@ class VisionDataModule(LightningDataModule):
             raise UsageError(f"data.bad_sample_budget must be at least 0, got {bad_sample_budget}")
         self.bad_samples = BadSamples(bad_sample_budget) if on_bad_sample == "skip" else None
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.num_workers, self.seed, self.predict_dir, self.max_side = num_workers, seed, predict_dir, max_side
+        self.num_workers, self.seed, self.predict, self.max_side = num_workers, seed, predict, max_side
         self.max_pixels, self.pixel_scale = max_pixels, PixelScale(max_value)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.augment = augment
@@ -121,6 +124,15 @@ class VisionDataModule(LightningDataModule):
     def class_names(self) -> Sequence[str]:
         """Names of the classes in the order of their ids; subclasses override it by an attribute or a property."""
         raise AttributeError(f"{type(self).__name__} has no class_names")
+
+    def restore_classes(self, names: Sequence[str], category_ids: Sequence[int] | None) -> None:
+        """Set the classes of a checkpoint, for photos on a machine without the training data.
+
+        Args:
+            names: in the order of the labels.
+            category_ids: of the labels, in data that have them; None: the labels themselves.
+        """
+        self.class_names = tuple(names)
 
     def dataset(self, split: Split) -> SizedDataset:
         """Return the map-style data set of a split: dicts of uint8 tensors (and str), addressed by int."""
@@ -135,6 +147,7 @@ class VisionDataModule(LightningDataModule):
 
     def image_reader(self, paths: Sequence[Path], split: str) -> ImageReader:
         """Return the reader of the images of a split. If they have more than 8 bits, all splits have one scale."""
+        fast_decoders()  # imported here, once, instead of in every worker process
         self.pixel_scale.decide(paths, split, self.max_pixels)
         return ImageReader(self.image_shape[0], self.pixel_scale, self.max_pixels)
 
@@ -223,15 +236,16 @@ class VisionDataModule(LightningDataModule):
         self.pixel_scale.load_state_dict(state_dict)
 
     def _source(self, split: Split) -> tuple[SizedDataset, list[v2.Transform]]:
-        """Return the samples of a split, or the photos of ``predict_dir``, and their transforms."""
-        if split == "predict" and self.predict_dir is not None:
-            paths = list_images(Path(self.predict_dir), subfolders=True)
-            if not paths:
-                raise DataError(
-                    f"data.predict_dir: {self.predict_dir} has no images ({', '.join(EXTENSIONS)}); add some, or give "
-                    "another folder"
+        """Return the samples of a split, or the photos of ``predict``, and their transforms."""
+        if split == "predict" and self.predict is not None:
+            paths = find_sources(self.predict)
+            if any(map(is_video, paths)) and self.trainer and self.trainer.world_size > 1:
+                raise UsageError(
+                    f"data.predict: {next(filter(is_video, paths))} is a video, which one process reads; trainer.devices "
+                    "and trainer.num_nodes must be 1"
                 )
-            return PhotoFolder(paths, self.image_reader(paths, split), self.max_side), []
+            reader = self.image_reader([path for path in paths if not is_video(path)], split)
+            return Photos(paths, reader, self.max_side), []
         return self.dataset(split), self._transforms(split)
 
     def _transforms(self, split: Split) -> list[v2.Transform]:
@@ -251,8 +265,11 @@ class VisionDataModule(LightningDataModule):
         if workers is None:
             workers = min(8, max(0, processor_count() - 2) // (self.trainer.num_devices if self.trainer else 1))
         batch_size = self.batch_size if train else self.eval_batch_size
-        if split == "predict" and self.predict_dir is not None:
-            batch_size = 1  # photos have all sizes
+        samples = unwrap(self._datasets[split].dataset)
+        if isinstance(samples, Photos):
+            batch_size = batch_size if samples.have_one_size else 1
+            # FFmpeg decodes ahead in threads of its own, which do not survive in forked workers.
+            workers = 0 if samples.has_videos else workers
         dataset: KeyedSamples | SkippingDataset = self._datasets[split]
         to_batch: Callable[[Any], dict[str, Any]] = partial(collate, unstacked=self.unstacked)
         on_bad_samples = None

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.fine_tuning import FineTuning
 from darkroom.lightning_modules.utils.normalization import Statistics
-from darkroom.protocols import NormalizedData
+from darkroom.protocols import CategoryData, NormalizedData
 from darkroom.runtime.lightning_compat import class_names_of, datamodule_of
 
 
@@ -25,6 +25,7 @@ def record_training(trainer: Trainer, module: TrainedModule) -> dict[str, Any]:
 
     - ``samples_per_step``: samples of an optimizer step, over all ranks;
     - ``class_names``: of the data, in the order of their ids;
+    - ``category_ids``: ids of the categories in the data, in the order of the labels;
     - ``normalization``: mean and standard deviation, per channel in [0, 1], that the data are normalized by;
     - ``own_normalization``: those by which the method itself normalizes images;
     - ``pretrained_layers``: names of the layers that the fit started from pretrained weights.
@@ -37,6 +38,7 @@ def record_training(trainer: Trainer, module: TrainedModule) -> dict[str, Any]:
     return {
         "samples_per_step": samples_per_step(trainer),
         "class_names": None if names is None else list(names),
+        "category_ids": list(map(int, data.category_ids)) if isinstance(data, CategoryData) else None,
         "normalization": normalization,
         "own_normalization": own and [list(values) for values in own],
         "pretrained_layers": list(module.fine_tuning.layers),

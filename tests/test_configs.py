@@ -70,7 +70,7 @@ SMALL = {
     "AutoEncoder": {"channels": [4, 8]},
     "VAE": {"channels": [4, 8]},
     "ConditionalVAE": {"channels": [4, 8]},
-    "DCGAN": {"base_channels": 4},
+    "DCGAN": {"base_channels": 4, "inversion_steps": 5},
     "DDPM": {
         "network.base_channels": 4,
         "network.multipliers": [1, 2],

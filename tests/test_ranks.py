@@ -90,7 +90,7 @@ def photos(folder: Path, count: int) -> tuple[object, ...]:
     folder.mkdir()
     for index in range(count):
         write_png(torch.randint(256, (3, 60 + 4 * index, 70), dtype=torch.uint8), str(folder / f"{index}.png"))
-    return "--data.predict_dir", folder
+    return "--data.predict", folder
 
 
 @pytest.mark.slow

@@ -149,10 +149,8 @@ def train_on_rank(case: str, rank: int, folder: Path) -> dict[str, Any]:
     return fit_case(case, 2, folder, strategy="ddp", devices=2)
 
 
-# The unit lane has only the first case.
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow if number else ()) for number, case in enumerate(CASES)]
-)
+@pytest.mark.slow  # the unit lane has the same of a GAN
+@pytest.mark.parametrize("case", CASES)
 def test_two_ranks_equal_one_with_doubled_batch(tmp_path: Path, case: str) -> None:
     one, two = on_two_ranks(partial(train_on_rank, case), tmp_path)
     alone = fit_case(case, 4, tmp_path)

@@ -24,6 +24,7 @@ from darkroom.callbacks.plotting.style import COLOURS, MARKERS, WIDTHS, add_lege
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.proposals.methods import Proposals, SelectiveSearch
 from darkroom.datamodules.shapes.detection import ShapesDetection
+from darkroom.renames import update_config
 
 _NAMES = {"VOC_AP50": "VOC AP50", "mAP": "COCO AP"}
 
@@ -75,7 +76,7 @@ def scenes(names: list[str], runs: list[Path], indices: list[int], proposals: Pr
     """Draw the detections of all methods in the same scenes."""
     rows: dict[str, list[Tensor]] = {}
     for name, run in zip(names, runs, strict=True):
-        config = yaml.safe_load((run / "config.yaml").read_text())
+        config = update_config(yaml.safe_load((run / "config.yaml").read_text()))
         own = {name: config["data"]["init_args"][name] for name in ("side", "seed", "objects", "occlusion")}
         data = ShapesDetection(**own, num_workers=0)
         samples = [data.dataset("test")[index] for index in indices]

@@ -18,13 +18,14 @@ from darkroom.callbacks.plotting.images import to_uint8_rgb
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.generation.base import Generative
+from darkroom.renames import update_config
 
 Kind = TypeVar("Kind")
 
 
 def opened(run: Path, checkpoint: str = "best") -> tuple[VisionDataModule, Generative]:
     """Load the data of a run, set up for the test, and its method at the best or the last checkpoint."""
-    config = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    config = update_config(yaml.safe_load((run / "config.yaml").read_text()))["data"]
     kinds = {kind.__name__: kind for kind in _below(VisionDataModule)}
     data = kinds[config["class_path"].rsplit(".", 1)[-1]](**{**config["init_args"], "num_workers": 0})
     data.setup("test")

@@ -14,6 +14,7 @@ from darkroom.callbacks.plotting.grids import contact_sheet
 from darkroom.callbacks.plotting.images import colorize, to_uint8_rgb
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules.segmentation.ensemble import load_method
+from darkroom.renames import update_config
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
 
     rows: dict[str, list[Tensor]] = {}
     for name, run in zip(arguments.names, arguments.runs, strict=True):
-        config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
+        config = update_config(yaml.safe_load((run / "config.yaml").read_text()))["data"]["init_args"]
         data = ShapesSegmentation(**{**config, "num_workers": 0})
         scenes = [data.dataset("test")[index] for index in arguments.scenes]
         image = data.on_after_batch_transfer({"image": torch.stack([scene["image"] for scene in scenes])})["image"]

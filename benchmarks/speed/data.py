@@ -1,7 +1,9 @@
 """Sources of images: Shapes, the synthetic dataset, and files."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -10,10 +12,23 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread
+from benchmarks.speed.harness import (
+    Options,
+    Result,
+    Side,
+    compare,
+    entry,
+    one_thread,
+    training_loss,
+    without_logging,
+)
+from darkroom.datamodules.io import image_files
+from darkroom.datamodules.io.read_images import ImageReader
+from darkroom.datamodules.loading import collate
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from darkroom.datamodules.shapes.scenes import SceneGenerator
 from darkroom.datamodules.shapes.segmentation import SegmentationScenes
+from darkroom.lightning_modules.segmentation import UNet
 
 
 @entry
@@ -82,3 +97,65 @@ def augmented_files(options: Options) -> Result:
             Side("float in the loader", theirs, 24),
         ]
         return compare("Augmented images/s from PNG files on one core", sides, Options(rounds=options.rounds))
+
+
+def _write_photos(folder: Path, count: int) -> list[Path]:
+    """Write photos of 640 x 480, JPEG of quality 85 with smooth and noisy areas, about 55 kB each, and masks for them."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(count):
+        smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).resize(
+            (640, 480), Image.Resampling.BICUBIC
+        )
+        noise = rng.normal(0, 6, (480, 640, 1)) * (np.arange(640) > 320)[:, None]
+        photo = (np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(photo).save(folder / "images" / f"{index:03d}.jpg", quality=85)
+        mask = Image.fromarray(rng.integers(0, 2, (12, 16), np.uint8)).resize((640, 480), Image.Resampling.NEAREST)
+        mask.save(folder / "masks" / f"{index:03d}.png")
+    return sorted((folder / "images").iterdir())
+
+
+def _by_pillow(step: Callable[[], object]) -> Callable[[], None]:
+    """Return a step in which TorchCodec is not used."""
+
+    def run() -> None:
+        with patch.object(image_files, "fast_decoders", return_value={}):
+            step()
+
+    return run
+
+
+@entry
+def decoded_files(options: Options) -> Result:
+    """Measure reading of photos, JPEG of 640 x 480, as uint8 tensors on one core: by TorchCodec and by Pillow."""
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        paths, reader = _write_photos(Path(folder), 32), ImageReader()
+
+        def read() -> None:
+            for path in paths:
+                _ = reader.read_tensor(path)
+
+        sides = [Side("TorchCodec", read, 32), Side("Pillow", _by_pillow(read), 32)]
+        size = sum(path.stat().st_size for path in paths) / len(paths) / 1000
+        return compare(f"Photos/s from JPEG files of {size:.0f} kB on one core", sides, options)
+
+
+@entry
+def training_from_files(options: Options) -> Result:
+    """Measure training on one core, loading included: U-Net with 4 base channels, crops of 64 px of 640 x 480 photos."""
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        _write_photos(Path(folder), 20)
+        data = ImageMaskFolder(root=folder, crop=64, batch_size=8, val_fraction=0.1, test_fraction=0.1, num_workers=0)
+        data.setup("fit")
+        unet = without_logging(UNet(num_classes=2, base_channels=4))
+        optimizer = torch.optim.SGD(unet.parameters(), 1e-3)
+
+        def step() -> None:
+            batch = data.on_after_batch_transfer(collate([data._datasets["train"][0, index] for index in range(8)]))
+            optimizer.zero_grad()
+            training_loss(unet, batch).backward()
+            optimizer.step()
+
+        sides = [Side("TorchCodec", step, 8), Side("Pillow", _by_pillow(step), 8)]
+        return compare("Training images/s from JPEG files on one core", sides, options)

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darkroom.callbacks.base import FirstSamplesLogger, WandbImages
-from darkroom.callbacks.plotting.boxes import captions, class_index, draw_boxes, draw_mistakes, filter_by_score
+from darkroom.callbacks.plotting.boxes import captions, class_index, filter_by_score, mark_boxes, mark_mistakes
 from darkroom.callbacks.plotting.grids import contact_sheet
 from darkroom.callbacks.plotting.images import fit_size, to_uint8_rgb
 from darkroom.callbacks.plotting.page import ImagePage
+from darkroom.callbacks.plotting.vector.items import Marked
 from darkroom.callbacks.writers.prediction_files import check_detections
 from darkroom.errors import UsageError
 
@@ -69,12 +70,12 @@ class DetectionLogger(FirstSamplesLogger[Sample]):
         """Draw rows of truth, prediction and errors; return the figure and the images for W&B."""
         names = self.data(trainer).class_names
         tile = fit_size(samples[0][0], self.side, self.side)
-        rows: dict[str, list[Tensor]] = {"truth": [], "prediction": [], "errors": []}
+        rows: dict[str, list[Tensor | Marked]] = {"truth": [], "prediction": [], "errors": []}
         for image, truth, found in samples:
             size = fit_size(image, *tile)
-            rows["truth"].append(draw_boxes(image, truth, names, size))
-            rows["prediction"].append(draw_boxes(image, found, names, size))
-            rows["errors"].append(draw_mistakes(image, found, truth, names, size))
+            rows["truth"].append(mark_boxes(image, truth, names, size))
+            rows["prediction"].append(mark_boxes(image, found, names, size))
+            rows["errors"].append(mark_mistakes(image, found, truth, names, size))
         legend = {name: class_index(label) for label, name in enumerate(names, 1)}
         return contact_sheet(rows, legend, self.side), for_wandb(samples, names)
 

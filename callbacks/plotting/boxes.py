@@ -1,23 +1,22 @@
 """Boxes and masks of objects over images. Pure functions.
 
 Objects are targets or detections, one dict per image: ``boxes`` float (N, 4), xyxy in its pixels; ``labels`` int (N,)
-from 1; optional ``scores`` (N,), ``masks`` bool (N, H, W), ``difficult`` and ``iscrowd`` bool (N,).
+from 1; optional ``scores`` (N,), ``masks`` bool (N, H, W), ``difficult`` and ``iscrowd`` bool (N,), and ``tracks`` int (N,)
+from 1, 0 for none.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import box_area, box_iou
 
-from darkroom.callbacks.plotting.images import darken, palette, resize
+from darkroom.callbacks.plotting.images import darken, palette
 from darkroom.callbacks.plotting.style import ERROR_COLOUR, load_font
+from darkroom.callbacks.plotting.vector.items import Border, Colour, Marked, Region, Tag
+from darkroom.callbacks.plotting.vector.marks import paint
 
-Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 _FALSE, _MISSED = ERROR_COLOUR, (255, 255, 255)
 _DARK, _LIGHT = (20, 20, 24), (255, 255, 255)
@@ -43,8 +42,11 @@ def filter_by_score(found: Mapping[str, Tensor], score_threshold: float, most: i
 
 
 def captions(objects: Mapping[str, Tensor], class_names: Sequence[str]) -> list[str]:
-    """Return the text of each object: its class and, of a detection, its score."""
+    """Return the text of each object: its class, the number of its track, and, of a detection, its score."""
     names = [class_names[label - 1] for label in objects["labels"].tolist()]
+    if "tracks" in objects:
+        tracks = objects["tracks"].tolist()
+        names = [f"{name} #{track}".lstrip() if track else name for name, track in zip(names, tracks, strict=True)]
     if "scores" not in objects:
         return names
     return [f"{name} {score:.2f}".lstrip() for name, score in zip(names, objects["scores"].tolist(), strict=True)]
@@ -80,10 +82,15 @@ def find_mistakes(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], iou:
     return false, missed
 
 
-def draw_boxes(
+def draw_boxes(image: Tensor, objects: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
+    """Draw objects over an image as pixels, uint8 (3, H, W); see ``mark_boxes``."""
+    return paint(mark_boxes(image, objects, class_names))
+
+
+def mark_boxes(
     image: Tensor, objects: Mapping[str, Tensor], class_names: Sequence[str], size: tuple[int, int] | None = None
-) -> Tensor:
-    """Draw objects in their classes' colours: box, name, and score and mask if they have any; ambiguous ones are dashed.
+) -> Marked:
+    """Mark objects in their classes' colours: box, name, and score and mask if they have any; ambiguous ones are dashed.
 
     The first objects are on top. A name that would cover another one, or the center of an object, is omitted. A single
     class is not named.
@@ -92,23 +99,23 @@ def draw_boxes(
         image: uint8 (3, H, W).
         objects: see the docstring of this module; on the CPU.
         class_names: the name of label i is ``class_names[i - 1]``.
-        size: height and width of the result; None: those of the image, times a whole number if it is small.
+        size: height and width at which the image is shown; None: those of the image, times a whole number if it is small.
     """
     labels = objects["labels"].tolist()
     colours = [class_colour(label) for label in labels]
-    return _draw(image, objects, colours, captions(objects, _names_to_write(class_names)), size)
+    return _mark(image, objects, colours, captions(objects, _names_to_write(class_names)), size)
 
 
-def draw_mistakes(
+def mark_mistakes(
     image: Tensor,
     found: Mapping[str, Tensor],
     truth: Mapping[str, Tensor],
     class_names: Sequence[str],
     size: tuple[int, int] | None = None,
-) -> Tensor:
-    """Draw false detections in red and missed objects in dashed white, over a darkened image.
+) -> Marked:
+    """Mark false detections in red and missed objects in dashed white, over a darkened image.
 
-    Args as in ``draw_boxes``; ``found`` are the detections and ``truth`` the target.
+    Args as in ``mark_boxes``; ``found`` are the detections and ``truth`` the target.
     """
     false, missed = find_mistakes(found, truth)
     wrong = {name: found[name][false] for name in ("boxes", "labels", "scores")}
@@ -118,46 +125,37 @@ def draw_mistakes(
     colours = [_FALSE] * len(wrong["labels"]) + [_MISSED] * len(absent["labels"])
     objects = {name: torch.cat([wrong[name], absent[name]]) for name in absent}
     objects["difficult"] = torch.arange(len(names)) >= len(wrong["labels"])
-    return _draw(darken(image), objects, colours, names, size)
+    return _mark(darken(image), objects, colours, names, size)
 
 
 def _names_to_write(class_names: Sequence[str]) -> Sequence[str]:
     return class_names if len(class_names) > 1 else ("",)
 
 
-def _draw(
+def _mark(
     image: Tensor,
     objects: Mapping[str, Tensor],
     colours: Sequence[Colour],
     names: Sequence[str],
     size: tuple[int, int] | None,
-) -> Tensor:
+) -> Marked:
     height, width = image.shape[1:]
     times = -(-_READABLE // max(height, width))
     size = size or (height * times, width * times)
     line = max(2, round(max(size) / 250))
-    canvas = resize(image, size)
+    regions: list[Region] = []
     if "masks" in objects:  # their outlines show more than the boxes
-        canvas, line = _tint(canvas, objects["masks"], colours, line), line // 2
-    drawing = Image.fromarray(np.ascontiguousarray(canvas.permute(1, 2, 0).numpy()))
-    draw, font = ImageDraw.Draw(drawing), load_font(max(12, round(max(size) / 40)))
+        regions = [Region(mask, colour, line // 2) for mask, colour in zip(objects["masks"], colours, strict=True)]
+        line = line // 2
     scale = torch.tensor([size[1] / width, size[0] / height] * 2)
     rectangles = [_pixels(box, size) for box in (objects["boxes"].float() * scale).round().int().tolist()]
     dashes = [4 * line * flag for flag in find_ambiguous(objects).tolist()]
-    for rectangle, colour, dash in reversed(list(zip(rectangles, colours, dashes, strict=True))):
-        _rectangle(draw, rectangle, colour, line, dash)
-    _write(draw, rectangles, colours, names, font, size)
-    return torch.from_numpy(np.array(drawing)).permute(2, 0, 1)
-
-
-def _tint(canvas: Tensor, masks: Tensor, colours: Sequence[Colour], line: int) -> Tensor:
-    """Tint objects' pixels in their colours and draw their outlines."""
-    canvas, reach = canvas.float(), line // 2
-    for mask, colour in reversed(list(zip(masks, colours, strict=True))):
-        mask = F.interpolate(mask[None, None].float(), canvas.shape[1:], mode="nearest-exact")[0]
-        inside = 1 - F.max_pool2d(1 - mask, 2 * reach + 1, 1, reach)
-        canvas = torch.lerp(canvas, torch.tensor(colour).float().view(3, 1, 1), mask - 0.6 * inside)
-    return canvas.round().to(torch.uint8)
+    borders = [
+        Border(*rectangle, colour, line, dash)
+        for rectangle, colour, dash in zip(rectangles, colours, dashes, strict=True)
+    ]
+    tags = _tags(rectangles, colours, names, max(12, round(max(size) / 40)), size)
+    return Marked(image, [*reversed(regions), *reversed(borders), *tags], size)
 
 
 def _pixels(box: Sequence[int], size: tuple[int, int]) -> Rectangle:
@@ -167,41 +165,27 @@ def _pixels(box: Sequence[int], size: tuple[int, int]) -> Rectangle:
     return left, top, max(left, right), max(top, bottom)
 
 
-def _rectangle(draw: ImageDraw.ImageDraw, rectangle: Rectangle, colour: Colour, line: int, dash: int) -> None:
-    """Draw the inner border of a rectangle; ``dash`` is the length of a dash in pixels, 0 for a solid line."""
-    left, top, right, bottom = rectangle
-    if not dash:
-        draw.rectangle(rectangle, outline=colour, width=line)
-        return
-    for x in range(left, right + 1, 2 * dash):
-        for y in (top, max(top, bottom - line + 1)):
-            draw.rectangle((x, y, min(x + dash - 1, right), min(y + line - 1, bottom)), colour)
-    for y in range(top, bottom + 1, 2 * dash):
-        for x in (left, max(left, right - line + 1)):
-            draw.rectangle((x, y, min(x + line - 1, right), min(y + dash - 1, bottom)), colour)
-
-
-def _write(
-    draw: ImageDraw.ImageDraw,
+def _tags(
     rectangles: Sequence[Rectangle],
     colours: Sequence[Colour],
     names: Sequence[str],
-    font: ImageFont.FreeTypeFont,
+    letters: int,
     size: tuple[int, int],
-) -> None:
-    """Write names on tags in their colours, dark on light and light on dark; no tag covers another one or the center of a
-    rectangle."""
+) -> list[Tag]:
+    """Place names on tags in their colours, dark on light and light on dark; no tag covers another one or the center of a
+    rectangle. ``letters`` is the size of the font."""
+    font, tags = load_font(letters), []
     centers = [((left + right) // 2, (top + bottom) // 2) for left, top, right, bottom in rectangles]
     taken = [(x, y, x + 1, y + 1) for x, y in centers]
     for rectangle, colour, name in zip(rectangles, colours, names, strict=True):
-        tag = _spot(rectangle, round(font.getlength(name)) + 6, round(font.size * 1.25), size, taken) if name else None
-        if tag is None:
-            continue
-        taken.append(tag)
-        left, top, right, bottom = tag
-        draw.rectangle((left, top, right - 1, bottom - 1), colour)
-        brightness = sum(channel * weight for channel, weight in zip(colour, (0.299, 0.587, 0.114), strict=True))
-        draw.text((left + 3, (top + bottom) / 2), name, _DARK if brightness > 140 else _LIGHT, font, anchor="lm")
+        place = (
+            _spot(rectangle, round(font.getlength(name)) + 6, round(font.size * 1.25), size, taken) if name else None
+        )
+        if place is not None:
+            taken.append(place)
+            brightness = sum(channel * weight for channel, weight in zip(colour, (0.299, 0.587, 0.114), strict=True))
+            tags.append(Tag(*place, colour, name, letters, _DARK if brightness > 140 else _LIGHT))
+    return tags
 
 
 def _spot(

@@ -12,7 +12,7 @@ from torch import Tensor
 from darkroom.callbacks.plotting.images import INK, fit_size, palette
 from darkroom.callbacks.plotting.page import ImagePage
 from darkroom.callbacks.plotting.style import PALE, load_font
-from darkroom.callbacks.plotting.vector.items import Colour, Swatch, Tile, Words
+from darkroom.callbacks.plotting.vector.items import Colour, Marked, Swatch, Tile, Words
 
 TITLE = 24  # pixels that a title adds to the top of a grid
 _MARGIN, _HEADS, _CAPTIONS, _GAP, _ENTRY = 10, 18, 18, 4, 24  # pixels; of a line of a legend
@@ -126,11 +126,13 @@ def _first_size(rows: Sequence[Sequence[Tensor | None]]) -> tuple[int, int]:
     return height, width
 
 
-def _fit(image: Tensor, x: int, y: int, height: int, width: int, center: bool = False) -> Tile:
+def _fit(one: Tensor | Marked, x: int, y: int, height: int, width: int, center: bool = False) -> Tile:
     """Place an image in a tile at its own aspect, in the left upper corner or in the center."""
+    image = one.image if isinstance(one, Marked) else one
     high, wide = fit_size(image, height, width)
     down, right = ((height - high) // 2, (width - wide) // 2) if center else (0, 0)
-    return Tile(image, x + right, y + down, high, wide)
+    tile = Tile(image, x + right, y + down, high, wide)
+    return tile._replace(marks=one.marks, size=one.size) if isinstance(one, Marked) else tile
 
 
 def _lines(lines: Sequence[str], x: float, y: float, anchor: Literal["l", "m", "r"], colour: Colour) -> list[Words]:
@@ -167,7 +169,7 @@ def image_groups(
 
 
 def contact_sheet(
-    rows: Mapping[str, Sequence[Tensor]],
+    rows: Mapping[str, Sequence[Tensor | Marked]],
     legend: Mapping[str, int] | None = None,
     side: int = 128,
     title: str = "",
@@ -176,15 +178,15 @@ def contact_sheet(
     """Draw images in named rows, one column per sample, with a legend of class names and ids below.
 
     Args:
-        rows: images uint8 (3, H, W) by the name of their row. Images may differ in size: each is shown in the center of a
-            tile with the first image's aspect.
+        rows: images uint8 (3, H, W) by the name of their row, some with marks. Images may differ in size: each is shown in
+            the center of a tile with the first image's aspect.
         legend: names of classes and their ids in ``palette``.
         side: longer side of a tile in pixels.
         title: title of the figure.
         heads: one for each column, above its middle; () for none.
     """
     first = next(iter(rows.values()))[0]
-    height, width = fit_size(first, side, side)
+    height, width = fit_size(first.image if isinstance(first, Marked) else first, side, side)
     font = load_font(_SIZE)
     left = max(round(font.getlength(name)) for name in rows) + 14
     top = _GAP + TITLE * bool(title) + _HEADS * bool(heads)

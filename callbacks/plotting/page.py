@@ -11,7 +11,8 @@ from torch import Tensor
 
 from darkroom.callbacks.plotting.images import PAPER, resize, save
 from darkroom.callbacks.plotting.style import load_font
-from darkroom.callbacks.plotting.vector.items import EDGE, Swatch, Tile, Words
+from darkroom.callbacks.plotting.vector.items import EDGE, Mark, Marked, Swatch, Tag, Tile, Words
+from darkroom.callbacks.plotting.vector.marks import draw_words, paint
 from darkroom.callbacks.plotting.vector.pdf import pdf
 from darkroom.callbacks.plotting.vector.svg import svg
 
@@ -22,8 +23,8 @@ _COMPRESSION = 3  # of PNGs in vector files: a third of the time of the default 
 class ImagePage:
     """Page of images and text; its size and places are in pixels of ``raster``, from the left upper corner.
 
-    In the vector files each image has its own pixels, also where the page shows it larger or smaller, and text is text. A
-    pixel of the page is 0.75 points.
+    In the vector files each image has its own pixels, also where the page shows it larger or smaller. Text is text, and
+    marks over images are shapes. A pixel of the page is 0.75 points.
     """
 
     height: int
@@ -35,14 +36,15 @@ class ImagePage:
     def raster(self) -> Tensor:
         """Return the page as an image uint8 (3, H, W); see ``images.resize`` for the size of its images."""
         sheet = Image.new("RGB", (self.width, self.height), PAPER)
-        for image, x, y, height, width in self.tiles:
-            shown = image if image.shape[1:] == (height, width) else resize(image, (height, width))
-            sheet.paste(_to_pillow(shown), (x, y))
+        for tile in self.tiles:
+            image = paint(Marked(tile.image, tile.marks, tile.size)) if tile.marks else tile.image
+            size = tile.height, tile.width
+            sheet.paste(_to_pillow(image if image.shape[1:] == size else resize(image, size)), (tile.x, tile.y))
         draw = ImageDraw.Draw(sheet)
         for one in self.swatches:
             draw.rounded_rectangle((one.x, one.y, one.x + one.side, one.y + one.side), 3, one.colour, EDGE)
         for line in self.words:
-            draw.text((line.x, line.y), line.text, line.colour, load_font(line.size), anchor=f"{line.anchor}m")
+            draw_words(draw, line)
         return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
     def save(self, path: Path) -> None:
@@ -50,8 +52,9 @@ class ImagePage:
         save(self.raster(), Path(f"{path}.png"))
         size, images = (self.height, self.width), [_encode(tile.image) for tile in self.tiles]
         words = [line._replace(text=_printable(line.text)) for line in self.words]
-        Path(f"{path}.svg").write_text(svg(size, self.tiles, images, self.swatches, words), encoding="utf-8")
-        Path(f"{path}.pdf").write_bytes(pdf(size, self.tiles, images, self.swatches, words, _length))
+        tiles = [tile._replace(marks=[*map(_printable_mark, tile.marks)]) for tile in self.tiles]
+        Path(f"{path}.svg").write_text(svg(size, tiles, images, self.swatches, words), encoding="utf-8")
+        Path(f"{path}.pdf").write_bytes(pdf(size, tiles, images, self.swatches, words, _length))
 
     def beside(self, other: "ImagePage") -> "ImagePage":
         """Return a page that has another one on the right of this one."""
@@ -88,3 +91,7 @@ def _length(words: Words) -> float:
 def _printable(text: str) -> str:
     """Return a text without control characters, which XML does not have."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _printable_mark(mark: Mark) -> Mark:
+    return mark._replace(text=_printable(mark.text)) if isinstance(mark, Tag) else mark

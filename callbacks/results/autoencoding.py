@@ -1,14 +1,13 @@
 """AutoencodingRecorder: squared error of the reconstruction of each test image."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from darkroom.callbacks.results import wandb_charts
 from darkroom.callbacks.results.base import WORST, Sample, TaskRecorder, has_tensors
-from darkroom.callbacks.results.image_keeper import Files
+from darkroom.callbacks.results.image_keeper import Files, Group
 
 
 class AutoencodingRecorder(TaskRecorder):
@@ -28,9 +27,13 @@ class AutoencodingRecorder(TaskRecorder):
 
     def add(self, samples: Sequence[Sample], outputs: Any, batch: Mapping[str, Any]) -> None:
         """Add a batch."""
-        for sample, image, error in zip(samples, batch["image"], outputs["errors"].tolist(), strict=True):
+        errors = outputs["errors"].tolist()
+        for sample, error in zip(samples, errors, strict=True):
             self.rows.append({"sample": sample.number, "name": sample.name, "error": error})
-            self.images.offer(sample.number, {WORST: error}, partial(self._files, image))
+        scores: dict[int, dict[Group, float]] = {
+            sample.number: {WORST: error} for sample, error in zip(samples, errors, strict=True)
+        }
+        self.offer(samples, scores, batch["image"], self._files)
 
     def _files(self, image: Tensor) -> Files:
         return {"": self.encode_image(image)}

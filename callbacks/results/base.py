@@ -1,6 +1,6 @@
 """TaskRecorder: base of the recorders of a task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,13 +12,18 @@ from PIL import Image
 from torch import Tensor
 
 from darkroom.callbacks.plotting.images import to_uint8_rgb
-from darkroom.callbacks.results.image_keeper import Files, ImageKeeper
+from darkroom.callbacks.results.image_keeper import Files, Group, ImageKeeper
 from darkroom.callbacks.writers.prediction_files import gather_rows
 from darkroom.protocols import ImageData
 from darkroom.runtime.records.results import Task, image_path
 from darkroom.runtime.records.tables import write_table
 
 _SIDE = 512  # pixels of the longer side of an image
+_MANY_GROUPS = {  # notes by kind of group
+    "cell": "There are too many pairs of classes to keep images of each, so cells of the confusion matrix lead only to "
+    "images that were kept for another reason.",
+    "class": "There are too many classes to keep images of each.",
+}
 WORST = ("worst",)  # group of the samples with the worst main score
 
 
@@ -80,9 +85,22 @@ class TaskRecorder:
         self.notes: list[str] = []
         limits = {"worst": subject.worst, **self.limits()} if subject.data is not None else {}
         self.images = ImageKeeper(limits)
+        if subject.examples:
+            self.notes += [_MANY_GROUPS[kind] for kind in _MANY_GROUPS if limits.get(kind) == 0]
         if subject.data is None:
             self.notes.append("There are no images, because the datamodule has no method denormalize.")
         self._scaled = False
+
+    @classmethod
+    def records(cls, module: LightningModule) -> bool:
+        """Return True if there is something to record from a module of the task."""
+        return True
+
+    def start(self) -> None:
+        """Prepare for the first batch."""
+
+    def stop(self) -> None:
+        """End the connection to the module that ``start`` made."""
 
     @property
     def columns(self) -> list[str]:
@@ -100,6 +118,24 @@ class TaskRecorder:
     def add(self, samples: Sequence[Sample], outputs: Any, batch: Mapping[str, Any]) -> None:
         """Add a batch."""
         raise NotImplementedError
+
+    def offer(
+        self,
+        samples: Sequence[Sample],
+        scores: Mapping[int, Mapping[Group, float]],
+        images: Sequence[Any] | Tensor,
+        encode: Callable[[Any], Files],
+    ) -> None:
+        """Offer the images of a batch to groups.
+
+        Args:
+            samples: of the batch.
+            scores: in each group, by the number of the sample; samples without any are left out.
+            images: one for each sample.
+            encode: makes the files of one of the images.
+        """
+        places = {sample.number: place for place, sample in enumerate(samples)}
+        self.images.offer(scores, lambda number: encode(images[places[number]]))
 
     def gather(self, trainer: Trainer) -> None:
         """Replace the content by that of all ranks, in the order of samples; every rank must call this."""
@@ -136,7 +172,11 @@ class TaskRecorder:
     def encode_image(self, image: Tensor) -> bytes:
         """Encode an image float (C, H, W), normalized, as PNG."""
         assert self.subject.data is not None  # without it, no group keeps a sample
-        pixels = to_uint8_rgb(self.subject.data.denormalize(image)).permute(1, 2, 0).numpy()
+        return self.encode_pixels(to_uint8_rgb(self.subject.data.denormalize(image)))
+
+    def encode_pixels(self, image: Tensor) -> bytes:
+        """Encode an image uint8 (C, H, W) of one or three channels as PNG."""
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
         return self._encode(pixels, Image.Resampling.LANCZOS)
 
     def encode_mask(self, mask: np.ndarray) -> bytes:

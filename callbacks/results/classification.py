@@ -1,7 +1,6 @@
 """ClassificationRecorder: truth, prediction, probability and loss of each test image."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,8 @@ class ClassificationRecorder(TaskRecorder):
         best = outputs["probabilities"].max(1)
         columns = batch["label"], best.indices, best.values, outputs["losses"]
         table = torch.stack([column.float() for column in columns], 1).tolist()  # one copy from the device
-        for sample, image, (truth, predicted, probability, loss) in zip(samples, batch["image"], table, strict=True):
+        offered: dict[int, dict[Group, float]] = {}
+        for sample, (truth, predicted, probability, loss) in zip(samples, table, strict=True):
             truth, predicted = int(truth), int(predicted)
             cells = {"truth": truth, "predicted": predicted, "probability": probability, "loss": loss}
             self.rows.append({"sample": sample.number, "name": sample.name, **cells})
@@ -60,7 +60,8 @@ class ClassificationRecorder(TaskRecorder):
             }
             if truth != predicted:
                 scores["confident",] = probability
-            self.images.offer(sample.number, scores, partial(self._files, image))
+            offered[sample.number] = scores
+        self.offer(samples, offered, batch["image"], self._files)
 
     def _files(self, image: Tensor) -> Files:
         return {"": self.encode_image(image)}

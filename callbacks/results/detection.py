@@ -1,7 +1,6 @@
 """DetectionRecorder: true objects and detections of each test image."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,9 @@ class DetectionRecorder(TaskRecorder):
         found = [_on_cpu(one, "boxes", "labels", "scores") for one in outputs]
         for sample, image, truth, detected in zip(samples, batch["image"], truths, found, strict=True):
             self._add_rows(sample, image, truth, detected)
-            self.images.offer(sample.number, error_scores(detected, truth), partial(self._files, image))
+        pairs = zip(samples, found, truths, strict=True)
+        offered = {sample.number: error_scores(detected, truth) for sample, detected, truth in pairs}
+        self.offer(samples, offered, batch["image"], self._files)
 
     def _add_rows(
         self, sample: Sample, image: Tensor, truth: Mapping[str, Tensor], found: Mapping[str, Tensor]

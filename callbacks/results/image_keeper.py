@@ -19,7 +19,7 @@ def share_budget(groups: int, most: int) -> int:
 
 
 class ImageKeeper:
-    """Keeps the images of the samples with the highest scores of each group, while samples are offered one by one.
+    """Keeps the images of the samples with the highest scores of each group, while samples are offered in batches.
 
     The result does not depend on the order of the samples: of equal scores, the sample with the lower number is kept.
 
@@ -36,12 +36,19 @@ class ImageKeeper:
         self._best: dict[Group, list[tuple[float, int]]] = {}  # heaps of (score, -sample)
         self._uses: Counter[int] = Counter()
 
-    def offer(self, sample: int, scores: Mapping[Group, float], encode: Callable[[], Files]) -> None:
-        """Offer a sample to groups, by its score in each; its files are made only if a group keeps it."""
-        for group, score in scores.items():
-            self._claim(group, score, sample)
-        if self._uses[sample] and sample not in self.images:
-            self.images[sample] = encode()
+    def offer(self, samples: Mapping[int, Mapping[Group, float]], encode: Callable[[int], Files]) -> None:
+        """Offer the samples of a batch to groups.
+
+        Args:
+            samples: score in each group, by sample.
+            encode: makes the files of a sample; called for those that a group keeps after the whole batch.
+        """
+        for sample, scores in samples.items():
+            for group, score in scores.items():
+                self._claim(group, score, sample)
+        for sample in samples:
+            if self._uses[sample] and sample not in self.images:
+                self.images[sample] = encode(sample)
 
     def ranked(self, group: Group) -> list[int]:
         """Return the samples of a group, the highest score first."""

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from darkroom.callbacks.base import logged_step, run_folder
 from darkroom.callbacks.results.autoencoding import AutoencodingRecorder
 from darkroom.callbacks.results.base import Sample, Subject, TaskRecorder
+from darkroom.callbacks.results.captions import CaptionRecorder
 from darkroom.callbacks.results.classification import ClassificationRecorder
 from darkroom.callbacks.results.detection import DetectionRecorder
 from darkroom.callbacks.results.segmentation import SegmentationRecorder
@@ -23,16 +24,24 @@ from darkroom.runtime.lightning_compat import class_names_of, datamodule_of, is_
 from darkroom.runtime.records.results import FOLDER, Summary, create_folder, write_summary
 
 _RECORDERS: Mapping[str, type[TaskRecorder]] = {
-    kind.task: kind for kind in (ClassificationRecorder, SegmentationRecorder, DetectionRecorder, AutoencodingRecorder)
+    kind.task: kind
+    for kind in (
+        ClassificationRecorder,
+        SegmentationRecorder,
+        DetectionRecorder,
+        AutoencodingRecorder,
+        CaptionRecorder,
+    )
 }
 
 
 class ResultRecorder(Callback):
     """Writes the results of a test to ``test/`` in the run folder: a summary, tables, images (``runtime.records.results``).
 
-    They are what the test step returned, for modules that state their task (``TaskModel``). On several ranks rank 0 writes
-    the results of all. A test that ends early leaves a folder without ``summary.json``. W&B gets the confusion matrix,
-    precision by recall and a table of the worst images, as far as the task has them.
+    They are what the test step returned, for modules that state their task (``TaskModel``). Those of captions are the
+    samples that the module's ``scores`` judge. On several ranks rank 0 writes the results of all. A test that ends early
+    leaves a folder without ``summary.json``. W&B gets the confusion matrix, precision by recall and a table of the worst
+    images, as far as the task has them.
 
     Args:
         worst: number of images with the worst score that are written.
@@ -51,13 +60,17 @@ class ResultRecorder(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._recorder, self._refused, self._count = None, False, 0
-        if not isinstance(pl_module, TaskModel) or pl_module.task not in _RECORDERS or is_fast_dev_run(trainer):
+        if not isinstance(pl_module, TaskModel) or is_fast_dev_run(trainer):
+            return
+        kind = _RECORDERS.get(pl_module.task)
+        if kind is None or not kind.records(pl_module):
             return
         data, first = datamodule_of(trainer), int(pl_module.task == "detection")
         names = class_names_of(trainer) or [str(first + label) for label in range(pl_module.num_classes or 0)]
         images = data if isinstance(data, ImageData) else None
         subject = Subject(pl_module, names, images, self.worst, self.examples)
-        self._recorder = _RECORDERS[pl_module.task](subject)
+        self._recorder = kind(subject)
+        self._recorder.start()
         self._files = PredictedFiles(trainer.test_dataloaders)
         if trainer.is_global_zero:
             create_folder(self.folder)
@@ -85,6 +98,7 @@ class ResultRecorder(Callback):
         recorder, self._recorder = self._recorder, None
         if recorder is None:
             return
+        recorder.stop()
         if any(gather_rows(trainer, [self._refused])):
             rank_zero_warn(
                 f"no test results are written, because test_step of {type(pl_module).__name__} does not return what its "

@@ -1,7 +1,6 @@
 """SegmentationRecorder: IoU of each test image, the confusion matrix of all pixels, and the objects of the truth."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,28 +60,32 @@ class SegmentationRecorder(TaskRecorder):
         truths, predictions = maps.to(torch.uint8).cpu().numpy()
         confusions = confusion_of_images(truths, predictions, len(self.class_names))
         self.confusion += confusions.sum(0)
-        items = zip(samples, batch["image"], truths, predictions, confusions, strict=True)
-        for sample, image, truth, prediction, confusion in items:
+        offered = {}
+        for sample, truth, prediction, confusion in zip(samples, truths, predictions, confusions, strict=True):
             self.blocks["objects"].append(connected_objects(sample.number, truth, prediction))
-            self._add_image(sample, confusion, partial(self._files, image, truth, prediction))
+            offered[sample.number] = self._add_row(sample, confusion)
+        images = list(zip(batch["image"], truths, predictions, strict=True))
+        self.offer(samples, offered, images, lambda maps: self._files(*maps))
 
-    def _add_image(self, sample: Sample, confusion: np.ndarray, encode: Any) -> None:
+    def _add_row(self, sample: Sample, confusion: np.ndarray) -> dict[Group, float]:
+        """Add a row, and return the score of the sample in each group."""
         hits, pixels, present = confusion.diagonal(), confusion.sum(), confusion.sum(1) > 0
         union = confusion.sum(0) + confusion.sum(1) - hits
         row: dict[str, Any] = {"sample": sample.number, "name": sample.name}
+        scores: dict[Group, float] = {}
         if pixels:
             seen = union.nonzero()[0].tolist()
             each = {label: float(hits[label] / union[label]) for label in seen}
             mean = sum(each.values()) / len(each)
             row |= {"mIoU": mean, "pixel_accuracy": float(hits.sum() / pixels)}
             row |= {f"IoU/{self.class_names[label]}": value for label, value in each.items()}
-            scores: dict[Group, float] = {WORST: -mean}
+            scores[WORST] = -mean
             scores |= {("class", label): -value for label, value in each.items()}
             scores |= {("best", label): value for label, value in each.items() if present[label]}
             wrong = confusion - np.diag(hits)
             scores |= {("cell", int(i), int(j)): float(wrong[i, j]) for i, j in zip(*wrong.nonzero(), strict=True)}
-            self.images.offer(sample.number, scores, encode)
         self.rows.append(row)
+        return scores
 
     def _files(self, image: Tensor, truth: np.ndarray, prediction: np.ndarray) -> Files:
         masks = {"truth": self.encode_mask(truth), "prediction": self.encode_mask(prediction)}

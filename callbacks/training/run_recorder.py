@@ -5,16 +5,20 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Sized
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
 
-from darkroom.callbacks.base import run_folder
+from darkroom.callbacks.base import logged_step, run_folder
 from darkroom.errors import Stopped
-from darkroom.runtime.lightning_compat import is_fast_dev_run
+from darkroom.protocols import NormalizedData, ShapedData
+from darkroom.runtime.lightning_compat import class_names_of, datamodule_of, is_fast_dev_run
 from darkroom.runtime.records.run_record import (
+    DataFacts,
     RunRecord,
     State,
     describe_processor,
@@ -60,25 +64,52 @@ class RunRecorder(Callback):
         )
         self._record.write(self._folder)
 
-    def _update(self, state: State, device: torch.device) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._record is not None:  # the loaders exist by now
+            self._record = dataclasses.replace(self._record, data=_describe_data(trainer))
+            self._record.write(self._folder)
+
+    def _update(self, state: State, trainer: Trainer) -> None:
         if self._record is None:
             return
         seconds = self._earlier_seconds + time.monotonic() - self._started
-        memory = max(_peak_memory(device) or 0.0, self._earlier_memory) or None
-        self._record = dataclasses.replace(self._record, state=state, seconds=round(seconds, 1), peak_memory_mib=memory)
+        memory = max(_peak_memory(trainer.lightning_module.device) or 0.0, self._earlier_memory) or None
+        self._record = dataclasses.replace(
+            self._record,
+            state=state,
+            seconds=round(seconds, 1),
+            peak_memory_mib=memory,
+            steps=logged_step(trainer) or None,
+        )
         self._record.write(self._folder)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._update("running", pl_module.device)
+        self._update("running", trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._update("finished", pl_module.device)
+        self._update("finished", trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide the error
-            self._update(
-                "stopped" if isinstance(exception, Stopped | KeyboardInterrupt) else "failed", pl_module.device
-            )
+            self._update("stopped" if isinstance(exception, Stopped | KeyboardInterrupt) else "failed", trainer)
+
+
+def _describe_data(trainer: Trainer) -> DataFacts:
+    data = datamodule_of(trainer)
+    loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
+    shape = data.image_shape if isinstance(data, ShapedData) else None
+    normalized = data if isinstance(data, NormalizedData) else None
+    return DataFacts(
+        samples={
+            split: len(loader.dataset)
+            for split, loader in loaders.items()
+            if isinstance(loader, DataLoader) and isinstance(loader.dataset, Sized)
+        },
+        class_names=list(map(str, class_names_of(trainer) or ())),
+        image_shape=None if shape is None else list(shape),
+        mean=None if normalized is None else list(map(float, normalized.mean)),
+        std=None if normalized is None else list(map(float, normalized.std)),
+    )
 
 
 def _count_parameters(module: LightningModule) -> int | None:

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from darkroom.callbacks.base import require_data, run_folder
-from darkroom.callbacks.writers.prediction_files import PredictedFiles, gather_rows
+from darkroom.callbacks.writers.prediction_files import PredictedFiles, gather_rows, place_of_frame
 from darkroom.errors import UsageError
 from darkroom.protocols import ClassData
 
@@ -17,7 +17,8 @@ class ClassificationWriter(Callback):
     """Writes ``predictions/predictions.csv`` in the run folder, a row for each image, sorted by path.
 
     Columns: ``path``, relative to the common folder of all images, or the image's number; ``class`` and ``probability`` of
-    the most probable class; then ``class_2``, ``probability_2`` and so on.
+    the most probable class; then ``class_2``, ``probability_2`` and so on. Frames of videos also have ``frame``, from 0,
+    and ``time`` in seconds.
 
     Args:
         top: number of classes of each image, the most probable first; fewer if the data have fewer.
@@ -50,6 +51,7 @@ class ClassificationWriter(Callback):
             number = len(self._rows) * trainer.world_size + trainer.global_rank
             path = self._files.path(batch, index)
             row: dict[str, Any] = {"path": f"{number:06d}" if path is None else path.as_posix()}
+            row |= place_of_frame(batch, index)
             for place, (value, label) in enumerate(zip(values, classes, strict=True), 1):
                 suffix = f"_{place}" if place > 1 else ""
                 row |= {f"class{suffix}": names[label], f"probability{suffix}": f"{value:.4f}"}
@@ -60,6 +62,7 @@ class ClassificationWriter(Callback):
         if trainer.is_global_zero and rows:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
+                of_video = next((row for row in rows if "frame" in row), rows[0])
+                writer = csv.DictWriter(file, list(of_video))
                 writer.writeheader()
-                writer.writerows(sorted(rows, key=lambda row: row["path"]))
+                writer.writerows(sorted(rows, key=lambda row: (row["path"], row.get("frame", 0))))

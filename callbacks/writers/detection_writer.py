@@ -14,9 +14,14 @@ from torch import Tensor
 from darkroom.callbacks.base import require_data, run_folder
 from darkroom.callbacks.plotting.boxes import draw_boxes, filter_by_score
 from darkroom.callbacks.plotting.images import save, to_uint8_rgb
-from darkroom.callbacks.writers.prediction_files import PredictedFiles, check_detections, gather_rows
+from darkroom.callbacks.writers.prediction_files import PredictedFiles, check_detections, gather_rows, place_of_frame
+from darkroom.callbacks.writers.tracks import Tracker
+from darkroom.callbacks.writers.video_files import VideoFiles
 from darkroom.errors import UsageError
 from darkroom.protocols import CategoryData, ClassData
+
+# Of the table of a video.
+_COLUMNS = ("frame", "time", "track", "class", "score", "x", "y", "width", "height", "area")
 
 
 class DetectionWriter(Callback):
@@ -30,24 +35,42 @@ class DetectionWriter(Callback):
     masks are compressed run lengths. Categories have the ids of the data set, or the labels, from 1. Images have the ids of
     their targets, which are those of the JSON that was given (``CocoDetection``), or their index in the set, from 0.
 
+    A video is not in these files. It has ``videos/<name>.mp4``, its frames with the overlay, and ``videos/<name>.csv``, a
+    row for each detection: frame from 0, time in seconds, track, class, score, box and area in pixels of the video. A track
+    is the number of an object that is followed from frame to frame, see ``Tracker``; it may be empty.
+
     Args:
         score_threshold: minimum score, in [0, 1], of the detections written.
-        overlay_threshold: the same for overlays.
+        overlay_threshold: the same for overlays, and for the first box of a track.
+        track_iou: minimum IoU, in [0, 1], of the boxes of a track in two frames; null: no tracks.
+        track_age: number of frames in a row that a track may miss.
     """
 
-    def __init__(self, score_threshold: float = 0.05, overlay_threshold: float = 0.3) -> None:
-        for name, value in {"score_threshold": score_threshold, "overlay_threshold": overlay_threshold}.items():
-            if not 0 <= value <= 1:
+    def __init__(
+        self,
+        score_threshold: float = 0.05,
+        overlay_threshold: float = 0.3,
+        track_iou: float | None = 0.3,
+        track_age: int = 10,
+    ) -> None:
+        fractions = {"score_threshold": score_threshold, "overlay_threshold": overlay_threshold, "track_iou": track_iou}
+        for name, value in fractions.items():
+            if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"DetectionWriter.{name} must be in [0, 1], got {value}")
+        if track_age < 0:
+            raise UsageError(f"DetectionWriter.track_age must be at least 0, got {track_age}")
         self.score_threshold, self.overlay_threshold = score_threshold, overlay_threshold
+        self.track_iou, self.track_age = track_iou, track_age
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         require_data(trainer, ClassData, self)
         self.folder = run_folder(trainer) / "predictions"
+        self._videos = VideoFiles(self.folder / "videos", _COLUMNS)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []  # an image and its annotations
         self._files = PredictedFiles(trainer.predict_dataloaders)
+        self._video = ""
         data = require_data(trainer, ClassData, self)
         ids = data.category_ids if isinstance(data, CategoryData) else range(1, len(data.class_names) + 1)
         self._category_ids = list(ids)
@@ -63,12 +86,18 @@ class DetectionWriter(Callback):
         found = check_detections(outputs, self, pl_module)
         for index, (one, image) in enumerate(zip(found, batch["image"], strict=True)):
             number = len(self._rows) * trainer.world_size + trainer.global_rank
+            seen = image.shape[-2], image.shape[-1]
+            height, width = batch["size"][index].tolist() if "size" in batch else seen
+            video = self._files.video(batch, index)
+            if video is not None:
+                photo, place = to_uint8_rgb(data.denormalize(image)), place_of_frame(batch, index)
+                rate = float(batch["rate"][index])
+                self._add_frame(video, rate, place, photo, one, (height, width), data.class_names)
+                continue
             name, path = self._files.name(batch, index, number), self._files.path(batch, index)
             best = filter_by_score(one, self.overlay_threshold)
             overlay = draw_boxes(to_uint8_rgb(data.denormalize(image)), best, data.class_names)
             save(overlay, self.folder / "overlays" / f"{name}.png")
-            seen = image.shape[-2], image.shape[-1]
-            height, width = batch["size"][index].tolist() if "size" in batch else seen
             entry = {
                 "id": batch["target"][index]["image_id"] if "target" in batch else number,
                 "file_name": path.as_posix() if path else f"{name}.png",
@@ -79,10 +108,48 @@ class DetectionWriter(Callback):
             annotations = coco_annotations(written, seen, (height, width), self._category_ids)
             self._rows.append((entry, [{"image_id": entry["id"], **annotation} for annotation in annotations]))
 
+    def _add_frame(
+        self,
+        video: str,
+        rate: float,
+        place: Mapping[str, Any],
+        image: Tensor,
+        found: Mapping[str, Tensor],
+        size: tuple[int, int],
+        class_names: Sequence[str],
+    ) -> None:
+        """Write the detections of a frame, with their tracks, to the files of its video."""
+        if video != self._video:
+            self._video, self._tracker = video, Tracker(self.track_iou or 0.0, self.track_age, self.overlay_threshold)
+        found = filter_by_score(found, min(self.score_threshold, self.overlay_threshold))
+        if self.track_iou is not None:
+            tracks = self._tracker.update(found["boxes"], found["labels"], found["scores"])
+            found = {**found, "tracks": tracks}
+        overlay = draw_boxes(image, filter_by_score(found, self.overlay_threshold), class_names)
+        written = filter_by_score(found, self.score_threshold)
+        annotations = coco_annotations(written, (image.shape[1], image.shape[2]), size, self._category_ids)
+        numbers = written["tracks"].tolist() if "tracks" in written else [0] * len(annotations)
+        rows = [
+            {
+                **place,
+                "track": number or "",
+                "class": class_names[label - 1],
+                "score": one["score"],
+                **dict(zip(("x", "y", "width", "height"), one["bbox"], strict=True)),
+                "area": one["area"],
+            }
+            for one, label, number in zip(annotations, written["labels"].tolist(), numbers, strict=True)
+        ]
+        self._videos.add(video, rate, overlay, rows)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._videos.close()
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._videos.close()
         # Ids of a JSON may be numbers or text.
         rows = sorted(gather_rows(trainer, self._rows), key=lambda row: (isinstance(row[0]["id"], str), row[0]["id"]))
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not rows:  # only videos
             return
         categories = zip(self._category_ids, require_data(trainer, ClassData, self).class_names, strict=True)
         annotations = [annotation for _, some in rows for annotation in some]

@@ -26,7 +26,8 @@ class PredictedFiles:
     def __init__(self, loader: object, reserved: Collection[str] = ()) -> None:
         wrapper = loader.dataset if isinstance(loader, WrappedDataset) else None
         dataset = wrapper.dataset if isinstance(wrapper, WrappedDataset) else None
-        paths = [Path(path) for path in dataset.paths] if isinstance(dataset, FileDataset) else []
+        # A video has one path for all of its frames.
+        paths = [Path(path) for path in dict.fromkeys(dataset.paths)] if isinstance(dataset, FileDataset) else []
         self.folders = {path.parent for path in paths}
         self._folder = os.path.commonpath(self.folders) if paths else None
         counts = Counter(path.stem for path in paths)
@@ -40,11 +41,29 @@ class PredictedFiles:
         return Path(path.name) if self._folder is None else path.relative_to(self._folder)
 
     def name(self, batch: Mapping[str, Any], index: int, number: int) -> str:
-        """Return the stem of the image's file, with folder and suffix if stems are ambiguous; else the number."""
+        """Return the stem of the image's file, with folder and suffix if stems are ambiguous; else the number.
+
+        The name of a frame of a video ends with the number of the frame.
+        """
         path = self.path(batch, index)
         if path is None:
             return f"{number:06d}"
+        return self._stem(path) + (f"_{int(batch['frame'][index]):06d}" if "frame" in batch else "")
+
+    def video(self, batch: Mapping[str, Any], index: int) -> str | None:
+        """Return the name of the video that an image is a frame of; None: it is not."""
+        path = self.path(batch, index) if "frame" in batch else None
+        return None if path is None else self._stem(path)
+
+    def _stem(self, path: Path) -> str:
         return "_".join(path.parts).replace(".", "_") if path.stem in self._ambiguous else path.stem
+
+
+def place_of_frame(batch: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return number and time, in seconds, of a frame of a video, as columns of a table; empty for other images."""
+    if "frame" not in batch:
+        return {}
+    return {"frame": int(batch["frame"][index]), "time": round(float(batch["time"][index]), 4)}
 
 
 def gather_rows(trainer: Trainer, rows: list[Any]) -> list[Any]:

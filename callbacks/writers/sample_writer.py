@@ -55,7 +55,7 @@ class SampleWriter(Callback):
         self._files = PredictedFiles(trainer.predict_dataloaders, reserved={Path(_GRID).stem})
         if self.folder.resolve() in {folder.resolve() for folder in self._files.folders}:
             data = datamodule_of(trainer)
-            key = "data.predict_dir" if isinstance(data, PhotoData) and data.predict_dir is not None else "data.root"
+            key = "data.predict" if isinstance(data, PhotoData) and data.predict is not None else "data.root"
             raise UsageError(
                 f"{key} must not be {self.folder}, the folder of the predictions; copy the images elsewhere first"
             )

@@ -13,9 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
 from darkroom.callbacks.training.model_summary import ShortModelSummary
 from darkroom.cli import checkpoint_checks, config_checks
-from darkroom.cli.linking import config_traits, initial_weights_of, link_model
-from darkroom.cli.results import format_best, format_metrics, next_commands
-from darkroom.cli.trainer_defaults import add_defaults, warn_of_slow_bf16
+from darkroom.cli.linking import config_traits, initial_weights_of, link_model, use_saved_classes
+from darkroom.cli.options.trainer_defaults import add_defaults, warn_of_slow_bf16
+from darkroom.cli.results import describe_card, format_best, format_metrics, next_commands
 from darkroom.errors import Stopped, UsageError, UserError
 from darkroom.runtime.fit_folder import absolute_options
 from darkroom.runtime.lightning_compat import SteppedCLI, is_fast_dev_run, leave_signals, start_together
@@ -143,6 +143,8 @@ class DarkroomCLI(SteppedCLI):
         assert self.subcommand is not None  # a command without one has printed its help
         if self.subcommand in ("validate", "test"):
             building[self.subcommand].verbose = False  # the table of after_validate replaces Lightning's
+        if self.subcommand == "predict":
+            building.predict.return_predictions = False  # writers have them; a list of all would fill the memory
         depth = len(Path(config.experiment).parts) + 1
         direct_loggers(self._folder, building[self.subcommand].trainer, "/".join(self._folder.parts[-depth:]))
         self.build_model_and_trainer(building)
@@ -156,6 +158,8 @@ class DarkroomCLI(SteppedCLI):
         # The data first, since they fill open arguments of the model's config, which is saved with them.
         self.config_dump: dict[str, Any] = {}  # the hyper-parameters of the model are read from it
         self.datamodule = self.build_datamodule(config.data)
+        if self.subcommand == "predict" and config.ckpt_path and self.datamodule.predict is not None:
+            use_saved_classes(self.datamodule, config.ckpt_path)
         config_checks.require_trained_model(self.datamodule, config.model, str(self.subcommand), config.ckpt_path)
         link_model(self.datamodule, config.model, config.ckpt_path)
         traits = config_traits(config.model.class_path)
@@ -210,6 +214,7 @@ class DarkroomCLI(SteppedCLI):
         if line := format_best(best):
             print(line)
         self.after_predict()
+        self._write_card()
         path = best.best_model_path or last.best_model_path
         if path and self.save_config_callback:
             commands = next_commands(self._folder, Path(path), config_checks.writes_predictions(self.trainer))
@@ -219,6 +224,11 @@ class DarkroomCLI(SteppedCLI):
         """Print the run's folder and what the command wrote."""
         if self.trainer.is_global_zero:
             print_summary(self._folder, self._before)
+
+    def _write_card(self) -> None:
+        """Write the model card of a fit, and print its path or the reason why it could not be written."""
+        if (self._folder / "config.yaml").is_file() and not is_fast_dev_run(self.trainer):
+            print(describe_card(self._folder))
 
     def after_validate(self) -> None:
         """Print the metrics and the run's folder."""
@@ -239,3 +249,5 @@ class DarkroomCLI(SteppedCLI):
             metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             append_test(self._folder, self.config[self.subcommand].ckpt_path, metrics)
         self.after_validate()
+        if self.trainer.is_global_zero:
+            self._write_card()

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
-from darkroom.errors import DataError
+from darkroom.errors import DataError, UsageError
 from darkroom.export.description import Description
 from darkroom.export.formats.files import SUFFIXES
 
+MODEL = "darkroom.export.model.ExportedModel"
+GENERATOR = "darkroom.export.generative.model.ExportedGenerator"
 WRITERS = {
     "segmentation": "PredictionWriter",
     "classification": "ClassificationWriter",
@@ -29,18 +31,29 @@ def exported_arguments(path: Path, configured: bool) -> tuple[list[str], list[st
 
     Raises:
         DataError: the file is missing, or its description is.
+        UsageError: the file enlarges images.
     """
     if not path.is_file():
         raise DataError(f"ckpt_path {path} does not exist; write it by `darkroom export --ckpt_path CHECKPOINT`")
-    model = ["--model", "darkroom.export.model.ExportedModel", "--model.path", str(path)]
-    config = path.parent.parent / "config.yaml"
+    beside, config = path.with_suffix(".json"), path.parent.parent / "config.yaml"
+    text = beside.read_text(encoding="utf-8") if beside.is_file() else None
+    part = "" if text is None else Description.from_json(text, beside).part
+    model = ["--model", GENERATOR if part else MODEL, "--model.path", str(path)]
     if configured:
         return [], model
+    if part and path.with_name(path.name.replace(f".{part}.", ".upsampler.")).is_file():
+        raise UsageError(
+            f"ckpt_path {path} enlarges images, which the sampler of docs/methods/diffusion.md does; or predict with the "
+            "checkpoint"
+        )
+    if part and part not in ("encoder", "decoder"):  # loggers of the run's config read more than the files have
+        return ["--data", "Prompts", "--trainer.callbacks+=SampleWriter"], model
     if path.parent.name == "export" and config.is_file():
         return ["--config", str(config)], model
-    beside = path.with_suffix(".json")
-    description = Description.from_json(beside.read_text(encoding="utf-8") if beside.is_file() else None, beside)
+    if part:
+        return ["--data", "Prompts", "--trainer.callbacks+=SampleWriter"], model
+    description = Description.from_json(text, beside)
     data = {"class_names": list(description.class_names), "channels": description.inputs[0].shape[1]}
     options = [word for name, value in data.items() for word in (f"--data.{name}", json.dumps(value))]
-    writer = WRITERS[description.task]
-    return ["--data", "darkroom.export.photos.Photos", *options, f"--trainer.callbacks+={writer}"], model
+    photos = ["--data", "darkroom.export.photos.Photos", *options]
+    return [*photos, f"--trainer.callbacks+={WRITERS[description.task]}"], model

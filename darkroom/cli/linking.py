@@ -7,9 +7,10 @@ from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from darkroom.datamodules.base import VisionDataModule
-from darkroom.errors import UsageError
+from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.utils.arguments import declared_names
 from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
 from darkroom.protocols import Captioned, ConfigTraits
@@ -80,6 +81,24 @@ def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path 
     _link_vocabulary(arguments.get("text"), data, saved.get("text"))
 
 
+def use_saved_classes(data: VisionDataModule, checkpoint: str | Path) -> None:
+    """Take the classes from a checkpoint if the training data, which define them, are not on this machine.
+
+    Raises:
+        DataError: the data are missing, and the checkpoint has no classes either.
+    """
+    try:
+        _ = data.class_names
+    except AttributeError:  # the data have no classes
+        return
+    except DataError as error:
+        saved = _read(checkpoint)
+        if not saved.get("class_names"):
+            raise
+        data.restore_classes(saved["class_names"], saved.get("category_ids"))
+        rank_zero_info(f"the classes are those of ckpt_path {checkpoint}, because {error}")
+
+
 def _known_arguments(data: VisionDataModule) -> dict[str, Any]:
     """Return the model arguments that follow from the data."""
     channels = None if data.image_shape is None else data.image_shape[0]
@@ -88,14 +107,16 @@ def _known_arguments(data: VisionDataModule) -> dict[str, Any]:
 
 def _saved_arguments(checkpoint: str | Path | None) -> dict[str, Any]:
     """Read the model's arguments from a checkpoint; ``check_checkpoint`` reports one that cannot be read."""
-    if checkpoint is None:
-        return {}
+    arguments = {} if checkpoint is None else _read(checkpoint).get("hyper_parameters")
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _read(checkpoint: str | Path) -> dict[str, Any]:
     try:
         content = read_safely("ckpt_path", Path(checkpoint), mmap=True)
     except Damaged:
         return {}
-    arguments = content.get("hyper_parameters") if isinstance(content, dict) else None
-    return arguments if isinstance(arguments, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _link_vocabulary(text: Any, data: VisionDataModule, saved: Any) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from darkroom.errors import UserError
 from darkroom.lightning_modules.utils.safe_load import read_safely
+from darkroom.report.card.write import FILE, NEW_FILE, write_card
 
 
 def format_metrics(metrics: Mapping[str, float], stage: str, monitor: str) -> str:
@@ -40,6 +42,17 @@ def best_epoch(checkpoint: ModelCheckpoint) -> int | None:
     """Return the epoch of the best checkpoint's file; None without a file."""
     path = Path(checkpoint.best_model_path)
     return int(read_safely("ckpt_path", path, mmap=True)["epoch"]) if path.is_file() else None
+
+
+def describe_card(run: Path) -> str:
+    """Write the model card of a run; return a line with its path, or with the reason why it could not be written."""
+    try:
+        path = write_card(run)
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:  # damaged files of the run
+        return f"  model card: not written ({error})"
+    if path.name == NEW_FILE:
+        return f"  model card: {path}, because {FILE} was edited outside of its notes"
+    return f"  model card: {path}"
 
 
 def next_commands(run: Path, checkpoint: Path, predicts: bool) -> list[str]:

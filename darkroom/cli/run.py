@@ -16,8 +16,8 @@ from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.cli import DarkroomCLI
 from darkroom.cli.console import explain, filter_warnings
 from darkroom.cli.exported_files import exported_arguments, is_exported
+from darkroom.cli.options.trainer_defaults import ConfigSaver
 from darkroom.cli.parser import Parser
-from darkroom.cli.trainer_defaults import ConfigSaver
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import Stopped, UsageError
 from darkroom.lightning_modules.base import Technique

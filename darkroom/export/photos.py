@@ -8,19 +8,19 @@ from darkroom.protocols import SizedDataset
 
 
 class Photos(VisionDataModule):
-    """Folder of images, with the names of classes that an exported file states.
+    """Images and videos, with the names of classes that an exported file states.
 
     Args:
         class_names: of the exported file.
         channels: of its images.
-        others: see VisionDataModule; ``predict_dir`` must be set.
+        others: see VisionDataModule; ``predict`` must be set.
     """
 
     def __init__(
         self,
         class_names: Sequence[str],
         channels: int = 3,
-        predict_dir: str | None = None,
+        predict: str | list[str] | None = None,
         num_workers: int | None = None,
         max_side: int | None = None,
         max_pixels: int = 178956970,
@@ -29,7 +29,7 @@ class Photos(VisionDataModule):
         super().__init__(
             batch_size=1,
             num_workers=num_workers,
-            predict_dir=predict_dir,
+            predict=predict,
             max_side=max_side,
             max_pixels=max_pixels,
             max_value=max_value,
@@ -38,7 +38,5 @@ class Photos(VisionDataModule):
         self.image_shape = channels, 1, 1
 
     def dataset(self, split: Split) -> SizedDataset:
-        """Raise a UsageError: the images are those of ``predict_dir``."""
-        raise UsageError(
-            "data.predict_dir must be set to a folder of images: the exported file has no config beside it"
-        )
+        """Raise a UsageError: the images are those of ``predict``."""
+        raise UsageError("data.predict must be set to images or folders: the exported file has no config beside it")

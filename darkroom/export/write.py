@@ -22,7 +22,7 @@ from darkroom.export.metrics import headline_metric
 from darkroom.export.outputs import TASKS, Agreement
 from darkroom.export.runners import Runner, open_runner
 from darkroom.export.samples import data_samples, random_side
-from darkroom.protocols.export import BATCH, HEIGHT, WIDTH
+from darkroom.protocols.export import BATCH, HEIGHT, WIDTH, ExportableModel, ExportGraph
 
 Samples = list[tuple[Tensor, ...]]
 
@@ -52,8 +52,8 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-def describe(trained: TrainedMethod, reference: Reference) -> Description:
-    """Return the description of the graph of a method."""
+def describe(trained: TrainedMethod, reference: Reference, part: str = "") -> Description:
+    """Return the description of the graph of a method, or of one part of it."""
     graph, (mean, std) = reference.graph, trained.normalization
     return Description(
         method=type(trained.model).__name__,
@@ -68,7 +68,25 @@ def describe(trained: TrainedMethod, reference: Reference) -> Description:
         checkpoint=trained.path.name,
         step=trained.step,
         version=__version__,
+        part=part,
     )
+
+
+def write_method(
+    trained: TrainedMethod, data: VisionDataModule | None, kind: Format, path: Path, samples: int = 16
+) -> list[Written]:
+    """Write the graph of a method, or each of its parts as ``<stem>.<part>.<suffix>``; arguments as of ``write_graph``."""
+    if isinstance(trained.exportable, ExportableModel):
+        return [write_graph(trained, data, kind, path, samples)]
+    graphs = trained.exportable.export_graphs(trained.normalization)
+    with tempfile.TemporaryDirectory() as folder:  # all parts, or none
+        written = [
+            _write(trained, graph, data, kind, Path(folder, f"{path.stem}.{part}{path.suffix}"), samples, part)
+            for part, graph in graphs.items()
+        ]
+        for one in written:
+            move_into_place(one.path, one.description, path.parent / one.path.name)
+    return [replace(one, path=path.parent / one.path.name) for one in written]
 
 
 def write_graph(
@@ -87,25 +105,38 @@ def write_graph(
         DataError: the graph disagrees with ``predict``, or the data cannot be read.
         UsageError: the method cannot be exported.
     """
-    graph = trained.exportable.export_graph(trained.normalization)
-    reference = Reference(trained.model, graph, trained.exportable.task, trained.normalization)
+    assert isinstance(trained.exportable, ExportableModel), "see write_method"
+    return _write(trained, trained.exportable.export_graph(trained.normalization), data, kind, path, samples)
+
+
+def _write(
+    trained: TrainedMethod,
+    graph: ExportGraph,
+    data: VisionDataModule | None,
+    kind: Format,
+    path: Path,
+    samples: int,
+    part: str = "",
+) -> Written:
+    task = trained.exportable.task if isinstance(trained.exportable, ExportableModel) else "generation"
+    reference = Reference(trained.model, graph, task, trained.normalization)
     images, source, notes = _samples(reference, data, samples)
     height, width = images[0][0].shape[-2:] if images else random_side(graph)
     reasons: list[str] = []
     for attempt in attempts(graph, height, width):
         some = images or [example_inputs(graph, {**attempt.sizes, BATCH: 1, HEIGHT: height, WIDTH: width})]
         with tempfile.TemporaryDirectory() as folder:
-            part = Path(folder, f"model{SUFFIXES[kind]}")
-            description = describe(trained, reference).with_fixed_axes(attempt.fixed)
+            unchecked = Path(folder, f"model{SUFFIXES[kind]}")
+            description = describe(trained, reference, part).with_fixed_axes(attempt.fixed)
             try:
-                WRITERS[kind](trace(graph, attempt), description, part)
-                run = open_runner(part)
+                WRITERS[kind](trace(graph, attempt), description, unchecked)
+                run = open_runner(unchecked)
                 check = Check(check_graph(reference, run, attempt, some), source).timed(reference, run, some[0])
             except Exception as error:  # of networks, torch.export and the exporter to ONNX: many classes
                 reasons.append(_shorten(error))
                 continue
-            move_into_place(part, description, path)
-        return Written(path, description, check, (*notes, *_limits(attempt, reasons)))
+            move_into_place(unchecked, description, path)
+        return Written(path, description, check, (*graph.notes, *notes, *_limits(attempt, reasons)))
     raise DataError(
         f"{type(trained.model).__name__} cannot be exported as {kind}: {' | '.join(dict.fromkeys(reasons))}"
     )
@@ -113,6 +144,8 @@ def write_graph(
 
 def _samples(reference: Reference, data: VisionDataModule | None, count: int) -> tuple[Samples, str, tuple[str, ...]]:
     """Return samples of the data, where they come from, and notes; without data, no samples."""
+    if reference.graph.inputs[0].name != "image":
+        return [], "random inputs", ()
     if data is None:
         return [], "random images", ("no data: the checkpoint has no config beside it, and --config is not set",)
     try:
@@ -145,7 +178,7 @@ def _check_size(reference: Reference, run: Runner, attempt: Attempt, size: tuple
     if not is_valid(reference, random):
         return
     decisions = TASKS[reference.task].decisions
-    where = f"a batch of {batch} images of {height} x {width} pixels"
+    where = f"a batch of {batch}" + (f" images of {height} x {width} pixels" if HEIGHT in attempt.sizes else "")
     require_agreement(compare(reference, run, [random]), decisions, where, reference.graph.continuous, SAME_ON_NOISE)
 
 
@@ -187,8 +220,13 @@ def write_reduced(
         samples: number of images that are compared, and that calibrate.
 
     Raises:
-        UsageError: data are missing.
+        UsageError: data are missing, or the method has several graphs.
     """
+    if not isinstance(trained.exportable, ExportableModel):
+        raise UsageError(
+            f"half and int8 must be left out for {type(trained.model).__name__}, whose encoder, decoder or denoiser has no "
+            "metric to compare by itself"
+        )
     if data is None:
         raise UsageError(
             "half and int8 compare the metric on the validation set; set --config, or export a checkpoint in "

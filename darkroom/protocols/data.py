@@ -1,6 +1,6 @@
 """Interfaces of datamodules and data sets for callbacks, modules and metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -67,9 +67,9 @@ class CategoryData(Protocol):
 
 @runtime_checkable
 class PhotoData(Protocol):
-    """Datamodule that may predict on a folder of photos."""
+    """Datamodule that may predict on photos."""
 
-    predict_dir: str | None
+    predict: str | list[str] | None
 
 
 @runtime_checkable
@@ -250,6 +250,29 @@ class NamesAttributes(Protocol):
     @property
     def attribute_names(self) -> Sequence[str]:
         """Names of the attributes."""
+        ...
+
+
+@runtime_checkable
+class NamesAttributeValues(Protocol):
+    """Datamodule that names the values of the attributes of its images."""
+
+    @property
+    def attribute_values(self) -> Sequence[Sequence[str]]:
+        """Names of the values of each attribute."""
+        ...
+
+
+@runtime_checkable
+class HoldsOutObjects(Protocol):
+    """Datamodule that holds some objects out of training."""
+
+    @property
+    def held_out_objects(self) -> Mapping[str, Sequence[Mapping[str, int]]]:
+        """Values of attributes, by the attribute's name, that mean such an object, by its name such as ``red star``.
+
+        There is one mapping for each place of an object in a caption. An empty result: nothing is held out.
+        """
         ...
 
 

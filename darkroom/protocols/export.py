@@ -55,15 +55,19 @@ class ExportGraph:
     """Graph of a method for export.
 
     Args:
-        module: maps the inputs, by position, to a tuple of the outputs. Its first input is the image, uint8 (B, C, H, W).
+        module: maps the inputs, by position, to a tuple of the outputs. The first input of a graph of ``predict_step`` is
+            the image, uint8 (B, C, H, W).
         inputs, outputs: in the order of the arguments and of the tuple.
         resizing: what the graph does to the size of images, as a sentence.
         options: thresholds and other constants of the graph, by the names of their options.
         tiles: division of large images, which is not part of the graph; None: the graph takes whole images.
         examples: functions that return valid values of an input, by its name, given the extents of the named axes; for
             inputs for which random numbers are invalid.
+        reference: the method's own computation of the outputs, which the exported graph is compared with; None:
+            ``predict_step``.
         continuous: the outputs change little if numbers inside the graph are rounded otherwise. False: only the decisions
             must agree with ``predict``, as with unpooling to the positions of maxima, of which some are nearly equal.
+        notes: sentences on what the file lacks, which the command prints.
     """
 
     module: nn.Module
@@ -73,7 +77,9 @@ class ExportGraph:
     options: Mapping[str, Any] = field(default_factory=dict)
     tiles: TileRule | None = None
     examples: Mapping[str, Callable[[Mapping[str, int]], Tensor]] = field(default_factory=dict)
+    reference: Callable[..., tuple[Tensor, ...]] | None = None
     continuous: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -85,6 +91,22 @@ class ExportableModel(Protocol):
 
     def export_graph(self, normalization: tuple[Sequence[float], Sequence[float]], /) -> ExportGraph:
         """Return the graph of ``predict_step``.
+
+        Args:
+            normalization: mean and standard deviation of the training data, per channel of images in [0, 1].
+
+        Raises:
+            UsageError: options of the method cannot be exported; names them.
+        """
+        ...
+
+
+@runtime_checkable
+class ExportableParts(Protocol):
+    """Trained method that is exported as several graphs, such as encoder and decoder."""
+
+    def export_graphs(self, normalization: tuple[Sequence[float], Sequence[float]], /) -> Mapping[str, ExportGraph]:
+        """Return the graphs by name, each with its reference.
 
         Args:
             normalization: mean and standard deviation of the training data, per channel of images in [0, 1].

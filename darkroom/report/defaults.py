@@ -1,11 +1,14 @@
 """Options of a config that differ from the defaults, which are read from the sources without importing them."""
 
 import ast
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from darkroom.renames import folder_of
 
@@ -37,10 +40,20 @@ def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     rows = list(_of_class("model", config.get("model"))) + list(_of_class("data", config.get("data")))
     trainer = config.get("trainer")
     if isinstance(trainer, Mapping):
-        rows += _of_options("trainer", trainer, _find(_TRAINER))
+        rows += _of_options("trainer", trainer, find_class(_TRAINER))
     if config.get("seed_everything") not in (None, 0):
         rows.append(("seed_everything", config["seed_everything"], 0))
     return [row for row in rows if row[0] not in _LEFT_OUT]
+
+
+def option_text(value: Any) -> str:
+    """Return the value of an option as in YAML, on one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple | dict):
+        plain = list(value) if isinstance(value, tuple) else value
+        return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).strip()
+    return str(value)
 
 
 def _of_class(name: str, content: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -48,7 +61,7 @@ def _of_class(name: str, content: Any) -> Iterator[tuple[str, Any, Any]]:
         return
     path, options = content.get("class_path"), content.get("init_args") or content.get("dict_kwargs") or {}
     if isinstance(path, str) and isinstance(options, Mapping):
-        yield from _of_options(name, options, _find(path))
+        yield from _of_options(name, options, find_class(path))
 
 
 def _of_options(name: str, options: Mapping[str, Any], source: Source | None) -> Iterator[tuple[str, Any, Any]]:
@@ -121,7 +134,7 @@ def _group(argument: _Argument) -> Source | None:
     return None
 
 
-def _find(class_path: str) -> Source | None:
+def find_class(class_path: str) -> Source | None:
     """Return the source of a class by its full or bare name."""
     module, _, name = class_path.rpartition(".")
     if module:

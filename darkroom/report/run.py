@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,9 +14,10 @@ import yaml
 from darkroom.errors import DataError, UsageError
 from darkroom.runtime.records.options import flatten, load_yaml
 from darkroom.runtime.records.results import Results, read_results
-from darkroom.runtime.records.run_record import RunRecord, is_alive, read_record
+from darkroom.runtime.records.run_record import FILE, RunRecord, is_alive, is_remote, read_record
 
-State = Literal["running", "finished", "resumable", "stopped", "tested"]
+State = Literal["running", "finished", "resumable", "stopped", "stopped?", "tested"]
+_SILENCE = 2 * 3600  # seconds without a sign of life after which a fit on another machine has probably stopped
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,18 @@ class Run:
         return (max if self.maximizes else min)(points, key=lambda point: point.value)
 
     @property
+    def best_metrics(self) -> dict[str, float]:
+        """Metrics of the validation with the best value of the main metric, by name; empty without one."""
+        if self.best is None:
+            return {}
+        values = {}
+        for name, points in self.metrics.items():
+            at = [point.value for point in points if point.step == self.best.step] if name.startswith("val/") else []
+            if at:
+                values[name] = at[-1]
+        return values
+
+    @property
     def test_metrics(self) -> dict[str, float]:
         """Newest values of the test, by name, such as ``test/mIoU``."""
         return {name: points[-1].value for name, points in self.metrics.items() if name.startswith("test/")}
@@ -125,11 +139,15 @@ class Run:
 
     @property
     def state(self) -> State:
-        """State of the fit; ``tested`` for a run without one."""
+        """State of the fit; ``tested`` for a run without one.
+
+        ``stopped?``: its process is on another machine, and for two hours neither metrics, record nor checkpoints changed.
+        """
         if not (self.folder / "config.yaml").is_file():
             return "tested"
         if self.record is not None and is_alive(self.record):
-            return "running"
+            silent = is_remote(self.record) and time.time() - last_sign(self.folder) > _SILENCE
+            return "stopped?" if silent else "running"
         reached = self.max_epochs is not None and self.epochs >= self.max_epochs
         if self.record.state == "finished" if self.record else reached:
             return "finished"
@@ -149,6 +167,22 @@ def _class_name(config: Mapping[str, Any], section: str) -> str:
     content = config.get(section)
     path = content.get("class_path") if isinstance(content, dict) else None
     return path.rpartition(".")[2] if isinstance(path, str) else ""
+
+
+def last_sign(run: Path) -> float:
+    """Return the time of the newest change of a run's metrics, record or checkpoints, else of its folder.
+
+    It is in seconds since 1970; 0 for a folder that was deleted meanwhile.
+    """
+
+    def changed(path: Path) -> float:
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    files = [run / "metrics.csv", run / FILE, *(run / "checkpoints").glob("*.ckpt")]
+    return max(map(changed, files)) or changed(run)
 
 
 def is_run(folder: Path) -> bool:

@@ -202,7 +202,9 @@ def address(results: Results, sample: int) -> str:
 
 
 def sample_titles(results: Results) -> list[str]:
-    """Return the file of each sample, or its number, in the order of ``samples.csv``."""
+    """Return the caption of each sample, its file, or its number, in the order of ``samples.csv``."""
     table = results.tables["samples"]
+    if "caption" in table:
+        return table["caption"]
     names = table.get("name", [""] * len(table["sample"]))
     return [name or f"sample {sample}" for name, sample in zip(names, table["sample"], strict=True)]

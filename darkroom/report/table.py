@@ -100,6 +100,15 @@ def format_value(value: Value) -> str:
     return f"{value:.4g}"
 
 
+def format_duration(seconds: float) -> str:
+    """Return a time as seconds, minutes or hours, such as 12 min 34 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
 def table_html(table: Table, files: Sequence[tuple[str, str]] = ()) -> Html:
     """Return a table as HTML, with at most 500 rows.
 

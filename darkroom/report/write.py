@@ -1,23 +1,21 @@
 """Report of a run: ``report/index.html`` in its folder, with figures and tables beside it."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from darkroom.callbacks.plotting.style import WIDTHS
 from darkroom.errors import UserError
 from darkroom.report.curves import plot_curves
-from darkroom.report.defaults import differences
+from darkroom.report.defaults import differences, option_text
 from darkroom.report.markup import Html, bullet_list, element, facts, folded, paragraph
 from darkroom.report.outputs import Outputs
 from darkroom.report.page import Header, Section, write_page
 from darkroom.report.past_tests import past_test_sections
 from darkroom.report.run import Run, read_run
-from darkroom.report.table import Table, format_value
-from darkroom.report.tasks import classification, detection, generation, segmentation
+from darkroom.report.table import Table, format_duration, format_value
+from darkroom.report.tasks import autoencoding, captions, classification, detection, segmentation
 from darkroom.report.tasks.figures import figure_sections
 from darkroom.runtime.records.past_tests import read_tests
 from darkroom.runtime.records.results import Results, Task
@@ -27,8 +25,8 @@ _TASKS: Mapping[Task, Callable[[Results, Outputs], list[Section]]] = {
     "classification": classification.sections,
     "segmentation": segmentation.sections,
     "detection": detection.sections,
-    "captions": generation.caption_sections,
-    "autoencoding": generation.autoencoding_sections,
+    "captions": captions.sections,
+    "autoencoding": autoencoding.sections,
 }
 # What files that are damaged, or of another version, raise.
 _DAMAGE = (UserError, KeyError, ValueError, IndexError, OSError, TypeError)
@@ -100,7 +98,7 @@ def _summary(run: Run) -> list[tuple[str, object]]:
     epochs = f"{run.epochs}" if run.max_epochs is None else f"{run.epochs} of {run.max_epochs}"
     pairs: list[tuple[str, object]] = [("Epochs", epochs)]
     if record is not None:
-        pairs.append(("Time of training", _duration(record.seconds)))
+        pairs.append(("Time of training", format_duration(record.seconds)))
         if record.peak_memory_mib is not None:
             pairs.append(("Peak memory", f"{record.peak_memory_mib:,.0f} MiB"))
         if record.parameters is not None:
@@ -110,18 +108,10 @@ def _summary(run: Run) -> list[tuple[str, object]]:
     return pairs
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def _metric_sections(run: Run, outputs: Outputs) -> list[Section]:
     """Return the metrics of the test, and of the best epoch of validation if there are any; those of classes are folded."""
     tested = dict(run.results.summary.metrics) if run.results else run.test_metrics
-    best = _at_best(run)
+    best = run.best_metrics
     names = dict.fromkeys(name.partition("/")[2] for name in [*tested, *best])
     if not names:
         return []
@@ -137,24 +127,10 @@ def _metric_sections(run: Run, outputs: Outputs) -> list[Section]:
     return [Section("metrics", "Metrics", blocks, lead)]
 
 
-def _at_best(run: Run) -> dict[str, float]:
-    """Return the metrics of the validation with the best value of the main metric."""
-    if run.best is None:
-        return {}
-    step = run.best.step
-    values = {}
-    for name, points in run.metrics.items():
-        if name.startswith("val/"):
-            at = [point.value for point in points if point.step == step]
-            if at:
-                values[name] = at[-1]
-    return values
-
-
 def _config_sections(run: Run, outputs: Outputs) -> list[Section]:
     if not run.config:
         return []
-    rows = [[option, _text(value), _text(default)] for option, value, default in differences(run.config)]
+    rows = [[option, option_text(value), option_text(default)] for option, value, default in differences(run.config)]
     table = Table(
         "options", ("option", "value", "default"), rows, "Options that differ from the defaults of the classes."
     )
@@ -169,18 +145,6 @@ def _config_sections(run: Run, outputs: Outputs) -> list[Section]:
             ],
         )
     ]
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple | dict):
-        return yaml.safe_dump(_plain(value), default_flow_style=True, width=math.inf).strip()
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _environment_sections(run: Run) -> list[Section]:

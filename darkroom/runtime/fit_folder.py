@@ -10,7 +10,7 @@ import yaml
 # Options that name a file or folder relative to the working folder. The others, such as data.images_dir, are names in root.
 PATH_OPTIONS = frozenset(
     {
-        *("root", "predict_dir", "folder", "cache_dir"),
+        *("root", "predict", "folder", "cache_dir"),
         *("pretrained", "init_from", "inception_weights", "base", "super_resolutions", "members"),
     }
 )

@@ -13,9 +13,10 @@ from torchvision.transforms import v2
 from darkroom.datamodules.base import LabelledSplit, Split, Statistics, VisionDataModule
 from darkroom.datamodules.captions.caption_text import CaptionSafeFlip, RandomCaption, most_frequent_words
 from darkroom.datamodules.datasets import limit_items
-from darkroom.datamodules.images.base import centre_square, centred_statistics, check_square_options
+from darkroom.datamodules.images.base import centred_statistics, check_square_options
 from darkroom.datamodules.io.image_files import ImageSource
-from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder, to_tensor
+from darkroom.datamodules.io.read_images import ImageReader, centre_square, to_tensor
+from darkroom.datamodules.prediction.photos import Photos, SquarePhotos
 from darkroom.errors import UsageError
 from darkroom.protocols import SizedDataset
 
@@ -62,19 +63,6 @@ class CaptionedFiles(Dataset[dict[str, Any]]):
         return sample | {"captions": captions} if self.all_captions else sample
 
 
-class _Photos(Dataset[dict[str, Any]]):
-    """Photos for prediction, in the format of the data set: ``{"image": uint8 (C, size, size), "path"}``."""
-
-    def __init__(self, paths: list[Path], image_format: ImageFormat) -> None:
-        self.paths, self.image_format = paths, image_format
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.image_format.read(self.paths[index]), "path": str(self.paths[index])}
-
-
 class CaptionDataModule(VisionDataModule):
     """Base of the data sets of images with captions, without classes, normalized to [-1, 1].
 
@@ -117,8 +105,11 @@ class CaptionDataModule(VisionDataModule):
 
     def image_format(self, paths: Sequence[Path], split: str) -> ImageFormat:
         """Return the format in which the images of a split are read."""
-        reader = self.image_reader(paths, split)
-        return ImageFormat(self.size, replace(reader, background=255 if self.background == "white" else 0))
+        return ImageFormat(self.size, self.with_background(self.image_reader(paths, split)))
+
+    def with_background(self, reader: ImageReader) -> ImageReader:
+        """Return a reader that shows transparent pixels in the colour of ``background``."""
+        return replace(reader, background=255 if self.background == "white" else 0)
 
     def files(self, split: LabelledSplit) -> list[CaptionedFile]:
         """Return the images of a split."""
@@ -147,6 +138,7 @@ class CaptionDataModule(VisionDataModule):
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
         """Convert photos for prediction to the format of the data set's images."""
-        if not isinstance(dataset, PhotoFolder):
+        if not isinstance(dataset, Photos):
             return dataset
-        return _Photos(dataset.paths, self.image_format(dataset.paths, "predict"))
+        dataset.reader = self.with_background(dataset.reader)
+        return SquarePhotos(dataset, self.size)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from darkroom.datamodules.detection.annotations import Annotation
 from darkroom.datamodules.detection.check_annotations import BadBoxes, check_annotations
 from darkroom.datamodules.io.exif import Exif, rotates, warn_of_ambiguous_rotation
 from darkroom.datamodules.io.image_files import list_images
-from darkroom.datamodules.io.read_images import ImageReader, to_tensor
+from darkroom.datamodules.io.read_images import ImageReader
 from darkroom.datamodules.loading import SeededSampler
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
 from darkroom.datamodules.proposals.methods import Proposals
@@ -75,14 +76,14 @@ class DetectionImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         annotation = self.annotations[index]
-        photo = self.reader(annotation.path, rotates(annotation.path, annotation.size, self.exif))
-        if (photo.height, photo.width) != annotation.size:
-            turned = " (after EXIF rotation, if any)" if photo.size == annotation.size else ""
+        rotate = partial(rotates, size=annotation.size, exif=self.exif)
+        image, size = self.reader.read_tensor(annotation.path, rotate, self.max_side)
+        if size != annotation.size:
+            turned = " (after EXIF rotation, if any)" if size[::-1] == annotation.size else ""
             raise DataError(
-                f"{annotation.path} has {photo.width} x {photo.height} pixels{turned}, but {annotation.source} states "
+                f"{annotation.path} has {size[1]} x {size[0]} pixels{turned}, but {annotation.source} states "
                 f"{annotation.size[1]} x {annotation.size[0]}; correct one of them"
             )
-        image = to_tensor(photo, self.max_side)
         scale = torch.tensor(image.shape[-2:]) / torch.tensor(annotation.size)
         target: dict[str, Any] = {
             "boxes": torch.from_numpy(annotation.boxes.astype(np.float32)).view(-1, 4) * scale.flip(0).repeat(2),
@@ -96,8 +97,7 @@ class DetectionImages(Dataset[dict[str, Any]]):
             target["area"] = torch.from_numpy(annotation.area) * scale.prod()
         if self.masks and annotation.masks is not None:
             target["masks"] = _resize_masks(torch.from_numpy(annotation.masks()), image.shape[-2:])
-        size = torch.tensor(annotation.size)
-        return {"image": image, "target": target, "path": str(annotation.path), "size": size}
+        return {"image": image, "target": target, "path": str(annotation.path), "size": torch.tensor(size)}
 
 
 def _resize_masks(masks: Tensor, size: torch.Size) -> Tensor:

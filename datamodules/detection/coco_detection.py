@@ -92,7 +92,12 @@ class CocoDetection(DetectionDataModule):
         """Names of the categories in the validation JSON, in the order of ids."""
         return tuple(self._categories[0].values())
 
-    @property
+    def restore_classes(self, names: Sequence[str], category_ids: Sequence[int] | None) -> None:
+        """Set the classes of a checkpoint, and the ids of their categories; without ids they count from 1."""
+        super().restore_classes(names, category_ids)
+        self.category_ids = tuple(category_ids or range(1, len(names) + 1))
+
+    @cached_property
     def category_ids(self) -> Sequence[int]:
         """Ids of the categories in the JSON, in the order of labels."""
         return tuple(self._categories[0])

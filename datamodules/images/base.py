@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -14,7 +13,8 @@ from torchvision.transforms.v2 import functional as F
 
 from darkroom.datamodules.base import Statistics, VisionDataModule
 from darkroom.datamodules.datasets import permute
-from darkroom.datamodules.io.read_images import ImageReader, PhotoFolder, to_tensor
+from darkroom.datamodules.io.read_images import ImageReader, centre_square, to_tensor
+from darkroom.datamodules.prediction.photos import Photos, SquarePhotos
 from darkroom.errors import UsageError
 from darkroom.protocols import SizedDataset
 
@@ -62,13 +62,6 @@ class FileImages(Dataset[dict[str, Any]]):
         path = self.paths[index]
         sample = {"image": to_tensor(centre_square(self.reader(path), self.size)), "path": str(path)}
         return sample if self.labels is None else sample | {"label": torch.tensor(int(self.labels[index]))}
-
-
-def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """Crop the largest square in the middle of an image and scale it to ``size`` x ``size`` with antialias."""
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
 
 
 def resize_images(images: Tensor, size: int | None) -> Tensor:
@@ -123,9 +116,7 @@ class LabelledImages(VisionDataModule):
 
     def prepare_dataset(self, dataset: SizedDataset) -> SizedDataset:
         """Convert photos for prediction to the size of the data set's images."""
-        if not isinstance(dataset, PhotoFolder):
-            return dataset
-        return FileImages(dataset.paths, None, self.image_shape[-1], dataset.reader)
+        return SquarePhotos(dataset, self.image_shape[-1]) if isinstance(dataset, Photos) else dataset
 
     def select_indices(self, count: int, val_fraction: float, split: Literal["train", "val"]) -> np.ndarray:
         """Choose the indices of a split among ``count`` images by the seed: int64, at most ``limit`` for training."""

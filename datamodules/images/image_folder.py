@@ -45,7 +45,7 @@ class ImageFolder(LabelledImages):
         root: folder of the images, of the class folders, or of ``train``.
         size: side in pixels that all images are scaled to.
         crop: side in pixels of a crop of the scaled image, at a random place in training and from the middle elsewhere
-            (Krizhevsky et al. 2012, section 4.1: 224 of 256); None: none. Photos of ``predict_dir`` are scaled to it.
+            (Krizhevsky et al. 2012, section 4.1: 224 of 256); None: none. Photos of ``predict`` are scaled to it.
         channels: 3 for colour, 1 for grey; other images are converted.
         val_fraction, test_fraction: fractions of the training images for splits without a folder, chosen by ``seed``.
         flip, limit, mean, std: see ``LabelledImages``.

@@ -6,25 +6,24 @@ from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from darkroom.datamodules.io.image_files import SIDES_SWAPPED, read_orientation
+from darkroom.datamodules.io.image_files import SIDES_SWAPPED, Header, read_orientation
 
 # What to do with the orientation that a camera wrote beside the pixels; None decides by the size of the annotation.
 Exif = Literal["transpose", "ignore"]
 SAMPLE = 64  # headers that are read for the warning
 
 
-def rotates(path: Path, size: tuple[int, int], exif: Exif | None) -> bool:
+def rotates(header: Header, size: tuple[int, int], exif: Exif | None) -> bool:
     """Return True if an image must be rotated by its EXIF data to match its annotation.
 
     Args:
-        path: file of the image.
+        header: header of the image.
         size: height and width that the annotation, or the mask, states.
         exif: the rule; None: the one that gives ``size``, and rotation where both do.
     """
     if exif is not None:
         return exif == "transpose"
-    orientation, stored = read_orientation(path)
-    return not (orientation >= SIDES_SWAPPED and stored == size and stored[0] != stored[1])
+    return not (header.orientation >= SIDES_SWAPPED and header.size == size and size[0] != size[1])
 
 
 def warn_of_ambiguous_rotation(images: Iterable[tuple[Path, tuple[int, int]]], split: str) -> None:

@@ -1,13 +1,17 @@
 """List and open image files for all readers; their size, frames, bit depth and orientation are examined here alone."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from PIL import ExifTags, Image, ImageSequence
+import torch
+from PIL import ExifTags, Image, ImageSequence, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
+from torch import Tensor
 
 from darkroom.errors import DataError
 
@@ -29,32 +33,34 @@ _UPRIGHT = {  # by orientation: what makes stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 _INVERSE = {6: 8, 8: 6}  # the others are their own inverse
+_PLAIN_MODES = ("RGB", "L")
 
 
-def list_images(folder: Path, subfolders: bool = False) -> list[Path]:
+def list_images(folder: Path, subfolders: bool = False, extensions: Collection[str] = EXTENSIONS) -> list[Path]:
     """List the images in a folder, sorted, without hidden files such as macOS's ``._photo.jpg``.
 
     Args:
         folder: folder of the images.
         subfolders: list those in folders inside it too, except hidden ones.
+        extensions: of the files, in lower case.
 
     Raises:
         DataError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist; it must hold the images{_neighbours(folder)}")
+        raise DataError(f"folder {folder} does not exist; it must hold the images{describe_neighbours(folder)}")
     images: list[Path] = []
     for path in folder.iterdir():
         if _is_no_data(path):
             continue
-        if path.suffix.lower() in EXTENSIONS:
+        if path.suffix.lower() in extensions:
             images.append(path)
         elif subfolders and path.is_dir():
-            images += list_images(path, subfolders=True)
+            images += list_images(path, subfolders=True, extensions=extensions)
     return sorted(images)
 
 
-def _neighbours(folder: Path) -> str:
+def describe_neighbours(folder: Path) -> str:
     """Return the folders beside a missing one, for its message; empty if there are none."""
     try:
         names = sorted(path.name for path in folder.parent.iterdir() if path.is_dir() and not _is_no_data(path))
@@ -80,12 +86,19 @@ class Header(NamedTuple):
         size: stored height and width.
         deep: True if the pixels have more than 8 bits per channel.
         encoding: Pillow's name of the format, such as PNG.
+        plain: RGB or L, Pillow's mode, if the pixels have 8 bits, no transparency, and no rotation besides that of EXIF;
+            else empty.
     """
 
     orientation: int
     size: tuple[int, int]
     deep: bool
     encoding: str
+    plain: str
+
+
+# If an image is rotated by its EXIF data, or the rule that tells it from the header.
+Rotate = bool | Callable[[Header], bool]
 
 
 class Pixels(NamedTuple):
@@ -126,7 +139,19 @@ def _header(image: ImageFile) -> Header:
     # Of colours with 16 bits Pillow returns the upper 8; the decoder's name of the stored format tells.
     decoders = [tile.args if isinstance(tile.args, str) else str((tile.args or [""])[0]) for tile in image.tile]
     deep = image.mode.startswith(("I", "F")) or any(";16" in decoder for decoder in decoders)
-    return Header(orientation, size, deep, image.format or "")
+    plain = image.mode in _PLAIN_MODES and all(decoder in ("", image.mode) for decoder in decoders)
+    plain = plain and not image.has_transparency_data and _exif_states(image, orientation)
+    return Header(orientation, size, deep, image.format or "", image.mode if plain else "")
+
+
+def _exif_states(image: ImageFile, orientation: int) -> bool:
+    """Return True if the EXIF data alone give this orientation, as TorchCodec reads it; Pillow reads XMP data too."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        return exif.get(ExifTags.Base.Orientation, 1) == orientation
+    except Exception:  # damaged, see ``_orientation``
+        return False
 
 
 def _check_frames(image: Image.Image, file: ImageSource) -> None:
@@ -161,6 +186,8 @@ def _data_errors(file: ImageSource) -> Iterator[None]:
         raise DataError(f"{file} does not exist; add it") from None
     except (MemoryError, DataError):
         raise
+    except UnidentifiedImageError as error:  # its message has the address of the open file
+        raise DataError(f"{file} cannot be read as an image (its format is unknown); replace or remove it") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own errors, by format
         raise DataError(f"{file} cannot be read as an image ({error}); replace or remove it") from error
 
@@ -177,7 +204,7 @@ def read_header(file: ImageSource, max_pixels: int | None = None) -> Header:
         return header
 
 
-def read_pixels(file: ImageSource, rotate: bool = True, max_pixels: int | None = None) -> Pixels:
+def read_pixels(file: ImageSource, rotate: Rotate = True, max_pixels: int | None = None) -> Pixels:
     """Read the pixels of an image in the mode of the file.
 
     Args:
@@ -189,13 +216,71 @@ def read_pixels(file: ImageSource, rotate: bool = True, max_pixels: int | None =
         DataError: the file cannot be read, has several frames, or more than ``max_pixels`` pixels.
     """
     with _data_errors(file), _opened(file) as image:
-        header = _header(image)
-        _check_pixels(header, file, max_pixels)
-        _check_frames(image, file)
-        image.load()
-        if image.format == "TIFF":  # Pillow has rotated it
-            return Pixels(image if rotate else stored(image, header.orientation), header)
-        return Pixels(_transpose(image, header.orientation) if rotate else image, header)
+        header = _checked_header(image, file, max_pixels)
+        return _load(image, header, _rotates(rotate, header))
+
+
+def read_pixels_or_tensor(
+    file: ImageSource, channels: int, rotate: Rotate = True, max_pixels: int | None = None
+) -> Pixels | Tensor:
+    """Read an image as ``read_pixels`` does, or faster, where TorchCodec is installed and the image is plain, as a tensor.
+
+    The tensor, uint8 (channels, H, W), has the same values as the pixels converted to RGB (3 channels) or grey (1). The
+    file is read once.
+    """
+    decoders = fast_decoders()
+    if not decoders:
+        return read_pixels(file, rotate, max_pixels)
+    with _data_errors(file):
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
+        with _opened(BytesIO(content)) as image:
+            header = _checked_header(image, file, max_pixels)
+            turned = _rotates(rotate, header)
+            plain = header.plain == "L" or (header.plain == "RGB" and channels == 3)
+            if plain and header.encoding in decoders and (turned or header.orientation == 1):
+                tensor = _try_decode(decoders[header.encoding], content, channels)
+                if tensor is not None:
+                    return tensor
+            return _load(image, header, turned)
+
+
+@cache
+def fast_decoders() -> Mapping[str, Callable[..., Any]]:
+    """Return TorchCodec's decoders by Pillow's names of the formats; none if it is not installed, or cannot be loaded."""
+    try:
+        from torchcodec.decoders import decode_jpeg, decode_png, decode_webp
+    except (ImportError, OSError, RuntimeError):
+        return {}
+    return {"JPEG": decode_jpeg, "PNG": decode_png, "WEBP": decode_webp}
+
+
+def _try_decode(decode: Callable[..., Any], content: bytes, channels: int) -> Tensor | None:
+    """Decode a plain image to uint8 (channels, H, W); None if it is damaged: the error of Pillow names the fault."""
+    try:
+        # A bytearray, because torch warns of a buffer that cannot be written.
+        return decode(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode="RGB" if channels == 3 else "GRAY")
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _rotates(rotate: Rotate, header: Header) -> bool:
+    return rotate if isinstance(rotate, bool) else rotate(header)
+
+
+def _checked_header(image: ImageFile, file: ImageSource, max_pixels: int | None) -> Header:
+    """Return the header of an image of one frame with at most ``max_pixels`` pixels."""
+    header = _header(image)
+    _check_pixels(header, file, max_pixels)
+    _check_frames(image, file)
+    return header
+
+
+def _load(image: ImageFile, header: Header, rotate: bool) -> Pixels:
+    """Return the pixels of an image, upright or as stored."""
+    image.load()
+    if image.format == "TIFF":  # Pillow has rotated it
+        return Pixels(image if rotate else stored(image, header.orientation), header)
+    return Pixels(_transpose(image, header.orientation) if rotate else image, header)
 
 
 def _transpose(image: Image.Image, orientation: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +18,12 @@ from darkroom.datamodules.io.image_files import (
     EXTENSIONS,
     MAX_PIXELS,
     ImageSource,
+    Pixels,
+    Rotate,
     read_header,
     read_orientation,
     read_pixels,
+    read_pixels_or_tensor,
     stored,
 )
 from darkroom.datamodules.io.pixel_scale import PixelScale
@@ -57,13 +61,36 @@ class ImageReader:
     max_pixels: int | None = MAX_PIXELS
     background: int = 0
 
-    def __call__(self, file: ImageSource, rotate: bool = True) -> Image.Image:
+    def __call__(self, file: ImageSource, rotate: Rotate = True) -> Image.Image:
         """Read an image; ``rotate`` False leaves its pixels as stored.
 
         Raises:
             DataError: the file cannot be read, is too large, or has pixels of unknown range.
         """
-        image = self.scale.to_8_bits(read_pixels(file, rotate, self.max_pixels), file)
+        return self._convert(read_pixels(file, rotate, self.max_pixels), file)
+
+    def read_tensor(
+        self, file: ImageSource, rotate: Rotate = True, max_side: int | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Read an image as uint8 (channels, H, W), scaled down to ``max_side``, and its height and width before that.
+
+        The values are those of ``to_tensor`` of the image; TorchCodec decodes plain images faster, where it is installed.
+
+        Raises:
+            DataError: see above.
+        """
+        read = read_pixels_or_tensor(file, self.channels, rotate, self.max_pixels)
+        if isinstance(read, Pixels):
+            image = self._convert(read, file)
+            return to_tensor(image, max_side), (image.height, image.width)
+        size = read.shape[-2], read.shape[-1]
+        if max_side is not None and max(size) > max_side:
+            return to_tensor(Image.fromarray(read.permute(1, 2, 0).squeeze(2).numpy()), max_side), size
+        return read.contiguous(), size
+
+    def _convert(self, pixels: Pixels, file: ImageSource) -> Image.Image:
+        """Convert pixels to RGB or grey, 8 bits."""
+        image = self.scale.to_8_bits(pixels, file)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*(self.background,) * 3, 255)), image)
@@ -72,7 +99,7 @@ class ImageReader:
         return image.convert("RGB" if self.channels == 3 else "L")
 
 
-def read_image(file: ImageSource, channels: int = 3, rotate: bool = True) -> Image.Image:
+def read_image(file: ImageSource, channels: int = 3, rotate: Rotate = True) -> Image.Image:
     """Read an image as RGB (3 channels) or grey (1), 8 bits; see ``ImageReader``."""
     return ImageReader(channels)(file, rotate)
 
@@ -81,6 +108,13 @@ def to_tensor(image: Image.Image, max_side: int | None = None) -> Tensor:
     """Convert an image to uint8 (C, H, W), scaled down to ``max_side``."""
     array = np.array(shrink(image, max_side, Image.Resampling.BILINEAR))
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).contiguous()
+
+
+def centre_square(image: Image.Image, size: int) -> Image.Image:
+    """Crop the largest square in the middle of an image and scale it to ``size`` x ``size`` with antialias."""
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
 
 
 def connected_components(classes: np.ndarray) -> np.ndarray:
@@ -93,21 +127,6 @@ def connected_components(classes: np.ndarray) -> np.ndarray:
         found, _ = label(classes == value, np.ones((3, 3)))
         pieces += np.where(found, found + pieces.max(), 0).astype(np.int32)
     return pieces
-
-
-class PhotoFolder(Dataset[dict[str, Any]]):
-    """Images without annotations: ``{"image": uint8 (C, H, W), "path": str, "size": (height, width) in the file}``."""
-
-    def __init__(self, paths: list[Path], reader: ImageReader, max_side: int | None = None) -> None:
-        self.paths, self.reader, self.max_side = paths, reader, max_side
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = self.reader(self.paths[index])
-        size = torch.tensor([image.height, image.width])
-        return {"image": to_tensor(image, self.max_side), "path": str(self.paths[index]), "size": size}
 
 
 class ImageMaskPairs(Dataset[dict[str, Any]]):
@@ -195,14 +214,14 @@ class ImageMaskPairs(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, mask_path = self.paths[index], self.masks[index]
         mask = self._read_mask(mask_path)
-        image = self.reader(path, rotates(path, (mask.height, mask.width), self.exif))
-        if mask.size != image.size:
+        rotate = partial(rotates, size=(mask.height, mask.width), exif=self.exif)
+        image, (height, width) = self.reader.read_tensor(path, rotate, self.max_side)
+        if mask.size != (width, height):
             raise DataError(
-                f"{path} has {image.width} x {image.height} pixels, but its mask {mask_path} has {mask.width} x "
+                f"{path} has {width} x {height} pixels, but its mask {mask_path} has {mask.width} x "
                 f"{mask.height}; they must have the same size"
             )
         values = np.array(shrink(mask, self.max_side, Image.Resampling.NEAREST))
         classes = self._classes(values, mask_path)
-        size = torch.tensor([image.height, image.width])
-        sample = {"image": to_tensor(image, self.max_side), "mask": classes, "path": str(path), "size": size}
+        sample = {"image": image, "mask": classes, "path": str(path), "size": torch.tensor([height, width])}
         return sample | {"instances": self._instances(values, classes)} if self.instances else sample

@@ -18,18 +18,20 @@ Form = Literal["object", "place", "relation", "count"]
 CaptionSplit = Literal["train", "val", "test", "judge"]
 
 FORMS = ("object", "place", "relation", "count")
-ATTRIBUTES = {
-    "count": 4,  # number of objects minus one
-    "kind": len(KINDS),
-    "colour": len(COLOURS),
-    "size": len(SIZES),
-    "kind_2": len(KINDS),
-    "colour_2": len(COLOURS),
-    "size_2": len(SIZES),
-    "column": 3,
-    "row": 3,
-    "axis": 2,
+_NUMBERS = ("one", "two", "three", "four")
+_VALUES: dict[str, Sequence[str]] = {
+    "count": _NUMBERS,
+    "kind": KINDS,
+    "colour": tuple(COLOURS),
+    "size": SIZES,
+    "kind_2": KINDS,
+    "colour_2": tuple(COLOURS),
+    "size_2": SIZES,
+    "column": ("left", "middle", "right"),
+    "row": ("top", "middle", "bottom"),
+    "axis": ("side by side", "one above the other"),
 }
+ATTRIBUTES = {name: len(values) for name, values in _VALUES.items()}
 HELD_OUT = (np.arange(len(COLOURS)) + 3) % len(KINDS)  # for each colour, the kind that never has it in training
 
 _SPLITS = ("train", "val", "test", "judge")
@@ -47,7 +49,6 @@ _PLACES = (
     ("in the lower left", "at the bottom", "in the lower right"),
 )
 _RELATIONS = (("left of", "right of"), ("above", "below"))
-_NUMBERS = ("one", "two", "three", "four")
 
 
 class DescribedScenes(NamedTuple):
@@ -193,6 +194,7 @@ class ShapesCaptions(LabelledImages):
     class_names: Sequence[str] = ()
     attribute_names = tuple(ATTRIBUTES)
     attribute_sizes = tuple(ATTRIBUTES.values())
+    attribute_values = tuple(_VALUES.values())
     form_names = FORMS
 
     def __init__(
@@ -232,6 +234,15 @@ class ShapesCaptions(LabelledImages):
             "count": {*COLOURS, *map(_plural, KINDS), *_NUMBERS[1:]},
         }
         return sorted(set().union(*(words[form] for form in self.forms)))
+
+    @property
+    def held_out_objects(self) -> dict[str, list[dict[str, int]]]:
+        """Kind and colour of the objects that training never shows, as the first and the second of a caption, by name."""
+        pairs = enumerate(zip(COLOURS, HELD_OUT.tolist(), strict=True)) if self.held_out else ()
+        return {
+            f"{name} {KINDS[kind]}": [{f"kind{end}": kind, f"colour{end}": colour} for end in ("", "_2")]
+            for colour, (name, kind) in pairs
+        }
 
     def dataset(self, split: Split) -> SizedDataset:
         """Return the ``CaptionedScenes`` of a split; prediction uses the test split."""

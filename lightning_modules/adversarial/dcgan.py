@@ -1,5 +1,6 @@
 """DCGAN (Radford, Metz, Chintala 2016): a convolutional generator and discriminator."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -17,13 +18,18 @@ from darkroom.lightning_modules.adversarial.losses import (
 from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim, ManualOptimization
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
+from darkroom.lightning_modules.generation.export import decoder_graph
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
 from darkroom.lightning_modules.utils.eval_mode import constant_parameters, eval_mode
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.protocols.export import ExportGraph
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
+# joint_batch: batch norm over real and generated images together.
+TrainingNorm = Literal["joint_batch", "batch", "spectral", "none"]
 Prior = Literal["uniform", "normal"]
 
 
@@ -190,7 +196,8 @@ class DCGAN(ManualOptimization, Generative, Technique):
         prior: of the latents: uniform in [-1, 1], as in the paper, or normal.
         base_channels: width of both networks; 64 as in the authors' code (figure 1 has 128).
         loss: non_saturating, hinge or least_squares; see ``losses``.
-        discriminator_norm: batch, spectral or none.
+        discriminator_norm: batch norm over real and over generated images apart (batch), as in the authors' code, or over
+            both together (joint_batch), see ``logits_of``; spectral; or none.
         r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on real images (Mescheder et al. 2018, equation 9). It needs
             the gradient of each image, so it excludes batch norm in the discriminator, and second derivatives, so it
             excludes compilation.
@@ -219,7 +226,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         prior: Prior = "uniform",
         base_channels: int = 64,
         loss: AdversarialLoss = "non_saturating",
-        discriminator_norm: DiscriminatorNorm = "batch",
+        discriminator_norm: TrainingNorm = "batch",
         r1: float = 0.0,
         ema: EMAOptions | None = EMAOptions(decay=0.999),  # noqa: B008 (frozen)
         discriminator_steps: int = 1,
@@ -240,10 +247,10 @@ class DCGAN(ManualOptimization, Generative, Technique):
         _at_least(1, latent_dim=latent_dim, base_channels=base_channels)
         _at_least(1, discriminator_steps=discriminator_steps)
         _at_least(0, r1=r1, inversion_steps=inversion_steps)
-        if r1 and discriminator_norm == "batch":
+        if r1 and discriminator_norm in ("batch", "joint_batch"):
             raise UsageError(
-                f"model.r1 is {r1} with model.discriminator_norm batch, but R1 needs the gradient of each image, and batch "
-                "norm mixes images; set model.discriminator_norm to spectral or none"
+                f"model.r1 is {r1} with model.discriminator_norm {discriminator_norm}, but R1 needs the gradient of each "
+                "image, and batch norm mixes images; set model.discriminator_norm to spectral or none"
             )
         if r1 and options.compile:
             raise UsageError(
@@ -257,14 +264,16 @@ class DCGAN(ManualOptimization, Generative, Technique):
         self.gradient_clip_val = options.gradient_clip_val
         self.accumulate_grad_batches = options.accumulate_grad_batches
         self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, num_classes=classes)
-        norm = check_choice("model.discriminator_norm", discriminator_norm, DiscriminatorNorm)
-        self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, num_classes=classes, norm=norm)
+        norm = check_choice("model.discriminator_norm", discriminator_norm, TrainingNorm)
+        self.joint = norm == "joint_batch"
+        kind: DiscriminatorNorm = "batch" if norm == "joint_batch" else norm
+        self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, num_classes=classes, norm=kind)
         self.ema = None if ema is None else EMA(self.generator, build_options(EMAOptions, ema).decay)
         adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
         both = options.optimizer or adam
         self._optimizers = options.discriminator_optimizer or both, options.generator_optimizer or both
-        # Latents and labels of accumulated batches, and the images generated from them if these have a graph.
-        self._accumulated: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        # Real images, latents and labels of accumulated batches, and the generated images if these have a graph.
+        self._accumulated: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = []
 
     def networks(self) -> list[nn.Module]:
         """Return generator, discriminator and, if there is one, the EMA of the generator."""
@@ -289,7 +298,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         z = self.draw_latents(len(real))
         with torch.set_grad_enabled(generator_too):
             fake = self.generator(z, labels)
-        self._accumulated.append((z, labels, fake if generator_too else None))
+        self._accumulated.append((real, z, labels, fake if generator_too else None))
 
         terms = self.discriminator_terms(real, fake.detach(), labels)
         self.accumulate(terms["d_loss"])
@@ -312,9 +321,9 @@ class DCGAN(ManualOptimization, Generative, Technique):
             with torch.autocast(real.device.type, enabled=False):  # a gradient's gradient in float32
                 real_logits = self.discriminator(real, labels)
                 penalty = self.r1 / 2 * gradient_penalty(real_logits, real)
+            fake_logits = self.discriminator(fake, labels)
         else:
-            real_logits = self.discriminator(real, labels)
-        fake_logits = self.discriminator(fake, labels)
+            real_logits, fake_logits = self.logits_of(real, fake, labels)
         return {
             "d_loss": discriminator_loss(self.loss, real_logits, fake_logits) + penalty,
             "g_loss": generator_loss(self.loss, fake_logits.detach()),
@@ -322,12 +331,25 @@ class DCGAN(ManualOptimization, Generative, Technique):
             "d_fake": fake_logits.detach().sigmoid().mean(),
         }
 
+    def logits_of(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Compute the logits (B,) of real and of generated images, (B, C, H, W) each.
+
+        Batch norm over generated images alone subtracts what they have in common, such as a wrong background, so that the
+        logits do not depend on it and the generator is not corrected. Over both together it is a difference between them.
+        """
+        if not self.joint:
+            return self.discriminator(real, labels), self.discriminator(fake, labels)
+        both = None if labels is None else torch.cat([labels, labels])
+        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), both).chunk(2)
+        return real_logits, fake_logits
+
     def generator_step(self, optimizer: Any) -> None:
         """Step the generator against the current discriminator, and update its EMA."""
         with constant_parameters(self.discriminator):
-            for z, labels, fake in self._accumulated:
+            for real, z, labels, fake in self._accumulated:
                 fake = self.generator(z, labels) if fake is None else fake
-                self.accumulate(generator_loss(self.loss, self.discriminator(fake, labels)))
+                logits = self.logits_of(real, fake, labels)[1] if self.joint else self.discriminator(fake, labels)
+                self.accumulate(generator_loss(self.loss, logits))
         self.step(optimizer, self.generator, len(self._accumulated), counted=False)
         if self.ema is not None:
             self.ema.update(self.generator)
@@ -348,7 +370,15 @@ class DCGAN(ManualOptimization, Generative, Technique):
 
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Decode latents (B, latent_dim) to images (B, C, H, W) in [-1, 1] with the EMA weights."""
-        return (self.generator if self.ema is None else self.ema.module)(z, labels)
+        return self._sampling_generator(z, labels)
+
+    @property
+    def _sampling_generator(self) -> nn.Module:
+        return self.generator if self.ema is None else self.ema.module
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graph of the generator with the EMA weights, see ``ExportableParts``."""
+        return {"generator": decoder_graph(self, self._sampling_generator, nn.Identity(), {"distribution": self.prior})}
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Search latents (B, latent_dim) whose images are closest to images (B, C, H, W): a GAN has no encoder.

@@ -1,6 +1,6 @@
 """AutoEncoder (Hinton & Salakhutdinov 2006), optionally denoising, with a Gaussian fitted to its codes for sampling."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,10 +11,13 @@ from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gauss
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative, squared_error
+from darkroom.lightning_modules.generation.export import decoder_graph, encoder_graph
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import check_choice
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.records.results import Task
 
 Reconstruction = Literal["squared_error", "cross_entropy"]
@@ -57,11 +60,13 @@ class CodeDistribution(KeepFloat32):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map standard normal noise (n, D) to codes, float32 (n, D)."""
-        # The symmetric root is unique, and exists also for a singular covariance.
         with torch.autocast(noise.device.type, enabled=False):
-            values, vectors = torch.linalg.eigh(self.covariance.to(with_float64(noise.device), torch.float64))
-            root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-            return self.mean + noise @ root.to(noise)
+            return self.mean + noise @ self.root().to(noise)
+
+    def root(self) -> Tensor:
+        """Compute the symmetric root of the covariance, float64 (D, D): unique, and defined if that is singular."""
+        values, vectors = torch.linalg.eigh(self.covariance.to(with_float64(self.covariance.device), torch.float64))
+        return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 class AutoEncoder(Generative, Technique):
@@ -159,3 +164,14 @@ class AutoEncoder(Generative, Technique):
         output = self.decoder(self.encode(x).to(self.dtype))
         terms = {"loss": self.error(x, output)}
         return terms | {"squared_error": squared_error(self.likelihood.mean(output), x)} if stage == "test" else terms
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graphs of encoder and decoder, see ``ExportableParts``."""
+        names = {"latent": "code of each image"}
+        prior = {
+            "distribution": "normal",
+            "mean": self.codes.mean.tolist(),
+            "root": self.codes.root().float().tolist(),
+        }
+        encoder = encoder_graph(self, self.encoder, normalization, lambda x, _: (self.encode(x),), names)
+        return {"encoder": encoder, "decoder": decoder_graph(self, self.decoder, self.likelihood.mean, prior)}

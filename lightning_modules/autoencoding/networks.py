@@ -19,7 +19,7 @@ Architecture = Literal["conv", "mlp"]
 def one_hot(labels: Tensor | None, num_classes: int | None, like: Tensor) -> Tensor:
     """Encode labels int64 (B,) as (B, num_classes) in ``like``'s type; (B, 0) for an unconditional network."""
     if num_classes is None:
-        return like.new_zeros(len(like), 0)
+        return like.new_zeros(like.shape[0], 0)  # not len, a constant in exported graphs
     if labels is None:
         raise UsageError(f"labels are missing; a network of {num_classes} classes needs int64 (B,) beside its input")
     return F.one_hot(labels, num_classes).to(like.dtype)

@@ -1,7 +1,7 @@
 """VAE (Kingma & Welling 2014; Rezende et al. 2014), with metrics of its bound and of its latent dimensions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar
 
@@ -17,10 +17,13 @@ from darkroom.lightning_modules.autoencoding.networks import Architecture, apply
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.fit_progress import FitProgress
 from darkroom.lightning_modules.generation.base import Generative, squared_error
+from darkroom.lightning_modules.generation.export import decoder_graph, encoder_graph
 from darkroom.lightning_modules.lr_schedulers import count_fit_steps
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import FactorData
+from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.lightning_compat import datamodule_of, trainer_of
 from darkroom.runtime.records.results import Task
 
@@ -158,6 +161,15 @@ class VAE(Generative, Technique):
     def decode(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Decode latents (B, latent_dim) to the means of p(x|z): float32 (B, C, H, W) in [-1, 1]."""
         return self.likelihood.mean(self.likelihood_parameters(z, labels))
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graphs of encoder and decoder, see ``ExportableParts``."""
+        names = {
+            "mean": "of the normal posterior; the latent for reconstruction",
+            "log_variance": "of the normal posterior",
+        }
+        decoder = decoder_graph(self, self.decoder, self.likelihood.mean, {"distribution": "normal"})
+        return {"encoder": encoder_graph(self, self.encoder, normalization, self.posterior, names), "decoder": decoder}
 
     # --- the loss -----------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,14 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.detection.boxes import fixed_seed
+from darkroom.lightning_modules.detection.boxes import fixed_seed, keep_best
 from darkroom.lightning_modules.detection.export.graph import network_graph
-from darkroom.lightning_modules.detection.inference import Limits
+from darkroom.lightning_modules.detection.inference import DetectionInference, Limits
 from darkroom.lightning_modules.detection.metrics import COCOScores, VOCScores
+from darkroom.lightning_modules.detection.tiles import detect_in_tiles
 from darkroom.lightning_modules.detection.types import Detection, Detections
 from darkroom.lightning_modules.optimizers import Optim
+from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.check_batch import check_first_batch
 from darkroom.lightning_modules.utils.normalization import Statistics, refuse_normalized_data
 from darkroom.lightning_modules.utils.precision import check_images
@@ -48,13 +50,14 @@ class ObjectDetection(Technique):
             background.
         num_classes: classes of objects, without the background; the command line takes it from the data.
         masks: evaluate masks too; the network must predict them and the data must have them.
+        inference: thresholds beside the network's own, by default none, and tiles.
         optim, init_from: see Technique.
     """
 
     task: ClassVar[Task] = "detection"
     needs: ClassVar[Mapping[str, type]] = {"target": list}
     # Networks of others select detections themselves; COCO's metrics count 100 of an image and class.
-    limits: Limits = Limits(score_threshold=0.0, nms_threshold=1.0, max_detections=100)
+    default_limits: ClassVar[Limits] = Limits(score_threshold=0.0, nms_threshold=1.0, max_detections=100)
     free_arguments: ClassVar[tuple[str, ...]] = ("inference",)
 
     def __init__(
@@ -62,6 +65,7 @@ class ObjectDetection(Technique):
         network: nn.Module,
         num_classes: int | None = None,
         masks: bool = False,
+        inference: DetectionInference | None = None,
         optim: Optim | None = None,
         init_from: str | None = None,
     ) -> None:
@@ -69,6 +73,8 @@ class ObjectDetection(Technique):
         if num_classes is None or num_classes < 1:
             raise UsageError(f"model.num_classes must be a number of classes of objects, at least 1, got {num_classes}")
         self.network, self.num_classes, self.masks = network, num_classes, masks
+        self.inference = build_options(DetectionInference, inference)
+        self.limits = self.inference.limits(self.default_limits)
         for scaling in network.modules():
             if isinstance(scaling, GeneralizedRCNNTransform):
                 self.own_normalization = scaling.image_mean, scaling.image_std
@@ -99,7 +105,15 @@ class ObjectDetection(Technique):
     def detect(self, batch: Mapping[str, Any]) -> Detections:
         """Detect the objects of a batch, one dict per image."""
         self._check_sides(batch)
-        return [_binarize_masks(found) for found in self.network(list(batch["image"]))]
+        found = [_binarize_masks(one) for one in self.network(list(batch["image"]))]
+        return found if self.limits == self.default_limits else [keep_best(one, self.limits) for one in found]
+
+    def infer(self, batch: Mapping[str, Any]) -> Detections:
+        """Detect the objects of a batch of test or prediction, those of large images in the tiles of ``inference``."""
+        if all(self.inference.fits(image.shape[-2:]) for image in batch["image"]):
+            return self.detect(batch)
+        singles = [{key: value[i : i + 1] for key, value in batch.items()} for i in range(len(batch["image"]))]
+        return [detect_in_tiles(self.detect, one, self.inference, self.limits) for one in singles]
 
     def _check_sides(self, batch: Mapping[str, Any]) -> None:
         """Check that torchvision's resizing, if the network has it, leaves a pixel of each side of the images."""
@@ -151,18 +165,31 @@ class ObjectDetection(Technique):
         self.check(batch)
         self._synchronize()
         start = time.perf_counter()
-        found = self.detect(batch)
+        found = self.infer(batch)
         self._synchronize()
         self._seconds.append((len(found), time.perf_counter() - start))
         self.test_scores.update(found, batch["target"])
         return found
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Detections:
-        """Detect the objects of a batch, see ``detect``."""
-        return self.detect(batch)
+        """Detect the objects of a batch, see ``infer``."""
+        return self.infer(batch)
 
     def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from one uint8 image to its detections, see ``ExportableModel``.
+        """Return the graph from uint8 images to detections, see ``ExportableModel``.
+
+        Raises:
+            UsageError: ``inference`` has tiles.
+        """
+        if self.inference.tile is not None:
+            raise UsageError(
+                f"model.inference.tile is {self.inference.tile}, but the exported graph of a detector takes whole images; "
+                "add --model.inference.tile null"
+            )
+        return self.whole_image_graph(normalization)
+
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from one uint8 image to its detections.
 
         Networks of others have a loop over images; methods override it by graphs for whole batches.
         """

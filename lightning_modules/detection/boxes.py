@@ -66,6 +66,17 @@ def select_detections(boxes: Tensor, scores: Tensor, size: Sequence[int], limits
     return {"boxes": boxes[best], "scores": scores[best], "labels": labels[best]}
 
 
+def keep_best(found: Detection, limits: Limits) -> Detection:
+    """Select the best detections of an image, after non-maximum suppression within each class."""
+    above = (found["scores"] > limits.score_threshold).nonzero().flatten()
+    order = batched_nms(found["boxes"][above], found["scores"][above], found["labels"][above], limits.nms_threshold)
+    best = above[order[: limits.max_detections]]
+    kept: Detection = {"boxes": found["boxes"][best], "scores": found["scores"][best], "labels": found["labels"][best]}
+    if "masks" in found:
+        kept["masks"] = found["masks"][best]
+    return kept
+
+
 def warp(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Crop boxes (P, 4) from an image float (C, H, W) and warp each to a square: (P, C, size, size).
 

@@ -34,7 +34,7 @@ from darkroom.lightning_modules.layers.pretrained import (
     load_all_but_last_layer,
     normalization_of,
 )
-from darkroom.lightning_modules.utils.arguments import build_options, check_choice
+from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.protocols.export import ExportGraph
 
@@ -178,7 +178,7 @@ class FastRCNN(ObjectDetection):
         network = FastRCNNNetwork(
             num_classes=num_classes or 1, backbone=backbone, width=width, freeze=freeze, weights=weights
         )
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
         if rois_per_image < 1:
             raise UsageError(f"model.rois_per_image must be at least 1, got {rois_per_image}")
         if not 0 < foreground <= 1:
@@ -188,7 +188,6 @@ class FastRCNN(ObjectDetection):
         self.rois_per_image, self.foreground = rois_per_image, foreground
         self.offset_deviations = tuple(offset_deviations)
         self.background_iou = (background_iou[0], background_iou[1])
-        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         self.own_normalization = normalization_of(backbone)
         self.transform = ImageScaling(min_side, max_side, self.own_normalization)
 
@@ -249,8 +248,8 @@ class FastRCNN(ObjectDetection):
         shape = proposals.shape[:2]
         return boxes.unflatten(0, shape), logits.float().softmax(1)[:, 1:].unflatten(0, shape)
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images and proposals to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images and proposals to detections."""
         graph = ProposalGraph(self, normalization)
         return detection_graph(graph, self.limits, 3, self.transform.describe(), proposals=True)
 

@@ -88,8 +88,7 @@ class FasterRCNN(ObjectDetection):
             rpn=build_options(RPNOptions, rpn),
             limits=limits,
         )
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
-        self.limits = limits
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the loss terms of the region proposal network and of the box head."""
@@ -103,7 +102,7 @@ class FasterRCNN(ObjectDetection):
         """Compute loss terms and detections from one pass of the backbone."""
         return self.network(batch["image"], batch["target"])
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         graph = TwoStageGraph(self.network, normalization, self.limits)
         return detection_graph(graph, self.limits, 3, self.network.transform.describe())

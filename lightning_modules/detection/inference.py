@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.tiling import Tiling
 from darkroom.ranges import ClosedUnitInterval, PositiveInt
 
 
@@ -19,13 +20,17 @@ class Limits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DetectionInference:
-    """Thresholds that select detections from candidates in validation, test and prediction; None: the method's own.
+class DetectionInference(Tiling):
+    """Thresholds that select detections from candidates; None: the method's own. Tiles for test and prediction.
 
     Args:
+        tile: side of the tiles in pixels, for small objects of large images; None: the whole image at once.
+        overlap: fraction of a tile that its neighbour covers too, in [0, 1). Objects of that size are whole in some tile;
+            the boxes of larger ones are joined. Without overlap, an object across a border is found once on each side.
+        tiles_at_once: batch size of tiles.
         score_threshold: candidates must score more, in [0, 1].
         nms_threshold: of two boxes of a class with a larger IoU, in [0, 1], the worse one is dropped.
-        max_detections: most detections of an image.
+        max_detections: most detections of an image, and of each tile.
 
     Raises:
         UsageError: a value is out of its range.
@@ -36,6 +41,7 @@ class DetectionInference:
     max_detections: PositiveInt | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value in (("score_threshold", self.score_threshold), ("nms_threshold", self.nms_threshold)):
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"model.inference.{name} must be in [0, 1], got {value}")

@@ -72,8 +72,7 @@ class MaskRCNN(ObjectDetection):
             rpn=build_options(RPNOptions, rpn),
             limits=limits,
         )
-        super().__init__(network, num_classes=num_classes, masks=True, **kwargs)
-        self.limits = limits
+        super().__init__(network, num_classes=num_classes, masks=True, inference=inference, **kwargs)
 
     def loss_terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the loss terms of the region proposal network and of the box and mask heads.
@@ -95,8 +94,8 @@ class MaskRCNN(ObjectDetection):
         """
         return self.network(batch["image"], _require_masks(batch["target"]))
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         graph = TwoStageGraph(self.network, normalization, self.limits)
         return detection_graph(graph, self.limits, 3, self.network.transform.describe(), masks=True)
 

@@ -18,7 +18,6 @@ from darkroom.lightning_modules.detection.types import Detections
 from darkroom.lightning_modules.layers.convolutionalize import convolutionalize, equals_crops
 from darkroom.lightning_modules.layers.pretrained import IMAGENET, Normalization
 from darkroom.lightning_modules.layers.symbolic_sides import as_one_symbol, ceil_div
-from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.eval_mode import eval_mode
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.protocols import PretrainedNetwork
@@ -106,7 +105,7 @@ class SlidingWindow(ObjectDetection):
     ) -> None:
         classifier = classifier or WindowClassifier(num_classes or 1, window, channels)
         network = convolutionalize(classifier, window)
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
         if not sides or not aspect_ratios or min(*sides, *aspect_ratios, stride) <= 0:
             raise UsageError("model.sides, model.aspect_ratios and model.stride must be above 0")
         own = _stride(network, window, self.num_classes + 1)
@@ -120,7 +119,6 @@ class SlidingWindow(ObjectDetection):
         self.sides, self.aspect_ratios = tuple(sides), tuple(aspect_ratios)
         self.windows_per_image, self.foreground = windows_per_image, foreground
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
-        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         expected = classifier.expected_normalization if isinstance(classifier, PretrainedNetwork) else None
         mean, std = expected or IMAGENET
         self.own_normalization = Normalization(tuple(mean), tuple(std))
@@ -213,8 +211,8 @@ class SlidingWindow(ObjectDetection):
             boxes.append(windows)
         return torch.cat(boxes).to(image.device).expand(image.shape[0], -1, -1), torch.cat(scores, 1)
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         resizing = (
             "the graph resizes images for each side and aspect ratio of the windows; boxes are in pixels of the image"
         )

@@ -26,7 +26,6 @@ from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.backbones import scale_channels, zero_bias
 from darkroom.lightning_modules.layers.body import Norm, build_backbone
 from darkroom.lightning_modules.layers.pretrained import Normalization, Weights, normalization_of
-from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.distributed import mean_over_ranks
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.torchvision_weights import fetch_weights
@@ -379,10 +378,9 @@ class SSD(ObjectDetection):
             norm=norm,
             frozen_stages=frozen_stages,
         )
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
         self.own_normalization = network.normalization
         self.image_size, self.negatives = image_size, negatives
-        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
 
     def forward(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute offsets (B, P, 4) and logits (B, P, K + 1) of the default boxes of images float (3, H, W) in [0, 1]."""
@@ -399,8 +397,8 @@ class SSD(ObjectDetection):
         of_image = torch.arange(image.shape[0], device=image.device)[:, None, None]
         return boxes[of_image, best] * (extents(*image.shape[-2:]) / self.image_size), scores
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         resizing = (
             f"the graph warps images to {self.image_size} x {self.image_size} pixels; boxes are in pixels of the image"
         )

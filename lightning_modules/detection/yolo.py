@@ -28,7 +28,6 @@ from darkroom.lightning_modules.layers.darknet import (
     uses_batch_norm,
 )
 from darkroom.lightning_modules.layers.pretrained import Weights, normalization_of
-from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.protocols.export import ExportGraph
 
@@ -373,11 +372,10 @@ class YOLO(ObjectDetection):
             backbone=backbone,
             weights=weights,
         )
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
         if backbone is not None:
             self.own_normalization = normalization_of(backbone).adapt(in_channels)
         self.lambda_coord, self.lambda_noobj = lambda_coord, lambda_noobj
-        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Map images, each float (C, H, W) in [0, 1], to predictions of cells (B, S, S, 5 B' + K)."""
@@ -393,8 +391,8 @@ class YOLO(ObjectDetection):
         boxes, scores = decode(self.network(warped), self.network.boxes)
         return boxes * extents(*image.shape[-2:]), scores
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images to detections."""
         height, width = self.network.size
         resizing = f"the graph warps images to {height} x {width} pixels; boxes are in pixels of the image"
         return detection_graph(CandidateGraph(self, normalization), self.limits, len(normalization[0]), resizing)

@@ -1,6 +1,7 @@
 """Diffusion: base of diffusion models: training loss, EMA weights, sampling, evaluation."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -13,10 +14,11 @@ from typing_extensions import Self
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
+from darkroom.lightning_modules.diffusion.export import Inputs, denoiser_graph
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import Simple, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.objective.parameterization import Unweighted, loss_of, to_x0
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, Threshold
 from darkroom.lightning_modules.diffusion.sampling.model_wrapper import ModelWrapper, call_network, clamp_x0
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
@@ -26,7 +28,9 @@ from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.metrics.scores import Scores
 from darkroom.lightning_modules.utils.arguments import build_options
 from darkroom.lightning_modules.utils.fsdp import gather, release
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.protocols.export import ExportGraph
 
 _GOLDEN_RATIO = (1 + 5**0.5) / 2
 Condition = dict[str, Tensor]  # arguments of a network besides image and time, by name; B rows each
@@ -75,7 +79,7 @@ class Diffusion(Generative, Technique):
         objective = build_options(Objective, objective)
         sampling = build_options(Sampling, sampling).with_defaults(**self.default_sampling)
         self.schedule, self.network = schedule, network
-        self.prediction, self.loss_weight = objective.prediction, objective.loss_weight or Simple()
+        self.prediction, self.loss_weight = objective.prediction, objective.loss_weight or Unweighted()
         self.learned_variance, self.vlb_weight = objective.learned_variance, objective.vlb_weight
         self.self_conditioning = objective.self_conditioning
         if sampling.variance == "learned":
@@ -108,6 +112,10 @@ class Diffusion(Generative, Technique):
             x: its target images (B, C, H, W).
             generator: determines random numbers.
         """
+        raise NotImplementedError
+
+    def condition_inputs(self) -> Inputs:
+        """Return the conditioning tensors as inputs of the exported network, by name, each with examples."""
         raise NotImplementedError
 
     def target_images(self, batch: dict[str, Any]) -> Tensor:
@@ -282,6 +290,10 @@ class Diffusion(Generative, Technique):
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
         """Sample x_T from N(0, 1): float32 (n, C, H, W)."""
         return self.noise(n, *self.image_shape, generator=generator)
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graph of the denoiser with the EMA weights, see ``ExportableParts``."""
+        return {"denoiser": denoiser_graph(self, self.condition_inputs())}
 
     # Sharded weights are gathered while images are sampled and scored, because ranks do not do that equally often.
 

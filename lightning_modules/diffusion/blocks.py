@@ -295,7 +295,7 @@ class TimedUNet(nn.Module):
         """Project the embedding (B, wide) and the text for each layer: (B, time_channels), and keys and values."""
         words: Iterable[TextKeys | None] = repeat(None)
         if self.read is not None:
-            pooled, words = self.read(text, mask, len(embedding))
+            pooled, words = self.read(text, mask, embedding.shape[0])  # not len, a constant in exported graphs
             embedding = embedding + pooled
         elif text is not None:
             raise UsageError(f"this {type(self).__name__} takes no text, but got one; set text_dim")

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
 from darkroom.lightning_modules.diffusion.build_network import build_network
+from darkroom.lightning_modules.diffusion.export import Inputs
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import code_length
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule, NoiseSchedule
@@ -24,6 +25,7 @@ from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, ddim_invert
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
+from darkroom.lightning_modules.generation.export import label_inputs
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.metrics.scores import share_of_rank
@@ -139,6 +141,10 @@ class DDPM(Diffusion):
         """Build the condition: the batch's labels, in training dropped with probability ``label_dropout``."""
         labels = self.labels_of(batch)
         return label_condition(self._dropped(labels) if self.training else labels)
+
+    def condition_inputs(self) -> Inputs:
+        """Return the labels as input of the exported network, if this model is conditional."""
+        return label_inputs(self.num_classes)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         labels = self.labels_of(batch)

@@ -3,6 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -129,16 +130,16 @@ def build_backbone(
         raise UsageError(f"{option}.width must be 1 with {option}.weights {weights}, got {width}")
     if not 0 <= frozen_stages <= 5:
         raise UsageError(f"model.frozen_stages must be a level from 0 (none) to 5 (all layers), got {frozen_stages}")
-    model = _template(name, option)
-    blocks = _blocks(model)
+    template, blocks = _traced(_known(name, option))
     names, ends = list(blocks), {level: block for block, level in blocks.items()}  # the last one of each level
     for level in (*levels, *[frozen_stages] * bool(frozen_stages)):
         if level not in ends:
             raise UsageError(f"{option}.backbone {name} has no map of stride {2**level}; use for example {_EXAMPLES}")
-    if width != 1:
-        narrow(model, width)
-    elif next(model.parameters()).is_meta:
+    if width == 1:
         model = _build_classifier(name)
+    else:
+        model = copy.deepcopy(template)
+        narrow(model, width)
     _set_channels(model, in_channels)
     if weights == "imagenet":
         model.load_state_dict(fit_channels(fetch_imagenet_weights(name, f"{option}.weights"), in_channels))
@@ -168,17 +169,25 @@ def _set_channels(classifier: nn.Module, in_channels: int) -> None:
         classifier.set_submodule(name, replaced)
 
 
-def _template(name: str, option: str) -> nn.Module:
-    """Build the classifier on the meta device, or on the CPU where its constructor computes."""
+def _known(name: str, option: str) -> str:
+    """Return the name of a classifier, or raise a UsageError if there is none of this name."""
     if name not in ("efficientnet_lite0", *torchvision.models.list_models(module=torchvision.models)):
         raise UsageError(
             f"{option}.backbone must be efficientnet_lite0 or a classifier of torchvision, such as {_EXAMPLES}, got {name}"
         )
+    return name
+
+
+@cache  # tracing takes most of the time of building a body
+def _traced(name: str) -> tuple[nn.Module, dict[str, int | None]]:
+    """Return a classifier on the meta device, which callers must not change, and the levels of its blocks' maps."""
     try:
         with torch.device("meta"):
-            return _build_classifier(name)
-    except NotImplementedError:
-        return _build_classifier(name)
+            classifier = _build_classifier(name)
+    except NotImplementedError:  # its constructor computes
+        with torch.random.fork_rng(devices=[]):  # the seed gives the same weights to the first body and the next
+            classifier = _build_classifier(name).to("meta")
+    return classifier, _blocks(classifier)
 
 
 def _blocks(classifier: nn.Module) -> dict[str, int | None]:
@@ -186,7 +195,7 @@ def _blocks(classifier: nn.Module) -> dict[str, int | None]:
 
     A block is a child, or an element of a Sequential child, never a part of a residual block.
     """
-    classifier = copy.deepcopy(classifier).to("meta").eval()
+    classifier = copy.deepcopy(classifier).eval()
     image = torch.empty(1, 3, _SIDE, _SIDE, device="meta")
     chain: list[Tensor] = [image]
     blocks: dict[str, int | None] = {}

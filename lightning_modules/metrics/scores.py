@@ -108,11 +108,15 @@ class Scores:
         """Split ``count`` images of this rank into slices of ``batch_size``."""
         return [slice(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
 
+    def _numbers(self, part: slice) -> list[int]:
+        """Return the indices in the set of this rank's images in a slice."""
+        return [self._rank + i * self._world_size for i in range(part.start, part.stop)]
+
     def _generators(self, part: slice) -> list[torch.Generator]:
         """Return a generator for each of this rank's images in a slice. It is a function of the seed and of the image's
         index in the set, independent of batch size and world size.
         """
-        return [generator_of(self.seed, self._rank + i * self._world_size) for i in range(part.start, part.stop)]
+        return [generator_of(self.seed, number) for number in self._numbers(part)]
 
 
 def share_of_rank(count: int, rank: int, world_size: int) -> int:

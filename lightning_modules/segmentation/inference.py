@@ -1,6 +1,6 @@
 """Inference: tiles for images larger than memory, and averages over flips and scales."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.segmentation.geometry import margin_of, mirror_pad
+from darkroom.lightning_modules.tiling import Tiling, chunks
 from darkroom.protocols import SeamlessNetwork, SegmentationModel, UnpaddedNetwork
-from darkroom.ranges import ClosedUnitInterval, PositiveInt
 
 
-@dataclass
-class Inference:
+@dataclass(frozen=True)
+class Inference(Tiling):
     """Options of test and prediction. By default one pass over the whole image.
 
     Args:
@@ -31,22 +31,12 @@ class Inference:
         UsageError: a value is out of its range.
     """
 
-    tile: PositiveInt | None = None
-    overlap: ClosedUnitInterval = 0.25
-    tiles_at_once: PositiveInt = 4
     flip: bool = False
     scales: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
-        if self.tile is not None and self.tile < 1:
-            raise UsageError(
-                f"model.inference.tile must be a side in pixels, or null for the whole image, got {self.tile}"
-            )
-        if not 0 <= self.overlap < 1:
-            raise UsageError(f"model.inference.overlap must be a fraction in [0, 1), got {self.overlap}")
-        if self.tiles_at_once < 1:
-            raise UsageError(f"model.inference.tiles_at_once must be at least 1, got {self.tiles_at_once}")
-        self.scales = tuple(self.scales)
+        super().__post_init__()
+        object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or min(self.scales) <= 0:
             raise UsageError(f"model.inference.scales must be factors above 0, such as [1.0], got {list(self.scales)}")
 
@@ -71,20 +61,20 @@ class Inference:
         return probabilities.flip(-1) if flipped else probabilities
 
     def _view(self, model: SegmentationModel, image: Tensor) -> Tensor:
-        if self.tile is None or max(image.shape[-2:]) <= self.tile:
+        if self.fits(image.shape[-2:]):
             return model(image)
-        return torch.cat([self._blend_tiles(model, one, self.tile) for one in image.split(1)])
+        return torch.cat([self._blend_tiles(model, one) for one in image.split(1)])
 
-    def _blend_tiles(self, model: SegmentationModel, image: Tensor, largest: int) -> Tensor:
+    def _blend_tiles(self, model: SegmentationModel, image: Tensor) -> Tensor:
         """Compute log-probabilities (1, K, H, W) of tiles and blend them."""
         height, width = image.shape[-2:]
         network, margin = model.network, margin_of(model.network)
-        tile = [min(largest, side) for side in (height, width)]
+        tile = [self.extent(side) for side in (height, width)]
         need = [network.input_size(side) for side in tile] if isinstance(network, UnpaddedNetwork) and margin else tile
         if isinstance(network, SeamlessNetwork) and network.seamless:
             starts = [list(range(0, side, extent)) for side, extent in zip((height, width), tile, strict=True)]
         else:
-            starts = [_starts(side, extent, self.overlap) for side, extent in zip((height, width), tile, strict=True)]
+            starts = [self.starts(side) for side in (height, width)]
         ends = [first[-1] + extent - margin for first, extent in zip(starts, need, strict=True)]
         padded = mirror_pad(image, margin, max(0, ends[0] - height), margin, max(0, ends[1] - width))
         weight = _tent(tile[0], image.device)[:, None] * _tent(tile[1], image.device)
@@ -93,7 +83,7 @@ class Inference:
             1, model.num_classes, starts[0][-1] + tile[0], starts[1][-1] + tile[1], dtype=torch.float32
         )
         weights = torch.zeros_like(total[:, :1])
-        for some in _chunks(list(product(*starts)), self.tiles_at_once):
+        for some in chunks(list(product(*starts)), self.tiles_at_once):
             windows = torch.cat([padded[..., y : y + need[0], x : x + need[1]] for y, x in some])
             probabilities = model.logits_within(windows, (tile[0], tile[1])).float().softmax(1)
             for (y, x), one in zip(some, probabilities, strict=True):
@@ -102,19 +92,7 @@ class Inference:
         return (total / weights).clamp(min=torch.finfo(torch.float32).tiny).log()[..., :height, :width]
 
 
-def _starts(side: int, tile: int, overlap: float) -> list[int]:
-    """Return the starts of tiles, evenly spread from the first pixel to the last, overlapping by at least this fraction."""
-    step = max(1, int(tile * (1 - overlap)))
-    count = -(-(side - tile) // step) + 1
-    return [round(index * (side - tile) / max(1, count - 1)) for index in range(count)]
-
-
 def _tent(side: int, device: torch.device) -> Tensor:
     """Return weights that rise from 1 at a tile's border by 1 per pixel to its middle."""
     rising = torch.arange(1, side + 1, device=device, dtype=torch.float32)
     return torch.minimum(rising, rising.flip(0))
-
-
-def _chunks(items: list, size: int) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -3,10 +3,13 @@
 import csv
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from lightning import Trainer
 from PIL import Image
 from typing_extensions import get_protocol_members
 
@@ -52,7 +55,7 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
         *tiny,
         "--ckpt_path",
         "best",
-        "--data.predict_dir",
+        "--data.predict",
         "photos",
         "--data.max_side",
         40,
@@ -74,6 +77,16 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
 def test_predict_defaults_to_test_split(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
     assert len(list(Path("runs/tiny/0/predictions/masks").glob("*.png"))) == 4
+
+
+@pytest.mark.usefixtures("tiny_run")
+def test_predict_keeps_no_predictions_in_memory(
+    darkroom: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(Trainer, "predict", wraps(Trainer.predict)(lambda self, *args, **kwargs: given.update(kwargs)))
+    assert darkroom("predict", *tiny, "--ckpt_path", "last").code == 0
+    assert given["return_predictions"] is False
 
 
 def test_predict_without_writer_raises(darkroom: Callable) -> None:

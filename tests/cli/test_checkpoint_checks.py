@@ -9,10 +9,15 @@ import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
+from PIL import Image
 
 from darkroom.cli.checkpoint_checks import check_checkpoint
-from darkroom.cli.linking import config_traits
+from darkroom.cli.linking import config_traits, use_saved_classes
+from darkroom.datamodules.base import VisionDataModule
+from darkroom.datamodules.detection import CocoDetection, YoloFolder
+from darkroom.datamodules.images import ImageFolder
 from darkroom.datamodules.shapes.detection import ShapesDetection
+from darkroom.errors import DataError
 from darkroom.lightning_modules.detection import FastRCNN
 
 QUIET = [
@@ -79,13 +84,14 @@ MEANINGS = [
 ]
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
-@pytest.mark.parametrize(("model", "option", "value", "reason"), MEANINGS)
+# All commands share the comparison.
+CASES = [("test", *case) for case in MEANINGS] + [(command, *MEANINGS[0]) for command in ("fit", "validate", "predict")]
+
+
+@pytest.mark.parametrize(("command", "model", "option", "value", "reason"), CASES)
 def test_settings_that_give_weights_their_meaning_are_compared(
     darkroom: Callable, fit: Callable, command: str, model: str, option: str, value: str, reason: str
 ) -> None:
-    if command != "test" and (model, option) != ("DCGAN", "model.prior"):
-        pytest.skip("all commands share the comparison")
     more = ["--data.std", "[1, 1, 1]"] if option == "data.mean" else []
     if command == "predict":
         more += ["--trainer.callbacks+=SampleWriter"]
@@ -183,3 +189,36 @@ def test_checkpoint_with_trained_norms_fits_frozen_ones(tmp_path: Path) -> None:
     torch.save({"state_dict": trained.state_dict(), "hyper_parameters": {"_class_path": "FastRCNN"}}, path)
     check_checkpoint(path, frozen, config, ShapesDetection(), resuming=False)
     frozen.load_state_dict(trained.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("data", "ids"), [(ImageFolder(root="absent"), None), (CocoDetection(root="absent"), (3, 7)), (YoloFolder(), None)]
+)
+def test_classes_of_checkpoint_replace_missing_data(data: VisionDataModule, ids: tuple[int, ...] | None) -> None:
+    torch.save({"state_dict": {}, "class_names": ["cat", "dog"], "category_ids": ids and list(ids)}, "best.ckpt")
+    use_saved_classes(data, "best.ckpt")
+    assert data.class_names == ("cat", "dog")
+    assert not isinstance(data, CocoDetection) or data.category_ids == ids
+
+
+def test_missing_data_are_named_if_the_checkpoint_has_no_classes() -> None:
+    torch.save({"state_dict": {}}, "best.ckpt")
+    with pytest.raises(DataError, match="absent does not exist"):
+        use_saved_classes(ImageFolder(root="absent"), "best.ckpt")
+
+
+@pytest.mark.slow
+def test_photos_are_predicted_without_the_training_data(darkroom: Callable) -> None:
+    for path in [Path("mine", split, kind, "0.png") for split in ("train", "val", "test") for kind in ("cat", "dog")]:
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (16, 16), (200, 30, 90)).save(path)
+    options = ["--model", "ImageClassifier", "--model.network", "BackboneClassifier", "--model.network.width", "0.0625"]
+    options += ["--model.network.backbone", "vgg11_bn", "--model.network.head", "pooled"]
+    options += ["--data", "ImageFolder", "--data.root", "mine", "--data.size", "32", "--data.num_workers", "0"]
+    assert darkroom("fit", *options, "--trainer.callbacks+=ClassificationWriter", *QUIET).code == 0
+    shutil.move("mine/test/cat", "photos")
+    shutil.rmtree("mine")
+    done = darkroom("predict", "--ckpt_path", "runs/it/0/checkpoints/last.ckpt", "--data.predict", "photos")
+    assert done.code == 0, done.err
+    table = Path("runs/it/0/predictions/predictions.csv").read_text()
+    assert "cat" in table or "dog" in table

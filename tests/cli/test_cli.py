@@ -146,6 +146,7 @@ class TestCheckpoint:
         assert darkroom("fit", *tiny, "--model.init_from", "start.pth").code == 0
         Path("start.pth").unlink()
         assert darkroom("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt").code == 0
+        assert "start.pth does not exist" in darkroom("fit", *tiny, "--model.init_from", "start.pth").message
 
     def test_test_does_not_need_weights_of_network(
         self, darkroom: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,26 +170,16 @@ class TestCheckpoint:
         assert darkroom("test", "--ckpt_path", "runs/one/0/checkpoints/best.ckpt").code == 0
         ImageClassifier.load_from_checkpoint("runs/one/0/checkpoints/best.ckpt", weights_only=True)
 
-    def test_classifier_of_windows_takes_classes_and_size_of_its_detector(
-        self, darkroom: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from torchvision.models import mobilenet_v2
-
-        from darkroom.lightning_modules.layers import pretrained
-
+    def test_classifier_of_windows_takes_classes_and_size_of_its_detector(self, darkroom: Callable) -> None:
         Path("windows.yaml").write_text(
             "model: {class_path: SlidingWindow, init_args: {classifier: {class_path: BackboneClassifier, init_args: "
-            "{backbone: mobilenet_v2, weights: imagenet}}, window: 32, sides: [32], aspect_ratios: [1], stride: 32, "
-            "mode: crops, optim: {backbone_lr: 0.1}}}\n"
+            "{backbone: mobilenet_v2, width: 0.1}}, window: 32, sides: [32], aspect_ratios: [1], stride: 32, "
+            "mode: crops}}\n"
             "data: {class_path: ShapesDetection, init_args: {side: 64, train_size: 2, val_size: 2, test_size: 2, "
             "batch_size: 2, num_workers: 0}}\n"
         )
         tiny = ["--trainer.max_epochs", 1, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-        state = mobilenet_v2().state_dict()
-        with monkeypatch.context() as patch:
-            patch.setattr(pretrained, "fetch_weights", lambda *_, **__: state)
-            assert darkroom("fit", "--config", "windows.yaml", *tiny, "--experiment", "one").code == 0
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+        assert darkroom("fit", "--config", "windows.yaml", *tiny, "--experiment", "one").code == 0
         assert darkroom("test", "--ckpt_path", "runs/one/0/checkpoints/best.ckpt").code == 0
         saved = yaml.safe_load(Path("runs/one/0/config.yaml").read_text())["model"]["init_args"]["classifier"][
             "init_args"

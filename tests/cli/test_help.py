@@ -7,8 +7,16 @@ import pytest
 
 from darkroom.cli import catalog
 
+IN_UNIT_LANE = ("UNet", "DDPM")
 
-@pytest.mark.parametrize("name", catalog.classes("lightning_modules", "Technique"))
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in IN_UNIT_LANE else pytest.mark.slow)
+        for name in catalog.classes("lightning_modules", "Technique")
+    ],
+)
 def test_help_of_every_model_is_short(darkroom: Callable, name: str) -> None:
     out = darkroom("fit", f"--model.help={name}").out
     assert out.startswith("usage: darkroom fit ")
@@ -16,6 +24,7 @@ def test_help_of_every_model_is_short(darkroom: Callable, name: str) -> None:
     assert "torch.nn" not in out.replace("torch.nn.Module", "")
 
 
+@pytest.mark.slow
 def test_help_of_every_datamodule_is_short(darkroom: Callable) -> None:
     for name in catalog.classes("datamodules", "VisionDataModule"):
         assert len(darkroom("fit", f"--data.help={name}").out.splitlines()) < 150, name

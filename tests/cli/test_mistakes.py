@@ -155,17 +155,25 @@ def test_missing_package_names_install_command(darkroom: Callable, monkeypatch: 
     assert install_command("smp") in message
 
 
+SMALL_UNET = ["UNet", "--model.base_channels", 4]
+SMALL_SSD = ["SSD", "--model.backbone", "resnet18", "--model.width", 0.1]
+
+
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        ("UNet", "ShapesImages", "UNet needs 'mask' (Tensor) in every batch, but the data deliver image (Tensor)"),
-        ("UNet", "ShapesDetection", "UNet needs 'image' (Tensor) in every batch, but the data deliver image (list)"),
-        ("SSD", "ShapesSegmentation", "SSD needs 'target' (list) in every batch"),
+        (SMALL_UNET, "ShapesImages", "UNet needs 'mask' (Tensor) in every batch, but the data deliver image (Tensor)"),
+        (
+            SMALL_UNET,
+            "ShapesDetection",
+            "UNet needs 'image' (Tensor) in every batch, but the data deliver image (list)",
+        ),
+        (SMALL_SSD, "ShapesSegmentation", "SSD needs 'target' (list) in every batch"),
     ],
 )
-def test_data_of_another_task_raises(darkroom: Callable, model: str, data: str, message: str) -> None:
+def test_data_of_another_task_raises(darkroom: Callable, model: list[object], data: str, message: str) -> None:
     small = ["--data.train_size", 8, "--data.val_size", 4, "--data.side", 64, "--data.num_workers", 0]
-    outcome = darkroom("fit", "--model", model, "--data", data, *small, "--trainer.accelerator", "cpu")
+    outcome = darkroom("fit", "--model", *model, "--data", data, *small, "--trainer.accelerator", "cpu")
     assert outcome.code == 2
     assert message in outcome.message
 

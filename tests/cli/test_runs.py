@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from darkroom.callbacks.training.run_recorder import RunRecorder
-from darkroom.cli.commands.runs import format_size, last_change
+from darkroom.cli.commands.runs import format_size
+from darkroom.report.run import last_sign
 from darkroom.runtime.records import run_record
 from darkroom.runtime.records.run_record import (
     RunRecord,
@@ -55,6 +56,12 @@ def test_fit_records_machine_versions_time_and_memory(tiny_run: Path) -> None:
     assert record.peak_memory_mib is None or record.peak_memory_mib > 10
     assert record.versions is not None
     assert {"python", "torch", "darkroom"} <= record.versions.keys()
+    assert record.steps == 2
+    assert record.data is not None
+    assert record.data.samples == {"train": 8, "val": 4}
+    assert record.data.class_names[:2] == ["background", "circle"]
+    assert record.data.image_shape == [3, 32, 32]
+    assert "| samples, train | 8 |" in (tiny_run / "card.md").read_text()
 
 
 def test_newest_run_is_first(darkroom: Callable, tmp_path: Path) -> None:
@@ -226,4 +233,4 @@ def test_error_before_the_setup_of_callbacks_is_raised(tmp_path: Path) -> None:
 
 
 def test_deleted_run_has_no_time(tmp_path: Path) -> None:
-    assert last_change(tmp_path / "deleted") == 0
+    assert last_sign(tmp_path / "deleted") == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from darkroom.cli.trainer_defaults import warn_of_slow_bf16
+from darkroom.cli.options.trainer_defaults import warn_of_slow_bf16
 
 
 def on_processor(monkeypatch: pytest.MonkeyPatch, machine: str, capability: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -36,6 +37,7 @@ class ClassificationContract(ExportContract):
         fitting.fit(model, self.data())
         return fitting
 
+    @pytest.mark.slow  # 1 to 3 seconds
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
         model = self.build(optim=Optim(lambda params: torch.optim.AdamW(params, lr=self.lr, fused=True)))
         fitting = self.fit(model, tmp_path, max_steps=self.steps, max_epochs=-1, limit_val_batches=0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
+from darkroom.lightning_modules.detection.inference import DetectionInference
 from darkroom.lightning_modules.optimizers import Optim
 from tests.contracts.export import ExportContract
 from tests.contracts.module import trainer
@@ -57,6 +58,23 @@ class DetectionContract(ExportContract):
         optimizer.step()
         with torch.inference_mode():
             assert len(model.eval().predict_step(batch, 0)) == len(batch["image"])
+
+    def test_tiles_detect_in_pixels_of_image(self) -> None:
+        model, batch = (
+            self.build(inference=DetectionInference(tile=40, score_threshold=0.0, max_detections=50)),
+            self.batch(),
+        )
+        with torch.inference_mode():
+            found = model.eval().predict_step(batch)
+        for one, image in zip(found, batch["image"], strict=True):
+            assert 0 < len(one["boxes"]) <= 50
+            assert one["boxes"].min() >= 0
+            assert (one["boxes"][:, 2:] <= torch.tensor(image.shape[:-3:-1])).all()
+            assert one["boxes"].max() > 40
+            assert (one["scores"].diff() <= 0).all()
+            assert model.masks == ("masks" in one)
+            if "masks" in one:
+                assert one["masks"].shape == (len(one["boxes"]), *image.shape[-2:])
 
     @pytest.mark.slow  # 4 to 9 seconds for most methods
     def test_overfits_one_batch(self, tmp_path: Path) -> None:
@@ -183,22 +201,19 @@ class DetectionContract(ExportContract):
         values |= fitting.callback_metrics
         assert all(values[name].isfinite() for name in ("train/loss", "val/loss", "val/VOC_AP50", "test/VOC_AP50"))
 
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
+    def test_invalid_targets_raise(self) -> None:
+        model, batch = self.build(), self.batch()
+        right = {"boxes": torch.tensor([[5.0, 5, 20, 20]]), "labels": torch.tensor([1]), "image_id": 0}
+        for change, message in (
             ({"boxes": torch.tensor([[5.0, 5, 5, 9]])}, "has no area"),
             ({"boxes": torch.tensor([[5.0, 5, 99, 9]])}, "reaches out"),
             ({"boxes": torch.tensor([[5.0, 5, torch.nan, 9]])}, "not finite"),
             ({"labels": torch.tensor([0])}, "label outside of 1 to 5"),
             ({"labels": torch.tensor([6])}, "label outside of 1 to 5"),
-        ],
-    )
-    def test_invalid_targets_raise(self, tmp_path: Path, change: dict[str, Tensor], message: str) -> None:
-        model, batch = self.build(), self.batch()
-        right = {"boxes": torch.tensor([[5.0, 5, 20, 20]]), "labels": torch.tensor([1]), "image_id": 0}
-        batch["target"][2] = right | change
-        with pytest.raises(UsageError, match=f"box 0 of image 2 .*{message}"):
-            model.training_step(batch, 0)
+        ):
+            batch["target"][2] = right | change
+            with pytest.raises(UsageError, match=f"box 0 of image 2 .*{message}"):
+                model.training_step(batch, 0)
 
     def test_inherits_object_detection(self) -> None:
         assert isinstance(self.build(), ObjectDetection)

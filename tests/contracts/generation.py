@@ -12,8 +12,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import TrainingError, UsageError
+from darkroom.export.check import Reference, compare, require_agreement
+from darkroom.export.checkpoint import TrainedMethod
+from darkroom.export.formats.trace import example_inputs
+from darkroom.export.generative.model import ExportedGenerator
+from darkroom.export.write import write_method
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.optimizers import Optim
+from darkroom.protocols.export import BATCH, ExportableParts
+from tests.contracts.export import EagerRunner
 from tests.contracts.module import trainer
 
 
@@ -40,6 +47,17 @@ class CountingScores:
         assert not module.training
         samples = self.sample(module, 2)
         return {"seen": float(self.seen), "sampled": float(len(samples))}
+
+
+def as_trained(model: Generative) -> TrainedMethod:
+    """Return a model as export loads it, with random weights also where they are initially zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    assert isinstance(model, ExportableParts)
+    normalization = [0.5] * model.image_shape[0], [0.5] * model.image_shape[0]
+    return TrainedMethod(model.eval(), model, normalization, (), 0, Path("last.ckpt"))
 
 
 class GenerationContract:
@@ -215,6 +233,28 @@ class GenerationContract:
         values |= fitting.callback_metrics
         assert all(value.isfinite() for value in values.values())
         assert {f"val/{self.loss}", f"test/{self.loss}", "val/sampled", "test/sampled"} <= values.keys()
+
+    def test_exported_parts_agree_with_model(self) -> None:
+        trained = as_trained(self.build())
+        assert isinstance(trained.exportable, ExportableParts)
+        for name, graph in trained.exportable.export_graphs(trained.normalization).items():
+            reference = Reference(trained.model, graph, "generation", trained.normalization)
+            samples = [example_inputs(graph, {BATCH: batch, "tokens": 5}) for batch in (1, 3)]
+            require_agreement(compare(reference, EagerRunner(graph), samples), "values", name)
+
+    def to_predict(self, seeds: list[int]) -> dict[str, Any]:
+        """Return a batch of prediction."""
+        return {"seed": torch.tensor(seeds), **self.prompts(len(seeds))}
+
+    @pytest.mark.slow  # traces and writes files
+    def test_exported_files_predict_as_model(self, tmp_path: Path) -> None:
+        trained, batch = as_trained(self.build()), self.to_predict([5, 2**40 + 1])
+        written = write_method(trained, None, "onnx", tmp_path / "model.onnx")
+        assert all(BATCH in one.description.axes() for one in written)
+        exported = ExportedGenerator(str(written[0].path))
+        images, expected = exported.predict_step(batch), trained.model.predict_step(batch)
+        assert (exported.to_uint8(images).int() - exported.to_uint8(expected).int()).abs().max() <= 1
+        assert not torch.equal(images[0], images[1])
 
     @pytest.mark.slow  # 4 to 9 seconds for most methods
     def test_overfits_one_batch(self, tmp_path: Path) -> None:

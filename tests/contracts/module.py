@@ -23,6 +23,7 @@ def trainer(folder: Path, **kwargs: Any) -> Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
     }
     return Trainer(**{"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **quiet, **kwargs})
 

@@ -241,7 +241,7 @@ def test_error_of_worker_process_is_reported(darkroom: Callable, tmp_path: Path)
 def test_predictions_and_metrics_omit_bad_samples(darkroom: Callable, tmp_path: Path) -> None:
     damaged_folder(tmp_path / "data")
     assert darkroom(*FIT, *SKIP, "--experiment", "it").code == 0
-    photos = ["--data.predict_dir", "data/images", "--trainer.callbacks+=PredictionWriter", "--ckpt_path", "last"]
+    photos = ["--data.predict", "data/images", "--trainer.callbacks+=PredictionWriter", "--ckpt_path", "last"]
     assert darkroom("predict", *COMMAND, *SKIP, "--experiment", "it", *photos).code == 0
     assert (
         len(list(Path("runs/it/0/predictions").glob("overlays/*.png"))) == 18

@@ -2,20 +2,16 @@
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.browser import dump, needs_browser, probe
+
 ROOT = Path(__file__).parents[2]
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 WIDTHS = {"narrow": 500, "desktop": 1280}
-_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-_OPTIONS += ["--proxy-server=127.0.0.1:9"]  # a proxy that is not there: nothing reaches another machine
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,28 +19,14 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="make docs installs mkdocs"),
 ]
 
-# Runs in every page; the browser prints the document afterwards.
+# Runs in every page.
 _PROBE = """
-<script>
-window.problems = [];
-addEventListener("error", e => window.problems.push(e.message || "cannot load " + (e.target.src || e.target.href)), true);
-addEventListener("securitypolicyviolation", e => window.problems.push("request to " + e.blockedURI));
-const log = console.error;
-console.error = (...words) => { window.problems.push(words.join(" ")); log(...words); };
-addEventListener("load", () => setTimeout(() => {
-  const found = {
-    problems: window.problems,
-    requests: performance.getEntriesByType("resource").map(e => e.name).filter(name => !name.startsWith("file:")),
-    broken: [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src),
-    scrolls: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-    equations: document.querySelectorAll("math").length,
-  };
-  const report = document.createElement("pre");
-  report.id = "report";
-  report.textContent = "REPORT" + JSON.stringify(found) + "END";
-  document.body.append(report);
-}, 300));
-</script>
+const found = {
+  problems,
+  requests: performance.getEntriesByType("resource").map(e => e.name).filter(name => !name.startsWith("file:")),
+  broken: [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src),
+  scrolls: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+};
 """
 
 
@@ -98,39 +80,23 @@ def test_no_page_names_another_host(site: Path) -> None:
     } == {}
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+@needs_browser
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_page_opens_offline(site: Path, width: str) -> None:
-    assert BROWSER is not None
     faults = {}
     for page in pages_of(site):
-        probed = page.with_name(f"probed_{page.name}")
-        probed.write_text(page.read_text().replace("<head>", f"<head>{_PROBE}", 1))
-        command = [
-            BROWSER,
-            *_OPTIONS,
-            f"--window-size={WIDTHS[width]},900",
-            "--virtual-time-budget=4000",
-            probed.as_uri(),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        probed.unlink()
-        assert "REPORT{" in done.stdout, (page, done.stderr[-2000:])
-        report = json.loads(done.stdout.split(">REPORT")[-1].split("END<")[0])
-        wrong = {key: value for key, value in report.items() if value and key != "equations"}
+        wrong = {key: value for key, value in probe(page, _PROBE, WIDTHS[width], 4000).items() if value}
         if wrong:
             faults[page.relative_to(site).as_posix()] = wrong
     assert faults == {}
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+@needs_browser
 def test_no_page_scrolls_sideways_on_a_phone(site: Path, tmp_path: Path) -> None:
-    assert BROWSER is not None
     frames = tmp_path / "frames.html"
     frames.write_text(_FRAMES.replace("PAGES", json.dumps([page.as_uri() for page in pages_of(site)])))
-    command = [BROWSER, *_OPTIONS, "--virtual-time-budget=60000", frames.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert "REPORT[]END" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    done = dump(frames, milliseconds=60_000)
+    assert "REPORT[]END" in done, done[-2000:]
 
 
 def test_every_source_page_links_back(site: Path) -> None:

@@ -56,7 +56,7 @@ def test_missing_package_names_the_extra(darkroom: Callable, checkpoint: Path, m
 def test_predict_from_another_file_ends_in_one_message(darkroom: Callable, name: str) -> None:
     Path("photo.onnx").write_bytes(b"\x89PNG")
     Path("photo.pt2").write_bytes(b"\x89PNG")
-    outcome = darkroom("predict", "--ckpt_path", name, "--data.predict_dir", ".")
+    outcome = darkroom("predict", "--ckpt_path", name, "--data.predict", ".")
     assert outcome.code in (1, 2)
     assert name in outcome.message or "photo.json" in outcome.message
 

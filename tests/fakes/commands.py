@@ -14,6 +14,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tests.fakes.trouble import wait_until
 
 
+def redirect_console(path: Path) -> None:
+    """Write what this forked process prints into a file."""
+    console = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(console, 1)
+    os.dup2(console, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+
+
 class Command:
     """Start ``darkroom`` with these arguments, as the first process of a session of its own.
 
@@ -43,10 +51,7 @@ class Command:
         from darkroom.__main__ import main
 
         os.setsid()
-        console = os.open(self._console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(console, 1)
-        os.dup2(console, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        redirect_console(self._console)
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
         os.environ.update(environment)

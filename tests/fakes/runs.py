@@ -217,8 +217,16 @@ def _write_captions(test: Path, samples: int, kept: int, side: int, rng: np.rand
     rows = []
     for sample in range(samples):
         kind, colour = int(rng.random() < 0.7), int(rng.random() < 0.6)
-        row = {"caption": f"a red disc, number {sample}", "form": ("single", "relation")[sample % 2]}
-        rows.append({**_name(sample), **row, "right": kind * colour, "right/kind": kind, "right/colour": colour})
+        row: dict[str, str | int] = {
+            "caption": f"a red disc, number {sample}",
+            "form": ("single", "relation")[sample % 2],
+        }
+        held_out = ("", "", "red disc", "red disc; blue star")[sample % 4]
+        row |= {"held_out": int(bool(held_out)), "held_out_objects": held_out, "seed": 2**62 + sample}
+        row |= {"right": kind * colour}
+        for name, right, asked, other in (("kind", kind, "disc", "star"), ("colour", colour, "red", "blue")):
+            row |= {f"asked/{name}": asked, f"judged/{name}": asked if right else other, f"right/{name}": right}
+        rows.append({**_name(sample), **row})
     write_table(test / "samples.csv", list(rows[0]), rows)
     _write_images(test, kept, side, rng)
 

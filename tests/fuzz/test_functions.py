@@ -1,16 +1,18 @@
 """Samplers, likelihoods and plots return finite results for any input."""
 
 import math
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from darkroom.callbacks.plotting.boxes import draw_boxes, draw_mistakes
+from darkroom.callbacks.plotting.boxes import draw_boxes, mark_mistakes
 from darkroom.callbacks.plotting.curves import curves
-from darkroom.callbacks.plotting.grids import image_grid
+from darkroom.callbacks.plotting.grids import contact_sheet, image_grid
 from darkroom.callbacks.plotting.scatter import scatter
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
@@ -102,7 +104,10 @@ def test_box_figures_accept_any_boxes(seed: int, height: int, width: int) -> Non
 
     found, truth = objects(), {key: value for key, value in objects().items() if key != "scores"}
     assert is_image(draw_boxes(image, found, names))
-    assert is_image(draw_mistakes(image, found, truth, names))
+    page = contact_sheet({"errors": [mark_mistakes(image, found, truth, names)]})
+    assert is_image(page.raster())
+    with TemporaryDirectory() as folder:
+        page.save(Path(folder) / "page")
 
 
 @examples(25)

@@ -1,7 +1,5 @@
 """Reports in a real browser, opened from disk: errors, images, sorting, filters and width; and one of 5,000 samples."""
 
-import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,28 +9,19 @@ import pytest
 
 from darkroom.report.write import write_report
 from darkroom.runtime.records.results import Task
+from tests.browser import dump, needs_browser, probe
 from tests.fakes.runs import write_run
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--proxy-server=127.0.0.1:9"]
 WIDTHS = {"phone": 390, "desktop": 1280}
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium"),
+    needs_browser,
 ]
 
-# Collects errors, then uses the page as a reader does. The frame gives it the width of a phone.
-_COLLECT = """
-window.problems = [];
-addEventListener("error", e => problems.push(e.message || "cannot load " + (e.target.src || e.target.href)), true);
-addEventListener("securitypolicyviolation", e => problems.push("request to " + e.blockedURI));
-console.error = (...words) => problems.push(words.join(" "));
-"""
+# Uses the page as a reader does.
 _USE = """
-const opened = performance.now();
+const opened = performance.timing.loadEventStart - performance.timing.navigationStart;
 const found = {problems, sorted: [], filtered: [], gallery: []};
 found.broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
 found.images = document.images.length;
@@ -69,32 +58,14 @@ for (const link of document.querySelectorAll("a[data-key]")) {
   found.gallery.push(shown.length > 0 && shown.every(i => i.dataset.keys.split(" ").includes(link.dataset.key)));
 }
 found.seconds = opened / 1000;
-const report = document.createElement("pre");
-report.textContent = "REPORT" + JSON.stringify(found) + "END";
-document.body.append(report);
 """
 
 
 def browse(page: Path, width: int) -> dict[str, Any]:
     """Open a page, sort all its tables, filter them, and follow its numbers to the images; return what happened."""
-    html = page.read_text().replace("<head>", f"<head><script>{_COLLECT}</script>", 1)
-    html = html.replace("</body>", f'<script>addEventListener("load", () => {{{_USE}}});</script></body>')
-    if width < 500:  # a window cannot be narrower
-        html = html.replace("<body>", f'<body style="width: {width}px">', 1)
-    probed = page.with_name("probed.html")
-    probed.write_text(html)
-    assert BROWSER is not None
-    command = [
-        BROWSER,
-        *_OPTIONS,
-        f"--window-size={max(width, 500)},900",
-        "--virtual-time-budget=20000",
-        probed.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    probed.unlink()
-    assert "REPORT{" in done.stdout, done.stderr[-2000:]
-    return json.loads(done.stdout.split("REPORT")[-1].split("END")[0])
+    # A window cannot be narrower than 500 pixels.
+    body = f'<body style="width: {width}px">' if width < 500 else "<body>"
+    return probe(page, _USE, max(width, 500), 20_000, body)
 
 
 @pytest.fixture(scope="module", params=["classification", "segmentation", "detection", "captions", "autoencoding"])
@@ -125,11 +96,9 @@ def test_page_does_not_scroll_sideways_on_a_phone(page: Path) -> None:
         'const page = document.querySelector("iframe").contentDocument.documentElement;'
         'document.body.append("REPORT" + (page.scrollWidth - page.clientWidth) + "END");});</script></body>'
     )
-    assert BROWSER is not None
-    command = [BROWSER, *_OPTIONS, "--allow-file-access-from-files", "--virtual-time-budget=9000", frame.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = dump(frame)
     frame.unlink()
-    assert "REPORT0END" in done.stdout, done.stdout[-300:] + done.stderr[-300:]
+    assert "REPORT0END" in done, done[-300:]
 
 
 _MEASURE = """

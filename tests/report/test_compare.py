@@ -1,5 +1,6 @@
 """``darkroom compare``: groups of seeds, refusals, paired differences, tables and the page."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from darkroom.errors import DataError, UsageError
-from darkroom.report.compare.bootstrap import DRAWS, mean_statistic, paired_difference, resample
+from darkroom.report.compare.bootstrap import DRAWS, Difference, mean_statistic, paired_difference, resample
 from darkroom.report.compare.groups import differing_options, group_runs, require_comparable, seed_notes
 from darkroom.report.compare.page import seed_bands
 from darkroom.report.compare.rows import make_rows, metrics_to_compare, spread
@@ -22,6 +23,8 @@ from darkroom.report.run import read_run
 from darkroom.report.tasks.matching import Detections, Found, Objects
 from darkroom.runtime.records.results import Task
 from tests.fakes.runs import write_run
+
+pytestmark = pytest.mark.usefixtures("quick_plots")
 
 
 def make_run(
@@ -251,6 +254,16 @@ def test_direction_of_metrics(metric: str, lower: bool) -> None:
     assert lower_is_better(metric) is lower
 
 
+@pytest.mark.parametrize(("low", "bold"), [(0.01, True), (-0.01, False)])
+def test_difference_whose_interval_is_without_0_is_bold(tmp_path: Path, low: float, bold: bool) -> None:
+    groups = group_runs(
+        [read_run(make_run(tmp_path / f"runs/{name}/0", lr=lr)) for name, lr in (("a", 0.1), ("b", 0.2))]
+    )
+    first, second = make_rows(groups, ["test/accuracy"])
+    rows = [first, dataclasses.replace(second, difference=Difference(0.02, low, 0.03))]
+    assert [row[3].bold for row in make_table(rows, "accuracy").cells] == [False, bold]
+
+
 def test_equal_best_values_are_all_bold(tmp_path: Path) -> None:
     rights = {"a": (1, 1, 0, 0), "b": (1, 0, 1, 0), "c": (1, 0, 0, 0)}
     folders = [make_run(tmp_path / f"runs/{name}/0", right, lr=len(name)) for name, right in rights.items()]
@@ -404,7 +417,7 @@ def test_page_shows_same_images_of_both_methods(darkroom: Callable, task: Task) 
     assert "[+0, +0]" in done.out  # equal results, paired
     page = Path("comparison/index.html").read_text()
     shown = re.findall(r"<small>(one|two): [^<]+</small>", page)
-    expected = 0 if task in ("captions", "autoencoding") else 12
+    expected = 0 if task == "autoencoding" else 12
     assert (shown.count("one"), shown.count("two")) == (expected, expected)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.runtime.records.results import Task
 from tests.fakes.runs import write_run
 
 DOCUMENT = r"""\documentclass{article}
@@ -18,17 +19,14 @@ DOCUMENT = r"""\documentclass{article}
 """
 
 
-@pytest.fixture
-def _written(darkroom: Callable) -> None:
-    """A report of each task and a comparison, in the working folder."""
-    for task in ("classification", "segmentation", "detection"):
-        write_run(Path(f"runs/{task} & co_1/0"), task)
+def write_pages(darkroom: Callable, *tasks: Task) -> None:
+    """Write reports of runs of these tasks, and a comparison of two runs of segmentation, in the working folder."""
+    reports = [write_run(Path(f"runs/{task} & co_1/0"), task) for task in tasks]
     write_run(Path("runs/other/0"), "segmentation")
     config = Path("runs/other/0/config.yaml")
     config.write_text(config.read_text().replace("init_args: {}", "init_args: {width: 2}"))
-    reports = [f"runs/{task} & co_1/0" for task in ("classification", "segmentation", "detection")]
     assert darkroom("report", *reports, "--width", "neurips").code == 0
-    assert darkroom("compare", reports[1], "runs/other/0", "--width", "100").code == 0
+    assert darkroom("compare", "runs/segmentation & co_1/0", "runs/other/0", "--width", "100").code == 0
 
 
 def _page_width(pdf: Path) -> float:
@@ -38,18 +36,18 @@ def _page_width(pdf: Path) -> float:
     return float(box[1]) / 72
 
 
-@pytest.mark.usefixtures("_written")
-def test_charts_have_the_width_of_the_option() -> None:
+def test_charts_have_the_width_of_the_option(darkroom: Callable) -> None:
+    write_pages(darkroom, "segmentation")
     [report] = Path("runs").glob("segmentation*/0/report/figures/iou-by-class.pdf")
     assert _page_width(report) == pytest.approx(5.5, abs=0.01)
     assert _page_width(Path("comparison/figures/curve_val_mIoU.pdf")) == pytest.approx(100 / 25.4, abs=0.01)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_written")
-def test_latex_compiles_every_table_and_figure(tmp_path: Path) -> None:
+def test_latex_compiles_every_table_and_figure(darkroom: Callable, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex: apt-get install texlive-latex-recommended (Debian)")
+    write_pages(darkroom, "classification", "segmentation", "detection")
     for number, path in enumerate(sorted(tmp_path.rglob("*/tables/*.tex"))):  # LaTeX refuses & in paths
         shutil.copy(path, f"table{number}.tex")
     for number, path in enumerate(sorted(tmp_path.rglob("*/figures/*.pdf"))):

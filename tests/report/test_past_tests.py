@@ -10,6 +10,8 @@ from darkroom.report.past_tests import distance_by_steps
 from darkroom.report.run import read_run
 from darkroom.runtime.records.past_tests import FILE, append_test, read_tests
 
+pytestmark = pytest.mark.usefixtures("quick_plots")
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -83,3 +85,4 @@ def test_command_adds_every_test(darkroom: Callable, tiny_run: Path) -> None:
     assert flipped.options["model.inference.flip"] is True
     assert plain.checkpoint == str(checkpoint)
     assert "test/mIoU" in plain.metrics
+    assert plain.samples == 4

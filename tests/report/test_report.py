@@ -4,14 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.callbacks.plotting.drawing import Plot
 from darkroom.report.table import format_value
 from darkroom.report.tasks.classification import calibrate, count_confusions
 from darkroom.report.write import write_report
@@ -19,19 +18,7 @@ from tests.fakes.runs import CLASSES, write_run
 from tests.report.pages import Page
 
 TASKS = tuple(CLASSES)
-
-
-def save_quickly(plot: Plot, path: Path) -> None:
-    """Write the files of a plot without drawing it, which takes half a second."""
-    for suffix, content in ((".png", b""), (".svg", b"<svg><text>plot</text></svg>"), (".pdf", b"%PDF")):
-        Path(f"{path}{suffix}").write_bytes(content)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_plots() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plot, "save", save_quickly)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_plots")
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -149,6 +136,41 @@ def test_iou_of_classes_follows_confusion(tmp_path: Path) -> None:
     assert page.column("classes", "IoU") == {"background": "0.8", "circle": "0.5", "square": "–"}
     assert page.column("confusion", "circle") == {"background": "10", "circle": "20", "square": "0"}
     assert page.column("classes", "fraction of pixels")["circle"] == "0.25"
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_of_captions_by_attribute_form_and_held_out_object(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs/imagen/0", "captions")
+    page = report(run)
+    with (run / "test/samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    def accuracy(rows: list[dict[str, str]], column: str = "right") -> str:
+        return format_value(sum(float(row[column]) for row in rows) / len(rows))
+
+    assert page.column("attributes", "accuracy") == {
+        "all": accuracy(rows),
+        "kind": accuracy(rows, "right/kind"),
+        "colour": accuracy(rows, "right/colour"),
+    }
+    assert page.column("attributes", "wrong")["kind"] == str(sum(row["right/kind"] == "0" for row in rows))
+    for form in ("single", "relation"):
+        assert page.column("forms", "accuracy")[form] == accuracy([row for row in rows if row["form"] == form])
+    groups = {
+        "all, seen in training": [row for row in rows if row["held_out"] == "0"],
+        "all, held out": [row for row in rows if row["held_out"] == "1"],
+        "red disc": [row for row in rows if "red disc" in row["held_out_objects"]],
+        "blue star": [row for row in rows if "blue star" in row["held_out_objects"]],
+    }
+    for column, cell in (("accuracy", "right"), ("colour", "right/colour")):
+        assert page.column("held_out", column) == {name: accuracy(found, cell) for name, found in groups.items()}
+    assert ("#images", "object-red-disc") in page.leads
+    wrong = page.column("wrong_captions", "wrong attributes")
+    assert set(wrong) == {row["caption"] for row in rows if row["right"] == "0"}
+    one = next(row for row in rows if row["right/kind"] == "1" and row["right/colour"] == "0")
+    assert wrong[one["caption"]] == "colour: blue instead of red"
 
 
 # --- incomplete and damaged runs --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_state_follows_record_process_and_checkpoint(
     dataclasses.replace(RECORD, state=state, pid=pid).write(run)
     if not checkpoint:
         (run / "checkpoints/last.ckpt").unlink()
+    assert read_run(run).state == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"), [(None, "stopped?"), ("metrics.csv", "running"), ("checkpoints/last.ckpt", "running")]
+)
+def test_fit_on_another_machine_without_a_sign_of_life_may_have_stopped(
+    run: Path, changed: str | None, expected: str
+) -> None:
+    dataclasses.replace(RECORD, state="running", host="another machine").write(run)
+    for path in run.rglob("*"):
+        os.utime(path, (time.time() - 3 * 3600,) * 2)
+    if changed:
+        os.utime(run / changed)
     assert read_run(run).state == expected
 
 

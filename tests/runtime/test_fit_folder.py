@@ -48,7 +48,7 @@ def run_config(content: dict) -> Path:
 
 
 def test_every_path_option_is_resolved(tmp_path: Path) -> None:
-    arguments = {"root": "photos", "images_dir": "photos", "predict_dir": None, "proposals": {"folder": "cache"}}
+    arguments = {"root": "photos", "images_dir": "photos", "predict": None, "proposals": {"folder": "cache"}}
     model = {"pretrained": "a.pth", "members": ["a.pth", "a.pth"], "scores": {"init_args": {"cache_dir": "cache"}}}
     path = run_config({"data": {"init_args": arguments}, "model": {"init_args": model}, "trainer": {"root": "photos"}})
     for name in ("photos", "cache"):

@@ -2,12 +2,19 @@
 
 import csv
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from darkroom.callbacks.training.checkpoint import SteadyCheckpoint
+from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
+from darkroom.lightning_modules.segmentation import SemanticSegmentation
+from tests.contracts.module import trainer
 from tests.fakes.commands import TINY, Command
+from tests.fakes.parts import TinyNetwork
 from tests.faults.conftest import equal
 
 
@@ -20,7 +27,7 @@ def losses(run: str) -> list[tuple[str, str]]:
     return [(row["step"], row["train/loss"]) for row in rows if row["train/loss"]]
 
 
-@pytest.mark.parametrize("every", ["step", "epoch", "epoch, with max_steps"])
+@pytest.mark.parametrize("every", ["step", "epoch", pytest.param("epoch, with max_steps", marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(darkroom: Callable, every: str) -> None:
     """Check weights, optimizer, schedule, dropout, order and augmentation, within an epoch and at its end."""
     command = [
@@ -67,16 +74,17 @@ def test_failed_step_is_repeated_on_resume(darkroom: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval_option", "steps"),
-    [("every_n_train_steps=4", 15), ("train_time_interval=1:00:00", 15), ("every_n_epochs=2", 15)],
+    "interval", [{"every_n_train_steps": 4}, {"train_time_interval": timedelta(hours=1)}, {"every_n_epochs": 2}]
 )
-def test_end_of_fit_is_saved_for_any_interval(darkroom: Callable, interval_option: str, steps: int) -> None:
-    off = () if "epochs" in interval_option else ("--last_checkpoint.every_n_epochs", "null")
-    assert darkroom(*TINY, *off, f"--last_checkpoint.{interval_option}").code == 0
-    assert state("runs/it/0")["global_step"] == steps
+def test_end_of_fit_is_saved_for_any_interval(tmp_path: Path, interval: dict[str, Any]) -> None:
+    saving = SteadyCheckpoint(tmp_path, "last", save_on_train_epoch_end=True, **interval)
+    data = ShapesSegmentation(train_size=20, val_size=4, batch_size=4, side=16, num_workers=0)
+    fitting = trainer(tmp_path, max_epochs=3, enable_checkpointing=True, callbacks=[saving])
+    fitting.fit(SemanticSegmentation(TinyNetwork(6), 6), data)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 15
 
 
-@pytest.mark.parametrize(("steps", "interval"), [("7", "1.0"), ("4", "2")])
+@pytest.mark.parametrize(("steps", "interval"), [pytest.param("7", "1.0", marks=pytest.mark.slow), ("4", "2")])
 def test_fit_ended_within_epoch_resumes_rest_of_epoch(darkroom: Callable, steps: str, interval: str) -> None:
     constant = [option for option in TINY if "lr_scheduler" not in option and "WarmupCosine" not in option]
     constant += ["--trainer.val_check_interval", interval]

@@ -12,7 +12,21 @@ from functools import cache
 from typing import NamedTuple
 
 from darkroom.callbacks.plotting.style import FAMILY, font_file
-from darkroom.callbacks.plotting.vector.items import BASELINE, EDGE, POINTS, Colour, Swatch, Tile, Words
+from darkroom.callbacks.plotting.vector.items import (
+    BASELINE,
+    EDGE,
+    POINTS,
+    TINT,
+    Border,
+    Colour,
+    Mark,
+    Region,
+    Swatch,
+    Tag,
+    Tile,
+    Words,
+)
+from darkroom.callbacks.plotting.vector.marks import lines_of_border, trace_region
 
 _ASCII = "".join(map(chr, range(32, 127)))
 _COMMON = _ASCII + "±×·…–—−°µα"  # cached together; other letters are added to the font of their page
@@ -42,23 +56,26 @@ def pdf(
 
     Args:
         size: height and width of the page in pixels.
-        tiles: places of the images.
+        tiles: places of the images, and marks over them.
         images: the image of each tile as PNG, RGB without transparency and interlacing.
         swatches: squares of colour.
         words: lines of text.
         length: function that returns the length of a line of text in pixels.
     """
     height, width = size
-    font = _font(frozenset(letter for line in words for letter in line.text) - frozenset(_COMMON))
+    tags = [mark.words for tile in tiles for mark in tile.marks if isinstance(mark, Tag)]
+    font = _font(frozenset(letter for line in [*words, *tags] for letter in line.text) - frozenset(_COMMON))
     drawn = [f"{POINTS} 0 0 {POINTS} 0 0 cm"]
-    drawn += [_draw_tile(index, tile, height) for index, tile in enumerate(tiles)]
+    for index, tile in enumerate(tiles):
+        drawn += [_draw_tile(index, tile, height), *_draw_marks(tile, height, font)]
     drawn += [_draw_swatch(swatch, height) for swatch in swatches]
     drawn += [_draw_words(line, height, font, length(line)) for line in words]
     first = 9  # number of the first image
     names = " ".join(f"/I{index} {first + index} 0 R" for index in range(len(tiles)))
     page = (
         f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {width * POINTS:g} {height * POINTS:g}] /Contents 4 0 R "
-        f"/Resources << /Font << /F 5 0 R >> /XObject << {names} >> >> >>"
+        f"/Resources << /Font << /F 5 0 R >> /XObject << {names} >> "
+        f"/ExtGState << /Tinted << /ca {TINT} >> /Opaque << /ca 1 >> >> >> >>"
     )
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -73,6 +90,41 @@ def pdf(
 
 def _draw_tile(index: int, tile: Tile, height: int) -> str:
     return f"q {tile.width} 0 0 {tile.height} {tile.x} {height - tile.y - tile.height} cm /I{index} Do Q"
+
+
+def _draw_marks(tile: Tile, height: int, font: _Font) -> Iterator[str]:
+    """Yield the marks of a tile, cut off at its edges."""
+    if tile.marks:
+        high, wide = tile.size
+        yield f"q {tile.width / wide:g} 0 0 {tile.height / high:g} {tile.x} {height - tile.y - tile.height} cm"
+        yield f"0 0 {wide} {high} re W n"
+        for mark in tile.marks:
+            yield from _draw_mark(mark, tile.size, font)
+        yield "Q"
+
+
+def _draw_mark(mark: Mark, size: tuple[int, int], font: _Font) -> Iterator[str]:
+    height = size[0]
+    if isinstance(mark, Region):
+        whole, ring, (rows, columns) = trace_region(mark, size)
+        yield f"q {size[1] / columns:g} 0 0 {height / rows:g} 0 0 cm {_rgb(mark.colour)} rg"
+        yield f"/Tinted gs {_path(whole, rows)} f* /Opaque gs {_path(ring, rows)} f* Q"
+    elif isinstance(mark, Border):
+        lines, closed = lines_of_border(mark)
+        dash = f"[{mark.dash}] 0 d" if mark.dash else "[] 0 d"
+        yield f"{_rgb(mark.colour)} RG {mark.line} w {dash} {_path(lines, height, closed)} S"
+    else:
+        low, wide, high = height - mark.bottom, mark.right - mark.left, mark.bottom - mark.top
+        yield f"{_rgb(mark.colour)} rg {mark.left} {low} {wide} {high} re f"
+        yield _draw_words(mark.words, height, font, 0.0)  # its left end is known
+
+
+def _path(lines: Sequence[Sequence[tuple[float, float]]], height: int, closed: bool = True) -> str:
+    parts = []
+    for (x0, y0), *others in lines:
+        parts += [f"{x0:g} {height - y0:g} m", *(f"{x:g} {height - y:g} l" for x, y in others)]
+        parts += ["h"] if closed else []
+    return " ".join(parts)
 
 
 def _draw_swatch(swatch: Swatch, height: int) -> str:

@@ -5,7 +5,20 @@ from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
 from darkroom.callbacks.plotting.style import FAMILY
-from darkroom.callbacks.plotting.vector.items import BASELINE, EDGE, POINTS, Colour, Swatch, Tile, Words
+from darkroom.callbacks.plotting.vector.items import (
+    BASELINE,
+    EDGE,
+    POINTS,
+    TINT,
+    Border,
+    Colour,
+    Mark,
+    Region,
+    Swatch,
+    Tile,
+    Words,
+)
+from darkroom.callbacks.plotting.vector.marks import lines_of_border, trace_region
 
 _ANCHORS = {"l": "start", "m": "middle", "r": "end"}
 
@@ -21,14 +34,13 @@ def svg(
 
     Args:
         size: height and width of the page in pixels.
-        tiles: places of the images.
+        tiles: places of the images, and marks over them.
         images: the image of each tile as PNG.
         swatches: squares of colour.
         words: lines of text.
     """
-    return "".join(
-        (*_start(*size), *map(_image, tiles, images), *map(_square, swatches), *map(_text, words), "</svg>\n")
-    )
+    shown = (part for tile, png in zip(tiles, images, strict=True) for part in (_image(tile, png), _marks(tile)))
+    return "".join((*_start(*size), *shown, *map(_square, swatches), *map(_text, words), "</svg>\n"))
 
 
 def _start(height: int, width: int) -> Iterator[str]:
@@ -48,6 +60,40 @@ def _image(tile: Tile, png: bytes) -> str:
         f'<image x="{tile.x}" y="{tile.y}" width="{tile.width}" height="{tile.height}" preserveAspectRatio="none"{style} '
         f'href="data:image/png;base64,{base64.b64encode(png).decode()}"/>\n'
     )
+
+
+def _marks(tile: Tile) -> str:
+    """Return the marks of a tile, cut off at its edges."""
+    if not tile.marks:
+        return ""
+    view = f'viewBox="0 0 {tile.size[1]} {tile.size[0]}" preserveAspectRatio="none"'
+    content = "".join(_mark(mark, tile.size) for mark in tile.marks)
+    return f'<svg x="{tile.x}" y="{tile.y}" width="{tile.width}" height="{tile.height}" {view}>\n{content}</svg>\n'
+
+
+def _mark(mark: Mark, size: tuple[int, int]) -> str:
+    if isinstance(mark, Region):
+        return _region(mark, size)
+    if isinstance(mark, Border):
+        line = f'fill="none" stroke="{_hex(mark.colour)}" stroke-width="{mark.line}"'
+        line += f' stroke-dasharray="{mark.dash}"' if mark.dash else ""
+        lines, closed = lines_of_border(mark)
+        return f'<path d="{_path(lines, closed)}" {line}/>\n'
+    width, height = mark.right - mark.left, mark.bottom - mark.top
+    box = f'<rect x="{mark.left}" y="{mark.top}" width="{width}" height="{height}" fill="{_hex(mark.colour)}"/>\n'
+    return box + _text(mark.words)
+
+
+def _region(region: Region, size: tuple[int, int]) -> str:
+    whole, ring, (height, width) = trace_region(region, size)
+    scale = f' transform="scale({size[1] / width:g} {size[0] / height:g})"' if (height, width) != size else ""
+    fill = f'fill="{_hex(region.colour)}" fill-rule="evenodd"{scale}'
+    return f'<path d="{_path(whole)}" {fill} fill-opacity="{TINT}"/>\n<path d="{_path(ring)}" {fill}/>\n'
+
+
+def _path(lines: Sequence[Sequence[tuple[float, float]]], closed: bool = True) -> str:
+    end = "Z" if closed else ""
+    return "".join("M" + " ".join(f"{x:g} {y:g}" for x, y in line) + end for line in lines)
 
 
 def _square(swatch: Swatch) -> str:

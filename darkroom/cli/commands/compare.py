@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from darkroom.cli.commands.chart_width import add_width
+from darkroom.cli.options.chart_width import add_width
 from darkroom.errors import UserError
 
 

@@ -11,8 +11,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from darkroom.cli.catalog import import_all, import_users
 from darkroom.cli.checkpoint_checks import require_checkpoint
-from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain, filter_warnings
+from darkroom.cli.options.data_options import keep_data_section
+from darkroom.cli.results import describe_card
 from darkroom.cli.usage_errors import shorten_error
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
@@ -21,7 +22,7 @@ from darkroom.export.description import Precision, format_spec
 from darkroom.export.formats.files import SUFFIXES, Format, require_onnx
 from darkroom.export.formats.weights import write_weights
 from darkroom.export.outputs import TASKS
-from darkroom.export.write import Written, require_other_options, write_graph, write_reduced
+from darkroom.export.write import Written, require_other_options, write_method, write_reduced
 from darkroom.ranges import PositiveInt
 
 _RUNNERS = {"onnx": "ONNX Runtime", "torch_export": "torch.export"}
@@ -120,13 +121,15 @@ def report(written: Written, kind: Format) -> str:
     description, check = written.description, written.check
     inputs, outputs = (", ".join(map(format_spec, ports)) for ports in (description.inputs, description.outputs))
     agreement, decisions = check.agreement, TASKS[description.task].decisions
+    same = f", {agreement.fraction:.2%} of {agreement.decisions} {decisions} the same" if agreement.decisions else ""
+    reference = f"{description.method} in torch" if description.part else "predict"
+    name = f"{description.method} {description.part}".strip()
     return "\n".join(
         [
-            f"{description.method}: {inputs} -> {outputs}",
+            f"{name}: {inputs} -> {outputs}",
             *(f"note: {note}" for note in written.notes),
-            f"compared with predict on {check.samples}: largest difference {agreement.largest:.1e}, "
-            f"{agreement.fraction:.2%} of {agreement.decisions} {decisions} the same",
-            f"time per image on one core: predict {check.torch_ms:.1f} ms, {_RUNNERS[kind]} {check.exported_ms:.1f} ms",
+            f"compared with {reference} on {check.samples}: largest difference {agreement.largest:.1e}{same}",
+            f"time per image on one core: {reference} {check.torch_ms:.1f} ms, {_RUNNERS[kind]} {check.exported_ms:.1f} ms",
             f"written: {written.path}, {written.path.with_suffix('.json').name}",
         ]
     )
@@ -141,7 +144,7 @@ def _write(trained: TrainedMethod, data: VisionDataModule | None, config: Namesp
     if config.half or config.int8:
         precision: Precision = "float16" if config.half else "int8"
         return report(write_reduced(trained, data, precision, path, config.samples), kind)
-    return report(write_graph(trained, data, kind, path, config.samples), kind)
+    return "\n".join(report(one, kind) for one in write_method(trained, data, kind, path, config.samples))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             require_onnx()
         path = output_path(checkpoint, config.output, kind)
         print(_write(load_trained(checkpoint, options), data, config, path))
+        if path.parent == checkpoint.parents[1] / "export":
+            print(describe_card(checkpoint.parents[1]))
     except KeyboardInterrupt:
         print("\ninterrupted; no file is written", file=sys.stderr)
         return 130

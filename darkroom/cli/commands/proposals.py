@@ -8,8 +8,8 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from darkroom.cli.catalog import import_all
-from darkroom.cli.commands.data_options import keep_data_section
 from darkroom.cli.console import explain
+from darkroom.cli.options.data_options import keep_data_section
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.proposals.cache import ProposalCache, WithProposals, fill
 from darkroom.datamodules.proposals.recall import as_markdown, recall

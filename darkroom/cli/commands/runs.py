@@ -9,8 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from darkroom.errors import UserError
-from darkroom.report.run import Run, find_runs, read_run
-from darkroom.runtime.records.run_record import FILE
+from darkroom.report.run import Run, find_runs, last_sign, read_run
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -47,7 +46,7 @@ class Row:
 def make_row(run: Run) -> Row:
     """Summarize a run."""
     metric, value = run.main_value
-    changed = datetime.fromtimestamp(last_change(run.folder), timezone.utc).isoformat(timespec="seconds")
+    changed = datetime.fromtimestamp(last_sign(run.folder), timezone.utc).isoformat(timespec="seconds")
     return Row(
         str(run.folder),
         run.method,
@@ -61,21 +60,6 @@ def make_row(run: Run) -> Row:
         changed,
         run.notes,
     )
-
-
-def last_change(run: Path) -> float:
-    """Return the time of the newest change of a run's metrics or record, else of its folder, in seconds since 1970.
-
-    0 for a folder that was deleted meanwhile.
-    """
-
-    def changed(path: Path) -> float:
-        try:
-            return path.stat().st_mtime
-        except OSError:
-            return 0.0
-
-    return max(changed(run / "metrics.csv"), changed(run / FILE)) or changed(run)
 
 
 def format_size(size: float) -> str:
@@ -110,7 +94,7 @@ def main(argv: list[str]) -> int:
         return 2
     top = options.folder or Path("runs")  # which does not exist before the first fit
     rows = []
-    for folder in sorted(find_runs(top), key=last_change, reverse=True):
+    for folder in sorted(find_runs(top), key=last_sign, reverse=True):
         try:
             rows.append(make_row(read_run(folder)))
         except (UserError, OSError) as error:  # such as a run that is being deleted

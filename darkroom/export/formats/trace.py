@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -99,6 +100,7 @@ def trace(graph: ExportGraph, attempt: Attempt) -> ExportedProgram:
         {place: dims[axis] for place, axis in enumerate(spec.shape) if isinstance(axis, str) and axis in dims}
         for spec in graph.inputs
     )
+    shapes = tuple(signature(graph.module.forward).bind(*shapes).arguments.values())  # *inputs have one tuple
     # A batch or a side of 1 must not be a special case.
     patched = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # set on import
     with quiet(), patched:

@@ -14,7 +14,7 @@ _OF_A_RUN = ("seed_everything", "experiment", "runs_dir", "ckpt_path", "trainer.
 # Options of a datamodule that leave its test samples as they are.
 _OF_TRAINING = frozenset(
     {
-        *("train_size", "val_size", "batch_size", "eval_batch_size", "num_workers", "augment", "predict_dir"),
+        *("train_size", "val_size", "batch_size", "eval_batch_size", "num_workers", "augment", "predict"),
         *("mean", "std", "max_pixels", "on_bad_sample", "bad_sample_budget", "crops", "group_by_aspect"),
         *("train_on_difficult", "proposals", "proposals_dir", "proposal_workers"),
     }

@@ -19,14 +19,15 @@ from darkroom.report.samples import (
     sample_titles,
     show,
 )
+from darkroom.report.tasks.captions import Judgements, shorten
 from darkroom.report.tasks.matching import CORNERS
-from darkroom.runtime.records.results import Results
+from darkroom.runtime.records.results import Results, image_path
 from darkroom.runtime.records.tables import Table, numbers
 
 MOST = 16  # samples
 _SCORE = 0.5  # of detections that are shown
 Drawer = Callable[[Results, int, np.ndarray], np.ndarray]
-"""Draws the prediction of one method for a sample over its image uint8 (H, W, 3)."""
+"""Draws the prediction of one method for a sample over its image uint8 (H, W, 3); returns its own image of a caption."""
 
 
 def side_by_side(groups: Sequence[Group]) -> list[Html]:
@@ -72,7 +73,11 @@ def _span(values: Sequence[float]) -> float:
 
 
 def sample_scores(results: Results) -> dict[int, float]:
-    """Return the score of each sample: IoU, probability of a right class, or minus the error of the number of objects."""
+    """Return the score of each sample.
+
+    That is the IoU, the probability of a right class, 1 or 0 for a right or a wrong image of a caption, or minus the error
+    of the number of objects.
+    """
     table = results.tables["samples"]
     samples = [int(sample) for sample in table["sample"]]
     if results.summary.task == "segmentation":
@@ -80,6 +85,8 @@ def sample_scores(results: Results) -> dict[int, float]:
     elif results.summary.task == "classification":
         right = np.array(table["truth"]) == np.array(table["predicted"])
         values = np.where(right, 1.0, -1.0) * numbers(table["probability"])
+    elif results.summary.task == "captions":
+        values = numbers(table["right"])
     else:
         found = results.tables["detections"]
         pairs = zip(found["sample"], numbers(found["score"]).tolist(), strict=True)
@@ -93,7 +100,7 @@ def _item(sample: int, tested: Sequence[tuple[str, Results]], draw: Drawer) -> I
     path = first.image(sample)
     assert path is not None  # one of the kept samples
     image = read_image(path)
-    images = [show(image, "image")]
+    images = [] if first.summary.task == "captions" else [show(image, "image")]
     truth = _draw_truth(first, sample, image)
     if truth is not None:
         images.append(show(truth, "truth"))
@@ -103,7 +110,7 @@ def _item(sample: int, tested: Sequence[tuple[str, Results]], draw: Drawer) -> I
 
 
 def _describe(results: Results, sample: int) -> str:
-    """Return the prediction of a sample in words: its class, its score, or the number of detections."""
+    """Return the prediction of a sample in words: its class, its score, its errors, or the number of detections."""
     table = results.tables["samples"]
     row = table["sample"].index(str(sample))
     if results.summary.task == "segmentation":
@@ -111,6 +118,8 @@ def _describe(results: Results, sample: int) -> str:
     if results.summary.task == "classification":
         name = results.summary.class_names[int(table["predicted"][row])]
         return f"{name} {float(table['probability'][row]):.2f}"
+    if results.summary.task == "captions":
+        return shorten(Judgements(results).wrong(row)) or "right"
     found = results.tables["detections"]
     pairs = zip(found["sample"], found["score"], strict=True)
     count = sum(one == str(sample) and float(score) >= _SCORE for one, score in pairs)
@@ -161,4 +170,5 @@ _DRAWERS: dict[str, Drawer] = {
     "segmentation": _draw_mask,
     "classification": lambda results, sample, image: image,
     "detection": _draw_detections,
+    "captions": lambda results, sample, image: read_image(image_path(results.folder, sample)),
 }

@@ -51,7 +51,8 @@ def make_table(rows: Sequence[Row], paired: str | None) -> Table:
     caption = f"Metrics of the {' and '.join(stages)} samples, mean ± standard deviation over seeds; the best is bold."
     if paired:
         caption += (
-            f" Differences are those to {rows[0].group.name}, with 95 % intervals of a paired bootstrap over samples."
+            f" Differences are those to {rows[0].group.name}, with 95 % intervals of a paired bootstrap over samples; bold "
+            "without 0."
         )
     return Table("comparison", columns, lines, caption)
 
@@ -69,7 +70,7 @@ def _difference_cell(row: Row) -> Cell:
     found = row.difference
     if found is None:
         return Cell(None)
-    return Cell(found.value, f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]", bold=False)
+    return Cell(found.value, f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]", bold=found.is_clear)
 
 
 def _cost_cell(value: Spread | None) -> Cell:

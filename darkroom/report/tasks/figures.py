@@ -52,13 +52,25 @@ def newest_figures(run: Path) -> dict[str, Path]:
     }
 
 
+def describe_figure(name: str, path: Path) -> tuple[str, str]:
+    """Return heading and caption of a figure.
+
+    Args:
+        name: of its folder, such as ``test_masks``.
+        path: its file, whose name is the step.
+    """
+    stage, _, kind = name.partition("_")
+    kind = kind if stage in ("train", "val", "test") and kind else name
+    title, sentence = _FIGURES.get(kind, (kind.replace("_", " ").capitalize(), ""))
+    of = {"test": "of the test", "val": "of validation"}.get(stage, "")
+    return title, " ".join(filter(None, [sentence, f"Step {int(path.stem):,}", of])).strip() + "."
+
+
 def figure_sections(run: Path, notes: list[str]) -> list[Section]:
     """Return a section with the newest figure of every kind that the run has; figures that are damaged are noted."""
     blocks: list[Html] = []
     for name, path in newest_figures(run).items():
-        stage, _, kind = name.partition("_")
-        kind = kind if stage in ("train", "val", "test") and kind else name
-        title, sentence = _FIGURES.get(kind, (kind.replace("_", " ").capitalize(), ""))
+        title, caption = describe_figure(name, path)
         try:
             source = _source(path)
         except (OSError, ValueError) as error:
@@ -72,8 +84,6 @@ def figure_sections(run: Path, notes: list[str]) -> list[Section]:
             ]
             if other.is_file()
         ]
-        of = {"test": "of the test", "val": "of validation"}.get(stage, "")
-        caption = " ".join(filter(None, [sentence, f"Step {int(path.stem):,}", of])).strip() + "."
         blocks += [element("h3", title), figure_html(source, caption, files, "plot wide")]
     return [Section("figures", "Figures", blocks, "The newest figure of every kind.")] if blocks else []
 

@@ -1,7 +1,7 @@
 """Results of ``darkroom test`` in the folder ``test`` of a run: a summary, a row per sample, and images.
 
 Classes are numbers: ``truth``, ``predicted`` and ``class`` hold the labels of the data. Only the columns ``IoU/<class>``
-have names of classes, as the metrics have.
+have names of classes, as the metrics have. Of captions, the rows are those that were sampled and judged.
 
 ==================  ====================================================================================================
 ``summary.json``    ``Summary``
@@ -11,7 +11,10 @@ have names of classes, as the metrics have.
                     segmentation: ``mIoU``, ``pixel_accuracy`` and ``IoU/<class>`` of this image, empty if neither its
                     truth nor its prediction has the class
                     detection: ``width``, ``height`` of the network input; ``objects`` that are not ignored; ``detections``
-                    captions: ``caption``, ``form`` if it has one, ``right`` (1 or 0), ``right/<attribute>``
+                    captions: ``caption``; ``form`` if it has one; ``held_out``, 1 if it has an object that training
+                    never shows; ``held_out_objects``, their names; ``seed`` of the generator that sampled the noise;
+                    ``right``, 1 if all attributes are those of the caption; and of each attribute that the caption
+                    states ``asked/<attribute>``, ``judged/<attribute>`` (names of values) and ``right/<attribute>``
                     autoencoding: ``error``, the squared error of the reconstruction, summed over the image
 ``confusion.csv``   segmentation: pixels; the first column ``truth`` has the true class, the others, whose names are the
                     numbers of classes, the predicted ones
@@ -19,8 +22,8 @@ have names of classes, as the metrics have.
 ``truths.csv``      detection: ``sample``, ``class``, ``x0``, ``y0``, ``x1``, ``y1`` pixels, ``ignored`` (crowd, difficult)
 ``detections.csv``  detection: ``sample``, ``class``, ``score``, ``x0``, ``y0``, ``x1``, ``y1``
 ``images/``         ``<sample>.png`` and, for segmentation, ``<sample>-truth.png`` and ``<sample>-prediction.png``, whose
-                    pixels are class ids, 255 = ignored; for those samples that a report may show. A side is at most
-                    512 pixels: larger images are scaled down, which a note says
+                    pixels are class ids, 255 = ignored; for those samples that a report may show. Those of captions
+                    are the generated ones. A side is at most 512 pixels: larger images are scaled down, which a note says
 ==================  ====================================================================================================
 """
 
@@ -102,6 +105,16 @@ def write_summary(folder: Path, summary: Summary) -> None:
     (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
 
 
+def read_summary(folder: Path) -> Summary:
+    """Return the summary in a folder of results.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: it is missing or damaged.
+    """
+    content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return Summary(**{one.name: content[one.name] for one in fields(Summary) if one.name in content})
+
+
 def read_results(run: Path) -> Results | None:
     """Return the test results of a run; None if it was not tested.
 
@@ -115,8 +128,7 @@ def read_results(run: Path) -> Results | None:
     if not path.is_file():
         raise DataError(f"{folder} has no summary.json, because the test did not end; run darkroom test again")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        summary = Summary(**{one.name: content[one.name] for one in fields(Summary) if one.name in content})
+        summary = read_summary(folder)
         tables = {}
         for name in TABLES:
             path = folder / f"{name}.csv"

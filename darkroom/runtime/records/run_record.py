@@ -23,6 +23,24 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
+class DataFacts:
+    """Data of a fit.
+
+    Args:
+        samples: number of samples by split, of those splits whose loader states it.
+        class_names: in the order of the labels; empty without classes.
+        image_shape: (C, H, W) of a batch, H and W are 0 if images have any size; None if it is not known.
+        mean, std: per channel, which the datamodule subtracts and divides by; None if it does not normalize.
+    """
+
+    samples: dict[str, int]
+    class_names: list[str]
+    image_shape: list[int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Facts of a fit that its config and metrics do not contain.
 
@@ -42,6 +60,8 @@ class RunRecord:
         machine: model of the processor or GPU.
         versions: of Python and the packages, by name.
         commit: of the working folder, see ``current_commit``; None outside of a Git repository.
+        data: of the fit; None before its first step.
+        steps: number of training steps; None before the end of an epoch.
     """
 
     command: str
@@ -59,6 +79,8 @@ class RunRecord:
     versions: dict[str, str] | None = None
     commit: str | None = None
     process_start: str | None = None
+    data: DataFacts | None = None
+    steps: int | None = None
 
     def write(self, run: Path) -> None:
         """Write the record into a run folder; a reader never sees half of it."""
@@ -72,7 +94,10 @@ def read_record(run: Path) -> RunRecord | None:
     """Return the record of a run; None if the run is of an earlier version or the file is damaged."""
     try:
         content = json.loads((run / FILE).read_text(encoding="utf-8"))
-        return RunRecord(**{field.name: content[field.name] for field in fields(RunRecord) if field.name in content})
+        known = {field.name: content[field.name] for field in fields(RunRecord) if field.name in content}
+        if known.get("data") is not None:
+            known["data"] = DataFacts(**known["data"])
+        return RunRecord(**known)
     except (OSError, ValueError, TypeError):
         return None
 
@@ -81,7 +106,7 @@ def is_alive(record: RunRecord) -> bool:
     """Return True if the process of a record runs, or may run, because it is on another machine."""
     if record.state != "running":
         return False
-    if record.host != platform.node():
+    if is_remote(record):
         return True
     started = process_start(record.pid)
     if started and record.process_start:
@@ -95,6 +120,11 @@ def is_alive(record: RunRecord) -> bool:
     except PermissionError:
         pass  # a process of another user has the number
     return True
+
+
+def is_remote(record: RunRecord) -> bool:
+    """Return True if the process of a record is on another machine."""
+    return record.host != platform.node()
 
 
 def process_start(pid: int) -> str | None:

@@ -111,7 +111,7 @@ class RCNN(ObjectDetection):
         network = RCNNNetwork(
             num_classes=num_classes or 1, backbone=backbone, window=window, width=width, weights=weights
         )
-        super().__init__(network, num_classes=num_classes, masks=False, **kwargs)
+        super().__init__(network, num_classes=num_classes, masks=False, inference=inference, **kwargs)
         context = round(16 / 227 * window) if context is None else context
         if context < 0 or 2 * context >= window:
             raise UsageError(f"model.context must be 0 to {(window - 1) // 2} for a crop of {window}, got {context}")
@@ -124,7 +124,6 @@ class RCNN(ObjectDetection):
         self.regions, self.new_layer_factor, self.crops_per_pass = regions, new_layer_factor, crops_per_pass
         self.svm = build_options(SVMOptions, svm)
         self.box_regression = build_options(BoxRegressionOptions, box_regression)
-        self.limits = build_options(DetectionInference, inference).limits(self.default_limits)
         self.examples: Examples | None = None
         self.negatives: HardNegatives | None = None
         self.exported_parts: tuple[bool, bool] | None = None  # solved when the graph was built
@@ -173,8 +172,8 @@ class RCNN(ObjectDetection):
         boxes = decode(offsets, proposals.flatten(0, 1)[:, None], _UNSCALED)
         return boxes.unflatten(0, shape), scores.unflatten(0, shape)
 
-    def export_graph(self, normalization: Statistics) -> ExportGraph:
-        """Return the graph from uint8 images and proposals to detections, see ``ExportableModel``."""
+    def whole_image_graph(self, normalization: Statistics) -> ExportGraph:
+        """Return the graph from uint8 images and proposals to detections."""
         self.exported_parts = self.network.solved
         resizing = f"the graph warps the proposals to {self.window} x {self.window} pixels"
         return detection_graph(ProposalGraph(self, normalization), self.limits, 3, resizing, proposals=True)

@@ -17,6 +17,7 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.runtime.records.results import Task
 
 Number = TypeVar("Number", int, float)
 
@@ -41,6 +42,7 @@ class ImagenCascade(Generative, Technique):
             than the stages.
     """
 
+    task: ClassVar[Task] = "captions"
     is_trained: ClassVar[bool] = True  # needs no checkpoint of its own
     base: TextToImage
 

@@ -1,6 +1,6 @@
 """SuperResolution: Imagen's super-resolution models (Saharia et al. 2022, sections 2.4 and 2.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,15 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
 from darkroom.lightning_modules.diffusion.build_network import build_network
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
+from darkroom.lightning_modules.diffusion.export import (
+    Inputs,
+    denoiser_graph,
+    low_inputs,
+    text_graphs,
+    text_inputs,
+    text_notes,
+    upsampler_graph,
+)
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import TextConditioning, captions_of, check_captions
 from darkroom.lightning_modules.diffusion.imagen.text_to_image import check_fixed_variance, check_text_dim
 from darkroom.lightning_modules.diffusion.metrics.upsampling_scores import UpsamplingScores
@@ -24,8 +33,10 @@ from darkroom.lightning_modules.diffusion.text import TextEncoder
 from darkroom.lightning_modules.generation.base import check_image_shape
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.utils.arguments import build_options, check_choice
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import ResidualNetwork, SteppedNetwork
+from darkroom.protocols.export import ExportGraph
 
 Reduction = Literal["area", "bilinear", "bicubic"]
 
@@ -142,10 +153,7 @@ class SuperResolution(Diffusion):
 
     def reduced(self, x: Tensor) -> Tensor:
         """Downscale images (B, C, H, W) to (B, C, H / factor, W / factor), as in training."""
-        size = [side // self.factor for side in x.shape[-2:]]
-        if self.reduction == "area":
-            return F.interpolate(x, size, mode="area")
-        return F.interpolate(x, size, mode=self.reduction, antialias=True).clamp(-1, 1)
+        return reduce_images(x, self.factor, self.reduction)
 
     def upsampled(self, low: Tensor) -> Tensor:
         """Upsample small images (B, C, h, w) bicubically to (B, C, factor h, factor w)."""
@@ -159,8 +167,12 @@ class SuperResolution(Diffusion):
             level: noise level of each, float (B,): a fraction of the time in [0, 1].
             generator: determines the noise.
         """
-        low, low_t = self.upsampled(low), (level * (self.schedule.num_steps - 1)).long()
+        low, low_t = self.upsampled(low), self._low_times(level)
         return {"low": self.schedule.add_noise(low, self.noise(*low.shape, generator=generator), low_t), "low_t": low_t}
+
+    def _low_times(self, level: Tensor) -> Tensor:
+        """Return the times int64 of noise levels in [0, 1]."""
+        return (level * (self.schedule.num_steps - 1)).long()
 
     def target_images(self, batch: dict[str, Any]) -> Tensor:
         """Return the batch's images (B, C, H, W); with ``crop``, random crops in training, else central ones."""
@@ -222,6 +234,22 @@ class SuperResolution(Diffusion):
         if self.reader is not None:
             self.reader.keep_ema_only()
         return super().keep_ema_only()
+
+    def condition_inputs(self) -> Inputs:
+        """Return small images, and token embeddings if there is a text encoder, as inputs of the exported network."""
+        low = low_inputs(self.image_shape, self.schedule.num_steps)
+        return low if self.text is None else {**low, **text_inputs(self.text.dim)}
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graphs of denoiser and upsampler and, if it trains with the model, of the text encoder."""
+        t = int(self._low_times(torch.tensor(self.augmentation)))
+        alpha, sigma = float(self.schedule.alphas[t]), float(self.schedule.sigmas[t])
+        low = {"t": t, "alpha": alpha, "sigma": sigma, "factor": self.factor, "reduction": self.reduction}
+        return {
+            "denoiser": denoiser_graph(self, self.condition_inputs(), text_notes(self.text), low=low),
+            "upsampler": upsampler_graph(self.upsampled, self.low_shape, self.image_shape),
+            **text_graphs(self.text),
+        }
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -285,6 +313,14 @@ class SuperResolution(Diffusion):
         # The same noise for all, so a sample depends only on its image.
         generators = [torch.Generator().manual_seed(0) for _ in low]
         return self.sample(captions, low, generator=generators, callback=self.on_step)
+
+
+def reduce_images(x: Tensor, factor: int, reduction: Reduction) -> Tensor:
+    """Downscale images (B, C, H, W) in [-1, 1] to (B, C, H / factor, W / factor)."""
+    size = [side // factor for side in x.shape[-2:]]
+    if reduction == "area":
+        return F.interpolate(x, size, mode="area")
+    return F.interpolate(x, size, mode=reduction, antialias=True).clamp(-1, 1)
 
 
 def _check_sizes(image_shape: tuple[int, int, int], factor: int, crop: int | None) -> None:

@@ -1,6 +1,6 @@
 """TextToImage: Imagen's base model (Saharia et al. 2022): small images of captions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,6 +13,13 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion
 from darkroom.lightning_modules.diffusion.blocks import record_text_attention
 from darkroom.lightning_modules.diffusion.build_network import build_network
+from darkroom.lightning_modules.diffusion.export import (
+    Inputs,
+    denoiser_graph,
+    text_graphs,
+    text_inputs,
+    text_notes,
+)
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import TextConditioning, captions_of, check_captions
 from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
 from darkroom.lightning_modules.diffusion.objective.config import Objective
@@ -23,8 +30,11 @@ from darkroom.lightning_modules.diffusion.text import TextEncoder
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 from darkroom.lightning_modules.layers.ema import EMA, EMAOptions
 from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import TextNetwork
+from darkroom.protocols.export import ExportGraph
+from darkroom.runtime.records.results import Task
 
 
 def check_text_dim(network: nn.Module, text: TextEncoder) -> None:
@@ -70,6 +80,7 @@ class TextToImage(Diffusion):
             captions.
     """
 
+    task: ClassVar[Task] = "captions"
     default_sampling: ClassVar[dict[str, Any]] = {"steps": 50, "guidance": 1.35, "threshold": "dynamic"}
 
     def __init__(
@@ -149,6 +160,15 @@ class TextToImage(Diffusion):
     def make_condition(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
         """Build the condition: the encoded captions of the batch, in training dropped with ``text_dropout``."""
         return self.reader(captions_of(batch, self), x.device)
+
+    def condition_inputs(self) -> Inputs:
+        """Return the token embeddings as inputs of the exported network."""
+        return text_inputs(self.text.dim)
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graphs of the denoiser and, if it trains with the model, of the text encoder."""
+        denoiser = denoiser_graph(self, self.condition_inputs(), text_notes(self.text))
+        return {"denoiser": denoiser, **text_graphs(self.text)}
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 

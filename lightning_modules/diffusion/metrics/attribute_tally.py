@@ -28,8 +28,8 @@ class AttributeTally:
             self.counts = torch.zeros(2, len(self.names), device=device)  # right, and stated
 
     @torch.inference_mode()
-    def update(self, images: Tensor, stated: Tensor, held_out: Tensor, form: Tensor | None = None) -> None:
-        """Add images.
+    def update(self, images: Tensor, stated: Tensor, held_out: Tensor, form: Tensor | None = None) -> Tensor:
+        """Add images, and return their predicted attributes, int64 (B, A).
 
         Args:
             images: uint8 (B, C, H, W).
@@ -38,7 +38,8 @@ class AttributeTally:
             form: of the captions, int64 (B,); needed if there are ``forms``.
         """
         with torch.autocast(self.device.type, enabled=False):
-            right = match_attributes(self.judge.attributes(images), stated)
+            judged = self.judge.attributes(images)
+        right = match_attributes(judged, stated)
         groups = [torch.ones_like(held_out), ~held_out, held_out]
         if form is not None:
             groups += [form == index for index in range(len(self.forms))]
@@ -46,6 +47,7 @@ class AttributeTally:
         counted = torch.cat([torch.stack(groups, 1), stated >= 0], 1)
         right = torch.cat([whole, right], 1) & counted
         self.counts += torch.stack([right.sum(0), counted.sum(0)])
+        return judged
 
     @torch.inference_mode()
     def fractions(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """CaptionScores: agreement of samples with their captions."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, j
 from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
 from darkroom.lightning_modules.metrics.inception import Inception
 from darkroom.lightning_modules.metrics.scores import Scores, generator_of
-from darkroom.protocols import CaptionForms, CaptionSampler
+from darkroom.protocols import CaptionForms, CaptionSampler, JudgedSamples
 from darkroom.runtime.lightning_compat import datamodule_of
 
 
@@ -71,6 +72,9 @@ class CaptionScores(Scores):
         inception_weights: file of Inception's weights; None: downloaded.
         cache_dir: folder of trained judges; None: ``~/.cache/darkroom/classifiers``.
 
+    Attributes:
+        on_judged: called with every batch of judged samples, on each rank; None: not called.
+
     Raises:
         UsageError: a number is out of its range, or nothing is computed.
     """
@@ -99,6 +103,7 @@ class CaptionScores(Scores):
             raise UsageError("model.scores.shuffled needs accuracies; set model.scores.accuracy to true")
         self.accuracy, self.fid, self.features, self.clip, self.shuffled = accuracy, fid, features, clip, shuffled
         self.inception_weights, self.cache_dir = inception_weights, cache_dir
+        self.on_judged: Callable[[JudgedSamples], None] | None = None
         self._judge: AttributeJudge | None = None
         self._inception: Inception | None = None
         self._clip_score: ClipScore | None = None
@@ -109,7 +114,7 @@ class CaptionScores(Scores):
     def prepare(self, module: LightningModule) -> None:
         """Load or train the judge, and load Inception and CLIP, as far as the metrics need them."""
         super().prepare(module)
-        self._stages = {}
+        self._stages, self.on_judged = {}, None
         if self.accuracy or (self.fid and self.features == "judge"):
             self._judge, self._names = judge_for(module, self.cache_dir)
             data = datamodule_of(module.trainer)
@@ -148,7 +153,8 @@ class CaptionScores(Scores):
             captions, generators = prompts.captions[part], self._generators(part)
             images = module.to_uint8(module.sample(captions, generator=generators))
             if tally is not None:
-                tally.update(images, *prompts.truth(part))
+                judged = tally.update(images, *prompts.truth(part))
+                self._report_judged(prompts, part, generators, images, judged)
             if prompts.statistics is not None:
                 prompts.statistics.update(images, None, real=False)
             if self._clip_score is not None:
@@ -158,6 +164,24 @@ class CaptionScores(Scores):
                 images = module.to_uint8(module.sample(captions, generator=self._generators(part)))
                 shuffled.update(images, *prompts.truth(part))
         return self._values(prompts, tally, shuffled, module.device)
+
+    def _report_judged(
+        self, prompts: _Prompts, part: slice, generators: Sequence[torch.Generator], images: Tensor, judged: Tensor
+    ) -> None:
+        if self.on_judged is not None:
+            stated, held_out, form = prompts.truth(part)
+            self.on_judged(
+                JudgedSamples(
+                    numbers=self._numbers(part),
+                    seeds=[generator.initial_seed() for generator in generators],
+                    captions=prompts.captions[part],
+                    images=images,
+                    stated=stated,
+                    judged=judged,
+                    held_out=held_out,
+                    form=form,
+                )
+            )
 
     def _values(
         self, prompts: _Prompts, tally: AttributeTally | None, shuffled: AttributeTally | None, device: torch.device

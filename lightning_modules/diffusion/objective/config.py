@@ -14,7 +14,8 @@ class Objective:
 
     Args:
         prediction: output of the network: eps, the noise; x0, the image; v (Salimans & Ho 2022).
-        loss_weight: of the error at each time; None: ``Simple`` (Ho et al. 2020, equation 14).
+        loss_weight: of the error at each time; None: the plain squared error of the prediction (``Unweighted``): for
+            eps ``Simple`` (Ho et al. 2020, equation 14), for v the SNR + 1 weighting of Salimans & Ho (2022, section 4).
         learned_variance: the network also predicts the variance of a step, by the hybrid loss (Nichol & Dhariwal 2021,
             equation 16).
         vlb_weight: of the variational bound in it, at least 0.

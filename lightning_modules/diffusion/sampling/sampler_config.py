@@ -1,5 +1,6 @@
 """Options of sampling: sampler, number of steps, guidance and thresholds."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +25,7 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import X0Predictor
-from darkroom.ranges import ClosedUnitInterval, PositiveInt
+from darkroom.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
 SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
 _SPACINGS: dict[str, Spacing] = {"dpm_solver++": "log_snr", "heun": "karras"}  # uniform for the others
@@ -41,6 +42,10 @@ class Sampling:
             uniform for the others.
         eta: of ddim, in [0, 1]: 0 adds no noise, 1 as much as the posterior has.
         order: of dpm_solver++: 1, 2 or 3.
+        churn: of heun, at least 0: S_churn, the noise that is added and removed over all steps; 0: no noise. With noise,
+            errors of early steps are corrected, at the cost of more steps (Karras et al. 2022, section 4).
+        churn_range: S_tmin and S_tmax: values of sigma / alpha with churn; None: all.
+        churn_noise: S_noise, above 0: factor of the standard deviation of the added noise.
         variance: of ancestral steps, and of bits/dim, where it is not learned: small is the posterior's, large that of the
             forward step.
         guidance: weight w of the condition: 1 is the conditional model itself, 0 the unconditional one (equation 6 of Ho &
@@ -60,6 +65,9 @@ class Sampling:
     spacing: Spacing | None = None
     eta: ClosedUnitInterval = 0.0
     order: Literal[1, 2, 3] = 2
+    churn: NonNegativeFloat = 0.0
+    churn_range: tuple[float, float] | None = None
+    churn_noise: PositiveFloat = 1.0
     variance: Variance = "large"
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
@@ -77,11 +85,23 @@ class Sampling:
             )
         if self.order not in (1, 2, 3):
             raise UsageError(f"model.sampling.order must be 1, 2 or 3, got {self.order}")
+        self._check_churn()
         if self.threshold is not None:
             check_choice("model.sampling.threshold", self.threshold, Threshold)
         if not 0 < self.percentile <= 1:
             raise UsageError(f"model.sampling.percentile must be in (0, 1], such as 0.995, got {self.percentile}")
         check_interval(self.guidance_interval)
+
+    def _check_churn(self) -> None:
+        if not 0 <= self.churn < math.inf:
+            raise UsageError(f"model.sampling.churn must be at least 0 (0: no noise), got {self.churn}")
+        low, high = self.churn_range or (0.0, math.inf)
+        if not 0 <= low < high:
+            raise UsageError(
+                f"model.sampling.churn_range must be two ascending values of sigma / alpha, from 0, got {low} and {high}"
+            )
+        if not 0 < self.churn_noise < math.inf:
+            raise UsageError(f"model.sampling.churn_noise must be above 0, got {self.churn_noise}")
 
     def with_defaults(self, **defaults: Any) -> "Sampling":
         """Return a copy with these values for options that are None."""
@@ -109,11 +129,12 @@ class Sampling:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Sample images from noise (B, C, H, W); see ``samplers`` for the arguments."""
+        churn_range = self.churn_range or (0.0, math.inf)
         samplers: dict[SamplerName, Callable[..., Tensor]] = {
             "ancestral": partial(ancestral, variance=self.variance),
             "ddim": partial(ddim, eta=self.eta),
             "dpm_solver++": partial(dpm_solver_pp, order=self.order),
-            "heun": heun,
+            "heun": partial(heun, churn=self.churn, churn_range=churn_range, churn_noise=self.churn_noise),
         }
         run = samplers[self.sampler]
         return run(denoise, x, self.pairs(schedule), schedule, generator=generator, on_step=on_step)

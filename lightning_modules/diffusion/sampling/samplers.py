@@ -243,12 +243,12 @@ def dpm_solver_pp(
         predictions = [(schedule.half_log_snr(t), denoise(x, t).x0), *predictions[: order - 1]]
         (_, sigma), (alpha_prev, sigma_prev) = schedule.at(t), schedule.at(t_prev)
         ahead = math.inf if t_prev == -1 else schedule.half_log_snr(t_prev) - predictions[0][0]
-        x = sigma_prev / sigma * x + alpha_prev * _integral(predictions[: len(pairs) - index], ahead)
+        x = sigma_prev / sigma * x + alpha_prev * integral(predictions[: len(pairs) - index], ahead)
         _call(on_step, index, pairs, x, predictions[0][1])
     return x
 
 
-def _integral(predictions: Sequence[tuple[float, Tensor]], ahead: float) -> Tensor:
+def integral(predictions: Sequence[tuple[float, Tensor]], ahead: float) -> Tensor:
     """Integrate e^(u - h) x0(u) over u = 0 ... h, where x0 is a Taylor polynomial in log SNR / 2 through the given
     predictions (Lu et al. 2022b, equation 9), newest first; ``ahead`` is h.
     """

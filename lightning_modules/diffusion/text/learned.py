@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.text.encoder import Text, TextEncoder, WarnOnce, pad_rows
@@ -63,7 +63,15 @@ class LearnedTextEncoder(TextEncoder):
             self._warn_unknown_words(captions)
         indices, mask = pad_rows([torch.tensor(self._read(caption), dtype=torch.long) for caption in captions])
         device = self.embedding.weight.device
-        indices, mask = indices.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+        return self.embed(indices.to(device, non_blocking=True), mask.to(device, non_blocking=True))
+
+    def embed(self, indices: Tensor, mask: Tensor) -> Text:
+        """Encode words.
+
+        Args:
+            indices: rows of the embedding, int64 (B, L), with any row at padding.
+            mask: bool (B, L), True at words.
+        """
         x = self.embedding(indices) + self.places.weight[: indices.shape[1]]
         padding = ~mask
         padding[:, 0] = False  # an empty caption attends to one padding token, since attention to no token is NaN

@@ -20,11 +20,13 @@ from darkroom.callbacks.plotting.boxes import (
     captions,
     class_index,
     draw_boxes,
-    draw_mistakes,
     filter_by_score,
     find_mistakes,
+    mark_boxes,
+    mark_mistakes,
 )
 from darkroom.callbacks.plotting.images import palette
+from darkroom.callbacks.plotting.vector.marks import paint
 from darkroom.callbacks.writers.detection_writer import DetectionWriter, coco_annotations, compress_runs, run_lengths
 from darkroom.callbacks.writers.prediction_files import gather_rows
 from darkroom.datamodules.detection.coco_detection import CocoDetection
@@ -123,7 +125,7 @@ def test_boxes_are_drawn_on_enlarged_small_images() -> None:
 def test_draw_boxes_keeps_large_images_or_fits_given_size() -> None:
     large, box = torch.zeros(3, 400, 600, dtype=torch.uint8), objects((0, 0, 600, 400))
     assert draw_boxes(large, box, NAMES).shape == (3, 400, 600)
-    assert draw_boxes(large, box, NAMES, size=(100, 150)).shape == (3, 100, 150)
+    assert paint(mark_boxes(large, box, NAMES, size=(100, 150))).shape == (3, 100, 150)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (236, 0), (0, 236), (236, 236)])
@@ -231,10 +233,10 @@ def test_difficult_and_crowd_objects_cause_no_errors() -> None:
 
 def test_errors_are_red_and_white_on_grey() -> None:
     photo = torch.full((3, 256, 256), 200, dtype=torch.uint8)
-    rendered = draw_mistakes(photo, objects(FAR, scores=[0.9]), objects(BOX), NAMES).int()
+    rendered = paint(mark_mistakes(photo, objects(FAR, scores=[0.9]), objects(BOX), NAMES)).int()
     assert (rendered[0] - rendered[1] > 100).sum() > 144
     assert (rendered.amin(0) == 255).sum() > 100
-    right = draw_mistakes(photo, objects(NEAR, scores=[0.9]), objects(BOX), NAMES)
+    right = paint(mark_mistakes(photo, objects(NEAR, scores=[0.9]), objects(BOX), NAMES))
     assert right.unique().tolist() == [90]
 
 
@@ -367,7 +369,7 @@ def photos(**sizes: tuple[int, int]) -> str:
 
 def test_predictions_use_pixels_of_the_original_files() -> None:
     folder = photos(dog_png=(200, 120), cat_jpg=(30, 40))
-    data_set, results = predict(one_box, shapes(predict_dir=folder, max_side=64))
+    data_set, results = predict(one_box, shapes(predict=folder, max_side=64))
     assert data_set["images"] == [
         {"id": 0, "file_name": "cat.jpg", "width": 30, "height": 40},
         {"id": 1, "file_name": "dog.png", "width": 200, "height": 120},
@@ -382,7 +384,7 @@ def test_predictions_use_pixels_of_the_original_files() -> None:
 
 
 def test_files_with_same_stem_get_separate_overlays() -> None:
-    data_set, _ = predict(one_box, shapes(predict_dir=photos(dog_png=(20, 12), dog_jpg=(12, 20), cat_png=(9, 9))))
+    data_set, _ = predict(one_box, shapes(predict=photos(dog_png=(20, 12), dog_jpg=(12, 20), cat_png=(9, 9))))
     assert [image["file_name"] for image in data_set["images"]] == ["cat.png", "dog.jpg", "dog.png"]
     written = sorted(path.name for path in Path("predictions/overlays").iterdir())
     assert written == ["cat.png", "dog_jpg.png", "dog_png.png"]
@@ -478,7 +480,7 @@ def test_run_lengths_match_pycocotools(size: tuple[int, int], share: float) -> N
 
 def test_predict_deletes_earlier_overlays() -> None:
     predict(one_box, shapes())
-    predict(one_box, shapes(predict_dir=photos(dog_png=(20, 12))))
+    predict(one_box, shapes(predict=photos(dog_png=(20, 12))))
     assert [path.name for path in Path("predictions/overlays").iterdir()] == ["dog.png"]
 
 

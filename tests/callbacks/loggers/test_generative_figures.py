@@ -259,13 +259,13 @@ def photos(*names: str, folder: str = "photos") -> str:
 
 
 def test_reconstructions_are_named_after_input_files() -> None:
-    rows = predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
+    rows = predict(BlobModel(), BlobData(predict=photos("cat", "dog")))
     assert [row["file"] for row in rows] == ["cat.png", "dog.png"]
     assert len(predict(BlobModel(), BlobData())) == 5  # of the dataset, which has no files
 
 
 def test_prediction_grid_shows_inputs_above_reconstructions() -> None:
-    predict(BlobModel(), BlobData(predict_dir=photos("cat", "dog")))
+    predict(BlobModel(), BlobData(predict=photos("cat", "dog")))
     grid = torch.from_numpy(np.array(Image.open("predictions/grid.png"))).permute(2, 0, 1)
     assert grid.shape[1] == 20 + 2 * 60 + 2 + 18
     for column, name in enumerate(("cat", "dog")):
@@ -276,7 +276,7 @@ def test_prediction_grid_shows_inputs_above_reconstructions() -> None:
 
 
 def test_input_named_grid_is_renamed() -> None:
-    rows = predict(BlobModel(), BlobData(predict_dir=photos("grid", "cat")))
+    rows = predict(BlobModel(), BlobData(predict=photos("grid", "cat")))
     assert [row["file"] for row in rows] == ["cat.png", "grid_png.png"]
     assert Image.open("predictions/grid_png.png").size == (28, 20)
 
@@ -284,8 +284,8 @@ def test_input_named_grid_is_renamed() -> None:
 def test_predict_into_input_folder_raises() -> None:
     folder = photos("cat", folder="predictions")
     before = Path("predictions/cat.png").read_bytes()
-    with pytest.raises(UsageError, match="data.predict_dir must not be .*, the folder of the predictions"):
-        predict(BlobModel(), BlobData(predict_dir=folder))
+    with pytest.raises(UsageError, match="data.predict must not be .*, the folder of the predictions"):
+        predict(BlobModel(), BlobData(predict=folder))
     assert Path("predictions/cat.png").read_bytes() == before
 
 

@@ -11,7 +11,7 @@ def fill(keeper: ImageKeeper, scores: dict[int, dict[tuple[str | int, ...], floa
     """Offer samples in an order; return the largest number of images in memory."""
     most = 0
     for sample in order:
-        keeper.offer(sample, scores[sample], lambda sample=sample: {"": str(sample).encode()})
+        keeper.offer({sample: scores[sample]}, lambda number: {"": str(number).encode()})
         most = max(most, len(keeper.images))
     return most
 
@@ -37,26 +37,35 @@ def test_highest_scores_are_kept_in_any_order(seed: int) -> None:
     assert keeper.images == {sample: {"": str(sample).encode()} for sample in kept}
 
 
+def test_files_are_made_only_of_samples_that_remain_after_their_batch() -> None:
+    keeper, encoded = ImageKeeper({"worst": 2}), []
+    keeper.offer(
+        {number: {("worst",): float(number)} for number in range(9)}, lambda number: encoded.append(number) or {}
+    )
+    assert encoded == [7, 8] == sorted(keeper.images)
+
+
 def test_sample_stays_while_another_group_keeps_it() -> None:
     keeper = ImageKeeper({"worst": 1, "cell": 1})
-    keeper.offer(0, {("worst",): 1.0, ("cell", 0): 1.0}, lambda: {"": b"0"})
-    keeper.offer(1, {("worst",): 2.0}, lambda: {"": b"1"})
+    keeper.offer({0: {("worst",): 1.0, ("cell", 0): 1.0}}, lambda _: {"": b"0"})
+    keeper.offer({1: {("worst",): 2.0}}, lambda _: {"": b"1"})
     assert keeper.images.keys() == {0, 1}
-    keeper.offer(2, {("cell", 0): 2.0}, lambda: {"": b"2"})
+    keeper.offer({2: {("cell", 0): 2.0}}, lambda _: {"": b"2"})
     assert keeper.images.keys() == {1, 2}
 
 
 def test_images_are_encoded_only_for_kept_samples() -> None:
     keeper, encoded = ImageKeeper({"worst": 2, "none": 0}), []
     for sample in range(10):
-        keeper.offer(sample, {("worst",): -sample, ("none", 1): 9.0, ("other",): 9.0}, lambda: encoded.append(1) or {})
+        scores = {("worst",): -sample, ("none", 1): 9.0, ("other",): 9.0}
+        keeper.offer({sample: scores}, lambda _: encoded.append(1) or {})
     assert len(encoded) == 2
 
 
 def test_score_that_is_not_a_number_is_the_highest() -> None:
     keeper = ImageKeeper({"worst": 2})
     for sample, score in enumerate((1.0, float("nan"), 3.0, float("nan"), 2.0)):
-        keeper.offer(sample, {("worst",): score}, dict)
+        keeper.offer({sample: {("worst",): score}}, lambda _: {})
     assert keeper.ranked(("worst",)) == [1, 3]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from darkroom.callbacks.results.base import Sample, Subject
 from darkroom.callbacks.results.recorder import ResultRecorder
 from darkroom.callbacks.results.segmentation import SegmentationRecorder
-from darkroom.cli.trainer_defaults import add_defaults
+from darkroom.cli.options.trainer_defaults import add_defaults
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.classification import ImageClassifier
@@ -63,6 +63,19 @@ def test_ranks_write_the_results_of_one_process(tmp_path: Path) -> None:
     files = contents(tmp_path / "together/test")
     assert files == contents(tmp_path / "alone/test")
     assert {"samples.csv", "objects.csv", "confusion.csv"} < files.keys()
+
+
+@pytest.mark.parametrize(
+    ("classes", "examples", "expected"),
+    [(22, 4, []), (40, 4, ["pairs of classes"]), (300, 4, ["pairs of classes", "too many classes"]), (300, 0, [])],
+)
+def test_images_that_are_left_out_for_many_classes_are_noted(classes: int, examples: int, expected: list[str]) -> None:
+    subject = Subject(
+        LightningModule(), [str(label) for label in range(classes)], Identity(), worst=2, examples=examples
+    )
+    notes = SegmentationRecorder(subject).notes
+    assert len(notes) == len(expected)
+    assert all(text in note for text, note in zip(expected, notes, strict=True))
 
 
 @pytest.mark.slow

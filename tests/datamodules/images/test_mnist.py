@@ -98,7 +98,7 @@ def test_binarization_depends_only_on_image_key() -> None:
 
 def test_predict_photos_are_resized(tmp_path: Path) -> None:
     Image.fromarray(np.full((60, 90, 3), 200, np.uint8)).save(tmp_path / "photo.png")
-    data = MNIST(predict_dir=str(tmp_path), num_workers=0)
+    data = MNIST(predict=str(tmp_path), num_workers=0)
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch["image"].shape == (1, 1, 28, 28)

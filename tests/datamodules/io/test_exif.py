@@ -10,6 +10,7 @@ from PIL import Image
 
 from darkroom.datamodules.detection.coco_detection import CocoDetection
 from darkroom.datamodules.io.exif import rotates, warn_of_ambiguous_rotation
+from darkroom.datamodules.io.image_files import read_header
 from darkroom.datamodules.io.read_images import ImageMaskPairs, ImageReader
 
 SIZE = {1: (40, 60), 3: (40, 60), 6: (60, 40)}  # height and width after rotation, of 40 x 60 stored pixels
@@ -28,14 +29,14 @@ def photo(path: Path, orientation: int, height: int = 40, width: int = 60) -> Pa
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_size_of_annotation_decides(tmp_path: Path, orientation: int) -> None:
     path = photo(tmp_path / "a.png", orientation)
-    assert rotates(path, (60, 40), None)
-    assert rotates(path, (40, 60), None) == (orientation < 5)
+    assert rotates(read_header(path), (60, 40), None)
+    assert rotates(read_header(path), (40, 60), None) == (orientation < 5)
 
 
 def test_option_decides(tmp_path: Path) -> None:
     path = photo(tmp_path / "a.png", 6)
-    assert rotates(path, (40, 60), "transpose")
-    assert not rotates(path, (60, 40), "ignore")
+    assert rotates(read_header(path), (40, 60), "transpose")
+    assert not rotates(read_header(path), (60, 40), "ignore")
 
 
 @pytest.mark.parametrize(("orientation", "side"), [(3, 60), (6, 40)])

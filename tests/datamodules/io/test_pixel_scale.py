@@ -137,7 +137,7 @@ def test_checkpoint_carries_the_scale_to_prediction(tmp_path: Path) -> None:
     save(tmp_path / "photos/deep/a.png", 4000)
     trained = ImageFolder(root=str(tmp_path / "images"), size=SIZE, channels=1, val_fraction=0.2, test_fraction=0)
     trained.setup("fit")
-    fresh = ImageFolder(size=SIZE, channels=1, predict_dir=str(tmp_path / "photos"), num_workers=0)
+    fresh = ImageFolder(size=SIZE, channels=1, predict=str(tmp_path / "photos"), num_workers=0)
     fresh.setup("predict")
     fresh.load_state_dict(pickle.loads(pickle.dumps(trained.state_dict())))
     assert next(iter(fresh.predict_dataloader()))["image"].max() == round(4000 / 257)

@@ -134,6 +134,6 @@ def test_border_is_absent_by_default(tmp_path: Path) -> None:
 
 def test_predict_photos_have_no_border(tmp_path: Path) -> None:
     image_mask_folder(tmp_path)
-    data = ShapesSegmentation(borders=True, predict_dir=str(tmp_path / "images"), num_workers=0)
+    data = ShapesSegmentation(borders=True, predict=str(tmp_path / "images"), num_workers=0)
     data.setup("predict")
     assert next(iter(data.predict_dataloader())).keys() == {"image", "path", "size"}

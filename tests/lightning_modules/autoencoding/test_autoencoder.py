@@ -27,6 +27,7 @@ class TestAutoEncoder(GenerationContract):
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDenoisingAutoEncoder(GenerationContract):
     test_overfits_one_batch = None  # the noise hides a part of the input
+    test_exported_files_predict_as_model = None  # TestAutoEncoder exports
 
     def build(self, **kwargs: Any) -> AutoEncoder:
         torch.manual_seed(0)

@@ -82,6 +82,12 @@ def exact_model(**options: Any) -> tuple[DDPM, Tensor]:
     return model.eval(), x
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_default_loss_is_squared_error_of_prediction(prediction: Any) -> None:
+    model = DDPM((1, 8, 8), network=nn.Identity(), objective=Objective(prediction=prediction), ema=None)
+    torch.testing.assert_close(model.loss_weight(prediction, model.schedule, torch.arange(1000)), torch.ones(1000))
+
+
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++", "heun"])
 def test_exact_denoiser_samples_its_image(sampler: str) -> None:
     model, x = exact_model(sampler=sampler)
@@ -90,6 +96,21 @@ def test_exact_denoiser_samples_its_image(sampler: str) -> None:
     model.sample(2, sampler=sampler, steps=7, callback=steps.append)
     assert len(steps) == 7
     assert steps[-1].t_prev == -1
+
+
+def test_churn_of_sampling_adds_noise_to_heun_alone() -> None:
+    model, x = exact_model(sampler="heun", churn=10.0, churn_range=(0.1, 50.0), churn_noise=1.007)
+    first, second = (model.sample(2, generator=torch.Generator().manual_seed(seed), steps=3) for seed in (0, 1))
+    latents = model.draw_latents(2, torch.Generator().manual_seed(0))
+    plain, _ = exact_model(sampler="heun")
+    noisy, quiet = ([], [])
+    for network, steps in ((model, noisy), (plain, quiet)):
+        network.sampling_with(steps=5).run(
+            network.wrap_network({}), latents, network.schedule, torch.Generator().manual_seed(2), steps.append
+        )
+    assert not torch.equal(noisy[0].x, quiet[0].x)
+    torch.testing.assert_close(first, x, atol=2e-3, rtol=0)
+    torch.testing.assert_close(second, x, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +425,9 @@ CONDITIONAL = {"conditional": True, "num_classes": 5}
         ({"ema": {"decay": 1.0}}, "model.ema.decay"),
         ({"sampling": {"order": 4}}, "model.sampling.order"),
         ({"sampling": {"eta": 1.5}}, "model.sampling.eta"),
+        ({"sampling": {"sampler": "heun", "churn": -1.0}}, "model.sampling.churn must be at least 0"),
+        ({"sampling": {"churn_range": (2.0, 1.0)}}, "model.sampling.churn_range must be two ascending"),
+        ({"sampling": {"churn_noise": 0.0}}, "model.sampling.churn_noise must be above 0"),
         ({"sampling": {"guidance_interval": (0.8, 0.2)}}, "model.sampling.guidance_interval"),
         (CONDITIONAL | {"sampling": {"guidance": float("nan")}}, "model.sampling.guidance must be a finite number"),
         (CONDITIONAL | {"network": TimeTable()}, "takes no label"),

@@ -298,6 +298,7 @@ def test_channels_last_keeps_gradients(variant: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_network_compiles_as_one_graph() -> None:
     network, (x, t) = tiny(num_classes=2, self_conditioning=True, attention=(), text_dim=6).eval(), noisy()
     conditions = {"label": t % 3, "text": torch.randn(2, 4, 6), "x0": x}

@@ -67,6 +67,21 @@ def test_narrow_bodies_have_finite_gradients(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in body.parameters())
 
 
+def test_bodies_of_one_name_are_independent() -> None:
+    """Check a body that follows one with other options, and that its weights depend on the seed alone."""
+    module._traced.cache_clear()
+    bodies = []
+    for options in ({}, {"norm": "frozen", "frozen_stages": 3, "in_channels": 1}, {}):
+        torch.manual_seed(0)
+        bodies.append(build_backbone("resnet18", width=0.1, **options))
+    first, frozen, second = bodies
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in frozen.modules())
+    assert all(parameter.requires_grad for parameter in second.parameters())
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
 def test_imagenet_features_match_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18()

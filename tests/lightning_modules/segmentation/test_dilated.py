@@ -197,11 +197,10 @@ def test_images_within_margin_raise() -> None:
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "transposed", "nearest"])
 def test_body_at_stride_8_gives_logits_for_any_image(upsampling: Any) -> None:
-    with torch.device("meta"):
-        network = DilatedNetwork(upsampling=upsampling, **BODY)
-        for size in ((1, 34), (33, 31), (64, 65)):
-            assert network(torch.empty(2, 3, *size)).shape == (2, 4, *size)
-        assert network.front(torch.empty(2, 3, 65, 97)).shape == (2, 4, 9, 13)
+    network = DilatedNetwork(upsampling=upsampling, **BODY)
+    for size in ((1, 34), (33, 31), (64, 65)):
+        assert network(torch.zeros(2, 3, *size)).shape == (2, 4, *size)
+    assert network.front(torch.zeros(2, 3, 65, 97)).shape == (2, 4, 9, 13)
     assert network.margin == 0
     dilations = {layer.dilation for layer in network.front.modules() if isinstance(layer, nn.Conv2d)}
     assert dilations == {(1, 1), (2, 2), (4, 4)}

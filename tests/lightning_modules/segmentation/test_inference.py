@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.segmentation import Inference, SemanticSegmentation, UNet
-from darkroom.lightning_modules.segmentation.inference import _starts
 
 
 class Pointwise(nn.Module):
@@ -47,7 +46,7 @@ def test_image_that_fits_one_tile_is_not_split() -> None:
 
 def test_tiles_are_even_with_minimum_overlap() -> None:
     for side, tile, overlap in ((100, 32, 0.25), (1000, 256, 0.5), (33, 32, 0.0)):
-        starts = _starts(side, tile, overlap)
+        starts = Inference(tile=tile, overlap=overlap).starts(side)
         assert starts[0] == 0
         assert starts[-1] == side - tile
         assert max(b - a for a, b in pairwise(starts)) <= tile * (1 - overlap)

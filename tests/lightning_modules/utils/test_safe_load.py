@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from torchvision.models import AlexNet_Weights, ResNet18_Weights
 
+from darkroom.cli.config_checks import refuse_secrets
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.imagen.load_stage import load_stage
@@ -195,6 +197,11 @@ def test_secrets_are_not_saved(darkroom: Callable, tiny: list[str], monkeypatch:
             assert value.encode() not in path.read_bytes(), (name, path)
 
 
+def config_with(root: str) -> Namespace:
+    """Return a config with a value of data.root."""
+    return Namespace(data=Namespace(class_path="ImageMaskFolder", init_args=Namespace(root=root)))
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -208,12 +215,15 @@ def test_secrets_are_not_saved(darkroom: Callable, tiny: list[str], monkeypatch:
         "hunter2hunter2-in-the-environment",
     ],
 )
-def test_secret_in_config_raises(
-    darkroom: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
-) -> None:
-    """Check that the message names the key and does not repeat the secret."""
+def test_secrets_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("BUCKET_SECRET", "hunter2hunter2-in-the-environment")
-    Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": value}}}))
+    with pytest.raises(UsageError, match="^data.root holds a password, a key or a token"):
+        refuse_secrets(config_with(value))
+
+
+def test_secret_in_config_raises(darkroom: Callable) -> None:
+    """Check that the message names the key and does not repeat the secret."""
+    Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": "https://me:hunter2@host/data"}}}))
     outcome = darkroom("fit", "--model", "UNet", "--data", "ImageMaskFolder", "--config", "mine.yaml")
     assert outcome.code == 2
     assert "data.root holds a password, a key or a token" in outcome.message
@@ -232,7 +242,5 @@ def test_secret_in_config_raises(
         "data/a:b@c",
     ],
 )
-def test_addresses_without_secrets_are_accepted(darkroom: Callable, value: str) -> None:
-    Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": value}}}))
-    outcome = darkroom("fit", "--model", "UNet", "--data", "ImageMaskFolder", "--config", "mine.yaml")
-    assert "does not exist" in outcome.message
+def test_addresses_without_secrets_are_accepted(value: str) -> None:
+    refuse_secrets(config_with(value))

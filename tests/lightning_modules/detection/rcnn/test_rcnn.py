@@ -56,7 +56,7 @@ class TestRCNN(DetectionContract):
         }  # the values of the paper are for thousands of images
         return small(**{**network, **few, **kwargs})
 
-    def data(self, limit: int = 60, **kwargs: Any) -> ShapesDetection:
+    def data(self, limit: int = 24, **kwargs: Any) -> ShapesDetection:
         grid = GridProposals(sides=(0.2, 0.28, 0.4, 0.55), aspect_ratios=(0.75, 1.0, 1.33), limit=limit)
         return super().data(proposals=grid, proposals_dir="proposals", proposal_workers=0, **kwargs)
 

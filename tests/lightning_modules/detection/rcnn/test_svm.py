@@ -50,8 +50,7 @@ def solve_with_scipy(features: Tensor, target: Tensor, cost: float) -> np.ndarra
     return np.append(w[:-1], w[-1] * BIAS)
 
 
-@pytest.mark.parametrize("cost", [COST, 0.1])
-@pytest.mark.parametrize("shape", [(120, 12, 3), (30, 80, 2)])
+@pytest.mark.parametrize(("shape", "cost"), [((120, 12, 3), COST), ((30, 80, 2), 0.1)])
 def test_svm_matches_general_solver(cost: float, shape: tuple[int, int, int]) -> None:
     """Compare the objective to a relative error of 1e-3 by default, and the weights at lower tolerance."""
     features, targets = problem(*shape)

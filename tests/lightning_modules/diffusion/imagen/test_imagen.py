@@ -115,6 +115,9 @@ class TestSuperResolution(CaptionContract):
     def object_arguments(self) -> dict[str, Any]:
         return {"text": words(), "network": efficient(), "schedule": CosineSchedule(50)}
 
+    def to_predict(self, seeds: list[int]) -> dict[str, Any]:
+        return {"image": self.images(len(seeds)), "caption": CAPTIONS[: len(seeds)]}
+
     def generate(self, model: SuperResolution, n: int, seed: int = 0) -> Tensor:
         low = torch.linspace(-1, 1, n * 3 * 64).view(n, 3, 8, 8)
         return model.sample(CAPTIONS[:n], low, generator=torch.Generator().manual_seed(seed))

@@ -125,6 +125,25 @@ def test_samples_use_first_captions_and_own_noise(monkeypatch: pytest.MonkeyPatc
     assert len({noise for _, noise in samples[0]}) == 20
 
 
+def test_judged_samples_are_reported_with_number_seed_and_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, seen = Sampler(rank=1, world_size=2), []
+    scores = build_scores(sampler, monkeypatch, num_samples=20, batch_size=4, seed=3)
+    scores.on_judged = seen.append
+    add_real_images(scores, torch.arange(1, 20, 2), "test")
+    scores.compute("test", sampler)
+    assert [number for one in seen for number in one.numbers] == list(range(1, 20, 2))
+    for one in seen:
+        _, batch = batch_of(torch.tensor(one.numbers))
+        assert one.captions == batch["caption"]
+        for values, name in ((one.stated, "attributes"), (one.held_out, "held_out"), (one.form, "form")):
+            assert torch.equal(values, batch[name])
+        assert torch.equal(one.judged, ByteJudge().attributes(one.images))
+        noise = [torch.rand((), generator=torch.Generator().manual_seed(seed)).item() for seed in one.seeds]
+        assert [(200 * value) // 1 for value in noise] == one.images[:, 0, 1, 1].tolist()
+    scores.prepare(sampler)
+    assert scores.on_judged is None
+
+
 def test_fid_needs_no_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_scores, "Inception", lambda weights: ByteJudge())
     sampler = Sampler()

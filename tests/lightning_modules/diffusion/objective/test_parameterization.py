@@ -142,6 +142,11 @@ def test_min_snr_has_published_forms(schedule: NoiseSchedule) -> None:
         torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=0)
 
 
+def test_simple_weight_of_x0_is_snr() -> None:
+    weight = Simple()("x0", LinearSchedule(), torch.tensor([0, 100]))
+    torch.testing.assert_close(weight, torch.tensor([9999.0, 8.5]), rtol=5e-3, atol=0)
+
+
 @every_schedule
 def test_p2_matches_paper(schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)

@@ -1,6 +1,5 @@
 """FCN: geometry of the authors' networks, and training from coarse to fine strides."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,7 +12,6 @@ from torch import nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.layers.backbones import Classifier, build_features
 from darkroom.lightning_modules.segmentation import FCN, FCNNetwork
-from tests.conftest import CONFIGS
 from tests.contracts.module import SegmentationContract
 from tests.contracts.network import DenseNetworkContract
 
@@ -165,19 +163,6 @@ def test_learned_upsampling_is_reinitialized_at_every_stride(tmp_path: Path) -> 
     torch.save(FCN(stride=32, **small).network.state_dict(), tmp_path / "fcn32s.pth")
     finer = FCN(stride=16, init_from=str(tmp_path / "fcn32s.pth"), **small)
     assert finer.network.up.weight.shape[-1] == 32
-
-
-def test_test_does_not_need_init_from_file(darkroom: Callable, tmp_path: Path) -> None:
-    small = ["--config", CONFIGS / "segmentation/fcn.yaml", "--model.width", "0.03", "--trainer.accelerator", "cpu"]
-    small += ["--data.side", 32, "--data.num_workers", 0, "--trainer.max_epochs", 1]
-    small += ["--data.train_size", 4, "--data.val_size", 4, "--data.test_size", 4]
-    assert darkroom("fit", *small, "--experiment", "coarse", "--model.stride", 32).code == 0
-    coarse = Path("runs/coarse/0/checkpoints/last.ckpt")
-    fine = ["--experiment", "fine", "--model.init_from", coarse]
-    assert darkroom("fit", *small, *fine).code == 0
-    coarse.unlink()
-    assert darkroom("test", *small, *fine, "--ckpt_path", "last").code == 0
-    assert "does not exist" in darkroom("fit", *small, *fine).message
 
 
 def test_mismatched_checkpoint_names_differing_keys(tmp_path: Path) -> None:
