@@ -37,7 +37,6 @@ FOREIGN_PRIVATE = {
     "_replace": "namedtuple: public, in spite of its name",
     "_actions": "argparse: the options of a parser, for the nearest one to a misspelt name",
     "_expand_help": "argparse: the documented way to change the help of an option is a subclass of the formatter",
-    "_assert_scalar": "torch: the operator of run-time assertions in traced graphs, to be removed from them",
     "_config": "torch: the setting by which exported graphs also take sides and batches of 1",
     "_RESOURCES": "torchvision: URLs of a dataset, without a public name",
 }
