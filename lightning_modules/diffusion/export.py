@@ -72,7 +72,8 @@ class _Text(nn.Module):
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
         mask = words >= 0
-        return tuple(self.encoder.embed(words.clamp(min=0), mask))
+        tokens, mask = self.encoder.embed(words.clamp(min=0), mask)
+        return tokens, mask
 
 
 class _Upsampler(nn.Module):

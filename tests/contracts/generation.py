@@ -236,7 +236,8 @@ class GenerationContract:
 
     def test_exported_parts_agree_with_model(self) -> None:
         trained = as_trained(self.build())
-        for name, graph in trained.model.export_graphs(trained.normalization).items():
+        assert isinstance(trained.exportable, ExportableParts)
+        for name, graph in trained.exportable.export_graphs(trained.normalization).items():
             reference = Reference(trained.model, graph, "generation", trained.normalization)
             samples = [example_inputs(graph, {BATCH: batch, "tokens": 5}) for batch in (1, 3)]
             require_agreement(compare(reference, EagerRunner(graph), samples), "values", name)
