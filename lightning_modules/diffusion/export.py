@@ -72,8 +72,8 @@ class _Text(nn.Module):
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
         mask = words >= 0
-        embeddings, present = self.encoder.embed(words.clamp(min=0), mask)
-        return embeddings, present
+        tokens, mask = self.encoder.embed(words.clamp(min=0), mask)
+        return tokens, mask
 
 
 class _Upsampler(nn.Module):
