@@ -62,6 +62,8 @@ class DetectionWriter(Callback):
         self.score_threshold, self.overlay_threshold = score_threshold, overlay_threshold
         self.track_iou, self.track_age = track_iou, track_age
 
+    _videos: VideoFiles | None = None  # data that cannot be read end the command before
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         require_data(trainer, ClassData, self)
         self.folder = run_folder(trainer) / "predictions"
@@ -140,12 +142,15 @@ class DetectionWriter(Callback):
             }
             for one, label, number in zip(annotations, written["labels"].tolist(), numbers, strict=True)
         ]
+        assert self._videos is not None, "setup comes first"
         self._videos.add(video, rate, overlay, rows)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._videos.close()
+        if self._videos is not None:
+            self._videos.close()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._videos is not None, "setup comes first"
         self._videos.close()
         # Ids of a JSON may be numbers or text.
         rows = sorted(gather_rows(trainer, self._rows), key=lambda row: (isinstance(row[0]["id"], str), row[0]["id"]))

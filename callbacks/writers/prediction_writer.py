@@ -27,6 +27,8 @@ class PredictionWriter(Callback):
     from 0, time in seconds, height, width and the number of pixels of each class.
     """
 
+    _videos: VideoFiles | None = None  # data that cannot be read end the command before
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         class_names = require_data(trainer, ClassData, self).class_names
         self.folder = run_folder(trainer) / "predictions"
@@ -53,6 +55,7 @@ class PredictionWriter(Callback):
             row = {"height": height, "width": width, **dict(zip(class_names, pixels, strict=True))}
             video, place = self._files.video(batch, index), place_of_frame(batch, index)
             if video is not None:
+                assert self._videos is not None, "setup comes first"
                 self._videos.add(video, float(batch["rate"][index]), blended, [place | row])
                 continue
             name = self._files.name(batch, index, len(self._rows) * trainer.world_size + trainer.global_rank)
@@ -61,9 +64,11 @@ class PredictionWriter(Callback):
             self._rows.append({"name": name, **row})
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._videos.close()
+        if self._videos is not None:
+            self._videos.close()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._videos is not None, "setup comes first"
         self._videos.close()
         rows = gather_rows(trainer, self._rows)
         if trainer.is_global_zero and rows:

@@ -336,7 +336,7 @@ def test_command_prints_table_and_writes_page_latex_and_csv(darkroom: Callable, 
     assert table[0][:3] == ["| method", "seeds", "accuracy"]
     assert table[2][:3] == ["| a", "2", "0.375 ± 0.177"]
     assert table[3][2] == "**1**"
-    assert table[3][3].startswith("+0.625 [+")
+    assert table[3][3].startswith("**+0.625 [+")  # bold: the interval leaves out 0
     assert "- b_c has no run with seed 1." in done.out
     page = Path("comparison/index.html").read_text()
     assert "0.375 ± 0.177" in page

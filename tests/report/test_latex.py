@@ -36,6 +36,7 @@ def _page_width(pdf: Path) -> float:
     return float(box[1]) / 72
 
 
+@pytest.mark.slow
 def test_charts_have_the_width_of_the_option(darkroom: Callable) -> None:
     write_pages(darkroom, "segmentation")
     [report] = Path("runs").glob("segmentation*/0/report/figures/iou-by-class.pdf")

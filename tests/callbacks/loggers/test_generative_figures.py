@@ -143,9 +143,9 @@ def test_wandb_logs_images_and_animation(monkeypatch: pytest.MonkeyPatch) -> Non
     ("shape", "latent_dim", "num_classes", "labelled"),
     [
         ((1, 20, 28), 2, None, True),
-        ((3, 32, 32), 6, None, False),
-        ((1, 16, 16), 5, 3, True),
-        ((1, 16, 16), 1, None, True),
+        pytest.param((3, 32, 32), 6, None, False, marks=pytest.mark.slow),
+        pytest.param((1, 16, 16), 5, 3, True, marks=pytest.mark.slow),
+        pytest.param((1, 16, 16), 1, None, True, marks=pytest.mark.slow),
     ],
 )
 def test_fit_writes_four_latent_views(

@@ -33,10 +33,10 @@ def test_dense_pass_equals_crops(size: tuple[int, int], stride: int) -> None:
     with torch.inference_mode():
         for resized, count, boxes in model.levels(*size):
             model.mode = "dense"
-            dense = model._logits(image, resized, count)
+            dense = model._logits(image[None], resized, count)
             model.mode = "crops"
-            crops = model._logits(image, resized, count)
-            assert dense.shape == crops.shape == (len(boxes), 6)
+            crops = model._logits(image[None], resized, count)
+            assert dense.shape == crops.shape == (1, len(boxes), 6)
             torch.testing.assert_close(dense, crops, atol=1e-4, rtol=1e-4)
 
 
