@@ -170,6 +170,7 @@ class TestCheckpoint:
         assert darkroom("test", "--ckpt_path", "runs/one/0/checkpoints/best.ckpt").code == 0
         ImageClassifier.load_from_checkpoint("runs/one/0/checkpoints/best.ckpt", weights_only=True)
 
+    @pytest.mark.slow
     def test_classifier_of_windows_takes_classes_and_size_of_its_detector(self, darkroom: Callable) -> None:
         Path("windows.yaml").write_text(
             "model: {class_path: SlidingWindow, init_args: {classifier: {class_path: BackboneClassifier, init_args: "
@@ -275,6 +276,7 @@ class TestCallbacks:
         assert Path("runs/tiny/0/checkpoints/last.ckpt").is_file()  # independent of the list of callbacks
 
 
+@pytest.mark.slow
 def test_checkpoints_and_logger_can_be_disabled(darkroom: Callable, tiny: list[str]) -> None:
     assert darkroom("fit", *tiny, "--trainer.enable_checkpointing", "false", "--trainer.logger", "false").code == 0
     assert not Path("runs/tiny/0/checkpoints").exists()

@@ -75,6 +75,7 @@ def test_commands_of_checkpoint_outside_of_run_name_its_config() -> None:
 
 
 @pytest.mark.usefixtures("tiny_run")
+@pytest.mark.slow
 def test_commands_list_only_what_they_wrote(darkroom: Callable) -> None:
     best = ["--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt"]
     for _ in range(2):  # the second time the same files are written again
@@ -87,6 +88,7 @@ def test_commands_list_only_what_they_wrote(darkroom: Callable) -> None:
     assert "masks:" not in out
 
 
+@pytest.mark.slow
 def test_piped_fit_prints_one_line_per_epoch(darkroom: Callable, tiny: list[str]) -> None:
     outcome = darkroom("fit", *tiny, "--trainer.enable_progress_bar", "true", "--trainer.max_epochs", 2)
     lines = re.findall(r"^epoch (\d) \(last: 1\), step (\d), [\d.]+ s: (.+)$", outcome.out, re.MULTILINE)

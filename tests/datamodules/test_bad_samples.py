@@ -199,6 +199,7 @@ SKIP = ["--data.on_bad_sample", "skip"]
 
 
 @pytest.mark.fault("bad samples, killed and continued")
+@pytest.mark.slow
 def test_resumed_run_skips_same_samples(darkroom: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = damaged_folder(tmp_path / "data")
     assert darkroom(*FIT, *SKIP, "--experiment", "whole").code == 0

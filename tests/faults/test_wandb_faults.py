@@ -176,6 +176,7 @@ def test_resumed_run_keeps_wandb_id(darkroom: Callable, monkeypatch: pytest.Monk
     assert (more[0] > steps[-1], more[-1]) == (True, 14)
 
 
+@pytest.mark.slow
 def test_empty_wandb_folder_is_removed_on_resume(darkroom: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the empty file of a run killed in its first second, at which `wandb sync` would stop."""
     monkeypatch.delenv("WANDB_API_KEY")

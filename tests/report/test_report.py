@@ -295,6 +295,7 @@ def test_folder_without_a_run_is_one_message(darkroom: Callable, run: Path) -> N
     assert "no config.yaml; it holds the runs" in outcome.message
 
 
+@pytest.mark.slow
 def test_report_does_not_import_torch(run: Path) -> None:
     (run / "metrics.csv").unlink()  # fewer plots, but real ones
     code = (

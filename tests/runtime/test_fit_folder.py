@@ -24,6 +24,7 @@ def fit_of_folder(*options: object) -> list[object]:
 @pytest.mark.parametrize(
     "runs", ["runs", *(pytest.param(runs, marks=pytest.mark.slow) for runs in ("nested/runs", "absolute"))]
 )
+@pytest.mark.slow
 def test_validate_from_another_folder_finds_data(darkroom: Callable, tmp_path: Path, runs: str) -> None:
     image_mask_folder(tmp_path / "pictures")
     runs = str(tmp_path / "far/runs") if runs == "absolute" else runs

@@ -120,6 +120,7 @@ def test_figures_skip_sanity_check_and_follow_every_n_validations() -> None:
     assert len(read_figures("latents")) == 2
 
 
+@pytest.mark.slow
 def test_wandb_logs_images_and_animation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = WandbLogger(save_dir=".", project="x")

@@ -48,6 +48,7 @@ class SmallClassifier(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
+@pytest.mark.slow
 def test_convolution_matches_classifier_at_training_size(name: str) -> None:
     classifier = getattr(torchvision.models, name)(weights=None).eval()
     dense = convolutionalize(classifier)

@@ -23,6 +23,7 @@ def checkpoints(tiny_run: Path) -> list[str]:
     return [str(first), str(second)]
 
 
+@pytest.mark.slow
 def test_ensemble_multiplies_probabilities_of_members(checkpoints: list[str]) -> None:
     ensemble = Ensemble(checkpoints).eval()
     image = torch.randn(2, 3, 32, 32)

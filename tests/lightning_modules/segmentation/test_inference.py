@@ -90,6 +90,7 @@ def test_invalid_arguments_raise(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("tiny_run")
+@pytest.mark.slow
 def test_inference_options_work_on_command_line(darkroom: Callable, tiny: list[str]) -> None:
     ways = ["--model.inference.tile", 16, "--model.inference.flip", "true", "--model.inference.scales", "[1.0, 1.5]"]
     outcome = darkroom("test", *tiny, "--ckpt_path", "last", *ways)

@@ -237,6 +237,7 @@ RUNGS: dict[str, tuple[Callable[..., Any], Callable[[], nn.Module], tuple[int, i
 
 
 @pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.slow
 def test_rungs_share_layers(rung: str, save: Callable, caplog: pytest.LogCaptureFixture) -> None:
     build, source, counts, ours, theirs = RUNGS[rung]
     origin = source()
