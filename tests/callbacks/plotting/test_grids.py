@@ -105,13 +105,13 @@ def test_animation_limits_frames_and_skips_other_sizes(tmp_path: Path) -> None:
 def test_animation_crops_title_and_limits_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [tmp_path / f"{step}.png" for step in range(6)]
     for frame in frames:
-        save(noise(3, 164, 140), frame)
+        save(noise(3, 324, 300), frame)
     animate(frames, ["x"] * 6, tmp_path / "a.gif", skip=24)
     with Image.open(tmp_path / "a.gif") as gif:
-        assert gif.size == (140, 140 + 26)
-    monkeypatch.setattr("darkroom.callbacks.plotting.animation._MOST_BYTES", 30_000)
+        assert gif.size == (300, 300 + 26)
+    monkeypatch.setattr("darkroom.callbacks.plotting.animation._MOST_BYTES", 100_000)
     animate(frames, ["x"] * 6, tmp_path / "a.gif", skip=24)
-    assert (tmp_path / "a.gif").stat().st_size <= 30_000
+    assert (tmp_path / "a.gif").stat().st_size <= 100_000
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 6
 
