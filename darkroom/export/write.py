@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from darkroom import __version__
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import DataError, UsageError, UserError
-from darkroom.export.check import SAME_ON_NOISE, Check, Reference, compare, is_valid, require_agreement
+from darkroom.export.check import SAME_DECISIONS, SAME_ON_NOISE, Check, Reference, compare, is_valid, require_agreement
 from darkroom.export.checkpoint import TrainedMethod
 from darkroom.export.description import Description, Precision
 from darkroom.export.formats.files import SUFFIXES, Format, write_onnx, write_program
@@ -155,15 +155,24 @@ def _samples(reference: Reference, data: VisionDataModule | None, count: int) ->
     return images, f"{len(images)} validation images", ()
 
 
-def check_graph(reference: Reference, run: Runner, attempt: Attempt, samples: Samples) -> Agreement:
+def check_graph(
+    reference: Reference, run: Runner, attempt: Attempt, samples: Samples, least: float = SAME_DECISIONS
+) -> Agreement:
     """Compare on samples, on a larger batch and, for a graph of any size, on other sizes.
+
+    Args:
+        reference: method that the graph computes.
+        run: runs the exported file.
+        attempt: axes of the graph.
+        samples: inputs of the graph.
+        least: fraction of the decisions on the samples that must be the same.
 
     Raises:
         DataError: the graph disagrees with ``predict``.
     """
     decisions = TASKS[reference.task].decisions
     agreement = compare(reference, run, samples)
-    require_agreement(agreement, decisions, "the samples", reference.graph.continuous)
+    require_agreement(agreement, decisions, "the samples", reference.graph.continuous, least)
     height, width = samples[0][0].shape[-2:]
     if BATCH in attempt.steps:
         _check_size(reference, run, attempt, (7, height, width))

@@ -16,6 +16,11 @@ def photos() -> None:
         write_png(torch.randint(256, (3, 64 + index, 72), dtype=torch.uint8), f"photos/{index}.png")
 
 
+def photo_of_the_training() -> None:
+    """``photo.png`` of the size that Shapes has."""
+    write_png(torch.randint(256, (3, 32, 32), dtype=torch.uint8), "photo.png")
+
+
 def images_and_masks() -> None:
     """Twelve images and their masks of three classes in ``my_data/images`` and ``my_data/masks``."""
     for folder in ("images", "masks"):

@@ -1,4 +1,4 @@
-"""Every perception config exports to both graph formats and agrees with predict, also on odd sizes and other batches."""
+"""Every perception method exports to both graph formats and agrees with predict, also on other sizes and batches."""
 
 from pathlib import Path
 
@@ -6,19 +6,35 @@ import numpy as np
 import pytest
 from torch.export import ExportedProgram
 
-from darkroom.export.check import Reference, as_arrays
+from darkroom.export.check import SAME_DECISIONS, SAME_ON_NOISE, Reference, as_arrays
 from darkroom.export.formats.trace import Attempt, attempts, trace
 from darkroom.export.runners import open_runner
 from darkroom.export.samples import data_samples
 from darkroom.export.write import WRITERS, check_graph, describe
-from darkroom.protocols.export import ExportGraph
+from darkroom.protocols.export import HEIGHT, ExportGraph
 from tests.export.methods import PERCEPTION, build_method
+from tests.test_configs import config_of
 
 
-def trace_most_general(graph: ExportGraph, height: int, width: int) -> tuple[ExportedProgram, Attempt]:
-    """Return the graph with the most axes of any extent, as ``write_graph`` finds it."""
+def one_of_each_method() -> list[str]:
+    """Return the first config of each class of methods, and of each network that a config names by its class."""
+    first: dict[tuple[str, str], str] = {}
+    for name in PERCEPTION:
+        model = config_of(name)["model"]
+        network = (model["init_args"].get("network") or {}).get("class_path", "")
+        first.setdefault((model["class_path"], network), name)
+    return list(first.values())
+
+
+def trace_most_general(graph: ExportGraph, height: int, width: int, any_size: bool) -> tuple[ExportedProgram, Attempt]:
+    """Return the graph with the most axes of any extent, as ``write_graph`` finds it.
+
+    Without ``any_size`` only the batch is free: torch solves the sides of detectors for minutes.
+    """
     failures: list[str] = []
     for attempt in attempts(graph, height, width):
+        if not any_size and HEIGHT in attempt.steps:
+            continue
         try:
             return trace(graph, attempt), attempt
         except Exception as error:
@@ -33,22 +49,27 @@ OF_OTHERS = pytest.mark.xfail(reason="torchvision's pooling of regions cannot be
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=OF_OTHERS if name.startswith("detection/torchvision_") else ()) for name in PERCEPTION],
+    [
+        pytest.param(name, marks=OF_OTHERS if name.startswith("detection/torchvision_") else ())
+        for name in one_of_each_method()
+    ],
 )
 def test_exported_method_agrees_with_predict(name: str, tmp_path: Path) -> None:
     """Trace once, write both files, and compare each on data, on 7 images, on 1 x 1 and on 37 x 101 pixels."""
     trained, data = build_method(name, tmp_path)
+    detects = name.startswith("detection/")
     graph = trained.exportable.export_graph(trained.normalization)
     reference = Reference(trained.model, graph, trained.exportable.task, trained.normalization)
     samples = data_samples(graph, data, 2)
     height, width = samples[0][0].shape[-2:]
-    program, attempt = trace_most_general(graph, height, width)
+    program, attempt = trace_most_general(graph, height, width, any_size=not detects)
     for kind, path in (("torch_export", tmp_path / "model.pt2"), ("onnx", tmp_path / "model.onnx")):
         description = describe(trained, reference).with_fixed_axes(attempt.fixed)
         WRITERS[kind](program, description, path)
         run = open_runner(path)
         assert run.description.to_json() == description.to_json()
-        check_graph(reference, run, attempt, samples)
+        # Random weights have many nearly equal scores.
+        check_graph(reference, run, attempt, samples, least=SAME_ON_NOISE if detects else SAME_DECISIONS)
         inputs = as_arrays(graph, samples[0])
         one, other = run(inputs), run(inputs)
         assert all(np.array_equal(one[key], other[key]) for key in one)
