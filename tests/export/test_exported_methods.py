@@ -1,9 +1,11 @@
 """Every perception method exports to both graph formats and agrees with predict, also on other sizes and batches."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 from torch.export import ExportedProgram
 
 from darkroom.export.check import SAME_DECISIONS, SAME_ON_NOISE, Reference, as_arrays
@@ -29,7 +31,7 @@ def one_of_each_method() -> list[str]:
 def trace_most_general(graph: ExportGraph, height: int, width: int, any_size: bool) -> tuple[ExportedProgram, Attempt]:
     """Return the graph with the most axes of any extent, as ``write_graph`` finds it.
 
-    Without ``any_size`` only the batch is free: torch solves the sides of detectors for minutes.
+    Without ``any_size`` only the batch is free: torch solves the sides of many networks for minutes.
     """
     failures: list[str] = []
     for attempt in attempts(graph, height, width):
@@ -46,14 +48,25 @@ def trace_most_general(graph: ExportGraph, height: int, width: int, any_size: bo
 OF_OTHERS = pytest.mark.xfail(reason="torchvision's pooling of regions cannot be traced", strict=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=OF_OTHERS if name.startswith("detection/torchvision_") else ())
-        for name in one_of_each_method()
-    ],
+# The files of the others take minutes: DARKROOM_EXPORT=all pytest tests/export/test_exported_methods.py
+CHOSEN = (
+    "classification/kinds_vgg11.yaml",
+    "segmentation/unet.yaml",
+    "detection/yolo.yaml",
+    "detection/fast_rcnn.yaml",
 )
+
+
+def marked(name: str) -> ParameterSet:
+    """Return the name of a config as a parameter."""
+    marks = [OF_OTHERS] if name.startswith("detection/torchvision_") else []
+    if name not in CHOSEN and os.environ.get("DARKROOM_EXPORT") != "all":
+        marks.append(pytest.mark.skip(reason="takes minutes: DARKROOM_EXPORT=all"))
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", map(marked, sorted({*one_of_each_method(), *CHOSEN})))
 def test_exported_method_agrees_with_predict(name: str, tmp_path: Path) -> None:
     """Trace once, write both files, and compare each on data, on 7 images, on 1 x 1 and on 37 x 101 pixels."""
     trained, data = build_method(name, tmp_path)
@@ -62,7 +75,7 @@ def test_exported_method_agrees_with_predict(name: str, tmp_path: Path) -> None:
     reference = Reference(trained.model, graph, trained.exportable.task, trained.normalization)
     samples = data_samples(graph, data, 2)
     height, width = samples[0][0].shape[-2:]
-    program, attempt = trace_most_general(graph, height, width, any_size=not detects)
+    program, attempt = trace_most_general(graph, height, width, any_size=name.startswith("classification/"))
     for kind, path in (("torch_export", tmp_path / "model.pt2"), ("onnx", tmp_path / "model.onnx")):
         description = describe(trained, reference).with_fixed_axes(attempt.fixed)
         WRITERS[kind](program, description, path)
