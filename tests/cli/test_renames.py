@@ -1,5 +1,6 @@
 """Names of the previous version: accepted in configs, on the command line and in checkpoints, with one warning each."""
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from darkroom import renames
+from darkroom.cli.options.data_options import keep_data_section
 from darkroom.lightning_modules.detection import FasterRCNN
 from darkroom.lightning_modules.diffusion import DDPM, DenoisingUNet
 from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder
@@ -276,3 +278,11 @@ def test_old_config_trains_and_old_checkpoint_loads(darkroom: Callable, tiny: li
     torch.save(checkpoint, path)
     assert isinstance(UNet.load_from_checkpoint(path), UNet)
     assert darkroom("test", "--ckpt_path", path).code == 0
+
+
+def test_data_section_of_an_old_config_has_todays_names(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("data: {class_path: ShapesImages, init_args: {predict_dir: photos}}")
+    with pytest.warns(FutureWarning, match="data.predict_dir is now data.predict"):
+        _, section = keep_data_section(["--config", str(config)])
+    assert json.loads(section)["data"]["init_args"] == {"predict": "photos"}

@@ -8,6 +8,7 @@ import yaml
 
 from darkroom.cli.config_checks import require_readable_config
 from darkroom.paths import find_config
+from darkroom.renames import update_config
 
 
 def keep_data_section(argv: Sequence[str]) -> list[str]:
@@ -28,5 +29,5 @@ def keep_data_section(argv: Sequence[str]) -> list[str]:
 def _data_section(path: str) -> str:
     file = find_config(Path(path))
     require_readable_config(file)
-    config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    config = update_config(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
     return json.dumps({"data": config["data"]} if "data" in config else {})
