@@ -47,7 +47,7 @@ class ClassificationLogger(FigureCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if self.grad_cam:
+        if self.grad_cam and stage != "predict":  # which draws nothing, also from an exported file
             self.require(pl_module, ExplainedModel)
 
     def collect(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any]) -> None:
