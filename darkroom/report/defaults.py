@@ -95,7 +95,9 @@ def _arguments(source: Source) -> dict[str, _Argument]:
     found: dict[str, _Argument] = {}
     if own is None or own.args.kwarg:  # arguments of the parents
         for base in node.bases:
-            parent = _lookup(path, ast.unparse(base).partition("[")[0].rpartition(".")[2])
+            parent_name = ast.unparse(base).partition("[")[0]
+            # A dotted name is one of another module; its last part may be the name of the class itself.
+            parent = find_class(parent_name) if "." in parent_name else _lookup(path, parent_name)
             found |= _arguments(parent) if parent else {}
     if own is not None:
         return found | _signature(own.args, path)

@@ -39,6 +39,7 @@ class TestDeconvNet(SegmentationContract):
 @pytest.mark.slow  # a variant: the method's own contract is in the unit lane
 class TestDeconvNetByProposals(SegmentationContract):
     test_overfits_one_batch = None  # trains as TestDeconvNet does
+    test_export_graph_agrees_with_predict = None  # see test_proposals_refuse_export
 
     def build(self, **kwargs: Any) -> DeconvNet:
         torch.manual_seed(0)
@@ -115,6 +116,11 @@ def test_proposals_of_batch_may_leave_image() -> None:
 def test_proposals_with_tiles_or_flips_raise() -> None:
     with pytest.raises(UsageError, match="model.proposals must be 0 with model.inference"):
         DeconvNet(proposals=50, width=0.03, window=32, inference=Inference(flip=True))
+
+
+def test_proposals_refuse_export() -> None:
+    with pytest.raises(UsageError, match="model.proposals must be 0 for export"):
+        DeconvNet(proposals=50, width=0.03, window=32).export_graph(([0.0] * 3, [1.0] * 3))
 
 
 def test_unpooling_supports_deterministic_algorithms() -> None:
