@@ -2,8 +2,9 @@
 
     python -m benchmarks.results.export_table runs/*/0
 
-Every run is exported from its best checkpoint to ONNX and torch.export. A row is added to ``docs/export.jsonl``, instead of
-an earlier row of the same config and format, and the table in ``docs/guides/export.md`` is rendered from all rows.
+Every run is exported from its best checkpoint to ONNX and torch.export, generative methods in their parts. A row is added
+to ``docs/export.jsonl``, instead of an earlier row of the same method and format, and the table in
+``docs/guides/export.md`` is rendered from all rows.
 """
 
 import argparse
@@ -23,13 +24,13 @@ class Row:
     """Export of one run to one format.
 
     Args:
-        method: class of the method.
+        method: class of the method, with the part of it that the file has.
         run: name of the experiment.
         format: of the file.
         size: sides of an image, in pixels.
         largest: largest difference to ``predict``, see ``Agreement``.
         same: fraction of the decisions that are the same.
-        decisions: number and kind of the decisions.
+        decisions: number and kind of the decisions; empty without any.
         torch_ms, exported_ms: time per image on one core.
         free: axes of any extent.
     """
@@ -46,31 +47,36 @@ class Row:
     free: str
 
 
-def measure(run: Path, kind: str, samples: int) -> Row:
-    """Export a run and return its row."""
+def measure(run: Path, kind: str, samples: int) -> list[Row]:
+    """Export a run and return its rows, one for each file."""
     from darkroom.cli.commands.export import parse
     from darkroom.export.checkpoint import load_trained
     from darkroom.export.outputs import TASKS
-    from darkroom.export.write import write_graph
+    from darkroom.export.write import write_method
 
-    checkpoint = run / "checkpoints/best.ckpt"
+    checkpoint = next(path for name in ("best", "last") if (path := run / f"checkpoints/{name}.ckpt").is_file())
     config, data = parse(["--ckpt_path", str(checkpoint), "--format", kind])
     with tempfile.TemporaryDirectory() as folder:
-        written = write_graph(load_trained(checkpoint), data, config.format, Path(folder, "model"), samples)
-    check, description = written.check, written.description
+        files = write_method(load_trained(checkpoint), data, config.format, Path(folder, "model"), samples)
     assert data is not None
-    return Row(
-        method=description.method,
-        run=run.parent.name,
-        format=kind,
-        size=" x ".join(map(str, data.image_shape[1:])),
-        largest=check.agreement.largest,
-        same=check.agreement.fraction,
-        decisions=f"{check.agreement.decisions} {TASKS[description.task].decisions}",
-        torch_ms=round(check.torch_ms, 1),
-        exported_ms=round(check.exported_ms, 1),
-        free=", ".join(sorted(description.axes() - {"proposals"})),
-    )
+    rows: list[Row] = []
+    for written in files:
+        check, description = written.check, written.description
+        count, kinds = check.agreement.decisions, TASKS[description.task].decisions
+        row = Row(
+            method=f"{description.method} {description.part}".strip(),
+            run=run.parent.name,
+            format=kind,
+            size=" x ".join(map(str, data.image_shape[1:])),
+            largest=check.agreement.largest,
+            same=check.agreement.fraction,
+            decisions=f"{count} {kinds}" if count else "",
+            torch_ms=round(check.torch_ms, 1),
+            exported_ms=round(check.exported_ms, 1),
+            free=", ".join(sorted(description.axes() - {"proposals"})),
+        )
+        rows.append(row)
+    return rows
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -80,8 +86,9 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def add_row(path: Path, row: Row) -> None:
-    """Record a row in place of that of the same run and format."""
-    rows = [one for one in read_rows(path) if (one.run, one.format) != (row.run, row.format)] + [row]
+    """Record a row in place of that of the same method, size of images and format."""
+    key = (row.method, row.size, row.format)
+    rows = [one for one in read_rows(path) if (one.method, one.size, one.format) != key] + [row]
     rows.sort(key=lambda one: (one.method, one.run, one.format))
     path.write_text("".join(f"{json.dumps(asdict(one))}\n" for one in rows), encoding="utf-8")
 
@@ -93,7 +100,8 @@ def render(rows: list[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = (row.method, FORMATS[row.format], row.size, f"{row.largest:.1e}", f"{row.same:.2%} of {row.decisions}")
+        same = f"{row.same:.2%} of {row.decisions}" if row.decisions else ""
+        cells = (row.method, FORMATS[row.format], row.size, f"{row.largest:.1e}", same)
         times = (f"{row.torch_ms:.1f}", f"{row.exported_ms:.1f}", row.free)
         lines.append(f"| {' | '.join((*cells, *times))} |")
     return "\n".join(lines)
@@ -114,10 +122,11 @@ def main() -> None:
     options = parser.parse_args()
     for kind in options.formats:
         for run in options.runs:
-            row = measure(run, kind, options.samples)
-            add_row(ROWS, row)
+            rows = measure(run, kind, options.samples)
+            for row in rows:
+                add_row(ROWS, row)
             GUIDE.write_text(insert(GUIDE.read_text(encoding="utf-8"), render(read_rows(ROWS))), encoding="utf-8")
-            print(render([row]).splitlines()[-1], flush=True)
+            print(*render(rows).splitlines()[2:], sep="\n", flush=True)
 
 
 if __name__ == "__main__":

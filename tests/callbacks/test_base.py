@@ -15,6 +15,7 @@ from typing_extensions import get_protocol_members
 
 from darkroom import protocols
 from darkroom.callbacks.base import _rejected_arguments
+from darkroom.datamodules.prediction.videos import Video
 from darkroom.lightning_modules.adversarial.dcgan import DCGAN
 from darkroom.lightning_modules.autoencoding.autoencoder import AutoEncoder
 from darkroom.lightning_modules.autoencoding.conditional_vae import ConditionalVAE
@@ -24,6 +25,7 @@ from darkroom.lightning_modules.diffusion.imagen.cascade import ImagenCascade
 from darkroom.lightning_modules.diffusion.imagen.super_resolution import SuperResolution
 from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
 from tests.conftest import CONFIGS
+from tests.fakes.video import needs_ffmpeg, write_video
 
 
 def test_validation_figures_show_same_scenes(darkroom: Callable, tiny: list[str]) -> None:
@@ -71,6 +73,18 @@ def test_predict_writes_masks_overlays_and_areas(darkroom: Callable, tiny: list[
         classes = ("background", "circle", "square", "triangle", "star", "cross")
         assert [int(rows[name][c]) for c in classes] == counts
         assert int(rows[name]["width"]) * int(rows[name]["height"]) == sum(counts)
+
+
+@pytest.mark.usefixtures("tiny_run")
+@needs_ffmpeg
+def test_predict_writes_overlays_and_areas_of_video(darkroom: Callable, tiny: list[str], tmp_path: Path) -> None:
+    write_video(tmp_path / "film.mp4", [np.full((32, 48, 3), 40 * index, np.uint8) for index in range(5)])
+    outcome = darkroom("predict", *tiny, "--ckpt_path", "best", "--data.predict", tmp_path / "film.mp4")
+    assert outcome.code == 0, outcome.err
+    with Path("runs/tiny/0/predictions/videos/film.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["frame"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert len(Video(Path("runs/tiny/0/predictions/videos/film.mp4"))) == 5
 
 
 @pytest.mark.usefixtures("tiny_run")

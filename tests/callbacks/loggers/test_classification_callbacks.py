@@ -98,6 +98,11 @@ def test_callbacks_name_the_methods_that_they_support(tmp_path: Path) -> None:
         ClassificationWriter(top=0)
 
 
+def test_logger_needs_no_explanations_to_predict(tmp_path: Path) -> None:
+    """A model of an exported file has none, and nothing is drawn."""
+    trainer(tmp_path, callbacks=[ClassificationLogger(grad_cam=True)]).predict(Other(), shapes())
+
+
 def rows_of(folder: Path) -> list[dict[str, str]]:
     (path,) = folder.rglob("predictions/predictions.csv")
     with path.open(newline="") as file:
