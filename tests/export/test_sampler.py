@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from darkroom.cli.exported_files import GENERATOR, exported_arguments
 from darkroom.errors import UsageError
+from darkroom.export.checkpoint import TrainedMethod
 from darkroom.export.description import Description
 from darkroom.export.generative import sampler
+from darkroom.export.write import write_method
 from darkroom.lightning_modules.diffusion import (
     DDPM,
     CosineSchedule,
@@ -27,6 +29,7 @@ from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder, MiniLM
 from darkroom.protocols.export import ExportGraph
+from tests.export.bare_interpreter import run_bare
 
 SHAPE, SEEDS = (3, 5, 3), [3, 2**40 + 7]
 
@@ -96,6 +99,35 @@ def test_sampler_reproduces_predict(
     expected = model.predict_step(batch)
     assert images.dtype == np.float32
     assert np.abs(images - expected.numpy()).max() < 1e-4
+    assert expected.std() > 0.1
+
+
+@pytest.mark.slow
+def test_sampler_runs_with_numpy_and_onnxruntime_alone(tmp_path: Path) -> None:
+    """Copy the sampler beside the exported file, and run it in an interpreter that finds these two packages only."""
+    torch.manual_seed(0)
+    network = DenoisingUNet((3, 8, 8), base_channels=8, multipliers=(1,), blocks=1, attention=())
+    model = DDPM((3, 8, 8), network=network, schedule=CosineSchedule(40), sampling=Sampling(sampler="ddim", steps=3))
+    model = model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    normalization = [0.5] * 3, [0.5] * 3
+    trained = TrainedMethod(model, model, normalization, (), 0, tmp_path / "model.ckpt")
+    write_method(trained, None, "onnx", tmp_path / "model.onnx", 1)
+    code = f"""
+import json
+import numpy as np
+from sampler import sample
+
+generators = [np.random.RandomState(seed % 2**32) for seed in {SEEDS}]
+print(json.dumps(sample("{tmp_path}", generators).tolist()))
+"""
+    (tmp_path / "sampler.py").write_text(Path(sampler.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    images = np.array(json.loads(run_bare(tmp_path / "example.py", ["numpy", "onnxruntime"], tmp_path / "packages")))
+    expected = model.predict_step({"seed": torch.tensor(SEEDS)}).numpy()
+    assert np.abs(images - expected).max() < 1e-4
     assert expected.std() > 0.1
 
 
