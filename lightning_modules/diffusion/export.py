@@ -77,7 +77,7 @@ class _Text(nn.Module):
 
 
 class _Upsampler(nn.Module):
-    """Small images float32 (B, C, h, w) in [-1, 1] -> large ones."""
+    """Small images float32 (B, C, h, w) -> large ones."""
 
     def __init__(self, upsample: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -217,16 +217,16 @@ def text_graphs(encoder: TextEncoder | None) -> dict[str, ExportGraph]:
 def upsampler_graph(
     upsample: Callable[[Tensor], Tensor], low_shape: tuple[int, int, int], image_shape: tuple[int, int, int]
 ) -> ExportGraph:
-    """Return the graph that upsamples small images to the network's input ``low``, without noise.
+    """Return the graph that upsamples small images with noise to the network's input ``low``.
 
     Args:
-        upsample: maps (B, *low_shape) in [-1, 1] to (B, *image_shape).
+        upsample: maps (B, *low_shape) to (B, *image_shape).
         low_shape, image_shape: of small and large images.
     """
     return ExportGraph(
         module=_Upsampler(upsample),
-        inputs=(TensorSpec("small", "float32", (BATCH, *low_shape), "small images, -1 to 1"),),
-        outputs=(TensorSpec("low", "float32", (BATCH, *image_shape), "upsampled bicubically, -1 to 1"),),
+        inputs=(TensorSpec("small", "float32", (BATCH, *low_shape), "small images with noise"),),
+        outputs=(TensorSpec("low", "float32", (BATCH, *image_shape), "upsampled bicubically"),),
         resizing="the graph upsamples",
         reference=lambda small: (upsample(small),),
     )

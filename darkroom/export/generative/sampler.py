@@ -34,7 +34,7 @@ def pairs(numbers: np.ndarray) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2).reshape(numbers.shape)
 
 
-def normal(generators: list[np.random.RandomState], shape: list[int]) -> np.ndarray:
+def normal(generators: list[np.random.RandomState], shape: list[int] | tuple[int, ...]) -> np.ndarray:
     """Return noise float32 (B, *shape): that of torch.randn on a CPU for the same seeds, of 16 values or more for each."""
     size, rest = int(np.prod(shape)), int(np.prod(shape)) % 16
     values = uniform(generators, size)
@@ -68,8 +68,8 @@ def sample(folder: str | Path, generators: list[np.random.RandomState], **given:
     options, shape = denoiser.about["options"], denoiser.about["inputs"][0]["shape"][1:]
     x, low, known, channels = normal(generators, shape), options.get("low"), list[np.ndarray](), shape[0]
     if low is not None:
-        noisy = low["alpha"] * Part(folder, "upsampler")(**given)[0] + low["sigma"] * normal(generators, shape)
-        given = given | {"low": noisy, "low_t": np.full(len(x), low["t"])}
+        noisy = low["alpha"] * given["small"] + low["sigma"] * normal(generators, given["small"].shape[1:])
+        given = given | {"low": Part(folder, "upsampler")(small=noisy)[0], "low_t": np.full(len(x), low["t"])}
     null = given | {name: np.full_like(given[name], value) for name, value in options["null"].items()}
     for step in options["evaluations"]:
         inputs = {"x": x, "t": np.full(len(x), step["t"]), "x0": np.clip(known[0], -1, 1) if known else 0 * x}

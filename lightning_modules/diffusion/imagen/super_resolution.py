@@ -156,19 +156,25 @@ class SuperResolution(Diffusion):
         return reduce_images(x, self.factor, self.reduction)
 
     def upsampled(self, low: Tensor) -> Tensor:
-        """Upsample small images (B, C, h, w) bicubically to (B, C, factor h, factor w)."""
-        return F.interpolate(low, scale_factor=float(self.factor), mode="bicubic").clamp(-1, 1)
+        """Upsample small images (B, C, h, w) bicubically to (B, C, factor h, factor w) in [-1, 1]."""
+        return self._enlarge(low).clamp(-1, 1)
+
+    def _enlarge(self, low: Tensor) -> Tensor:
+        return F.interpolate(low, scale_factor=float(self.factor), mode="bicubic")
 
     def condition_on_image(self, low: Tensor, level: Tensor, generator: Generators = None) -> Condition:
-        """Return the condition of small images.
+        """Return the condition of small images: upsampled, after noise was added to them.
+
+        Noise of the upsampled image would be weaker: the mean of factor x factor pixels has a factor-th of its deviation.
 
         Args:
             low: (B, C, h, w) in [-1, 1].
             level: noise level of each, float (B,): a fraction of the time in [0, 1].
             generator: determines the noise.
         """
-        low, low_t = self.upsampled(low), self._low_times(level)
-        return {"low": self.schedule.add_noise(low, self.noise(*low.shape, generator=generator), low_t), "low_t": low_t}
+        low_t = self._low_times(level)
+        noisy = self.schedule.add_noise(low, self.noise(*low.shape, generator=generator), low_t)
+        return {"low": self._enlarge(noisy), "low_t": low_t}
 
     def _low_times(self, level: Tensor) -> Tensor:
         """Return the times int64 of noise levels in [0, 1]."""
@@ -247,7 +253,7 @@ class SuperResolution(Diffusion):
         low = {"t": t, "alpha": alpha, "sigma": sigma, "factor": self.factor, "reduction": self.reduction}
         return {
             "denoiser": denoiser_graph(self, self.condition_inputs(), text_notes(self.text), low=low),
-            "upsampler": upsampler_graph(self.upsampled, self.low_shape, self.image_shape),
+            "upsampler": upsampler_graph(self._enlarge, self.low_shape, self.image_shape),
             **text_graphs(self.text),
         }
 
