@@ -80,7 +80,7 @@ class EfficientUNet(TimedUNet):
         halve_first: bool = True,
         self_attention: bool = True,
         attentions: int | None = None,
-        head_channels: int | None = 64,
+        head_channels: int | None = 128,
         modulation: Modulation = "adaptive",
         residual: bool = False,
         dropout: float = 0.0,

@@ -99,7 +99,7 @@ def test_callbacks_name_the_methods_that_they_support(tmp_path: Path) -> None:
 
 
 def test_logger_needs_no_explanations_to_predict(tmp_path: Path) -> None:
-    """A model of an exported file has none, and nothing is drawn."""
+    """A model of an exported file has none, and predict makes no figure."""
     trainer(tmp_path, callbacks=[ClassificationLogger(grad_cam=True)]).predict(Other(), shapes())
 
 

@@ -45,6 +45,17 @@ def test_words_are_additional_keys_and_values(to_pixels: bool) -> None:
 
 
 @pytest.mark.parametrize("to_pixels", [True, False])
+def test_attention_in_bf16_is_near_float32(to_pixels: bool) -> None:
+    attention, x, text = randomize(Attention(8, 4, to_pixels)), torch.randn(2, 8, 3, 2), words(5, 3)
+    expected = attention(x, text)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(x, text)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.02)
+    found.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in attention.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("to_pixels", [True, False])
 def test_masked_words_are_ignored(to_pixels: bool) -> None:
     attention, x, (text, mask) = randomize(Attention(8, 4, to_pixels)), torch.randn(2, 8, 3, 3), words(3, 0)
     seen = attention(x, TextKeys(text, mask))

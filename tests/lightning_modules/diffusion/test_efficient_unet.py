@@ -85,9 +85,10 @@ def test_default_layout_matches_paper() -> None:
     for level, width, n in zip(network.up, widths[::-1], (8, 8, 4, 2), strict=True):
         assert [type(layer) for layer in level] == n * [Block] + [Upsample]  # upsampled after the blocks
         assert [block.skip_channels for block in level[:-1]] == [0 if width == 1024 else width] + (n - 1) * [0]
-    looking = [name for name, module in network.named_modules() if isinstance(module, Attention)]
+    looking = {name: module for name, module in network.named_modules() if isinstance(module, Attention)}
     assert len(looking) == 16
     assert all(name.startswith(("down.3.", "up.0.")) for name in looking)
+    assert {1024 // module.head_channels for module in looking.values()} == {8}  # heads
 
 
 def test_initial_output_is_zero() -> None:
