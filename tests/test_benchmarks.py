@@ -21,6 +21,30 @@ def test_compared_methods_have_configs() -> None:
             assert (CONFIGS / f"{entry.config}.yaml").is_file()
 
 
+@pytest.mark.parametrize(
+    ("config", "count"), [("segmentation/camvid", 11), ("segmentation/dubai_aerial", 5), ("images/fashion_mnist", 10)]
+)
+def test_classes_are_those_of_the_datamodule(config: str, count: int) -> None:
+    """CamVid knows its classes in code, Dubai's config lists them."""
+    assert same_budget.count_classes(CONFIGS / f"data/{config}.yaml", "folder") == count
+
+
+def test_failing_method_does_not_end_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def run(family: str, name: str, *others: object) -> dict[str, str]:
+        if name == "DeconvNet":
+            raise same_budget.CommandFailedError("darkroom fit\nout of memory")
+        return {"method": name, "steps": "6"}
+
+    monkeypatch.setattr(same_budget, "run", run)
+    words = ["same_budget", "--data", "d.yaml", "--root", ".", "--techniques", "DeconvNet", "FCN-8s"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        same_budget.main()
+    printed = capsys.readouterr()
+    assert "DeconvNet failed" in printed.err
+    assert printed.out.splitlines()[-3:] == ["| method | steps |", "|---|---|", "| FCN-8s | 6 |"]
+
+
 def test_every_segmentation_method_has_a_speed_benchmark() -> None:
     assert {"segmentation_steps", "segmentation_evaluation", "fcn_resnet50_step", "tiled_inference"} <= ENTRIES.keys()
     assert all(model.num_classes == networks.WORLD for model in networks._techniques().values())

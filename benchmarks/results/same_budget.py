@@ -19,8 +19,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
 
 from benchmarks.speed.harness import Options, machine
+from darkroom.cli.catalog import import_all
+from darkroom.cli.options.data_options import keep_data_section
+from darkroom.datamodules.base import VisionDataModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VALIDATIONS = 6
@@ -181,12 +185,26 @@ FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": 
 SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
 
 
-def _darkroom(command: str, *arguments: str) -> str:
-    """Run the command line and return its output; exit with its message if it fails."""
+class CommandFailedError(Exception):
+    """A command of a method that failed; the message has its words and the end of what it printed."""
+
+
+def _darkroom(command: str, *arguments: str) -> None:
+    """Run the command line; raise a CommandFailedError if it fails."""
     done = subprocess.run([sys.executable, "-m", "darkroom", command, *arguments], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"darkroom {command} {' '.join(arguments)}\n{done.stderr[-2000:]}")
-    return done.stdout
+        raise CommandFailedError(f"darkroom {command} {' '.join(arguments)}\n{done.stderr[-2000:]}")
+
+
+def count_classes(data: Path, root: str) -> int:
+    """Return the number of classes of the data of a config; 1 for data without classes."""
+    import_all()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile)
+    parser.add_subclass_arguments(VisionDataModule, "data")
+    words = keep_data_section(["--config", str(data), "--data.root", root])
+    built = parser.instantiate_classes(parser.parse_args(words)).data
+    return len(built.class_names) or 1
 
 
 def _newest(experiment: Path) -> Path:
@@ -231,7 +249,7 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
     start = time.perf_counter()
     entry, data = FAMILIES[family][name], arguments.data
     facts = yaml.safe_load(data.read_text())["data"]["init_args"]
-    classes = len(facts["class_names"]) if "class_names" in facts else 1
+    classes = count_classes(data, arguments.root)
     own = [{"CLASSES": str(classes), "OUTPUTS": str(classes + 1)}.get(value, value) for value in entry.arguments]
     batch_size = int(own[own.index("--data.batch_size") + 1]) if "--data.batch_size" in own else facts["batch_size"]
     experiment = arguments.runs_dir / f"{data.stem}-{re.sub('[^a-z0-9]+', '_', name.lower())}"
@@ -280,11 +298,20 @@ def main() -> None:
     print(
         f"`{arguments.data}`, {arguments.minutes} minutes each, {threads} threads, {machine(Options())}\n", flush=True
     )
-    for index, name in enumerate(names):
-        row = run(arguments.family, name, arguments, extra)
-        if not index:
+    headed, failed = False, False
+    for name in names:
+        try:
+            row = run(arguments.family, name, arguments, extra)
+        except CommandFailedError as error:
+            failed = True
+            print(f"{name} failed, the others go on: {error}", file=sys.stderr, flush=True)
+            continue
+        if not headed:
+            headed = True
             print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
         print(f"| {' | '.join(row.values())} |", flush=True)
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
