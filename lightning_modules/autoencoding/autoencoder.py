@@ -1,4 +1,4 @@
-"""AutoEncoder (Hinton & Salakhutdinov 2006), optionally denoising, with a Gaussian fitted to its codes for sampling."""
+"""AutoEncoder (Hinton & Salakhutdinov 2006), optionally denoising, with a distribution fitted to its codes for sampling."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.autoencoding.code_distribution import CodeDistribution, CodeMixture
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
@@ -15,7 +16,6 @@ from darkroom.lightning_modules.generation.export import decoder_graph, encoder_
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.normalization import Statistics
-from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.records.results import Task
@@ -23,58 +23,12 @@ from darkroom.runtime.records.results import Task
 Reconstruction = Literal["squared_error", "cross_entropy"]
 
 
-class CodeDistribution(KeepFloat32):
-    """Running normal distribution of codes: the mean of all batches at first, of about the last hundred later.
-
-    Its state is in buffers, so it is part of checkpoints; under DDP the first rank's are used, as with batch norm.
-
-    Args:
-        latent_dim: D.
-        memory: number of batches in the running mean.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    batches: Tensor
-
-    def __init__(self, latent_dim: int, memory: int = 100) -> None:
-        super().__init__()
-        self.memory = memory
-        self.register_buffer("mean", torch.zeros(latent_dim, dtype=torch.float32))
-        self.register_buffer("covariance", torch.eye(latent_dim, dtype=torch.float32))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
-
-    @torch.no_grad()
-    def update(self, codes: Tensor) -> None:
-        """Add a batch of codes, float (B, D)."""
-        with torch.autocast(codes.device.type, enabled=False):
-            codes = codes.float()
-            weight = 1 / (self.batches + 1).clamp(max=self.memory)
-            mean, shift = codes.mean(0), codes.mean(0) - self.mean
-            spread = (codes - mean).T @ (codes - mean) / len(codes)
-            # Covariance of a mixture of two: the mean of both covariances, and the spread of the means.
-            apart = weight * (1 - weight) * torch.outer(shift, shift)
-            self.covariance.copy_(torch.lerp(self.covariance, spread, weight) + apart)
-            self.mean.copy_(torch.lerp(self.mean, mean, weight))
-            self.batches += 1
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise (n, D) to codes, float32 (n, D)."""
-        with torch.autocast(noise.device.type, enabled=False):
-            return self.mean + noise @ self.root().to(noise)
-
-    def root(self) -> Tensor:
-        """Compute the symmetric root of the covariance, float64 (D, D): unique, and defined if that is singular."""
-        values, vectors = torch.linalg.eigh(self.covariance.to(with_float64(self.covariance.device), torch.float64))
-        return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-
-
 class AutoEncoder(Generative, Technique):
     """Autoencoder that reconstructs images from a code vector, without a prior of codes.
 
-    For sampling, a normal distribution is fitted to the codes of the training images (ex-post density estimation: Ghosh et
-    al. 2020, section 4). Logs ``train/loss`` and ``{val,test}/loss``, the error of an image summed over its values, in
-    [-1, 1] for squares; and ``test/squared_error``, always of squares.
+    For sampling, a distribution is fitted to the codes of the training images (ex-post density estimation: Ghosh et al.
+    2020, section 4): a normal one, or a mixture of them. Logs ``train/loss`` and ``{val,test}/loss``, the error of an image
+    summed over its values, in [-1, 1] for squares; and ``test/squared_error``, always of squares.
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
@@ -88,6 +42,8 @@ class AutoEncoder(Generative, Technique):
         reconstruction: loss: squared_error, or binary cross_entropy of images as values in [0, 1].
         noise: fraction of a training image's values, in [0, 1), that are set to black before encoding, for a denoising
             autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each at random).
+        code_components: number of normal distributions in the mixture, at least 1; above 1 it is fitted before each
+            validation (``pip install -e '.[digits]'``, for scikit-learn). Ghosh et al. have 10.
         scores, optim, init_from: see Generative.
 
     Raises:
@@ -107,12 +63,15 @@ class AutoEncoder(Generative, Technique):
         decoder: nn.Module | None = None,
         reconstruction: Reconstruction = "squared_error",
         noise: float = 0.0,
+        code_components: int = 1,
         scores: SampleScores | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_shape=image_shape, num_classes=None, scores=scores, **kwargs)
         if not 0 <= noise < 1:
             raise UsageError(f"model.noise must be a fraction in [0, 1), got {noise}")
+        if code_components < 1:
+            raise UsageError(f"model.code_components must be at least 1, got {code_components}")
         self.latent_dim, self.blackened = latent_dim, noise
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape,
@@ -127,15 +86,24 @@ class AutoEncoder(Generative, Technique):
         )
         self.squares = check_choice("model.reconstruction", reconstruction, Reconstruction) == "squared_error"
         self.likelihood = Gaussian(sigma=0.5**0.5) if self.squares else Bernoulli()
-        self.codes = CodeDistribution(latent_dim)
+        mixed = code_components > 1
+        self.codes = CodeMixture(latent_dim, code_components) if mixed else CodeDistribution(latent_dim)
 
     def networks(self) -> list[nn.Module]:
         """Return encoder and decoder."""
         return [self.encoder, self.decoder]
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        """Sample codes from the normal distribution fitted to codes of training images: float32 (n, latent_dim)."""
-        return self.codes.from_noise(self.noise(n, self.latent_dim, generator=generator))
+        """Sample codes from the distribution fitted to codes of training images: float32 (n, latent_dim)."""
+        return self.codes.from_noise(self.noise(n, self.codes.noise_dim, generator=generator))
+
+    def on_validation_start(self) -> None:
+        """Fit the mixture of codes, if there is one, to those that the first rank has seen."""
+        super().on_validation_start()
+        if isinstance(self.codes, CodeMixture) and self.trainer.state.fn == "fit":
+            if self.trainer.is_global_zero:
+                self.codes.fit()
+            self.codes.load_state_dict(self.trainer.strategy.broadcast(self.codes.state_dict()))
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Encode images (B, C, H, W) in [-1, 1] to codes, float32 (B, latent_dim)."""
@@ -168,10 +136,8 @@ class AutoEncoder(Generative, Technique):
     def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
         """Return the graphs of encoder and decoder, see ``ExportableParts``."""
         names = {"latent": "code of each image"}
-        prior = {
-            "distribution": "normal",
-            "mean": self.codes.mean.tolist(),
-            "root": self.codes.root().float().tolist(),
-        }
         encoder = encoder_graph(self, self.encoder, normalization, lambda x, _: (self.encode(x),), names)
-        return {"encoder": encoder, "decoder": decoder_graph(self, self.decoder, self.likelihood.mean, prior)}
+        return {
+            "encoder": encoder,
+            "decoder": decoder_graph(self, self.decoder, self.likelihood.mean, self.codes.describe()),
+        }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.export.runners import Runner, open_runner
+from darkroom.lightning_modules.autoencoding.code_distribution import mixture_codes
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.diffusion.imagen.super_resolution import reduce_images
 from darkroom.lightning_modules.generation.base import Generative
@@ -56,10 +57,13 @@ class ExportedGenerator(Generative, Technique):
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
         """Sample latents from the distribution that the description has: float32 (n, D)."""
         prior = self.description.options["prior"]
-        uniform = prior["distribution"] == "uniform"
-        noise = self.noise(n, int(self.description.inputs[0].shape[1]), generator=generator, uniform=uniform)
+        uniform, mixed = (prior["distribution"] == name for name in ("uniform", "mixture"))
+        size = int(self.description.inputs[0].shape[1]) + mixed
+        noise = self.noise(n, size, generator=generator, uniform=uniform)
         if uniform:
             return 2 * noise - 1
+        if mixed:
+            return mixture_codes(noise, *(torch.tensor(prior[name]) for name in ("weights", "means", "roots")))
         return torch.tensor(prior["mean"]) + noise @ torch.tensor(prior["root"]) if "root" in prior else noise
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:

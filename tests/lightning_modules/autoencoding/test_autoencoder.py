@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding import AutoEncoder
-from darkroom.lightning_modules.autoencoding.autoencoder import CodeDistribution
+from darkroom.lightning_modules.autoencoding.code_distribution import CodeDistribution, CodeMixture
 from tests.contracts.generation import GenerationContract
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks
@@ -33,6 +33,15 @@ class TestDenoisingAutoEncoder(GenerationContract):
         torch.manual_seed(0)
         options = {"architecture": "mlp", "hidden": (16,), "reconstruction": "cross_entropy", "noise": 0.3}
         return AutoEncoder(self.image_shape, latent_dim=4, **options, **kwargs)
+
+
+@pytest.mark.slow  # a variant
+class TestAutoEncoderWithMixture(GenerationContract):
+    test_overfits_one_batch = None  # trains as TestAutoEncoder does
+
+    def build(self, **kwargs: Any) -> AutoEncoder:
+        torch.manual_seed(0)
+        return AutoEncoder(self.image_shape, latent_dim=4, channels=(8, 16), code_components=3, **kwargs)
 
 
 def test_losses_sum_over_values_and_average_over_images() -> None:
@@ -101,6 +110,45 @@ def test_sampled_codes_of_rank_one_stay_on_line(dimensions: int) -> None:
     samples = distribution.from_noise(torch.randn(100, dimensions)) - distribution.mean
     along = samples @ direction.T @ direction / direction.square().sum()
     torch.testing.assert_close(samples, along, atol=1e-2, rtol=0)
+
+
+def test_mixture_samples_lie_in_clusters_of_codes() -> None:
+    """A single normal distribution would have its mode between the clusters, where no code is."""
+    generator = torch.Generator().manual_seed(0)
+    mixture, normal = CodeMixture(2, components=2, memory=1200), CodeDistribution(2)
+    centres = torch.tensor([[-5.0, 0.0], [5.0, 0.0], [5.0, 0.0], [5.0, 0.0]])  # a quarter is left
+    for _ in range(4):  # the first third is forgotten
+        codes = centres.repeat(100, 1) + 0.5 * torch.randn(400, 2, generator=generator)
+        mixture.update(codes)
+        normal.update(codes)
+    mixture.fit()
+    samples = mixture.from_noise(torch.randn(8000, mixture.noise_dim, generator=generator))
+    assert (samples[:, 0] < 0).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert samples[samples[:, 0] > 0].std(0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    assert (samples[:, 0].abs() < 2).float().mean() < 0.001
+    between = normal.from_noise(torch.randn(8000, normal.noise_dim, generator=generator))[:, 0].abs() < 2
+    assert between.float().mean() > 0.1
+
+
+def test_mixture_of_few_codes_has_fewer_components() -> None:
+    mixture = CodeMixture(2, components=5)
+    mixture.fit()  # no codes yet: the standard normal distribution
+    assert torch.equal(mixture.from_noise(torch.ones(3, 3)), torch.ones(3, 2))
+    mixture.update(torch.randn(4, 2, generator=torch.Generator().manual_seed(0)))
+    mixture.fit()
+    assert (mixture.weights > 0).tolist() == [True, True, False, False, False]
+    with pytest.raises(UsageError, match="model.code_components must be at least 1, got 0"):
+        AutoEncoder((1, 4, 4), code_components=0)
+
+
+def test_mixture_is_fitted_before_validation_and_kept_in_checkpoints(tmp_path: Path) -> None:
+    model = AutoEncoder((3, 16, 16), latent_dim=4, channels=(8,), code_components=2)
+    trainer(tmp_path).fit(model, TestAutoEncoder().data())
+    assert model.codes.means.abs().max() > 0
+    other = AutoEncoder((3, 16, 16), latent_dim=4, channels=(8,), code_components=2)
+    other.load_state_dict(model.state_dict())
+    drawn = [one.draw_latents(5, torch.Generator().manual_seed(1)) for one in (model, other)]
+    assert torch.equal(*drawn)
 
 
 def test_cast_keeps_moments_in_float32() -> None:

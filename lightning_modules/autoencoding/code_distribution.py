@@ -1,0 +1,156 @@
+"""Distributions fitted to the codes of an autoencoder, for sampling (Ghosh et al. 2020, section 4)."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darkroom.errors import UsageError
+from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
+
+
+class CodeDistribution(KeepFloat32):
+    """Running normal distribution of codes: the mean of all batches at first, of about the last hundred later.
+
+    Its state is in buffers, so it is part of checkpoints; under DDP the first rank's are used, as with batch norm.
+
+    Args:
+        latent_dim: D.
+        memory: number of batches in the running mean.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    batches: Tensor
+
+    def __init__(self, latent_dim: int, memory: int = 100) -> None:
+        super().__init__()
+        self.memory = memory
+        self.register_buffer("mean", torch.zeros(latent_dim, dtype=torch.float32))
+        self.register_buffer("covariance", torch.eye(latent_dim, dtype=torch.float32))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
+
+    @property
+    def noise_dim(self) -> int:
+        """Number of values of noise that make a code."""
+        return len(self.mean)
+
+    @torch.no_grad()
+    def update(self, codes: Tensor) -> None:
+        """Add a batch of codes, float (B, D)."""
+        with torch.autocast(codes.device.type, enabled=False):
+            codes = codes.float()
+            weight = 1 / (self.batches + 1).clamp(max=self.memory)
+            mean, shift = codes.mean(0), codes.mean(0) - self.mean
+            spread = (codes - mean).T @ (codes - mean) / len(codes)
+            # Covariance of a mixture of two: the mean of both covariances, and the spread of the means.
+            apart = weight * (1 - weight) * torch.outer(shift, shift)
+            self.covariance.copy_(torch.lerp(self.covariance, spread, weight) + apart)
+            self.mean.copy_(torch.lerp(self.mean, mean, weight))
+            self.batches += 1
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Map standard normal noise (n, D) to codes, float32 (n, D)."""
+        with torch.autocast(noise.device.type, enabled=False):
+            return self.mean + noise @ self.root().to(noise)
+
+    def root(self) -> Tensor:
+        """Compute the symmetric root of the covariance, float64 (D, D)."""
+        return symmetric_root(self.covariance)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the distribution as numbers: a code is mean + noise @ root."""
+        return {"distribution": "normal", "mean": self.mean.tolist(), "root": self.root().float().tolist()}
+
+
+def symmetric_root(covariance: Tensor) -> Tensor:
+    """Compute the symmetric root of covariances (..., D, D) in float64: unique, and defined for singular ones."""
+    values, vectors = torch.linalg.eigh(covariance.to(with_float64(covariance.device), torch.float64))
+    return (vectors * values.clamp(min=0).sqrt()[..., None, :]) @ vectors.mT
+
+
+class CodeMixture(KeepFloat32):
+    """Mixture of normal distributions of codes, fitted by scikit-learn to the last codes of the training.
+
+    Its state is in buffers, so it is part of checkpoints.
+
+    Args:
+        latent_dim: D.
+        components: K; fewer are fitted to fewer than 2 K codes.
+        memory: number of codes that it is fitted to.
+
+    Raises:
+        UsageError: scikit-learn is not installed.
+    """
+
+    weights: Tensor
+    means: Tensor
+    roots: Tensor
+    recent: Tensor
+    seen: Tensor
+
+    def __init__(self, latent_dim: int, components: int, memory: int = 8192) -> None:
+        super().__init__()
+        if find_spec("sklearn") is None:
+            raise UsageError(
+                "model.code_components above 1 needs scikit-learn, which is not installed: pip install -e '.[digits]'"
+            )
+        self.components = components
+        self.register_buffer("weights", torch.full((components,), 1 / components, dtype=torch.float32))
+        self.register_buffer("means", torch.zeros(components, latent_dim, dtype=torch.float32))
+        self.register_buffer("roots", torch.eye(latent_dim, dtype=torch.float32).repeat(components, 1, 1))
+        self.register_buffer("recent", torch.zeros(memory, latent_dim, dtype=torch.float32))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def noise_dim(self) -> int:
+        """Number of values of noise that make a code: the last one chooses the component."""
+        return self.means.shape[1] + 1
+
+    @torch.no_grad()
+    def update(self, codes: Tensor) -> None:
+        """Remember a batch of codes, float (B, D), in place of the oldest."""
+        codes = codes[-len(self.recent) :]
+        places = (self.seen + torch.arange(len(codes), device=codes.device)) % len(self.recent)
+        self.recent.index_copy_(0, places, codes.float())
+        self.seen += len(codes)
+
+    @torch.no_grad()
+    def fit(self) -> None:
+        """Fit the mixture to the remembered codes by expectation-maximization, always from the same start."""
+        from sklearn.mixture import GaussianMixture
+
+        codes = self.recent[: int(self.seen)].double().cpu().numpy()
+        count = min(self.components, len(codes) // 2)
+        if not count:
+            return
+        found = GaussianMixture(count, random_state=0).fit(codes)
+        self.weights.zero_()
+        self.weights[:count] = torch.from_numpy(found.weights_)
+        self.means[:count] = torch.from_numpy(found.means_)
+        self.roots[:count] = symmetric_root(torch.from_numpy(found.covariances_)).to(self.roots)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Map standard normal noise (n, D + 1) to codes, float32 (n, D)."""
+        return mixture_codes(noise, self.weights, self.means, self.roots)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the mixture as numbers, see ``mixture_codes``."""
+        state = {"weights": self.weights, "means": self.means, "roots": self.roots}
+        return {"distribution": "mixture", **{name: value.tolist() for name, value in state.items()}}
+
+
+def mixture_codes(noise: Tensor, weights: Tensor, means: Tensor, roots: Tensor) -> Tensor:
+    """Map standard normal noise to samples of a mixture, float32 (n, D).
+
+    Args:
+        noise: (n, D + 1); the last value, as its normal probability, chooses the component.
+        weights: of the components, (K,).
+        means: (K, D).
+        roots: symmetric roots of the covariances, (K, D, D).
+    """
+    with torch.autocast(noise.device.type, enabled=False):
+        probability = torch.special.ndtr(noise[:, -1].contiguous())
+        chosen = torch.searchsorted(weights.cumsum(0), probability).clamp(max=len(weights) - 1)
+        return means[chosen] + torch.einsum("ni,nij->nj", noise[:, :-1], roots[chosen])
