@@ -152,8 +152,8 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) 
     if queries.device.type != "cpu" or queries.dtype == torch.float32:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
-        full = (part.float() for part in (queries, keys, values))
-        return F.scaled_dot_product_attention(*full, attn_mask=mask).to(queries.dtype)
+        attended = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float(), attn_mask=mask)
+        return attended.to(queries.dtype)
 
 
 def _probabilities(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
