@@ -52,6 +52,7 @@ HIDDEN_WARNINGS = {
     ".*module.s. in eval mode at the start of training.*": "EMA weights are always in eval mode",
     ".*is smaller than the logging interval.*": "losses are logged at the end of every epoch too",
     ".*The dirpath has changed from.*": "a command in another folder, or a fit from a copy, has checkpoints of its own",
+    ".*overridden `on_before_batch_transfer`.*": "detectors check boxes before they are copied to a GPU",
     ".*anonymous.* is deprecated.*": "Lightning passes this argument to W&B, whatever the config",
 }
 _HIDDEN_OUTSIDE_SLURM = {".*`srun` command is available.*": "Slurm is installed, but not used"}

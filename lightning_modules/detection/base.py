@@ -141,6 +141,12 @@ class ObjectDetection(Technique):
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Check the values of boxes and labels while they are on the CPU: later, each read would wait for the device."""
+        if self.device.type != "cpu" and "target" in batch:
+            check_boxes(batch, self.num_classes)
+        return batch
+
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:  # type: ignore[override]  # a hook that is never skipped
         check_first_batch(self, batch, batch_idx)
         if batch_idx == 0:  # after the check above: data of another task normalize rightly
@@ -256,7 +262,7 @@ def _binarize_masks(found: Detection) -> Detection:
 
 
 def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
-    """Check that the images are float and the targets valid.
+    """Check that the images are float and the targets valid; their values only on the CPU, see ``check_boxes``.
 
     Raises:
         UsageError: names the image of the batch and its first invalid box.
@@ -287,11 +293,16 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
                 f"image {index} of the batch is {tuple(image.shape[-2:])} with {len(boxes)} boxes, but its masks are "
                 f"{tuple(target['masks'].shape)}"
             )
-    _check_boxes(batch, num_classes)
+    if all(target["boxes"].device.type == "cpu" for target in targets):
+        check_boxes(batch, num_classes)
 
 
-def _check_boxes(batch: Mapping[str, Any], num_classes: int) -> None:
-    """Check all boxes of a batch at once: each further read of their values would synchronize with the device."""
+def check_boxes(batch: Mapping[str, Any], num_classes: int) -> None:
+    """Check the values of all boxes and labels of a batch.
+
+    Raises:
+        UsageError: names the image of the batch and its first invalid box.
+    """
     images, targets = batch["image"], batch["target"]
     boxes = torch.cat([target["boxes"] for target in targets])
     labels = torch.cat([target["labels"] for target in targets])

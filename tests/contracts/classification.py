@@ -13,9 +13,10 @@ from darkroom.lightning_modules.classification import ImageClassifier
 from darkroom.lightning_modules.optimizers import Optim
 from tests.contracts.export import ExportContract
 from tests.contracts.module import trainer
+from tests.contracts.synchronization import SynchronizationContract
 
 
-class ClassificationContract(ExportContract):
+class ClassificationContract(ExportContract, SynchronizationContract):
     """Inherit as ``class TestMyClassifier(ClassificationContract)``."""
 
     steps = 60  # on one batch ...

@@ -17,9 +17,10 @@ from darkroom.lightning_modules.detection.inference import DetectionInference
 from darkroom.lightning_modules.optimizers import Optim
 from tests.contracts.export import ExportContract
 from tests.contracts.module import trainer
+from tests.contracts.synchronization import SynchronizationContract
 
 
-class DetectionContract(ExportContract):
+class DetectionContract(ExportContract, SynchronizationContract):
     """Inherit as ``class TestMyMethod(DetectionContract)``."""
 
     steps = 150  # on one batch ...

@@ -22,6 +22,7 @@ from darkroom.lightning_modules.optimizers import Optim
 from darkroom.protocols.export import BATCH, ExportableParts
 from tests.contracts.export import EagerRunner
 from tests.contracts.module import trainer
+from tests.contracts.synchronization import SynchronizationContract
 
 
 class CountingScores:
@@ -60,7 +61,7 @@ def as_trained(model: Generative) -> TrainedMethod:
     return TrainedMethod(model.eval(), model, normalization, (), 0, Path("last.ckpt"))
 
 
-class GenerationContract:
+class GenerationContract(SynchronizationContract):
     """Inherit as ``class TestMyMethod(GenerationContract)``."""
 
     image_shape = (3, 16, 16)

@@ -15,6 +15,7 @@ from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation import SemanticSegmentation
 from tests.contracts.export import ExportContract
+from tests.contracts.synchronization import SynchronizationContract
 
 
 def trainer(folder: Path, **kwargs: Any) -> Trainer:
@@ -28,7 +29,7 @@ def trainer(folder: Path, **kwargs: Any) -> Trainer:
     return Trainer(**{"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **quiet, **kwargs})
 
 
-class SegmentationContract(ExportContract):
+class SegmentationContract(ExportContract, SynchronizationContract):
     """Inherit as ``class TestMyMethod(SegmentationContract)``."""
 
     steps = 150  # on one batch ...

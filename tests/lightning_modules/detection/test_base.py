@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.detection import YOLO, ObjectDetection
+from darkroom.lightning_modules.detection import SSD, YOLO, ObjectDetection
 from tests.contracts.detection import DetectionContract
 from tests.contracts.module import trainer
 
@@ -98,3 +98,17 @@ def test_uint8_images_raise() -> None:
 def test_missing_num_classes_raises() -> None:
     with pytest.raises(UsageError, match="model.num_classes must be .*got None"):
         ObjectDetection(torchvision_network())
+
+
+def test_boxes_are_checked_before_they_are_copied_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values on a device are not read, as the step would wait for it; tensors without values stand for it."""
+    model = SSD(num_classes=5, width=0.1, norm="batch")
+    target = {"boxes": torch.tensor([[5.0, 5, 99, 9]]), "labels": torch.tensor([1])}
+    batch = {"image": [torch.zeros(3, 32, 32)], "target": [target]}
+    assert model.on_before_batch_transfer(batch, 0) is batch  # the step checks them itself
+    with pytest.raises(UsageError, match="reaches out"):
+        model.check(batch)
+    monkeypatch.setattr(SSD, "device", torch.device("cuda"))
+    with pytest.raises(UsageError, match="box 0 of image 0 .*reaches out"):
+        model.on_before_batch_transfer(batch, 0)
+    model.check({"image": batch["image"], "target": [{name: value.to("meta") for name, value in target.items()}]})

@@ -1,0 +1,121 @@
+"""Contract of every method: its training step does not wait for a GPU, found on the CPU by the operations that would."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Operations whose values, or whose number of values, the CPU must know before it goes on.
+_WAITING = {
+    "_local_scalar_dense",  # .item(), float() and bool() of a tensor
+    "nonzero",  # also of an index by a mask
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "repeat_interleave",
+    "equal",
+}
+_OWN = ("lightning_modules", "callbacks", "datamodules", "torchvision")
+
+_ONE_HOT = "one_hot checks its labels on the CPU, and not on a GPU"
+_RANDOM = "a random number of the CPU"
+_REGIONS = "regions are chosen by their values, and their number is not known before"
+_TORCHVISION = "torchvision's code, of which the same holds"
+# Places that wait, by function and operation, each with the reason why it may.
+REASONS = {
+    "networks.one_hot: _local_scalar_dense": _ONE_HOT,
+    "yolo.yolo_loss: _local_scalar_dense": _ONE_HOT,
+    "yolo._best_boxes: _local_scalar_dense": _ONE_HOT,
+    "yolo.encode: repeat_interleave": "the numbers of objects are lengths of lists, on the CPU",
+    "base._predicts_twice: _local_scalar_dense": _RANDOM,
+    "convolutionalization.<listcomp>: _local_scalar_dense": _RANDOM,
+    "base.check_boxes: _local_scalar_dense": "boxes are checked on the CPU, before they are copied to a GPU",
+    "boxes._choose: nonzero": _REGIONS,
+    "fast_rcnn._losses: nonzero": _REGIONS,
+    "sampling.sample_windows: repeat_interleave": _REGIONS,
+    "sampling.<genexpr>: nonzero": _REGIONS,
+    "generalized_rcnn.forward: _local_scalar_dense": _TORCHVISION,
+    "transform.torch_choice: _local_scalar_dense": _TORCHVISION,
+    "boxes.remove_small_boxes: nonzero": _TORCHVISION,
+    "roi_heads.subsample: nonzero": _TORCHVISION,
+    "roi_heads.fastrcnn_loss: nonzero": _TORCHVISION,
+    "rpn.filter_proposals: nonzero": _TORCHVISION,
+    "rpn.compute_loss: nonzero": _TORCHVISION,
+    "poolers._multiscale_roi_align: nonzero": _TORCHVISION,
+    "_utils.set_low_quality_matches_: nonzero": _TORCHVISION,
+    "_utils.__call__: nonzero": _TORCHVISION,
+}
+
+
+class SynchronizationContract:
+    """Part of the contracts of the families; ``build`` and ``data`` are theirs."""
+
+    epochs = 1  # of the shortest fit; the training steps of the first are examined
+
+    def build(self, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def data(self, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def test_training_step_waits_only_for_stated_reasons(self, tmp_path: Path) -> None:
+        """A new place belongs into ``REASONS`` only if it does not wait on a GPU, or cannot be avoided."""
+        found = synchronizations(self.build(), self.data(batch_size=2, train_size=6), tmp_path, self.epochs)
+        assert found - REASONS.keys() == set()
+
+
+def synchronizations(model: LightningModule, data: LightningDataModule, folder: Path, epochs: int) -> set[str]:
+    """Return the places that wait in the second and third training step, forward and backward."""
+    found = _Synchronizations()
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    limits = {"max_epochs": epochs, "limit_train_batches": 3, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    Trainer(accelerator="cpu", default_root_dir=folder, callbacks=[found], **quiet, **limits).fit(model, data)
+    return found.places
+
+
+class _Synchronizations(Callback):
+    """Collects the places that wait."""
+
+    def __init__(self) -> None:
+        self.places: set[str] = set()
+        self._mode = _Recorder(self.places)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx > 0 and trainer.current_epoch == 0:
+            self._mode.__enter__()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx > 0 and trainer.current_epoch == 0:
+            self._mode.__exit__(None, None, None)
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, places: set[str]) -> None:
+        super().__init__()
+        self.places = places
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = str(func).split(".")[1]
+        known = name == "repeat_interleave" and kwargs.get("output_size") is not None
+        if name in _WAITING and not known and (place := _place()):
+            self.places.add(f"{place}: {name}")
+        return func(*args, **kwargs)
+
+
+def _place() -> str:
+    """Return the innermost function of Darkroom or torchvision on the stack; empty if there is none."""
+    for frame in reversed(traceback.extract_stack()):
+        parts = Path(frame.filename).parts
+        if any(part in _OWN for part in parts) and "tests" not in parts:
+            return f"{Path(frame.filename).stem}.{frame.name}"
+    return ""
