@@ -8,7 +8,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operations whose values, or whose number of values, the CPU must know before it goes on.
+# Operations whose values, or whose number of values, the CPU must know before the next one.
 _WAITING = {
     "_local_scalar_dense",  # .item(), float() and bool() of a tensor
     "nonzero",  # also of an index by a mask
