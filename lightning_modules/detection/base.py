@@ -142,7 +142,7 @@ class ObjectDetection(Technique):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check the values of boxes and labels while they are on the CPU: later, each read would synchronize with the device."""
+        """Check the values of boxes and labels on the CPU: later, each read would synchronize with the device."""
         if self.device.type != "cpu" and "target" in batch:
             check_boxes(batch, self.num_classes)
         return batch
