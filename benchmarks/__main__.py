@@ -1,7 +1,11 @@
-"""``python -m benchmarks [NAME ...] [--device cuda] [--dtype bfloat16] [--compile] [--channels-last] [--write FILE]``"""
+"""``python -m benchmarks [NAME ...] [--device cuda] [--dtype bfloat16] [--compile] [--channels-last] [--write FILE]``
+
+``python -m benchmarks gpu`` is one visit to a GPU machine, see ``benchmarks.gpu.run``.
+"""
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 from darkroom.__main__ import keep_freed_memory
@@ -63,4 +67,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["gpu"]:
+        from benchmarks.gpu import run
+
+        raise SystemExit(run.main(sys.argv[2:]))
     main()

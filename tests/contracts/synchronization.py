@@ -71,14 +71,14 @@ class SynchronizationContract:
 def synchronizations(model: LightningModule, data: LightningDataModule, folder: Path, epochs: int) -> set[str]:
     """Return the places that wait in the second and third training step, forward and backward."""
     found = _Synchronizations()
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    limits = {"max_epochs": epochs, "limit_train_batches": 3, "limit_val_batches": 0, "num_sanity_val_steps": 0}
-    Trainer(accelerator="cpu", default_root_dir=folder, callbacks=[found], **quiet, **limits).fit(model, data)
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    limits: dict[str, Any] = {"limit_train_batches": 3, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=epochs, default_root_dir=folder, callbacks=[found], **quiet, **limits
+    )
+    trainer.fit(model, data)
     return found.places
 
 

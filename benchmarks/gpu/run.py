@@ -1,0 +1,73 @@
+"""``python -m benchmarks gpu [--budget 480] [--device cpu --tiny]``: one visit to a GPU machine.
+
+First every method is fitted for three steps in float32, bf16-mixed and 16-mixed; its loss must be that of the CPU. Then
+steps are timed in bf16, eager and compiled, with those of the peers, the most important first. Rows are appended to the
+file as soon as they are there. The file of the same name with the suffix .md has them as tables.
+"""
+
+import argparse
+import logging
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from darkroom.__main__ import keep_freed_memory
+
+keep_freed_memory()
+
+import torch  # noqa: E402
+
+from benchmarks.gpu.correctness import TOLERANCES, check_method, check_resume  # noqa: E402
+from benchmarks.gpu.speed import IMPORTANT, measure_demo, measure_entry, measure_utilization  # noqa: E402
+from benchmarks.gpu.visit import Visit  # noqa: E402
+from benchmarks.profile_steps import METHODS  # noqa: E402
+from benchmarks.speed.harness import Options, machine  # noqa: E402
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown, one table for each part."""
+    lines: list[str] = []
+    for part in dict.fromkeys(row["part"] for row in rows):
+        own = [row for row in rows if row["part"] == part]
+        columns = list(dict.fromkeys(name for row in own for name in row if name != "part"))
+        lines += ["", f"## {part.capitalize()}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+        lines += [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in own]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    return "" if value is None else str(value).replace("|", "/")
+
+
+def main(argv: list[str]) -> int:
+    """Run the visit; return 1 if a method's loss is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds of the whole visit")
+    parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
+    parser.add_argument("--tiny", action="store_true", help="few methods and small networks, to try the command")
+    parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="rows; the tables lie beside them")
+    arguments = parser.parse_args(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU, and torch finds none; try the command with --device cpu --tiny")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    visit, device, tiny = Visit(arguments.out, arguments.budget), arguments.device, arguments.tiny
+    dtype = "float32" if tiny else "bfloat16"
+    about = machine(Options(device, dtype))
+    visit.add(part="machine", name=about, date=datetime.now().astimezone().isoformat(timespec="seconds"))
+
+    precisions = ("32-true", "bf16-mixed") if device == "cpu" else tuple(TOLERANCES)
+    for name in ("unet", "yolo", "vae") if tiny else METHODS:
+        visit.run("correctness", name, partial(check_method, name, device, precisions))
+    visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device))
+    visit.run("demo", "configs/segmentation/unet.yaml", partial(measure_demo, device, 10 if tiny else 200))
+    for compiled in (False,) if tiny else (False, True):
+        options = Options(device, dtype, compile=compiled, channels_last=True, rounds=1 if tiny else 5)
+        visit.run("utilization", "training step", partial(measure_utilization, options, tiny))
+        for name in ("segmentation_scores",) if tiny else IMPORTANT:
+            visit.run("speed", name, partial(measure_entry, name, options))
+    head = f"# Measured on a GPU\n\n`python -m benchmarks gpu --budget {arguments.budget:g}` on {about}\n"
+    arguments.out.with_suffix(".md").write_text(head + tables(visit.rows[1:]) + "\n", encoding="utf-8")
+    return int(any(row.get("right") is False for row in visit.rows))
