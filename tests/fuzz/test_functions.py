@@ -28,8 +28,8 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
     ddim_invert,
     dpm_solver_pp,
     heun,
-    time_pairs,
 )
+from darkroom.lightning_modules.diffusion.sampling.times import time_pairs
 from tests.fuzz.strategies import examples
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -66,13 +66,14 @@ def sample(folder: str | Path, generators: list[np.random.RandomState], **given:
     """
     denoiser = Part(folder, "denoiser")
     options, shape = denoiser.about["options"], denoiser.about["inputs"][0]["shape"][1:]
-    x, low, known, channels = normal(generators, shape), options.get("low"), list[np.ndarray](), shape[0]
+    x, low, channels = normal(generators, shape), options.get("low"), shape[0]
     if low is not None:
         noisy = low["alpha"] * Part(folder, "upsampler")(**given)[0] + low["sigma"] * normal(generators, shape)
         given = given | {"low": noisy, "low_t": np.full(len(x), low["t"])}
     null = given | {name: np.full_like(given[name], value) for name, value in options["null"].items()}
+    known = [0 * x]  # predicted images, newest first
     for step in options["evaluations"]:
-        inputs = {"x": x, "t": np.full(len(x), step["t"]), "x0": np.clip(known[0], -1, 1) if known else 0 * x}
+        inputs = {"x": step.get("input", 1) * x, "t": np.full(len(x), step["t"]), "x0": np.clip(known[0], -1, 1)}
         output = denoiser(**(given if step["guidance"] else null), **inputs)[0]
         output, v = output[:, :channels], output[:, channels:]
         if step["guidance"] not in (0, 1):  # classifier-free guidance

@@ -23,7 +23,7 @@ from darkroom.lightning_modules.diffusion.objective.noise_schedules import (
     NoiseSchedule,
     SigmoidSchedule,
 )
-from darkroom.lightning_modules.diffusion.objective.parameterization import VLB, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.objective.parameterization import VLB, Parameterization, loss_of
 
 SCHEDULES = [LinearSchedule(), LinearSchedule(21), CosineSchedule(), CosineSchedule(2), SigmoidSchedule(100)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda it: f"{type(it).__name__}-{it.num_steps}")
@@ -183,8 +183,8 @@ def test_vlb_equals_weighted_loss_plus_constant() -> None:
     log_variance = schedule.beta(t).log()
 
     def term_and_loss(output: Tensor) -> tuple[Tensor, Tensor]:
-        term = vlb_term(x, x_t, t, to_x0("eps", output, x_t, alpha, sigma), log_variance, schedule)
-        return term * math.log(2), loss_of("eps", VLB(), output, x, noise, schedule, t)
+        term = vlb_term(x, x_t, t, Parameterization().to_x0(output, x_t, alpha, sigma), log_variance, schedule)
+        return term * math.log(2), loss_of(Parameterization(), VLB(), output, x, noise, schedule, t)
 
     term, loss = term_and_loss(noise + torch.randn_like(noise))
     constant, none = term_and_loss(noise)
