@@ -70,14 +70,13 @@ def sample(folder: str | Path, generators: list[np.random.RandomState], **given:
     if low is not None:
         noisy = low["alpha"] * Part(folder, "upsampler")(**given)[0] + low["sigma"] * normal(generators, shape)
         given = given | {"low": noisy, "low_t": np.full(len(x), low["t"])}
-    null = given | {name: np.full_like(given[name], value) for name, value in options["null"].items()}
-    known = [0 * x]  # predicted images, newest first
+    null, known = {name: np.full_like(given[name], value) for name, value in options["null"].items()}, [0 * x]
     for step in options["evaluations"]:
         inputs = {"x": step.get("input", 1) * x, "t": np.full(len(x), step["t"]), "x0": np.clip(known[0], -1, 1)}
-        output = denoiser(**(given if step["guidance"] else null), **inputs)[0]
+        output = denoiser(**(given if step["guidance"] else given | null), **inputs)[0]
         output, v = output[:, :channels], output[:, channels:]
         if step["guidance"] not in (0, 1):  # classifier-free guidance
-            unconditional = denoiser(**null, **inputs)[0][:, :channels]
+            unconditional = denoiser(**given | null, **inputs)[0][:, :channels]
             output = unconditional + step["guidance"] * (output - unconditional)
         x0, limits = step["to_x0"][0] * x + step["to_x0"][1] * output, np.ones(1)
         if options["threshold"] == "dynamic":

@@ -141,4 +141,4 @@ def _flow_heun(sampling: Sampling, pairs: Pairs, schedule: NoiseSchedule) -> Row
         yield t, sigma_prev / sigma, (alpha_prev - sigma_prev * alpha / sigma,), 0.0
         if t_prev != -1:
             factor = correction(schedule, t, t_prev)
-            yield t_prev, 1.0, (factor, -factor), 0.0
+            yield t_prev, 1.0, (-factor, factor), 0.0
