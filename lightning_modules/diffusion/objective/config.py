@@ -62,16 +62,15 @@ class Objective:
         Raises:
             UsageError: names the option and a remedy.
         """
-        name = type(schedule).__name__
+        name, others = type(schedule).__name__, "flow, edm or x0"
         if self.prediction == "eps" and schedule.ends_in_noise:
             raise UsageError(
                 f"model.objective.prediction eps does not determine the image at the last time of {name}, whose alpha is "
-                "0; it must be flow, edm or x0, or v for schedules with alpha^2 + sigma^2 = 1"
+                f"0; it must be {'v, ' if schedule.variance_preserving else ''}{others}"
             )
         if self.prediction == "v" and not schedule.variance_preserving:
             raise UsageError(
-                f"model.objective.prediction v needs alpha^2 + sigma^2 = 1, which {name} does not have; it must be flow, "
-                "edm or x0"
+                f"model.objective.prediction v needs alpha^2 + sigma^2 = 1, which {name} does not have; it must be {others}"
             )
         if self.learned_variance and schedule.continuous:
             raise UsageError(
