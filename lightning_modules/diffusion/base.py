@@ -48,7 +48,8 @@ class Diffusion(Generative, Technique):
     """Base of diffusion models. Subclasses define the condition, the null condition and ``sample``.
 
     Their constructors end with ``self.check_guidance(self.guidance)``. Training uses the current weights; validation,
-    samples and metrics use the EMA weights. ``val/loss`` has the same noise in every validation, and evenly spread times.
+    samples and metrics use the EMA weights. ``val/loss`` has the same noise in every validation, and times at even
+    quantiles of those of training.
 
     Args:
         image_shape: (C, H, W).
@@ -206,7 +207,7 @@ class Diffusion(Generative, Technique):
         evaluation.
         """
         alpha, sigma = self.schedule.alpha_sigma(t)
-        scaled = self.parameterization.input_scale(alpha, sigma) * x_t
+        scaled = self.parameterization.network_input(x_t, alpha, sigma)
         if self.self_conditioning:
             condition = condition | {"x0": torch.zeros_like(x_t)}
             if not network.training or self._predicts_twice():
@@ -322,7 +323,7 @@ class Diffusion(Generative, Technique):
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        """Compute the means of the loss terms, with the weights that sample, at evenly distributed times."""
+        """Compute the means of the loss terms, with the weights that sample, at even quantiles of the training times."""
         x = self.target_images(batch)
         # A low-discrepancy sequence over the times (Weyl 1916): a mean of less variance, also for few images.
         index = torch.tensor(self.evaluated or range(len(x)), dtype=torch.float64)

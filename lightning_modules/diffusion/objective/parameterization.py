@@ -44,6 +44,10 @@ class Parameterization:
         """Compute the factor of x_t in the network's input: 1, or for edm c_in / alpha (Karras et al. 2022, Table 1)."""
         return 1.0 if self.prediction != "edm" else self._variance(alpha, sigma) ** -0.5
 
+    def network_input(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """Return the network's input for x_t: itself, or for edm scaled by ``input_scale``."""
+        return x_t if self.prediction != "edm" else self.input_scale(alpha, sigma) * x_t
+
     def target(self, x: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         """Compute the target of the prediction for images x_0 and noise eps: float32 (B, C, H, W)."""
         x, noise = x.float(), noise.float()

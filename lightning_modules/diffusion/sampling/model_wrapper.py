@@ -88,7 +88,7 @@ class ModelWrapper:
         dtype = torch.long if isinstance(t, int) else torch.float32
         times = torch.full((len(x),), t, dtype=dtype, device=x.device)
         alpha, sigma = self.schedule.at(t)
-        scaled = self.parameterization.input_scale(alpha, sigma) * x
+        scaled = self.parameterization.network_input(x, alpha, sigma)
         output, variance = call_network(self.network, scaled, times, condition, self.learned_variance)
         x0 = self.parameterization.to_x0(output, x, alpha, sigma)
         if self.threshold == "static":

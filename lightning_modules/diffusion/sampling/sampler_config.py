@@ -16,6 +16,7 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
     OnStep,
     Variance,
     ancestral,
+    check_alpha,
     ddim,
     dpm_solver_pp,
     heun,
@@ -123,20 +124,19 @@ class Sampling:
             UsageError: the schedule has fewer steps, the sampler is not defined for it, or a shift of other times.
         """
         assert self.steps is not None, "a method's defaults come first"
-        if self.sampler == "heun" and schedule.ends_in_noise:
-            raise UsageError(
-                "model.sampling.sampler heun divides by alpha, which is 0 at the last time of "
-                f"{type(schedule).__name__}; use flow_heun"
-            )
         spacing = self.spacing or _SPACINGS.get(self.sampler, "uniform")
-        if self.shift == 1:
-            return time_pairs(schedule, self.steps, spacing, key)
-        if spacing != "uniform":
+        if self.shift != 1 and spacing != "uniform":
             raise UsageError(
                 f"model.sampling.shift is {self.shift}, but shifts uniform times only; set model.sampling.spacing uniform, "
                 f"got {spacing}"
             )
-        return shifted_pairs(schedule, self.steps, self.shift, key)
+        if self.shift != 1:
+            pairs = shifted_pairs(schedule, self.steps, self.shift, key)
+        else:
+            pairs = time_pairs(schedule, self.steps, spacing, key)
+        if self.sampler == "heun":
+            check_alpha(pairs, schedule)
+        return pairs
 
     def run(
         self,

@@ -242,7 +242,11 @@ def heun(
 
     Returns:
         Images (B, C, H, W): x at the last pair's t_prev.
+
+    Raises:
+        UsageError: the first time has alpha 0.
     """
+    check_alpha(pairs, schedule)
     for index, (t, t_prev) in enumerate(pairs):
         noise_level, later = math.exp(-schedule.half_log_snr(t)), t
         if churn > 0 and churn_range[0] <= noise_level <= churn_range[1]:
@@ -258,6 +262,15 @@ def heun(
             x = x + (sigma_prev - alpha_prev * sigma / alpha) * (eps_prev - eps) / 2  # line 11
         _call(on_step, index, pairs, x, x0)
     return x
+
+
+def check_alpha(pairs: Pairs, schedule: NoiseSchedule) -> None:
+    """Raise a UsageError if ``heun`` would start where alpha is 0."""
+    if schedule.at(pairs[0][0])[0] == 0:
+        raise UsageError(
+            f"model.sampling.sampler heun divides by alpha, which is 0 at the last time of {type(schedule).__name__}; use "
+            "flow_heun"
+        )
 
 
 def ddim_invert(

@@ -268,6 +268,8 @@ def test_samplers_start_at_noise_alone(schedule: NoiseSchedule, spacing: Spacing
 def test_heun_over_noise_levels_is_refused_at_alpha_zero(schedule: NoiseSchedule) -> None:
     with pytest.raises(UsageError, match=r"sampler heun divides by alpha.*use flow_heun"):
         Sampling(sampler="heun", steps=5).pairs(schedule)
+    with pytest.raises(UsageError, match=r"sampler heun divides by alpha.*use flow_heun"):
+        heun(optimal(schedule), starts(), time_pairs(schedule, 5), schedule)
 
 
 # --- the timestep shift -----------------------------------------------------------------------------------------------
