@@ -58,7 +58,10 @@ class NoiseSchedule(KeepFloat32):
         self.register_buffer("betas", betas.float(), persistent=False)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma, float32 (B, 1, 1, 1) each, at times int64 (B,), -1 ... T - 1."""
+        """Return alpha and sigma, float32 (B, 1, 1, 1) each, at times int64 (B,), -1 ... T - 1.
+
+        Continuous schedules also take times float32 (B,).
+        """
         return self.alphas[t][:, None, None, None], self.sigmas[t][:, None, None, None]
 
     def beta(self, t: Tensor) -> Tensor:
@@ -179,8 +182,8 @@ class ZeroTerminalSNR(NoiseSchedule):
     """Another schedule, rescaled to SNR 0 at the last time (Lin et al. 2023, Algorithm 1).
 
     Training then includes noise alone, from which samplers start. Otherwise, the network learns the mean brightness of an
-    image from x_T, which a sampler's noise does not have. The network must predict x0, v or flow: at SNR 0 a prediction of
-    eps does not determine the image (section 3.2).
+    image from x_T, which a sampler's noise does not have. The network must not predict eps, which does not determine the
+    image at SNR 0 (section 3.2).
 
     Args:
         schedule: to be rescaled; None: ``LinearSchedule``.

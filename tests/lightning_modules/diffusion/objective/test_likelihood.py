@@ -198,9 +198,14 @@ def test_vlb_equals_weighted_loss_plus_constant() -> None:
     torch.testing.assert_close(term - constant, loss, atol=1e-5, rtol=1e-3)
 
 
-def test_vlb_bounds_exact_likelihood_of_normal_data() -> None:
+@pytest.mark.parametrize(
+    "schedule",
+    [LinearSchedule(300), RectifiedFlow(60), ZeroTerminalSNR(LinearSchedule(300)), EDMSchedule(300, 0.02)],
+    ids=lambda it: type(it).__name__,
+)
+def test_vlb_bounds_exact_likelihood_of_normal_data(schedule: NoiseSchedule) -> None:
     """Check the ideal model of x_0 ~ N(0, 0.3^2): its code length is the entropy plus the cost of few steps."""
-    schedule, generator = LinearSchedule(300), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     scale = 0.3  # nearly all within [-1, 1]
     x = (torch.randn(2000, 1, 2, 2, generator=generator) * scale).clamp(-1, 1)
     x = LEVELS[((x + 1) * 127.5).round().long()]
