@@ -137,7 +137,7 @@ SMALL_DATA = {
 }
 COMPOSED = (
     "diffusion/imagen_cascade.yaml",
-    "diffusion/imagen_emoji_cascade.yaml",
+    "diffusion/captions/imagen_emoji_cascade.yaml",
 )  # stages are trained separately, see test_imagen_cli.py
 STAGED = ("RCNN",)  # its stages are epochs, all needed for a fit
 

@@ -116,7 +116,7 @@ class DenoisingLogger(FigureCallback):
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed)).to(x)
         noisy = [schedule.add_noise(x, noise, torch.full((len(x),), t, device=x.device)) for t in times]
         columns = [expand_to_rgb(model.to_uint8(some)) for some in (x, *noisy)]
-        left = [f"{schedule.at(t)[0] ** 2:.2g}" for t in (-1, *times)]
+        left = [f"{alpha**2 / (alpha**2 + sigma**2):.2g}" for alpha, sigma in map(schedule.at, (-1, *times))]
         return image_grid(
             list(zip(*columns, strict=True)),
             heads=["image", *(f"t = {t}" for t in times)],

@@ -27,7 +27,7 @@ class DiffusionSampleLogger(SampleLogger):
     Args:
         num_samples: number of samples; with classes an approximate number, equal for each class and weight.
         guidance: guidance weights, for a conditional model: 1 is the conditional model itself, 0 the unconditional one.
-        sampler: ancestral, ddim, dpm_solver++ or heun; None: the model's own.
+        sampler: ancestral, ddim, dpm_solver++, heun or flow_heun; None: the model's own.
         steps: number of steps of the sampler; None: the model's own.
         every_n_validations: log figures after every n-th validation of a fit, and in every other command.
         seed: seed of the noise.
@@ -41,7 +41,7 @@ class DiffusionSampleLogger(SampleLogger):
         self,
         num_samples: int = 90,
         guidance: Sequence[float] = (1.0, 2.0, 4.0),
-        sampler: Literal["ancestral", "ddim", "dpm_solver++", "heun"] | None = None,
+        sampler: Literal["ancestral", "ddim", "dpm_solver++", "heun", "flow_heun"] | None = None,
         steps: int | None = None,
         every_n_validations: int = 1,
         seed: int = 0,

@@ -5,11 +5,13 @@ from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
 from darkroom.lightning_modules.diffusion.imagen import ImagenCascade, SuperResolution, TextToImage
 from darkroom.lightning_modules.diffusion.objective.config import Objective
+from darkroom.lightning_modules.diffusion.objective.continuous_schedules import EDMSchedule, RectifiedFlow
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import (
     CosineSchedule,
     LinearSchedule,
     NoiseSchedule,
     SigmoidSchedule,
+    ZeroTerminalSNR,
 )
 from darkroom.lightning_modules.diffusion.objective.parameterization import (
     P2,
@@ -18,6 +20,12 @@ from darkroom.lightning_modules.diffusion.objective.parameterization import (
     MinSNR,
     Simple,
     Unweighted,
+)
+from darkroom.lightning_modules.diffusion.objective.times import (
+    LogitNormalTimes,
+    LogNormalSigma,
+    TimeDistribution,
+    UniformTimes,
 )
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
@@ -28,18 +36,25 @@ __all__ = [
     "VLB",
     "CosineSchedule",
     "DenoisingUNet",
+    "EDMSchedule",
     "EfficientUNet",
     "FromDiffusers",
     "ImagenCascade",
     "LinearSchedule",
+    "LogNormalSigma",
+    "LogitNormalTimes",
     "LossWeight",
     "MinSNR",
     "NoiseSchedule",
     "Objective",
+    "RectifiedFlow",
     "Sampling",
     "SigmoidSchedule",
     "Simple",
     "SuperResolution",
     "TextToImage",
+    "TimeDistribution",
+    "UniformTimes",
     "Unweighted",
+    "ZeroTerminalSNR",
 ]

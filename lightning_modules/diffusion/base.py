@@ -18,7 +18,8 @@ from darkroom.lightning_modules.diffusion.export import Inputs, denoiser_graph
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import Unweighted, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.objective.parameterization import Unweighted, loss_of
+from darkroom.lightning_modules.diffusion.objective.times import UniformTimes
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, Threshold
 from darkroom.lightning_modules.diffusion.sampling.model_wrapper import ModelWrapper, call_network, clamp_x0
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
@@ -47,7 +48,8 @@ class Diffusion(Generative, Technique):
     """Base of diffusion models. Subclasses define the condition, the null condition and ``sample``.
 
     Their constructors end with ``self.check_guidance(self.guidance)``. Training uses the current weights; validation,
-    samples and metrics use the EMA weights. ``val/loss`` has the same noise in every validation, and evenly spread times.
+    samples and metrics use the EMA weights. ``val/loss`` has the same noise in every validation, and times at even
+    quantiles of those of training.
 
     Args:
         image_shape: (C, H, W).
@@ -79,7 +81,9 @@ class Diffusion(Generative, Technique):
         objective = build_options(Objective, objective)
         sampling = build_options(Sampling, sampling).with_defaults(**self.default_sampling)
         self.schedule, self.network = schedule, network
-        self.prediction, self.loss_weight = objective.prediction, objective.loss_weight or Unweighted()
+        objective.check_schedule(schedule)
+        self.parameterization, self.loss_weight = objective.parameterization, objective.loss_weight or Unweighted()
+        self.times = objective.times or UniformTimes()
         self.learned_variance, self.vlb_weight = objective.learned_variance, objective.vlb_weight
         self.self_conditioning = objective.self_conditioning
         if sampling.variance == "learned":
@@ -169,7 +173,7 @@ class Diffusion(Generative, Technique):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         x = self.target_images(batch)
-        t = torch.randint(self.schedule.num_steps, (len(x),), device=x.device)  # DDPM, Algorithm 1, line 3
+        t = self.times.sample(len(x), self.schedule, x.device)  # DDPM, Algorithm 1, line 3
         condition = self.make_condition(batch, x)
         terms = self.losses(self.network, x, t, self.noise(*x.shape), condition)
         return self.log_loss({name: value.mean() for name, value in terms.items()})
@@ -182,17 +186,17 @@ class Diffusion(Generative, Technique):
         Args:
             network: to train or to evaluate.
             x: images (B, C, H, W) in [-1, 1].
-            t: times int64 (B,).
+            t: times (B,), int64 or of a continuous schedule float32.
             noise: (B, C, H, W).
             condition: further arguments of the network.
         """
         x_t = self.schedule.add_noise(x, noise, t)
         output, variance = self.predict(network, x_t, t, condition)
-        simple = loss_of(self.prediction, self.loss_weight, output, x, noise, self.schedule, t)
+        simple = loss_of(self.parameterization, self.loss_weight, output, x, noise, self.schedule, t)
         if variance is None:
             return {"loss": simple}
         # The bound trains only the variance (Nichol & Dhariwal 2021, section 3.1).
-        x0 = to_x0(self.prediction, output.detach(), x_t, *self.schedule.alpha_sigma(t))
+        x0 = self.parameterization.to_x0(output.detach(), x_t, *self.schedule.alpha_sigma(t))
         vlb = vlb_term(x, x_t, t, x0, learned_log_variance(variance, self.schedule, t), self.schedule)
         return {"loss": simple + self.vlb_weight * self.schedule.num_steps * vlb, "simple": simple, "vlb": vlb}
 
@@ -202,13 +206,15 @@ class Diffusion(Generative, Technique):
         With self-conditioning, a first prediction is an input of the second, in half of the training steps and in
         evaluation.
         """
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        scaled = self.parameterization.network_input(x_t, alpha, sigma)
         if self.self_conditioning:
             condition = condition | {"x0": torch.zeros_like(x_t)}
             if not network.training or self._predicts_twice():
                 with torch.no_grad():
-                    output, _ = call_network(network, x_t, t, condition, self.learned_variance)
-                    condition["x0"] = clamp_x0(to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)))
-        return call_network(network, x_t, t, condition, self.learned_variance)
+                    output, _ = call_network(network, scaled, t, condition, self.learned_variance)
+                    condition["x0"] = clamp_x0(self.parameterization.to_x0(output, x_t, alpha, sigma))
+        return call_network(network, scaled, t, condition, self.learned_variance)
 
     def _predicts_twice(self) -> bool:
         """Return whether this training step predicts twice, at random. Under FSDP all ranks take the same branch, because
@@ -257,7 +263,7 @@ class Diffusion(Generative, Technique):
         return ModelWrapper(
             network,
             schedule=self.schedule,
-            prediction=self.prediction,
+            parameterization=self.parameterization,
             condition=condition,
             learned_variance=self.learned_variance,
             self_conditioning=self.self_conditioning,
@@ -317,12 +323,12 @@ class Diffusion(Generative, Technique):
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        """Compute the means of the loss terms, with the weights that sample, at evenly distributed times."""
+        """Compute the means of the loss terms, with the weights that sample, at even quantiles of the training times."""
         x = self.target_images(batch)
         # A low-discrepancy sequence over the times (Weyl 1916): a mean of less variance, also for few images.
         index = torch.tensor(self.evaluated or range(len(x)), dtype=torch.float64)
-        t = ((index + 0.5) * _GOLDEN_RATIO % 1).to(x.device, torch.float32) * self.schedule.num_steps
+        t = self.times.quantile(((index + 0.5) * _GOLDEN_RATIO % 1).to(x.device, torch.float32), self.schedule)
         noise = self.noise(*x.shape, generator=self.evaluation_noise)
         condition = self.make_condition(batch, x, self.evaluation_noise)
-        terms = self.losses(self.sampling_network, x, t.long().clamp(max=self.schedule.num_steps - 1), noise, condition)
+        terms = self.losses(self.sampling_network, x, t, noise, condition)
         return {name: value.mean() for name, value in terms.items()}

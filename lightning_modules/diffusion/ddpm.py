@@ -17,10 +17,6 @@ from darkroom.lightning_modules.diffusion.export import Inputs
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import code_length
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule, NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import (
-    to_eps,
-    to_x0,
-)
 from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, ddim_invert
@@ -185,7 +181,7 @@ class DDPM(Diffusion):
             n: number of images, at least 1.
             labels: int (n,), the class of each image; only for a conditional model.
             guidance: weight of the class; 1 is the conditional model itself, 0 the unconditional one.
-            sampler: ancestral, ddim, dpm_solver++ or heun.
+            sampler: ancestral, ddim, dpm_solver++, heun or flow_heun.
             steps: of the sampler, 1 to T.
             generator: determines the result; a list has one for each image; None: torch's global one.
             callback: called after every step with a ``samplers.Step``.
@@ -296,7 +292,7 @@ class DDPM(Diffusion):
             alpha, sigma = self.schedule.alpha_sigma(t)
             x_t = self.schedule.add_noise(x.float(), noise, t)
             output, _ = self.predict(self.sampling_network, x_t, t, label_condition(labels))
-            return (to_eps(self.prediction, output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
+            return (self.parameterization.to_eps(output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         """Compute the means of the loss terms; in test also update the bound in bits/dim."""
@@ -336,7 +332,7 @@ class DDPM(Diffusion):
 
         def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             output, v = self.predict(self.sampling_network, x_t, t, label_condition(labels))
-            return to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
+            return self.parameterization.to_x0(output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
 
         labels = self.check_labels(labels, len(x))
         with self.sampling_mode():

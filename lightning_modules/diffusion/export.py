@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import Prediction
+from darkroom.lightning_modules.diffusion.objective.parameterization import Parameterization
 from darkroom.lightning_modules.diffusion.sampling.model_wrapper import call_network
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.sampling.table import Evaluation, tabulate
@@ -32,7 +32,7 @@ class DenoisingModel(Protocol):
     num_classes: int | None
     schedule: NoiseSchedule
     sampling: Sampling
-    prediction: Prediction
+    parameterization: Parameterization
     learned_variance: bool
     self_conditioning: bool
 
@@ -98,16 +98,17 @@ def denoiser_graph(
         notes: of the graph.
         options: further options.
     """
-    evaluations = tabulate(model.sampling, model.schedule, model.prediction, model.guidance)
+    evaluations = tabulate(model.sampling, model.schedule, model.parameterization, model.guidance)
     image = (BATCH, *model.image_shape)
     if model.self_conditioning:
         x0 = TensorSpec("x0", "float32", image, "x0 of the last evaluation, clipped to [-1, 1]; zeros at the first")
         condition = {**condition, "x0": (x0, lambda sizes: torch.zeros(sizes[BATCH], *model.image_shape))}
     whole = all(isinstance(one.t, int) for one in evaluations)
     time = TensorSpec("t", "int64" if whole else "float32", (BATCH,), f"time, 0 to {model.schedule.num_steps - 1}")
-    x = TensorSpec("x", "float32", image, "noisy images x_t = alpha x_0 + sigma eps")
+    scaled = ", times the factor of each evaluation" if model.parameterization.prediction == "edm" else ""
+    x = TensorSpec("x", "float32", image, "noisy images x_t = alpha x_0 + sigma eps" + scaled)
     channels = model.image_shape[0] * (2 if model.learned_variance else 1)
-    meaning = f"{model.prediction}" + (", then v of the variance" if model.learned_variance else "")
+    meaning = model.parameterization.prediction + (", then v of the variance" if model.learned_variance else "")
     names = tuple(condition)
 
     def predict(x: Tensor, t: Tensor, *values: Tensor) -> tuple[Tensor]:
@@ -130,7 +131,7 @@ def denoiser_graph(
 def _options(model: DenoisingModel, evaluations: list[Evaluation]) -> dict[str, Any]:
     """Return what a sampler must have besides the graph."""
     return {
-        "prediction": model.prediction,
+        "prediction": model.parameterization.prediction,
         "threshold": model.sampling.threshold,
         "percentile": model.sampling.percentile,
         "num_classes": model.num_classes,

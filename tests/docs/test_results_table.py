@@ -125,7 +125,7 @@ def test_result_of_changed_configs_is_replaced(tmp_path: Path) -> None:
 
 def test_rows_that_cannot_run_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RowFailedError, match="needs a folder of emoji"):
-        Runner(ROWS, tmp_path)(ROWS["diffusion/imagen_emoji"], 0)
+        Runner(ROWS, tmp_path)(ROWS["diffusion/captions/imagen_emoji"], 0)
     monkeypatch.setattr(runner, "find_spec", lambda name: None)
     with pytest.raises(RowFailedError, match=r"needs the package segmentation_models_pytorch: pip install .*\[smp\]"):
         Runner(ROWS, tmp_path)(ROWS["segmentation/smp_unet"], 0)

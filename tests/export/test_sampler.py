@@ -20,10 +20,14 @@ from darkroom.lightning_modules.diffusion import (
     DDPM,
     CosineSchedule,
     DenoisingUNet,
+    EDMSchedule,
     EfficientUNet,
     ImagenCascade,
+    NoiseSchedule,
+    RectifiedFlow,
     SuperResolution,
     TextToImage,
+    ZeroTerminalSNR,
 )
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
@@ -80,6 +84,13 @@ class TorchPart:
 def test_sampler_reproduces_predict(
     sampling: dict[str, Any], objective: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_reproduction(CosineSchedule(40), sampling, objective, monkeypatch)
+
+
+def check_reproduction(
+    schedule: NoiseSchedule, sampling: dict[str, Any], objective: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check that the sampler in numpy samples the images of ``predict``."""
     conditional = sampling.get("guidance", 1) != 1
     channels = 2 * SHAPE[0] if objective.get("learned_variance") else SHAPE[0]
     model = DDPM(
@@ -87,7 +98,7 @@ def test_sampler_reproduces_predict(
         4,
         network=Denoiser(channels),
         conditional=conditional,
-        schedule=CosineSchedule(40),
+        schedule=schedule,
         objective=Objective(**objective),
         sampling=Sampling(steps=6, **sampling),
     ).eval()
@@ -100,6 +111,26 @@ def test_sampler_reproduces_predict(
     assert images.dtype == np.float32
     assert np.abs(images - expected.numpy()).max() < 1e-4
     assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sampling", "objective"),
+    [
+        (RectifiedFlow(40), {"sampler": "ddim", "shift": 3.0}, {"prediction": "flow"}),
+        (RectifiedFlow(40), {"sampler": "flow_heun", "guidance": 2.0}, {"prediction": "flow"}),
+        (RectifiedFlow(40), {"sampler": "ancestral"}, {"prediction": "flow"}),
+        (RectifiedFlow(40), {"sampler": "dpm_solver++", "order": 3}, {"prediction": "x0"}),
+        (EDMSchedule(40), {"sampler": "heun"}, {"prediction": "edm", "self_conditioning": True}),
+        (EDMSchedule(40), {"sampler": "flow_heun", "guidance": 3.0}, {"prediction": "edm", "sigma_data": 0.3}),
+        (ZeroTerminalSNR(CosineSchedule(40)), {"sampler": "ancestral"}, {"prediction": "v", "learned_variance": True}),
+        (ZeroTerminalSNR(CosineSchedule(40)), {"sampler": "dpm_solver++"}, {"prediction": "v"}),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else type(value).__name__,
+)
+def test_sampler_reproduces_other_schedules(
+    schedule: NoiseSchedule, sampling: dict[str, Any], objective: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_reproduction(schedule, sampling, objective, monkeypatch)
 
 
 @pytest.mark.slow

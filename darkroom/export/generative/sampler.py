@@ -66,17 +66,17 @@ def sample(folder: str | Path, generators: list[np.random.RandomState], **given:
     """
     denoiser = Part(folder, "denoiser")
     options, shape = denoiser.about["options"], denoiser.about["inputs"][0]["shape"][1:]
-    x, low, known, channels = normal(generators, shape), options.get("low"), list[np.ndarray](), shape[0]
+    x, low, channels = normal(generators, shape), options.get("low"), shape[0]
     if low is not None:
         noisy = low["alpha"] * given["small"] + low["sigma"] * normal(generators, given["small"].shape[1:])
         given = given | {"low": Part(folder, "upsampler")(small=noisy)[0], "low_t": np.full(len(x), low["t"])}
-    null = given | {name: np.full_like(given[name], value) for name, value in options["null"].items()}
+    null, known = {name: np.full_like(given[name], value) for name, value in options["null"].items()}, [0 * x]
     for step in options["evaluations"]:
-        inputs = {"x": x, "t": np.full(len(x), step["t"]), "x0": np.clip(known[0], -1, 1) if known else 0 * x}
-        output = denoiser(**(given if step["guidance"] else null), **inputs)[0]
+        inputs = {"x": step.get("input", 1) * x, "t": np.full(len(x), step["t"]), "x0": np.clip(known[0], -1, 1)}
+        output = denoiser(**(given if step["guidance"] else given | null), **inputs)[0]
         output, v = output[:, :channels], output[:, channels:]
         if step["guidance"] not in (0, 1):  # classifier-free guidance
-            unconditional = denoiser(**null, **inputs)[0][:, :channels]
+            unconditional = denoiser(**given | null, **inputs)[0][:, :channels]
             output = unconditional + step["guidance"] * (output - unconditional)
         x0, limits = step["to_x0"][0] * x + step["to_x0"][1] * output, np.ones(1)
         if options["threshold"] == "dynamic":

@@ -188,7 +188,7 @@ class TextToImage(Diffusion):
         Args:
             captions: at least one.
             guidance: weight of the caption; 1 is the conditional model itself, 0 the unconditional one.
-            sampler: ancestral, ddim, dpm_solver++ or heun.
+            sampler: ancestral, ddim, dpm_solver++, heun or flow_heun.
             steps: of the sampler.
             generator: determines the result; a list has one for each image; None: torch's global one.
             callback: called after every step with a ``samplers.Step``.

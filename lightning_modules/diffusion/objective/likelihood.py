@@ -46,7 +46,7 @@ def fixed_log_variance(variance: FixedVariance, schedule: NoiseSchedule, t: Tens
         t: int64 (B,).
     """
     small = _small_log_variance(schedule, t)
-    return small if variance == "small" else torch.where(_is_first(t), small, schedule.beta(t).log())
+    return small if variance == "small" else torch.where(_is_first(t), small, schedule.large_variance(t).log())
 
 
 def learned_log_variance(v: Tensor, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def learned_log_variance(v: Tensor, schedule: NoiseSchedule, t: Tensor) -> Tenso
         schedule: of the noise.
         t: int64 (B,).
     """
-    return torch.lerp(_small_log_variance(schedule, t), schedule.beta(t).log(), (v.float() + 1) / 2)
+    return torch.lerp(_small_log_variance(schedule, t), schedule.large_variance(t).log(), (v.float() + 1) / 2)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,21 +19,29 @@ class NoiseSchedule(KeepFloat32):
     Training reads them from float32 tables on the device, which stay float32 when the module is cast. Samplers read them
     from ``at``, which returns Python floats and never synchronizes with the device.
 
+    Training samples whole times, or real-valued ones of a ``continuous`` schedule (``continuous_schedules``).
+
     Args:
         betas: float64 (T,), each in (0, 1): the variance that step t adds.
+        ends_in_noise: the last beta is 1: x at the last time is noise alone, alpha 0 and SNR 0.
 
     Raises:
         UsageError: fewer than two steps, or a beta out of its range.
     """
 
+    continuous: ClassVar[bool] = False  # trained at real-valued times
+    variance_preserving: ClassVar[bool] = True  # alpha^2 + sigma^2 = 1
     alphas: Tensor
     sigmas: Tensor
     betas: Tensor
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, ends_in_noise: bool = False) -> None:
         super().__init__()
-        betas = betas.double()
-        wrong = int((~((betas > 0) & (betas < 1))).sum())
+        betas, self.ends_in_noise = betas.double(), ends_in_noise
+        inside = (betas > 0) & (betas < 1)
+        if ends_in_noise:
+            inside[-1:] = betas[-1:] == 1
+        wrong = int((~inside).sum())
         if len(betas) < 2 or wrong:
             raise UsageError(
                 f"model.schedule.betas has {len(betas)} values, {wrong} of them not in (0, 1); give at least 2, all "
@@ -49,12 +58,35 @@ class NoiseSchedule(KeepFloat32):
         self.register_buffer("betas", betas.float(), persistent=False)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma, float32 (B, 1, 1, 1) each, at times int64 (B,), -1 ... T - 1."""
+        """Return alpha and sigma, float32 (B, 1, 1, 1) each, at times int64 (B,), -1 ... T - 1.
+
+        Continuous schedules also take times float32 (B,).
+        """
         return self.alphas[t][:, None, None, None], self.sigmas[t][:, None, None, None]
 
     def beta(self, t: Tensor) -> Tensor:
         """Return the variance of the step to times int64 (B,), 0 ... T - 1: float32 (B, 1, 1, 1)."""
         return self.betas[t][:, None, None, None]
+
+    def large_variance(self, t: Tensor) -> Tensor:
+        """Return the variance of the reverse step from times int64 (B,) for images of noise: float32 (B, 1, 1, 1).
+
+        It is beta_t where alpha^2 + sigma^2 = 1 (Ho et al. 2020, section 3.2).
+        """
+        return self.beta(t)
+
+    def power(self, t: float) -> float:
+        """Return alpha^2 + sigma^2 at one time: the variance of x_t for images of variance 1."""
+        return 1.0
+
+    def times_at(self, fraction: Tensor) -> Tensor:
+        """Return the times at fractions of the process, in [0, 1] with 1 all noise: int64 of the same shape."""
+        return (fraction * self.num_steps).long().clamp(max=self.num_steps - 1)
+
+    def times_of_noise(self, log_noise: Tensor) -> Tensor:
+        """Return the first times at which log(sigma / alpha) is at least as large as given: int64 (B,)."""
+        noise = self.sigmas[:-1] / self.alphas[:-1]
+        return torch.searchsorted(noise, log_noise.exp()).clamp(max=self.num_steps - 1)
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Compute x_t = alpha_t x_0 + sigma_t noise (Ho et al. 2020, equation 4) at times int64 (B,)."""
@@ -69,16 +101,29 @@ class NoiseSchedule(KeepFloat32):
         return math.sqrt(1 / (1 + math.exp(-log_snr))), math.sqrt(1 / (1 + math.exp(log_snr)))
 
     def half_log_snr(self, t: float) -> float:
-        """Compute log(alpha / sigma) at a time in [0, T - 1], the lambda of DPM-Solver; falls with t."""
+        """Compute log(alpha / sigma) at a time in [0, T - 1], the lambda of DPM-Solver; falls with t.
+
+        If x_T is noise alone, alpha falls linearly to 0 in the last step, and this to -inf.
+        """
+        if self.ends_in_noise and t >= self.num_steps - 2:
+            alpha = self._last_alpha * (self.num_steps - 1 - t)
+            return math.log(alpha) - math.log1p(-(alpha**2)) / 2 if alpha > 0 else -math.inf
         below = min(int(t), self.num_steps - 2)
         low, high = self._half_log_snr[below : below + 2]
         return low + (high - low) * (t - below)
 
     def time_of(self, half_log_snr: float) -> float:
         """Invert ``half_log_snr``, clamped to the first and last time."""
+        if self.ends_in_noise and half_log_snr <= self._half_log_snr[-2]:
+            return self.num_steps - 1 - _alpha_of(half_log_snr) / self._last_alpha
         above = bisect_left(self._half_log_snr, -half_log_snr, lo=1, hi=self.num_steps - 1, key=lambda value: -value)
         low, high = self._half_log_snr[above - 1 : above + 1]
         return min(max(above - 1 + (half_log_snr - low) / (high - low), 0.0), self.num_steps - 1.0)
+
+    @property
+    def _last_alpha(self) -> float:
+        """Alpha at T - 2, the last one above 0 if x_T is noise alone."""
+        return _alpha_of(self._half_log_snr[-2])
 
 
 class LinearSchedule(NoiseSchedule):
@@ -108,7 +153,7 @@ class LinearSchedule(NoiseSchedule):
                 f"model.schedule.num_steps must be at least {smallest}, or a beta would reach 1, got {num_steps}; lower "
                 f"model.schedule.end ({end}), or use CosineSchedule"
             )
-        super().__init__(_line(start, end, num_steps) * (1000 / num_steps))
+        super().__init__(line(start, end, num_steps) * (1000 / num_steps))
 
 
 class CosineSchedule(NoiseSchedule):
@@ -128,9 +173,35 @@ class CosineSchedule(NoiseSchedule):
             raise UsageError(f"model.schedule.s must be at least 0, such as 0.008, got {s}")
         if not 0 < max_beta < 1:
             raise UsageError(f"model.schedule.max_beta must be in (0, 1), got {max_beta}")
-        _check_steps(num_steps)
-        time = _line(0, 1, num_steps + 1)
-        super().__init__(_betas(torch.cos((time + s) / (1 + s) * math.pi / 2).square(), max_beta))
+        check_steps(num_steps)
+        time = line(0, 1, num_steps + 1)
+        super().__init__(betas_of(torch.cos((time + s) / (1 + s) * math.pi / 2).square(), max_beta))
+
+
+class ZeroTerminalSNR(NoiseSchedule):
+    """Another schedule, rescaled to SNR 0 at the last time (Lin et al. 2023, Algorithm 1).
+
+    Training then includes noise alone, from which samplers start. Otherwise, the network learns the mean brightness of an
+    image from x_T, which a sampler's noise does not have. The network must not predict eps, which does not determine the
+    image at SNR 0 (section 3.2).
+
+    Args:
+        schedule: to be rescaled; None: ``LinearSchedule``.
+
+    Raises:
+        UsageError: a schedule of another kind, such as one that already ends at SNR 0.
+    """
+
+    def __init__(self, schedule: NoiseSchedule | None = None) -> None:
+        schedule = schedule or LinearSchedule()
+        if schedule.continuous or schedule.ends_in_noise:
+            raise UsageError(
+                "model.schedule.schedule must be of whole times and end above SNR 0, such as LinearSchedule, "
+                f"got {type(schedule).__name__}"
+            )
+        alphas = torch.tensor([schedule.at(t)[0] for t in range(schedule.num_steps)], dtype=torch.float64, device="cpu")
+        alphas = (alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))  # Algorithm 1: shift, then scale
+        super().__init__(betas_of(F.pad(alphas.square(), (1, 0), value=1.0), max_beta=1.0), ends_in_noise=True)
 
 
 class SigmoidSchedule(NoiseSchedule):
@@ -153,9 +224,9 @@ class SigmoidSchedule(NoiseSchedule):
             raise UsageError(f"model.schedule.start must be below model.schedule.end, got {start} and {end}")
         if not 0 < tau < math.inf:
             raise UsageError(f"model.schedule.tau must be above 0, got {tau}")
-        _check_steps(num_steps)
-        left = torch.sigmoid(-_line(start, end, num_steps + 1) / tau)
-        betas = _betas(left - left[-1], max_beta=0.999)
+        check_steps(num_steps)
+        left = torch.sigmoid(-line(start, end, num_steps + 1) / tau)
+        betas = betas_of(left - left[-1], max_beta=0.999)
         if not (betas > 0).all():
             raise UsageError(
                 f"model.schedule.tau is {tau}, with which the sigmoid from {start} to {end} is flat at its ends: some "
@@ -164,16 +235,22 @@ class SigmoidSchedule(NoiseSchedule):
         super().__init__(betas)
 
 
-def _check_steps(num_steps: int) -> None:
+def check_steps(num_steps: int) -> None:
+    """Raise a UsageError for fewer than two steps."""
     if num_steps < 2:
         raise UsageError(f"model.schedule.num_steps must be at least 2, got {num_steps}")
 
 
-def _line(start: float, end: float, count: int) -> Tensor:
+def line(start: float, end: float, count: int) -> Tensor:
+    """Return evenly spaced numbers, float64 (count,)."""
     # On the CPU also within torch.device("meta") or of a device without float64.
     return torch.linspace(start, end, count, dtype=torch.float64, device="cpu")
 
 
-def _betas(alphas_cumprod: Tensor, max_beta: float) -> Tensor:
+def betas_of(alphas_cumprod: Tensor, max_beta: float) -> Tensor:
     """Compute betas (T,), capped, of alphas_cumprod float64 (T + 1,) after 0 ... T steps, in any scale."""
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=max_beta)
+
+
+def _alpha_of(half_log_snr: float) -> float:
+    return 0.0 if half_log_snr == -math.inf else math.sqrt(1 / (1 + math.exp(-2 * half_log_snr)))

@@ -1,10 +1,19 @@
-"""Parameterizations: predictions of eps, x0 or v, and weights of their errors at each time.
+"""Parameterizations: predictions of eps, x0, v, flow or EDM's F, and weights of their errors at each time.
 
-x_t = alpha x_0 + sigma eps, alpha^2 + sigma^2 = 1, SNR = alpha^2 / sigma^2, v = alpha eps - sigma x_0 (Salimans & Ho 2022,
-appendix D). Given x_t, each of eps, x_0 and v determines the other two. Everything is computed in float32.
+x_t = alpha x_0 + sigma eps, SNR = alpha^2 / sigma^2. Given x_t, each prediction determines all others. Everything is
+computed in float32.
+
+| prediction | target | source |
+|---|---|---|
+| eps | eps | Ho et al. 2020, equation 14 |
+| x0 | x_0 | |
+| v | alpha eps - sigma x_0, for alpha^2 + sigma^2 = 1 | Salimans & Ho 2022, appendix D |
+| flow | eps - x_0, the velocity of x_t for alpha = 1 - s and sigma = s | Liu et al. 2022, equation 1; Lipman et al. 2022 |
+| edm | F of x_0 = c_skip x + c_out F(c_in x), where x = x_t / alpha | Karras et al. 2022, equation 7 and Table 1 |
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,77 +22,112 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 
-Prediction = Literal["eps", "x0", "v"]
+Prediction = Literal["eps", "x0", "v", "flow", "edm"]
 Coefficient = Tensor | float
 
 
-def target(prediction: Prediction, x: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """Compute the target of a prediction: float32 (B, C, H, W).
+@dataclass(frozen=True)
+class Parameterization:
+    """Output of a network, and its conversions to the image and to the noise.
+
+    Tensors are images (B, C, H, W). ``alpha`` and ``sigma`` are those of the time: numbers, or (B, 1, 1, 1).
 
     Args:
-        prediction: eps, x0 or v.
-        x: images x_0 (B, C, H, W).
-        noise: eps, of the same shape.
-        alpha, sigma: of the time; numbers, or (B, 1, 1, 1).
+        prediction: eps, x0, v, flow or edm.
+        sigma_data: of edm, above 0: standard deviation of the data.
     """
-    if prediction == "eps":
-        return noise.float()
-    if prediction == "x0":
-        return x.float()
-    return alpha * noise.float() - sigma * x.float()
 
+    prediction: Prediction = "eps"
+    sigma_data: float = 0.5
 
-def to_x0(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """Convert a network's output to x0: float32 (B, C, H, W), not clipped.
+    def input_scale(self, alpha: Coefficient, sigma: Coefficient) -> Coefficient:
+        """Compute the factor of x_t in the network's input: 1, or for edm c_in / alpha (Karras et al. 2022, Table 1)."""
+        return 1.0 if self.prediction != "edm" else self._variance(alpha, sigma) ** -0.5
 
-    Args:
-        prediction: eps, x0 or v.
-        output: of the network, (B, C, H, W).
-        x_t: its input, of the same shape.
-        alpha, sigma: of the time, both above 0; numbers, or (B, 1, 1, 1).
-    """
-    output, x_t = output.float(), x_t.float()
-    if prediction == "eps":
-        return (x_t - sigma * output) / alpha
-    if prediction == "x0":
-        return output
-    return alpha * x_t - sigma * output
+    def network_input(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """Return the network's input for x_t: itself, or for edm scaled by ``input_scale``."""
+        return x_t if self.prediction != "edm" else self.input_scale(alpha, sigma) * x_t
 
+    def target(self, x: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """Compute the target of the prediction for images x_0 and noise eps: float32 (B, C, H, W)."""
+        x, noise = x.float(), noise.float()
+        if self.prediction == "eps":
+            return noise
+        if self.prediction == "x0":
+            return x
+        if self.prediction == "v":
+            return alpha * noise - sigma * x
+        if self.prediction == "flow":
+            return noise - x
+        root = self._variance(alpha, sigma) ** 0.5  # (x_0 - c_skip x) / c_out without its division by sigma
+        return (sigma * x / self.sigma_data - self.sigma_data * alpha * noise) / root
 
-def to_eps(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """Convert a network's output to eps: float32 (B, C, H, W); arguments as of ``to_x0``."""
-    output, x_t = output.float(), x_t.float()
-    if prediction == "eps":
-        return output
-    if prediction == "x0":
-        return (x_t - alpha * output) / sigma
-    return sigma * x_t + alpha * output
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """Convert a network's output for x_t to x0: float32 (B, C, H, W), not clipped. For eps, alpha must be above 0."""
+        output, x_t = output.float(), x_t.float()
+        if self.prediction == "eps":
+            return (x_t - sigma * output) / alpha
+        if self.prediction == "x0":
+            return output
+        if self.prediction == "v":
+            return alpha * x_t - sigma * output
+        if self.prediction == "flow":
+            return (x_t - sigma * output) / (alpha + sigma)
+        variance = self._variance(alpha, sigma)
+        skip, out = self.sigma_data**2 * alpha / variance, sigma * self.sigma_data / variance**0.5
+        return skip * x_t + out * output  # equation 7: c_skip / alpha and c_out of Table 1 for sigma / alpha
 
+    def to_eps(self, output: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """Convert a network's output for x_t to eps: float32 (B, C, H, W). For x0, sigma must be above 0."""
+        output, x_t = output.float(), x_t.float()
+        if self.prediction == "eps":
+            return output
+        if self.prediction == "x0":
+            return (x_t - alpha * output) / sigma
+        if self.prediction == "v":
+            return sigma * x_t + alpha * output
+        if self.prediction == "flow":
+            return (x_t + alpha * output) / (alpha + sigma)
+        variance = self._variance(alpha, sigma)
+        return sigma / variance * x_t - alpha * self.sigma_data / variance**0.5 * output
 
-def from_x0(prediction: Prediction, x0: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """Convert x0 to a network's output: the inverse of ``to_x0``; arguments as there."""
-    x0, x_t = x0.float(), x_t.float()
-    if prediction == "x0":
-        return x0
-    if prediction == "eps":
-        return (x_t - alpha * x0) / sigma
-    return (alpha * x_t - x0) / sigma
+    def from_x0(self, x0: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """Convert x0 to a network's output for x_t: the inverse of ``to_x0``. Sigma must be above 0."""
+        x0, x_t = x0.float(), x_t.float()
+        if self.prediction == "x0":
+            return x0
+        if self.prediction == "v":
+            return (alpha * x_t - x0) / sigma
+        eps = (x_t - alpha * x0) / sigma
+        return eps if self.prediction == "eps" else self.target(x0, eps, alpha, sigma)
+
+    def eps_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Compute the error of eps that an error of 1 of the output is, for a fixed x_t."""
+        if self.prediction == "eps":
+            return torch.ones_like(alpha)
+        if self.prediction == "x0":
+            return alpha / sigma
+        if self.prediction == "v":
+            return alpha
+        if self.prediction == "flow":
+            return alpha / (alpha + sigma)
+        return alpha * self.sigma_data / self._variance(alpha, sigma) ** 0.5
+
+    def _variance(self, alpha: Coefficient, sigma: Coefficient) -> Coefficient:
+        """Compute the variance of x_t for data of the deviation ``sigma_data``."""
+        return sigma**2 + (self.sigma_data * alpha) ** 2
 
 
 class LossWeight:
     """Base of the loss weights. A weight is defined for the squared error of eps, as in the papers.
 
     ``__call__`` converts it to a weight of the squared error of the network's prediction, so that the loss is the same for
-    predictions of eps, x0 and v.
+    all predictions.
     """
 
-    def __call__(self, prediction: Prediction, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        """Compute the weight of the squared error of the network's output at times int64 (B,): float32 (B,)."""
-        weight, alpha, sigma = self.of_eps(schedule, t), schedule.alphas[t], schedule.sigmas[t]
-        if prediction == "eps":
-            return weight
-        # x_t fixed: an error of x0 is one of eps alpha / sigma times as large, and an error of v one alpha times
-        return weight * (alpha / sigma if prediction == "x0" else alpha).square()
+    def __call__(self, parameterization: Parameterization, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """Compute the weight of the squared error of the network's output at times (B,): float32 (B,)."""
+        return self.of_eps(schedule, t) * parameterization.eps_error(*coefficients(schedule, t)).square()
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
         """Compute the weight of the squared error of eps at times int64 (B,): float32 (B,)."""
@@ -99,7 +143,7 @@ class Simple(LossWeight):
 
     def of_eps(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
         """Return ones, float32 (B,), for times int64 (B,)."""
-        return torch.ones_like(schedule.alphas[t])
+        return torch.ones(len(t), dtype=torch.float32, device=t.device)
 
 
 class MinSNR(LossWeight):
@@ -156,15 +200,17 @@ class VLB(LossWeight):
 class Unweighted(LossWeight):
     """Weight 1 of the error of the prediction itself; the loss depends on the parameterization.
 
-    On eps it is ``Simple``; on x0 the error of x0; on v that of x0 times SNR + 1 (Salimans & Ho 2022, section 4).
+    On eps it is ``Simple``; on x0 the error of x0; on v that of x0 times SNR + 1 (Salimans & Ho 2022, section 4); on flow
+    that of x0 divided by s^2; on edm that of x0 times EDM's lambda, 1 / c_out^2 (Karras et al. 2022,
+    equation 8 and Table 1).
     """
 
-    def __call__(self, prediction: Prediction, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return torch.ones_like(schedule.alphas[t])
+    def __call__(self, parameterization: Parameterization, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return torch.ones(len(t), dtype=torch.float32, device=t.device)
 
 
 def loss_of(
-    prediction: Prediction,
+    parameterization: Parameterization,
     weight: LossWeight,
     output: Tensor,
     x: Tensor,
@@ -175,17 +221,24 @@ def loss_of(
     """Compute the weighted mean squared error of every image: float32 (B,).
 
     Args:
-        prediction: eps, x0 or v.
+        parameterization: of the network's output.
         weight: of the error at each time.
         output: of the network for x_t, (B, C, H, W).
         x: images x_0, of the same shape.
         noise: eps, of the same shape.
         schedule: of the noise.
-        t: times int64 (B,).
+        t: times (B,).
     """
-    error = output.float() - target(prediction, x, noise, *schedule.alpha_sigma(t))
-    return weight(prediction, schedule, t) * error.square().flatten(1).mean(1)
+    error = output.float() - parameterization.target(x, noise, *schedule.alpha_sigma(t))
+    return weight(parameterization, schedule, t) * error.square().flatten(1).mean(1)
+
+
+def coefficients(schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma at times (B,): float32 (B,) each."""
+    alpha, sigma = schedule.alpha_sigma(t)
+    return alpha.flatten(), sigma.flatten()
 
 
 def _snr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    return (schedule.alphas[t] / schedule.sigmas[t]).square()
+    alpha, sigma = coefficients(schedule, t)
+    return (alpha / sigma).square()

@@ -9,12 +9,12 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
     OnStep,
-    Pairs,
     Step,
     Variance,
     ancestral_step,
     diffuse,
 )
+from darkroom.lightning_modules.diffusion.sampling.times import Pairs
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import X0Predictor
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import Prediction, to_x0
+from darkroom.lightning_modules.diffusion.objective.parameterization import Parameterization
 from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, dynamic_threshold, static_threshold
 from darkroom.lightning_modules.diffusion.sampling.samplers import X0Prediction
 from darkroom.lightning_modules.utils.arguments import check_choice
@@ -51,7 +51,7 @@ class ModelWrapper:
     Args:
         network: called as ``network(x, t, **condition)``; see ``call_network``.
         schedule: of the noise.
-        prediction: output of the network: eps, x0 or v.
+        parameterization: of the network's output.
         condition: further arguments of the network, such as ``label``.
         learned_variance: the second half of the output is v of the variance.
         self_conditioning: the last prediction is a further argument, ``x0``.
@@ -66,7 +66,7 @@ class ModelWrapper:
         self,
         network: nn.Module,
         schedule: NoiseSchedule,
-        prediction: Prediction,
+        parameterization: Parameterization,
         condition: dict[str, Any] | None = None,
         learned_variance: bool = False,
         self_conditioning: bool = False,
@@ -75,7 +75,8 @@ class ModelWrapper:
     ) -> None:
         if not 0 < percentile <= 1:
             raise UsageError(f"model.sampling.percentile must be in (0, 1], such as 0.995, got {percentile}")
-        self.network, self.schedule, self.prediction, self.condition = network, schedule, prediction, condition or {}
+        self.network, self.schedule, self.condition = network, schedule, condition or {}
+        self.parameterization = parameterization
         self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
         self.threshold, self.percentile = check_choice("model.sampling.threshold", threshold, Threshold), percentile
         self._last: Tensor | None = None
@@ -86,8 +87,10 @@ class ModelWrapper:
             condition = condition | {"x0": torch.zeros_like(x) if self._last is None else self._last}
         dtype = torch.long if isinstance(t, int) else torch.float32
         times = torch.full((len(x),), t, dtype=dtype, device=x.device)
-        output, variance = call_network(self.network, x, times, condition, self.learned_variance)
-        x0 = to_x0(self.prediction, output, x, *self.schedule.at(t))
+        alpha, sigma = self.schedule.at(t)
+        scaled = self.parameterization.network_input(x, alpha, sigma)
+        output, variance = call_network(self.network, scaled, times, condition, self.learned_variance)
+        x0 = self.parameterization.to_x0(output, x, alpha, sigma)
         if self.threshold == "static":
             x0 = static_threshold(x0)
         elif self.threshold == "dynamic":

@@ -10,24 +10,24 @@ from torch import Tensor
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
+from darkroom.lightning_modules.diffusion.sampling.flow_heun import flow_heun
 from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, check_interval
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
     OnStep,
-    Pairs,
-    Spacing,
     Variance,
     ancestral,
+    check_alpha,
     ddim,
     dpm_solver_pp,
     heun,
-    time_pairs,
 )
+from darkroom.lightning_modules.diffusion.sampling.times import Pairs, Spacing, shifted_pairs, time_pairs
 from darkroom.lightning_modules.utils.arguments import check_choice
 from darkroom.lightning_modules.utils.random import Generators
 from darkroom.protocols import X0Predictor
 from darkroom.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
-SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun"]
+SamplerName = Literal["ancestral", "ddim", "dpm_solver++", "heun", "flow_heun"]
 _SPACINGS: dict[str, Spacing] = {"dpm_solver++": "log_snr", "heun": "karras"}  # uniform for the others
 
 
@@ -36,10 +36,13 @@ class Sampling:
     """Options of sampling: the sampler, guidance, and the threshold of predicted images.
 
     Args:
-        sampler: ancestral (Ho et al. 2020, Algorithm 2), ddim, dpm_solver++ or heun (EDM); see ``samplers``.
+        sampler: ancestral (Ho et al. 2020, Algorithm 2), ddim (Euler's method of a rectified flow), dpm_solver++, heun
+            (EDM) or flow_heun (Heun's method of a rectified flow); see ``samplers`` and ``flow_heun``.
         steps: of the sampler, 1 to T; None: the method's own, 50, or 20 in super-resolution.
         spacing: of the times: uniform, quadratic, log_snr or karras; None: log_snr for dpm_solver++, karras for heun,
             uniform for the others.
+        shift: a of the timestep shift a s / (1 + (a - 1) s) of uniform times (Esser et al. 2024, equation 23), above 0:
+            more than 1 is more steps at high noise; 1: no shift.
         eta: of ddim, in [0, 1]: 0 adds no noise, 1 as much as the posterior has.
         order: of dpm_solver++: 1, 2 or 3.
         churn: of heun, at least 0: S_churn, the noise that is added and removed over all steps; 0: no noise. With noise,
@@ -63,6 +66,7 @@ class Sampling:
     sampler: SamplerName = "ddim"
     steps: PositiveInt | None = None
     spacing: Spacing | None = None
+    shift: PositiveFloat = 1.0
     eta: ClosedUnitInterval = 0.0
     order: Literal[1, 2, 3] = 2
     churn: NonNegativeFloat = 0.0
@@ -79,6 +83,8 @@ class Sampling:
         check_choice("model.sampling.variance", self.variance, Variance)
         if self.spacing is not None:
             check_choice("model.sampling.spacing", self.spacing, Spacing)
+        if not 0 < self.shift < math.inf:
+            raise UsageError(f"model.sampling.shift must be above 0 (1: no shift), got {self.shift}")
         if not 0 <= self.eta <= 1:
             raise UsageError(
                 f"model.sampling.eta must be from 0 (no noise) to 1 (as much as the posterior has), got {self.eta}"
@@ -115,10 +121,22 @@ class Sampling:
             key: setting that error messages name.
 
         Raises:
-            UsageError: the schedule has fewer steps.
+            UsageError: the schedule has fewer steps, the sampler is not defined for it, or a shift of other times.
         """
         assert self.steps is not None, "a method's defaults come first"
-        return time_pairs(schedule, self.steps, self.spacing or _SPACINGS.get(self.sampler, "uniform"), key)
+        spacing = self.spacing or _SPACINGS.get(self.sampler, "uniform")
+        if self.shift != 1 and spacing != "uniform":
+            raise UsageError(
+                f"model.sampling.shift is {self.shift}, but shifts uniform times only; set model.sampling.spacing uniform, "
+                f"got {spacing}"
+            )
+        if self.shift != 1:
+            pairs = shifted_pairs(schedule, self.steps, self.shift, key)
+        else:
+            pairs = time_pairs(schedule, self.steps, spacing, key)
+        if self.sampler == "heun":
+            check_alpha(pairs, schedule)
+        return pairs
 
     def run(
         self,
@@ -134,6 +152,7 @@ class Sampling:
             "ancestral": partial(ancestral, variance=self.variance),
             "ddim": partial(ddim, eta=self.eta),
             "dpm_solver++": partial(dpm_solver_pp, order=self.order),
+            "flow_heun": flow_heun,
             "heun": partial(heun, churn=self.churn, churn_range=churn_range, churn_noise=self.churn_noise),
         }
         run = samplers[self.sampler]

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.utils.arguments import check_choice
+from darkroom.lightning_modules.diffusion.sampling.times import Pairs
 from darkroom.lightning_modules.utils.random import Generators, sample_noise
 from darkroom.protocols import X0Output, X0Predictor
 
 Variance = Literal["small", "large", "learned"]
-Spacing = Literal["uniform", "quadratic", "log_snr", "karras"]
-Pairs = Sequence[tuple[float, float]]  # (t, t_prev); -1 is the image itself
 
 
 class X0Prediction(NamedTuple):
@@ -54,56 +52,6 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
-
-
-# --- times ------------------------------------------------------------------------------------------------------------
-
-
-NOISIEST = 80.0  # sigma / alpha
-
-
-def time_pairs(
-    schedule: NoiseSchedule, steps: int, spacing: Spacing = "uniform", key: str = "model.sampling.steps"
-) -> list[tuple[float, float]]:
-    """Compute the pairs (t, t_prev) of a sampler's steps: each starts where the last one ended, the last one ends at -1.
-
-    Args:
-        schedule: of the noise.
-        steps: number of pairs, at least 1.
-        spacing: uniform and quadratic (Song et al. 2021, appendix D.2; denser towards the image) are distinct integers from
-            T - 1 down, so at most T. log_snr is even in log SNR (Lu et al. 2022b), karras in (sigma / alpha)^(1 / 7)
-            (Karras et al. 2022, equation 5). Their times are fractions. If there are two pairs or more, the last is (0,
-            -1). The first starts where sigma / alpha is 80, as in EDM, if T - 1 is noisier: earlier steps would change
-            nothing, and cost Heun's method precision.
-        key: setting that error messages name.
-
-    Raises:
-        UsageError: fewer than 1 step, or more than the schedule has.
-    """
-    whole = check_choice("model.sampling.spacing", spacing, Spacing) in ("uniform", "quadratic")
-    if steps < 1 or (whole and steps > schedule.num_steps):
-        most = f" and at most the schedule's {schedule.num_steps}" if whole else ""
-        raise UsageError(f"{key} must be at least 1{most} with {spacing} spacing, got {steps}")
-    times = (_whole_times if whole else _fractional_times)(schedule, steps, spacing)
-    return list(zip(times, [*times[1:], -1], strict=True))
-
-
-def _whole_times(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> list[int]:
-    total, power = schedule.num_steps, 1 if spacing == "uniform" else 2
-    # Near the image squares are less than a step apart, so every step is taken there.
-    return [max(i, round(total * (i / steps) ** power)) - 1 for i in range(steps, 0, -1)]
-
-
-def _fractional_times(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> list[float]:
-    rho = 7
-    noisiest, cleanest = (-schedule.half_log_snr(t) for t in (schedule.num_steps - 1, 0))  # log(sigma / alpha)
-    first, last = min(noisiest, math.log(NOISIEST)), cleanest
-    if spacing == "karras":
-        first, last = math.exp(first / rho), math.exp(last / rho)
-    levels = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
-    if spacing == "karras":
-        levels = [rho * math.log(level) for level in levels]
-    return [round(schedule.time_of(-level), 9) for level in levels]  # integers at the ends
 
 
 # --- stochastic samplers ----------------------------------------------------------------------------------------------
@@ -158,15 +106,14 @@ def ancestral_step(
     mean = of_x0 * denoised.x0 + of_x * x  # Ho et al. 2020, equation 7
     if t_prev == -1:  # Algorithm 2, line 3: no noise at the last step
         return mean
-    noise = sample_noise(x.shape, x.device, generator)
+    noise, large = sample_noise(x.shape, x.device, generator), large_variance(schedule, t, t_prev)
     if variance != "learned":
-        return mean + math.sqrt(beta if variance == "large" else beta_tilde) * noise
+        return mean + math.sqrt(large if variance == "large" else beta_tilde) * noise
     if denoised.variance is None:
         raise UsageError("model.sampling.variance is learned, but the model predicts no variance; use small or large")
     fraction = (denoised.variance + 1) / 2
-    log_variance = fraction * math.log(beta) + (1 - fraction) * math.log(
-        beta_tilde
-    )  # Nichol & Dhariwal 2021, equation 15
+    # Nichol & Dhariwal 2021, equation 15
+    log_variance = fraction * math.log(large) + (1 - fraction) * math.log(beta_tilde)
     return mean + (log_variance / 2).exp() * noise
 
 
@@ -295,7 +242,11 @@ def heun(
 
     Returns:
         Images (B, C, H, W): x at the last pair's t_prev.
+
+    Raises:
+        UsageError: the first time has alpha 0.
     """
+    check_alpha(pairs, schedule)
     for index, (t, t_prev) in enumerate(pairs):
         noise_level, later = math.exp(-schedule.half_log_snr(t)), t
         if churn > 0 and churn_range[0] <= noise_level <= churn_range[1]:
@@ -311,6 +262,15 @@ def heun(
             x = x + (sigma_prev - alpha_prev * sigma / alpha) * (eps_prev - eps) / 2  # line 11
         _call(on_step, index, pairs, x, x0)
     return x
+
+
+def check_alpha(pairs: Pairs, schedule: NoiseSchedule) -> None:
+    """Raise a UsageError if ``heun`` would start where alpha is 0."""
+    if schedule.at(pairs[0][0])[0] == 0:
+        raise UsageError(
+            f"model.sampling.sampler heun divides by alpha, which is 0 at the last time of {type(schedule).__name__}; use "
+            "flow_heun"
+        )
 
 
 def ddim_invert(
@@ -349,8 +309,16 @@ def step_variances(schedule: NoiseSchedule, t: float, t_prev: float) -> tuple[fl
     q(x_{t_prev} | x_t, x_0) (Ho et al. 2020, equation 7; for a schedule of these two times only).
     """
     (alpha, sigma), (alpha_prev, sigma_prev) = schedule.at(t), schedule.at(t_prev)
-    beta = 1 - (alpha / alpha_prev) ** 2
+    power, power_prev = schedule.power(t), schedule.power(t_prev)
+    beta = power * (1 - (alpha / alpha_prev) ** 2 * power_prev / power)
     return beta, beta * (sigma_prev / sigma) ** 2
+
+
+def large_variance(schedule: NoiseSchedule, t: float, t_prev: float) -> float:
+    """Compute the variance of x_{t_prev}, given x_t, for images of noise: beta where alpha^2 + sigma^2 = 1 (Ho et al. 2020,
+    section 3.2).
+    """
+    return step_variances(schedule, t, t_prev)[0] * schedule.power(t_prev) / schedule.power(t)
 
 
 def diffuse(
@@ -369,7 +337,8 @@ def diffuse(
         return x
     beta = step_variances(schedule, later, t)[0]
     noise = sample_noise(x.shape, x.device, generator)
-    return math.sqrt(1 - beta) * x + scale * math.sqrt(beta) * noise  # Ho et al. 2020, equation 2
+    kept = math.sqrt((schedule.power(later) - beta) / schedule.power(t))
+    return kept * x + scale * math.sqrt(beta) * noise  # Ho et al. 2020, equation 2
 
 
 def _eps(x: Tensor, x0: Tensor, schedule: NoiseSchedule, t: float) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
-from darkroom.lightning_modules.diffusion.objective.parameterization import Prediction, to_x0
+from darkroom.lightning_modules.diffusion.objective.parameterization import Parameterization
+from darkroom.lightning_modules.diffusion.sampling.flow_heun import correction
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
-from darkroom.lightning_modules.diffusion.sampling.samplers import Pairs, integral, step_variances
+from darkroom.lightning_modules.diffusion.sampling.samplers import integral, large_variance, step_variances
+from darkroom.lightning_modules.diffusion.sampling.times import Pairs
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Evaluation:
         x0: factors of the predicted and thresholded images, of this evaluation first.
         noise: factor of the noise. With two numbers it is exp((f log(second) + (1 - f) log(first)) / 2) for every value,
             where f = (v + 1) / 2 and v is the network's learned variance. 0: no noise.
+        input: factor of the state in the network's input; not 1 only for predictions of edm.
     """
 
     t: float
@@ -36,18 +39,21 @@ class Evaluation:
     x: float
     x0: tuple[float, ...]
     noise: float | tuple[float, float] = 0.0
+    input: float = 1.0
 
 
 Rows = Iterator[tuple[float, float, tuple[float, ...], float | tuple[float, float]]]  # t, x, x0 and noise
 
 
-def tabulate(sampling: Sampling, schedule: NoiseSchedule, prediction: Prediction, guidance: float) -> list[Evaluation]:
+def tabulate(
+    sampling: Sampling, schedule: NoiseSchedule, parameterization: Parameterization, guidance: float
+) -> list[Evaluation]:
     """Return the evaluations of a sampler in order.
 
     Args:
         sampling: options of the sampler.
         schedule: of the noise.
-        prediction: output of the network: eps, x0 or v.
+        parameterization: of the network's output.
         guidance: weight of the condition, where ``sampling.guidance_interval`` has it.
 
     Raises:
@@ -58,18 +64,33 @@ def tabulate(sampling: Sampling, schedule: NoiseSchedule, prediction: Prediction
             f"model.sampling.churn is {sampling.churn}, but the table of an exported sampler has no noise before an "
             "evaluation: set --model.sampling.churn 0"
         )
-    updates = {"ancestral": _ancestral, "ddim": _ddim, "dpm_solver++": _dpm_solver_pp, "heun": _heun}
+    updates = {
+        "ancestral": _ancestral,
+        "ddim": _ddim,
+        "dpm_solver++": _dpm_solver_pp,
+        "heun": _heun,
+        "flow_heun": _flow_heun,
+    }
     low, high = (schedule.num_steps * end for end in sampling.guidance_interval or (-math.inf, math.inf))
     return [
-        Evaluation(t, guidance if low <= t < high else 1.0, _to_x0(prediction, *schedule.at(t)), x, x0, noise)
+        Evaluation(
+            t=t,
+            guidance=guidance if low <= t < high else 1.0,
+            to_x0=_to_x0(parameterization, *schedule.at(t)),
+            x=x,
+            x0=x0,
+            noise=noise,
+            input=float(parameterization.input_scale(*schedule.at(t))),
+        )
         for t, x, x0, noise in updates[sampling.sampler](sampling, sampling.pairs(schedule), schedule)
     ]
 
 
-def _to_x0(prediction: Prediction, alpha: float, sigma: float) -> tuple[float, float]:
+def _to_x0(parameterization: Parameterization, alpha: float, sigma: float) -> tuple[float, float]:
     """Return the factors of the state and of the network's output in x0, which is linear in both."""
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    of_state, of_output = to_x0(prediction, zero, one, alpha, sigma), to_x0(prediction, one, zero, alpha, sigma)
+    to_x0 = parameterization.to_x0
+    of_state, of_output = to_x0(zero, one, alpha, sigma), to_x0(one, zero, alpha, sigma)
     return of_state.item(), of_output.item()
 
 
@@ -77,9 +98,10 @@ def _ancestral(sampling: Sampling, pairs: Pairs, schedule: NoiseSchedule) -> Row
     for t, t_prev in pairs:
         (alpha, sigma), (alpha_prev, sigma_prev) = schedule.at(t), schedule.at(t_prev)
         beta, beta_tilde = step_variances(schedule, t, t_prev)
-        noise: float | tuple[float, float] = math.sqrt(beta if sampling.variance == "large" else beta_tilde)
+        large = large_variance(schedule, t, t_prev)
+        noise: float | tuple[float, float] = math.sqrt(large if sampling.variance == "large" else beta_tilde)
         if sampling.variance == "learned":
-            noise = beta_tilde, beta
+            noise = beta_tilde, large
         x, x0 = alpha / alpha_prev * (sigma_prev / sigma) ** 2, alpha_prev * beta / sigma**2
         yield t, x, (x0,), 0.0 if t_prev == -1 else noise
 
@@ -111,3 +133,12 @@ def _heun(sampling: Sampling, pairs: Pairs, schedule: NoiseSchedule) -> Rows:
             # Half the difference of the slopes: (x - alpha_prev x0) / sigma_prev for the x0 of both evaluations.
             half = (sigma_prev - alpha_prev * sigma / alpha) * alpha_prev / sigma_prev / 2
             yield t_prev, 1.0, (-half, half), 0.0
+
+
+def _flow_heun(sampling: Sampling, pairs: Pairs, schedule: NoiseSchedule) -> Rows:
+    for t, t_prev in pairs:
+        (alpha, sigma), (alpha_prev, sigma_prev) = schedule.at(t), schedule.at(t_prev)
+        yield t, sigma_prev / sigma, (alpha_prev - sigma_prev * alpha / sigma,), 0.0
+        if t_prev != -1:
+            factor = correction(schedule, t, t_prev)
+            yield t_prev, 1.0, (-factor, factor), 0.0

@@ -17,7 +17,8 @@ from darkroom.lightning_modules.diffusion.objective.noise_schedules import Noise
 from darkroom.lightning_modules.diffusion.sampling import sampler_config
 from darkroom.lightning_modules.diffusion.sampling.model_wrapper import ModelWrapper
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
-from darkroom.lightning_modules.diffusion.sampling.samplers import Pairs, Step
+from darkroom.lightning_modules.diffusion.sampling.samplers import Step
+from darkroom.lightning_modules.diffusion.sampling.times import Pairs
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from tests.conftest import CONFIGS
 from tests.contracts.generation import CountingScores, GenerationContract
@@ -85,7 +86,9 @@ def exact_model(**options: Any) -> tuple[DDPM, Tensor]:
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_default_loss_is_squared_error_of_prediction(prediction: Any) -> None:
     model = DDPM((1, 8, 8), network=nn.Identity(), objective=Objective(prediction=prediction), ema=None)
-    torch.testing.assert_close(model.loss_weight(prediction, model.schedule, torch.arange(1000)), torch.ones(1000))
+    torch.testing.assert_close(
+        model.loss_weight(model.parameterization, model.schedule, torch.arange(1000)), torch.ones(1000)
+    )
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++", "heun"])

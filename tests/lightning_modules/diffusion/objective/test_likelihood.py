@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from darkroom.lightning_modules.diffusion.objective.continuous_schedules import EDMSchedule, RectifiedFlow
 from darkroom.lightning_modules.diffusion.objective.likelihood import (
     FixedVariance,
     discretized_gaussian_log_likelihood,
@@ -22,10 +23,12 @@ from darkroom.lightning_modules.diffusion.objective.noise_schedules import (
     LinearSchedule,
     NoiseSchedule,
     SigmoidSchedule,
+    ZeroTerminalSNR,
 )
-from darkroom.lightning_modules.diffusion.objective.parameterization import VLB, loss_of, to_x0
+from darkroom.lightning_modules.diffusion.objective.parameterization import VLB, Parameterization, loss_of
 
 SCHEDULES = [LinearSchedule(), LinearSchedule(21), CosineSchedule(), CosineSchedule(2), SigmoidSchedule(100)]
+SCHEDULES += [RectifiedFlow(100), EDMSchedule(100), ZeroTerminalSNR(CosineSchedule(100))]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda it: f"{type(it).__name__}-{it.num_steps}")
 LEVELS = torch.arange(256) / 127.5 - 1
 
@@ -81,7 +84,9 @@ def test_variances_are_finite_and_ordered(schedule: NoiseSchedule) -> None:
     assert small.shape == large.shape == (len(t), 1, 1, 1)
     assert small.isfinite().all()
     assert (small <= large).all()
-    torch.testing.assert_close(large[1:], schedule.beta(t[1:]).log())
+    torch.testing.assert_close(large[1:], schedule.large_variance(t[1:]).log())
+    if schedule.variance_preserving:
+        assert torch.equal(schedule.large_variance(t), schedule.beta(t))
     assert small[0] == large[0] == small[1]
 
 
@@ -89,7 +94,8 @@ def test_variances_are_finite_and_ordered(schedule: NoiseSchedule) -> None:
 def test_learned_variance_is_between_bounds(schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
     v = torch.rand(len(t), 2, 3, 3) * 2 - 1
-    found, low, high = learned_log_variance(v, schedule, t), fixed_log_variance("small", schedule, t), schedule.beta(t)
+    found, low = learned_log_variance(v, schedule, t), fixed_log_variance("small", schedule, t)
+    high = schedule.large_variance(t)
     assert found.shape == v.shape
     assert ((low - 1e-5 <= found) & (found <= high.log() + 1e-5)).all()
     for end, expected in ((-1.0, low), (1.0, high.log())):
@@ -183,8 +189,8 @@ def test_vlb_equals_weighted_loss_plus_constant() -> None:
     log_variance = schedule.beta(t).log()
 
     def term_and_loss(output: Tensor) -> tuple[Tensor, Tensor]:
-        term = vlb_term(x, x_t, t, to_x0("eps", output, x_t, alpha, sigma), log_variance, schedule)
-        return term * math.log(2), loss_of("eps", VLB(), output, x, noise, schedule, t)
+        term = vlb_term(x, x_t, t, Parameterization().to_x0(output, x_t, alpha, sigma), log_variance, schedule)
+        return term * math.log(2), loss_of(Parameterization(), VLB(), output, x, noise, schedule, t)
 
     term, loss = term_and_loss(noise + torch.randn_like(noise))
     constant, none = term_and_loss(noise)
@@ -192,9 +198,14 @@ def test_vlb_equals_weighted_loss_plus_constant() -> None:
     torch.testing.assert_close(term - constant, loss, atol=1e-5, rtol=1e-3)
 
 
-def test_vlb_bounds_exact_likelihood_of_normal_data() -> None:
+@pytest.mark.parametrize(
+    "schedule",
+    [LinearSchedule(300), RectifiedFlow(60), ZeroTerminalSNR(LinearSchedule(300)), EDMSchedule(300, 0.02)],
+    ids=lambda it: type(it).__name__,
+)
+def test_vlb_bounds_exact_likelihood_of_normal_data(schedule: NoiseSchedule) -> None:
     """Check the ideal model of x_0 ~ N(0, 0.3^2): its code length is the entropy plus the cost of few steps."""
-    schedule, generator = LinearSchedule(300), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     scale = 0.3  # nearly all within [-1, 1]
     x = (torch.randn(2000, 1, 2, 2, generator=generator) * scale).clamp(-1, 1)
     x = LEVELS[((x + 1) * 127.5).round().long()]

@@ -19,14 +19,11 @@ from darkroom.lightning_modules.diffusion.objective.parameterization import (
     VLB,
     LossWeight,
     MinSNR,
+    Parameterization,
     Prediction,
     Simple,
     Unweighted,
-    from_x0,
     loss_of,
-    target,
-    to_eps,
-    to_x0,
 )
 
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
@@ -56,10 +53,11 @@ def snr(schedule: NoiseSchedule) -> Tensor:
 def test_target_converts_to_image_and_noise(prediction: Prediction, t: int) -> None:
     schedule, (x, noise) = LinearSchedule(100), images_and_noise(4)
     alpha, sigma = schedule.at(t)
-    x_t, said = alpha * x + sigma * noise, target(prediction, x, noise, alpha, sigma)
-    torch.testing.assert_close(to_x0(prediction, said, x_t, alpha, sigma), x, atol=1e-6 / alpha, rtol=0)
-    torch.testing.assert_close(to_eps(prediction, said, x_t, alpha, sigma), noise, atol=1e-6 / sigma, rtol=0)
-    torch.testing.assert_close(from_x0(prediction, x, x_t, alpha, sigma), said, atol=1e-6 / sigma, rtol=0)
+    kind = Parameterization(prediction)
+    x_t, said = alpha * x + sigma * noise, kind.target(x, noise, alpha, sigma)
+    torch.testing.assert_close(kind.to_x0(said, x_t, alpha, sigma), x, atol=1e-6 / alpha, rtol=0)
+    torch.testing.assert_close(kind.to_eps(said, x_t, alpha, sigma), noise, atol=1e-6 / sigma, rtol=0)
+    torch.testing.assert_close(kind.from_x0(x, x_t, alpha, sigma), said, atol=1e-6 / sigma, rtol=0)
 
 
 @every_prediction
@@ -67,27 +65,30 @@ def test_target_converts_to_image_and_noise(prediction: Prediction, t: int) -> N
 def test_conversions_are_inverse(prediction: Prediction, t: int) -> None:
     """Check arbitrary outputs; image and noise must combine to x_t."""
     (x_t, output), (alpha, sigma) = torch.randn(2, 4, 1, 3, 3), SigmoidSchedule(100).at(t)
-    x0, eps = (convert(prediction, output, x_t, alpha, sigma) for convert in (to_x0, to_eps))
+    kind = Parameterization(prediction)
+    x0, eps = (convert(output, x_t, alpha, sigma) for convert in (kind.to_x0, kind.to_eps))
     torch.testing.assert_close(alpha * x0 + sigma * eps, x_t, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(from_x0(prediction, x0, x_t, alpha, sigma), output, atol=2e-4, rtol=1e-4)
-    torch.testing.assert_close(target(prediction, x0, eps, alpha, sigma), output, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(kind.from_x0(x0, x_t, alpha, sigma), output, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(kind.target(x0, eps, alpha, sigma), output, atol=2e-4, rtol=1e-4)
 
 
 @every_prediction
 def test_conversions_use_time_of_each_image(prediction: Prediction) -> None:
     schedule, t, (x_t, output) = CosineSchedule(10), torch.tensor([0, 4, 9]), torch.randn(2, 3, 2, 4, 4)
-    for convert in (to_x0, to_eps, from_x0, target):
-        together = convert(prediction, output, x_t, *schedule.alpha_sigma(t))
-        alone = [convert(prediction, output[i], x_t[i], *schedule.at(int(t[i]))) for i in range(3)]
+    kind = Parameterization(prediction)
+    for convert in (kind.to_x0, kind.to_eps, kind.from_x0, kind.target):
+        together = convert(output, x_t, *schedule.alpha_sigma(t))
+        alone = [convert(output[i], x_t[i], *schedule.at(int(t[i]))) for i in range(3)]
         torch.testing.assert_close(together, torch.stack(alone))
 
 
 @every_prediction
 def test_half_precision_outputs_are_converted_in_float32(prediction: Prediction) -> None:
     (x_t, output), alpha, sigma = torch.randn(2, 2, 1, 4, 4).bfloat16(), 0.6, 0.8
-    for convert in (to_x0, to_eps, from_x0, target):
-        found = convert(prediction, output, x_t, alpha, sigma)
-        assert torch.equal(found, convert(prediction, output.float(), x_t.float(), alpha, sigma))
+    kind = Parameterization(prediction)
+    for convert in (kind.to_x0, kind.to_eps, kind.from_x0, kind.target):
+        found = convert(output, x_t, alpha, sigma)
+        assert torch.equal(found, convert(output.float(), x_t.float(), alpha, sigma))
         assert found.dtype == torch.float32
 
 
@@ -95,7 +96,9 @@ def test_diffusers_velocity_is_equal() -> None:
     diffusers = pytest.importorskip("diffusers")
     schedule, t, (x, noise) = LinearSchedule(), torch.tensor([0, 10, 500, 999]), images_and_noise(4)
     theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear").get_velocity(x, noise, t)
-    torch.testing.assert_close(target("v", x, noise, *schedule.alpha_sigma(t)), theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        Parameterization("v").target(x, noise, *schedule.alpha_sigma(t)), theirs, atol=1e-5, rtol=1e-5
+    )
 
 
 @every_schedule
@@ -106,13 +109,16 @@ def test_loss_depends_only_on_predicted_image(weight: LossWeight, schedule: Nois
     guess = torch.where(alpha > sigma, x + 0.1 * sigma * torch.randn_like(x), torch.randn_like(x))
     exact = (alpha.double() / sigma.double() * (guess.double() - x.double())).square().flatten(1).mean(1)
     for prediction in PREDICTIONS:
-        x_t = alpha.double() * x + sigma.double() * noise
+        a, s = alpha.double(), sigma.double()
+        eps = (a * x + s * noise - a * guess) / s
         output = {  # in float64, because from_x0 loses precision in float32 at low noise
-            "eps": (x_t - alpha.double() * guess) / sigma.double(),
+            "eps": eps,
             "x0": guess.double(),
-            "v": (alpha.double() * x_t - guess * (alpha.double().square() + sigma.double().square())) / sigma.double(),
+            "v": (a * (a * x + s * noise) - guess * (a.square() + s.square())) / s,
+            "flow": eps - guess,
+            "edm": (2 * s * guess - a * eps / 2) / (s.square() + a.square() / 4).sqrt(),  # sigma_data 0.5
         }[prediction]
-        loss = loss_of(prediction, weight, output, x, noise, schedule, t)
+        loss = loss_of(Parameterization(prediction), weight, output, x, noise, schedule, t)
         assert loss.shape == t.shape
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss.double(), weight.of_eps(schedule, t) * exact, rtol=2e-3, atol=1e-9)
@@ -121,16 +127,16 @@ def test_loss_depends_only_on_predicted_image(weight: LossWeight, schedule: Nois
 def test_unweighted_loss_is_error_of_output() -> None:
     schedule, t, (x, noise) = CosineSchedule(10), torch.arange(10), images_and_noise(10)
     for prediction in PREDICTIONS:
-        output = torch.randn_like(x)
-        plain = (output - target(prediction, x, noise, *schedule.alpha_sigma(t))).square().mean((1, 2, 3))
-        torch.testing.assert_close(loss_of(prediction, Unweighted(), output, x, noise, schedule, t), plain)
+        kind, output = Parameterization(prediction), torch.randn_like(x)
+        plain = (output - kind.target(x, noise, *schedule.alpha_sigma(t))).square().mean((1, 2, 3))
+        torch.testing.assert_close(loss_of(kind, Unweighted(), output, x, noise, schedule, t), plain)
 
 
 def test_simple_eps_loss_matches_ddpm() -> None:
     schedule, t, (x, noise) = LinearSchedule(100), torch.arange(0, 100, 10), images_and_noise(10)
     output = torch.randn_like(x)
     plain = (output - noise).square().mean((1, 2, 3))
-    torch.testing.assert_close(loss_of("eps", Simple(), output, x, noise, schedule, t), plain)
+    torch.testing.assert_close(loss_of(Parameterization(), Simple(), output, x, noise, schedule, t), plain)
 
 
 @every_schedule
@@ -138,12 +144,12 @@ def test_min_snr_has_published_forms(schedule: NoiseSchedule) -> None:
     t, ratio = torch.arange(schedule.num_steps), snr(schedule)
     capped = ratio.clamp(max=5)
     for prediction, expected in (("eps", capped / ratio), ("x0", capped), ("v", capped / (ratio + 1))):
-        found = MinSNR(5.0)(prediction, schedule, t)
+        found = MinSNR(5.0)(Parameterization(prediction), schedule, t)
         torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=0)
 
 
 def test_simple_weight_of_x0_is_snr() -> None:
-    weight = Simple()("x0", LinearSchedule(), torch.tensor([0, 100]))
+    weight = Simple()(Parameterization("x0"), LinearSchedule(), torch.tensor([0, 100]))
     torch.testing.assert_close(weight, torch.tensor([9999.0, 8.5]), rtol=5e-3, atol=0)
 
 
@@ -151,9 +157,9 @@ def test_simple_weight_of_x0_is_snr() -> None:
 def test_p2_matches_paper(schedule: NoiseSchedule) -> None:
     t = torch.arange(schedule.num_steps)
     expected = 1 / (1 + snr(schedule))
-    torch.testing.assert_close(P2()("eps", schedule, t), expected.float(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(P2(0.5, 2)("eps", schedule, t), ((2 + snr(schedule)) ** -0.5).float())
-    torch.testing.assert_close(P2(0)("eps", schedule, t), Simple()("eps", schedule, t))
+    torch.testing.assert_close(P2()(Parameterization(), schedule, t), expected.float(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(P2(0.5, 2)(Parameterization(), schedule, t), ((2 + snr(schedule)) ** -0.5).float())
+    torch.testing.assert_close(P2(0)(Parameterization(), schedule, t), Simple()(Parameterization(), schedule, t))
 
 
 @every_schedule
@@ -162,7 +168,7 @@ def test_vlb_weight_matches_equation_12(schedule: NoiseSchedule) -> None:
     kept = torch.tensor([schedule.at(i)[0] for i in range(-1, schedule.num_steps)], dtype=torch.float64).square()
     step = kept[1:] / kept[:-1]  # alpha_t of the paper
     expected = (1 - step) / (2 * step * (1 - kept[1:]))
-    torch.testing.assert_close(VLB()("eps", schedule, t), expected.float(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(VLB()(Parameterization(), schedule, t), expected.float(), rtol=1e-5, atol=0)
 
 
 @every_schedule
@@ -172,7 +178,7 @@ def test_losses_and_gradients_are_finite_at_all_times(weight: LossWeight, schedu
     x, noise = images_and_noise(len(t))
     for prediction in PREDICTIONS:
         output = torch.randn_like(x).requires_grad_()
-        loss = loss_of(prediction, weight, output, x, noise, schedule, t)
+        loss = loss_of(Parameterization(prediction), weight, output, x, noise, schedule, t)
         (gradient,) = torch.autograd.grad(loss.sum(), output)
         assert loss.isfinite().all()
         assert gradient.isfinite().all()

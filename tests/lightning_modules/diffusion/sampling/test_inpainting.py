@@ -10,7 +10,8 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule
 from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint, resampling_times
-from darkroom.lightning_modules.diffusion.sampling.samplers import Step, X0Prediction, time_pairs
+from darkroom.lightning_modules.diffusion.sampling.samplers import Step, X0Prediction
+from darkroom.lightning_modules.diffusion.sampling.times import time_pairs
 from darkroom.protocols import X0Predictor
 
 SCHEDULE = LinearSchedule(100)

@@ -11,8 +11,6 @@ from torch import Tensor
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import CosineSchedule, LinearSchedule, NoiseSchedule
 from darkroom.lightning_modules.diffusion.sampling.samplers import (
-    Pairs,
-    Spacing,
     Step,
     X0Prediction,
     ancestral,
@@ -22,8 +20,8 @@ from darkroom.lightning_modules.diffusion.sampling.samplers import (
     dpm_solver_pp,
     heun,
     step_variances,
-    time_pairs,
 )
+from darkroom.lightning_modules.diffusion.sampling.times import Pairs, Spacing, time_pairs
 from darkroom.protocols import X0Predictor
 
 Sampler = Callable[..., Tensor]
