@@ -1,5 +1,7 @@
 """Diffusion models."""
 
+from darkroom.lightning_modules.diffusion.classifier import EncoderClassifier, NoisyClassifier
+from darkroom.lightning_modules.diffusion.classifier.guidance import ClassifierGuidance
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
@@ -26,15 +28,18 @@ __all__ = [
     "DDPM",
     "P2",
     "VLB",
+    "ClassifierGuidance",
     "CosineSchedule",
     "DenoisingUNet",
     "EfficientUNet",
+    "EncoderClassifier",
     "FromDiffusers",
     "ImagenCascade",
     "LinearSchedule",
     "LossWeight",
     "MinSNR",
     "NoiseSchedule",
+    "NoisyClassifier",
     "Objective",
     "Sampling",
     "SigmoidSchedule",

@@ -20,7 +20,12 @@ from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVaria
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.objective.parameterization import Unweighted, loss_of, to_x0
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, Threshold
-from darkroom.lightning_modules.diffusion.sampling.model_wrapper import ModelWrapper, call_network, clamp_x0
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import (
+    ModelWrapper,
+    X0Shift,
+    call_network,
+    clamp_x0,
+)
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.generation.base import Generative
@@ -234,7 +239,11 @@ class Diffusion(Generative, Technique):
         return self.sampling.guidance
 
     def wrap_network(
-        self, condition: Condition, guidance: float = 1.0, threshold: Threshold | None = None
+        self,
+        condition: Condition,
+        guidance: float = 1.0,
+        threshold: Threshold | None = None,
+        shift: X0Shift | None = None,
     ) -> ModelWrapper:
         """Wrap the sampling network for samplers.
 
@@ -242,6 +251,7 @@ class Diffusion(Generative, Technique):
             condition: further arguments of the network.
             guidance: weight of the condition.
             threshold: None: the model's own.
+            shift: change of the predicted image; None: none.
         """
         network = self.sampling_network
         if guidance != 1:
@@ -263,6 +273,7 @@ class Diffusion(Generative, Technique):
             self_conditioning=self.self_conditioning,
             threshold=threshold,
             percentile=self.sampling.percentile,
+            shift=shift,
         )
 
     def sample_from(
@@ -273,10 +284,11 @@ class Diffusion(Generative, Technique):
         guidance: float = 1.0,
         generator: Generators = None,
         callback: OnStep | None = None,
+        shift: X0Shift | None = None,
     ) -> Tensor:
         """Sample images in [-1, 1] from noise x_T (B, C, H, W)."""
         with self.precision():
-            model = self.wrap_network(condition, guidance)
+            model = self.wrap_network(condition, guidance, shift=shift)
             return sampling.run(model, x.float(), self.schedule, generator, callback).clamp(-1, 1)
 
     def guidance_or_default(self, guidance: float | None) -> float:

@@ -1,5 +1,6 @@
 """ModelWrapper: a network as x0-prediction, as samplers need it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from darkroom.lightning_modules.diffusion.objective.parameterization import Pred
 from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, dynamic_threshold, static_threshold
 from darkroom.lightning_modules.diffusion.sampling.samplers import X0Prediction
 from darkroom.lightning_modules.utils.arguments import check_choice
+
+X0Shift = Callable[[Tensor, float], Tensor]  # change of the predicted image, from x_t (B, C, H, W) and t
 
 
 def call_network(
@@ -57,6 +60,7 @@ class ModelWrapper:
         self_conditioning: the last prediction is a further argument, ``x0``.
         threshold: of the predicted image: static, dynamic or none.
         percentile: of dynamic thresholding.
+        shift: change of the predicted image before the threshold, such as that of classifier guidance; None: none.
 
     Raises:
         UsageError: an unknown threshold, or a percentile out of (0, 1].
@@ -72,12 +76,14 @@ class ModelWrapper:
         self_conditioning: bool = False,
         threshold: Threshold = "static",
         percentile: float = 0.995,
+        shift: X0Shift | None = None,
     ) -> None:
         if not 0 < percentile <= 1:
             raise UsageError(f"model.sampling.percentile must be in (0, 1], such as 0.995, got {percentile}")
         self.network, self.schedule, self.prediction, self.condition = network, schedule, prediction, condition or {}
         self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
         self.threshold, self.percentile = check_choice("model.sampling.threshold", threshold, Threshold), percentile
+        self.shift = shift
         self._last: Tensor | None = None
 
     def __call__(self, x: Tensor, t: float) -> X0Prediction:
@@ -88,6 +94,8 @@ class ModelWrapper:
         times = torch.full((len(x),), t, dtype=dtype, device=x.device)
         output, variance = call_network(self.network, x, times, condition, self.learned_variance)
         x0 = to_x0(self.prediction, output, x, *self.schedule.at(t))
+        if self.shift is not None:
+            x0 = x0 + self.shift(x, t)
         if self.threshold == "static":
             x0 = static_threshold(x0)
         elif self.threshold == "dynamic":
