@@ -15,6 +15,7 @@ from typing_extensions import Self
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.diffusion.export import Inputs, denoiser_graph
+from darkroom.lightning_modules.diffusion.latent import LatentSpace
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
@@ -84,6 +85,7 @@ class Diffusion(Generative, Technique):
         objective = build_options(Objective, objective)
         sampling = build_options(Sampling, sampling).with_defaults(**self.default_sampling)
         self.schedule, self.network = schedule, network
+        self.latent: LatentSpace | None = None  # of the codes that are diffused instead of images
         self.prediction, self.loss_weight = objective.prediction, objective.loss_weight or Unweighted()
         self.learned_variance, self.vlb_weight = objective.learned_variance, objective.vlb_weight
         self.self_conditioning = objective.self_conditioning
@@ -124,8 +126,21 @@ class Diffusion(Generative, Technique):
         raise NotImplementedError
 
     def target_images(self, batch: dict[str, Any]) -> Tensor:
-        """Return the images of a batch that the network learns, float32 (B, C, H, W) in [-1, 1]."""
-        return self.images_of(batch).float()
+        """Return the images of a batch that the network learns, float32 (B, C, H, W) in [-1, 1], or their codes."""
+        return self.to_codes(self.images_of(batch).float())
+
+    def to_codes(self, images: Tensor) -> Tensor:
+        """Return x_0 of images (B, C, H, W) in [-1, 1]: the images, or in latent diffusion their codes (B, c, h, w)."""
+        return images if self.latent is None else self.latent.encode(images)
+
+    def to_images(self, x: Tensor) -> Tensor:
+        """Return the images (B, C, H, W) in [-1, 1] of states x of the sampler."""
+        return x.clamp(-1, 1) if self.latent is None else self.latent.decode(x)
+
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """Shape of x_0: (C, H, W) of images, or (c, h, w) of codes."""
+        return self.image_shape if self.latent is None else self.latent.shape
 
     def check_guidance(self, weight: float, key: str = "model.sampling.guidance") -> float:
         """Return the weight if this model can be guided by it.
@@ -171,6 +186,16 @@ class Diffusion(Generative, Technique):
     def _sampling_networks(self) -> list[nn.Module]:
         """Return the modules that sample: EMAs, and modules without one."""
         return [module if ema is None else ema.module for ema, module in self.ema_pairs()]
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.latent is not None and self.init_from is None:
+            self.latent.warn_if_untrained()
+
+    def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().on_train_batch_start(batch, batch_idx, dataloader_idx)
+        if self.latent is not None and batch_idx == 0:
+            self.latent.measure(self.images_of(dict(batch)).float(), self.all_gather)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         x = self.target_images(batch)
@@ -289,7 +314,7 @@ class Diffusion(Generative, Technique):
         """Sample images in [-1, 1] from noise x_T (B, C, H, W)."""
         with self.precision():
             model = self.wrap_network(condition, guidance, shift=shift)
-            return sampling.run(model, x.float(), self.schedule, generator, callback).clamp(-1, 1)
+            return self.to_images(sampling.run(model, x.float(), self.schedule, generator, callback))
 
     def guidance_or_default(self, guidance: float | None) -> float:
         """Return a guidance weight; None: the model's own."""
@@ -300,8 +325,8 @@ class Diffusion(Generative, Technique):
         return replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        """Sample x_T from N(0, 1): float32 (n, C, H, W)."""
-        return self.noise(n, *self.image_shape, generator=generator)
+        """Sample x_T from N(0, 1): float32 (n, C, H, W), or (n, c, h, w) of codes."""
+        return self.noise(n, *self.code_shape, generator=generator)
 
     def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
         """Return the graph of the denoiser with the EMA weights, see ``ExportableParts``."""

@@ -1,6 +1,7 @@
 """DDPM (Ho, Jain, Abbeel 2020): denoising diffusion of images, optionally class-conditional."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,10 +12,13 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.autoencoding.networks import code_shape
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
 from darkroom.lightning_modules.diffusion.build_network import build_network
 from darkroom.lightning_modules.diffusion.classifier.guidance import ClassifierGuidance, ClassifierGuide
 from darkroom.lightning_modules.diffusion.export import Inputs
+from darkroom.lightning_modules.diffusion.latent import LatentSpace
+from darkroom.lightning_modules.diffusion.latent.latent_space import check_latent_options
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import code_length
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule, NoiseSchedule
@@ -67,6 +71,9 @@ class DDPM(Diffusion):
         sampling: sampler, guidance and threshold.
         classifier: of noisy images, whose gradient guides the sampling (Dhariwal & Nichol 2021, section 4); also beside
             classifier-free guidance. An unconditional model then samples by class. null: none.
+        autoencoder: whose codes are diffused instead of images (latent diffusion; Rombach et al. 2022), frozen, such as
+            ``VAE(latent_channels=4)``; its weights come from ``init_from``. Checkpoints contain it. Bits/dim, inpainting,
+            thresholds and learned variance, which need images, are then not available. null: none.
         bpd_samples: number of images, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
         scores: see Generative.
         optim, init_from: see Technique; its optimizer is Adam by default, lr 2e-4, fused.
@@ -91,6 +98,7 @@ class DDPM(Diffusion):
         ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
         sampling: Sampling | None = None,
         classifier: ClassifierGuidance | None = None,
+        autoencoder: nn.Module | None = None,
         bpd_samples: int = 64,
         scores: SampleScores | None = None,
         **kwargs: Any,
@@ -101,11 +109,16 @@ class DDPM(Diffusion):
             )
         classes = num_classes if conditional else None
         objective, schedule = build_options(Objective, objective), schedule or LinearSchedule()
+        latent = None
+        if autoencoder is not None:
+            sampling = build_options(Sampling, sampling)
+            check_latent_options(objective, sampling, classifier)
+            latent, sampling = LatentSpace(autoencoder, image_shape), replace(sampling, threshold="none")
         guide = None
         if classifier is not None:
             guide = ClassifierGuide(build_options(ClassifierGuidance, classifier), image_shape, schedule, classes)
         built_for = {
-            "image_shape": image_shape,
+            "image_shape": image_shape if latent is None else latent.shape,
             "num_classes": classes,
             "learned_variance": objective.learned_variance,
             "self_conditioning": objective.self_conditioning,
@@ -127,8 +140,20 @@ class DDPM(Diffusion):
             raise UsageError(f"model.bpd_samples must be at least 0, got {bpd_samples}")
         self.conditional, self.label_dropout, self.bpd_samples = conditional, label_dropout, bpd_samples
         self.guide = guide
+        if latent is not None:
+            self.latent, self.bpd_samples = latent, 0
         self.check_guidance(self.guidance)
         self.bits, self._measured = MeanMetric(), 0  # bits/dim, and the number of images on this rank
+
+    @staticmethod
+    def shared_arguments(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the arguments that the command line shares with the network and the autoencoder."""
+        shared = {**arguments, **(arguments.get("objective") or {})}
+        coded = (arguments.get("autoencoder") or {}).get("init_args") or {}
+        shape = arguments.get("image_shape")
+        if shape is not None and coded.get("latent_channels") is not None:
+            shared["image_shape"] = code_shape(shape, coded["channels"], coded["latent_channels"])
+        return {"network": shared, "autoencoder": dict(arguments)}
 
     # --- the class ----------------------------------------------------------------------------------------------------
 
@@ -171,8 +196,12 @@ class DDPM(Diffusion):
         """Return the graph of the denoiser, see ``ExportableParts``.
 
         Raises:
-            UsageError: a classifier guides the sampling, which exported files cannot do.
+            UsageError: a classifier guides the sampling, or codes are diffused, which exported files cannot do.
         """
+        if self.latent is not None:
+            raise UsageError(
+                f"{type(self).__name__} with model.autoencoder cannot be exported: exported files sample images, not codes"
+            )
         if self.guide is not None:
             raise UsageError(
                 "model.classifier guides the sampling by gradients, which exported files do not compute; export with "
@@ -197,7 +226,9 @@ class DDPM(Diffusion):
 
     def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
         """Sample n images (n, C, H, W) in [-1, 1] with the sampler and guidance of ``sampling``."""
-        return self.sample(n, labels=labels, generator=generator, callback=self.on_step)
+        condition, shift = self.network_condition(labels, n), self.classifier_shift(labels)
+        x, weight = self.draw_latents(n, generator), self.guidance_or_default(None)
+        return self.sample_from(x, condition, self.sampling, weight, generator, self.on_step, shift)
 
     def sample(
         self,
@@ -221,7 +252,7 @@ class DDPM(Diffusion):
             sampler: ancestral, ddim, dpm_solver++ or heun.
             steps: of the sampler, 1 to T.
             generator: determines the result; a list has one for each image; None: torch's global one.
-            callback: called after every step with a ``samplers.Step``.
+            callback: called after every step with a ``samplers.Step``, whose states are images.
         """
         if n < 1:
             raise UsageError(f"n must be at least 1 image, got {n}")
@@ -230,6 +261,7 @@ class DDPM(Diffusion):
             condition, shift = self.network_condition(labels, n), self.classifier_shift(labels, classifier_scale)
             sampling, weight = self.sampling_with(sampler=sampler, steps=steps), self.guidance_or_default(guidance)
             x = self.draw_latents(n, generator)
+            callback = callback if self.latent is None else self.latent.decode_steps(callback)
             return self.sample_from(x, condition, sampling, weight, generator, callback, shift)
 
     def classifier_shift(self, labels: Tensor | None, scale: float | None = None) -> X0Shift | None:
@@ -264,7 +296,7 @@ class DDPM(Diffusion):
         with self.sampling_mode(), self.precision():
             wrapped = self.wrap_network(self.network_condition(labels, len(x)), threshold="none")
             pairs = self.sampling_with(sampler="ddim", steps=steps).pairs(self.schedule)
-            return ddim_invert(wrapped, x.float(), pairs, self.schedule)
+            return ddim_invert(wrapped, self.to_codes(x.float()), pairs, self.schedule)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Encode images (B, C, H, W) in [-1, 1] to latents x_T of the same shape, without gradients; see ``invert``."""
@@ -309,6 +341,7 @@ class DDPM(Diffusion):
             Images (B, C, H, W), equal to x where it is known.
         """
         self._check_images(x)
+        self._require_images("inpaint")
         with self.sampling_mode(), self.precision():
             labels = self.check_labels(labels, len(x))
             condition, shift = self.network_condition(labels, len(x)), self.classifier_shift(labels)
@@ -333,6 +366,13 @@ class DDPM(Diffusion):
         if x.dim() != 4 or x.shape[1] != self.image_shape[0]:
             raise UsageError(f"images must have the shape (B, {self.image_shape[0]}, H, W), got {tuple(x.shape)}")
 
+    def _require_images(self, what: str) -> None:
+        """Raise a UsageError for a model that diffuses codes."""
+        if self.latent is not None:
+            raise UsageError(
+                f"{what} needs a model that diffuses images, but this one diffuses codes (model.autoencoder)"
+            )
+
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def errors_at(self, x: Tensor, t: Tensor, *, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
@@ -347,16 +387,17 @@ class DDPM(Diffusion):
         if t.min() < 0 or t.max() >= self.schedule.num_steps:
             raise UsageError(f"times must be from 0 to {self.schedule.num_steps - 1}, got {t.min()} to {t.max()}")
         with self.sampling_mode():
-            condition, noise = self.network_condition(labels, len(x)), self.noise(*x.shape, generator=generator)
+            condition, x = self.network_condition(labels, len(x)), self.to_codes(x.float())
+            noise = self.noise(*x.shape, generator=generator)
             alpha, sigma = self.schedule.alpha_sigma(t)
-            x_t = self.schedule.add_noise(x.float(), noise, t)
+            x_t = self.schedule.add_noise(x, noise, t)
             output, _ = self.predict(self.sampling_network, x_t, t, condition)
             return (to_eps(self.prediction, output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         """Compute the means of the loss terms; in test also update the bound in bits/dim."""
         terms = super().evaluate(batch, stage)
-        if stage == "test":
+        if stage == "test" and self.bpd_samples:
             self._measure_bits(self.target_images(batch), self._network_labels(batch))
         return terms
 
@@ -393,6 +434,7 @@ class DDPM(Diffusion):
             output, v = self.predict(self.sampling_network, x_t, t, condition)
             return to_x0(self.prediction, output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
 
+        self._require_images("bits_per_dim")
         condition = self.network_condition(labels, len(x))
         with self.sampling_mode():
             return code_length(predict, x.float(), self.schedule, self.fixed_variance, generator)

@@ -84,6 +84,11 @@ class DiffusionModel(BlobModel):
                 callback(Step(index, steps, t, t_prev, x, x0))
         return x
 
+    def to_codes(self, images: Tensor) -> Tensor:
+        return images
+
+    to_images = to_codes
+
     def errors_at(
         self, x: Tensor, t: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
