@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.diffusion.export import Inputs, denoiser_graph
+from darkroom.lightning_modules.diffusion.export import Inputs, code_decoder_graph, denoiser_graph
 from darkroom.lightning_modules.diffusion.latent import LatentSpace
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
@@ -329,8 +329,12 @@ class Diffusion(Generative, Technique):
         return self.noise(n, *self.code_shape, generator=generator)
 
     def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
-        """Return the graph of the denoiser with the EMA weights, see ``ExportableParts``."""
-        return {"denoiser": denoiser_graph(self, self.condition_inputs())}
+        """Return the graph of the denoiser with the EMA weights, and of the decoder of codes, see ``ExportableParts``."""
+        if self.latent is None:
+            return {"denoiser": denoiser_graph(self, self.condition_inputs())}
+        shapes = self.code_shape, self.image_shape
+        decoder = code_decoder_graph(self.latent, self.latent.decode, *shapes, num_classes=self.num_classes)
+        return {"denoiser": denoiser_graph(self, self.condition_inputs(), codes=True), "decoder": decoder}
 
     # Sharded weights are gathered while images are sampled and scored, because ranks do not do that equally often.
 

@@ -193,15 +193,11 @@ class DDPM(Diffusion):
         return label_inputs(self.num_classes if self.conditional else None)
 
     def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
-        """Return the graph of the denoiser, see ``ExportableParts``.
+        """Return the graphs of the denoiser and of the decoder of codes, if there is one, see ``ExportableParts``.
 
         Raises:
-            UsageError: a classifier guides the sampling, or codes are diffused, which exported files cannot do.
+            UsageError: a classifier guides the sampling, which exported files cannot do.
         """
-        if self.latent is not None:
-            raise UsageError(
-                f"{type(self).__name__} with model.autoencoder cannot be exported: exported files sample images, not codes"
-            )
         if self.guide is not None:
             raise UsageError(
                 "model.classifier guides the sampling by gradients, which exported files do not compute; export with "

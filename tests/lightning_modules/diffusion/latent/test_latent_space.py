@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
+from darkroom.export.generative.model import ExportedGenerator
+from darkroom.export.write import write_method
 from darkroom.lightning_modules.autoencoding import VAE, AutoEncoder, ConditionalVAE, Gaussian
 from darkroom.lightning_modules.diffusion import (
     DDPM,
@@ -25,7 +27,7 @@ from darkroom.lightning_modules.diffusion.latent import LatentSpace
 from darkroom.lightning_modules.diffusion.sampling.samplers import Step
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from tests.conftest import CONFIGS
-from tests.contracts.generation import CountingScores, GenerationContract
+from tests.contracts.generation import CountingScores, GenerationContract, as_trained
 from tests.contracts.module import trainer
 from tests.fakes.ranks import on_two_ranks
 
@@ -48,7 +50,6 @@ def network(**kwargs: Any) -> DenoisingUNet:
 
 class TestLatentDiffusion(GenerationContract):
     overfit_loss = ("loss", 0.5)
-    test_exported_parts_agree_with_model = test_exported_files_predict_as_model = None  # refused
 
     def build(self, **kwargs: Any) -> DDPM:
         torch.manual_seed(0)
@@ -63,7 +64,6 @@ class TestLatentDiffusion(GenerationContract):
 class TestConditionalLatentDiffusion(GenerationContract):
     num_classes = 5
     test_overfits_one_batch = None
-    test_exported_parts_agree_with_model = test_exported_files_predict_as_model = None  # refused
 
     def build(self, **kwargs: Any) -> DDPM:
         torch.manual_seed(0)
@@ -256,13 +256,23 @@ def test_options_of_images_are_refused(options: dict[str, Any], message: str) ->
         DDPM(SHAPE, network=network(), autoencoder=autoencoder(), **options)
 
 
+@pytest.mark.slow  # traces and writes files
+def test_exported_denoiser_needs_its_decoder(tmp_path: Path) -> None:
+    written = write_method(as_trained(TestLatentDiffusion().build()), None, "onnx", tmp_path / "model.onnx")
+    denoiser, decoder = (tmp_path / f"model.{part}.onnx" for part in ("denoiser", "decoder"))
+    assert {one.path for one in written} == {denoiser, decoder}
+    assert ExportedGenerator(str(denoiser)).image_shape == SHAPE
+    decoder.unlink()
+    with pytest.raises(UsageError, match="needs the file of the decoder"):
+        ExportedGenerator(str(denoiser))
+
+
 def test_methods_of_images_are_refused() -> None:
     model, x = TestLatentDiffusion().build(bpd_samples=8), torch.zeros(2, *SHAPE)
     assert model.bpd_samples == 0
     for call, message in (
         (lambda: model.inpaint(x, torch.ones(16, 16)), "inpaint needs a model that diffuses images"),
         (lambda: model.bits_per_dim(x), "bits_per_dim needs a model that diffuses images"),
-        (lambda: model.export_graphs(([0.5] * 3, [0.5] * 3)), "with model.autoencoder cannot be exported"),
     ):
         with pytest.raises(UsageError, match=message):
             call()
