@@ -189,8 +189,8 @@ class Diffusion(Generative, Technique):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self.latent is not None and self.init_from is None:
-            self.latent.warn_if_untrained()
+        if self.latent is not None and not any(name.startswith("latent.") for name in self.fine_tuning.layers):
+            self.latent.warn_if_untrained()  # init_from has loaded no layer of it
 
     def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         super().on_train_batch_start(batch, batch_idx, dataloader_idx)
