@@ -81,6 +81,14 @@ SMALL = {
         "bpd_samples": 2,
         "sampling.steps": 2,
     },
+    "NoisyClassifier": {
+        "network.base_channels": 4,
+        "network.multipliers": [1, 2],
+        "network.blocks": 1,
+        "network.attention": [],
+        "network.head_channels": 4,
+        "schedule.num_steps": 50,
+    },
     "TextToImage": {
         "network.base_channels": 4,
         "network.multipliers": [1, 2],
@@ -105,7 +113,7 @@ SMALL_NETWORKS = {
         "box_batch_size_per_image": 16,
     },
 }
-ABSENT = ("weights", "init_from")
+ABSENT = ("weights", "init_from", "classifier")
 PAPER_DATA = {
     "VOCSegmentation": "voc2012_sbd",
     "ImageMaskFolder": "cells",
@@ -175,7 +183,7 @@ def family_of(name: str) -> str:
     """Return the family of an experiment, or of the base config of an overlay."""
     if name == "trainer/fsdp.yaml":
         return "diffusion"
-    folder = Path(name).parent.name
+    folder = next((part for part in Path(name).parts if part in FAMILIES), Path(name).parent.name)
     return {"images": "autoencoding", "captions": "diffusion"}.get(
         folder, folder if folder in FAMILIES else "segmentation"
     )

@@ -93,7 +93,8 @@ class DenoisingLogger(FigureCallback):
         model = self.require(trainer.lightning_module, DiffusionModel)
         with trainer.precision_plugin.forward_context():
             # A sample takes x_T from its generator first.
-            record = _TrajectoryRecorder(model.draw_latents(count, generators(self.seed, count)), most, model.to_uint8)
+            noise = model.to_images(model.draw_latents(count, generators(self.seed, count)))
+            record = _TrajectoryRecorder(noise, most, model.to_uint8)
             model.sample(
                 count,
                 labels=self._labels(model, count),
@@ -113,9 +114,10 @@ class DenoisingLogger(FigureCallback):
         """Draw a row for each image of (N, C, H, W), at growing times, with alpha bar below."""
         schedule, x = model.schedule, images.to(model.device)
         times = torch.linspace(0, schedule.num_steps - 1, _COLUMNS).round().long().unique().tolist()
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed)).to(x)
-        noisy = [schedule.add_noise(x, noise, torch.full((len(x),), t, device=x.device)) for t in times]
-        columns = [expand_to_rgb(model.to_uint8(some)) for some in (x, *noisy)]
+        codes = model.to_codes(x)
+        noise = torch.randn(codes.shape, generator=torch.Generator().manual_seed(self.seed)).to(codes)
+        noisy = [schedule.add_noise(codes, noise, torch.full((len(x),), t, device=x.device)) for t in times]
+        columns = [expand_to_rgb(model.to_uint8(some)) for some in (x, *map(model.to_images, noisy))]
         left = [f"{alpha**2 / (alpha**2 + sigma**2):.2g}" for alpha, sigma in map(schedule.at, (-1, *times))]
         return image_grid(
             list(zip(*columns, strict=True)),

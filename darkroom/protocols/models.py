@@ -159,6 +159,23 @@ class LatentModel(LabelledModel, Protocol):
 
 
 @runtime_checkable
+class CodedImages(Protocol):
+    """Autoencoder, as latent diffusion uses it: images <-> codes, flattened."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    latent_shape: tuple[int, ...]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode images (B, C, H, W) in [-1, 1] as codes (B, D)."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Decode codes (B, D) to images (B, C, H, W) in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
 class SamplingModel(ImageModel, Protocol):
     """Image model that samples, by class if ``num_classes`` is not None."""
 
@@ -227,6 +244,14 @@ class DiffusionModel(LabelledModel, Protocol):
 
     def draw_latents(self, n: int, generator: Generators, /) -> Tensor:
         """Sample noise x_T, (n, C, H, W)."""
+        ...
+
+    def to_codes(self, images: Tensor, /) -> Tensor:
+        """Return x_0 of images (N, C, H, W), as the model diffuses it: the images, or their codes."""
+        ...
+
+    def to_images(self, x: Tensor, /) -> Tensor:
+        """Return the images (N, C, H, W) of states x of the sampler."""
         ...
 
     def errors_at(self, x: Tensor, t: Tensor, /, *, labels: Tensor | None, generator: Generators) -> Tensor:

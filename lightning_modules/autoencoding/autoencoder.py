@@ -1,6 +1,7 @@
 """AutoEncoder (Hinton & Salakhutdinov 2006), optionally denoising, with a distribution fitted to its codes for sampling."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.code_distribution import CodeDistribution, CodeMixture
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
-from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
+from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, code_shape, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative, squared_error
 from darkroom.lightning_modules.generation.export import decoder_graph, encoder_graph
@@ -32,7 +33,7 @@ class AutoEncoder(Generative, Technique):
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
-        latent_dim: dimension of a code.
+        latent_dim: dimension of a code; with ``latent_channels`` it is c h w.
         architecture: "conv" or "mlp", of an encoder or decoder that is None.
         channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
         hidden: units of the MLP's hidden layers.
@@ -44,6 +45,7 @@ class AutoEncoder(Generative, Technique):
             autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each at random).
         code_components: number of normal distributions in the mixture, at least 1; above 1 it is fitted before each
             validation (``pip install -e '.[digits]'``, for scikit-learn). Ghosh et al. have 10.
+        latent_channels: c, for codes that are maps (c, h, w), flattened; see VAE. None: codes are vectors.
         scores, optim, init_from: see Generative.
 
     Raises:
@@ -51,6 +53,7 @@ class AutoEncoder(Generative, Technique):
     """
 
     task: ClassVar[Task] = "autoencoding"
+    linked_arguments: ClassVar[tuple[str, ...]] = ("image_shape",)  # as the autoencoder of latent diffusion
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class AutoEncoder(Generative, Technique):
         reconstruction: Reconstruction = "squared_error",
         noise: float = 0.0,
         code_components: int = 1,
+        latent_channels: int | None = None,
         scores: SampleScores | None = None,
         **kwargs: Any,
     ) -> None:
@@ -72,7 +76,10 @@ class AutoEncoder(Generative, Technique):
             raise UsageError(f"model.noise must be a fraction in [0, 1), got {noise}")
         if code_components < 1:
             raise UsageError(f"model.code_components must be at least 1, got {code_components}")
+        code = code_shape(self.image_shape, channels, latent_channels)
+        latent_dim = latent_dim if code is None else prod(code)
         self.latent_dim, self.blackened = latent_dim, noise
+        self.latent_shape: tuple[int, ...] = code or (latent_dim,)
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape,
             latent_dim=latent_dim,
@@ -83,6 +90,7 @@ class AutoEncoder(Generative, Technique):
             num_classes=None,
             encoder=encoder,
             decoder=decoder,
+            maps=code is not None,
         )
         self.squares = check_choice("model.reconstruction", reconstruction, Reconstruction) == "squared_error"
         self.likelihood = Gaussian(sigma=0.5**0.5) if self.squares else Bernoulli()

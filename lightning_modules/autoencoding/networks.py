@@ -33,6 +33,24 @@ def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     return sizes
 
 
+def code_shape(
+    image_shape: tuple[int, int, int], channels: Sequence[int], latent_channels: int | None
+) -> tuple[int, int, int] | None:
+    """Return the shape (c, h, w) of codes that are maps, after the stages of a convolutional encoder; None for vectors.
+
+    Raises:
+        UsageError: the number of channels is below 1.
+    """
+    if latent_channels is None:
+        return None
+    if latent_channels < 1:
+        raise UsageError(
+            f"model.latent_channels must be at least 1, or null for codes that are vectors, got {latent_channels}"
+        )
+    height, width = halvings(image_shape[1:], len(channels))[-1]
+    return latent_channels, height, width
+
+
 def _stage(conv: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.LeakyReLU(inplace=True))
 
@@ -64,10 +82,7 @@ class ConvEncoder(nn.Module):
         self.head = nn.Linear(widths[-1] * prod(halvings(image_shape[1:], len(channels))[-1]), outputs)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        if self.num_classes is not None:
-            planes = one_hot(labels, self.num_classes, x)[..., None, None].expand(-1, -1, *x.shape[-2:])
-            x = torch.cat([x, planes], 1)
-        return self.head(self.stages(x).flatten(1))
+        return self.head(self.stages(_with_planes(x, labels, self.num_classes)).flatten(1))
 
 
 class ConvDecoder(nn.Module):
@@ -91,20 +106,88 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        sizes = halvings(image_shape[1:], len(channels))[::-1]
-        self.top = (channels[-1], *sizes[0])
+        self.top = (channels[-1], *halvings(image_shape[1:], len(channels))[-1])
         self.stem = nn.Linear(latent_dim + (num_classes or 0), prod(self.top))
-        widths = [*channels[::-1], channels[0]]
-        self.stages = nn.Sequential()
-        for (before, after), (small, large) in zip(pairwise(widths), pairwise(sizes), strict=True):
-            # Without it the output has 2 n - 1 pixels: halving rounds up, so an even side lacks one.
-            missing = large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1)
-            self.stages.append(_stage(nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=missing), after))
+        self.stages = _expanding_stages(image_shape, channels)
         self.head = nn.Conv2d(channels[0], image_shape[0], 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         z = torch.cat([z, one_hot(labels, self.num_classes, z)], 1)
         return self.head(self.stages(self.stem(z).unflatten(1, self.top)))
+
+
+class MapEncoder(nn.Module):
+    """ConvEncoder with a 3x3 convolution instead of the linear layer: its output is a map (c, h, w), flattened.
+
+    (B, C, H, W)[, labels int64 (B,)] -> (B, outputs).
+
+    Args:
+        image_shape, channels, num_classes: see ConvEncoder.
+        outputs: numbers per image, a multiple of h w: those of the code, or mean and log variance, twice as many.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        outputs: int,
+        channels: Sequence[int] = (32, 64),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        widths = [image_shape[0] + (num_classes or 0), *channels]
+        self.stages = nn.Sequential(*(_stage(nn.Conv2d(a, b, 3, 2, 1), b) for a, b in pairwise(widths)))
+        self.head = nn.Conv2d(widths[-1], outputs // prod(halvings(image_shape[1:], len(channels))[-1]), 3, padding=1)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.head(self.stages(_with_planes(x, labels, self.num_classes))).flatten(1)
+
+
+class MapDecoder(nn.Module):
+    """Mirror of MapEncoder: ConvDecoder with a 3x3 convolution instead of the linear layer.
+
+    (B, latent_dim)[, labels int64 (B,)] -> (B, C, H, W), unbounded parameters of a likelihood.
+
+    Args:
+        image_shape, channels: see ConvDecoder.
+        latent_dim: numbers per image, c h w of a code, which is a map after the encoder's stages.
+        num_classes: of a conditional network; the label is one more plane of the code per class, constant 1 or 0.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        channels: Sequence[int] = (32, 64),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        height, width = halvings(image_shape[1:], len(channels))[-1]
+        self.code, self.num_classes = (latent_dim // (height * width), height, width), num_classes
+        self.stem = nn.Conv2d(self.code[0] + (num_classes or 0), channels[-1], 3, padding=1)
+        self.stages = _expanding_stages(image_shape, channels)
+        self.head = nn.Conv2d(channels[0], image_shape[0], 3, padding=1)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.head(self.stages(self.stem(_with_planes(z.unflatten(1, self.code), labels, self.num_classes))))
+
+
+def _with_planes(x: Tensor, labels: Tensor | None, num_classes: int | None) -> Tensor:
+    """Concatenate a plane per class, constant 1 or 0, to a map (B, C, H, W) of a conditional network."""
+    if num_classes is None:
+        return x
+    return torch.cat([x, one_hot(labels, num_classes, x)[..., None, None].expand(-1, -1, *x.shape[-2:])], 1)
+
+
+def _expanding_stages(image_shape: tuple[int, int, int], channels: Sequence[int]) -> nn.Sequential:
+    """Build transposed convolutions, each of which restores the size before a stage of the encoder."""
+    sizes = halvings(image_shape[1:], len(channels))[::-1]
+    widths, stages = [*channels[::-1], channels[0]], nn.Sequential()
+    for (before, after), (small, large) in zip(pairwise(widths), pairwise(sizes), strict=True):
+        # Without it the output has 2 n - 1 pixels: halving rounds up, so an even side lacks one.
+        missing = large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1)
+        stages.append(_stage(nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=missing), after))
+    return stages
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
@@ -178,8 +261,16 @@ def encoder_and_decoder(
     num_classes: int | None,
     encoder: nn.Module | None,
     decoder: nn.Module | None,
+    maps: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Return networks that map images to ``outputs`` numbers and ``latent_dim`` numbers to images: given ones or defaults.
+
+    Args:
+        image_shape, latent_dim, outputs: of the images, of a code, and of the encoder's output.
+        architecture, channels, hidden: of networks that are None.
+        num_classes: of conditional networks.
+        encoder, decoder: given networks.
+        maps: the numbers of a code are a map (c, h, w), flattened.
 
     Raises:
         UsageError: a size is invalid, or the output of a given network has another shape.
@@ -193,6 +284,10 @@ def encoder_and_decoder(
         first, second, widths = ConvEncoder, ConvDecoder, channels
     else:
         first, second, widths = MLPEncoder, MLPDecoder, hidden
+    if maps:
+        if architecture != "conv":
+            raise UsageError(f"model.architecture must be conv with model.latent_channels, got {architecture}")
+        first, second = MapEncoder, MapDecoder
     labels = None if num_classes is None else torch.zeros(2, dtype=torch.int64)
     if encoder is None:
         encoder = first(image_shape, outputs, widths, num_classes)

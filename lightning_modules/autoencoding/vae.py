@@ -13,7 +13,7 @@ from darkroom.lightning_modules.autoencoding.active_units import ActiveUnits
 from darkroom.lightning_modules.autoencoding.disentanglement import MutualInformationGap
 from darkroom.lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, PixelMeanWeight
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
-from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, encoder_and_decoder
+from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, code_shape, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.fit_progress import FitProgress
 from darkroom.lightning_modules.generation.base import Generative, squared_error
@@ -56,7 +56,7 @@ class VAE(Generative, Technique):
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
         num_classes: of the data; the command line takes it from there. Used only by ConditionalVAE.
-        latent_dim: D, dimension of a code.
+        latent_dim: D, dimension of a code; with ``latent_channels`` it is c h w.
         architecture: "conv" or "mlp", of an encoder or decoder that is None.
         channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
         hidden: units of the MLP's hidden layers.
@@ -68,6 +68,8 @@ class VAE(Generative, Technique):
             (Kingma et al. 2016, equation 15).
         iwae_samples: k of the importance-weighted bound ``test/iwae`` (Burda et al. 2016, equation 8); None: none. The ELBO
             of the test is then that of the same k samples, a lower bound of ``iwae``.
+        latent_channels: c of codes that are maps (c, h, w), as latent diffusion needs, with h and w after the convolutional
+            encoder's stages. Inputs and outputs are flattened. None: codes are vectors.
         scores, optim, init_from: see Generative.
 
     Raises:
@@ -75,6 +77,7 @@ class VAE(Generative, Technique):
     """
 
     task: ClassVar[Task] = "autoencoding"
+    linked_arguments: ClassVar[tuple[str, ...]] = ("image_shape",)  # as the autoencoder of latent diffusion
     is_conditional: ClassVar[bool] = False
     free_arguments: ClassVar[tuple[str, ...]] = ("iwae_samples",)
 
@@ -92,6 +95,7 @@ class VAE(Generative, Technique):
         kl_schedule: KLSchedule | None = None,
         free_bits: float = 0.0,
         iwae_samples: int | None = None,
+        latent_channels: int | None = None,
         scores: SampleScores | None = None,
         **kwargs: Any,
     ) -> None:
@@ -103,7 +107,10 @@ class VAE(Generative, Technique):
             raise UsageError(f"model.free_bits must be nats per latent dimension, at least 0, got {free_bits}")
         if iwae_samples is not None and iwae_samples < 1:
             raise UsageError(f"model.iwae_samples must be at least 1, or null for no bound, got {iwae_samples}")
+        code = code_shape(self.image_shape, channels, latent_channels)
+        latent_dim = latent_dim if code is None else prod(code)
         self.latent_dim, self.free_bits, self.iwae_samples = latent_dim, free_bits, iwae_samples
+        self.latent_shape: tuple[int, ...] = code or (latent_dim,)
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape,
             latent_dim=latent_dim,
@@ -114,6 +121,7 @@ class VAE(Generative, Technique):
             num_classes=classes,
             encoder=encoder,
             decoder=decoder,
+            maps=code is not None,
         )
         self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
         self.step_schedules = [type(self.kl_schedule)] if self.kl_schedule.needs_progress else []
@@ -204,8 +212,9 @@ class VAE(Generative, Technique):
         self.active_units.reset()  # of an interrupted evaluation
         self.mutual_information_gap.reset()
         data = datamodule_of(self.trainer)
-        # The gap compares two dimensions of the code.
-        self._factor_names = tuple(data.factor_names) if isinstance(data, FactorData) and self.latent_dim > 1 else ()
+        # The gap compares two dimensions of the code, each of which describes the whole image.
+        has_gap = self.latent_dim > 1 and len(self.latent_shape) == 1
+        self._factor_names = tuple(data.factor_names) if isinstance(data, FactorData) and has_gap else ()
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

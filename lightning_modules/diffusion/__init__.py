@@ -1,5 +1,7 @@
 """Diffusion models."""
 
+from darkroom.lightning_modules.diffusion.classifier import EncoderClassifier, NoisyClassifier
+from darkroom.lightning_modules.diffusion.classifier.guidance import ClassifierGuidance
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.diffusers_adapter import FromDiffusers
 from darkroom.lightning_modules.diffusion.efficient_unet import EfficientUNet
@@ -34,10 +36,12 @@ __all__ = [
     "DDPM",
     "P2",
     "VLB",
+    "ClassifierGuidance",
     "CosineSchedule",
     "DenoisingUNet",
     "EDMSchedule",
     "EfficientUNet",
+    "EncoderClassifier",
     "FromDiffusers",
     "ImagenCascade",
     "LinearSchedule",
@@ -46,6 +50,7 @@ __all__ = [
     "LossWeight",
     "MinSNR",
     "NoiseSchedule",
+    "NoisyClassifier",
     "Objective",
     "RectifiedFlow",
     "Sampling",

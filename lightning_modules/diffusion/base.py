@@ -14,14 +14,20 @@ from typing_extensions import Self
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.diffusion.export import Inputs, denoiser_graph
+from darkroom.lightning_modules.diffusion.export import Inputs, code_decoder_graph, denoiser_graph
+from darkroom.lightning_modules.diffusion.latent import LatentSpace
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import FixedVariance, learned_log_variance, vlb_term
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.objective.parameterization import Unweighted, loss_of
 from darkroom.lightning_modules.diffusion.objective.times import UniformTimes
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided, Threshold
-from darkroom.lightning_modules.diffusion.sampling.model_wrapper import ModelWrapper, call_network, clamp_x0
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import (
+    ModelWrapper,
+    X0Shift,
+    call_network,
+    clamp_x0,
+)
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.generation.base import Generative
@@ -81,6 +87,7 @@ class Diffusion(Generative, Technique):
         objective = build_options(Objective, objective)
         sampling = build_options(Sampling, sampling).with_defaults(**self.default_sampling)
         self.schedule, self.network = schedule, network
+        self.latent: LatentSpace | None = None  # of the codes that are diffused instead of images
         objective.check_schedule(schedule)
         self.parameterization, self.loss_weight = objective.parameterization, objective.loss_weight or Unweighted()
         self.times = objective.times or UniformTimes()
@@ -123,8 +130,21 @@ class Diffusion(Generative, Technique):
         raise NotImplementedError
 
     def target_images(self, batch: dict[str, Any]) -> Tensor:
-        """Return the images of a batch that the network learns, float32 (B, C, H, W) in [-1, 1]."""
-        return self.images_of(batch).float()
+        """Return the images of a batch that the network learns, float32 (B, C, H, W) in [-1, 1], or their codes."""
+        return self.to_codes(self.images_of(batch).float())
+
+    def to_codes(self, images: Tensor) -> Tensor:
+        """Return x_0 of images (B, C, H, W) in [-1, 1]: the images, or in latent diffusion their codes (B, c, h, w)."""
+        return images if self.latent is None else self.latent.encode(images)
+
+    def to_images(self, x: Tensor) -> Tensor:
+        """Return the images (B, C, H, W) in [-1, 1] of states x of the sampler."""
+        return x.clamp(-1, 1) if self.latent is None else self.latent.decode(x)
+
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """Shape of x_0: (C, H, W) of images, or (c, h, w) of codes."""
+        return self.image_shape if self.latent is None else self.latent.shape
 
     def check_guidance(self, weight: float, key: str = "model.sampling.guidance") -> float:
         """Return the weight if this model can be guided by it.
@@ -170,6 +190,16 @@ class Diffusion(Generative, Technique):
     def _sampling_networks(self) -> list[nn.Module]:
         """Return the modules that sample: EMAs, and modules without one."""
         return [module if ema is None else ema.module for ema, module in self.ema_pairs()]
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.latent is not None and not any(name.startswith("latent.") for name in self.fine_tuning.layers):
+            self.latent.warn_if_untrained()  # init_from has loaded no layer of it
+
+    def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().on_train_batch_start(batch, batch_idx, dataloader_idx)
+        if self.latent is not None and batch_idx == 0:
+            self.latent.measure(self.images_of(dict(batch)).float(), self.all_gather)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         x = self.target_images(batch)
@@ -240,7 +270,11 @@ class Diffusion(Generative, Technique):
         return self.sampling.guidance
 
     def wrap_network(
-        self, condition: Condition, guidance: float = 1.0, threshold: Threshold | None = None
+        self,
+        condition: Condition,
+        guidance: float = 1.0,
+        threshold: Threshold | None = None,
+        shift: X0Shift | None = None,
     ) -> ModelWrapper:
         """Wrap the sampling network for samplers.
 
@@ -248,6 +282,7 @@ class Diffusion(Generative, Technique):
             condition: further arguments of the network.
             guidance: weight of the condition.
             threshold: None: the model's own.
+            shift: change of the predicted image; None: none.
         """
         network = self.sampling_network
         if guidance != 1:
@@ -269,6 +304,7 @@ class Diffusion(Generative, Technique):
             self_conditioning=self.self_conditioning,
             threshold=threshold,
             percentile=self.sampling.percentile,
+            shift=shift,
         )
 
     def sample_from(
@@ -279,11 +315,12 @@ class Diffusion(Generative, Technique):
         guidance: float = 1.0,
         generator: Generators = None,
         callback: OnStep | None = None,
+        shift: X0Shift | None = None,
     ) -> Tensor:
         """Sample images in [-1, 1] from noise x_T (B, C, H, W)."""
         with self.precision():
-            model = self.wrap_network(condition, guidance)
-            return sampling.run(model, x.float(), self.schedule, generator, callback).clamp(-1, 1)
+            model = self.wrap_network(condition, guidance, shift=shift)
+            return self.to_images(sampling.run(model, x.float(), self.schedule, generator, callback))
 
     def guidance_or_default(self, guidance: float | None) -> float:
         """Return a guidance weight; None: the model's own."""
@@ -294,12 +331,16 @@ class Diffusion(Generative, Technique):
         return replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        """Sample x_T from N(0, 1): float32 (n, C, H, W)."""
-        return self.noise(n, *self.image_shape, generator=generator)
+        """Sample x_T from N(0, 1): float32 (n, C, H, W), or (n, c, h, w) of codes."""
+        return self.noise(n, *self.code_shape, generator=generator)
 
     def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
-        """Return the graph of the denoiser with the EMA weights, see ``ExportableParts``."""
-        return {"denoiser": denoiser_graph(self, self.condition_inputs())}
+        """Return the graph of the denoiser with the EMA weights, and of the decoder of codes, see ``ExportableParts``."""
+        if self.latent is None:
+            return {"denoiser": denoiser_graph(self, self.condition_inputs())}
+        shapes = self.code_shape, self.image_shape
+        decoder = code_decoder_graph(self.latent, self.latent.decode, *shapes, num_classes=self.num_classes)
+        return {"denoiser": denoiser_graph(self, self.condition_inputs(), codes=True), "decoder": decoder}
 
     # Sharded weights are gathered while images are sampled and scored, because ranks do not do that equally often.
 

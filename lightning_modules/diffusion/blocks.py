@@ -342,7 +342,8 @@ def layers_of(*lists: nn.ModuleList) -> list[Layer]:
 
 @torch.no_grad()
 def init_weights(network: TimedUNet) -> None:
-    """Initialize weights Glorot-uniform and biases zero; zero the last layer of all blocks, attentions and of the head."""
+    """Initialize weights Glorot-uniform and biases zero; zero the last layer of all blocks and attentions, and the last
+    convolution of the head."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if module.bias is not None:
@@ -357,5 +358,5 @@ def init_weights(network: TimedUNet) -> None:
         elif isinstance(module, Attention):
             nn.init.zeros_(module.out.weight)
     last = network.head[-1]
-    assert isinstance(last, nn.Conv2d)
-    nn.init.zeros_(last.weight)
+    if isinstance(last, nn.Conv2d):
+        nn.init.zeros_(last.weight)

@@ -1,6 +1,7 @@
 """DDPM (Ho, Jain, Abbeel 2020): denoising diffusion of images, optionally class-conditional."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,13 +12,18 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.autoencoding.networks import code_shape
 from darkroom.lightning_modules.diffusion.base import Condition, Diffusion, check_fractions
 from darkroom.lightning_modules.diffusion.build_network import build_network
+from darkroom.lightning_modules.diffusion.classifier.guidance import ClassifierGuidance, ClassifierGuide
 from darkroom.lightning_modules.diffusion.export import Inputs
+from darkroom.lightning_modules.diffusion.latent import LatentSpace
+from darkroom.lightning_modules.diffusion.latent.latent_space import check_latent_options
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.objective.likelihood import code_length
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import LinearSchedule, NoiseSchedule
 from darkroom.lightning_modules.diffusion.sampling.inpainting import repaint
+from darkroom.lightning_modules.diffusion.sampling.model_wrapper import X0Shift
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep, ddim_invert
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
@@ -26,7 +32,9 @@ from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
 from darkroom.lightning_modules.metrics.scores import share_of_rank
 from darkroom.lightning_modules.utils.arguments import build_options
+from darkroom.lightning_modules.utils.normalization import Statistics
 from darkroom.lightning_modules.utils.random import Generators
+from darkroom.protocols.export import ExportGraph
 from darkroom.runtime.lightning_compat import trainer_of
 
 
@@ -57,6 +65,11 @@ class DDPM(Diffusion):
         objective: prediction of the network, and weight of its errors.
         ema: of the network's weights, with warm-up; null: none. Validation, samples and metrics use the EMA weights.
         sampling: sampler, guidance and threshold.
+        classifier: of noisy images, whose gradient guides the sampling (Dhariwal & Nichol 2021, section 4); also beside
+            classifier-free guidance. An unconditional model then samples by class. null: none.
+        autoencoder: whose codes are diffused instead of images (latent diffusion; Rombach et al. 2022), frozen, such as
+            ``VAE(latent_channels=4)``; its weights come from ``init_from``. Checkpoints contain it. Bits/dim, inpainting,
+            thresholds and learned variance, which need images, are then not available. null: none.
         bpd_samples: number of images, over all ranks, whose bits/dim are computed in test, each at all T times; 0: none.
         scores: see Generative.
         optim, init_from: see Technique; its optimizer is Adam by default, lr 2e-4, fused.
@@ -67,7 +80,7 @@ class DDPM(Diffusion):
     """
 
     default_optimizer: ClassVar[OptimizerCallable] = partial(torch.optim.Adam, lr=2e-4, fused=True)
-    free_arguments: ClassVar[tuple[str, ...]] = ("bpd_samples",)
+    free_arguments: ClassVar[tuple[str, ...]] = ("bpd_samples", "classifier")
 
     def __init__(
         self,
@@ -80,6 +93,8 @@ class DDPM(Diffusion):
         objective: Objective | None = None,
         ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
         sampling: Sampling | None = None,
+        classifier: ClassifierGuidance | None = None,
+        autoencoder: nn.Module | None = None,
         bpd_samples: int = 64,
         scores: SampleScores | None = None,
         **kwargs: Any,
@@ -88,20 +103,28 @@ class DDPM(Diffusion):
             raise UsageError(
                 "model.conditional is true, but model.num_classes is missing; set it to the number of classes"
             )
-        num_classes = num_classes if conditional else None
-        objective = build_options(Objective, objective)
+        classes = num_classes if conditional else None
+        objective, schedule = build_options(Objective, objective), schedule or LinearSchedule()
+        latent = None
+        if autoencoder is not None:
+            sampling = build_options(Sampling, sampling)
+            check_latent_options(objective, sampling, classifier)
+            latent, sampling = LatentSpace(autoencoder, image_shape), replace(sampling, threshold="none")
+        guide = None
+        if classifier is not None:
+            guide = ClassifierGuide(build_options(ClassifierGuidance, classifier), image_shape, schedule, classes)
         built_for = {
-            "image_shape": image_shape,
-            "num_classes": num_classes,
+            "image_shape": image_shape if latent is None else latent.shape,
+            "num_classes": classes,
             "learned_variance": objective.learned_variance,
             "self_conditioning": objective.self_conditioning,
         }
         given = {"label": "model.conditional is true"} if conditional else {}
         super().__init__(
             image_shape=image_shape,
-            num_classes=num_classes,
+            num_classes=classes if guide is None else guide.num_classes,
             network=build_network(network, default=DenoisingUNet, built_for=built_for, given=given),
-            schedule=schedule or LinearSchedule(),
+            schedule=schedule,
             objective=objective,
             ema=ema,
             sampling=sampling,
@@ -111,23 +134,36 @@ class DDPM(Diffusion):
         check_fractions(label_dropout=label_dropout)
         if bpd_samples < 0:
             raise UsageError(f"model.bpd_samples must be at least 0, got {bpd_samples}")
-        self.label_dropout, self.bpd_samples = label_dropout, bpd_samples
+        self.conditional, self.label_dropout, self.bpd_samples = conditional, label_dropout, bpd_samples
+        self.guide = guide
+        if latent is not None:
+            self.latent, self.bpd_samples = latent, 0
         self.check_guidance(self.guidance)
         self.bits, self._measured = MeanMetric(), 0  # bits/dim, and the number of images on this rank
+
+    @staticmethod
+    def shared_arguments(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the arguments that the command line shares with the network and the autoencoder."""
+        shared = {**arguments, **(arguments.get("objective") or {})}
+        coded = (arguments.get("autoencoder") or {}).get("init_args") or {}
+        shape = arguments.get("image_shape")
+        if shape is not None and coded.get("latent_channels") is not None:
+            shared["image_shape"] = code_shape(shape, coded["channels"], coded["latent_channels"])
+        return {"network": shared, "autoencoder": dict(arguments)}
 
     # --- the class ----------------------------------------------------------------------------------------------------
 
     @property
     def null_condition(self) -> dict[str, float]:
         """Label of the null condition, ``num_classes``; {} for an unconditional model."""
-        return {} if self.num_classes is None else {"label": self.num_classes}
+        return {"label": self.num_classes} if self.conditional and self.num_classes is not None else {}
 
     @property
     def unguided(self) -> str | None:
         """Reason why guidance is not possible: no classes, or no label dropout; None: it is possible."""
-        if self.num_classes is not None and self.label_dropout:
+        if self.conditional and self.label_dropout:
             return None
-        lacks = "model.conditional is false" if self.num_classes is None else "model.label_dropout is 0"
+        lacks = "model.label_dropout is 0" if self.conditional else "model.conditional is false"
         return (
             f"{lacks}: guidance needs a model that is trained both with and without the class; set it to 1, or train with "
             "model.conditional true and a model.label_dropout such as 0.1"
@@ -135,15 +171,38 @@ class DDPM(Diffusion):
 
     def make_condition(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
         """Build the condition: the batch's labels, in training dropped with probability ``label_dropout``."""
-        labels = self.labels_of(batch)
+        labels = self._network_labels(batch)
         return label_condition(self._dropped(labels) if self.training else labels)
+
+    def network_condition(self, labels: Tensor | Sequence[int] | None, n: int) -> Condition:
+        """Return the condition of the network on n labels, after checks; {} for an unconditional network."""
+        if self.conditional or labels is not None:
+            labels = self.check_labels(labels, n)
+        return label_condition(labels if self.conditional else None)
+
+    def _network_labels(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return a batch's labels if the network is conditional."""
+        return self.labels_of(batch) if self.conditional else None
 
     def condition_inputs(self) -> Inputs:
         """Return the labels as input of the exported network, if this model is conditional."""
-        return label_inputs(self.num_classes)
+        return label_inputs(self.num_classes if self.conditional else None)
+
+    def export_graphs(self, normalization: Statistics) -> Mapping[str, ExportGraph]:
+        """Return the graphs of the denoiser and of the decoder of codes, if there is one, see ``ExportableParts``.
+
+        Raises:
+            UsageError: a classifier guides the sampling, which exported files cannot do.
+        """
+        if self.guide is not None:
+            raise UsageError(
+                "model.classifier guides the sampling by gradients, which exported files do not compute; export with "
+                "--model.classifier null"
+            )
+        return super().export_graphs(normalization)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        labels = self.labels_of(batch)
+        labels = self._network_labels(batch)
         if batch_idx == 0 and labels is not None:
             self.check_labels(labels, len(batch["image"]))  # synchronizes, so once an epoch
         return super().training_step(batch, batch_idx)
@@ -159,10 +218,9 @@ class DDPM(Diffusion):
 
     def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
         """Sample n images (n, C, H, W) in [-1, 1] with the sampler and guidance of ``sampling``."""
-        x = self.draw_latents(n, generator)
-        return self.sample_from(
-            x, label_condition(labels), self.sampling, self.guidance_or_default(None), generator, self.on_step
-        )
+        condition, shift = self.network_condition(labels, n), self.classifier_shift(labels)
+        x, weight = self.draw_latents(n, generator), self.guidance_or_default(None)
+        return self.sample_from(x, condition, self.sampling, weight, generator, self.on_step, shift)
 
     def sample(
         self,
@@ -170,6 +228,7 @@ class DDPM(Diffusion):
         *,
         labels: Tensor | Sequence[int] | None = None,
         guidance: float | None = None,
+        classifier_scale: float | None = None,
         sampler: SamplerName | None = None,
         steps: int | None = None,
         generator: Generators = None,
@@ -179,19 +238,43 @@ class DDPM(Diffusion):
 
         Args:
             n: number of images, at least 1.
-            labels: int (n,), the class of each image; only for a conditional model.
+            labels: int (n,), the class of each image; only for a conditional model, or one with a classifier.
             guidance: weight of the class; 1 is the conditional model itself, 0 the unconditional one.
+            classifier_scale: factor of the classifier's gradient; 0: without the classifier.
             sampler: ancestral, ddim, dpm_solver++, heun or flow_heun.
             steps: of the sampler, 1 to T.
             generator: determines the result; a list has one for each image; None: torch's global one.
-            callback: called after every step with a ``samplers.Step``.
+            callback: called after every step with a ``samplers.Step``, whose states are images.
         """
         if n < 1:
             raise UsageError(f"n must be at least 1 image, got {n}")
         with self.sampling_mode():
-            condition = label_condition(self.check_labels(labels, n))
+            labels = self.check_labels(labels, n)
+            condition, shift = self.network_condition(labels, n), self.classifier_shift(labels, classifier_scale)
             sampling, weight = self.sampling_with(sampler=sampler, steps=steps), self.guidance_or_default(guidance)
-            return self.sample_from(self.draw_latents(n, generator), condition, sampling, weight, generator, callback)
+            x = self.draw_latents(n, generator)
+            callback = callback if self.latent is None else self.latent.decode_steps(callback)
+            return self.sample_from(x, condition, sampling, weight, generator, callback, shift)
+
+    def classifier_shift(self, labels: Tensor | None, scale: float | None = None) -> X0Shift | None:
+        """Return the change of predicted images by classifier guidance; None without a classifier.
+
+        Args:
+            labels: int64 (B,).
+            scale: factor of the gradient; None: that of ``classifier``.
+
+        Raises:
+            UsageError: a scale without a classifier.
+        """
+        if self.guide is None:
+            if scale:
+                raise UsageError(
+                    f"classifier_scale is {scale}, but the model has no classifier; set model.classifier.ckpt_path to the "
+                    "checkpoint of a NoisyClassifier"
+                )
+            return None
+        assert labels is not None, "check_labels requires them of a model with classes"
+        return self.guide.shift(labels, scale, self.sampling.guidance_interval)
 
     def invert(self, x: Tensor, *, labels: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Compute noise x_T from which DDIM samples approximately these images (Song et al. 2021, section 4.3).
@@ -203,9 +286,9 @@ class DDPM(Diffusion):
         """
         self._check_images(x)
         with self.sampling_mode(), self.precision():
-            wrapped = self.wrap_network(label_condition(self.check_labels(labels, len(x))), threshold="none")
+            wrapped = self.wrap_network(self.network_condition(labels, len(x)), threshold="none")
             pairs = self.sampling_with(sampler="ddim", steps=steps).pairs(self.schedule)
-            return ddim_invert(wrapped, x.float(), pairs, self.schedule)
+            return ddim_invert(wrapped, self.to_codes(x.float()), pairs, self.schedule)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Encode images (B, C, H, W) in [-1, 1] to latents x_T of the same shape, without gradients; see ``invert``."""
@@ -215,7 +298,7 @@ class DDPM(Diffusion):
         """Decode latents x_T (B, C, H, W) to images in [-1, 1] by deterministic DDIM, the inverse of ``encode``."""
         with self.sampling_mode():
             ddim = self.sampling_with(sampler="ddim", eta=0.0)  # inverts ``encode``
-            return self.sample_from(z, label_condition(self.check_labels(labels, len(z))), ddim)
+            return self.sample_from(z, self.network_condition(labels, len(z)), ddim)
 
     def interpolate_latents(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
         """Interpolate spherically (Song et al. 2021, appendix D.5): a linear mean of noise has too small a variance."""
@@ -250,10 +333,11 @@ class DDPM(Diffusion):
             Images (B, C, H, W), equal to x where it is known.
         """
         self._check_images(x)
+        self._require_images("inpaint")
         with self.sampling_mode(), self.precision():
-            wrapped = self.wrap_network(
-                label_condition(self.check_labels(labels, len(x))), self.guidance_or_default(guidance)
-            )
+            labels = self.check_labels(labels, len(x))
+            condition, shift = self.network_condition(labels, len(x)), self.classifier_shift(labels)
+            wrapped = self.wrap_network(condition, self.guidance_or_default(guidance), shift=shift)
             pairs = self.sampling_with(sampler="ancestral", steps=steps).pairs(self.schedule)
             sampled = repaint(
                 wrapped,
@@ -274,6 +358,13 @@ class DDPM(Diffusion):
         if x.dim() != 4 or x.shape[1] != self.image_shape[0]:
             raise UsageError(f"images must have the shape (B, {self.image_shape[0]}, H, W), got {tuple(x.shape)}")
 
+    def _require_images(self, what: str) -> None:
+        """Raise a UsageError for a model that diffuses codes."""
+        if self.latent is not None:
+            raise UsageError(
+                f"{what} needs a model that diffuses images, but this one diffuses codes (model.autoencoder)"
+            )
+
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def errors_at(self, x: Tensor, t: Tensor, *, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
@@ -288,17 +379,18 @@ class DDPM(Diffusion):
         if t.min() < 0 or t.max() >= self.schedule.num_steps:
             raise UsageError(f"times must be from 0 to {self.schedule.num_steps - 1}, got {t.min()} to {t.max()}")
         with self.sampling_mode():
-            labels, noise = self.check_labels(labels, len(x)), self.noise(*x.shape, generator=generator)
+            condition, x = self.network_condition(labels, len(x)), self.to_codes(x.float())
+            noise = self.noise(*x.shape, generator=generator)
             alpha, sigma = self.schedule.alpha_sigma(t)
-            x_t = self.schedule.add_noise(x.float(), noise, t)
-            output, _ = self.predict(self.sampling_network, x_t, t, label_condition(labels))
+            x_t = self.schedule.add_noise(x, noise, t)
+            output, _ = self.predict(self.sampling_network, x_t, t, condition)
             return (self.parameterization.to_eps(output, x_t, alpha, sigma) - noise).square().flatten(1).mean(1)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         """Compute the means of the loss terms; in test also update the bound in bits/dim."""
         terms = super().evaluate(batch, stage)
-        if stage == "test":
-            self._measure_bits(self.target_images(batch), self.labels_of(batch))
+        if stage == "test" and self.bpd_samples:
+            self._measure_bits(self.target_images(batch), self._network_labels(batch))
         return terms
 
     def _measure_bits(self, x: Tensor, labels: Tensor | None) -> None:
@@ -331,9 +423,10 @@ class DDPM(Diffusion):
         """
 
         def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            output, v = self.predict(self.sampling_network, x_t, t, label_condition(labels))
+            output, v = self.predict(self.sampling_network, x_t, t, condition)
             return self.parameterization.to_x0(output, x_t, *self.schedule.alpha_sigma(t)).clamp(-1, 1), v
 
-        labels = self.check_labels(labels, len(x))
+        self._require_images("bits_per_dim")
+        condition = self.network_condition(labels, len(x))
         with self.sampling_mode():
             return code_length(predict, x.float(), self.schedule, self.fixed_variance, generator)

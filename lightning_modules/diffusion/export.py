@@ -13,6 +13,7 @@ from darkroom.lightning_modules.diffusion.sampling.model_wrapper import call_net
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.sampling.table import Evaluation, tabulate
 from darkroom.lightning_modules.diffusion.text import LearnedTextEncoder, TextEncoder
+from darkroom.lightning_modules.generation.export import round_image
 from darkroom.protocols.export import BATCH, ExportGraph, TensorSpec
 
 TOKENS = "tokens"
@@ -28,13 +29,17 @@ _SEEDS = (
 class DenoisingModel(Protocol):
     """Diffusion model, as export reads it."""
 
-    image_shape: tuple[int, int, int]
     num_classes: int | None
     schedule: NoiseSchedule
     sampling: Sampling
     parameterization: Parameterization
     learned_variance: bool
     self_conditioning: bool
+
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """Shape of x_0: (C, H, W) of images, or (c, h, w) of codes."""
+        ...
 
     @property
     def sampling_network(self) -> nn.Module:
@@ -87,6 +92,18 @@ class _Upsampler(nn.Module):
         return (self.upsample(small),)
 
 
+class _CodeDecoder(nn.Module):
+    """Codes (B, c, h, w) of latent diffusion -> images uint8 (B, C, H, W), and their values in [-1, 1]."""
+
+    def __init__(self, decode: Callable[[Tensor], Tensor], latent: nn.Module) -> None:
+        super().__init__()
+        self.decode, self.latent = decode, latent
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        values = self.decode(latent)
+        return round_image(values), values
+
+
 def denoiser_graph(
     model: DenoisingModel, condition: Inputs, notes: tuple[str, ...] = (), **options: Any
 ) -> ExportGraph:
@@ -99,15 +116,15 @@ def denoiser_graph(
         options: further options.
     """
     evaluations = tabulate(model.sampling, model.schedule, model.parameterization, model.guidance)
-    image = (BATCH, *model.image_shape)
+    image = (BATCH, *model.code_shape)
     if model.self_conditioning:
         x0 = TensorSpec("x0", "float32", image, "x0 of the last evaluation, clipped to [-1, 1]; zeros at the first")
-        condition = {**condition, "x0": (x0, lambda sizes: torch.zeros(sizes[BATCH], *model.image_shape))}
+        condition = {**condition, "x0": (x0, lambda sizes: torch.zeros(sizes[BATCH], *model.code_shape))}
     whole = all(isinstance(one.t, int) for one in evaluations)
     time = TensorSpec("t", "int64" if whole else "float32", (BATCH,), f"time, 0 to {model.schedule.num_steps - 1}")
     scaled = ", times the factor of each evaluation" if model.parameterization.prediction == "edm" else ""
     x = TensorSpec("x", "float32", image, "noisy images x_t = alpha x_0 + sigma eps" + scaled)
-    channels = model.image_shape[0] * (2 if model.learned_variance else 1)
+    channels = model.code_shape[0] * (2 if model.learned_variance else 1)
     meaning = model.parameterization.prediction + (", then v of the variance" if model.learned_variance else "")
     names = tuple(condition)
 
@@ -119,12 +136,40 @@ def denoiser_graph(
     return ExportGraph(
         module=_Denoiser(model.sampling_network, names),
         inputs=(x, time, *(spec for spec, _ in condition.values())),
-        outputs=(TensorSpec("prediction", "float32", (BATCH, channels, *model.image_shape[1:]), meaning),),
+        outputs=(TensorSpec("prediction", "float32", (BATCH, channels, *model.code_shape[1:]), meaning),),
         resizing="none: images have the size of the training",
         options=_options(model, evaluations) | options,
         examples={"t": _times(evaluations, whole), **{name: example for name, (_, example) in condition.items()}},
         reference=predict,
         notes=notes,
+    )
+
+
+def code_decoder_graph(
+    latent: nn.Module,
+    decode: Callable[[Tensor], Tensor],
+    code_shape: tuple[int, int, int],
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+) -> ExportGraph:
+    """Return the graph that decodes the sampled codes of latent diffusion.
+
+    Args:
+        latent: has the weights of the decoder.
+        decode: maps codes (B, *code_shape) of unit variance to images in [-1, 1].
+        code_shape, image_shape: of codes and images.
+        num_classes: of a model that samples by class.
+    """
+    return ExportGraph(
+        module=_CodeDecoder(decode, latent),
+        inputs=(TensorSpec("latent", "float32", (BATCH, *code_shape), "sampled codes, of unit variance"),),
+        outputs=(
+            TensorSpec("image", "uint8", (BATCH, *image_shape), "images, 0 to 255"),
+            TensorSpec("values", "float32", (BATCH, *image_shape), "the same before rounding, -1 to 1"),
+        ),
+        resizing="none: images have the size of the training",
+        options={"num_classes": num_classes},
+        reference=lambda codes: (round_image(decode(codes)), decode(codes)),
     )
 
 

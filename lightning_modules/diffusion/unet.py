@@ -100,12 +100,12 @@ class DenoisingUNet(TimedUNet):
         text_dim: int | None = None,
     ) -> None:
         super().__init__(text_dim=text_dim, gradient_checkpointing=gradient_checkpointing)
-        _check_numbers(base_channels, multipliers, blocks, head_channels, dropout)
+        check_numbers(base_channels, multipliers, blocks, head_channels, dropout)
         image_shape = check_network_shape(image_shape)
-        sides = _sides(image_shape[1:], len(multipliers))
+        sides = map_sides(image_shape[1:], len(multipliers))
         if isinstance(attention, int):
             attention = [side for side in sides if side <= attention]
-        _check_attention(attention, sides)
+        check_attention(attention, sides)
         check_choice("model.network.modulation", modulation, Modulation)
         self.image_shape, self.num_classes, self.null_label = image_shape, num_classes, num_classes
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)
@@ -128,7 +128,7 @@ class DenoisingUNet(TimedUNet):
         inputs = image_shape[0] * (2 if self.self_conditioning else 1)
         outputs = image_shape[0] * (2 if self.learned_variance else 1)
         self.stem = nn.Conv2d(inputs, base_channels, 3, padding=1)
-        self.down, skips = _build_encoder(levels, base_channels, blocks, block, half)
+        self.down, skips = build_encoder(levels, base_channels, blocks, block, half)
         last = skips[-1]
         self.middle = nn.ModuleList([block(last, last, attention=True), block(last, last)])
         self.up = _build_decoder(levels, skips, blocks, block, double)
@@ -198,7 +198,7 @@ Levels = Sequence[tuple[int, bool]]  # channels of each level, finest first, and
 BuildLayer = Callable[..., Layer]
 
 
-def _build_encoder(
+def build_encoder(
     levels: Levels, channels: int, blocks: int, block: BuildLayer, half: BuildLayer
 ) -> tuple[nn.ModuleList, list[int]]:
     """Build the layers from the finest level to the coarsest; return also the channels before and after each layer."""
@@ -230,9 +230,10 @@ def _build_decoder(
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_numbers(
+def check_numbers(
     base_channels: int, multipliers: Sequence[int], blocks: int, head_channels: int | None, dropout: float
 ) -> None:
+    """Raise a UsageError for options of a U-Net that are out of their range."""
     wrong = {
         "base_channels": (base_channels, base_channels < 4 or base_channels % 2, "an even number of at least 4"),
         "multipliers": (tuple(multipliers), min(multipliers, default=0) < 1, "an integer of at least 1 for each level"),
@@ -245,8 +246,12 @@ def _check_numbers(
             raise UsageError(f"model.network.{name} must be {right}, got {value}")
 
 
-def _sides(size: tuple[int, int], maps: int) -> list[int]:
-    """Compute the larger side of each level."""
+def map_sides(size: tuple[int, int], maps: int) -> list[int]:
+    """Compute the larger side of each level, finest first.
+
+    Raises:
+        UsageError: the image cannot be halved so often.
+    """
     step = 2 ** (maps - 1)
     if any(side % step for side in size):
         lower, upper = [max(step, side - side % step) for side in size], [side + -side % step for side in size]
@@ -259,7 +264,8 @@ def _sides(size: tuple[int, int], maps: int) -> list[int]:
     return [max(size) // 2**level for level in range(maps)]
 
 
-def _check_attention(attention: Sequence[int], sides: list[int]) -> None:
+def check_attention(attention: Sequence[int], sides: list[int]) -> None:
+    """Raise a UsageError for attention at a side that no map has."""
     missing = [side for side in attention if side not in sides]
     if missing:
         raise UsageError(

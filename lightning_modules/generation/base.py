@@ -38,6 +38,21 @@ def check_image_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, in
     return channels, height, width
 
 
+def check_value_range(module: object, data: object, channels: int) -> None:
+    """Raise a UsageError for a datamodule whose images are not in [-1, 1].
+
+    Args:
+        module: of the images; named in the message.
+        data: the datamodule.
+        channels: of the images.
+    """
+    if isinstance(data, RangedData) and tuple(data.value_range) != (-1.0, 1.0):
+        raise UsageError(
+            f"{type(module).__name__} needs images in [-1.0, 1.0], but those of {type(data).__name__} are "
+            f"in {[round(end, 3) for end in data.value_range]}; set data.mean and data.std to {[0.5] * channels}"
+        )
+
+
 def squared_error(reconstruction: Tensor, x: Tensor) -> Tensor:
     """Compute the squared error of each reconstruction of images x (B, C, H, W), summed over values: float32 (B,)."""
     return (reconstruction.float() - x.float()).square().flatten(1).sum(1)
@@ -230,12 +245,7 @@ class Generative(_Base):
                 f"model.image_shape is {self.image_shape}, but the data have {tuple(shape)}; make them agree: a "
                 "new model takes the data's, a trained one needs data of its own size (data.size, or data.side of Shapes)"
             )
-        if isinstance(data, RangedData) and tuple(data.value_range) != self.value_range:
-            middle = [0.5] * self.image_shape[0]
-            raise UsageError(
-                f"{type(self).__name__} needs images in {list(self.value_range)}, but those of {type(data).__name__} are "
-                f"in {[round(end, 3) for end in data.value_range]}; set data.mean and data.std to {middle}"
-            )
+        check_value_range(self, data, self.image_shape[0])
         if self.scores is not None and stage != "predict":
             self.scores.prepare(self)
 

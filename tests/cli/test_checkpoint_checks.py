@@ -166,7 +166,7 @@ def test_checkpoints_of_previous_version_are_compared_by_what_they_hold(darkroom
 
 def test_free_arguments_of_bases_add_up() -> None:
     free: Any = config_traits("darkroom.lightning_modules.diffusion.DDPM").free_arguments
-    assert {"bpd_samples", "sampling", "scores", "optim"} == set(free)
+    assert {"bpd_samples", "classifier", "sampling", "scores", "optim"} == set(free)
 
 
 def test_optimizer_options_of_lightning_are_those_of_the_model(darkroom: Callable, tiny: list[str]) -> None:

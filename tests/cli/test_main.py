@@ -77,6 +77,7 @@ def test_list_shows_every_class_and_config(darkroom: Callable) -> None:
         "ConditionalVAE",
         "DCGAN",
         "DDPM",
+        "NoisyClassifier",
         "TextToImage",
         "SuperResolution",
         "ImagenCascade",

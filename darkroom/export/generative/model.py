@@ -34,6 +34,8 @@ class ExportedGenerator(Generative, Technique):
     def __init__(self, path: str) -> None:
         self.parts = _open_parts(Path(path))
         maker = next((self.parts[name] for name in ("decoder", "generator", "denoiser") if name in self.parts), None)
+        if "denoiser" in self.parts and self.parts["denoiser"].description.options.get("codes"):
+            maker = self.parts.get("decoder")  # latent diffusion
         if maker is None:
             raise UsageError(
                 f"ckpt_path {path} needs the file of the decoder, generator or denoiser beside it; copy it there"

@@ -88,4 +88,4 @@ def sample(folder: str | Path, generators: list[np.random.RandomState], **given:
         if isinstance(scale, list):  # learned variance
             scale = np.exp(((v + 1) * np.log(scale[1]) + (1 - v) * np.log(scale[0])) / 4)
         x = (x + scale * normal(generators, shape)).astype(np.float32) if np.any(scale) else x
-    return np.clip(x, -1, 1)
+    return Part(folder, "decoder")(latent=x)[1] if options.get("codes") else np.clip(x, -1, 1)

@@ -1,5 +1,6 @@
 """ModelWrapper: a network as x0-prediction, as samplers need it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from darkroom.lightning_modules.diffusion.objective.parameterization import Para
 from darkroom.lightning_modules.diffusion.sampling.guidance import Threshold, dynamic_threshold, static_threshold
 from darkroom.lightning_modules.diffusion.sampling.samplers import X0Prediction
 from darkroom.lightning_modules.utils.arguments import check_choice
+
+X0Shift = Callable[[Tensor, float], Tensor]  # change of the predicted image, from x_t (B, C, H, W) and t
 
 
 def call_network(
@@ -57,6 +60,7 @@ class ModelWrapper:
         self_conditioning: the last prediction is a further argument, ``x0``.
         threshold: of the predicted image: static, dynamic or none.
         percentile: of dynamic thresholding.
+        shift: change of the predicted image before the threshold, such as that of classifier guidance; None: none.
 
     Raises:
         UsageError: an unknown threshold, or a percentile out of (0, 1].
@@ -72,6 +76,7 @@ class ModelWrapper:
         self_conditioning: bool = False,
         threshold: Threshold = "static",
         percentile: float = 0.995,
+        shift: X0Shift | None = None,
     ) -> None:
         if not 0 < percentile <= 1:
             raise UsageError(f"model.sampling.percentile must be in (0, 1], such as 0.995, got {percentile}")
@@ -79,6 +84,7 @@ class ModelWrapper:
         self.parameterization = parameterization
         self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
         self.threshold, self.percentile = check_choice("model.sampling.threshold", threshold, Threshold), percentile
+        self.shift = shift
         self._last: Tensor | None = None
 
     def __call__(self, x: Tensor, t: float) -> X0Prediction:
@@ -91,6 +97,8 @@ class ModelWrapper:
         scaled = self.parameterization.network_input(x, alpha, sigma)
         output, variance = call_network(self.network, scaled, times, condition, self.learned_variance)
         x0 = self.parameterization.to_x0(output, x, alpha, sigma)
+        if self.shift is not None:
+            x0 = x0 + self.shift(x, t)
         if self.threshold == "static":
             x0 = static_threshold(x0)
         elif self.threshold == "dynamic":

@@ -84,6 +84,11 @@ class DiffusionModel(BlobModel):
                 callback(Step(index, steps, t, t_prev, x, x0))
         return x
 
+    def to_codes(self, images: Tensor) -> Tensor:
+        return images
+
+    to_images = to_codes
+
     def errors_at(
         self, x: Tensor, t: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -335,7 +340,8 @@ def test_progress_bar_keeps_hook_of_others() -> None:
 def test_model_without_diffusion_steps_raises(callback: type) -> None:
     with pytest.raises(
         UsageError,
-        match=rf"{callback.__name__} needs errors_at, schedule of the module, which BlobModel does not have; .* DDPM",
+        match=rf"{callback.__name__} needs errors_at, schedule, to_codes, to_images of the module, which BlobModel does "
+        "not have; .* DDPM",
     ):
         trainer(callback()).validate(BlobModel(), BlobData(), verbose=False)
 
