@@ -17,21 +17,18 @@ def find_config(path: Path) -> Path:
     """Return the path of a config: the given file, or the shipped one of that name; unchanged if neither exists.
 
     Args:
-        path: as typed. ``configs/paper/NAME.yaml`` and ``configs/data/NAME.yaml``, paths of the previous version, are
-            found in the folders of their families.
+        path: as typed. Paths of the previous version, such as ``configs/paper/NAME.yaml``, are found in the folders into
+            which the configs moved.
     """
     if path.exists() or path.parts[:1] != ("configs",):
         return path
     shipped = shipped_configs().joinpath(*path.parts[1:])
     if shipped.is_file():
         return shipped
-    if path.parts[1:-1] in (("paper",), ("data",)):
-        for moved in sorted(shipped.parent.glob(f"*/{path.name}")):
-            today = Path("configs", moved.relative_to(shipped_configs())).as_posix()
-            warnings.warn(
-                f"{path} is now {today}; the old path works for one more version", FutureWarning, stacklevel=2
-            )
-            return moved
+    for moved in sorted(shipped.parent.glob(f"*/{path.name}")):
+        today = Path("configs", moved.relative_to(shipped_configs())).as_posix()
+        warnings.warn(f"{path} is now {today}; the old path works for one more version", FutureWarning, stacklevel=2)
+        return moved
     return path
 
 

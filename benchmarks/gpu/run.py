@@ -70,4 +70,7 @@ def main(argv: list[str]) -> int:
             visit.run("speed", name, partial(measure_entry, name, options))
     head = f"# Measured on a GPU\n\n`python -m benchmarks gpu --budget {arguments.budget:g}` on {about}\n"
     arguments.out.with_suffix(".md").write_text(head + tables(visit.rows[1:]) + "\n", encoding="utf-8")
-    return int(any(row.get("right") is False for row in visit.rows))
+    wrong = [
+        row for row in visit.rows if row.get("right") is False or (row["part"] == "correctness" and "error" in row)
+    ]
+    return int(bool(wrong))

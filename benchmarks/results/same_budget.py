@@ -186,7 +186,7 @@ SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation
 
 
 class CommandFailedError(Exception):
-    """A command of a method that failed; the message has its words and the end of what it printed."""
+    """A command of a method that failed; the message contains the command and the end of its output."""
 
 
 def _darkroom(command: str, *arguments: str) -> None:
@@ -304,7 +304,7 @@ def main() -> None:
             row = run(arguments.family, name, arguments, extra)
         except CommandFailedError as error:
             failed = True
-            print(f"{name} failed, the others go on: {error}", file=sys.stderr, flush=True)
+            print(f"{name} failed; continuing with the others: {error}", file=sys.stderr, flush=True)
             continue
         if not headed:
             headed = True

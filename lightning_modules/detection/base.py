@@ -143,7 +143,8 @@ class ObjectDetection(Technique):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Check the values of boxes and labels on the CPU: later, each read would synchronize with the device."""
-        if self.device.type != "cpu" and "target" in batch:
+        if self.device.type != "cpu" and isinstance(batch, Mapping) and "target" in batch:
+            check_targets(batch)
             check_boxes(batch, self.num_classes)
         return batch
 
@@ -268,9 +269,8 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
         UsageError: names the image of the batch and its first invalid box.
     """
     images, targets = batch["image"], batch["target"]
-    if len(images) != len(targets):
-        raise UsageError(f"the batch has {len(images)} images and {len(targets)} targets; every image needs one")
-    for index, (image, target) in enumerate(zip(images, targets, strict=True)):
+    check_targets(batch)
+    for index, image in enumerate(images):
         if image.dtype == torch.uint8:
             raise UsageError(
                 "uint8 images reached the network; the datamodule's on_after_batch_transfer scales them to [0, 1] (pass "
@@ -282,6 +282,20 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
                 f"image {index} of the batch{_path(batch, index)} is {tuple(image.shape)}, image 0 {first}; all must be "
                 "(C, H, W) with the same C"
             )
+    if all(target["boxes"].device.type == "cpu" for target in targets):
+        check_boxes(batch, num_classes)
+
+
+def check_targets(batch: Mapping[str, Any]) -> None:
+    """Check the number of targets, and the shapes of boxes, labels and masks.
+
+    Raises:
+        UsageError: names the image of the batch.
+    """
+    images, targets = batch["image"], batch["target"]
+    if len(images) != len(targets):
+        raise UsageError(f"the batch has {len(images)} images and {len(targets)} targets; every image needs one")
+    for index, (image, target) in enumerate(zip(images, targets, strict=True)):
         boxes, labels = target["boxes"], target["labels"]
         if boxes.dim() != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
             raise UsageError(
@@ -293,8 +307,6 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
                 f"image {index} of the batch is {tuple(image.shape[-2:])} with {len(boxes)} boxes, but its masks are "
                 f"{tuple(target['masks'].shape)}"
             )
-    if all(target["boxes"].device.type == "cpu" for target in targets):
-        check_boxes(batch, num_classes)
 
 
 def check_boxes(batch: Mapping[str, Any], num_classes: int) -> None:

@@ -1,15 +1,16 @@
-"""Contract of every method: its training step does not wait for a GPU, found on the CPU by the operations that would."""
+"""Contract of every method: its training step does not synchronize with a GPU, found on the CPU by what would."""
 
 import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operations whose values, or whose number of values, the CPU must know before the next one.
-_WAITING = {
+_SYNCHRONIZING = {
     "_local_scalar_dense",  # .item(), float() and bool() of a tensor
     "nonzero",  # also of an index by a mask
     "masked_select",
@@ -25,7 +26,7 @@ _ONE_HOT = "one_hot checks its labels on the CPU, and not on a GPU"
 _RANDOM = "a random number of the CPU"
 _REGIONS = "regions are chosen by their values, and their number is not known before"
 _TORCHVISION = "torchvision's code, of which the same holds"
-# Places that wait, by function and operation, each with the reason why it may.
+# Places that synchronize, by function and operation, each with the reason why it may.
 REASONS = {
     "networks.one_hot: _local_scalar_dense": _ONE_HOT,
     "yolo.yolo_loss: _local_scalar_dense": _ONE_HOT,
@@ -37,6 +38,7 @@ REASONS = {
     "boxes._choose: nonzero": _REGIONS,
     "fast_rcnn._losses: nonzero": _REGIONS,
     "sampling.sample_windows: repeat_interleave": _REGIONS,
+    "sampling.sample_windows: tolist": _REGIONS,
     "sampling.<genexpr>: nonzero": _REGIONS,
     "generalized_rcnn.forward: _local_scalar_dense": _TORCHVISION,
     "transform.torch_choice: _local_scalar_dense": _TORCHVISION,
@@ -62,14 +64,14 @@ class SynchronizationContract:
     def data(self, **kwargs: Any) -> Any:
         raise NotImplementedError
 
-    def test_training_step_waits_only_for_stated_reasons(self, tmp_path: Path) -> None:
-        """A new place belongs into ``REASONS`` only if it does not wait on a GPU, or cannot be avoided."""
+    def test_training_step_synchronizes_only_for_stated_reasons(self, tmp_path: Path) -> None:
+        """A new place belongs into ``REASONS`` only if it does not synchronize on a GPU, or cannot be avoided."""
         found = synchronizations(self.build(), self.data(batch_size=2, train_size=6), tmp_path, self.epochs)
         assert found - REASONS.keys() == set()
 
 
 def synchronizations(model: LightningModule, data: LightningDataModule, folder: Path, epochs: int) -> set[str]:
-    """Return the places that wait in the second and third training step, forward and backward."""
+    """Return the places that synchronize in the second and third training step, forward and backward."""
     found = _Synchronizations()
     quiet: dict[str, Any] = dict.fromkeys(
         ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
@@ -83,7 +85,7 @@ def synchronizations(model: LightningModule, data: LightningDataModule, folder: 
 
 
 class _Synchronizations(Callback):
-    """Collects the places that wait."""
+    """Collects the places that synchronize."""
 
     def __init__(self) -> None:
         self.places: set[str] = set()
@@ -98,16 +100,42 @@ class _Synchronizations(Callback):
             self._mode.__exit__(None, None, None)
 
 
+_CONVERSIONS = (
+    "tolist",
+    "numpy",
+    "cpu",
+)  # copies to Python and to the CPU, which call no operation of a tensor on the CPU
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, places: set[str]) -> None:
         super().__init__()
         self.places = places
+        self._methods = {name: getattr(torch.Tensor, name) for name in _CONVERSIONS}
+
+    def __enter__(self) -> Any:
+        for name, method in self._methods.items():
+            setattr(torch.Tensor, name, self._recording(name, method))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for name, method in self._methods.items():
+            setattr(torch.Tensor, name, method)
+        super().__exit__(*error)
+
+    def _recording(self, name: str, method: Any) -> Any:
+        def convert(*args: Any, **kwargs: Any) -> Any:
+            if place := _place():
+                self.places.add(f"{place}: {name}")
+            return method(*args, **kwargs)
+
+        return convert
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = str(func).split(".")[1]
         known = name == "repeat_interleave" and kwargs.get("output_size") is not None
-        if name in _WAITING and not known and (place := _place()):
+        if name in _SYNCHRONIZING and not known and (place := _place()):
             self.places.add(f"{place}: {name}")
         return func(*args, **kwargs)
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.objective.noise_schedules import NoiseSchedule
 from darkroom.lightning_modules.diffusion.objective.parameterization import (
+    P2,
     VLB,
     LossWeight,
+    MinSNR,
     Parameterization,
     Prediction,
+    Simple,
 )
 from darkroom.lightning_modules.diffusion.objective.times import TimeDistribution
 from darkroom.lightning_modules.utils.arguments import check_choice
@@ -77,8 +80,14 @@ class Objective:
                 f"model.objective.learned_variance must be false for {name}, because the variance of a step is learned "
                 "at whole times"
             )
+        weight = type(self.loss_weight).__name__
         if isinstance(self.loss_weight, VLB) and (schedule.continuous or schedule.ends_in_noise):
             raise UsageError(
                 f"model.objective.loss_weight VLB is the weight of steps of whole times with alpha above 0, which {name} "
-                "does not have; use Unweighted, Simple, MinSNR or P2"
+                "does not have; use Unweighted"
+            )
+        if isinstance(self.loss_weight, Simple | MinSNR | P2) and schedule.ends_in_noise and not schedule.continuous:
+            raise UsageError(
+                f"model.objective.loss_weight {weight} is 0 at the last time of {name}, from which samplers start; use "
+                "Unweighted"
             )

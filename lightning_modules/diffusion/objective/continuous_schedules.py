@@ -1,4 +1,4 @@
-"""Schedules that training samples real-valued times of: rectified flow, and EDM's noise levels.
+"""Schedules with real-valued times in training: rectified flow, and EDM's noise levels.
 
 Times are steps, as of the other schedules: -1 is the image itself and T - 1 the noisiest time. Networks embed them as they
 embed whole times. Samplers take whole or fractional times.
@@ -57,7 +57,7 @@ class RectifiedFlow(NoiseSchedule):
         return 1 - sigma, sigma
 
     def large_variance(self, t: Tensor) -> Tensor:
-        """Return the variance of the reverse step from times int64 (B,) for images of noise: float32 (B, 1, 1, 1)."""
+        """Return the variance of the reverse step from times int64 (B,) if x_0 is standard normal: float32 (B, 1, 1, 1)."""
         return self.large_variances[t][:, None, None, None]
 
     def power(self, t: float) -> float:

@@ -41,7 +41,8 @@ def fixed_log_variance(variance: FixedVariance, schedule: NoiseSchedule, t: Tens
     At t = 0 both are the small one at t = 1, as in the paper's code: that step's likelihood depends on it.
 
     Args:
-        variance: small: that of the posterior, optimal for a single image; large: beta_t, optimal for images of noise.
+        variance: small: that of the posterior, optimal for a single image; large: beta_t, optimal for standard normal
+            images.
         schedule: of the noise.
         t: int64 (B,).
     """

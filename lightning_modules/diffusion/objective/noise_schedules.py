@@ -69,7 +69,7 @@ class NoiseSchedule(KeepFloat32):
         return self.betas[t][:, None, None, None]
 
     def large_variance(self, t: Tensor) -> Tensor:
-        """Return the variance of the reverse step from times int64 (B,) for images of noise: float32 (B, 1, 1, 1).
+        """Return the variance of the reverse step from times int64 (B,) if x_0 is standard normal: float32 (B, 1, 1, 1).
 
         It is beta_t where alpha^2 + sigma^2 = 1 (Ho et al. 2020, section 3.2).
         """

@@ -315,8 +315,8 @@ def step_variances(schedule: NoiseSchedule, t: float, t_prev: float) -> tuple[fl
 
 
 def large_variance(schedule: NoiseSchedule, t: float, t_prev: float) -> float:
-    """Compute the variance of x_{t_prev}, given x_t, for images of noise: beta where alpha^2 + sigma^2 = 1 (Ho et al. 2020,
-    section 3.2).
+    """Compute the variance of x_{t_prev}, given x_t, if x_0 is standard normal: beta where alpha^2 + sigma^2 = 1 (Ho et
+    al. 2020, section 3.2).
     """
     return step_variances(schedule, t, t_prev)[0] * schedule.power(t_prev) / schedule.power(t)
 

@@ -59,8 +59,8 @@ def shifted_pairs(schedule: NoiseSchedule, steps: int, shift: float, key: str) -
     times = [fraction * schedule.num_steps - 1 for fraction in fractions]
     if times[-1] < 0:
         raise UsageError(
-            f"{key} is {steps}, of which model.sampling.shift {shift} brings the last before the schedule's first time; "
-            "use fewer steps or a larger shift"
+            f"{key} is {steps}, and with model.sampling.shift {shift} the last of these times is below the schedule's "
+            "first; use fewer steps or a larger shift"
         )
     return list(zip(times, [*times[1:], -1], strict=True))
 

@@ -112,3 +112,8 @@ def test_boxes_are_checked_before_they_are_copied_to_a_device(monkeypatch: pytes
     with pytest.raises(UsageError, match="box 0 of image 0 .*reaches out"):
         model.on_before_batch_transfer(batch, 0)
     model.check({"image": batch["image"], "target": [{name: value.to("meta") for name, value in target.items()}]})
+    for boxes, labels in ((torch.zeros(2, 5), torch.ones(2)), (torch.zeros(4), torch.ones(1))):
+        with pytest.raises(UsageError, match=r"image 0 of the batch has boxes .*must be \(N, 4\)"):
+            model.on_before_batch_transfer({**batch, "target": [{"boxes": boxes, "labels": labels}]}, 0)
+    with pytest.raises(UsageError, match="1 images and 2 targets"):
+        model.on_before_batch_transfer({**batch, "target": [target, target]}, 0)

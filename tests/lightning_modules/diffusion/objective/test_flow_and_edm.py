@@ -141,6 +141,14 @@ def test_losses_are_finite_at_all_times(weight: LossWeight, schedule: NoiseSched
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("prediction", ["x0", "v", "flow", "edm"])
+def test_last_time_of_zero_terminal_snr_is_trained(prediction: Prediction) -> None:
+    """It is the first of every sampler."""
+    Objective(prediction=prediction).check_schedule(ZERO)
+    last = torch.tensor([ZERO.num_steps - 1])
+    assert Unweighted()(Parameterization(prediction), ZERO, last) > 0
+
+
 @pytest.mark.parametrize("weight", [MinSNR(), P2()], ids=lambda it: type(it).__name__)
 def test_weighted_loss_depends_only_on_predicted_image(weight: LossWeight) -> None:
     t = torch.tensor([2.5, 20.0, 44.1])
@@ -175,6 +183,13 @@ def test_simple_weight_of_flow_has_closed_form() -> None:
         ({"prediction": "flow", "loss_weight": VLB()}, FLOW, "loss_weight VLB .*RectifiedFlow"),
         ({"prediction": "edm", "loss_weight": VLB()}, EDM, "loss_weight VLB .*EDMSchedule"),
         ({"prediction": "v", "loss_weight": VLB()}, ZERO, "loss_weight VLB .*ZeroTerminalSNR"),
+        (
+            {"prediction": "v", "loss_weight": MinSNR()},
+            ZERO,
+            "loss_weight MinSNR is 0 at the last time .*use Unweighted",
+        ),
+        ({"prediction": "v", "loss_weight": P2()}, ZERO, "loss_weight P2 is 0 at the last time"),
+        ({"prediction": "x0", "loss_weight": Simple()}, ZERO, "loss_weight Simple is 0 at the last time"),
     ],
 )
 def test_undefined_combinations_raise(options: dict[str, Any], schedule: NoiseSchedule, message: str) -> None:
