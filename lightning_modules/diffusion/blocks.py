@@ -136,14 +136,14 @@ class Attention(nn.Module):
         # (B, heads, pixels or keys, head_channels) each
         heads = [part.unflatten(2, (-1, self.head_channels)).transpose(1, 2) for part in (query, *keys_values)]
         queries, keys, values = heads
-        attended = _attend(queries, keys, values, mask)
+        attended = attend(queries, keys, values, mask)
         if self.text_maps is not None and words is not None and mask is not None:
             to_words = _probabilities(queries, keys, mask)[..., -words.mask.shape[1] :]
             self.text_maps.append(to_words.mT.unflatten(2, x.shape[2:]))
         return x + self.out(attended.transpose(1, 2).flatten(2)).mT.unflatten(2, x.shape[2:])
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compute softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, equation 1), (B, heads, queries, head_channels).
 
     On CPUs the fused kernel is used in float32 also where the inputs are bf16: its backward pass in bf16 takes up to five
