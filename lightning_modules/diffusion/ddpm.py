@@ -150,7 +150,7 @@ class DDPM(Diffusion):
         coded = (arguments.get("autoencoder") or {}).get("init_args") or {}
         shape = arguments.get("image_shape")
         if shape is not None and coded.get("latent_channels") is not None and coded.get("channels") is not None:
-            shared["image_shape"] = code_shape(shape, coded["channels"], coded["latent_channels"])
+            shared["image_shape"] = code_shape(shape, coded["channels"], None, coded["latent_channels"])
         return {"network": shared, "autoencoder": dict(arguments)}
 
     def setup(self, stage: str) -> None:
