@@ -28,12 +28,15 @@ class AutoEncoder(Generative, Technique):
     """Autoencoder that reconstructs images from a code vector, without a prior of codes.
 
     For sampling, a distribution is fitted to the codes of the training images (ex-post density estimation: Ghosh et al.
-    2020, section 4): a normal one, or a mixture of them. Logs ``train/loss`` and ``{val,test}/loss``, the error of an image
-    summed over its values, in [-1, 1] for squares; and ``test/squared_error``, always of squares.
+    2020, section 4): a normal one, or a mixture of them; for codes that are maps a normal one of independent
+    values.
+
+    Logs ``train/loss`` and ``{val,test}/loss``, the error of an image summed over its values, in [-1, 1] for squares; and
+    ``test/squared_error``, always of squares.
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
-        latent_dim: dimension of a code; with ``latent_channels`` it is c h w.
+        latent_dim: dimension of a code; None: 20, or with ``latent_channels`` c h w.
         architecture: "conv" or "mlp", of an encoder or decoder that is None.
         channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
         hidden: units of the MLP's hidden layers.
@@ -44,7 +47,8 @@ class AutoEncoder(Generative, Technique):
         noise: fraction of a training image's values, in [0, 1), that are set to black before encoding, for a denoising
             autoencoder (Vincent et al. 2008, section 2.3; there a fixed number, here each at random).
         code_components: number of normal distributions in the mixture, at least 1; above 1 it is fitted before each
-            validation (``pip install -e '.[digits]'``, for scikit-learn). Ghosh et al. have 10.
+            validation (``pip install -e '.[digits]'``, for scikit-learn). Ghosh et al. have 10. Must be 1 with
+            ``latent_channels``.
         latent_channels: c, for codes that are maps (c, h, w), flattened; see VAE. None: codes are vectors.
         scores, optim, init_from: see Generative.
 
@@ -58,7 +62,7 @@ class AutoEncoder(Generative, Technique):
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,
-        latent_dim: int = 20,
+        latent_dim: int | None = None,
         architecture: Architecture = "conv",
         channels: Sequence[int] = (32, 64, 128, 256),
         hidden: Sequence[int] = (500,),
@@ -76,26 +80,28 @@ class AutoEncoder(Generative, Technique):
             raise UsageError(f"model.noise must be a fraction in [0, 1), got {noise}")
         if code_components < 1:
             raise UsageError(f"model.code_components must be at least 1, got {code_components}")
-        code = code_shape(self.image_shape, channels, latent_channels)
-        latent_dim = latent_dim if code is None else prod(code)
-        self.latent_dim, self.blackened = latent_dim, noise
-        self.latent_shape: tuple[int, ...] = code or (latent_dim,)
+        self.latent_shape = code_shape(self.image_shape, channels, latent_dim, latent_channels)
+        maps = len(self.latent_shape) == 3
+        if maps and code_components > 1:
+            raise UsageError(f"model.code_components must be 1 with model.latent_channels, got {code_components}")
+        self.latent_dim, self.blackened = prod(self.latent_shape), noise
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape,
-            latent_dim=latent_dim,
-            outputs=latent_dim,
+            latent_dim=self.latent_dim,
+            outputs=self.latent_dim,
             architecture=architecture,
             channels=channels,
             hidden=hidden,
             num_classes=None,
             encoder=encoder,
             decoder=decoder,
-            maps=code is not None,
+            maps=maps,
         )
         self.squares = check_choice("model.reconstruction", reconstruction, Reconstruction) == "squared_error"
         self.likelihood = Gaussian(sigma=0.5**0.5) if self.squares else Bernoulli()
-        mixed = code_components > 1
-        self.codes = CodeMixture(latent_dim, code_components) if mixed else CodeDistribution(latent_dim)
+        self.codes: CodeDistribution | CodeMixture = CodeDistribution(self.latent_dim, diagonal=maps)
+        if code_components > 1:
+            self.codes = CodeMixture(self.latent_dim, code_components)
 
     def networks(self) -> list[nn.Module]:
         """Return encoder and decoder."""

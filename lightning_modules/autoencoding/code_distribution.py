@@ -13,22 +13,26 @@ from darkroom.lightning_modules.utils.precision import KeepFloat32, with_float64
 class CodeDistribution(KeepFloat32):
     """Running normal distribution of codes: the mean of all batches at first, of about the last hundred later.
 
+    A diagonal covariance, of independent values, has D numbers instead of D^2, for codes that are maps.
+
     Its state is in buffers, so it is part of checkpoints; under DDP the first rank's are used, as with batch norm.
 
     Args:
         latent_dim: D.
         memory: number of batches in the running mean.
+        diagonal: keep the diagonal of the covariance only, (D,).
     """
 
     mean: Tensor
     covariance: Tensor
     batches: Tensor
 
-    def __init__(self, latent_dim: int, memory: int = 100) -> None:
+    def __init__(self, latent_dim: int, memory: int = 100, diagonal: bool = False) -> None:
         super().__init__()
-        self.memory = memory
+        self.memory, self.diagonal = memory, diagonal
         self.register_buffer("mean", torch.zeros(latent_dim, dtype=torch.float32))
-        self.register_buffer("covariance", torch.eye(latent_dim, dtype=torch.float32))
+        ones = torch.ones(latent_dim, dtype=torch.float32)
+        self.register_buffer("covariance", ones if diagonal else ones.diag())
         self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
     @property
@@ -43,25 +47,31 @@ class CodeDistribution(KeepFloat32):
             codes = codes.float()
             weight = 1 / (self.batches + 1).clamp(max=self.memory)
             mean, shift = codes.mean(0), codes.mean(0) - self.mean
-            spread = (codes - mean).T @ (codes - mean) / len(codes)
+            spread = self._mean_product(codes - mean)
             # Covariance of a mixture of two: the mean of both covariances, and the spread of the means.
-            apart = weight * (1 - weight) * torch.outer(shift, shift)
+            apart = weight * (1 - weight) * self._mean_product(shift[None])
             self.covariance.copy_(torch.lerp(self.covariance, spread, weight) + apart)
             self.mean.copy_(torch.lerp(self.mean, mean, weight))
             self.batches += 1
 
+    def _mean_product(self, codes: Tensor) -> Tensor:
+        """Compute the mean of z z^T over codes z (n, D): (D, D), or its diagonal (D,)."""
+        return codes.square().mean(0) if self.diagonal else codes.T @ codes / len(codes)
+
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map standard normal noise (n, D) to codes, float32 (n, D)."""
         with torch.autocast(noise.device.type, enabled=False):
-            return self.mean + noise @ self.root().to(noise)
+            root = self.root().to(noise)
+            return self.mean + (noise * root if self.diagonal else noise @ root)
 
     def root(self) -> Tensor:
-        """Compute the symmetric root of the covariance, float64 (D, D)."""
-        return symmetric_root(self.covariance)
+        """Compute the symmetric root of the covariance: float64 (D, D), or its diagonal, float32 (D,)."""
+        return self.covariance.sqrt() if self.diagonal else symmetric_root(self.covariance)
 
     def describe(self) -> dict[str, Any]:
-        """Return the distribution as numbers: a code is mean + noise @ root."""
-        return {"distribution": "normal", "mean": self.mean.tolist(), "root": self.root().float().tolist()}
+        """Return the distribution as numbers: a code is mean + noise @ root, or mean + noise * deviation."""
+        root = "deviation" if self.diagonal else "root"
+        return {"distribution": "normal", "mean": self.mean.tolist(), root: self.root().float().tolist()}
 
 
 def symmetric_root(covariance: Tensor) -> Tensor:
@@ -110,7 +120,7 @@ class CodeMixture(KeepFloat32):
 
     @torch.no_grad()
     def update(self, codes: Tensor) -> None:
-        """Remember a batch of codes, float (B, D), in place of the oldest."""
+        """Save a batch of codes, float (B, D), instead of the oldest."""
         codes = codes[-len(self.recent) :]
         places = (self.seen + torch.arange(len(codes), device=codes.device)) % len(self.recent)
         self.recent.index_copy_(0, places, codes.float())
@@ -118,10 +128,14 @@ class CodeMixture(KeepFloat32):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Fit the mixture to the remembered codes by expectation-maximization, always from the same start."""
+        """Fit the mixture to the saved codes by expectation-maximization, always from the same start.
+
+        Codes that are not finite are left out.
+        """
         from sklearn.mixture import GaussianMixture
 
-        codes = self.recent[: int(self.seen)].double().cpu().numpy()
+        saved = self.recent[: int(self.seen)]
+        codes = saved[saved.isfinite().all(1)].double().cpu().numpy()
         count = min(self.components, len(codes) // 2)
         if not count:
             return

@@ -34,15 +34,25 @@ def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
 
 
 def code_shape(
-    image_shape: tuple[int, int, int], channels: Sequence[int], latent_channels: int | None
-) -> tuple[int, int, int] | None:
-    """Return the shape (c, h, w) of codes that are maps, after the stages of a convolutional encoder; None for vectors.
+    image_shape: tuple[int, int, int], channels: Sequence[int], latent_dim: int | None, latent_channels: int | None
+) -> tuple[int, ...]:
+    """Return the shape of codes: (D,) of vectors, or (c, h, w) of maps after the stages of a convolutional encoder.
+
+    Args:
+        image_shape, channels: of the encoder.
+        latent_dim: D of vectors; None: 20.
+        latent_channels: c of maps; None: codes are vectors.
 
     Raises:
-        UsageError: the number of channels is below 1.
+        UsageError: both are given, or the number of channels is below 1.
     """
     if latent_channels is None:
-        return None
+        return (20 if latent_dim is None else latent_dim,)
+    if latent_dim is not None:
+        raise UsageError(
+            f"model.latent_dim must be null with model.latent_channels, which determines the shape of a code, got "
+            f"{latent_dim}"
+        )
     if latent_channels < 1:
         raise UsageError(
             f"model.latent_channels must be at least 1, or null for codes that are vectors, got {latent_channels}"

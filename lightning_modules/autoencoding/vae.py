@@ -56,7 +56,7 @@ class VAE(Generative, Technique):
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
         num_classes: of the data; the command line takes it from there. Used only by ConditionalVAE.
-        latent_dim: D, dimension of a code; with ``latent_channels`` it is c h w.
+        latent_dim: D, dimension of a code; None: 20, or with ``latent_channels`` c h w.
         architecture: "conv" or "mlp", of an encoder or decoder that is None.
         channels: of the convolutional encoder's stages, each of which halves the image; the decoder mirrors them.
         hidden: units of the MLP's hidden layers.
@@ -85,7 +85,7 @@ class VAE(Generative, Technique):
         self,
         image_shape: tuple[int, int, int] | None = None,
         num_classes: int | None = None,
-        latent_dim: int = 20,
+        latent_dim: int | None = None,
         architecture: Architecture = "conv",
         channels: Sequence[int] = (32, 64, 128, 256),
         hidden: Sequence[int] = (500,),
@@ -107,21 +107,20 @@ class VAE(Generative, Technique):
             raise UsageError(f"model.free_bits must be nats per latent dimension, at least 0, got {free_bits}")
         if iwae_samples is not None and iwae_samples < 1:
             raise UsageError(f"model.iwae_samples must be at least 1, or null for no bound, got {iwae_samples}")
-        code = code_shape(self.image_shape, channels, latent_channels)
-        latent_dim = latent_dim if code is None else prod(code)
-        self.latent_dim, self.free_bits, self.iwae_samples = latent_dim, free_bits, iwae_samples
-        self.latent_shape: tuple[int, ...] = code or (latent_dim,)
+        self.latent_shape = code_shape(self.image_shape, channels, latent_dim, latent_channels)
+        maps = len(self.latent_shape) == 3
+        self.latent_dim, self.free_bits, self.iwae_samples = prod(self.latent_shape), free_bits, iwae_samples
         self.encoder, self.decoder = encoder_and_decoder(
             self.image_shape,
-            latent_dim=latent_dim,
-            outputs=2 * latent_dim,
+            latent_dim=self.latent_dim,
+            outputs=2 * self.latent_dim,
             architecture=architecture,
             channels=channels,
             hidden=hidden,
             num_classes=classes,
             encoder=encoder,
             decoder=decoder,
-            maps=code is not None,
+            maps=maps,
         )
         self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
         self.step_schedules = [type(self.kl_schedule)] if self.kl_schedule.needs_progress else []
@@ -132,7 +131,7 @@ class VAE(Generative, Technique):
                 "model.likelihood must be Gaussian with sigma 1 if model.kl_schedule is PixelMeanWeight, a weight beside "
                 f"squared errors, got {type(self.likelihood).__name__}"
             )
-        self.active_units, self.mutual_information_gap = ActiveUnits(latent_dim), MutualInformationGap()
+        self.active_units, self.mutual_information_gap = ActiveUnits(self.latent_dim), MutualInformationGap()
         self._factor_names: tuple[str, ...] = ()  # of the data; empty if their gap is not computed
         self.fit_progress = FitProgress()
 

@@ -55,7 +55,8 @@ class DDPM(Diffusion):
 
     Args:
         image_shape: (C, H, W); the command line takes it from the data.
-        num_classes: of the data; the command line takes it from there. Used only if ``conditional``.
+        num_classes: of the data; the command line takes it from there if ``conditional``. An unconditional model uses it
+            only to check a ``classifier``.
         network: called as ``network(x, t, label=, x0=)``, with ``label`` if this model is conditional and ``x0`` for
             self-conditioning; see ``DenoisingUNet`` for shapes. A network that is called as diffusers' ``UNet2DModel`` is
             wrapped in ``FromDiffusers``. None: the paper's, for this image_shape.
@@ -110,9 +111,10 @@ class DDPM(Diffusion):
             sampling = build_options(Sampling, sampling)
             check_latent_options(objective, sampling, classifier)
             latent, sampling = LatentSpace(autoencoder, image_shape), replace(sampling, threshold="none")
+            latent.check_network(network)
         guide = None
         if classifier is not None:
-            guide = ClassifierGuide(build_options(ClassifierGuidance, classifier), image_shape, schedule, classes)
+            guide = ClassifierGuide(build_options(ClassifierGuidance, classifier), image_shape, schedule, num_classes)
         built_for = {
             "image_shape": image_shape if latent is None else latent.shape,
             "num_classes": classes,
@@ -147,9 +149,14 @@ class DDPM(Diffusion):
         shared = {**arguments, **(arguments.get("objective") or {})}
         coded = (arguments.get("autoencoder") or {}).get("init_args") or {}
         shape = arguments.get("image_shape")
-        if shape is not None and coded.get("latent_channels") is not None:
-            shared["image_shape"] = code_shape(shape, coded["channels"], coded["latent_channels"])
+        if shape is not None and coded.get("latent_channels") is not None and coded.get("channels") is not None:
+            shared["image_shape"] = code_shape(shape, coded["channels"], None, coded["latent_channels"])
         return {"network": shared, "autoencoder": dict(arguments)}
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.guide is not None and self.class_names:
+            self.guide.check_classes(len(self.class_names), "the data have")
 
     # --- the class ----------------------------------------------------------------------------------------------------
 

@@ -102,8 +102,8 @@ def decoder_graph(
         network: maps latents, and labels if the model is conditional, to images.
         to_values: maps the network's output to images in [-1, 1].
         prior: distribution of latents for sampling: ``distribution``, normal or uniform in [-1, 1]; and ``mean`` (D,) and
-            ``root`` (D, D) if the latent is mean + noise @ root; or mixture, with ``weights`` (K,), ``means`` (K, D) and
-            ``roots`` (K, D, D) of its components.
+            ``root`` (D, D) if the latent is mean + noise @ root, or ``deviation`` (D,) if it is mean + noise * deviation;
+            or mixture, with ``weights`` (K,), ``means`` (K, D) and ``roots`` (K, D, D) of its components.
     """
 
     def decode(latent: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:

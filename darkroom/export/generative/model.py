@@ -66,6 +66,8 @@ class ExportedGenerator(Generative, Technique):
             return 2 * noise - 1
         if mixed:
             return mixture_codes(noise, *(torch.tensor(prior[name]) for name in ("weights", "means", "roots")))
+        if "deviation" in prior:
+            return torch.tensor(prior["mean"]) + noise * torch.tensor(prior["deviation"])
         return torch.tensor(prior["mean"]) + noise @ torch.tensor(prior["root"]) if "root" in prior else noise
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:

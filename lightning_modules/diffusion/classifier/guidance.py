@@ -1,6 +1,7 @@
 """Classifier guidance: the gradient of log p(y | x_t) in the predicted image (Dhariwal & Nichol 2021, section 4)."""
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ class ClassifierGuidance:
     """Options of classifier guidance.
 
     Args:
-        ckpt_path: checkpoint of a ``NoisyClassifier``; in Python also the model itself.
+        ckpt_path: checkpoint of a ``NoisyClassifier``; in Python also the model itself, of which a copy is used.
         scale: s, factor of the gradient; 0: no guidance. 1 samples from the classifier's posterior p(x | y), larger values
             favour images of which the classifier is certain.
 
@@ -60,7 +61,7 @@ class ClassifierGuide:
         options: checkpoint and scale.
         image_shape: (C, H, W) of the diffusion model.
         schedule: of the diffusion model.
-        num_classes: of a conditional diffusion model, which must be the classifier's; None: it is unconditional.
+        num_classes: of the diffusion model's data, conditional or not, which must be the classifier's; None: not known.
 
     Raises:
         UsageError: the classifier was trained on another schedule, image shape or number of classes.
@@ -74,18 +75,34 @@ class ClassifierGuide:
         num_classes: int | None,
     ) -> None:
         key = "model.classifier.ckpt_path"
-        model = load_trained(options.ckpt_path, NoisyClassifier, key)
+        without = "; or set model.classifier to null to sample without it"
+        model = load_trained(options.ckpt_path, NoisyClassifier, key, remedy=without)
         if image_shape is not None and model.image_shape != tuple(image_shape):
             raise UsageError(f"{key}: the classifier takes images of {model.image_shape}, the model has {image_shape}")
-        if num_classes not in (None, model.num_classes):
-            raise UsageError(f"{key}: the classifier has {model.num_classes} classes, the model {num_classes}")
+        self.num_classes, self.scale, self.schedule = model.num_classes, options.scale, schedule
+        if num_classes is not None:
+            self.check_classes(num_classes, "the model has")
         if not _equal(schedule, model.schedule):
             raise UsageError(
                 f"{key}: the classifier was trained on another schedule, a {type(model.schedule).__name__} of "
                 f"{model.schedule.num_steps} steps; set model.schedule to that, or train the classifier on this model's"
             )
-        self.network = model.evaluated_network.float().eval().requires_grad_(False)
-        self.num_classes, self.scale, self.schedule = model.num_classes, options.scale, schedule
+        given = isinstance(options.ckpt_path, nn.Module)  # may train on
+        network = deepcopy(model.evaluated_network) if given else model.evaluated_network
+        self.network = network.float().eval().requires_grad_(False)
+
+    def check_classes(self, num_classes: int, owner: str) -> None:
+        """Raise a UsageError for a number of classes other than the classifier's.
+
+        Args:
+            num_classes: of a model or of data.
+            owner: "the model has" or "the data have", for the message.
+        """
+        if num_classes != self.num_classes:
+            raise UsageError(
+                f"model.classifier.ckpt_path: the classifier has {self.num_classes} classes, but {owner} {num_classes}; "
+                "they must be the same classes"
+            )
 
     def gradient(self, x: Tensor, t: float, labels: Tensor) -> Tensor:
         """Compute the gradient of log p(y | x_t) in x_t, in float32: (B, C, H, W).
@@ -97,9 +114,10 @@ class ClassifierGuide:
             t: time of all images.
             labels: y, int64 (B,).
         """
-        network = self.network.to(x.device)
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-            # Copies, because tensors of the inference mode cannot be saved for gradients.
+            # Tensors of the inference mode cannot be saved for gradients: so parameters move outside of it, and inputs are
+            # copied.
+            network = self.network.to(x.device)
             x, labels = x.detach().float().clone().requires_grad_(), labels.clone()
             dtype = torch.long if isinstance(t, int) else torch.float32
             logits = network(x, torch.full((len(x),), t, dtype=dtype, device=x.device))

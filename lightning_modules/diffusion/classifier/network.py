@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.blocks import (
@@ -15,6 +14,7 @@ from darkroom.lightning_modules.diffusion.blocks import (
     FusedLinear,
     Modulation,
     TimedUNet,
+    attend,
     check_network_shape,
     group_norm,
     init_weights,
@@ -61,7 +61,7 @@ class AttentionPool(nn.Module):
         tokens = torch.cat([pixels.mean(1, keepdim=True), pixels], 1) + self.positions
         parts = self.query_key_value(tokens)
         query, key, value = (part.unflatten(2, (-1, self.head_channels)).transpose(1, 2) for part in parts)
-        pooled = F.scaled_dot_product_attention(query[:, :, :1], key, value)
+        pooled = attend(query[:, :, :1], key, value)
         return self.out(pooled.transpose(1, 2).flatten(1))
 
 

@@ -108,10 +108,21 @@ class NoisyClassifier(Technique):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         x, labels = batch["image"].float(), batch["label"]
+        if batch_idx == 0:
+            self._check_labels(labels)
         t = torch.randint(self.schedule.num_steps, (len(x),), device=x.device)
         logits = self(self.schedule.add_noise(x, sample_noise(x.shape, x.device), t), t)
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         return self.log_loss({"loss": F.cross_entropy(logits, labels), "accuracy": accuracy})
+
+    def _check_labels(self, labels: Tensor) -> None:
+        """Raise a UsageError for labels out of range. It synchronizes, so it is called once an epoch."""
+        outside = labels[(labels < 0) | (labels >= self.num_classes)].tolist()
+        if outside:
+            raise UsageError(
+                f"data.label: labels must be from 0 to {self.num_classes - 1}, because model.num_classes is "
+                f"{self.num_classes}, got {outside[0]}"
+            )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then update the EMA weights."""
@@ -133,6 +144,8 @@ class NoisyClassifier(Technique):
 
     def _evaluate(self, batch: dict[str, Any], stage: str, scores: MetricCollection) -> ClassificationOutputs:
         x, labels = batch["image"].float(), batch["label"]
+        if not self._evaluated:
+            self._check_labels(labels)
         # Time and noise are a function of the image's index in the set, for any batch size and number of ranks.
         first, ranks = self._evaluated, self.trainer.world_size
         generators = [torch.Generator().manual_seed(self.global_rank + ranks * (first + i)) for i in range(len(x))]

@@ -15,7 +15,7 @@ from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.sampling.samplers import OnStep
 from darkroom.lightning_modules.utils.precision import KeepFloat32
-from darkroom.protocols import CodedImages
+from darkroom.protocols import BuiltForModel, CodedImages
 from darkroom.runtime.lightning_compat import trainer_of
 
 
@@ -34,6 +34,10 @@ class CodeScale(KeepFloat32):
         super().__init__()
         self.register_buffer("deviation", torch.ones((), dtype=torch.float32))
         self.register_buffer("measured", torch.zeros((), dtype=torch.bool))
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class LatentSpace(nn.Module):
@@ -80,6 +84,15 @@ class LatentSpace(nn.Module):
         """Keep the autoencoder in eval mode."""
         return super().train(False)
 
+    def check_network(self, network: nn.Module | None) -> None:
+        """Raise a UsageError for a network that was built for another shape than that of a code."""
+        built = network.built_for.get("image_shape") if isinstance(network, BuiltForModel) else None
+        if built is not None and tuple(built) != self.shape:
+            raise UsageError(
+                f"model.network.image_shape is {tuple(built)}, but the codes of model.autoencoder are {self.shape}; set "
+                f"model.network.image_shape to {list(self.shape)}"
+            )
+
     def _codes(self, images: Tensor) -> Tensor:
         """Return the autoencoder's codes, not scaled, float32 (B, c, h, w)."""
         codes = _coded(self.autoencoder).encode(images).float()
@@ -102,12 +115,12 @@ class LatentSpace(nn.Module):
         return _coded(self.autoencoder).decode(codes.flatten(1)).float().clamp(-1, 1)
 
     @torch.no_grad()
-    def measure(self, images: Tensor, gather: Callable[[Tensor], Any]) -> None:
+    def measure(self, images: Tensor, gather: Callable[[Tensor], Any] = _identity) -> None:
         """Set the scale to the deviation of the codes of images (B, C, H, W), unless it is set.
 
         Args:
             images: the first batch of this rank.
-            gather: returns a tensor of all ranks, stacked.
+            gather: returns a tensor of all ranks, stacked; default: that of this process alone.
         """
         if self.scale.measured:
             return

@@ -44,6 +44,15 @@ class TestAutoEncoderWithMixture(GenerationContract):
         return AutoEncoder(self.image_shape, latent_dim=4, channels=(8, 16), code_components=3, **kwargs)
 
 
+@pytest.mark.slow  # a variant
+class TestAutoEncoderWithMaps(GenerationContract):
+    test_overfits_one_batch = None  # trains as TestAutoEncoder does
+
+    def build(self, **kwargs: Any) -> AutoEncoder:
+        torch.manual_seed(0)
+        return AutoEncoder(self.image_shape, latent_channels=2, channels=(8, 16), **kwargs)
+
+
 def test_losses_sum_over_values_and_average_over_images() -> None:
     x = torch.rand(3, 1, 4, 4) * 2 - 1
     squares = AutoEncoder((1, 4, 4), 2, "mlp", hidden=(3,)).eval()
@@ -81,6 +90,20 @@ def test_moments_of_few_batches_are_exact() -> None:
         distribution.update(batch)
     torch.testing.assert_close(distribution.mean, codes.mean(0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(distribution.covariance, codes.T.cov(correction=0), atol=1e-4, rtol=1e-4)
+
+
+def test_codes_that_are_maps_have_a_diagonal_covariance() -> None:
+    model = AutoEncoder((3, 16, 16), latent_channels=2, channels=(4, 8))
+    codes = torch.randn(40, 32) @ torch.randn(32, 32) + 5
+    for batch in codes.chunk(4):
+        model.codes.update(batch)
+    torch.testing.assert_close(model.codes.mean, codes.mean(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.codes.covariance, codes.var(0, correction=0), atol=1e-4, rtol=1e-4)
+    samples = model.draw_latents(20_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(samples.mean(0), codes.mean(0), atol=0.3, rtol=0)
+    torch.testing.assert_close(samples.std(0), codes.std(0, correction=0), atol=0, rtol=0.05)
+    with pytest.raises(UsageError, match="model.code_components must be 1 with model.latent_channels, got 3"):
+        AutoEncoder((3, 16, 16), latent_channels=2, channels=(4, 8), code_components=3)
 
 
 def test_moments_of_many_batches_forget_first() -> None:
@@ -139,6 +162,20 @@ def test_mixture_of_few_codes_has_fewer_components() -> None:
     assert (mixture.weights > 0).tolist() == [True, True, False, False, False]
     with pytest.raises(UsageError, match="model.code_components must be at least 1, got 0"):
         AutoEncoder((1, 4, 4), code_components=0)
+
+
+def test_mixture_is_fitted_to_finite_codes() -> None:
+    codes = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    clean, broken = CodeMixture(2, components=2), CodeMixture(2, components=2)
+    clean.update(codes)
+    broken.update(torch.cat([torch.tensor([[torch.nan, 0.0], [0.0, torch.inf]]), codes]))
+    for mixture in (clean, broken):
+        mixture.fit()
+    assert torch.equal(clean.means, broken.means)
+    nothing = CodeMixture(2, components=2)
+    nothing.update(torch.full((4, 2), torch.nan))
+    nothing.fit()
+    assert nothing.means.isfinite().all()
 
 
 def test_mixture_is_fitted_before_validation_and_kept_in_checkpoints(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion import (
     DDPM,
@@ -19,9 +20,11 @@ from darkroom.lightning_modules.diffusion import (
     Objective,
     Sampling,
 )
+from darkroom.lightning_modules.diffusion.classifier.guidance import ClassifierGuide
 from darkroom.lightning_modules.diffusion.objective.parameterization import Parameterization, Prediction
 from tests.conftest import CONFIGS
 from tests.contracts.generation import GenerationContract
+from tests.contracts.module import trainer
 from tests.lightning_modules.diffusion.test_ddpm import network
 
 MEANS, DEVIATION, SHAPE = torch.tensor([-0.4, 0.5]), 0.1, (1, 2, 2)
@@ -148,6 +151,39 @@ def test_guidance_works_in_inference_mode_and_bfloat16_autocast() -> None:
     assert gradient.dtype == torch.float32
 
 
+class MovedClassifier(ExactClassifier):
+    """Classifier whose move to a device makes new parameters, as a move from the CPU to a GPU does."""
+
+    def to(self, device: torch.device) -> "MovedClassifier":
+        return self.double()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.weight * super().forward(x, t)  # saves the weight for the gradient
+
+
+def test_first_move_in_inference_mode_keeps_gradients() -> None:
+    schedule, x, labels = LinearSchedule(200), torch.randn(2, *SHAPE), torch.tensor([0, 1])
+    guidance = ClassifierGuidance(classifier(network=MovedClassifier(schedule)))
+    guide = ClassifierGuide(guidance, SHAPE, schedule, 2)
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        with torch.inference_mode():
+            gradient = guide.gradient(x, 100, labels)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(before)
+    assert guide.network.weight.dtype == torch.float64
+    torch.testing.assert_close(gradient, guided().guide.gradient(x, 100, labels))
+
+
+def test_given_classifier_is_not_changed() -> None:
+    given = classifier().double().train()
+    ClassifierGuide(ClassifierGuidance(given), SHAPE, LinearSchedule(200), None)
+    assert given.network.weight.requires_grad
+    assert given.network.weight.dtype == torch.float64
+    assert given.network.training
+
+
 def test_guidance_adds_to_classifier_free_guidance() -> None:
     model, labels, x = guided(conditional=True, guidance=2.0), torch.tensor([0, 1]), torch.randn(2, *SHAPE)
     shift, condition = model.classifier_shift(labels), {"label": labels}
@@ -181,15 +217,24 @@ def test_classifier_is_not_part_of_the_model() -> None:
         ({"image_shape": (1, 4, 4)}, r"images of \(1, 4, 4\), the model has \(1, 2, 2\)"),
         ({"schedule": CosineSchedule(200)}, "another schedule, a CosineSchedule of 200 steps; set model.schedule"),
         ({"schedule": LinearSchedule(100)}, "another schedule"),
-        ({"num_classes": 3}, "has 3 classes, the model 2"),
+        ({"num_classes": 3}, "has 3 classes, but the model has 2"),
     ],
 )
-def test_classifier_of_another_model_is_refused(changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("conditional", [True, False])
+def test_classifier_of_another_model_is_refused(changes: dict[str, Any], message: str, conditional: bool) -> None:
     schedule = LinearSchedule(200)
-    options = {"network": ExactDenoiser(schedule, "eps"), "schedule": schedule, "conditional": True}
+    options = {"network": ExactDenoiser(schedule, "eps"), "schedule": schedule, "conditional": conditional}
     guidance = ClassifierGuidance(classifier(**changes))
     with pytest.raises(UsageError, match=rf"model.classifier.ckpt_path: the classifier .*{message}"):
         DDPM(SHAPE, 2, classifier=guidance, **options)
+
+
+def test_classifier_of_other_data_is_refused(tmp_path: Path) -> None:
+    contract = TestGuidedDDPM()
+    options = {"sampling": Sampling(steps=3), "bpd_samples": 0, **contract.object_arguments()}
+    model = DDPM(contract.image_shape, **options)  # unconditional: its number of classes is not set
+    with pytest.raises(UsageError, match="the classifier has 5 classes, but the data have 8"):
+        trainer(tmp_path).fit(model, ShapesImages(label="colour", side=16, train_size=4, num_workers=0))
 
 
 def test_invalid_scales_and_checkpoints_raise() -> None:
@@ -200,7 +245,10 @@ def test_invalid_scales_and_checkpoints_raise() -> None:
         guided().sample(1, labels=[0], classifier_scale=-1.0)
     with pytest.raises(UsageError, match="has no classifier; set model.classifier.ckpt_path"):
         DDPM(SHAPE, 2, ExactDenoiser(LinearSchedule(), "eps"), ema=None).sample(1, classifier_scale=2.0)
-    with pytest.raises(UsageError, match=r"model.classifier.ckpt_path is absent.ckpt, .* train a NoisyClassifier"):
+    with pytest.raises(
+        UsageError,
+        match=r"model.classifier.ckpt_path is absent.ckpt, .* train a NoisyClassifier .*; or set model.classifier to null",
+    ):
         DDPM(SHAPE, classifier=ClassifierGuidance("absent.ckpt"))
     with pytest.raises(UsageError, match="must be a NoisyClassifier, got a Identity"):
         DDPM(SHAPE, classifier=ClassifierGuidance(nn.Identity()))

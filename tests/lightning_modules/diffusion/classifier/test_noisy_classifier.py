@@ -7,12 +7,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.nn import functional as F
 
 from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion import EncoderClassifier, LinearSchedule, NoiseSchedule, NoisyClassifier
 from darkroom.lightning_modules.diffusion.blocks import Attention, Block
+from darkroom.lightning_modules.diffusion.classifier.network import AttentionPool
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.optimizers import Optim
 from tests.contracts.module import trainer
@@ -22,7 +24,7 @@ SHAPE = (3, 16, 16)
 
 def network(**kwargs: Any) -> EncoderClassifier:
     small = {"base_channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}
-    return EncoderClassifier(SHAPE, 8, **{**small, **kwargs})
+    return EncoderClassifier(SHAPE, **{"num_classes": 8, **small, **kwargs})
 
 
 def build(**kwargs: Any) -> NoisyClassifier:
@@ -51,6 +53,27 @@ def test_every_parameter_of_network_gets_a_gradient(resampling: Any, head_channe
     assert x.grad.flatten(1).any(1).all()
     assert not torch.allclose(logits, built(x, t.flip(0)))  # depends on the time
     torch.testing.assert_close(built(x, t.float()), logits)
+
+
+def test_attention_pool_attends_in_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, types = F.scaled_dot_product_attention, list[torch.dtype]()
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, *a, **k: types.append(q.dtype) or attention(q, *a, **k)
+    )
+    pool = AttentionPool(8, (4, 4), 3, head_channels=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert pool(torch.randn(2, 8, 4, 4)).dtype == torch.bfloat16
+    assert types == [torch.float32]
+
+
+@pytest.mark.parametrize("label", [-1, 8])
+def test_labels_out_of_range_raise(tmp_path: Path, label: int) -> None:
+    model, batch = build(), {"image": torch.randn(2, *SHAPE), "label": torch.tensor([0, label])}
+    with pytest.raises(UsageError, match=rf"data.label: labels must be from 0 to 7, .* got {label}"):
+        model.training_step(batch, 0)
+    small = NoisyClassifier(network(num_classes=2), 2, SHAPE)
+    with pytest.raises(UsageError, match="data.label: labels must be from 0 to 1"):
+        trainer(tmp_path).validate(small, data(), verbose=False)
 
 
 def test_metrics_are_named_by_stage_and_do_not_depend_on_batch_size(tmp_path: Path) -> None:

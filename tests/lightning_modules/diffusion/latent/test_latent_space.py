@@ -120,17 +120,17 @@ def test_scaled_codes_have_unit_variance(tmp_path: Path) -> None:
     assert codes.shape == (8, *CODE)
     assert codes.std() == pytest.approx(1, rel=0.3)  # of other images
     space, x = LatentSpace(autoencoder(), SHAPE), contract.images(8)
-    space.measure(x, lambda tensor: tensor)
+    space.measure(x)
     assert space.encode(x).std(correction=0) == pytest.approx(1, abs=1e-4)
     before = space.scale.deviation.clone()
-    space.measure(-x, lambda tensor: tensor)  # measured once
+    space.measure(-x)  # measured once
     assert torch.equal(space.scale.deviation, before)
 
 
 def test_decoded_codes_are_reconstructions_of_the_autoencoder() -> None:
     coded, x = autoencoder().eval(), TestLatentDiffusion().images(4)
     space = LatentSpace(coded, SHAPE)
-    space.measure(x, lambda tensor: tensor)
+    space.measure(x)
     torch.testing.assert_close(space.decode(space.encode(x)), coded.reconstruct(x), atol=1e-6, rtol=1e-5)
 
 
@@ -178,7 +178,7 @@ def test_exact_denoiser_of_codes_samples_reconstructions(sampler: Any) -> None:
     x, schedule = TestLatentDiffusion().images(2), CosineSchedule(100)
     coded = autoencoder()
     space = LatentSpace(coded, SHAPE)
-    space.measure(x, lambda tensor: tensor)
+    space.measure(x)
     built = ExactCodes(space.encode(x), schedule)
     model = DDPM(
         SHAPE, None, built, schedule=schedule, sampling=Sampling(sampler, steps=20), autoencoder=coded, ema=None
@@ -231,7 +231,10 @@ def test_untrained_autoencoder_warns(tmp_path: Path) -> None:
             lambda: VAE(SHAPE, latent_dim=7, channels=(4,)),
             "codes of this VAE are vectors of 7; set its latent_channels",
         ),
-        (lambda: autoencoder(channels=(8, 8)), r"model.network.image_shape"),
+        (
+            lambda: autoencoder(channels=(8, 8)),
+            r"network.image_shape is \(2, 8, 8\), but the codes .* are \(2, 4, 4\); set .* to \[2, 4, 4\]",
+        ),
         (lambda: VAE((3, 32, 32), latent_channels=2), r"takes images of \(3, 32, 32\), but model.image_shape is"),
         (lambda: ConditionalVAE(SHAPE, 3, latent_channels=2, channels=(8,)), "must be unconditional"),
         (lambda: nn.Identity(), "must be an AutoEncoder or a VAE, got a Identity"),
@@ -240,6 +243,19 @@ def test_untrained_autoencoder_warns(tmp_path: Path) -> None:
 def test_other_autoencoders_are_refused(coded: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         DDPM(SHAPE, network=network(), autoencoder=coded())
+
+
+@pytest.mark.parametrize(
+    ("coded", "shape"),
+    [
+        ({"latent_channels": 2, "channels": [4, 8]}, (2, 4, 4)),
+        ({"latent_channels": 2}, SHAPE),  # an own class: its codes' shape is not known
+        ({"latent_channels": None, "channels": [4, 8]}, SHAPE),
+    ],
+)
+def test_command_line_shares_shape_of_codes_with_network(coded: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    arguments = {"image_shape": SHAPE, "autoencoder": {"class_path": "own.Coder", "init_args": coded}}
+    assert DDPM.shared_arguments(arguments)["network"]["image_shape"] == shape
 
 
 @pytest.mark.parametrize(
@@ -282,6 +298,10 @@ def test_methods_of_images_are_refused() -> None:
     ("options", "message"),
     [
         ({"latent_channels": 0}, "model.latent_channels must be at least 1"),
+        (
+            {"latent_channels": 2, "latent_dim": 20},
+            "model.latent_dim must be null with model.latent_channels, .* got 20",
+        ),
         ({"latent_channels": 2, "architecture": "mlp"}, "model.architecture must be conv with model.latent_channels"),
     ],
 )
@@ -296,7 +316,7 @@ def test_constant_codes_raise() -> None:
     for parameter in coded.parameters():
         nn.init.zeros_(parameter)
     with pytest.raises(UsageError, match=r"the codes of model.autoencoder are the same for all images"):
-        LatentSpace(coded, SHAPE).measure(torch.rand(2, *SHAPE), lambda tensor: tensor)
+        LatentSpace(coded, SHAPE).measure(torch.rand(2, *SHAPE))
 
 
 def train_on_rank(rank: int, folder: Path) -> dict[str, Any]:
