@@ -7,6 +7,8 @@ file as soon as they are there. The file of the same name with the suffix .md ha
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -42,6 +44,18 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value).replace("|", "/")
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the messages of Lightning's Trainer."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def main(argv: list[str]) -> int:
     """Run the visit; return 1 if a method's loss is wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
@@ -52,22 +66,22 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU, and torch finds none; try the command with --device cpu --tiny")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     visit, device, tiny = Visit(arguments.out, arguments.budget), arguments.device, arguments.tiny
     dtype = "float32" if tiny else "bfloat16"
     about = machine(Options(device, dtype))
     visit.add(part="machine", name=about, date=datetime.now().astimezone().isoformat(timespec="seconds"))
 
-    precisions = ("32-true", "bf16-mixed") if device == "cpu" else tuple(TOLERANCES)
-    for name in ("unet", "yolo", "vae") if tiny else METHODS:
-        visit.run("correctness", name, partial(check_method, name, device, precisions))
-    visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device))
-    visit.run("demo", "configs/segmentation/unet.yaml", partial(measure_demo, device, 10 if tiny else 200))
-    for compiled in (False,) if tiny else (False, True):
-        options = Options(device, dtype, compile=compiled, channels_last=True, rounds=1 if tiny else 5)
-        visit.run("utilization", "training step", partial(measure_utilization, options, tiny))
-        for name in ("segmentation_scores",) if tiny else IMPORTANT:
-            visit.run("speed", name, partial(measure_entry, name, options))
+    with _quiet():
+        precisions = ("32-true", "bf16-mixed") if device == "cpu" else tuple(TOLERANCES)
+        for name in ("unet", "yolo", "vae") if tiny else METHODS:
+            visit.run("correctness", name, partial(check_method, name, device, precisions))
+        visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device))
+        visit.run("demo", "configs/segmentation/unet.yaml", partial(measure_demo, device, 10 if tiny else 200))
+        for compiled in (False,) if tiny else (False, True):
+            options = Options(device, dtype, compile=compiled, channels_last=True, rounds=1 if tiny else 5)
+            visit.run("utilization", "training step", partial(measure_utilization, options, tiny))
+            for name in ("segmentation_scores",) if tiny else IMPORTANT:
+                visit.run("speed", name, partial(measure_entry, name, options))
     head = f"# Measured on a GPU\n\n`python -m benchmarks gpu --budget {arguments.budget:g}` on {about}\n"
     arguments.out.with_suffix(".md").write_text(head + tables(visit.rows[1:]) + "\n", encoding="utf-8")
     wrong = [

@@ -1,5 +1,6 @@
 """Command lines in forked processes, which can be killed; a fork starts much faster than a new Python process."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -50,6 +51,7 @@ class Command:
     def _run(self, argv: list[str], before: Callable[[], None] | None, environment: dict[str, str]) -> None:
         from darkroom.__main__ import main
 
+        gc.freeze()  # garbage of the parent, such as ONNX Runtime's sessions, would wait for threads that are not here
         os.setsid()
         redirect_console(self._console)
         for signum in (signal.SIGINT, signal.SIGTERM):
