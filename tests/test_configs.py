@@ -270,7 +270,7 @@ def test_config_starts_with_its_result(name: str) -> None:
     if name.startswith(FAMILIES):
         score = (
             r"(accuracy 0\.\d{3}|mIoU 0\.\d{3}|VOC AP50 0\.\d{3}(?:, COCO AP 0\.\d{3})?(?:, masks 0\.\d{3})?"
-            r"|ELBO -?\d+ nats|squared error \d+\.\d|cnn_fid \d+\.\d)"
+            r"|ELBO -?\d+ nats|squared error \d+\.\d|cnn_fid \d+\.\d(?:, samples of the class 0\.\d{3})?)"
         )
         score = rf"({score[1:-1]}|\d+\.\d% match the caption|PSNR \d+\.\d) in \d+ (min|s)\b"
         assert re.search(score, head) or "not measured here" in head
