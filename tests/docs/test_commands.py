@@ -37,7 +37,7 @@ def test_every_block_runs(page: Path) -> None:
 
 def run_alone(page: Path, console: Path) -> None:
     """Run a page in this process, without classes of a user that other tests have imported."""
-    gc.freeze()  # garbage of the parent, such as ONNX Runtime's sessions, would wait for threads that are not here
+    gc.freeze()  # garbage of the parent is not collected here: threads that it may wait for are not in a fork
     redirect_console(console)
     os.environ["WANDB_MODE"] = "offline"
     for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:

@@ -51,7 +51,7 @@ class Command:
     def _run(self, argv: list[str], before: Callable[[], None] | None, environment: dict[str, str]) -> None:
         from darkroom.__main__ import main
 
-        gc.freeze()  # garbage of the parent, such as ONNX Runtime's sessions, would wait for threads that are not here
+        gc.freeze()  # garbage of the parent is not collected here: threads that it may wait for are not in a fork
         os.setsid()
         redirect_console(self._console)
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -11,7 +11,7 @@ import torch
 
 
 def _work(work: Callable[[int, Path], Any], rank: int, folder: Path) -> None:
-    gc.freeze()  # garbage of the parent, such as ONNX Runtime's sessions, would wait for threads that are not here
+    gc.freeze()  # garbage of the parent is not collected here: threads that it may wait for are not in a fork
     torch.set_num_threads(1)  # a forked process has lost the threads of its parent
     store = torch.distributed.FileStore(str(folder / "store"), 2)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
