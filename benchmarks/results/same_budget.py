@@ -87,6 +87,18 @@ _ON_MOBILENET = (*_MOBILENET, "--model.width", "1")
 _SSD_MOBILENET = ("--model.image_size", "320", "--model.sizes", "coco", *_ON_MOBILENET)
 # Four sizes, so that the pyramid has the maps of the whole encoder.
 _FASTER_MOBILENET = (*_AS_THEY_ARE, "--model.rpn.anchor_sizes", "[12, 25, 50, 110]", *_ON_MOBILENET)
+_YOLO_MOBILENET = ("--model.image_size", "256", "--model.grid", "8", *_ON_MOBILENET)
+# A crop or window costs a pass of the whole network: small ones, and as many epochs as take about three minutes. R-CNN
+# tests its last checkpoint, so it is not validated.
+_RCNN_MOBILENET = (
+    *("--model.window", "64", "--model.regions", "64", *_ON_MOBILENET),
+    *("--trainer.max_epochs", "8", "--trainer.limit_val_batches", "0"),
+)
+_WINDOW_MOBILENET = (
+    *("--model.classifier", "BackboneClassifier", "--model.classifier.backbone", "mobilenet_v2"),
+    *("--model.mode", "crops", "--model.sides", "[18, 32, 50, 100]", "--model.aspect_ratios", "[1.0]"),
+    *("--model.stride", "8", "--trainer.limit_val_batches", "2"),
+)
 _PEER = "../benchmarks/results/peers/torchvision_mobilenet"
 DETECTION = {
     "sliding window": Entry(
@@ -112,6 +124,16 @@ DETECTION = {
     "SSD on MobileNetV2, ImageNet": Entry("detection/ssd", (*_SSD_MOBILENET, *_IMAGENET)),
     "Faster R-CNN on MobileNetV2": Entry("detection/faster_rcnn", _FASTER_MOBILENET),
     "Faster R-CNN on MobileNetV2, ImageNet": Entry("detection/faster_rcnn", (*_FASTER_MOBILENET, *_IMAGENET)),
+    "YOLO on MobileNetV2": Entry("detection/yolo", _YOLO_MOBILENET),
+    "YOLO on MobileNetV2, ImageNet": Entry("detection/yolo", (*_YOLO_MOBILENET, *_IMAGENET)),
+    "Fast R-CNN on MobileNetV2": Entry("detection/fast_rcnn", (*_AS_THEY_ARE, *_ON_MOBILENET)),
+    "Fast R-CNN on MobileNetV2, ImageNet": Entry("detection/fast_rcnn", (*_AS_THEY_ARE, *_ON_MOBILENET, *_IMAGENET)),
+    "R-CNN on MobileNetV2": Entry("detection/rcnn", _RCNN_MOBILENET, staged=True),
+    "R-CNN on MobileNetV2, ImageNet": Entry("detection/rcnn", (*_RCNN_MOBILENET, *_IMAGENET), staged=True),
+    "sliding window on MobileNetV2": Entry("detection/sliding_window", _WINDOW_MOBILENET),
+    "sliding window on MobileNetV2, ImageNet": Entry(
+        "detection/sliding_window", (*_WINDOW_MOBILENET, "--model.classifier.weights", "imagenet")
+    ),
     "torchvision's Faster R-CNN, MobileNetV2": Entry(_PEER, ("--model.network.init_args.num_classes", "OUTPUTS")),
     "torchvision's Faster R-CNN, MobileNetV2, ImageNet": Entry(
         _PEER,

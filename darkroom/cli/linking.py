@@ -13,7 +13,7 @@ from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import DataError, UsageError
 from darkroom.lightning_modules.utils.arguments import declared_names
 from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
-from darkroom.protocols import Captioned, ConfigTraits
+from darkroom.protocols import AttributeData, Captioned, ConfigTraits
 
 
 def _share_with_network(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -102,7 +102,13 @@ def use_saved_classes(data: VisionDataModule, checkpoint: str | Path) -> None:
 def _known_arguments(data: VisionDataModule) -> dict[str, Any]:
     """Return the model arguments that follow from the data."""
     channels = None if data.image_shape is None else data.image_shape[0]
-    return {"num_classes": data.num_classes, "image_shape": data.image_shape, "in_channels": channels}
+    sizes = list(data.attribute_sizes) if isinstance(data, AttributeData) else None
+    return {
+        "num_classes": data.num_classes,
+        "image_shape": data.image_shape,
+        "in_channels": channels,
+        "attribute_sizes": sizes,
+    }
 
 
 def _saved_arguments(checkpoint: str | Path | None) -> dict[str, Any]:

@@ -32,6 +32,9 @@ _VALUES: dict[str, Sequence[str]] = {
     "axis": ("side by side", "one above the other"),
 }
 ATTRIBUTES = {name: len(values) for name, values in _VALUES.items()}
+_FIRST = [list(ATTRIBUTES).index(name) for name in ("kind", "colour", "size")]
+_SECOND = [list(ATTRIBUTES).index(f"{name}_2") for name in ("kind", "colour", "size")]
+_RELATION = FORMS.index("relation")
 HELD_OUT = (np.arange(len(COLOURS)) + 3) % len(KINDS)  # for each colour, the kind that never has it in training
 
 _SPLITS = ("train", "val", "test", "judge")
@@ -57,6 +60,7 @@ class DescribedScenes(NamedTuple):
     Args:
         scenes: slot 0 of two objects is the left or upper one.
         captions: B sentences.
+        exchanged: the captions with both objects exchanged, wrong for the image; empty for one object, or two alike.
         form: int64 (B,), index of the form in FORMS.
         truth: int64 (B, A), the attributes of the image, -1 where they have no meaning.
         stated: attributes as ``truth``, and -1 also where the caption does not mention them.
@@ -65,6 +69,7 @@ class DescribedScenes(NamedTuple):
 
     scenes: Scenes
     captions: list[str]
+    exchanged: list[str]
     form: np.ndarray
     truth: np.ndarray
     stated: np.ndarray
@@ -114,7 +119,8 @@ class CaptionedScenes(WholeBatchDataset):
             "held_out": described.held_out,
             "form": described.form,
         }
-        return {key: torch.from_numpy(value) for key, value in batch.items()} | {"caption": described.captions}
+        captions = {"caption": described.captions, "exchanged": described.exchanged}
+        return {key: torch.from_numpy(value) for key, value in batch.items()} | captions
 
     def describe(self, indices: Sequence[int]) -> DescribedScenes:
         """Return the scenes with these indices."""
@@ -153,8 +159,12 @@ class CaptionedScenes(WholeBatchDataset):
         captions = [
             _CAPTIONS[f](truth[scene], stated[scene], bool(reverse[scene])) for scene, f in enumerate(form.tolist())
         ]
+        exchanged = [
+            _exchanged_caption(truth[scene], stated[scene], bool(reverse[scene])) if f == _RELATION else ""
+            for scene, f in enumerate(form.tolist())
+        ]
         held_out = ((kind == HELD_OUT[colour]) & present).any(1) & self.held_out
-        return DescribedScenes(scenes, captions, form, truth, stated, held_out)
+        return DescribedScenes(scenes, captions, exchanged, form, truth, stated, held_out)
 
 
 class ShapesCaptions(LabelledImages):
@@ -171,6 +181,7 @@ class ShapesCaptions(LabelledImages):
     Batch:
 
     - ``caption``;
+    - ``exchanged``: the caption with its two objects exchanged; empty for other forms and for two objects that are alike;
     - ``attributes`` int64 (B, A), named by ``attribute_names``, -1 where the caption does not state one. The first of two
       objects is the left or upper one, whatever their order in the caption;
     - ``held_out`` bool (B,), True if an object has a colour and a kind that training never shows together;
@@ -375,6 +386,13 @@ def _relation_caption(truth: np.ndarray, stated: np.ndarray, reverse: bool) -> s
     objects = [_object(names), _object(names, "_2")]
     first, second = reversed(objects) if reverse else objects
     return f"{first} {_RELATIONS[names['axis']][reverse]} {second}"
+
+
+def _exchanged_caption(truth: np.ndarray, stated: np.ndarray, reverse: bool) -> str:
+    """Return the caption with its two objects exchanged; empty if they are alike."""
+    exchanged = stated.copy()
+    exchanged[_FIRST + _SECOND] = stated[_SECOND + _FIRST]
+    return "" if (exchanged == stated).all() else _relation_caption(truth, exchanged, reverse)
 
 
 def _count_caption(truth: np.ndarray, stated: np.ndarray, reverse: bool) -> str:

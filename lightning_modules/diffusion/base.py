@@ -204,9 +204,12 @@ class Diffusion(Generative, Technique):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         x = self.target_images(batch)
         t = self.times.sample(len(x), self.schedule, x.device)  # DDPM, Algorithm 1, line 3
-        condition = self.make_condition(batch, x)
-        terms = self.losses(self.network, x, t, self.noise(*x.shape), condition)
+        terms = self.training_terms(batch, x, t, self.noise(*x.shape))
         return self.log_loss({name: value.mean() for name, value in terms.items()})
+
+    def training_terms(self, batch: dict[str, Any], x: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Compute the loss terms of every image of a training batch, see ``losses``."""
+        return self.losses(self.network, x, t, noise, self.make_condition(batch, x))
 
     def losses(
         self, network: nn.Module, x: Tensor, t: Tensor, noise: Tensor, condition: Condition
@@ -370,6 +373,12 @@ class Diffusion(Generative, Technique):
         index = torch.tensor(self.evaluated or range(len(x)), dtype=torch.float64)
         t = self.times.quantile(((index + 0.5) * _GOLDEN_RATIO % 1).to(x.device, torch.float32), self.schedule)
         noise = self.noise(*x.shape, generator=self.evaluation_noise)
-        condition = self.make_condition(batch, x, self.evaluation_noise)
-        terms = self.losses(self.sampling_network, x, t, noise, condition)
+        terms = self.evaluation_terms(batch, stage, x, t, noise)
         return {name: value.mean() for name, value in terms.items()}
+
+    def evaluation_terms(
+        self, batch: dict[str, Any], stage: str, x: Tensor, t: Tensor, noise: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the loss terms of every image of a validation or test batch, with the weights that sample."""
+        condition = self.make_condition(batch, x, self.evaluation_noise)
+        return self.losses(self.sampling_network, x, t, noise, condition)

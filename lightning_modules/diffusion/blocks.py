@@ -1,5 +1,6 @@
 """Layers of the U-Nets of diffusion models: residual blocks, attention, text projection, resampling."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
@@ -94,9 +95,13 @@ class TextProjection(nn.Module):
         elif mask is None:
             mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
         tokens = self.norm(text.to(self.norm.weight.dtype))
-        there = mask[..., None].to(tokens.dtype)
-        mean = (tokens * there).sum(1) / there.sum(1).clamp(min=1)  # no token at all: zeros
-        return self.pool(mean), [TextKeys(part, mask) for part in self.words(tokens)]
+        return self.pool(mean_of_tokens(tokens, mask)), [TextKeys(part, mask) for part in self.words(tokens)]
+
+
+def mean_of_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Compute the mean of tokens (B, L, D) where the mask (B, L) is True: (B, D), zeros without any token."""
+    there = mask[..., None].to(tokens.dtype)
+    return (tokens * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 class Attention(nn.Module):
@@ -109,11 +114,14 @@ class Attention(nn.Module):
         head_channels: of each head; None: one head of all.
         to_pixels: False: attend to tokens only. One zero key and value is then added, so that the attention is defined for
             a text without tokens.
+        positions: add the positions of pixels to what their queries and keys are computed from, see ``encode_positions``.
     """
 
-    def __init__(self, channels: int, head_channels: int | None = None, to_pixels: bool = True) -> None:
+    def __init__(
+        self, channels: int, head_channels: int | None = None, to_pixels: bool = True, positions: bool = False
+    ) -> None:
         super().__init__()
-        self.head_channels = head_channels or channels
+        self.head_channels, self.positions = head_channels or channels, positions
         if channels % self.head_channels:
             raise UsageError(
                 f"model.network.head_channels must divide the channels of every map with attention and of the smallest, "
@@ -127,6 +135,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, words: TextKeys | None = None) -> Tensor:
         pixels = self.norm(x).flatten(2).mT.contiguous()  # (B, H W, C): no copy under channels_last
         query, *keys_values = self.query_key_value(pixels)
+        if self.positions:
+            query, keys_values = self._place(query, keys_values, x.shape[2:])
         keys_values = keys_values or 2 * [torch.zeros_like(query[:, :1])]
         mask = None
         if words is not None:
@@ -141,6 +151,32 @@ class Attention(nn.Module):
             to_words = _probabilities(queries, keys, mask)[..., -words.mask.shape[1] :]
             self.text_maps.append(to_words.mT.unflatten(2, x.shape[2:]))
         return x + self.out(attended.transpose(1, 2).flatten(2)).mT.unflatten(2, x.shape[2:])
+
+    def _place(self, query: Tensor, keys_values: list[Tensor], size: torch.Size) -> tuple[Tensor, list[Tensor]]:
+        """Add the projected positions of the pixels to queries and keys, not to values.
+
+        The projection is linear: W (pixel + position) = W pixel + W position.
+        """
+        channels = query.shape[-1]
+        positions = encode_positions(size[0], size[1], channels, query.device)
+        weight = self.query_key_value.weight[: channels * (2 if keys_values else 1)]
+        of_query, *of_key = F.linear(positions.to(weight.dtype), weight).to(query.dtype).split(channels, -1)
+        return query + of_query, [part + place for part, place in zip(keys_values, of_key, strict=False)] + keys_values[
+            1:
+        ]
+
+
+def encode_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """Encode the positions of pixels by sines and cosines of their rows and columns: float32 (H W, channels).
+
+    As Vaswani et al. (2017, section 3.5), but from four sides to a quarter of a side per wave, because maps are small.
+    """
+    waves = -(-channels // 4)
+    frequencies = 2 * math.pi * torch.linspace(-2, 2, waves, device=device).exp2()
+    angles = [(torch.arange(side, device=device) + 0.5)[:, None] / side * frequencies for side in (height, width)]
+    rows, columns = (torch.cat([angle.sin(), angle.cos()], 1) for angle in angles)
+    both = [rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)]
+    return torch.cat(both, 2).flatten(0, 1)[:, :channels]
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -208,7 +244,7 @@ class Block(Layer):
         in_channels, out_channels: of the map.
         skip_channels: of the skip connection from the encoder, concatenated to the input.
         attention: apply attention after the block.
-        head_channels, to_pixels: see Attention.
+        head_channels, to_pixels, positions: see Attention.
         text: the attention also attends to tokens.
         modulation: add or adaptive.
         dropout: before the second convolution, in [0, 1).
@@ -227,6 +263,7 @@ class Block(Layer):
         resample: nn.Module | None = None,
         text: bool = False,
         to_pixels: bool = True,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         self.skip_channels, self.adaptive = skip_channels, modulation == "adaptive"
@@ -238,7 +275,7 @@ class Block(Layer):
         self.dropout = nn.Dropout(dropout)
         self.resample = resample or nn.Identity()
         self.shortcut = nn.Identity() if inputs == out_channels else nn.Conv2d(inputs, out_channels, 1)
-        self.attention = Attention(out_channels, head_channels, to_pixels) if attention else None
+        self.attention = Attention(out_channels, head_channels, to_pixels, positions) if attention else None
 
     def forward(self, x: Tensor, time: Tensor, words: TextKeys | None = None, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
@@ -297,7 +334,7 @@ class TimedUNet(nn.Module):
 
     head: nn.Sequential
 
-    def __init__(self, text_dim: int | None, gradient_checkpointing: bool) -> None:
+    def __init__(self, text_dim: int | None = None, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         self.text_dim, self.gradient_checkpointing = text_dim, gradient_checkpointing
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -60,6 +60,8 @@ class DenoisingUNet(TimedUNet):
         dropout: in blocks, in [0, 1).
         learned_variance: return 2 C channels; the second half is the variance.
         self_conditioning: take the last predicted x0 as additional input.
+        positions: attention knows where a pixel is: positions are added to what its queries and keys are computed from. It
+            binds the objects of a caption to their places.
         gradient_checkpointing: store only the inputs of layers and compute the rest again in the backward pass: the same
             gradients, less memory, a third more time.
         text_dim: D; the network takes tokens of a text. Their mean is added to the time embedding, and every attention
@@ -96,10 +98,10 @@ class DenoisingUNet(TimedUNet):
         dropout: float = 0.1,
         learned_variance: bool | None = None,
         self_conditioning: bool | None = None,
-        gradient_checkpointing: bool = False,
-        text_dim: int | None = None,
+        positions: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(text_dim=text_dim, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(**kwargs)
         check_numbers(base_channels, multipliers, blocks, head_channels, dropout)
         image_shape = check_network_shape(image_shape)
         sides = map_sides(image_shape[1:], len(multipliers))
@@ -117,7 +119,12 @@ class DenoisingUNet(TimedUNet):
             "self_conditioning": self.self_conditioning,
         }
         block: BuildLayer = partial(
-            Block, text=text_dim is not None, head_channels=head_channels, modulation=modulation, dropout=dropout
+            Block,
+            text=self.text_dim is not None,
+            head_channels=head_channels,
+            modulation=modulation,
+            dropout=dropout,
+            positions=positions,
         )
         half: BuildLayer = Downsample
         double: BuildLayer = Upsample

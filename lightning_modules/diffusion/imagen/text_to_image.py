@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import MeanMetric
 from typing_extensions import Self
 
 from darkroom.errors import UsageError
@@ -20,6 +21,7 @@ from darkroom.lightning_modules.diffusion.export import (
     text_inputs,
     text_notes,
 )
+from darkroom.lightning_modules.diffusion.imagen.caption_supervision import AttributeHead, CaptionSupervision
 from darkroom.lightning_modules.diffusion.imagen.text_conditioning import TextConditioning, captions_of, check_captions
 from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
 from darkroom.lightning_modules.diffusion.objective.config import Objective
@@ -52,6 +54,21 @@ def check_fixed_variance(objective: Objective) -> None:
         raise UsageError("model.objective.learned_variance must be false for Imagen's models")
 
 
+def check_supervision(text: TextEncoder, sizes: Sequence[int] | None) -> Sequence[int]:
+    """Return the sizes of the attributes.
+
+    Raises:
+        UsageError: the text encoder does not train, or the data have no attributes.
+    """
+    if not text.trains:
+        raise UsageError(
+            f"model.supervision must be null for a {type(text).__name__}, which does not train; use LearnedTextEncoder"
+        )
+    if not sizes:
+        raise UsageError("model.supervision needs data with attributes; use ShapesCaptions, or set it to null")
+    return sizes
+
+
 class TextToImage(Diffusion):
     """Imagen's base model: denoising diffusion conditioned on the tokens of a text encoder (Saharia et al. 2022, section
     2).
@@ -69,6 +86,9 @@ class TextToImage(Diffusion):
         network: called as ``network(x, t, text=, text_mask=)``, with ``x0=`` for self-conditioning; see ``DenoisingUNet``,
             whose ``text_dim`` must be the encoder's. None: the CIFAR-10 network of DDPM, conditioned on text.
         text_dropout: fraction of the captions, in [0, 1), that are dropped in training.
+        supervision: of a text encoder that trains, by the attributes in ``attributes`` of the batch; None: none.
+        attribute_sizes: number of values of each attribute; the command line takes it from the data. Used only with
+            ``supervision``.
         schedule: of the noise; None: ``CosineSchedule`` of 1,000 steps.
         objective, ema: see DDPM; the variance is not learned.
         sampling: see DDPM; guidance is 1.35 by default, the paper's for FID, and the threshold dynamic.
@@ -89,6 +109,8 @@ class TextToImage(Diffusion):
         image_shape: tuple[int, int, int] | None = None,
         network: nn.Module | None = None,
         text_dropout: float = 0.1,
+        supervision: CaptionSupervision | None = None,
+        attribute_sizes: list[int] | None = None,
         schedule: NoiseSchedule | None = None,
         objective: Objective | None = None,
         ema: EMAOptions | None = EMAOptions(),  # noqa: B008 (frozen)
@@ -120,6 +142,11 @@ class TextToImage(Diffusion):
             **kwargs,
         )
         self.reader = TextConditioning(text, text_dropout, ema)
+        self.supervision, self.attributes = supervision, None
+        if supervision is not None:
+            self.supervision = build_options(CaptionSupervision, supervision)
+            self.attributes = AttributeHead(text.dim, check_supervision(text, attribute_sizes))
+        self.binding_gaps = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
         self.check_guidance(self.guidance)
 
     # --- the caption --------------------------------------------------------------------------------------------------
@@ -160,6 +187,36 @@ class TextToImage(Diffusion):
     def make_condition(self, batch: dict[str, Any], x: Tensor, generator: Generators = None) -> Condition:
         """Build the condition: the encoded captions of the batch, in training dropped with ``text_dropout``."""
         return self.reader(captions_of(batch, self), x.device)
+
+    def training_terms(self, batch: dict[str, Any], x: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Compute the loss terms; with supervision, add the weighted cross-entropy of the attributes."""
+        condition = self.make_condition(batch, x)
+        terms = self.losses(self.network, x, t, noise, condition)
+        if self.supervision is None or self.attributes is None:
+            return terms
+        if "attributes" not in batch:
+            raise UsageError("model.supervision needs data with attributes; use ShapesCaptions, or set it to null")
+        error = self.attributes.loss(condition, batch["attributes"])
+        weight = self.supervision.weight_at(self.trainer.global_step)  # 0: computed all the same, as DDP needs it
+        return terms | {"loss": terms["loss"] + weight * error, "attributes": error}
+
+    def evaluation_terms(
+        self, batch: dict[str, Any], stage: str, x: Tensor, t: Tensor, noise: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the loss terms, and log the binding gap of captions whose two objects can be exchanged.
+
+        That is the loss with the caption of exchanged objects minus the loss with the own caption, at the same times and
+        noise. It is 0 for a model that deals kinds and colours to the objects by chance, and it needs no samples.
+        """
+        terms = super().evaluation_terms(batch, stage, x, t, noise)
+        if "exchanged" in batch:
+            rows = [row for row, caption in enumerate(batch["exchanged"]) if caption]
+            if rows:
+                condition = self.reader([batch["exchanged"][row] for row in rows], x.device)
+                other = self.losses(self.sampling_network, x[rows], t[rows], noise[rows], condition)
+                self.binding_gaps[stage].update(other["loss"] - terms["loss"][rows])
+            self.log(f"{stage}/binding_gap", self.binding_gaps[stage])
+        return terms
 
     def condition_inputs(self) -> Inputs:
         """Return the token embeddings as inputs of the exported network."""

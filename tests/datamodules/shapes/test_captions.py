@@ -166,3 +166,20 @@ def test_invalid_settings_raise() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             ShapesCaptions(**wrong)
+
+
+def test_exchanged_captions_are_those_of_exchanged_objects() -> None:
+    described, _ = describe("relation", count=200)
+    names = list(ShapesCaptions.attribute_names)
+    for row, (caption, exchanged) in enumerate(zip(described.captions, described.exchanged, strict=True)):
+        one, other = (
+            {name: described.stated[row][names.index(name + end)] for name in ("kind", "colour", "size")}
+            for end in ("", "_2")
+        )
+        assert (exchanged == "") == (one == other)
+        if exchanged:
+            relation = next(words for words in (" left of ", " right of ", " above ", " below ") if words in caption)
+            assert exchanged == relation.join(reversed(caption.split(relation)))
+    assert all(
+        exchanged == "" for form in ("object", "place", "count") for exchanged in describe(form, count=5)[0].exchanged
+    )

@@ -12,6 +12,7 @@ from darkroom.lightning_modules.diffusion.blocks import (
     TextKeys,
     TextProjection,
     attend,
+    encode_positions,
     record_text_attention,
 )
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
@@ -140,3 +141,22 @@ def test_recording_stops_after_an_error() -> None:
     network(x, t, text=text)
     assert len(maps) == 4
     assert all(module.text_maps is None for module in network.modules() if isinstance(module, Attention))
+
+
+def test_positions_are_added_to_what_queries_and_keys_are_computed_from() -> None:
+    attention, x, text = randomize(Attention(8, 4, positions=True)), torch.randn(2, 8, 3, 2), words(5, 5)
+    pixels = attention.norm(x).flatten(2).mT
+    placed = pixels + encode_positions(3, 2, 8, x.device)
+    query, key, _ = attention.query_key_value(placed)
+    value = attention.query_key_value(pixels)[2]
+    keys, values = (torch.cat(parts, 1) for parts in zip((key, value), text.keys_values.chunk(2, -1), strict=True))
+    heads = [part.unflatten(2, (2, 4)).transpose(1, 2) for part in (query, keys, values)]
+    expected = x + attention.out(attend(*heads).transpose(1, 2).flatten(2)).mT.unflatten(2, (3, 2))
+    torch.testing.assert_close(attention(x, text), expected)
+
+
+@pytest.mark.parametrize("channels", [4, 6, 32])
+def test_every_pixel_has_its_own_position(channels: int) -> None:
+    positions = encode_positions(16, 8, channels, torch.device("cpu"))
+    assert positions.shape == (128, channels)
+    assert torch.cdist(positions, positions).add(torch.eye(128) * 9).min() > 0.05
