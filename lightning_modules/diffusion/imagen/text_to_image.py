@@ -210,12 +210,14 @@ class TextToImage(Diffusion):
         """
         terms = super().evaluation_terms(batch, stage, x, t, noise)
         if "exchanged" in batch:
+            gap = self.binding_gaps[stage]
+            assert isinstance(gap, MeanMetric)
             rows = [row for row, caption in enumerate(batch["exchanged"]) if caption]
             if rows:
                 condition = self.reader([batch["exchanged"][row] for row in rows], x.device)
                 other = self.losses(self.sampling_network, x[rows], t[rows], noise[rows], condition)
-                self.binding_gaps[stage].update(other["loss"] - terms["loss"][rows])
-            self.log(f"{stage}/binding_gap", self.binding_gaps[stage])
+                gap.update(other["loss"] - terms["loss"][rows])
+            self.log(f"{stage}/binding_gap", gap)
         return terms
 
     def condition_inputs(self) -> Inputs:
