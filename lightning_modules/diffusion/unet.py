@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -60,6 +60,8 @@ class DenoisingUNet(TimedUNet):
         dropout: in blocks, in [0, 1).
         learned_variance: return 2 C channels; the second half is the variance.
         self_conditioning: take the last predicted x0 as additional input.
+        word_attention: sides of further maps, whose blocks attend to the tokens only. Among the pixels of a large map the few
+            tokens of a caption get little attention.
         positions: attention knows where a pixel is: positions are added to what its queries and keys are computed from. It
             binds the objects of a caption to their places.
         gradient_checkpointing: store only the inputs of layers and compute the rest again in the backward pass: the same
@@ -98,6 +100,7 @@ class DenoisingUNet(TimedUNet):
         dropout: float = 0.1,
         learned_variance: bool | None = None,
         self_conditioning: bool | None = None,
+        word_attention: Sequence[int] = (),
         positions: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -108,6 +111,7 @@ class DenoisingUNet(TimedUNet):
         if isinstance(attention, int):
             attention = [side for side in sides if side <= attention]
         check_attention(attention, sides)
+        check_word_attention(word_attention, sides, attention, self.text_dim)
         check_choice("model.network.modulation", modulation, Modulation)
         self.image_shape, self.num_classes, self.null_label = image_shape, num_classes, num_classes
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)
@@ -131,7 +135,10 @@ class DenoisingUNet(TimedUNet):
         if check_choice("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
             double = partial(block, resample=nn.Upsample(scale_factor=2.0))
-        levels = [(base_channels * times, side in attention) for times, side in zip(multipliers, sides, strict=True)]
+        levels = [
+            Level(base_channels * times, side in attention or side in word_attention, side not in word_attention)
+            for times, side in zip(multipliers, sides, strict=True)
+        ]
         inputs = image_shape[0] * (2 if self.self_conditioning else 1)
         outputs = image_shape[0] * (2 if self.learned_variance else 1)
         self.stem = nn.Conv2d(inputs, base_channels, 3, padding=1)
@@ -139,7 +146,7 @@ class DenoisingUNet(TimedUNet):
         last = skips[-1]
         self.middle = nn.ModuleList([block(last, last, attention=True), block(last, last)])
         self.up = _build_decoder(levels, skips, blocks, block, double)
-        width = levels[0][0]
+        width = levels[0].channels
         self.head = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1))
 
         fourier = check_choice("model.network.time_embedding", time_embedding, TimeEmbedding) == "fourier"
@@ -201,35 +208,50 @@ class DenoisingUNet(TimedUNet):
         return embedding + (self.classes.weight[-1] if label is None else self.classes(label))  # the last: null class
 
 
-Levels = Sequence[tuple[int, bool]]  # channels of each level, finest first, and whether it has attention
+class Level(NamedTuple):
+    """A level of a U-Net.
+
+    Args:
+        channels: of its maps.
+        attention: apply attention after its blocks.
+        to_pixels: the attention is to pixels and tokens, not to tokens only.
+    """
+
+    channels: int
+    attention: bool
+    to_pixels: bool = True
+
+
 BuildLayer = Callable[..., Layer]
 
 
 def build_encoder(
-    levels: Levels, channels: int, blocks: int, block: BuildLayer, half: BuildLayer
+    levels: Sequence[Level], channels: int, blocks: int, block: BuildLayer, half: BuildLayer
 ) -> tuple[nn.ModuleList, list[int]]:
     """Build the layers from the finest level to the coarsest; return also the channels before and after each layer."""
     layers, skips = nn.ModuleList(), [channels]
-    for level, (width, attention) in enumerate(levels):
-        if level:
+    for index, level in enumerate(levels):
+        if index:
             layers.append(half(skips[-1], skips[-1]))
             skips.append(skips[-1])
         for _ in range(blocks):
-            layers.append(block(skips[-1], width, attention=attention))
-            skips.append(width)
+            layers.append(block(skips[-1], level.channels, attention=level.attention, to_pixels=level.to_pixels))
+            skips.append(level.channels)
     return layers, skips
 
 
 def _build_decoder(
-    levels: Levels, skips: list[int], blocks: int, block: BuildLayer, double: BuildLayer
+    levels: Sequence[Level], skips: list[int], blocks: int, block: BuildLayer, double: BuildLayer
 ) -> nn.ModuleList:
     """Build the layers from the coarsest level to the finest; blocks take the encoder's outputs, the last one first."""
     layers, channels, skips = nn.ModuleList(), skips[-1], list(skips)
-    for level, (width, attention) in reversed(list(enumerate(levels))):
+    for index, level in reversed(list(enumerate(levels))):
         for _ in range(blocks + 1):
-            layers.append(block(channels, width, skips.pop(), attention))
-            channels = width
-        if level:
+            layers.append(
+                block(channels, level.channels, skips.pop(), attention=level.attention, to_pixels=level.to_pixels)
+            )
+            channels = level.channels
+        if index:
             layers.append(double(channels, channels))
     return layers
 
@@ -273,9 +295,27 @@ def map_sides(size: tuple[int, int], maps: int) -> list[int]:
 
 def check_attention(attention: Sequence[int], sides: list[int]) -> None:
     """Raise a UsageError for attention at a side that no map has."""
-    missing = [side for side in attention if side not in sides]
+    _check_sides("attention", attention, sides)
+
+
+def check_word_attention(
+    word_attention: Sequence[int], sides: list[int], attention: Sequence[int], text_dim: int | None
+) -> None:
+    """Raise a UsageError for attention to words at a side that no map has, that attends to pixels too, or without text."""
+    _check_sides("word_attention", word_attention, sides)
+    if word_attention and text_dim is None:
+        raise UsageError("model.network.word_attention needs a text; set model.network.text_dim, or leave it out")
+    both = sorted(set(attention) & set(word_attention))
+    if both:
+        raise UsageError(
+            f"model.network.word_attention must be of other sides than model.network.attention, which already attends to "
+            f"words, got {both[0]} in both"
+        )
+
+
+def _check_sides(name: str, chosen: Sequence[int], sides: list[int]) -> None:
+    missing = [side for side in chosen if side not in sides]
     if missing:
         raise UsageError(
-            f"model.network.attention must be sides of maps ({', '.join(map(str, sides))}), or [] for none, got "
-            f"{missing[0]}"
+            f"model.network.{name} must be sides of maps ({', '.join(map(str, sides))}), or [] for none, got {missing[0]}"
         )

@@ -23,6 +23,7 @@ from darkroom.lightning_modules.diffusion.blocks import (
 from darkroom.lightning_modules.diffusion.time_embedding import Sinusoidal
 from darkroom.lightning_modules.diffusion.unet import (
     BuildLayer,
+    Level,
     Resampling,
     build_encoder,
     check_attention,
@@ -111,7 +112,9 @@ class EncoderClassifier(TimedUNet):
         if check_choice("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
         self.image_shape, self.num_classes = image_shape, num_classes
-        levels = [(base_channels * times, side in attention) for times, side in zip(multipliers, sides, strict=True)]
+        levels = [
+            Level(base_channels * times, side in attention) for times, side in zip(multipliers, sides, strict=True)
+        ]
         self.stem = nn.Conv2d(image_shape[0], base_channels, 3, padding=1)
         self.down, channels = build_encoder(levels, base_channels, blocks, block, half)
         last, step = channels[-1], 2 ** (len(multipliers) - 1)
