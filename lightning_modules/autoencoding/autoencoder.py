@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.autoencoding.code_distribution import CodeDistribution, CodeMixture
+from darkroom.lightning_modules.autoencoding.code_distribution import CodeDistribution, CodeMixture, FitsCodeMixture
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian
 from darkroom.lightning_modules.autoencoding.networks import Architecture, apply, code_shape, encoder_and_decoder
 from darkroom.lightning_modules.base import Technique
@@ -24,7 +24,7 @@ from darkroom.runtime.records.results import Task
 Reconstruction = Literal["squared_error", "cross_entropy"]
 
 
-class AutoEncoder(Generative, Technique):
+class AutoEncoder(FitsCodeMixture, Generative, Technique):
     """Autoencoder that reconstructs images from a code vector, without a prior of codes.
 
     For sampling, a distribution is fitted to the codes of the training images (ex-post density estimation: Ghosh et al.
@@ -110,14 +110,6 @@ class AutoEncoder(Generative, Technique):
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
         """Sample codes from the distribution fitted to codes of training images: float32 (n, latent_dim)."""
         return self.codes.from_noise(self.noise(n, self.codes.noise_dim, generator=generator))
-
-    def on_validation_start(self) -> None:
-        """Fit the mixture of codes, if there is one, to those that the first rank has seen."""
-        super().on_validation_start()
-        if isinstance(self.codes, CodeMixture) and self.trainer.state.fn == "fit":
-            if self.trainer.is_global_zero:
-                self.codes.fit()
-            self.codes.load_state_dict(self.trainer.strategy.broadcast(self.codes.state_dict()))
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Encode images (B, C, H, W) in [-1, 1] to codes, float32 (B, latent_dim)."""

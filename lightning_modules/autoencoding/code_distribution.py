@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
 
 from darkroom.errors import UsageError
@@ -153,6 +154,20 @@ class CodeMixture(KeepFloat32):
         """Return the mixture as numbers, see ``mixture_codes``."""
         state = {"weights": self.weights, "means": self.means, "roots": self.roots}
         return {"distribution": "mixture", **{name: value.tolist() for name, value in state.items()}}
+
+
+class FitsCodeMixture(LightningModule):
+    """Method that fits the mixture of its codes, if it has one, before each validation of a fit."""
+
+    codes: "CodeDistribution | CodeMixture | None"
+
+    def on_validation_start(self) -> None:
+        """Fit the mixture to the codes that the first rank has seen."""
+        super().on_validation_start()
+        if isinstance(self.codes, CodeMixture) and self.trainer.state.fn == "fit":
+            if self.trainer.is_global_zero:
+                self.codes.fit()
+            self.codes.load_state_dict(self.trainer.strategy.broadcast(self.codes.state_dict()))
 
 
 def mixture_codes(noise: Tensor, weights: Tensor, means: Tensor, roots: Tensor) -> Tensor:

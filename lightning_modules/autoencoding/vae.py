@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.autoencoding.active_units import ActiveUnits
+from darkroom.lightning_modules.autoencoding.code_distribution import CodeMixture, FitsCodeMixture
 from darkroom.lightning_modules.autoencoding.disentanglement import MutualInformationGap
 from darkroom.lightning_modules.autoencoding.kl_schedules import Constant, KLSchedule, PixelMeanWeight
 from darkroom.lightning_modules.autoencoding.likelihoods import Bernoulli, Gaussian, Likelihood
@@ -41,7 +42,7 @@ def normal_log_prob(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
 
-class VAE(Generative, Technique):
+class VAE(FitsCodeMixture, Generative, Technique):
     """Variational autoencoder with prior N(0, 1) and normal posteriors q(z|x) with diagonal covariance.
 
     The loss is -log p(x|z) + beta KL(q(z|x) || p(z)), with one z for each image, summed over the values of an image and of
@@ -70,6 +71,9 @@ class VAE(Generative, Technique):
             of the test is then that of the same k samples, a lower bound of ``iwae``.
         latent_channels: c of codes that are maps (c, h, w), as latent diffusion needs, with h and w after the convolutional
             encoder's stages. Inputs and outputs are flattened. None: codes are vectors.
+        code_components: number of normal distributions in a mixture that is fitted to samples of the posteriors, from which
+            images are sampled instead of from the prior (Ghosh et al. 2020, section 4; ``pip install -e '.[digits]'``, for
+            scikit-learn). The ELBO stays that of the prior. None: the prior.
         scores, optim, init_from: see Generative.
 
     Raises:
@@ -96,6 +100,7 @@ class VAE(Generative, Technique):
         free_bits: float = 0.0,
         iwae_samples: int | None = None,
         latent_channels: int | None = None,
+        code_components: int | None = None,
         scores: SampleScores | None = None,
         **kwargs: Any,
     ) -> None:
@@ -122,6 +127,12 @@ class VAE(Generative, Technique):
             decoder=decoder,
             maps=maps,
         )
+        if code_components is not None and (maps or code_components < 1):
+            raise UsageError(
+                f"model.code_components must be null for codes that are maps, and at least 1 for others, got "
+                f"{code_components}"
+            )
+        self.codes = None if code_components is None else CodeMixture(self.latent_dim, code_components)
         self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
         self.step_schedules = [type(self.kl_schedule)] if self.kl_schedule.needs_progress else []
         self.likelihood.check(-torch.ones(1, *self.image_shape))
@@ -158,7 +169,9 @@ class VAE(Generative, Technique):
         return mean + torch.exp(log_variance / 2) * epsilon
 
     def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        """Sample latents from the prior N(0, 1): float32 (n, latent_dim)."""
+        """Sample latents from the prior N(0, 1), or from the mixture of codes: float32 (n, latent_dim)."""
+        if self.codes is not None:
+            return self.codes.from_noise(self.noise(n, self.codes.noise_dim, generator=generator))
         return self.noise(n, self.latent_dim, generator=generator)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
@@ -175,7 +188,8 @@ class VAE(Generative, Technique):
             "mean": "of the normal posterior; the latent for reconstruction",
             "log_variance": "of the normal posterior",
         }
-        decoder = decoder_graph(self, self.decoder, self.likelihood.mean, {"distribution": "normal"})
+        prior = {"distribution": "normal"} if self.codes is None else self.codes.describe()
+        decoder = decoder_graph(self, self.decoder, self.likelihood.mean, prior)
         return {"encoder": encoder_graph(self, self.encoder, normalization, self.posterior, names), "decoder": decoder}
 
     # --- the loss -----------------------------------------------------------------------------------------------------
@@ -198,6 +212,8 @@ class VAE(Generative, Technique):
         x, labels = self.images_of(batch), self.labels_of(batch)
         mean, log_variance = self.posterior(x, labels)
         z = self.reparameterize(mean, log_variance)
+        if self.codes is not None:
+            self.codes.update(z.detach())
         reconstruction = -self.likelihood.log_prob(self.likelihood_parameters(z, labels), x)
         beta = self.beta()
         terms = self.loss_terms(reconstruction, kl_divergence(mean, log_variance), beta)

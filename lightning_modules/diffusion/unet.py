@@ -60,7 +60,7 @@ class DenoisingUNet(TimedUNet):
         dropout: in blocks, in [0, 1).
         learned_variance: return 2 C channels; the second half is the variance.
         self_conditioning: take the last predicted x0 as additional input.
-        word_attention: sides of further maps, whose blocks attend to the tokens only. Among the pixels of a large map the few
+        word_attention: sides of further maps, whose blocks attend to the tokens only. Among all pixels of a large map the
             tokens of a caption get little attention.
         positions: attention knows where a pixel is: positions are added to what its queries and keys are computed from. It
             binds the objects of a caption to their places.

@@ -50,6 +50,46 @@ class TestVAEOfLevels(GenerationContract):
         return {"likelihood": DiscretizedLogistic(3), "kl_schedule": WarmUp()}
 
 
+@pytest.mark.slow  # a variant
+class TestVAEWithMixture(GenerationContract):
+    test_overfits_one_batch = None  # trains as TestVAE does
+
+    def build(self, **kwargs: Any) -> VAE:
+        torch.manual_seed(0)
+        return VAE(self.image_shape, latent_dim=4, channels=(8, 16), code_components=3, **kwargs)
+
+
+def test_mixture_of_codes_has_moments_of_aggregated_posterior(tmp_path: Path) -> None:
+    model = VAE((3, 16, 16), latent_dim=2, channels=(4,), code_components=2)
+    trainer(tmp_path).fit(model, TestVAE().data())
+    codes = model.codes.recent[: int(model.codes.seen)]
+    drawn = model.draw_latents(4000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(0), codes.mean(0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.std(0), codes.std(0, correction=0), atol=0.1, rtol=0.1)
+
+
+def test_mixture_of_codes_does_not_change_bounds() -> None:
+    x = torch.rand(4, 1, 4, 4) * 2 - 1
+    torch.manual_seed(0)
+    plain = tiny()
+    mixed = tiny(code_components=2)
+    mixed.load_state_dict(plain.state_dict(), strict=False)
+    noise = [torch.Generator().manual_seed(0) for _ in range(2)]
+    means = [model.posterior(x) for model in (plain, mixed)]
+    torch.testing.assert_close(*means)
+    bounds = []
+    for model, generator in zip((plain, mixed), noise, strict=True):
+        model.evaluation_noise = generator
+        bounds.append(model.log_weights(x, *means[0], 3)[1])
+    torch.testing.assert_close(*bounds)
+
+
+@pytest.mark.parametrize("options", [{"code_components": 0}, {"code_components": 2, "latent_channels": 1}])
+def test_invalid_mixtures_of_codes_raise(options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="model.code_components must be null for codes that are maps, and at least 1"):
+        VAE((1, 8, 8), channels=(4,), **({"latent_dim": 2} if len(options) == 1 else {}), **options)
+
+
 def tiny(**kwargs: Any) -> VAE:
     return VAE((1, 4, 4), None, 3, "mlp", hidden=(8,), **kwargs).eval()
 
