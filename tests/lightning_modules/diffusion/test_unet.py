@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.diffusion.blocks import Attention, Block, Upsample, group_norm
+from darkroom.lightning_modules.diffusion.blocks import Attention, Block, Upsample, group_norm, record_text_attention
 from darkroom.lightning_modules.diffusion.time_embedding import RandomFourier, Sinusoidal
 from darkroom.lightning_modules.diffusion.unet import DenoisingUNet
 from tests.contracts.network import DenseNetworkContract
@@ -50,6 +50,11 @@ class TestDenoisingUNet(DenseNetworkContract):
 
     def build(self) -> nn.Module:
         return FixedTime(tiny())
+
+
+class TestDenoisingUNetOfWords(TestDenoisingUNet):
+    def build(self) -> nn.Module:
+        return FixedTime(tiny(text_dim=6, word_attention=(16,), positions=True))
 
 
 class TestADM(TestDenoisingUNet):
@@ -223,8 +228,20 @@ def test_output_depends_on_every_word() -> None:
     torch.testing.assert_close(network(x, t, text=changed, text_mask=mask), network(x, t, text=text[:, :3]))
 
 
-def test_empty_text_mask_equals_no_text() -> None:
-    network, (x, t), text = tiny(text_dim=6, num_classes=2).eval(), noisy(), torch.randn(2, 4, 6)
+def test_maps_with_word_attention_attend_to_words_only() -> None:
+    network, (x, t), text = tiny(text_dim=6, word_attention=(16,)).eval(), noisy(), torch.randn(2, 4, 6)
+    with record_text_attention(network) as maps:
+        network(x, t, text=text)
+    sides = [part.shape[2] for part in maps]
+    assert sides.count(16) == 3  # a block of the encoder, two of the decoder
+    for part in maps:
+        # Of the attention to words only, the rest is on one key of zeros; the others share it with 64 pixels.
+        assert (part.sum(1).mean() > 0.5) == (part.shape[2] == 16)
+
+
+@pytest.mark.parametrize("options", [{}, {"word_attention": (16,), "positions": True}])
+def test_empty_text_mask_equals_no_text(options: dict[str, Any]) -> None:
+    network, (x, t), text = tiny(text_dim=6, num_classes=2, **options).eval(), noisy(), torch.randn(2, 4, 6)
     mask = torch.tensor([[True] * 4, [False] * 4])
     mixed = network(x, t, text=text * mask[..., None], text_mask=mask)
     torch.testing.assert_close(mixed[:1], network(x[:1], t[:1], text=text[:1]))
@@ -331,6 +348,9 @@ def test_grey_images_of_28_pixels_are_supported() -> None:
         ({"dropout": 1.0}, "dropout must be .*got 1.0"),
         ({"modulation": "film"}, "modulation must be .*got 'film'"),
         ({"resampling": "fir"}, "resampling must be .*got 'fir'"),
+        ({"word_attention": (32,)}, "word_attention needs a text; set model.network.text_dim"),
+        ({"word_attention": (5,), "text_dim": 4}, "word_attention must be sides of maps .*got 5"),
+        ({"word_attention": (16,), "text_dim": 4}, "other sides than model.network.attention.*got 16"),
         ({"time_embedding": "learned"}, "time_embedding must be .*got 'learned'"),
     ],
 )
