@@ -107,11 +107,10 @@ class DenoisingUNet(TimedUNet):
         super().__init__(**kwargs)
         check_numbers(base_channels, multipliers, blocks, head_channels, dropout)
         image_shape = check_network_shape(image_shape)
-        sides = map_sides(image_shape[1:], len(multipliers))
-        if isinstance(attention, int):
-            attention = [side for side in sides if side <= attention]
-        check_attention(attention, sides)
-        check_word_attention(word_attention, sides, attention, self.text_dim)
+        words = () if self.text_dim is None else word_attention
+        if word_attention and not words:
+            raise UsageError("model.network.word_attention needs a text; set model.network.text_dim, or leave it out")
+        levels = plan_levels(image_shape, base_channels, multipliers, attention, words)
         check_choice("model.network.modulation", modulation, Modulation)
         self.image_shape, self.num_classes, self.null_label = image_shape, num_classes, num_classes
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)
@@ -135,10 +134,6 @@ class DenoisingUNet(TimedUNet):
         if check_choice("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
             double = partial(block, resample=nn.Upsample(scale_factor=2.0))
-        levels = [
-            Level(base_channels * times, side in attention or side in word_attention, side not in word_attention)
-            for times, side in zip(multipliers, sides, strict=True)
-        ]
         inputs = image_shape[0] * (2 if self.self_conditioning else 1)
         outputs = image_shape[0] * (2 if self.learned_variance else 1)
         self.stem = nn.Conv2d(inputs, base_channels, 3, padding=1)
@@ -225,6 +220,34 @@ class Level(NamedTuple):
 BuildLayer = Callable[..., Layer]
 
 
+def plan_levels(
+    image_shape: tuple[int, int, int],
+    base_channels: int,
+    multipliers: Sequence[int],
+    attention: Sequence[int] | int,
+    word_attention: Sequence[int] = (),
+) -> list[Level]:
+    """Return the levels of a U-Net, finest first; for the arguments see ``DenoisingUNet``.
+
+    Raises:
+        UsageError: an image size that cannot be halved so often, or attention at a side that no map has or of two kinds.
+    """
+    sides = map_sides(image_shape[1:], len(multipliers))
+    joint = [side for side in sides if side <= attention] if isinstance(attention, int) else attention
+    _check_sides("attention", joint, sides)
+    _check_sides("word_attention", word_attention, sides)
+    both = sorted(set(joint) & set(word_attention))
+    if both:
+        raise UsageError(
+            "model.network.word_attention must be of other sides than model.network.attention, which attends to words too, "
+            f"got {both[0]} in both"
+        )
+    return [
+        Level(base_channels * times, side in joint or side in word_attention, side not in word_attention)
+        for times, side in zip(multipliers, sides, strict=True)
+    ]
+
+
 def build_encoder(
     levels: Sequence[Level], channels: int, blocks: int, block: BuildLayer, half: BuildLayer
 ) -> tuple[nn.ModuleList, list[int]]:
@@ -291,26 +314,6 @@ def map_sides(size: tuple[int, int], maps: int) -> list[int]:
             f"halved {most - 1} times, got {maps}; {can} pixels can be halved {maps - 1} times"
         )
     return [max(size) // 2**level for level in range(maps)]
-
-
-def check_attention(attention: Sequence[int], sides: list[int]) -> None:
-    """Raise a UsageError for attention at a side that no map has."""
-    _check_sides("attention", attention, sides)
-
-
-def check_word_attention(
-    word_attention: Sequence[int], sides: list[int], attention: Sequence[int], text_dim: int | None
-) -> None:
-    """Raise a UsageError for attention to words at a side that no map has, that attends to pixels too, or without text."""
-    _check_sides("word_attention", word_attention, sides)
-    if word_attention and text_dim is None:
-        raise UsageError("model.network.word_attention needs a text; set model.network.text_dim, or leave it out")
-    both = sorted(set(attention) & set(word_attention))
-    if both:
-        raise UsageError(
-            f"model.network.word_attention must be of other sides than model.network.attention, which already attends to "
-            f"words, got {both[0]} in both"
-        )
 
 
 def _check_sides(name: str, chosen: Sequence[int], sides: list[int]) -> None:

@@ -23,12 +23,10 @@ from darkroom.lightning_modules.diffusion.blocks import (
 from darkroom.lightning_modules.diffusion.time_embedding import Sinusoidal
 from darkroom.lightning_modules.diffusion.unet import (
     BuildLayer,
-    Level,
     Resampling,
     build_encoder,
-    check_attention,
     check_numbers,
-    map_sides,
+    plan_levels,
 )
 from darkroom.lightning_modules.utils.arguments import check_choice
 
@@ -102,19 +100,13 @@ class EncoderClassifier(TimedUNet):
         image_shape = check_network_shape(image_shape)
         if num_classes is None or num_classes < 2:
             raise UsageError(f"model.network.num_classes must be at least 2, got {num_classes}")
-        sides = map_sides(image_shape[1:], len(multipliers))
-        if isinstance(attention, int):
-            attention = [side for side in sides if side <= attention]
-        check_attention(attention, sides)
+        levels = plan_levels(image_shape, base_channels, multipliers, attention)
         check_choice("model.network.modulation", modulation, Modulation)
         block: BuildLayer = partial(Block, head_channels=head_channels, modulation=modulation, dropout=dropout)
         half: BuildLayer = Downsample
         if check_choice("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
         self.image_shape, self.num_classes = image_shape, num_classes
-        levels = [
-            Level(base_channels * times, side in attention) for times, side in zip(multipliers, sides, strict=True)
-        ]
         self.stem = nn.Conv2d(image_shape[0], base_channels, 3, padding=1)
         self.down, channels = build_encoder(levels, base_channels, blocks, block, half)
         last, step = channels[-1], 2 ** (len(multipliers) - 1)
