@@ -38,7 +38,9 @@ def settings(transposed: bool) -> list[dict[str, Any]]:
     every = [dict(zip(names, values, strict=True), transposed=transposed) for values in grid]
     if transposed:  # what the figure allows: the border is made of zeros, never cropped, and the output has cells
         reach = [one["dilation"] * (one["kernel"] - 1) for one in every]
-        out = [(one["size"] - 1) * one["stride"] - 2 * one["padding"] + r + 1 for one, r in zip(every, reach, strict=True)]
+        out = [
+            (one["size"] - 1) * one["stride"] - 2 * one["padding"] + r + 1 for one, r in zip(every, reach, strict=True)
+        ]
         return [one for one, r, side in zip(every, reach, out, strict=True) if one["padding"] <= r and side > 0]
     return [one for one in every if one["dilation"] * (one["kernel"] - 1) < one["size"] + 2 * one["padding"]]
 
@@ -216,7 +218,9 @@ def test_gradients_equal_autograd() -> None:
 
 
 def test_noise_is_normal_and_seeded() -> None:
-    function = "(seed) => { const next = explainers.gaussians.normal(seed); return Array.from({ length: 4000 }, next); }"
+    function = (
+        "(seed) => { const next = explainers.gaussians.normal(seed); return Array.from({ length: 4000 }, next); }"
+    )
     values = evaluate(function, 3)
     assert values == evaluate(function, 3)
     noise = torch.tensor(values)

@@ -45,8 +45,10 @@
       return { eps, z, loss: value, slope: steep, path: { mean: steep, sd: steep * eps }, score };
     });
     const average = (of) => samples.reduce((sum, sample) => sum + of(sample), 0) / samples.length;
-    const spread = (of) => Math.sqrt(average((sample) => (of(sample) - average(of)) ** 2));
-    const summary = (kind, name) => ({ mean: average((x) => x[kind][name]), sd: spread((x) => x[kind][name]) });
+    const summary = (kind, name) => {
+      const center = average((x) => x[kind][name]);
+      return { mean: center, sd: Math.sqrt(average((x) => (x[kind][name] - center) ** 2)) };
+    };
     return {
       samples,
       loss: average((x) => x.loss),
