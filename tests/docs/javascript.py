@@ -1,4 +1,4 @@
-"""The mathematics of the explainers, run by Node, or by Chromium where there is no Node."""
+"""The mathematics of the explainers, run by Node, or by Chromium where Node is missing."""
 
 import json
 import shutil

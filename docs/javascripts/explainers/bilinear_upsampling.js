@@ -1,4 +1,4 @@
-// Bilinear up-sampling as a transposed convolution: every value adds its multiple of a tent.
+// Bilinear upsampling as a transposed convolution: every value adds its multiple of a tent.
 "use strict";
 (() => {
   const { el, svg, set, number, slider, choice, button, draggable, panel, clamp, mount } = explainers.ui;

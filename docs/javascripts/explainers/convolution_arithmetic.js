@@ -191,7 +191,7 @@
         if (last >= 0) choose(side, clamp(from.row + arrow[1], 0, last), clamp(from.column + arrow[0], 0, last));
       });
 
-    const playing = player({ onStep: advance, onReset: () => choose("output", 0, 0), interval: 450 });
+    const playing = player({ onStep: advance, onReset: () => choose("output", 0, 0), interval: () => 450 });
     const kinds = choice({
       label: "Layer",
       options: { convolution: "convolution", transposed: "transposed convolution" },

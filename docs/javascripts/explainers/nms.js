@@ -89,7 +89,7 @@
         boxes.forEach((box, i) => box.splice(0, 4, ...BOXES[i]));
         draw();
       },
-      interval: 1300,
+      interval: () => 1300,
     });
     root.append(
       el("div", { class: "e-panels" }, panel("Detections of one class", figure), panel("Order of suppression; IoU with the box kept last", table)),

@@ -96,7 +96,7 @@
         return t < STEPS - 1;
       },
       onReset: () => go(0),
-      interval: 40,
+      interval: () => 40,
       step: "Step of 10",
     });
 

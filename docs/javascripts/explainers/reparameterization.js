@@ -113,7 +113,7 @@
         return Math.abs(path.mean.mean) > 0.02;
       },
       onReset: () => go(-1, 1),
-      interval: 120,
+      interval: () => 120,
       step: "Gradient step",
     });
     playing.node.append(

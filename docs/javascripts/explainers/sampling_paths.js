@@ -131,7 +131,7 @@
         return shown < steps;
       },
       onReset: () => show(0),
-      interval: 60,
+      interval: () => clamp(3000 / steps, 60, 400),
     });
     const again = button("New noise", rerun(() => (seed += 1)));
     playing.node.append(again);

@@ -72,19 +72,12 @@
     return el("fieldset", { class: "e-choice" }, el("legend", { text: label }), ...items);
   }
 
-  /** Checkbox with a label. */
-  function toggle({ label, value = false, onChange }) {
-    const input = el("input", { type: "checkbox", change: () => onChange(input.checked) });
-    input.checked = value;
-    return el("label", { class: "e-toggle" }, input, el("span", { text: label }));
-  }
-
   const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   /**
    * Buttons that play, step and reset. Nothing moves before a click.
    *
-   * `onStep` advances and returns whether there is more; `interval` is in milliseconds, and is at least 700 for readers
+   * `onStep` advances and returns whether there is more. `interval()` is in milliseconds, and is at least 700 for readers
    * who prefer less motion.
    */
   function player({ onStep, onReset, interval, step = "Step", reset = "Reset" }) {
@@ -97,7 +90,7 @@
     }
     function start() {
       play.textContent = "Pause";
-      timer = setInterval(() => onStep() || stop(), still() ? Math.max(interval, 700) : interval);
+      timer = setInterval(() => onStep() || stop(), Math.max(interval(), still() ? 700 : 0));
       if (!onStep()) stop();
     }
     const halted = (action) => () => {
@@ -116,11 +109,22 @@
     return [point.x, point.y];
   }
 
+  const points = []; // all handles that are points
+
+  /** The handle nearest to a pointer, of those that are points: their reaches may overlap. */
+  function nearest(figure, event) {
+    const [x, y] = locate(figure, event);
+    const distance = (handle) => Math.hypot(handle.get()[0] - x, handle.get()[1] - y);
+    const here = points.filter((handle) => handle.node.ownerSVGElement === figure);
+    return here.reduce((best, handle) => (distance(handle) < distance(best) ? handle : best));
+  }
+
   /**
    * Make an SVG element a handle: to drag, or to move by arrow keys (with Shift five times as far).
    *
    * `get` returns the position in the viewBox, `move(x, y)` changes it, `describe` says it in words. `step` is the
-   * distance of a key. The element becomes a focusable slider with this label.
+   * distance of a key. The element becomes a focusable slider with this label. Handles with a circle of class e-reach are
+   * points; the nearest of a figure is dragged. Returns a function that updates the words.
    */
   function draggable(node, { label, get, move, describe, step = 4 }) {
     let grip = null;
@@ -129,14 +133,18 @@
       move(x, y);
       say();
     };
-    set(node, { tabindex: 0, role: "slider", "aria-label": label, "aria-roledescription": "handle" });
-    node.classList.add("e-handle");
-    node.addEventListener("pointerdown", (event) => {
+    const grab = (event) => {
       const [x, y] = locate(node.ownerSVGElement, event);
       grip = [get()[0] - x, get()[1] - y];
       node.setPointerCapture(event.pointerId);
-      node.focus({ preventScroll: true });
-      event.preventDefault();
+    };
+    const point = node.querySelector("circle.e-reach");
+    if (point) points.push({ node, get, grab });
+    set(node, { tabindex: 0, role: "slider", "aria-label": label, "aria-roledescription": "handle" });
+    node.classList.add("e-handle");
+    node.addEventListener("pointerdown", (event) => {
+      if (point) nearest(node.ownerSVGElement, event).grab(event);
+      else grab(event);
     });
     node.addEventListener("pointermove", (event) => {
       if (!grip) return;
@@ -155,7 +163,7 @@
     return say;
   }
 
-  /** Figure with a caption; `wide` gives it a row of its own. */
+  /** Figure with a caption. */
   const panel = (caption, ...children) =>
     el("figure", { class: "e-panel" }, el("figcaption", {}, caption), ...children);
 
@@ -170,6 +178,6 @@
   }
 
   globalThis.explainers = Object.assign(globalThis.explainers ?? {}, {
-    ui: { el, svg, set, number, slider, button, choice, toggle, player, draggable, locate, panel, clamp, mount, ARROWS },
+    ui: { el, svg, set, number, slider, button, choice, player, draggable, locate, panel, clamp, mount, ARROWS },
   });
 })();
