@@ -42,7 +42,9 @@
 
     function draw() {
       const ssd = rule === "ssd";
-      const match = ssd ? matchDefaultBoxes(ANCHORS, truths, limits.ssd) : matchAnchors(ANCHORS, truths, limits.high, limits.low);
+      const match = ssd
+        ? matchDefaultBoxes(ANCHORS, truths, limits.ssd)
+        : matchAnchors(ANCHORS, truths, limits.high, limits.low);
       const threshold = ssd ? limits.ssd : limits.high;
       const highest = ANCHORS.map((anchor) => Math.max(...truths.map((truth) => iou(anchor, truth))));
       const above = (a) => (ssd ? highest[a] > threshold : highest[a] >= threshold);
@@ -50,7 +52,8 @@
       match.forEach((truth, a) => {
         if (truth === -1) return;
         const [x1, y1, x2, y2] = ANCHORS[a];
-        const style = truth === -2 ? "e-anchor e-ignored" : `e-anchor e-stroke-${STYLES[truth]}${above(a) ? "" : " e-rescued"}`;
+        const style =
+          truth === -2 ? "e-anchor e-ignored" : `e-anchor e-stroke-${STYLES[truth]}${above(a) ? "" : " e-rescued"}`;
         matched.append(svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: style }));
       });
       truths.forEach((truth, i) => {
@@ -75,7 +78,9 @@
     /** Bars of ten ranges of IoU, from background at the bottom to positive at the top. */
     function drawHistogram(highest, match) {
       const bins = Array.from({ length: 20 }, () => [0, 0, 0]);
-      highest.forEach((overlap, a) => bins[Math.min(19, Math.floor(20 * overlap))][match[a] >= 0 ? 2 : match[a] === -2 ? 1 : 0]++);
+      highest.forEach(
+        (overlap, a) => bins[Math.min(19, Math.floor(20 * overlap))][match[a] >= 0 ? 2 : match[a] === -2 ? 1 : 0]++,
+      );
       const scale = (value) => 9 * Math.sqrt(value); // the background has a hundred anchors, a truth a few
       const bars = bins.flatMap((counts, i) => {
         let below = 0;
@@ -90,7 +95,12 @@
       const cuts = rule === "ssd" ? [limits.ssd] : [limits.low, limits.high];
       const lines = cuts.map((cut) => svg("path", { class: "e-line e-thin e-stroke-c", d: `M${300 * cut} 0V100` }));
       const ticks = [0, 0.25, 0.5, 0.75, 1].map((tick) =>
-        svg("text", { x: 300 * tick, y: 114, "text-anchor": tick === 0 ? "start" : tick === 1 ? "end" : "middle", text: tick }),
+        svg("text", {
+          x: 300 * tick,
+          y: 114,
+          "text-anchor": tick === 0 ? "start" : tick === 1 ? "end" : "middle",
+          text: tick,
+        }),
       );
       histogram.replaceChildren(...bars, ...lines, svg("path", { class: "e-axis", d: "M0 100H300" }), ...ticks);
     }
@@ -136,10 +146,18 @@
       truths.forEach((box, i) => box.splice(0, 4, ...TRUTHS[i]));
       draw();
     });
-    const legend = el("p", { class: "e-note", text: "Thick: true boxes. Thin: positive anchors, dashed if matched by rank only. Orange dots: ignored anchors. Grey points: centres of anchors." });
+    const legend = el("p", {
+      class: "e-note",
+      text: "Thick: true boxes. Thin: positive anchors, dashed if matched by rank only. Orange dots: ignored anchors. Grey points: centres of anchors.",
+    });
     root.append(
       rules,
-      el("div", { class: "e-panels" }, panel("True boxes and matched anchors", figure, legend), panel("Anchors by their highest IoU (height: root of the count)", histogram, table)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("True boxes and matched anchors", figure, legend),
+        panel("Anchors by their highest IoU (height: root of the count)", histogram, table),
+      ),
       totals,
       el("div", { class: "e-controls" }, high.node, low.node, ssd.node, el("div", { class: "e-buttons" }, reset)),
       code,

@@ -9,8 +9,18 @@
   const SCORES = RIGHT.map((_, i) => 0.97 - 0.07 * i);
   const KINDS = {
     all: { name: "VOC, all points", of: allPoint, says: "area below the orange line" },
-    eleven: { name: "VOC 2007, 11 points", of: elevenPoint, levels: range(0, 1, 11), says: "mean height of the orange line at 11 recalls" },
-    coco: { name: "COCO, 101 points", of: hundredOnePoint, levels: range(0, 1, 101), says: "mean height of the orange line at 101 recalls" },
+    eleven: {
+      name: "VOC 2007, 11 points",
+      of: elevenPoint,
+      levels: range(0, 1, 11),
+      says: "mean height of the orange line at 11 recalls",
+    },
+    coco: {
+      name: "COCO, 101 points",
+      of: hundredOnePoint,
+      levels: range(0, 1, 101),
+      says: "mean height of the orange line at 101 recalls",
+    },
   };
 
   mount("average_precision", (root) => {
@@ -19,7 +29,16 @@
     let kind = "all";
     let cursor = 4;
     const ticks = [0, 0.2, 0.4, 0.6, 0.8, 1];
-    const axes = plot({ label: "Precision by recall", height: 250, x: [0, 1], y: [0, 1.02], xTicks: ticks, yTicks: ticks, xLabel: "recall", yLabel: "precision" });
+    const axes = plot({
+      label: "Precision by recall",
+      height: 250,
+      x: [0, 1],
+      y: [0, 1.02],
+      xTicks: ticks,
+      yTicks: ticks,
+      xLabel: "recall",
+      yLabel: "precision",
+    });
     const area = svg("path", { class: "e-fill-b e-soft" });
     axes.node.append(area);
     const raw = axes.line("e-stroke-a");
@@ -30,7 +49,9 @@
     axes.node.append(levels, ...dots, ring);
 
     const body = el("tbody");
-    const head = ["rank", "score", "true positive", "precision", "recall"].map((text) => el("th", { text, scope: "col" }));
+    const head = ["rank", "score", "true positive", "precision", "recall"].map((text) =>
+      el("th", { text, scope: "col" }),
+    );
     const table = el("table", { class: "e-table" }, el("thead", {}, el("tr", {}, ...head)), body);
     const rows = right.map((hit, i) => {
       const box = el("input", { type: "checkbox", "aria-label": `Detection ${i + 1} is a true positive` });
@@ -42,7 +63,15 @@
       });
       const precision = el("td");
       const recall = el("td");
-      const row = el("tr", {}, el("td", { text: i + 1 }), el("td", { text: number(SCORES[i]) }), el("td", {}, box), precision, recall);
+      const row = el(
+        "tr",
+        {},
+        el("td", { text: i + 1 }),
+        el("td", { text: number(SCORES[i]) }),
+        el("td", {}, box),
+        precision,
+        recall,
+      );
       for (const event of ["pointerenter", "focusin"])
         row.addEventListener(event, () => {
           cursor = i;
@@ -97,7 +126,10 @@
       });
       set(ring, { cx: axes.X(points[cursor].recall), cy: axes.Y(points[cursor].precision) });
       values.innerHTML = Object.entries(KINDS)
-        .map(([key, { name, of }]) => `${name}: <b${key === kind ? ' class="e-b"' : ""}>${number(of(right, objects), 3)}</b>`)
+        .map(
+          ([key, { name, of }]) =>
+            `${name}: <b${key === kind ? ' class="e-b"' : ""}>${number(of(right, objects), 3)}</b>`,
+        )
         .join("<br>");
       note.textContent = `${KINDS[kind].name}: ${KINDS[kind].says}.`;
       const flags = right.map((hit) => (hit ? "True" : "False")).join(", ");
@@ -121,7 +153,12 @@
     });
     root.append(
       kinds,
-      el("div", { class: "e-panels" }, panel("Detections, best score first", table), panel("Precision and recall", axes.node, note)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("Detections, best score first", table),
+        panel("Precision and recall", axes.node, note),
+      ),
       el("div", { class: "e-controls" }, total.node, el("div", { class: "e-buttons" }, reset)),
       values,
       code,

@@ -1,7 +1,7 @@
 // Bilinear upsampling as a transposed convolution: every value adds its multiple of a tent.
 "use strict";
 (() => {
-  const { el, svg, set, number, slider, choice, button, draggable, panel, clamp, mount } = explainers.ui;
+  const { el, svg, set, number, slider, choice, button, draggable, knob, panel, clamp, mount } = explainers.ui;
   const { plot, trace } = explainers.plot;
   const { bilinearKernel, upsample } = explainers.convolution;
 
@@ -19,15 +19,26 @@
       nearest: () => Array(stride).fill(1),
     };
 
-    const axes = plot({ label: "Values, tents and their sum", height: 240, x: [-1, 5], y: [0, TOP], xTicks: [0, 1, 2, 3, 4], yTicks: [0, 2, 4, 6], xLabel: "input cell", yLabel: "value" });
-    const tents = values.map((_, i) => svg("path", { class: `e-line e-thin e-stroke-${STYLES[i]} e-fill-${STYLES[i]} e-tent` }));
+    const axes = plot({
+      label: "Values, tents and their sum",
+      height: 240,
+      x: [-1, 5],
+      y: [0, TOP],
+      xTicks: [0, 1, 2, 3, 4],
+      yTicks: [0, 2, 4, 6],
+      xLabel: "input cell",
+      yLabel: "value",
+    });
+    const tents = values.map((_, i) =>
+      svg("path", { class: `e-line e-thin e-stroke-${STYLES[i]} e-fill-${STYLES[i]} e-tent` }),
+    );
     const sum = svg("path", { class: "e-line e-stroke-ink" });
     const stems = svg("g", { class: "e-fill-ink" });
     axes.node.append(...tents, sum, stems);
     const knobs = values.map((_, i) => {
-      const knob = svg("g", { class: `e-stroke-${STYLES[i]}` }, svg("circle", { r: 15, class: "e-reach" }), svg("circle", { r: 5.5, class: "e-knob" }));
-      axes.node.append(knob);
-      const say = draggable(knob, {
+      const circle = knob(`e-stroke-${STYLES[i]}`);
+      axes.node.append(circle);
+      const say = draggable(circle, {
         label: `Value of cell ${i}`,
         get: () => [axes.X(i), axes.Y(values[i])],
         move: (_, y) => {
@@ -37,7 +48,7 @@
         describe: () => number(values[i]),
         step: axes.Y(0) - axes.Y(0.25),
       });
-      return { knob, say };
+      return { circle, say };
     });
 
     const heat = svg("svg", { viewBox: "0 0 240 240", role: "img", "aria-label": "Kernel in two dimensions" });
@@ -54,7 +65,7 @@
         const points = kernel.map((weight, k) => [axes.X(place(stride * i + k)), axes.Y(weight * value)]);
         const [first, last] = kind === "nearest" ? [points[0][0], points[size - 1][0]] : [axes.X(i - 1), axes.X(i + 1)];
         set(tents[i], { d: `${trace([[first, axes.Y(0)], ...points, [last, axes.Y(0)]])}Z` });
-        set(knobs[i].knob, { transform: `translate(${axes.X(i)} ${axes.Y(value)})` });
+        set(knobs[i].circle, { transform: `translate(${axes.X(i)} ${axes.Y(value)})` });
         knobs[i].say();
       });
       const result = upsample(values, kernel, stride);
@@ -66,9 +77,23 @@
         ...kernel.flatMap((down, i) =>
           kernel.flatMap((across, j) => {
             const weight = down * across;
-            const box = { x: j * side, y: i * side, width: side, height: side, class: "e-fill-a e-weighted", "fill-opacity": weight.toFixed(3) };
-            const middle = { x: (j + 0.5) * side, y: (i + 0.5) * side + 4, "text-anchor": "middle", text: number(weight).replace(/^0\./, ".") };
-            return size > 8 ? [svg("rect", box)] : [svg("rect", box), svg("text", { ...middle, class: weight > 0.5 ? "e-on" : "" })];
+            const box = {
+              x: j * side,
+              y: i * side,
+              width: side,
+              height: side,
+              class: "e-fill-a e-weighted",
+              "fill-opacity": weight.toFixed(3),
+            };
+            const middle = {
+              x: (j + 0.5) * side,
+              y: (i + 0.5) * side + 4,
+              "text-anchor": "middle",
+              text: number(weight).replace(/^0\./, "."),
+            };
+            return size > 8
+              ? [svg("rect", box)]
+              : [svg("rect", box), svg("text", { ...middle, class: weight > 0.5 ? "e-on" : "" })];
           }),
         ),
       );
@@ -109,7 +134,12 @@
     });
     root.append(
       kinds,
-      el("div", { class: "e-panels" }, panel("One axis: tents (coloured) and their sum (points)", axes.node), panel("Kernel in two dimensions", heat, words)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("One axis: tents (coloured) and their sum (points)", axes.node),
+        panel("Kernel in two dimensions", heat, words),
+      ),
       el("div", { class: "e-controls" }, strides.node, el("div", { class: "e-buttons" }, impulse, reset)),
       formula,
       code,

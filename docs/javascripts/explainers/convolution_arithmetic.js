@@ -1,11 +1,12 @@
 // Convolution arithmetic: which input cells an output cell reads, and the size of the output.
 "use strict";
 (() => {
-  const { el, svg, set, slider, choice, player, panel, clamp, locate, mount, ARROWS } = explainers.ui;
+  const { el, svg, set, slider, choice, player, panel, clamp, follow, mount, ARROWS } = explainers.ui;
   const { axis, windowWeight, convolve } = explainers.convolution;
 
   const CELL = 24;
-  const KERNEL = (side) => Array.from({ length: side }, (_, i) => Array.from({ length: side }, (_, j) => (2 * i + j + 1) % 3));
+  const KERNEL = (side) =>
+    Array.from({ length: side }, (_, i) => Array.from({ length: side }, (_, j) => (2 * i + j + 1) % 3));
   const INPUT = (side) =>
     Array.from({ length: side }, (_, i) => Array.from({ length: side }, (_, j) => (3 * i + 2 * j + i * j + 1) % 4));
 
@@ -14,17 +15,11 @@
 
   /** Square map whose cells can be chosen by pointer and arrow keys; `onChoose(row, column)`. */
   function map(label, onChoose) {
-    const node = svg("svg", { class: "e-map", role: "group", tabindex: 0, "aria-label": label });
+    const node = svg("svg", { class: "e-map", role: "application", tabindex: 0, "aria-label": label });
     let cells = [];
-    const pick = (event) => {
-      const [x, y] = locate(node, event);
+    follow(node, (x, y) => {
       onChoose(clamp(Math.floor(y / CELL), 0, cells.length - 1), clamp(Math.floor(x / CELL), 0, cells.length - 1));
-    };
-    node.addEventListener("pointerdown", (event) => {
-      node.setPointerCapture(event.pointerId);
-      pick(event);
     });
-    node.addEventListener("pointermove", (event) => node.hasPointerCapture(event.pointerId) && pick(event));
     /** Draw cells [row][column] of { value, zero, weight, style }; `extent` is the side of the drawing in cells. */
     const draw = (rows, extent) => {
       if (cells.length !== rows.length) {
@@ -64,7 +59,13 @@
 
     const slide = (name, min, max) =>
       slider({
-        label: { size: "input n", kernel: "kernel k", stride: "stride s", padding: "padding p", dilation: "dilation d" }[name],
+        label: {
+          size: "input n",
+          kernel: "kernel k",
+          stride: "stride s",
+          padding: "padding p",
+          dilation: "dilation d",
+        }[name],
         min,
         max,
         value: setting[name],
@@ -141,7 +142,8 @@
       const extent = Math.max(slots.length, out, 7);
       input.draw(rows, extent);
       output.draw(outputs, extent);
-      captions.input.textContent = `Input ${size} × ${size}` + (slots.length > size ? `, with zeros ${slots.length} × ${slots.length}` : "");
+      captions.input.textContent =
+        `Input ${size} × ${size}` + (slots.length > size ? `, with zeros ${slots.length} × ${slots.length}` : "");
       captions.output.textContent = out > 0 ? `Output ${out} × ${out}` : "No output";
       const counted = out > 0 ? `<b class="e-c">${out}</b>` : `<b class="e-b">${out}</b>`;
       formula.innerHTML = transposed
@@ -161,7 +163,12 @@
         const read = rows.flat().filter((cell) => cell.weight !== undefined);
         const zeros = read.filter((cell) => cell.style.includes("e-zero")).length;
         const sum = read.filter((cell) => cell.value && cell.weight).map((cell) => `${cell.value}·${cell.weight}`);
-        const terms = sum.length > 9 ? `${sum.length} products that are not 0 add up to ` : sum.length ? `${sum.join(" + ")} = ` : "";
+        const terms =
+          sum.length > 9
+            ? `${sum.length} products that are not 0 add up to `
+            : sum.length
+              ? `${sum.join(" + ")} = `
+              : "";
         return `Output cell (${row}, ${column}) reads ${read.length} cells, ${zeros} of them zeros: ${terms}${outputs[row][column].value}.`;
       }
       const count = outputs.flat().filter((cell) => cell.weight !== undefined).length;

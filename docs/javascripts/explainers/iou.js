@@ -30,7 +30,12 @@
     const meter = svg("rect", { y: 150, height: 12, class: "e-fill-c" });
     const scale = svg("path", { class: "e-axis", d: "M0 150H300V162H0Z" });
     const ticks = [0, 0.25, 0.5, 0.75, 1].map((tick) =>
-      svg("text", { x: 300 * tick, y: 178, "text-anchor": tick === 0 ? "start" : tick === 1 ? "end" : "middle", text: tick }),
+      svg("text", {
+        x: 300 * tick,
+        y: 178,
+        "text-anchor": tick === 0 ? "start" : tick === 1 ? "end" : "middle",
+        text: tick,
+      }),
     );
     bar.append(either, union, meter, scale, ...ticks);
     const formula = el("p", { class: "e-formula", role: "status" });
@@ -60,7 +65,11 @@
       code.textContent = `torchvision.ops.box_iou(torch.tensor([${list(a)}]), torch.tensor([${list(b)}]))`;
     }
 
-    root.append(el("div", { class: "e-panels" }, panel("Boxes A and B", figure), panel("Areas, and IoU", bar)), formula, code);
+    root.append(
+      el("div", { class: "e-panels" }, panel("Boxes A and B", figure), panel("Areas, and IoU", bar)),
+      formula,
+      code,
+    );
     draw();
   });
 })();

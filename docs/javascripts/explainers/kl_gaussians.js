@@ -1,7 +1,7 @@
 // KL divergence of two normal distributions, forward and reverse, with its integrand.
 "use strict";
 (() => {
-  const { el, svg, set, number, slider, button, choice, draggable, panel, clamp, mount } = explainers.ui;
+  const { el, svg, set, number, slider, button, choice, draggable, knob, panel, clamp, mount } = explainers.ui;
   const { plot, range } = explainers.plot;
   const { density, kl, klIntegrand } = explainers.gaussians;
 
@@ -14,10 +14,29 @@
     const both = { q: { ...start.q }, p: { ...start.p } };
     let direction = "reverse";
     const ticks = [-4, -2, 0, 2, 4];
-    const top = plot({ label: "Densities q and p, with handles", x: [-5, 5], y: [0, TOP], xTicks: ticks, yTicks: [0, 0.5, 1], xLabel: "x", yLabel: "density" });
-    const low = plot({ label: "Integrand of the divergence", x: [-5, 5], y: [-0.6, 1.6], xTicks: ticks, yTicks: [-0.5, 0, 0.5, 1, 1.5], xLabel: "x", yLabel: "integrand, cut at 1.6" });
+    const top = plot({
+      label: "Densities q and p, with handles",
+      x: [-5, 5],
+      y: [0, TOP],
+      xTicks: ticks,
+      yTicks: [0, 0.5, 1],
+      xLabel: "x",
+      yLabel: "density",
+    });
+    const low = plot({
+      label: "Integrand of the divergence",
+      x: [-5, 5],
+      y: [-0.6, 1.6],
+      xTicks: ticks,
+      yTicks: [-0.5, 0, 0.5, 1, 1.5],
+      xLabel: "x",
+      yLabel: "integrand, cut at 1.6",
+    });
     const zero = low.line("e-thin e-stroke-muted");
-    zero.to([[-5, 0], [5, 0]]);
+    zero.to([
+      [-5, 0],
+      [5, 0],
+    ]);
     const surplus = svg("path", { class: "e-fill-c e-soft" });
     low.node.append(surplus);
     const integrand = low.line("e-stroke-c");
@@ -25,9 +44,7 @@
     const sliders = {};
     const parts = Object.entries(both).map(([name, one]) => {
       const line = top.line(`e-stroke-${styles[name]}`);
-      const knob = () => svg("g", { class: `e-stroke-${styles[name]}` }, svg("circle", { r: 15, class: "e-reach" }), svg("circle", { r: 5.5, class: "e-knob" }));
-      const peak = knob();
-      const side = knob();
+      const [peak, side] = [knob(`e-stroke-${styles[name]}`), knob(`e-stroke-${styles[name]}`)];
       const word = svg("text", { text: name, class: "e-name", "text-anchor": "middle" });
       const arm = svg("path", { class: `e-line e-thin e-dashed e-stroke-${styles[name]}` });
       top.node.append(arm, word, peak, side);
@@ -95,7 +112,9 @@
       const standard = p.mean === 0 && p.sd === 1;
       code.textContent =
         `torch.distributions.kl_divergence(${normal(from)}, ${normal(to)})` +
-        (standard ? `\nvae.kl_divergence(torch.tensor(${q.mean.toFixed(2)}), 2 * torch.tensor(${q.sd.toFixed(2)}).log())  # KL(q || N(0, 1))` : "");
+        (standard
+          ? `\nvae.kl_divergence(torch.tensor(${q.mean.toFixed(2)}), 2 * torch.tensor(${q.sd.toFixed(2)}).log())  # KL(q || N(0, 1))`
+          : "");
     }
 
     const directions = choice({
@@ -121,7 +140,12 @@
     );
     root.append(
       directions,
-      el("div", { class: "e-panels" }, panel("Densities: drag peaks and widths", top.node), panel("Integrand: its area is the divergence", low.node)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("Densities: drag peaks and widths", top.node),
+        panel("Integrand: its area is the divergence", low.node),
+      ),
       formula,
       buttons,
       el("div", { class: "e-controls" }, ...Object.values(sliders).map((one) => one.node)),

@@ -1,7 +1,7 @@
 // A Linear layer as a 1 x 1 convolution: one matrix, applied at every pixel.
 "use strict";
 (() => {
-  const { el, svg, set, panel, clamp, locate, mount, ARROWS } = explainers.ui;
+  const { el, svg, set, panel, clamp, follow, mount, ARROWS } = explainers.ui;
   const { linear } = explainers.convolution;
 
   const SIDE = 4;
@@ -24,29 +24,29 @@
     function maps(channels, label, style) {
       const gap = 12;
       const width = X.length * (SIDE * CELL + gap) - gap; // the output's cells are as large as the input's
-      const node = svg("svg", { class: "e-map", viewBox: `0 0 ${width} ${SIDE * CELL}`, tabindex: 0, role: "group", "aria-label": label });
+      const node = svg("svg", { class: "e-map", role: "application", tabindex: 0, "aria-label": label });
+      set(node, { viewBox: `0 0 ${width} ${SIDE * CELL}` });
       const cells = channels.flatMap((channel, c) =>
         channel.flatMap((line, row) =>
           line.map((value, column) => {
             const x = c * (SIDE * CELL + gap) + column * CELL;
             const box = svg("rect", { x: x + 1, y: row * CELL + 1, width: CELL - 2, height: CELL - 2, rx: 2 });
-            const content = svg("text", { x: x + CELL / 2, y: row * CELL + CELL / 2 + 4, "text-anchor": "middle", text: minus(value) });
+            const content = svg("text", {
+              x: x + CELL / 2,
+              y: row * CELL + CELL / 2 + 4,
+              "text-anchor": "middle",
+              text: minus(value),
+            });
             const group = svg("g", {}, box, content);
             node.append(group);
             return { group, row, column };
           }),
         ),
       );
-      const pick = (event) => {
-        const [x, y] = locate(node, event);
+      follow(node, (x, y) => {
         const column = Math.floor((x % (SIDE * CELL + gap)) / CELL);
         move(Math.floor(y / CELL), column);
-      };
-      node.addEventListener("pointerdown", (event) => {
-        node.setPointerCapture(event.pointerId);
-        pick(event);
       });
-      node.addEventListener("pointermove", (event) => node.hasPointerCapture(event.pointerId) && pick(event));
       node.addEventListener("keydown", (event) => {
         if (!ARROWS[event.key]) return;
         event.preventDefault();
@@ -90,7 +90,12 @@
     }
 
     root.append(
-      el("div", { class: "e-panels" }, panel("Input x: 3 channels", input.node), panel("Output y = W x: 2 channels", output.node)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("Input x: 3 channels", input.node),
+        panel("Output y = W x: 2 channels", output.node),
+      ),
       sum,
       code,
     );

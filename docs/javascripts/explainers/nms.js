@@ -24,13 +24,24 @@
     const figure = image("Seven detections to drag, around two animals", WIDTH, HEIGHT);
     figure.append(animal(84, 116, 1.25), animal(200, 116, 1.25, -1));
     const shapes = boxes.map((box, i) =>
-      addBox(figure, { box, label: `Detection ${i + 1}`, width: WIDTH, height: HEIGHT, resizable: false, onChange: draw }),
+      addBox(figure, {
+        box,
+        label: `Detection ${i + 1}`,
+        width: WIDTH,
+        height: HEIGHT,
+        resizable: false,
+        onChange: draw,
+      }),
     );
     const body = el("tbody");
     const table = el(
       "table",
       { class: "e-table" },
-      el("thead", {}, el("tr", {}, ...["box", "score", "IoU", "state"].map((name) => el("th", { text: name, scope: "col" })))),
+      el(
+        "thead",
+        {},
+        el("tr", {}, ...["box", "score", "IoU", "state"].map((name) => el("th", { text: name, scope: "col" }))),
+      ),
       body,
     );
     const rows = boxes.map((_, i) => {
@@ -50,7 +61,10 @@
       boxes.forEach((box, i) => {
         const kept = done.some((one) => one.kept === i);
         const state = kept ? "kept" : by[i] === undefined ? "waiting" : `suppressed by ${by[i] + 1}`;
-        shapes[i].draw(kept ? "e-stroke-c e-strong" : by[i] === undefined ? "e-stroke-a" : "e-stroke-b e-faint", `${i + 1}`);
+        shapes[i].draw(
+          kept ? "e-stroke-c e-strong" : by[i] === undefined ? "e-stroke-a" : "e-stroke-b e-faint",
+          `${i + 1}`,
+        );
         const overlap = latest && latest.kept !== i ? iou(boxes[latest.kept], box) : null;
         rows[i][2].textContent = overlap === null ? "–" : number(overlap);
         rows[i][3].textContent = state;
@@ -92,7 +106,12 @@
       interval: () => 1300,
     });
     root.append(
-      el("div", { class: "e-panels" }, panel("Detections of one class", figure), panel("Order of suppression; IoU with the box kept last", table)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("Detections of one class", figure),
+        panel("Order of suppression; IoU with the box kept last", table),
+      ),
       playing.node,
       status,
       el("div", { class: "e-controls" }, limit.node),

@@ -34,16 +34,36 @@
     let t = 300;
 
     const common = { x: [0, STEPS - 1], xTicks: TICKS, xLabel: "time t" };
-    const kept = plot({ ...common, label: "Alpha-bar by time", y: [0, 1], yTicks: [0, 0.25, 0.5, 0.75, 1], yLabel: "ᾱ: variance kept of the image" });
-    const snr = plot({ ...common, label: "Log SNR by time", y: [-12, 10], yTicks: [-10, -5, 0, 5, 10], yLabel: "log SNR = log ᾱ / (1 − ᾱ)" });
+    const kept = plot({
+      ...common,
+      label: "Alpha-bar by time",
+      y: [0, 1],
+      yTicks: [0, 0.25, 0.5, 0.75, 1],
+      yLabel: "ᾱ: variance kept of the image",
+    });
+    const snr = plot({
+      ...common,
+      label: "Log SNR by time",
+      y: [-12, 10],
+      yTicks: [-10, -5, 0, 5, 10],
+      yLabel: "log SNR = log ᾱ / (1 − ᾱ)",
+    });
     const cursors = [
       [kept, (alphaBar) => alphaBar],
       [snr, (alphaBar) => clamp(logSNR(alphaBar), -12, 10)],
     ].map(([axes, of]) => {
       for (const { style, alphaBars } of SCHEDULES)
-        axes.line(`e-stroke-${style}${style === "c" ? " e-dashed" : ""}`).to(alphaBars.map((alphaBar, i) => [i, of(alphaBar)]));
+        axes
+          .line(`e-stroke-${style}${style === "c" ? " e-dashed" : ""}`)
+          .to(alphaBars.map((alphaBar, i) => [i, of(alphaBar)]));
       const dots = SCHEDULES.map(({ style }) => svg("circle", { r: 4, class: `e-fill-${style}` }));
-      const grip = svg("rect", { x: -14, y: axes.frame.top, width: 28, height: axes.frame.bottom - axes.frame.top, class: "e-reach" });
+      const grip = svg("rect", {
+        x: -14,
+        y: axes.frame.top,
+        width: 28,
+        height: axes.frame.bottom - axes.frame.top,
+        class: "e-reach",
+      });
       const rule = svg("path", { class: "e-axis", d: `M0 ${axes.frame.top}V${axes.frame.bottom}` });
       const cursor = svg("g", {}, grip, rule);
       axes.node.append(...dots, cursor);
@@ -116,7 +136,12 @@
       el("div", { class: "e-panels e-three" }, ...pictures.map((one) => one.node)),
       time.node,
       playing.node,
-      el("div", { class: "e-panels" }, panel("Signal that is left", kept.node), panel("Signal-to-noise ratio", snr.node)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("Signal that is left", kept.node),
+        panel("Signal-to-noise ratio", snr.node),
+      ),
       code,
     );
     go(t);

@@ -22,7 +22,16 @@
     sample();
 
     const ticks = [-4, -2, 0, 2, 4];
-    const axes = plot({ label: "Samples z on the loss", height: 250, x: [-5, 5], y: [-6, 22], xTicks: ticks, yTicks: [0, 10, 20], xLabel: "z", yLabel: "loss (z − 1.5)²" });
+    const axes = plot({
+      label: "Samples z on the loss",
+      height: 250,
+      x: [-5, 5],
+      y: [-6, 22],
+      xTicks: ticks,
+      yTicks: [0, 10, 20],
+      xLabel: "z",
+      yLabel: "loss (z − 1.5)²",
+    });
     axes.line("e-stroke-muted").to(range(-3.2, 5, 200).map((z) => [z, loss(z)]));
     const level = axes.Y(-4.5); // where the noise lies
     const X = axes.X;
@@ -47,7 +56,9 @@
       ["sd", "score", "∂/∂σ by the score: loss · (ε² − 1) / σ"],
     ].map(([name, kind, title], i) => {
       const y = 26 + 54 * i;
-      const dots = Array.from({ length: COUNT }, () => svg("circle", { r: 2.5, cy: y, class: `e-fill-${kind === "path" ? "b" : "d"} e-soft-dot` }));
+      const dots = Array.from({ length: COUNT }, () =>
+        svg("circle", { r: 2.5, cy: y, class: `e-fill-${kind === "path" ? "b" : "d"} e-soft-dot` }),
+      );
       const mean = svg("path", { class: `e-line e-stroke-${kind === "path" ? "b" : "d"}` });
       const words = svg("text", { x: 10, y: y - 12 });
       bars.append(svg("path", { class: "e-grid", d: `M10 ${y}H310M${B(0)} ${y - 6}v12` }), ...dots, mean, words);
@@ -124,7 +135,12 @@
       }),
     );
     root.append(
-      el("div", { class: "e-panels" }, panel("z = μ + σ ε, with steps downhill", axes.node), panel("Two estimates of the same gradient", bars)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("z = μ + σ ε, with steps downhill", axes.node),
+        panel("Two estimates of the same gradient", bars),
+      ),
       playing.node,
       el("div", { class: "e-controls" }, sliders.mean.node, sliders.sd.node),
       formula,

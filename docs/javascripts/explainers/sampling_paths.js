@@ -36,7 +36,12 @@
 
   /** Figure of one sampler: rings of the mixture, paths and particles. */
   function plane(label) {
-    const node = svg("svg", { viewBox: `0 0 ${SIDE} ${SIDE}`, role: "img", "aria-label": label, class: "e-scene e-clipped" });
+    const node = svg("svg", {
+      viewBox: `0 0 ${SIDE} ${SIDE}`,
+      role: "img",
+      "aria-label": label,
+      class: "e-scene e-clipped",
+    });
     node.append(svg("rect", { width: SIDE, height: SIDE, class: "e-frame" }));
     const rings = MIXTURE.flatMap(({ sd }, k) =>
       [1, 2].map((radius) => {
@@ -87,7 +92,8 @@
         const ends = paths.map((points) => posterior(MIXTURE, points[points.length - 1], 1, 0));
         const shares = ends.map((end) => end.shares);
         const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-        const length = (points) => points.slice(1).reduce((sum, [x, y], i) => sum + Math.hypot(x - points[i][0], y - points[i][1]), 0);
+        const length = (points) =>
+          points.slice(1).reduce((sum, [x, y], i) => sum + Math.hypot(x - points[i][0], y - points[i][1]), 0);
         const counts = STYLES.map((_, k) => shares.filter((share) => share[k] === Math.max(...share)).length);
         figure.words.innerHTML =
           `Ends: log p(x) ${number(mean(ends.map((end) => end.logDensity)))} (data ${number(exact)}).<br>` +
@@ -114,7 +120,13 @@
       change(value);
       sample();
     };
-    const steppers = slider({ label: "steps", min: 1, max: 100, value: steps, onInput: rerun((value) => (steps = value)) });
+    const steppers = slider({
+      label: "steps",
+      min: 1,
+      max: 100,
+      value: steps,
+      onInput: rerun((value) => (steps = value)),
+    });
     const etas = slider({
       label: "eta of DDIM",
       min: 0,
@@ -133,11 +145,19 @@
       onReset: () => show(0),
       interval: () => clamp(3000 / steps, 60, 400),
     });
-    const again = button("New noise", rerun(() => (seed += 1)));
+    const again = button(
+      "New noise",
+      rerun(() => (seed += 1)),
+    );
     playing.node.append(again);
     const [ddim, ancestral] = samplers.map((one) => one.figure);
     root.append(
-      el("div", { class: "e-panels" }, panel("DDIM", ddim.node, ddim.words), panel("Ancestral (DDPM)", ancestral.node, ancestral.words)),
+      el(
+        "div",
+        { class: "e-panels" },
+        panel("DDIM", ddim.node, ddim.words),
+        panel("Ancestral (DDPM)", ancestral.node, ancestral.words),
+      ),
       playing.node,
       el("div", { class: "e-controls" }, progress.node, steppers.node, etas.node),
       code,

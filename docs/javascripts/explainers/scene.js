@@ -1,7 +1,7 @@
 // Boxes that can be dragged and resized within an image, for the explainers of detection.
 "use strict";
 (() => {
-  const { svg, set, draggable, clamp } = explainers.ui;
+  const { svg, set, draggable, knob, clamp } = explainers.ui;
 
   /**
    * Add a box [x1, y1, x2, y2] to an SVG of `width` x `height`: drag its inside to move it, its corner to resize it.
@@ -22,11 +22,12 @@
       box.splice(2, 2, clamp(x, box[0] + 12, width), clamp(y, box[1] + 12, height));
       onChange();
     };
-    const place = () => `from ${Math.round(box[0])}, ${Math.round(box[1])} to ${Math.round(box[2])}, ${Math.round(box[3])}`;
-    const body0 = svg("g", {}, body);
-    const corner = svg("g", {}, svg("circle", { r: 14, class: "e-reach" }), svg("circle", { r: 4.5, class: "e-knob" }));
-    const group = svg("g", { class: "e-boxed" }, body0, tag);
-    draggable(body0, { label: `${label}: position`, get: () => [box[0], box[1]], move, describe: place });
+    const place = () =>
+      `from ${Math.round(box[0])}, ${Math.round(box[1])} to ${Math.round(box[2])}, ${Math.round(box[3])}`;
+    const inside = svg("g", {}, body);
+    const corner = knob("");
+    const group = svg("g", { class: "e-boxed" }, inside, tag);
+    draggable(inside, { label: `${label}: position`, get: () => [box[0], box[1]], move, describe: place });
     if (resizable) {
       draggable(corner, { label: `${label}: size`, get: () => [box[2], box[3]], move: resize, describe: place });
       group.append(corner);
@@ -45,10 +46,20 @@
   /** Animals of ellipses, so that boxes have something to find; at (x, y), of a size, facing left or right. */
   function animal(x, y, size, turn = 1) {
     const shape = (cx, cy, rx, ry) => svg("ellipse", { cx, cy, rx, ry });
-    const parts = [shape(0, 0, 30, 18), shape(30, -16, 12, 11), shape(38, -13, 7, 5), shape(24, -26, 3, 7), shape(33, -27, 3, 7)];
+    const parts = [
+      shape(0, 0, 30, 18),
+      shape(30, -16, 12, 11),
+      shape(38, -13, 7, 5),
+      shape(24, -26, 3, 7),
+      shape(33, -27, 3, 7),
+    ];
     for (const leg of [-22, -12, 12, 22]) parts.push(shape(leg, 20, 4, 14));
     parts.push(shape(-33, -8, 9, 3));
-    return svg("g", { class: "e-animal", transform: `translate(${x} ${y}) scale(${size * turn} ${size})`, "aria-hidden": "true" }, ...parts);
+    return svg(
+      "g",
+      { class: "e-animal", transform: `translate(${x} ${y}) scale(${size * turn} ${size})`, "aria-hidden": "true" },
+      ...parts,
+    );
   }
 
   /** Empty image with a frame. */

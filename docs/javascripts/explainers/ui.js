@@ -140,7 +140,13 @@
     };
     const point = node.querySelector("circle.e-reach");
     if (point) points.push({ node, get, grab });
-    set(node, { tabindex: 0, role: "slider", "aria-label": label, "aria-roledescription": "handle" });
+    set(node, {
+      tabindex: 0,
+      role: "slider",
+      "aria-label": label,
+      "aria-roledescription": "handle",
+      "aria-valuemax": 1000,
+    });
     node.classList.add("e-handle");
     node.addEventListener("pointerdown", (event) => {
       if (point) nearest(node.ownerSVGElement, event).grab(event);
@@ -163,6 +169,21 @@
     return say;
   }
 
+  /** Circle to drag, with a reach for fingers; `style` is the class of its colour. */
+  const knob = (style) =>
+    svg("g", { class: style }, svg("circle", { r: 15, class: "e-reach" }), svg("circle", { r: 5.5, class: "e-knob" }));
+
+  /** Call `pick(x, y)`, in the viewBox, where a pointer is pressed in a figure and while it is dragged. */
+  function follow(figure, pick) {
+    figure.addEventListener("pointerdown", (event) => {
+      figure.setPointerCapture(event.pointerId);
+      pick(...locate(figure, event));
+    });
+    figure.addEventListener("pointermove", (event) => {
+      if (figure.hasPointerCapture(event.pointerId)) pick(...locate(figure, event));
+    });
+  }
+
   /** Figure with a caption. */
   const panel = (caption, ...children) =>
     el("figure", { class: "e-panel" }, el("figcaption", {}, caption), ...children);
@@ -178,6 +199,6 @@
   }
 
   globalThis.explainers = Object.assign(globalThis.explainers ?? {}, {
-    ui: { el, svg, set, number, slider, button, choice, player, draggable, locate, panel, clamp, mount, ARROWS },
+    ui: { el, svg, set, number, slider, button, choice, player, draggable, knob, follow, panel, clamp, mount, ARROWS },
   });
 })();

@@ -41,7 +41,10 @@
 
   /** Pairs (t, t_prev) of a sampler's uniform steps, from the last time to -1. */
   function timePairs(total, steps) {
-    const times = Array.from({ length: steps }, (_, i) => Math.max(steps - i, round(total * ((steps - i) / steps))) - 1);
+    const times = Array.from(
+      { length: steps },
+      (_, i) => Math.max(steps - i, round(total * ((steps - i) / steps))) - 1,
+    );
     return times.map((t, i) => [t, times[i + 1] ?? -1]);
   }
 
