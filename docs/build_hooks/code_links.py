@@ -143,7 +143,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
         file.src_uri: Path(config.docs_dir, file.src_uri).read_text("utf-8") for file in files.documentation_pages()
     }
     for path in sorted({path for page in pages.values() for path, _, _ in find_links(page)}):
-        kind = {".py": "python", ".yaml": "yaml"}.get(Path(path).suffix, "text")
+        kind = {".py": "python", ".yaml": "yaml", ".js": "javascript"}.get(Path(path).suffix, "text")
         head = (
             f"---\nsearch:\n  exclude: true\nhide: [toc, navigation]\n---\n\n# {path}\n\n{_back_links(path, pages)}\n\n"
         )

@@ -109,3 +109,67 @@ def test_equations_are_rendered(site: Path) -> None:
     page = (site / "methods/diffusion.html").read_text()
     assert page.count("<math") > 20
     assert "arithmatex" not in page
+
+
+# Uses every control of an explainer as a reader without a mouse does.
+_USE = """
+const all = choose => [...document.querySelectorAll(choose)];
+const figures = all(".explainer");
+const pixels = figure => [...figure.querySelectorAll("canvas")].map(canvas => canvas.toDataURL());
+const content = () => figures.map(figure => figure.innerHTML + pixels(figure)).join();
+const heights = () => all(".e-panels").map(panels => Math.round(panels.getBoundingClientRect().height));
+const before = heights();
+const found = { problems, dead: [], wrong: [], jumps: [] };
+found.empty = figures.filter(figure => !figure.querySelector("svg")).length;
+const use = (name, ...actions) => {
+  const start = content();
+  let changed = false;
+  for (const action of actions) {
+    action();
+    changed ||= content() !== start;
+    const bad = content().match(/.{20}(NaN|undefined|Infinity|object Object).{20}/);
+    if (bad) found.wrong.push([name, bad[0]]);
+    if (heights().some((height, i) => Math.abs(height - before[i]) > 1)) found.jumps.push(name);
+  }
+  if (!changed) found.dead.push(name);
+};
+const put = (input, value) => () => {
+  input.value = value;
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+};
+const press = (node, key) => () => {
+  node.dispatchEvent(new KeyboardEvent("keydown", { key, shiftKey: true, bubbles: true }));
+};
+const name = node => node.getAttribute("aria-label") || node.textContent;
+const keys = ["ArrowRight", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowUp", "ArrowUp"];
+for (const choice of [null, ...all(".explainer input[type=radio]").reverse()]) {
+  if (choice) choice.click();
+  for (const input of all(".explainer input[type=range]")) {
+    const ends = [input.min, input.max, input.min];
+    if (!input.closest("[hidden]") && input.min !== input.max) use(name(input), ...ends.map(end => put(input, end)));
+  }
+  for (const node of all(".explainer svg [tabindex], .explainer svg[tabindex]"))
+    use(name(node), ...keys.map(key => press(node, key)));
+  for (const input of all(".explainer input[type=checkbox]")) use(name(input), () => input.click());
+}
+for (const group of all(".explainer .e-buttons")) {
+  const buttons = [...group.querySelectorAll("button")];
+  use(name(group), ...[...buttons, ...buttons].map(button => () => button.click()));
+  if (buttons.some(button => button.textContent === "Pause")) found.wrong.push([name(group), "still plays"]);
+}
+const parts = all(".explainer :is(input, [tabindex], svg[role=img], canvas)");
+found.unnamed = parts.filter(node => !node.getAttribute("aria-label") && !node.closest("label")).length;
+"""
+
+
+@needs_browser
+def test_controls_of_explainers_change_their_figures(site: Path) -> None:
+    """Every control changes its figure, without errors, undefined numbers or changes of layout."""
+    faults = {}
+    pages = [page for page in pages_of(site) if page.parent.name == "explainers" and page.name != "index.html"]
+    assert len(pages) == 9
+    for page in pages:
+        wrong = {name: value for name, value in probe(page, _USE, WIDTHS["narrow"], 4000).items() if value}
+        if wrong:
+            faults[page.name] = wrong
+    assert faults == {}
