@@ -1,0 +1,33 @@
+// Opens the graphs and builds the page of their task. window.darkroom has ready, a promise, and run(...), which returns
+// plain numbers.
+import { readData } from "./bytes.js";
+import { classificationPage } from "./classification.js";
+import { statusLine } from "./elements.js";
+import { Engine } from "./engine.js";
+import { segmentationPage } from "./segmentation.js";
+
+const PAGES = { classification: classificationPage, segmentation: segmentationPage };
+
+async function openPage() {
+  const data = readData();
+  const status = statusLine();
+  data.show = status.show;
+  const place = document.getElementById("play");
+  place.before(status);
+  try {
+    const engine = new Engine(data.graphs, data.image_shape);
+    const page = await PAGES[data.kind](engine, data, status);
+    place.append(...page.panels);
+    const start = performance.now();
+    await engine.open();
+    const opened = performance.now() - start;
+    await page.first();
+    return { run: page.run, opened, first: performance.now() };
+  } catch (error) {
+    status.show(`The model cannot be run: ${error.message}`);
+    throw error;
+  }
+}
+
+const ready = openPage();
+window.darkroom = { ready, run: async (...words) => (await ready).run(...words) };
