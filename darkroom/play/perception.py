@@ -13,14 +13,19 @@ from darkroom.errors import UsageError
 from darkroom.export.checkpoint import TrainedMethod, load_trained
 from darkroom.export.write import write_method
 from darkroom.lightning_modules.classification.image_classifier import ImageClassifier
+from darkroom.lightning_modules.detection import ObjectDetection
 from darkroom.lightning_modules.layers.image_normalization import ImageNormalization
 from darkroom.lightning_modules.segmentation import DeconvNet, SemanticSegmentation
 from darkroom.play.activation import with_activation_maps
 from darkroom.play.examples import Example, as_data, read_examples
 from darkroom.play.receptive import ReceptiveFields, measure_fields
+from darkroom.play.references import references_of
 
 Graphs = dict[str, Path]
 _CHECKED = 4  # images on which a graph is compared with predict
+# Options of a detector for all its candidates: the page applies thresholds and suppression.
+_LOWEST_SCORE, _CANDIDATES = 0.02, 4000
+_SHOWN_SCORE = 0.3  # at which the page starts
 _FIELD_IMAGES = 2  # of which receptive fields are the mean
 
 
@@ -40,6 +45,9 @@ def perception(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> 
         trained, more = _segmentation(trained, examples)
     elif isinstance(trained.model, ImageClassifier):
         trained, more = _classification(trained, examples)
+    elif isinstance(trained.model, ObjectDetection):
+        trained, more = _detection(trained, examples)
+        colours = colours[1:]  # the first one is that of the background
     else:
         raise UsageError(f"{type(trained.model).__name__} has no page; see docs/guides/playground.md")
     (written,) = write_method(trained, data, "onnx", folder / "model.onnx", _CHECKED)
@@ -84,6 +92,23 @@ def _whole_images(model: SemanticSegmentation) -> Mapping[str, Any]:
     """Return the options by which a graph takes whole images."""
     options: dict[str, Any] = {} if model.inference.tile is None else {"inference": {"tile": None}}
     return options | ({"proposals": 0} if isinstance(model, DeconvNet) and model.proposals else {})
+
+
+def _detection(trained: TrainedMethod, examples: list[Example]) -> tuple[TrainedMethod, dict[str, Any]]:
+    assert isinstance(trained.model, ObjectDetection)
+    limits = trained.model.limits
+    # Masks of all candidates take long: those of low scores are left out.
+    lowest = limits.score_threshold if trained.model.masks else min(limits.score_threshold, _LOWEST_SCORE)
+    whole = {"tile": None, "score_threshold": lowest, "nms_threshold": 1.0, "max_detections": _CANDIDATES}
+    trained = load_trained(trained.path, {"inference": whole})
+    references = references_of(trained.model, _normalized(trained, examples[:1]))
+    return trained, {
+        "kind": "detection",
+        "limits": limits._asdict(),
+        "lowest_score": lowest,
+        "shown_score": _SHOWN_SCORE,
+        "anchors": references and references.as_data(),
+    }
 
 
 class _Logits(torch.nn.Module):

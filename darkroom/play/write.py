@@ -5,6 +5,8 @@ from pathlib import Path
 
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.export.checkpoint import TrainedMethod
+from darkroom.lightning_modules.generation.base import Generative
+from darkroom.play.generation import generation
 from darkroom.play.page import Content, write_page
 from darkroom.play.perception import perception
 from darkroom.play.runtime import Runtime
@@ -28,7 +30,8 @@ def write_playground(run: Run, trained: TrainedMethod, data: VisionDataModule, r
     """
     path = run.folder / FOLDER / "index.html"
     with tempfile.TemporaryDirectory() as folder:
-        content, graphs = perception(trained, data, Path(folder))
+        build = generation if isinstance(trained.model, Generative) else perception
+        content, graphs = build(trained, data, Path(folder))
         method = type(trained.model).__name__
         parameters = sum(one.numel() for network in trained.model.networks() for one in network.parameters())
         facts: list[tuple[str, object]] = [

@@ -1,12 +1,23 @@
 // Opens the graphs and builds the page of their task. window.darkroom has ready, a promise, and run(...), which returns
 // plain numbers.
+import { autoencoderPage } from "./autoencoder.js";
 import { readData } from "./bytes.js";
 import { classificationPage } from "./classification.js";
+import { detectionPage } from "./detection.js";
+import { diffusionPage } from "./diffusion.js";
 import { statusLine } from "./elements.js";
 import { Engine } from "./engine.js";
+import { generatorPage } from "./generator.js";
 import { segmentationPage } from "./segmentation.js";
 
-const PAGES = { classification: classificationPage, segmentation: segmentationPage };
+const PAGES = {
+  autoencoder: autoencoderPage,
+  classification: classificationPage,
+  detection: detectionPage,
+  diffusion: diffusionPage,
+  generator: generatorPage,
+  segmentation: segmentationPage,
+};
 
 async function openPage() {
   const data = readData();

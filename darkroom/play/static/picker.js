@@ -1,11 +1,14 @@
 // The image that a graph gets: an example of the run's data, a file, or a drawing.
-import { button, checkbox, element, panel, slider } from "./elements.js";
+import { button, choice, element, panel, slider } from "./elements.js";
 import { decode, fit, pngAddress } from "./pixels.js";
 import { Stage } from "./stage.js";
 
+const NAMES = { point: "chooses a pixel", box: "draws a box", stroke: "paints", none: "is off" };
+
 export class Picker {
-  // data: content of the page. onImage(pixels, example): after a choice; example is undefined for other images.
-  constructor(data, { onImage, onPoint, onBox, tools = [] }) {
+  // data: content of the page. onImage(pixels, example): after a choice; example is undefined for other images. The pointer
+  // chooses pixels or draws boxes where onPoint or onBox is given.
+  constructor(data, { onImage, onPoint, onBox }) {
     const [, height, width] = data.image_shape;
     Object.assign(this, { data, width, height, onImage });
     this.stage = new Stage("Image; arrow keys choose a pixel, with Shift in steps of 8", width, height, {
@@ -16,7 +19,8 @@ export class Picker {
     this.buttons = data.examples.map((example, index) => this.thumbnail(example, index));
     const file = element("input", { type: "file", accept: "image/*", class: "hidden", tabindex: -1, "aria-label": "Image file" });
     file.addEventListener("change", () => file.files[0] && this.open(file.files[0]));
-    this.drawn = checkbox("Draw", false, (on) => this.draw(on));
+    const modes = [onPoint ? "point" : "none", ...(onBox ? ["box"] : []), "stroke"];
+    const pointer = choice("The pointer", modes.map((mode) => NAMES[mode]), 0, (index) => this.setMode(modes[index]));
     const colour = element("input", { type: "color", value: this.stage.brush.colour, "aria-label": "Colour of the brush" });
     colour.addEventListener("input", () => (this.stage.brush.colour = colour.value));
     const size = slider("Brush", { min: 1, max: Math.ceil(width / 3), step: 1, value: 6, format: (one) => `${one} px`, onInput: (one) => (this.stage.brush.size = one) });
@@ -28,11 +32,12 @@ export class Picker {
       event.preventDefault();
       if (event.dataTransfer.files[0]) this.open(event.dataTransfer.files[0]);
     });
+    this.setMode(modes[0]);
     this.panel = panel(
       "Image",
       frame,
       element("div", { class: "thumbnails", role: "group", "aria-label": "Examples of the test data" }, ...this.buttons),
-      element("div", { class: "row" }, button("Open a file", () => file.click()), file, this.drawn, ...tools),
+      element("div", { class: "row" }, button("Open a file", () => file.click()), file, pointer),
       this.brush,
     );
   }
@@ -63,9 +68,9 @@ export class Picker {
     }
   }
 
-  draw(on) {
-    this.stage.mode = on ? "stroke" : "point";
-    this.brush.hidden = !on;
+  setMode(mode) {
+    this.stage.mode = mode;
+    this.brush.hidden = mode !== "stroke";
   }
 
   clear() {
