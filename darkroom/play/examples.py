@@ -35,7 +35,7 @@ class Example:
 
 
 def read_examples(data: VisionDataModule, count: int = COUNT) -> list[Example]:
-    """Return the first samples of the test split that have the size of its first one; of validation if there is no test.
+    """Return the first samples of the test split that have the size of its first one; of validation without a test split.
 
     Raises:
         DataError: neither can be read.

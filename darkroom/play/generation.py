@@ -30,7 +30,7 @@ def generation(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> 
         folder: for the graphs.
 
     Raises:
-        UsageError: the method samples from text or from small images, for which there is no page.
+        UsageError: the method samples from text or from small images, which have no page.
     """
     assert isinstance(trained.model, Generative)
     parts = {one.description.part: one for one in write_method(trained, data, "onnx", folder / "model.onnx")}

@@ -23,7 +23,7 @@ _POLICY = (
 
 @dataclass(frozen=True)
 class Content:
-    """What a page shows.
+    """Text, data and graphs of a page.
 
     Args:
         title: heading.

@@ -104,7 +104,11 @@ def _detection(trained: TrainedMethod, examples: list[Example]) -> tuple[Trained
     references = references_of(trained.model, _normalized(trained, examples[:1]))
     return trained, {
         "kind": "detection",
-        "limits": limits._asdict(),
+        "limits": {
+            "score_threshold": limits.score_threshold,
+            "nms_threshold": limits.nms_threshold,
+            "max_detections": limits.max_detections,
+        },
         "lowest_score": lowest,
         "shown_score": _SHOWN_SCORE,
         "anchors": references and references.as_data(),

@@ -1,4 +1,4 @@
-"""What a page knows of a network: receptive fields, class activation maps, and the boxes that a detector starts from."""
+"""Facts of a network for its page: receptive fields, class activation maps, and the boxes that a detector starts from."""
 
 import base64
 import io
