@@ -9,7 +9,7 @@ _NAME = re.compile(r"^(?:export )?(?:async )?(?:function\*?|const|let|class) (\w
 
 def read_static(name: str) -> str:
     """Return the text of a file of the page."""
-    return files("darkroom.play").joinpath("static", name).read_text(encoding="utf-8")
+    return (files("darkroom.play") / "static" / name).read_text(encoding="utf-8")
 
 
 def bundle(entry: str) -> str:

@@ -112,11 +112,12 @@ def test_autoencoding(darkroom: Callable, page: Page, name: str) -> None:
     require_quiet(page, path)
 
 
-@pytest.mark.parametrize("config", ["adversarial/dcgan.yaml", "diffusion/ddpm.yaml", "diffusion/improved_ddpm.yaml"])
-def test_sampling(darkroom: Callable, page: Page, config: str) -> None:
-    path, trained, _ = write_page(fit_tiny(darkroom, config))
+@pytest.mark.parametrize("name", ["dcgan", "ddpm", "improved_ddpm", "ddpm_conditional"])
+def test_sampling(darkroom: Callable, page: Page, name: str) -> None:
+    family = "adversarial" if name == "dcgan" else "diffusion"
+    path, trained, _ = write_page(fit_tiny(darkroom, f"{family}/{name}.yaml"))
     open_page(page, path)
-    require_samples(page, trained.model, {})
+    require_samples(page, trained.model, {"label": 1} if name == "ddpm_conditional" else {})
     require_quiet(page, path)
 
 

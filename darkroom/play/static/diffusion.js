@@ -36,7 +36,7 @@ export async function diffusionPage(engine, data, status) {
     scrub.querySelector("input").max = count;
     scrub.set(count);
     for (const [place, column] of columns.entries()) {
-      const rows = data.samplers[samplers[column.sampler.get()]][count];
+      const rows = rowsOf(place);
       const start = new Twister(seed.get()).normal(code.reduce((one, other) => one * other, 1));
       state.runs[place] = [{ t: rows[0].t, x: start, x0: null, milliseconds: 0 }];
       for await (const frame of denoise(engine, { options, shape: code, rows, seed: seed.get(), guidance: guidance.get(), label: state.label })) {
@@ -53,8 +53,14 @@ export async function diffusionPage(engine, data, status) {
     drawForward();
   }
 
-  // Frames of samplers with two evaluations in a step are spread over the slider.
-  const frameOf = (run) => run[Math.min(run.length - 1, Math.round((scrub.get() / counts[steps.get()]) * Math.max(run.length - 1, data.samplers[samplers[0]][counts[steps.get()]].length)))];
+  const rowsOf = (place) => data.samplers[samplers[columns[place].sampler.get()]][counts[steps.get()]];
+
+  // The frame at the slider, whose end is the last evaluation; while a sampler runs, its newest one.
+  function frameOf(place) {
+    const run = state.runs[place] ?? [];
+    const index = Math.round((scrub.get() / counts[steps.get()]) * rowsOf(place).length);
+    return run[Math.min(index, run.length - 1)];
+  }
 
   async function toPixels(values) {
     if (!options.codes) return fromValues(values, shape);
@@ -62,7 +68,7 @@ export async function diffusionPage(engine, data, status) {
     return fromValues(outputs.values.data, shape);
   }
   async function drawFrame(place) {
-    const frame = state.runs[place] && frameOf(state.runs[place]);
+    const frame = frameOf(place);
     if (!frame) return;
     paint(columns[place].noisy, await toPixels(frame.x));
     if (frame.x0) paint(columns[place].clean, await toPixels(frame.x0));
