@@ -62,7 +62,9 @@ def _samples(data: VisionDataModule) -> Iterator[Example]:
         data.setup("validate")
         loader = data.val_dataloader()
     for index, batch in enumerate(loader):
-        truth = {name: batch[name][0] for name in ("label", "mask", "target", "proposals") if name in batch}
+        truth: dict[str, Any] = {
+            name: batch[name][0] for name in ("label", "mask", "target", "proposals") if name in batch
+        }
         name = str(batch["path"][0]) if "path" in batch else f"test image {index}"
         yield Example(batch["image"][0], name, truth)
 

@@ -11,14 +11,14 @@ from darkroom.errors import UsageError
 from darkroom.export.checkpoint import TrainedMethod
 from darkroom.export.write import Written, write_method
 from darkroom.lightning_modules.diffusion.base import Diffusion
-from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
 from darkroom.lightning_modules.diffusion.sampling.table import Evaluation, tabulate
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.play.examples import as_data, read_examples
 from darkroom.play.perception import Graphs, describe
 
 _STEPS = (2, 5, 10, 20, 50, 100, 200)  # of the slider
-_SAMPLERS = ("ddim", "ancestral", "dpm_solver++", "heun")
+_SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ancestral", "dpm_solver++", "heun")
 
 
 def generation(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> tuple[dict[str, Any], Graphs]:
