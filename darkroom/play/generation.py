@@ -63,8 +63,8 @@ def _sampling(model: Diffusion) -> dict[str, Any]:
     tables: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for name in _SAMPLERS:
         for steps in sorted({*_STEPS, model.sampling.steps or 0} - {0}):
-            # The sampler's own times; its other options are those of the model.
-            sampling = replace(model.sampling, sampler=name, steps=steps, spacing=None, shift=1.0, churn=0.0)
+            # All at the same times, which are whole where the network takes whole ones; other options are the model's.
+            sampling = replace(model.sampling, sampler=name, steps=steps, spacing="uniform", shift=1.0, churn=0.0)
             if steps <= model.schedule.num_steps and (rows := _table(model, sampling)):
                 tables.setdefault(name, {})[steps] = rows
     own = model.sampling.sampler

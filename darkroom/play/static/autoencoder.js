@@ -122,13 +122,15 @@ export async function autoencoderPage(engine, data, status) {
     row.forEach((canvas, index) => paint(canvas, fromValues(values, shape, index * size)));
   });
 
+  const between = panel("Between two images", element("div", { class: "strip" }, ...row), from, to);
+  between.classList.add("wide");
   return {
     panels: [
       picker.panel,
       panel("Decoded", decoded, ...classes, element("div", { class: "row" }, sampled), seed),
       panel("Plane of two codes", plane, across, down),
       panel("Code", ...sliders, ...(dim > MOST ? [note(`The first ${MOST} of ${dim} values.`)] : [])),
-      panel("Between two images", element("div", { class: "strip" }, ...row), from, to),
+      between,
     ],
     first: async () => { await picker.choose(0); interpolate(); },
     run: async ({ example, seed: number, label }) => {
