@@ -49,16 +49,6 @@ export function choice(label, options, value, onInput) {
   return made;
 }
 
-export function checkbox(label, value, onInput) {
-  const input = element("input", { type: "checkbox", checked: value, onchange: () => onInput?.(input.checked) });
-  const made = element("label", { class: "check" }, input, label);
-  made.get = () => input.checked;
-  made.set = (next) => {
-    input.checked = next;
-  };
-  return made;
-}
-
 export function button(label, onClick) {
   return element("button", { type: "button", onclick: onClick }, label);
 }
