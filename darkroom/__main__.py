@@ -24,6 +24,7 @@ usage: darkroom COMMAND [options]
   list       methods, data sets and configs with their results
   runs       runs with their results, newest first
   report     a page per run: mistakes, figures, curves      darkroom report runs/unet/0
+  play       a page that runs a run's model in the browser  darkroom play runs/unet/0
   compare    runs in one table      darkroom compare runs/unet/0 runs/fcn/0
   push       upload a run to the Hugging Face hub    darkroom push runs/unet/0 OWNER/NAME
   pull       download one                            darkroom pull OWNER/NAME
@@ -40,7 +41,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "export", "list", "runs", "report", "compare", "push", "pull", "proposals", "shards")
+OTHERS = ("chain", "export", "list", "runs", "report", "play", "compare", "push", "pull", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:

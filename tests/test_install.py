@@ -109,6 +109,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip("install", "--target", folder / "site", source, write(folder / "plugin", PLUGIN))
+    pages = {path.name for path in (ROOT / "darkroom/play/static").iterdir()}
+    assert {path.name for path in (folder / "site/darkroom/play/static").iterdir()} == pages
     return folder / "site"
 
 

@@ -58,7 +58,7 @@ def render_page(header: Header, sections: Sequence[Section]) -> str:
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="generator", content=f"Darkroom {__version__}"),
         element("title", f"{header.title}, {header.above}"),
-        element("style", Html(_resource("style.css"))),
+        element("style", Html(read_resource("style.css"))),
     )
     contents = element(
         "nav",
@@ -66,7 +66,7 @@ def render_page(header: Header, sections: Sequence[Section]) -> str:
         aria_label="Contents",
     )
     main = element("main", _header_html(header), *map(_section_html, sections))
-    script = element("script", Html(_resource("script.js")))
+    script = element("script", Html(read_resource("script.js")))
     body = element("body", contents, main, script)
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
@@ -79,7 +79,8 @@ def write_page(path: Path, header: Header, sections: Sequence[Section]) -> None:
     temporary.replace(path)
 
 
-def _resource(name: str) -> str:
+def read_resource(name: str) -> str:
+    """Return the text of a style sheet or script of the reports."""
     return files("darkroom.report").joinpath(name).read_text(encoding="utf-8")
 
 

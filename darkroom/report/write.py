@@ -9,7 +9,7 @@ from darkroom.callbacks.plotting.style import WIDTHS
 from darkroom.errors import UserError
 from darkroom.report.curves import plot_curves
 from darkroom.report.defaults import differences, option_text
-from darkroom.report.markup import Html, bullet_list, element, facts, folded, paragraph
+from darkroom.report.markup import Html, bullet_list, element, facts, folded, link, paragraph
 from darkroom.report.outputs import Outputs
 from darkroom.report.page import Header, Section, write_page
 from darkroom.report.past_tests import past_test_sections
@@ -21,6 +21,7 @@ from darkroom.runtime.records.past_tests import read_tests
 from darkroom.runtime.records.results import Results, Task
 
 FOLDER = "report"  # in the run folder
+_PLAYGROUND = "play/index.html"  # of darkroom play
 _TASKS: Mapping[Task, Callable[[Results, Outputs], list[Section]]] = {
     "classification": classification.sections,
     "segmentation": segmentation.sections,
@@ -105,6 +106,8 @@ def _summary(run: Run) -> list[tuple[str, object]]:
             pairs.append(("Parameters", f"{record.parameters:,}"))
         pairs.append(("Seed", "none" if record.seed is None else record.seed))
         pairs.append(("Commit", record.commit or "none"))
+    if (run.folder / _PLAYGROUND).is_file():
+        pairs.append(("Playground", link("try the model", f"../{_PLAYGROUND}")))
     return pairs
 
 

@@ -234,6 +234,15 @@ def damage_figure(run: Path) -> None:
     (folder / "0000003.png").write_bytes(b"\x89PNG no image")
 
 
+def test_playground_of_the_run_is_linked(run: Path) -> None:
+    assert "../play/index.html" not in report(run).links
+    (run / "play").mkdir()
+    (run / "play/index.html").touch()
+    page = report(run)
+    assert "../play/index.html" in page.links
+    assert page.broken_links() == []
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -1,0 +1,130 @@
+"""Playgrounds in headless Chromium, opened from disk: results equal those of ``predict``, and nothing is requested."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from darkroom.export.formats.files import require_onnx
+from darkroom.export.outputs import TASKS, name_detections
+from tests.browser import needs_browser
+from tests.devtools import Page, open_browser
+from tests.play.pages import fit_tiny, needs_runtime, predict_examples, write_page
+
+pytestmark = [pytest.mark.slow, needs_browser, needs_runtime]
+
+TOLERANCE = 1e-4  # of logits, probabilities, scores and values, as in darkroom export
+LARGEST = 25e6  # bytes of a page
+_UNNAMED = "[...document.querySelectorAll('canvas.picture, img')].filter(one => !(one.ariaLabel || one.alt)).length"
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """Empty page of a browser."""
+    require_onnx()
+    with open_browser() as opened:
+        yield opened
+
+
+def open_page(page: Page, path: Path) -> None:
+    """Open a playground, and wait for its first result."""
+    page.open(path.as_uri())
+    page.run("new Promise(done => { const look = () => window.darkroom ? done() : setTimeout(look, 50); look(); })")
+    page.run("darkroom.ready.then(() => true)")
+
+
+def results(page: Page, *words: Any) -> dict[str, np.ndarray]:
+    """Return what the page computes, by name."""
+    arguments = ", ".join(map(json.dumps, words))
+    return {name: np.array(value) for name, value in page.run(f"darkroom.run({arguments})").items()}
+
+
+def require_quiet(page: Page, path: Path) -> None:
+    """Assert that a page has no error, asked for nothing, fits a phone, and names its images."""
+    assert page.problems == []
+    assert set(page.requests) == {path.as_uri()}
+    assert path.stat().st_size <= LARGEST
+    for width in (1280, 375):
+        page.resize(width)
+        assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.run(_UNNAMED) == 0
+    assert " ms" in page.run("document.querySelector('.status').textContent")
+
+
+def test_segmentation(darkroom: Callable, page: Page) -> None:
+    path, trained, data = write_page(fit_tiny(darkroom, "segmentation/unet.yaml"))
+    open_page(page, path)
+    for index, expected in enumerate(predict_examples(trained, data)):
+        mask = expected[0].numpy()
+        assert (results(page, index)["mask"].reshape(mask.shape) == mask).mean() >= 0.999
+    page.run("document.querySelector('.stage').focus()")
+    for _ in range(20):
+        page.press("ArrowRight")
+    assert page.run("document.activeElement.className") == "picture stage"
+    require_quiet(page, path)
+
+
+@pytest.mark.parametrize("config", ["classification/vgg.yaml", "classification/kinds_yolo.yaml"])
+def test_classification(darkroom: Callable, page: Page, config: str) -> None:
+    path, trained, data = write_page(fit_tiny(darkroom, config))
+    open_page(page, path)
+    for index, expected in enumerate(predict_examples(trained, data)):
+        assert np.abs(results(page, index)["probabilities"] - expected[0].numpy()).max() <= TOLERANCE
+    require_quiet(page, path)
+
+
+@pytest.mark.parametrize("name", ["ssd", "yolo", "faster_rcnn", "mask_rcnn", "fast_rcnn"])
+def test_detection(darkroom: Callable, page: Page, name: str) -> None:
+    path, trained, data = write_page(fit_tiny(darkroom, f"detection/{name}.yaml"))
+    open_page(page, path)
+    for index, expected in enumerate(predict_examples(trained, data)):
+        found = results(page, index)
+        count = len(found["scores"])
+        detections = {
+            "boxes": found["boxes"].reshape(count, 4),
+            "scores": found["scores"],
+            "labels": found["labels"],
+            "image_index": np.zeros(count, int),
+        }
+        named = name_detections(expected)
+        areas = named.pop("masks", np.zeros((count, 1, 1))).sum((1, 2))
+        agreement = TASKS["detection"].compare(detections, named, data.image_shape[1:])
+        assert agreement.fraction >= 0.99, agreement
+        assert agreement.largest <= 1e-3
+        assert abs(found["areas"].sum() - areas.sum()) <= 1e-3 * max(1, areas.sum())
+    require_quiet(page, path)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae", "conditional_vae"])
+def test_autoencoding(darkroom: Callable, page: Page, name: str) -> None:
+    path, trained, data = write_page(fit_tiny(darkroom, f"autoencoding/{name}.yaml"))
+    open_page(page, path)
+    labelled = {"label": 1} if name == "conditional_vae" else {}
+    require_samples(page, trained.model, labelled)
+    labels = [int(batch["label"]) for batch in data.test_dataloader()] if labelled else []
+    for index, expected in enumerate(predict_examples(trained, data)):
+        found = results(page, {"example": index} | ({"label": labels[index]} if labels else {}))["values"]
+        assert np.abs(found - expected[0].flatten().numpy()).max() <= TOLERANCE
+    require_quiet(page, path)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "ddpm", "improved_ddpm", "ddpm_conditional"])
+def test_sampling(darkroom: Callable, page: Page, name: str) -> None:
+    family = "adversarial" if name == "dcgan" else "diffusion"
+    path, trained, _ = write_page(fit_tiny(darkroom, f"{family}/{name}.yaml"))
+    open_page(page, path)
+    require_samples(page, trained.model, {"label": 1} if name == "ddpm_conditional" else {})
+    require_quiet(page, path)
+
+
+@torch.no_grad()
+def require_samples(page: Page, model: Any, labelled: dict[str, int]) -> None:
+    """Assert that seeds give the images of ``predict``."""
+    for seed in (0, 5):
+        batch = {"seed": torch.tensor([seed])} | {name: torch.tensor([value]) for name, value in labelled.items()}
+        expected = model.predict_step(batch, 0)[0].flatten().numpy()
+        assert np.abs(results(page, {"seed": seed, **labelled})["values"] - expected).max() <= TOLERANCE
