@@ -110,7 +110,7 @@ def _describe_order(values: Tensor, right: Tensor, tolerance: float) -> str | No
 
 def _close(values: Tensor, right: Tensor, tolerance: float) -> Tensor:
     scale = max(1.0, float(right[right.isfinite()].abs().max())) if right.isfinite().any() else 1.0
-    return torch.isclose(values, right, rtol=0.0, atol=tolerance * scale)
+    return torch.isclose(values, right, rtol=0.0, atol=tolerance * scale, equal_nan=True)
 
 
 def _place(where: Tensor) -> str:

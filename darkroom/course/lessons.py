@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from darkroom.course.exercise import Exercise
 
 TITLES = {
+    1: "Image classification",
     9: "VAE and conditional VAE",
+    11: "DDPM and samplers",
 }
 
 

@@ -92,8 +92,8 @@ show(
 print(f"last 50 steps: -log p(x|z) {smooth[-1, 0]:.0f} nats, KL {smooth[-1, 1]:.1f} nats")
 
 # %% [markdown]
-# The KL is the number of nats that the code carries about an image. It *grows* during training, although it is a penalty: at
-# the first step the posterior nearly equals the prior; later each nat pays for itself by a better reconstruction.
+# The KL is the number of nats that the code carries about an image. It *grows* during training, although it is a penalty:
+# at the first step the posterior nearly equals the prior; later each nat pays for itself by a better reconstruction.
 
 # %%
 vae.eval()
