@@ -136,6 +136,8 @@ def _describe(inputs: Inputs) -> str:
 
 
 def _format(value: Any) -> str:
+    if isinstance(value, list) and any(isinstance(one, Tensor) for one in value):
+        return f"list of {len(value)} tensors"
     if not isinstance(value, Tensor):
         return f"{value:.4g}" if isinstance(value, float) else type(value).__name__ if callable(value) else repr(value)
     if value.numel() > _SHOWN:

@@ -11,8 +11,14 @@ if TYPE_CHECKING:
 
 TITLES = {
     1: "Image classification",
+    4: "YOLO and SSD",
+    5: "Convolutionalization and FCN",
+    6: "Transposed and dilated convolutions",
+    8: "Autoencoder",
     9: "VAE and conditional VAE",
+    10: "GAN",
     11: "DDPM and samplers",
+    12: "Guidance and Imagen",
 }
 
 
