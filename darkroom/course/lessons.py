@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
 TITLES = {
     1: "Image classification",
+    2: "Sliding windows and proposals",
+    3: "R-CNN to Faster R-CNN",
     4: "YOLO and SSD",
     5: "Convolutionalization and FCN",
     6: "Transposed and dilated convolutions",
+    7: "U-Net and Mask R-CNN",
     8: "Autoencoder",
     9: "VAE and conditional VAE",
     10: "GAN",

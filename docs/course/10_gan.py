@@ -45,13 +45,13 @@ data = ShapesImages(train_size=4096, side=16).dataset("train").__getitems__(rang
 images = data["image"] / 127.5 - 1
 
 
-def train(together, steps=900):
+def train(together, steps=2000):
     """Train a DCGAN; return samples of fixed noise over time, and mean outputs of D for real and generated images."""
     torch.manual_seed(0)
-    generator = DCGANGenerator((3, 16, 16), latent_dim=32, base_channels=32)
-    discriminator = DCGANDiscriminator((3, 16, 16), base_channels=32)
+    generator = DCGANGenerator((3, 16, 16), latent_dim=32, base_channels=16)
+    discriminator = DCGANDiscriminator((3, 16, 16), base_channels=16)
     optimizers = [
-        torch.optim.Adam(network.parameters(), lr=5e-4, betas=(0.5, 0.999)) for network in (discriminator, generator)
+        torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.5, 0.999)) for network in (discriminator, generator)
     ]
     fixed, snapshots, history = torch.randn(12, 32), {}, []
 
@@ -71,7 +71,7 @@ def train(together, steps=900):
         generator_loss("non_saturating", logits_of(real, fake)[1]).backward()
         optimizers[1].step()
         history.append([of_real.detach().sigmoid().mean(), of_fake.detach().sigmoid().mean()])
-        if step in (50, 150, 400, steps):
+        if step in (100, 300, 800, steps):
             with torch.no_grad():
                 snapshots[f"step {step}"] = [to_uint8_rgb((one + 1) / 2) for one in generator(fixed)]
     return snapshots, torch.tensor(history)
@@ -85,8 +85,8 @@ show(
 )
 
 # %%
-smooth = history.unfold(0, 40, 40).mean(-1)
-steps = torch.arange(len(smooth)) * 40.0
+smooth = history.unfold(0, 100, 100).mean(-1)
+steps = torch.arange(len(smooth)) * 100.0
 show(
     curves(
         [torch.stack([steps, smooth[:, 0]], 1), torch.stack([steps, smooth[:, 1]], 1)],
@@ -103,15 +103,15 @@ show(
 # ## What goes wrong
 #
 # Batch norm subtracts the mean of the batch. If real and generated images are in batches of their own, what *all* generated
-# images have in common, such as a background that is too bright, is subtracted before the discriminator can see it. So the
-# generator is not corrected. Compare the mean colour of real and generated images:
+# images have in common, such as a background of the wrong colour, is subtracted before the discriminator can see it. So the
+# generator is not corrected. Compare the colour of the background at the upper border:
 
 # %%
 apart, _ = train(together=False)
 for name, shots in {"together": snapshots, "apart": apart}.items():
     last = torch.stack(list(shots.values())[-1]) / 127.5 - 1
     border = (last[:, :, 0].mean((0, 2)) - images[:, :, 0].mean((0, 2))).abs().mean()
-    print(f"{name:9} error of the mean colour of the top row: {127.5 * border:.1f} of 255")
+    print(f"{name:9} error of the mean colour of the top row of pixels: {127.5 * border:.1f} of 255")
 show(
     image_grid([list(snapshots.values())[-1], list(apart.values())[-1]], ["together", "apart"]),
     "10_apart",

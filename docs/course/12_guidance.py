@@ -44,8 +44,8 @@ show_source(Guided.forward, dynamic_threshold)
 #
 # ## Experiment 1: weights, with a perfect network
 #
-# Two classes in the plane that overlap, three normal distributions each. The noise that the best network would predict has a
-# closed form, with and without the class.
+# Two classes in the plane that overlap, three normal distributions each. The noise that the best network would predict has
+# a closed form, with and without the class.
 
 # %%
 modes = torch.tensor([[-1.0, 0.0], [-0.3, 0.9], [-0.3, -0.9], [1.0, 0.0], [0.3, 0.9], [0.3, -0.9]])
@@ -124,8 +124,7 @@ strong = 3 * images + 0.4
 rows = {
     "image": images,
     "static": static_threshold(strong),
-    "dynamic, 0.995": dynamic_threshold(strong, 0.995),
-    "dynamic, 0.8": dynamic_threshold(strong, 0.8),
+    "dynamic": dynamic_threshold(strong, 0.995),
 }
 show(
     image_grid([[to_uint8_rgb((one + 1) / 2) for one in row] for row in rows.values()], list(rows), smallest=64),

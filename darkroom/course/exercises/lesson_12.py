@@ -114,9 +114,7 @@ EXERCISES = (
         dynamic_threshold,
         _predictions,
         (
-            Mistake(
-                lambda x0, percentile: x0.clamp(-1, 1), "this is static thresholding: values are clipped, not rescaled"
-            ),
+            Mistake(lambda x0, percentile: x0.clamp(-1, 1), "this is static thresholding: values are only clipped"),
             Mistake(_per_batch, "one scale for the whole batch; each image has its own"),
             Mistake(_without_minimum, "images within [-1, 1] are stretched; their scale must not be below 1"),
             Mistake(
@@ -145,7 +143,7 @@ EXERCISES = (
             ),
             Mistake(
                 _papers_weight,
-                "the weight of the paper's equation 6 is 1 below this one: here 1 is the conditional model",
+                "this is the weight of the paper, in which 0 is the conditional model; here it is 1",
             ),
         ),
         repair=True,
