@@ -122,7 +122,8 @@ show(page, "01_gradcam", "Test images with the heat map of the predicted class b
 #
 # `cross_entropy` takes logits. A network that ends with a softmax, trained with it, applies the softmax twice.
 # Probabilities in $[0, 1]$ are then used as logits, so even a perfect prediction has the loss $-\log(e / (e + K - 1)) =
-# 0.905$ for $K = 5$. It trains, and nothing but the loss says that something is wrong.
+# 0.905$ for $K = 5$. It trains, and nothing but the loss says that something is wrong. Libraries had this fault too:
+# [Lightning Bolts, issue 654](https://github.com/Lightning-Universe/lightning-bolts/issues/654).
 
 # %%
 broken, broken_losses = fit(lambda logits, labels: torch.nn.functional.cross_entropy(logits.softmax(1), labels))

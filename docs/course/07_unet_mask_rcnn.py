@@ -123,7 +123,8 @@ show(
 # ## What goes wrong
 #
 # Images are resized by bilinear interpolation. Masks must not be: class ids are names, not amounts. Between background (0)
-# and cross (5) lie all other classes:
+# and cross (5) lie all other classes. A known program for FCN had this fault:
+# [FCN.tensorflow, issue 4](https://github.com/shekkizh/FCN.tensorflow/issues/4).
 
 # %%
 mask = train["mask"][(train["mask"] == 5).flatten(1).any(1)][:5].long()

@@ -133,8 +133,9 @@ show(page, "09_conditional", "Five rows of shapes by class; each column has one 
 #
 # ## What goes wrong
 #
-# The sign of the KL is the most common fault: the formula is printed as a part of the ELBO, which is maximized, and ends up
-# in a loss, which is minimized. The loss then looks fine, since it falls:
+# The sign of the KL is the most common fault: the formula is printed as a part of the ELBO, which is maximized, and ends
+# up in a loss, which is minimized ([an example](https://github.com/FluxML/model-zoo/pull/147)). The loss then looks fine,
+# since it falls:
 
 # %%
 torch.manual_seed(0)

@@ -140,8 +140,9 @@ show(
 # ## What goes wrong
 #
 # Samplers mix up times: the step from $t$ must end at the time at which the next one begins. A step that ends at $t - 1$,
-# though the next one starts at $t - 50$, removes too little noise. No error is raised, and samples are noisy or grey. The
-# project's samplers take pairs of times for this reason:
+# though the next one starts at $t - 50$, removes too little noise. A widely used library had such a fault ([issue
+# 81](https://github.com/lucidrains/denoising-diffusion-pytorch/issues/81)). No error is raised, and samples are noisy or
+# grey. The project's samplers take pairs of times for this reason:
 
 # %%
 for name, pairs in {
