@@ -76,10 +76,13 @@ show(
         side=96,
     ),
     "07_unet",
-    "Seven scenes with their true masks and those of a small U-Net, which has the outlines, and most classes right.",
+    "Seven scenes with their true masks and those of a small U-Net, which finds the outlines but confuses the classes.",
 )
 
 # %% [markdown]
+# After seconds of training the outlines are nearly right, since they come from the fine maps through the skip
+# connections. The classes need more steps: they come from the coarse maps. `configs/segmentation/unet.yaml` trains longer.
+#
 # ## Experiment 2: weights of the gaps
 
 # %%
