@@ -89,12 +89,12 @@ def _fence(kind: str, text: str) -> str:
     return f"````{kind}\n{text}\n````"
 
 
-def _definitions(path: Path) -> Iterator[str]:
-    """Yield the code of each function of a file."""
+def _definitions(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield name and code of each function of a file."""
     source = path.read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
-            yield ast.get_source_segment(source, node) or ""
+            yield node.name, ast.get_source_segment(source, node) or ""
 
 
 def source_of(path: str, name: str) -> str:

@@ -28,7 +28,7 @@ def receptive_field(layers: Sequence[tuple[int, int, int]]) -> int:
         layers: kernel size, stride and dilation of each layer, from the image on; at least one.
 
     Returns:
-        number of pixels along one axis that an output depends on, if there is no border.
+        number of pixels along one axis that an output depends on, far from the borders of the image.
     """
     raise NotImplementedError
 
