@@ -98,7 +98,8 @@ show(
 )
 
 # %% [markdown]
-# The discriminator stays ahead, and both curves are nearly flat while the samples improve: only the samples show it.
+# The discriminator stays ahead, and its outputs do not say how good the samples are: only the samples show it. A minute on
+# one core gives coloured blobs; `configs/adversarial/dcgan.yaml` trains longer.
 #
 # ## What goes wrong
 #
@@ -117,3 +118,8 @@ show(
     "10_apart",
     "Samples of two GANs: with batch norm over real and generated images together, and apart.",
 )
+
+# %% [markdown]
+# Apart, the background is black instead of dark grey, and its error is about twice as large. Other recipes use batches of
+# their own for real and generated images, and discriminators without batch norm (spectral norm, for example) do not have
+# this question. In [`DCGAN`](<code:lightning_modules/adversarial/dcgan.py#DCGAN>) it is an option.
