@@ -119,10 +119,9 @@ def exercises_section(number: int) -> str:
     )
     commands = f"darkroom check lesson {number} --start\ndarkroom check lesson {number}"
     parts = ["## Exercises", _fence("bash", commands), steps]
-    parts += [f"### {index}. Write it\n\n{_fence('python', text)}" for index, text in enumerate(functions[:-1], 1)]
-    parts.append(
-        f"### {len(functions)}. Repair it\n\nThis version runs, and is wrong.\n\n{_fence('python', functions[-1])}"
-    )
+    parts += [f"### Write `{name}`\n\n{_fence('python', text)}" for name, text in functions[:-1]]
+    name, broken = functions[-1]
+    parts.append(f"### Repair `{name}`\n\nThis version runs, and is wrong.\n\n{_fence('python', broken)}")
     return "\n\n".join(parts)
 
 

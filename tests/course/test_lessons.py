@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.course.lessons import TITLES
+from darkroom.course.lessons import TITLES, exercises_of
 from tests.language import find_banned
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,10 @@ def test_page_has_text_code_figure_and_exercises(path: Path) -> None:
     page = render_page(path)  # raises if the outputs are those of other code
     assert [word for _, word, _ in find_banned(page.split("## Exercises")[0])] == []
     assert page.count("](figures/") >= 1
-    assert page.count("### ") >= 4
+    for exercise in exercises_of(number_of(path)):
+        verb = "Repair" if exercise.repair else "Write"
+        assert f"### {verb} `{exercise.name}`\n" in page
+        assert f"\ndef {exercise.name}(" in page
     for link in find_links(page):
         assert find_line(*link) >= 1
     figures = [item["figure"] for items in read_outputs(path) for item in items if "figure" in item]
