@@ -7,7 +7,7 @@ PACKAGES := darkroom lightning_modules datamodules callbacks benchmarks tests
 # Many containers set PYTHONDONTWRITEBYTECODE, which is unset here so that bytecode is written.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve bench results mobilenet-weights playground-runtime clean
+.PHONY: demo test slow fuzz faults cluster test-all types lint docs docs-serve course lesson bench results mobilenet-weights playground-runtime clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -57,7 +57,7 @@ test-all: test slow fuzz faults
 # Links in the layout of the installed package, for type checkers and editors, which ignore import hooks.
 types:
 	@mkdir -p build/types/darkroom && rm -f build/types/darkroom/*
-	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/export darkroom/play darkroom/protocols darkroom/report darkroom/runtime lightning_modules datamodules callbacks; do \
+	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/course darkroom/export darkroom/play darkroom/protocols darkroom/report darkroom/runtime lightning_modules datamodules callbacks; do \
 	  ln -sfn ../../../$$part build/types/darkroom/; done
 
 lint: $(BIN)/.installed types
@@ -75,6 +75,15 @@ docs: $(BIN)/.docs types
 
 docs-serve: $(BIN)/.docs types
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# Lessons of the course. make course ONLY="9 11": run them and write their outputs to docs/course.
+course: $(BIN)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build_hooks/run_lessons.py $(ONLY)
+
+# make lesson N=9: open a lesson in JupyterLab.
+lesson: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[course]'
+	$(BIN)/jupyter lab "$$($(BIN)/python docs/build_hooks/lessons.py $(N) build/course)"
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks

@@ -30,6 +30,7 @@ usage: darkroom COMMAND [options]
   pull       download one                            darkroom pull OWNER/NAME
   proposals  make region proposals, print their recall   darkroom proposals --config configs/detection/fast_rcnn.yaml
   shards     write captioned data as WebDataset shards   darkroom shards --data CaptionFolder --folder shards
+  check      check the exercises of a lesson             darkroom check lesson 9 --start, then darkroom check lesson 9
 
   --version, --help
 
@@ -41,7 +42,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "export", "list", "runs", "report", "play", "compare", "push", "pull", "proposals", "shards")
+OTHERS = ("chain", "export", "list", "runs", "report", "play", "compare", "push", "pull", "proposals", "shards", "check")
 
 
 def keep_freed_memory() -> None:

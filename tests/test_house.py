@@ -90,9 +90,10 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def layer_of(module: str) -> int:
-    """Return the layer of a module: foundations; runtime; methods, data and callbacks; reports, exports and commands."""
+    """Return the layer of a module: foundations; runtime; methods, data callbacks; reports, exports, course, commands."""
     folders = module.split(".")
-    if module in ("darkroom.__main__",) or folders[1:2] in (["cli"], ["report"], ["export"], ["play"]):
+    top = ("cli", "report", "export", "play", "course")
+    if module == "darkroom.__main__" or (folders[1:2] and folders[1] in top):
         return 3
     if folders[1:2] and folders[1] in PACKAGES:
         return 2

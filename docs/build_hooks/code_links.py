@@ -139,9 +139,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add a page of every linked file."""
     from mkdocs.structure.files import File
 
-    pages = {
-        file.src_uri: Path(config.docs_dir, file.src_uri).read_text("utf-8") for file in files.documentation_pages()
-    }
+    pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     for path in sorted({path for page in pages.values() for path, _, _ in find_links(page)}):
         kind = {".py": "python", ".yaml": "yaml", ".js": "javascript"}.get(Path(path).suffix, "text")
         head = (

@@ -1,0 +1,50 @@
+"""Exercise: a function that a learner writes, with the function and the inputs that it is compared with."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+Inputs: TypeAlias = Mapping[str, Any]  # arguments by name, in the order of the function's parameters
+Function: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong function that learners often write.
+
+    Args:
+        wrong: takes the inputs of the exercise.
+        hint: sentence for a learner whose function returns the same values. It does not contain the solution.
+    """
+
+    wrong: Function
+    hint: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A function of the learner's file and what it must compute.
+
+    Args:
+        name: of the function.
+        reference: computes the right values, with the project's own functions or in closed form.
+        inputs: returns random inputs, one mapping for each comparison.
+        mistakes: known wrong functions; the first one that returns the learner's values is named.
+        tolerance: largest difference, as a fraction of the largest value of the result, and at least absolute.
+        repair: the learner's file has a broken version.
+    """
+
+    name: str
+    reference: Function
+    inputs: Callable[[torch.Generator], Sequence[Inputs]]
+    mistakes: tuple[Mistake, ...] = ()
+    tolerance: float = 1e-4
+    repair: bool = False
+
+    def cases(self, seed: int = 0) -> Sequence[Inputs]:
+        """Return the inputs of a seed, equal in every process."""
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.name} {seed}".encode()))
+        return self.inputs(generator)
