@@ -42,7 +42,20 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "export", "list", "runs", "report", "play", "compare", "push", "pull", "proposals", "shards", "check")
+OTHERS = (
+    "chain",
+    "export",
+    "list",
+    "runs",
+    "report",
+    "play",
+    "compare",
+    "push",
+    "pull",
+    "proposals",
+    "shards",
+    "check",
+)
 
 
 def keep_freed_memory() -> None:
