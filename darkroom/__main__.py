@@ -20,6 +20,7 @@ usage: darkroom COMMAND [options]
   predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict photos
   chain      fit configs in turn, each from the weights of the one before, and test the last
                                                 darkroom chain PRETRAINING.yaml METHOD.yaml
+  plan       memory, time and cost of a training      darkroom plan --config FILE --gpu h100 --devices 8
   export     write a model as ONNX   darkroom export --ckpt_path runs/unet/0/checkpoints/best.ckpt
   list       methods, data sets and configs with their results
   runs       runs with their results, newest first
@@ -40,7 +41,7 @@ Resume the newest run                 --ckpt_path last
 Show a traceback with an error        DARKROOM_DEBUG=1
 """
 COMMANDS = ("fit", "validate", "test", "predict")
-OTHERS = ("chain", "export", "list", "runs", "report", "compare", "push", "pull", "proposals", "shards")
+OTHERS = ("chain", "plan", "export", "list", "runs", "report", "compare", "push", "pull", "proposals", "shards")
 
 
 def keep_freed_memory() -> None:

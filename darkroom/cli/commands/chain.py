@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
-from darkroom.cli.commands.stage_check import check_stages
+from darkroom.cli.building.stage_check import check_stages
 from darkroom.cli.console import explain
 from darkroom.cli.run import run
 from darkroom.errors import UsageError
