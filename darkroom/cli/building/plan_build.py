@@ -83,7 +83,7 @@ class PlanBuild(DarkroomCLI):
             with weights_on_meta(), redirect_stderr(StringIO()):  # torch.fx prints a traceback
                 self.build_model(building)
         except Exception as error:  # of torch, or of the parser, which wraps it
-            if UserError.newest is before:
+            if UserError.newest is before or "device meta" in str(error):
                 self.build_model(building)
             elif self._lacks and self.classes is None:
                 raise UsageError(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.base import Technique
@@ -29,8 +28,8 @@ class StepProfile:
         parameters: number of weights, without EMA.
         trained: number of those that are trained.
         weights, gradients, optimizer, ema, buffers: bytes of each kind.
-        activations: bytes that live besides them at the peak: the batch, maps that the backward pass needs, and temporary
-            results.
+        activations: bytes that live besides them at the peak: maps that the backward pass needs, and temporary results,
+            without the batch itself.
         work: FLOPs, bytes and operations.
         way: how the step was counted.
     """
@@ -78,6 +77,9 @@ def profile_step(module: Technique, data: VisionDataModule, shape: BatchShape, p
         network.to(memory_format=module.memory_format)
     module.train()
     if not real:
+        # The first backward pass of a process starts a thread for each device, after which forked processes cannot train.
+        # Fake tensors would add a device.
+        torch.ones((), requires_grad=True).backward()
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _profile(module, data, shape, precision, images, fake=True)
     if images <= max(_FEW):
@@ -111,7 +113,6 @@ def _profile(
     weights = trace.add(weight for weight in module.parameters() if id(weight) not in averages)
     ema = trace.add(tensor for tensor in (*module.parameters(), *module.buffers()) if id(tensor) in averages)
     buffers = trace.add(module.buffers())
-    trace.add(leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
     with nullcontext() if fake else WithoutProducts(), trace:
         train_step(module, optimizers, batch, precision)
         trace.reset_peak()
