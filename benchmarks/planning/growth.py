@@ -30,7 +30,7 @@ class Case:
         size: images, side, classes, objects, words or times.
         points: its values, rising.
         limit: greatest exponent of FLOPs, bytes and time that the method's mathematics demands.
-        options: of the command line, with the value in the place of "{}".
+        options: of the command line, with "{}" where the value is inserted.
     """
 
     config: str
@@ -53,8 +53,10 @@ class Case:
 
     def shape(self, value: int) -> BatchShape:
         """Return the sizes of the batch of one point; two images, unless their number is the size."""
-        given = {self.size: value} if self.size in ("images", "objects", "words") else {}
-        return BatchShape(**{"images": 2, **given})
+        usual = BatchShape(images=2)
+        if self.size not in ("images", "objects", "words"):
+            return usual
+        return BatchShape(**{**vars(usual), self.size: value})
 
 
 _SIDE = ("--data.side", "{}")

@@ -27,6 +27,10 @@ class Assumptions:
     overlap: float = 0.8
 
 
+# Fitted by python -m benchmarks plan_check. Convolutions of oneDNN are faster than the matrix product that is the measure.
+ON_CPU = Assumptions(utilization=1.64, bandwidth=0.25)
+
+
 @dataclass(frozen=True)
 class StepTime:
     """Seconds of a training step.

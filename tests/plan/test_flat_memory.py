@@ -45,7 +45,7 @@ data = ShapesDetection(side=64, {sizes})
     "generation": """
 from darkroom.lightning_modules.autoencoding import VAE
 from darkroom.datamodules.shapes import ShapesImages
-model = VAE((3, 16, 16), latent_dim=4, channels=(4, 8), iwae_samples=0)
+model = VAE((3, 16, 16), latent_dim=4, channels=(4, 8), iwae_samples=None)
 data = ShapesImages(side=16, mean=[0.5] * 3, std=[0.5] * 3, {sizes})
 """,
 }

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from darkroom.cli.building.plan_build import Built, build_config
 from darkroom.cli.console import explain
@@ -12,7 +13,7 @@ from darkroom.plan.counting.batch import BatchShape
 from darkroom.plan.hardware import GPUS, Hardware, measure_cpu
 from darkroom.plan.page import as_json, as_text
 from darkroom.plan.plan import Options, Plan, make_plan
-from darkroom.plan.timing import Assumptions
+from darkroom.plan.timing import ON_CPU, Assumptions
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -29,12 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--devices", type=int, default=1, help="number of GPUs; default: 1")
     add("--precision", choices=PRECISIONS, help="default: the config's")
     add("--strategy", choices=["ddp", "fsdp"], default="ddp", help="default: ddp")
-    add(
-        "--utilization",
-        type=float,
-        default=Assumptions.utilization,
-        help="of the peak in products; default: %(default)s",
-    )
+    default = Assumptions.utilization
+    add("--utilization", type=float, help=f"of the peak in products; default: {default}, with --gpu cpu a fitted one")
     add("--price", type=float, help="of a GPU hour")
     add(
         "--worker_rate",
@@ -62,18 +59,19 @@ def plan_config(argv: Sequence[str]) -> tuple[Plan, bool]:
     for name in ("devices", "workers"):
         if getattr(known, name) < 1:
             raise UsageError(f"--{name} must be at least 1, got {getattr(known, name)}")
-    if not 0 < known.utilization <= 1:
+    if known.utilization is not None and not 0 < known.utilization <= 1:
         raise UsageError(f"--utilization must be a fraction in (0, 1], got {known.utilization}")
     if not any(word.startswith(("--config", "-c", "--model")) for word in others):
         raise UsageError("darkroom plan needs a config: darkroom plan --config configs/segmentation/unet.yaml")
     built = build_config(others, known.num_classes)
     device: Hardware = measure_cpu() if known.gpu == "cpu" else GPUS[known.gpu]
+    usual = ON_CPU if known.gpu == "cpu" else Assumptions()
     options = Options(
         device=device,
         devices=known.devices,
         strategy=known.strategy,
         precision=known.precision or _precision(built),
-        assumed=Assumptions(utilization=known.utilization),
+        assumed=usual if known.utilization is None else replace(usual, utilization=known.utilization),
         price=known.price,
         worker_rate=known.worker_rate,
         workers=known.workers,
