@@ -57,7 +57,7 @@ test-all: test slow fuzz faults
 # Links in the layout of the installed package, for type checkers and editors, which ignore import hooks.
 types:
 	@mkdir -p build/types/darkroom && rm -f build/types/darkroom/*
-	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/course darkroom/export darkroom/play darkroom/protocols darkroom/report darkroom/runtime lightning_modules datamodules callbacks; do \
+	@for part in darkroom/*.py darkroom/py.typed darkroom/cli darkroom/course darkroom/export darkroom/plan darkroom/play darkroom/protocols darkroom/report darkroom/runtime lightning_modules datamodules callbacks; do \
 	  ln -sfn ../../../$$part build/types/darkroom/; done
 
 lint: $(BIN)/.installed types

@@ -1,9 +1,12 @@
 """``python -m benchmarks [NAME ...] [--device cuda] [--dtype bfloat16] [--compile] [--channels-last] [--write FILE]``
 
-``python -m benchmarks gpu`` is one visit to a GPU machine, see ``benchmarks.gpu.run``.
+Commands of their own: ``gpu``, one visit to a GPU machine; ``plans``, the plans of the papers' recipes; ``plan_check``,
+predicted against measured steps; ``growth``, exponents of work and memory. See ``benchmarks.gpu.run`` and
+``benchmarks.planning``.
 """
 
 import argparse
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -66,9 +69,11 @@ def main() -> None:
         write.write_text("# Measured\n\n" + "\n".join(parts), encoding="utf-8")
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["gpu"]:
-        from benchmarks.gpu import run
+# Commands beside the entries, with their modules.
+COMMANDS = {"gpu": "gpu.run", "plans": "planning.recipes", "plan_check": "planning.check", "growth": "planning.growth"}
 
-        raise SystemExit(run.main(sys.argv[2:]))
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        raise SystemExit(importlib.import_module(f"benchmarks.{COMMANDS[sys.argv[1]]}").main(sys.argv[2:]))
     main()

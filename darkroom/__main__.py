@@ -20,6 +20,7 @@ usage: darkroom COMMAND [options]
   predict    write predictions  darkroom predict --ckpt_path runs/unet/0/checkpoints/best.ckpt --data.predict photos
   chain      fit configs in turn, each from the weights of the one before, and test the last
                                                 darkroom chain PRETRAINING.yaml METHOD.yaml
+  plan       memory, time and cost of a training      darkroom plan --config FILE --gpu h100 --devices 8
   export     write a model as ONNX   darkroom export --ckpt_path runs/unet/0/checkpoints/best.ckpt
   list       methods, data sets and configs with their results
   runs       runs with their results, newest first
@@ -44,6 +45,7 @@ Show a traceback with an error        DARKROOM_DEBUG=1
 COMMANDS = ("fit", "validate", "test", "predict")
 OTHERS = (
     "chain",
+    "plan",
     "export",
     "list",
     "runs",

@@ -33,6 +33,9 @@ FOREIGN_PRIVATE = {
     "_InstanceNorm": "likewise",
     "_DropoutNd": "likewise",
     "_assert_scalar": "torch: the operation of run-time assertions in an exported graph, without a public name",
+    "_python_dispatch": "torch: the module of TorchDispatchMode, which has no public name",
+    "_pytree": "torch: the module of functions on nested containers, which has no public name",
+    "_subclasses": "torch: the package of fake tensors, which has no public name",
     "_defaults": "torchmetrics: the states of a metric, by name",
     "_replace": "namedtuple: public, in spite of its name",
     "_actions": "argparse: the options of a parser, for the nearest one to a misspelt name",
@@ -92,7 +95,7 @@ def import_graph() -> dict[str, set[str]]:
 def layer_of(module: str) -> int:
     """Return the layer of a module: foundations; runtime; methods, data callbacks; reports, exports, course, commands."""
     folders = module.split(".")
-    top = ("cli", "report", "export", "play", "course")
+    top = ("cli", "report", "export", "plan", "play", "course")
     if module == "darkroom.__main__" or (folders[1:2] and folders[1] in top):
         return 3
     if folders[1:2] and folders[1] in PACKAGES:

@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
+from darkroom.cli.building.stage_check import check_stages
 from darkroom.cli.console import explain
 from darkroom.cli.run import run
-from darkroom.cli.stage_check import check_stages
 from darkroom.errors import UsageError
 from darkroom.runtime import slurm
 from darkroom.runtime.lightning_compat import process_rank

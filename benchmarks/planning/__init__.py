@@ -1,0 +1,1 @@
+"""Plans of training: table of the papers' recipes, predictions against measurements, growth."""

@@ -1,0 +1,1 @@
+"""Command lines that build the objects of a config and train nothing."""
