@@ -1,6 +1,6 @@
 """Names of the previous version: they work for one more version, with one warning each that states the new name."""
 
-import ast
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -226,9 +226,9 @@ def class_modules() -> dict[str, str]:
         root = folder_of(package)
         for path in sorted(root.rglob("*.py")):
             module = ".".join(["darkroom", package, *path.relative_to(root).with_suffix("").parts])
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ClassDef):
-                    found.setdefault(node.name, module.removesuffix(".__init__"))
+            # Every command with a config needs them: parsing the sources would take 0.5 s of its start.
+            for name in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+                found.setdefault(name, module.removesuffix(".__init__"))
     return found
 
 

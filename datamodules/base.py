@@ -22,10 +22,18 @@ from darkroom.datamodules.datasets import name_of, processor_count, unwrap
 from darkroom.datamodules.io.image_files import MAX_PIXELS, fast_decoders
 from darkroom.datamodules.io.pixel_scale import PixelScale
 from darkroom.datamodules.io.read_images import ImageReader
-from darkroom.datamodules.loading import KeyedDataset, KeyedSamples, ResumableLoader, SeededSampler, collate
+from darkroom.datamodules.loading import (
+    AUGMENT_KEYS,
+    KeyedDataset,
+    KeyedSamples,
+    ResumableLoader,
+    SeededSampler,
+    collate,
+)
 from darkroom.datamodules.prediction.photos import Photos, is_video
 from darkroom.datamodules.prediction.sources import find_sources
 from darkroom.datamodules.transforms.ignore_filled import IgnoreFilled, states_mask_fill
+from darkroom.datamodules.transforms.on_device import DeviceAugmentation
 from darkroom.errors import DataError, UsageError
 from darkroom.protocols import BatchedDataset, SizedDataset
 
@@ -62,6 +70,8 @@ class VisionDataModule(LightningDataModule):
             averages for grey images).
         augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; []: none; None: the default
             of the data set. Mask pixels that they fill are ignored (255), unless a transform states a fill of masks.
+        augment_on_device: apply ``augment`` to batches on the GPU instead of samples in the loader: the loader needs less
+            time, and every step some of the GPU's. Its transforms must be torchvision's, ElasticGrid or IgnoreFilled.
         predict: images and videos for ``darkroom predict``: a file, a folder, also with folders inside it, a pattern such
             as ``'photos/*.jpg'``, or a list of these; None: predict on the test split.
         max_side: largest longer side in pixels; larger images and their masks are scaled down to it, in every split.
@@ -77,6 +87,7 @@ class VisionDataModule(LightningDataModule):
     """
 
     image_shape: tuple[int, int, int]
+    augments_on_device: ClassVar[bool] = True  # False: augment_on_device is an error
     unstacked: ClassVar[frozenset[str]] = frozenset({"proposals"})  # entries of a batch that are lists
 
     def __init__(
@@ -94,6 +105,7 @@ class VisionDataModule(LightningDataModule):
         max_value: float | None = None,
         on_bad_sample: Literal["error", "skip"] = "error",
         bad_sample_budget: int = 100,
+        augment_on_device: bool = False,
     ) -> None:
         super().__init__()
         counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
@@ -115,7 +127,8 @@ class VisionDataModule(LightningDataModule):
         self.num_workers, self.seed, self.predict, self.max_side = num_workers, seed, predict, max_side
         self.max_pixels, self.pixel_scale = max_pixels, PixelScale(max_value)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self.augment = augment
+        self.augment, self.augment_on_device = augment, augment_on_device
+        self._augmentation: DeviceAugmentation | None = None
         self._datasets: dict[Split, KeyedSamples] = {}
 
     # --- hooks of a data set ------------------------------------------------------------------------------------------
@@ -211,6 +224,8 @@ class VisionDataModule(LightningDataModule):
             )
         if self.bad_samples is not None and self.trainer is not None:
             self.bad_samples.path = Path(self.trainer.log_dir or self.trainer.default_root_dir, BAD_SAMPLES_FILE)
+        if self.augment_on_device and "train" in _SPLITS_OF[stage]:
+            self._augmentation = self._device_augmentation()
         for split in _SPLITS_OF[stage]:  # the Trainer's stage is an enum: equal to the keys, but formatted differently
             dataset, transforms = self._source(split)
             if len(dataset) == 0:
@@ -223,7 +238,9 @@ class VisionDataModule(LightningDataModule):
                     "ranks; use fewer devices or more data, at least one sample per rank"
                 )
             dataset = self.prepare_dataset(dataset)
-            self._datasets[split] = KeyedDataset(dataset, v2.Compose(transforms) if transforms else None, self.seed)
+            keys = split == "train" and self._augmentation is not None
+            augment = v2.Compose(transforms) if transforms else None
+            self._datasets[split] = KeyedDataset(dataset, augment, self.seed, keys=keys)
 
     def teardown(self, stage: str) -> None:
         if self.bad_samples is not None:
@@ -251,8 +268,22 @@ class VisionDataModule(LightningDataModule):
     def _transforms(self, split: Split) -> list[v2.Transform]:
         if split != "train":
             return self.finish(split)
-        augment = self.default_augment() if self.augment is None else self.adapt_augment(self.augment)
-        return self.fit_to_batch() + augment + self.finish(split)
+        return self.fit_to_batch() + ([] if self.augment_on_device else self._augment()) + self.finish(split)
+
+    def _augment(self) -> list[v2.Transform]:
+        return self.default_augment() if self.augment is None else self.adapt_augment(self.augment)
+
+    def _device_augmentation(self) -> DeviceAugmentation | None:
+        """Return the augmentation of batches on their device, None without transforms."""
+        if not self.augments_on_device or self.finish("train"):
+            raise UsageError(
+                f"data.augment_on_device must be false for {type(self).__name__} with these options: a transform after the "
+                "augmentation needs the final sample in the loader"
+            )
+        transforms = self._augment()
+        # Transforms in the loader use the generator of the seed: others must not repeat its numbers.
+        key = (self.seed, 1) if self.fit_to_batch() else (self.seed,)
+        return DeviceAugmentation(transforms, key) if transforms else None
 
     def _sampler(self, split: Split) -> SeededSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -271,7 +302,7 @@ class VisionDataModule(LightningDataModule):
             # FFmpeg decodes ahead in threads of its own, which do not survive in forked workers.
             workers = 0 if samples.has_videos else workers
         dataset: KeyedSamples | SkippingDataset = self._datasets[split]
-        to_batch: Callable[[Any], dict[str, Any]] = partial(collate, unstacked=self.unstacked)
+        to_batch: Callable[[Any], dict[str, Any]] = partial(collate, unstacked=self.unstacked | {AUGMENT_KEYS})
         on_bad_samples = None
         if self.bad_samples is not None:
             dataset = SkippingDataset(self._datasets[split], self.seed, replace=train)
@@ -317,7 +348,12 @@ class VisionDataModule(LightningDataModule):
         return self._on_device[device]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
-        """Normalize uint8 images to the network's float type; convert masks to int64, masks of objects to bool."""
+        """Augment a training batch, if that is done on its device, and convert it.
+
+        uint8 images are normalized to the network's float type, masks become int64, and masks of objects bool.
+        """
+        if AUGMENT_KEYS in batch and self._augmentation is not None:
+            batch = self._augmentation(batch)
         image = batch["image"]
         batch["image"] = [self._normalize(one) for one in image] if isinstance(image, list) else self._normalize(image)
         if "mask" in batch:

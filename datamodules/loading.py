@@ -222,6 +222,21 @@ def split_key(key: Key | int) -> Key:
     return key if isinstance(key, tuple) else (0, key)
 
 
+# Entry of batches that are augmented on their device: the keys (epoch, index) of the samples, a list.
+AUGMENT_KEYS = "augment_keys"
+
+
+def require_uint8(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return an augmented sample; raise a UsageError if its image is not a uint8 tensor."""
+    image = sample["image"]
+    if (dtype := image.dtype if isinstance(image, Tensor) else type(image).__name__) != torch.uint8:
+        raise UsageError(
+            f"data.augment must return images of torch.uint8, got {dtype}; the datamodule converts and normalizes "
+            "them: remove ToDtype, Normalize and similar transforms"
+        )
+    return sample
+
+
 class KeyedDataset(Dataset[dict[str, Any]]):
     """Data set addressed by (epoch, index) that augments each sample under a generator seeded by that key.
 
@@ -229,6 +244,7 @@ class KeyedDataset(Dataset[dict[str, Any]]):
         dataset: addressed by int.
         augment: maps a dict of tv_tensors to the same (``transforms.v2``): image and mask are transformed together.
         seed: seed of the augmentation, part of every key.
+        keys: add the key to each sample, for augmentation on the device.
     """
 
     def __init__(
@@ -236,25 +252,20 @@ class KeyedDataset(Dataset[dict[str, Any]]):
         dataset: SizedDataset,
         augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         seed: int = 0,
+        keys: bool = False,
     ) -> None:
-        self.dataset, self.augment, self.seed = dataset, augment, seed
+        self.dataset, self.augment, self.seed, self.keys = dataset, augment, seed, keys
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
         epoch, index = split_key(key)
+        added = {AUGMENT_KEYS: (epoch, index)} if self.keys else {}
         if self.augment is None:
-            return self.dataset[index]
+            return self.dataset[index] | added
         with keyed_rng(self.seed, epoch, index):
-            sample = self.augment(as_tv_tensors(self.dataset[index]))
-        image = sample["image"]
-        if (dtype := image.dtype if isinstance(image, Tensor) else type(image).__name__) != torch.uint8:
-            raise UsageError(
-                f"data.augment must return images of torch.uint8, got {dtype}; the datamodule converts and normalizes "
-                "them: remove ToDtype, Normalize and similar transforms"
-            )
-        return sample
+            return require_uint8(self.augment(as_tv_tensors(self.dataset[index]))) | added
 
     @property
     def makes_batches(self) -> bool:
@@ -263,7 +274,13 @@ class KeyedDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Any] | list[dict[str, Any]]:
         if self.augment is None and isinstance(self.dataset, BatchedDataset):
-            return self.dataset.__getitems__([split_key(key)[1] for key in keys])
+            given = [split_key(key) for key in keys]
+            batch = self.dataset.__getitems__([index for _, index in given])
+            if not self.keys:
+                return batch
+            if isinstance(batch, dict):
+                return batch | {AUGMENT_KEYS: given}
+            return [sample | {AUGMENT_KEYS: key} for sample, key in zip(batch, given, strict=True)]
         return [self[key] for key in keys]
 
 

@@ -97,8 +97,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         for network in self.networks():
             if not is_sharded(network):
                 network.to(memory_format=self.memory_format)
-            if self.optim.compile:
-                network.compile()
+            self.optim.compile_in_place(network)
 
     def on_fit_start(self) -> None:
         # All ranks were given the same seed, for the same first weights; their noise must differ from now on.

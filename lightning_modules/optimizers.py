@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from lightning import LightningModule
@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.lr_schedulers import Interval, build_scheduler
+
+CompileMode: TypeAlias = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 @dataclass
@@ -27,6 +29,9 @@ class Optim:
             ``WarmupConstant``, CyclicLR and OneCycleLR, epochs for all others.
         channels_last: keep the network's weights and images in NHWC order: a gain for most convolutional networks.
         compile: ``torch.compile`` the network; pays on a GPU with fixed sizes, not on a CPU.
+        compile_mode: default, for batches of any size; reduce-overhead: CUDA graphs, for small batches of fixed size whose
+            time is that of launching kernels; max-autotune: also times several kernels for each operation at the start.
+            The last two keep the memory of a graph for every size that occurs.
         backbone_lr: factor above 0 on the learning rate of the pretrained layers, those that ``init_from`` or ``weights``
             loaded. All other layers have the full rate.
         freeze_epochs: the pretrained layers are frozen in this number of epochs, at least 0, of the start of the fit: their
@@ -44,12 +49,17 @@ class Optim:
     lr_interval: Interval | None = None
     channels_last: bool = False
     compile: bool = False
+    compile_mode: CompileMode = "default"
     backbone_lr: float = 1.0
     freeze_epochs: int = 0
     freeze_layers: int = 0
     freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
+        if self.compile_mode not in get_args(CompileMode):
+            raise UsageError(
+                f"model.optim.compile_mode must be one of {', '.join(get_args(CompileMode))}, got {self.compile_mode}"
+            )
         if not self.backbone_lr > 0:
             raise UsageError(
                 f"model.optim.backbone_lr must be above 0, got {self.backbone_lr}; to keep pretrained layers constant, set "
@@ -68,6 +78,11 @@ class Optim:
     def memory_format(self) -> torch.memory_format:
         """Layout of weights and images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def compile_in_place(self, network: nn.Module) -> None:
+        """Compile a network, whose weights keep their names, if ``compile`` is set."""
+        if self.compile:
+            network.compile(mode=self.compile_mode)
 
     def build_scheduler(self, optimizer: Optimizer, module: LightningModule, every: int = 1) -> dict[str, Any] | None:
         """Build the scheduler of an optimizer, as ``configure_optimizers`` returns it; None for a constant rate.

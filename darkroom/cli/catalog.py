@@ -35,7 +35,8 @@ def import_all() -> None:
 
 def plugins() -> list[EntryPoint]:
     """Return the entry points by which installed packages add modules, datamodules and callbacks."""
-    return [point for group in ENTRY_POINTS for point in entry_points(group=group)]
+    installed = entry_points()  # read once: each reading takes 0.03 s
+    return [point for group in ENTRY_POINTS for point in installed.select(group=group)]
 
 
 def import_users(names: set[str]) -> None:

@@ -4,6 +4,7 @@ import re
 import sys
 from argparse import Action
 from collections.abc import Iterable, Iterator, Sequence
+from inspect import getdoc
 from pydoc import locate
 from typing import Any, NoReturn
 
@@ -11,7 +12,6 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from lightning import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
-from darkroom.cli import catalog
 from darkroom.cli.console import is_debugging
 from darkroom.cli.usage_errors import BASES, shorten_error
 from darkroom.errors import UsageError
@@ -62,8 +62,8 @@ def _choices(paths: list[str], key: str, family: str) -> list[str]:
         key: option, such as model.loss.
         family: package of the model that has the option, or empty.
     """
-    if key in BASES:
-        return list(catalog.classes(*BASES[key]))
+    if key in BASES:  # all are imported, so the sources are not parsed again, which takes 0.5 s
+        return [path.rpartition(".")[2] for path in sorted(paths, key=_module) if not _is_base(path)]
     paths = [path for path in paths if not path.startswith(_ALWAYS_ON)]
     if len(paths) > _MOST_CLASSES:
         own = [path for path in paths if path.startswith(family or "darkroom.") and not _is_method(path)]
@@ -71,6 +71,14 @@ def _choices(paths: list[str], key: str, family: str) -> list[str]:
         kind = [path for path in own if any(part in _file_and_name(path) for part in _KINDS.get(option, (option,)))]
         paths = kind or own or paths
     return [path.rpartition(".")[2] for path in paths]
+
+
+def _module(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _is_base(path: str) -> bool:
+    return (getdoc(locate(path)) or "").startswith("Base of")
 
 
 def _is_method(path: str) -> bool:

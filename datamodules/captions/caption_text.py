@@ -9,6 +9,8 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from darkroom.datamodules.transforms.on_device import DeviceTransform
+
 _SIDED = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
@@ -38,7 +40,7 @@ class RandomCaption(v2.Transform):
         return {key: value for key, value in sample.items() if key != "captions"} | {"caption": chosen}
 
 
-class CaptionSafeFlip(v2.Transform):
+class CaptionSafeFlip(DeviceTransform):
     """Mirror half of the images left-right, except those whose caption mentions left or right."""
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,9 @@ class DetectionDataModule(VisionDataModule):
             ranks.
     """
 
+    augments_on_device: ClassVar[bool] = (
+        False  # images of a batch differ in size, and objects outside of them are dropped
+    )
     unstacked: ClassVar[frozenset[str]] = frozenset({"image", "target", "proposals"})
 
     def __init__(

@@ -16,8 +16,8 @@ from darkroom.datamodules.base import LABELLED_SPLITS, LabelledSplit, Split
 from darkroom.datamodules.images.base import ArrayImages, LabelledImages, resize_images
 from darkroom.datamodules.io.hash_random import uniform
 from darkroom.datamodules.io.pairing import check_val_fraction
-from darkroom.datamodules.loading import Key, KeyedSamples, collate, split_key
-from darkroom.errors import DataError
+from darkroom.datamodules.loading import Key, KeyedDataset, KeyedSamples, collate, split_key
+from darkroom.errors import DataError, UsageError
 from darkroom.protocols import SizedDataset
 
 Binarization = Literal["dynamic", "fixed", "threshold"]
@@ -40,6 +40,10 @@ class DynamicBinarization(Dataset[dict[str, Any]]):
     makes_batches = True
 
     def __init__(self, keyed: KeyedSamples, seed: int) -> None:
+        if isinstance(keyed, KeyedDataset) and keyed.keys:
+            raise UsageError(
+                "data.augment_on_device must be false with data.binarize dynamic, which is the last transform"
+            )
         self.keyed, self.seed = keyed, seed
         self.dataset = keyed.dataset
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from scipy.io import loadmat
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
@@ -28,6 +27,8 @@ def read_voc_or_sbd_mask(path: Path) -> Image.Image:
     """Read an index mask, or SBD's ``.mat`` with the same values in ``GTcls.Segmentation``."""
     if path.suffix != ".mat":
         return read_mask(path)
+    from scipy.io import loadmat  # 40 modules, which only SBD needs
+
     try:
         return Image.fromarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
     except Exception as error:  # scipy raises many types

@@ -9,10 +9,11 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from darkroom.datamodules.io.read_images import IGNORE
+from darkroom.datamodules.transforms.on_device import DeviceTransform
 from darkroom.errors import UsageError
 
 
-class ElasticGrid(v2.Transform):
+class ElasticGrid(DeviceTransform):
     """U-Net's elastic deformation (Ronneberger et al. 2015, section 3.1): image and masks are deformed together.
 
     A coarse grid over the image has random displacements; bicubic interpolation gives every pixel its own. Images are
@@ -43,12 +44,13 @@ class ElasticGrid(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Deform an image, a mask or boxes by the displacement."""
-        displacement = params["displacement"]
+        displacement = params["displacement"].to(inpt.device)
         if isinstance(inpt, tv_tensors.Mask | tv_tensors.BoundingBoxes):
             # Class masks are uint8; wider integers are instance ids, and 0 is none.
             fill = IGNORE if inpt.dtype == torch.uint8 else 0
             return F.elastic(inpt, displacement, InterpolationMode.NEAREST, fill)
         # F.elastic cannot mirror. Coordinates as in it: pixel centres, with the edges at -1 and 1.
-        where = affine_grid(torch.eye(2, 3)[None], [1, 1, *inpt.shape[-2:]], align_corners=False) + displacement
+        same = torch.eye(2, 3, device=inpt.device)[None]
+        where = affine_grid(same, [1, 1, *inpt.shape[-2:]], align_corners=False) + displacement
         image = grid_sample(inpt[None].float(), where, padding_mode="reflection", align_corners=False)[0]
         return tv_tensors.wrap((image if inpt.is_floating_point() else image.round()).to(inpt.dtype), like=inpt)

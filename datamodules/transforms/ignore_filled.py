@@ -8,9 +8,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from darkroom.datamodules.io.read_images import IGNORE
+from darkroom.datamodules.transforms.on_device import DeviceTransform
 
 
-class IgnoreFilled(v2.Transform):
+class IgnoreFilled(DeviceTransform):
     """Apply transforms, then set the mask pixels that they filled to 255, which loss and metrics ignore.
 
     Rotations, affine maps, crops with padding and the like fill new pixels of a mask with 0, the background class, unless

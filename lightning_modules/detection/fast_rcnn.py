@@ -222,9 +222,12 @@ class FastRCNN(ObjectDetection):
         ]
         logits, offsets = self._classify(batch, images, maps, [rois for rois, _, _ in samples])
         rois, labels, truth = (torch.cat(column) for column in zip(*samples, strict=True))
-        objects = labels.nonzero().flatten()
-        expected = encode(truth[objects], rois[objects], self.offset_deviations)
-        box = F.smooth_l1_loss(offsets[objects, labels[objects] - 1], expected, reduction="sum", beta=1.0)
+        # Of all regions, with the background masked, because selecting the objects would synchronize with a GPU.
+        objects = (labels > 0)[:, None]
+        own = offsets.gather(1, (labels - 1).clamp(min=0)[:, None, None].expand(-1, 1, 4)).squeeze(1)
+        expected = encode(truth, rois, self.offset_deviations)
+        difference = torch.where(objects, own - expected, 0)  # a region without area has no finite offsets
+        box = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="sum", beta=1.0)
         count = max(1, len(labels))
         return {"class": F.cross_entropy(logits, labels, reduction="sum") / count, "box": box / count}
 

@@ -229,7 +229,7 @@ def encode(targets: Sequence[Target], sizes: Sequence[Sequence[int]], grid: int)
     labels = torch.cat([target["labels"] for target in targets])
     boxes = torch.cat([target["boxes"].float() for target in targets])
     order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True, stable=True)
-    images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(boxes.device)
+    images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts), output_size=len(labels)).to(boxes.device)
     boxes = boxes / boxes.new_tensor([[width, height] * 2 for height, width in sizes])[images]
 
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)

@@ -140,8 +140,7 @@ class ConvolutionalizedClassifier(SemanticSegmentation):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if self.optim.compile:
-            self.network.windows.compile()
+        self.optim.compile_in_place(self.network.windows)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         check_images(batch["image"], self.network)

@@ -37,6 +37,13 @@ def test_help_names_own_classes_as_choices(darkroom: Callable) -> None:
     assert "class_weights" in darkroom("fit", "--model", "UNet", "--model.loss.help", "CrossEntropy").out
 
 
+def test_choices_of_model_and_data_are_all_methods_and_datasets(darkroom: Callable) -> None:
+    text = re.sub(r"\s+", " ", darkroom("fit", "--help").out)
+    shown = [{*choices.split(", ")} for choices in re.findall(r"choices: (\w+(?:, \w+)+)", text)]
+    for base in (("lightning_modules", "Technique"), ("datamodules", "VisionDataModule")):
+        assert any(choices >= catalog.classes(*base).keys() for choices in shown), base
+
+
 def test_help_of_fit_starts_with_its_options(darkroom: Callable) -> None:
     lines = darkroom("fit", "--help").out.splitlines()
     assert lines[0] == "usage: darkroom fit [--config FILE ...] [--OPTION VALUE ...]"

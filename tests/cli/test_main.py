@@ -38,14 +38,21 @@ assert not {"torch", "lightning"} & sys.modules.keys()
 
 
 @pytest.mark.slow  # imports everything in a process of its own
-def test_fit_help_does_not_import_optional_packages() -> None:
-    code = """
+@pytest.mark.parametrize("arguments", [["--help"], ["--config", "configs/segmentation/unet.yaml", "--print_config"]])
+def test_fit_does_not_import_packages_before_they_are_needed(arguments: list[str]) -> None:
+    late = [
+        *("wandb", "tensorboard", "matplotlib", "segmentation_models_pytorch", "transformers", "diffusers", "pandas"),
+        *("onnx", "onnxruntime", "onnxscript", "sklearn", "torchcodec", "cv2", "faster_coco_eval", "scipy.io"),
+        *("scipy.stats", "scipy.signal", "huggingface_hub", "webdataset", "safetensors", "torch_fidelity"),
+    ]
+    code = f"""
 import sys
-import torchmetrics  # lightning's own need; it imports matplotlib where that is installed
+import lightning.pytorch.cli, torchmetrics, torchvision  # needed by every command; they import matplotlib, scipy.signal
 theirs = set(sys.modules)
 from darkroom.__main__ import main
-assert main(["fit", "--help"]) == 0
-assert not {"wandb", "tensorboard", "matplotlib", "segmentation_models_pytorch"} & (sys.modules.keys() - theirs)
+assert main(["fit", *{arguments}]) == 0
+early = set({late}) & (sys.modules.keys() - theirs)
+assert not early, early
 """
     subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, check=True)
 

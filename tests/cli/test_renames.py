@@ -1,5 +1,6 @@
 """Names of the previous version: accepted in configs, on the command line and in checkpoints, with one warning each."""
 
+import ast
 import json
 import warnings
 from collections.abc import Callable
@@ -259,6 +260,15 @@ def test_old_arguments_of_callbacks_and_data_are_renamed() -> None:
 
 def test_every_renamed_class_exists() -> None:
     assert set(renames.CLASSES.values()) | set(renames.KEYS_OF_CLASS) <= renames.class_modules().keys()
+
+
+def test_class_modules_are_those_of_the_syntax_tree() -> None:
+    for name, module in renames.class_modules().items():
+        package, *rest = module.split(".")[1:]
+        path = renames.folder_of(package).joinpath(*rest)
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}, name
 
 
 @pytest.mark.slow

@@ -11,12 +11,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.lightning_modules.classification import ImageClassifier
 from darkroom.lightning_modules.optimizers import Optim
+from tests.contracts.compilation import CompilationContract
 from tests.contracts.export import ExportContract
 from tests.contracts.module import trainer
 from tests.contracts.synchronization import SynchronizationContract
 
 
-class ClassificationContract(ExportContract, SynchronizationContract):
+class ClassificationContract(ExportContract, SynchronizationContract, CompilationContract):
     """Inherit as ``class TestMyClassifier(ClassificationContract)``."""
 
     steps = 60  # on one batch ...

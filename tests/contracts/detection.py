@@ -15,12 +15,13 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.detection.base import ObjectDetection
 from darkroom.lightning_modules.detection.inference import DetectionInference
 from darkroom.lightning_modules.optimizers import Optim
+from tests.contracts.compilation import CompilationContract
 from tests.contracts.export import ExportContract
 from tests.contracts.module import trainer
 from tests.contracts.synchronization import SynchronizationContract
 
 
-class DetectionContract(ExportContract, SynchronizationContract):
+class DetectionContract(ExportContract, SynchronizationContract, CompilationContract):
     """Inherit as ``class TestMyMethod(DetectionContract)``."""
 
     steps = 150  # on one batch ...

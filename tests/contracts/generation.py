@@ -20,6 +20,7 @@ from darkroom.export.write import write_method
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.protocols.export import BATCH, ExportableParts
+from tests.contracts.compilation import CompilationContract
 from tests.contracts.export import EagerRunner
 from tests.contracts.module import trainer
 from tests.contracts.synchronization import SynchronizationContract
@@ -61,7 +62,7 @@ def as_trained(model: Generative) -> TrainedMethod:
     return TrainedMethod(model.eval(), model, normalization, (), 0, Path("last.ckpt"))
 
 
-class GenerationContract(SynchronizationContract):
+class GenerationContract(SynchronizationContract, CompilationContract):
     """Inherit as ``class TestMyMethod(GenerationContract)``."""
 
     image_shape = (3, 16, 16)

@@ -14,6 +14,7 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.optimizers import Optim
 from darkroom.lightning_modules.segmentation import SemanticSegmentation
+from tests.contracts.compilation import CompilationContract
 from tests.contracts.export import ExportContract
 from tests.contracts.synchronization import SynchronizationContract
 
@@ -29,7 +30,7 @@ def trainer(folder: Path, **kwargs: Any) -> Trainer:
     return Trainer(**{"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, **quiet, **kwargs})
 
 
-class SegmentationContract(ExportContract, SynchronizationContract):
+class SegmentationContract(ExportContract, SynchronizationContract, CompilationContract):
     """Inherit as ``class TestMyMethod(SegmentationContract)``."""
 
     steps = 150  # on one batch ...

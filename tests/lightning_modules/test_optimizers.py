@@ -1,4 +1,4 @@
-"""CaffeSGD: doubled rate of biases without weight decay, otherwise equal to torch's SGD."""
+"""CaffeSGD: doubled rate of biases without weight decay, otherwise equal to torch's SGD; options of the optimization."""
 
 from copy import deepcopy
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
-from darkroom.lightning_modules.optimizers import CaffeSGD
+from darkroom.lightning_modules.optimizers import CaffeSGD, Optim
 
 
 def network() -> nn.Module:
@@ -106,3 +106,19 @@ def test_optimizer_is_built_from_config() -> None:
     for wrong in ({}, {"lr": 0.1, "decay": 1}):
         with pytest.raises(Exception, match="lr|decay"):
             parser.parse_object({"optimizer": {"class_path": path, "init_args": wrong}})
+
+
+def test_networks_are_compiled_in_the_given_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, mode: modes.append(mode))
+    Optim(compile=True, compile_mode="reduce-overhead").compile_in_place(network())
+    Optim(compile=True).compile_in_place(network())
+    Optim(compile_mode="max-autotune").compile_in_place(network())  # compile is false
+    assert modes == ["reduce-overhead", "default"]
+
+
+def test_unknown_compile_mode_raises() -> None:
+    with pytest.raises(
+        UsageError, match="model.optim.compile_mode must be one of default, reduce-overhead, max-autotune"
+    ):
+        Optim(compile_mode="fastest")  # type: ignore[arg-type]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 
 from darkroom.datamodules.detection.annotations import MaskFault
@@ -24,6 +23,8 @@ def run_lengths(segmentation: Any, size: tuple[int, int]) -> bytes:
     Raises:
         ValueError: the segmentation has another format or size.
     """
+    from faster_coco_eval.core import mask as coco_mask  # imports OpenCV where that is installed: 0.1 s of every start
+
     try:
         if isinstance(segmentation, dict):
             if tuple(segmentation["size"]) != size:
@@ -78,6 +79,8 @@ class RunLengthMasks:
     runs: tuple[bytes, ...]
 
     def __call__(self) -> np.ndarray:
+        from faster_coco_eval.core import mask as coco_mask
+
         if not self.runs:
             return np.zeros((0, *self.size), np.uint8)
         masks = coco_mask.decode([{"size": list(self.size), "counts": counts} for counts in self.runs])

@@ -37,7 +37,7 @@ def sample_windows(
     quarter = round(count / 4) if len(objects) else 0
     chosen = torch.cat([_sample(objects, quarter), _sample(background, count - quarter)]).sort().values
     image = torch.arange(len(counts), device=chosen.device).repeat_interleave(
-        torch.tensor(counts, device=chosen.device)
+        torch.tensor(counts, device=chosen.device), output_size=len(every)
     )
     return list(every[chosen].split(torch.bincount(image[chosen], minlength=len(counts)).tolist())), label[chosen]
 

@@ -66,6 +66,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 class TestDCGAN(GenerationContract):
+    compile_backend = "inductor"
     loss = "d_loss"
     test_exported_files_predict_as_model = None  # TestConditionalDCGAN exports
 

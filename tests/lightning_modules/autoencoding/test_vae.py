@@ -29,6 +29,7 @@ from tests.contracts.module import trainer
 
 
 class TestVAE(GenerationContract):
+    compile_backend = "inductor"
     overfit_loss = ("reconstruction", 450.0)
 
     def build(self, **kwargs: Any) -> VAE:

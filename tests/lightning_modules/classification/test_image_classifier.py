@@ -18,6 +18,8 @@ from tests.contracts.module import trainer
 
 
 class TestBackbone(ClassificationContract):
+    compile_backend = "inductor"
+
     def build(self, **kwargs: Any) -> ImageClassifier:
         torch.manual_seed(0)
         network = BackboneClassifier("vgg11_bn", 8, (3, 32, 32), width=0.06)

@@ -98,6 +98,15 @@ class TestFastRCNN(FastRCNNContract):
         model.network.offsets.bias.data = torch.tensor([0, 0.5, 1, -2]).repeat(5)
         assert model.loss_terms(batch)["box"].item() == pytest.approx(2.125)
 
+    def test_background_region_without_area_has_finite_gradient(self) -> None:
+        model, batch = self.build().eval(), self.batch(objects=(1, 1))
+        point = torch.tensor([[5.0, 5, 5, 5]])  # its offsets to any box are not finite
+        batch["proposals"] = [torch.cat([target["boxes"], point]) for target in batch["target"]]
+        terms = model.loss_terms(batch)
+        terms["box"].backward()
+        assert terms["box"].isfinite()
+        assert model.network.offsets.weight.grad.isfinite().all()
+
     def test_box_gradient_reaches_only_true_class(self) -> None:
         model, batch = self.build().eval(), self.batch(objects=(1, 1))
         only = int(batch["target"][0]["labels"][0])

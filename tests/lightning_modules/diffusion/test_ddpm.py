@@ -32,6 +32,7 @@ def network(**kwargs: Any) -> DenoisingUNet:
 
 
 class TestDDPM(GenerationContract):
+    compile_backend = "inductor"
     overfit_loss = ("loss", 0.35)
 
     def build(self, **kwargs: Any) -> DDPM:

@@ -47,6 +47,7 @@ class TestUNetValid(SegmentationContract):
 
 
 class TestUNet(SegmentationContract):
+    compile_backend = "inductor"
     steps = 220
 
     def build(self, **kwargs: Any) -> UNet:

@@ -1,0 +1,101 @@
+"""Contract of every method: with ``optim.compile``, its training step has the loss and the gradients of the eager one."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+import torch._inductor.config
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+
+class CompilationContract:
+    """Part of the contracts of the families; ``build`` and ``data`` are theirs."""
+
+    # Captures graphs and derives their backward pass as inductor does, without its C++ compiler, which takes a minute.
+    # One method of each family has inductor.
+    compile_backend = "aot_eager"
+
+    epochs = 1  # of the shortest fit; the first step is compared
+
+    def build(self, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def data(self, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def _compiler(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        compile_module = nn.Module.compile
+        monkeypatch.setattr(
+            nn.Module, "compile", lambda module, mode: compile_module(module, backend=self.compile_backend)
+        )
+        torch._dynamo.reset()
+        counters.clear()
+        with torch._inductor.config.patch(fallback_random=True):  # random numbers of eager mode
+            yield
+        torch._dynamo.reset()
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("_compiler")
+    def test_compiled_training_step_equals_eager(self, tmp_path: Path) -> None:
+        data = {"batch_size": 2, "train_size": 2}
+        loss, gradients = first_step(self.build, self.data(**data), tmp_path, self.epochs, compiled=False)
+        assert not counters["stats"]["unique_graphs"]
+        compiled_loss, compiled_gradients = first_step(
+            self.build, self.data(**data), tmp_path, self.epochs, compiled=True
+        )
+        assert counters["stats"]["unique_graphs"] > 0
+        torch.testing.assert_close(compiled_loss, loss, rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert compiled_gradients.keys() == gradients.keys()
+        largest = {name: float(gradient.abs().max()) for name, gradient in gradients.items()}
+        rounding = 1e-5 * max(largest.values())  # of biases before a batch norm, whose gradient is 0
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(
+                compiled_gradients[name],
+                gradient,
+                rtol=1e-3,
+                atol=1e-3 * largest[name] + rounding,
+                msg=partial("{}: {}".format, name),
+            )
+
+
+def first_step(
+    build: Any, data: LightningDataModule, folder: Path, epochs: int, compiled: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of the first training step, NaN for manual optimization, and the gradients by parameter."""
+    seed_everything(0)
+    model, seen = build(), _FirstStep()
+    model.optim.compile = compiled
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    limits: dict[str, Any] = {"limit_train_batches": 1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    Trainer(accelerator="cpu", max_epochs=epochs, default_root_dir=folder, callbacks=[seen], **quiet, **limits).fit(
+        model, data
+    )
+    return seen.loss, seen.gradients
+
+
+class _FirstStep(Callback):
+    """Keeps the gradients of the first step of every optimizer, and the first loss."""
+
+    def __init__(self) -> None:
+        self.loss = torch.tensor(math.nan)
+        self.gradients: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if parameter.grad is not None:
+                self.gradients.setdefault(name, parameter.grad.clone())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        if isinstance(outputs, dict) and "loss" in outputs and self.loss.isnan():
+            self.loss = outputs["loss"].detach().clone()
