@@ -127,7 +127,7 @@ def _run(argv: list[str]) -> int:
     try:
         if argv[0] == "chain":
             with without_garbage_collection():
-                chain = importlib.import_module("darkroom.cli.commands.chain")
+                chain = importlib.import_module("darkroom.cli.chain")
             return chain.main(argv[1:])
         with without_garbage_collection():
             from darkroom.cli.run import run  # importing takes seconds

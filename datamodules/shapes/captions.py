@@ -119,7 +119,9 @@ class CaptionedScenes(WholeBatchDataset):
             "held_out": described.held_out,
             "form": described.form,
         }
-        captions = {"caption": described.captions, "exchanged": described.exchanged}
+        captions = {"caption": described.captions}
+        if _RELATION in self.forms:
+            captions["exchanged"] = described.exchanged
         return {key: torch.from_numpy(value) for key, value in batch.items()} | captions
 
     def describe(self, indices: Sequence[int]) -> DescribedScenes:
@@ -181,7 +183,8 @@ class ShapesCaptions(LabelledImages):
     Batch:
 
     - ``caption``;
-    - ``exchanged``: the caption with its two objects exchanged; empty for other forms and for two objects that are alike;
+    - ``exchanged``, if "relation" is among the forms: the caption with its two objects exchanged; empty for other forms,
+      and for two objects that are alike;
     - ``attributes`` int64 (B, A), named by ``attribute_names``, -1 where the caption does not state one. The first of two
       objects is the left or upper one, whatever their order in the caption;
     - ``held_out`` bool (B,), True if an object has a colour and a kind that training never shows together;

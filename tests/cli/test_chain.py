@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from darkroom.cli.commands.chain import parse
+from darkroom.cli.chain import parse
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.segmentation import FCN
 from tests.conftest import CONFIGS

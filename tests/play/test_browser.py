@@ -12,7 +12,7 @@ import torch
 from darkroom.export.formats.files import require_onnx
 from darkroom.export.outputs import TASKS, name_detections
 from tests.browser import needs_browser
-from tests.devtools import Page, open_browser
+from tests.play.devtools import Page, open_browser
 from tests.play.pages import fit_tiny, needs_runtime, predict_examples, write_page
 
 pytestmark = [pytest.mark.slow, needs_browser, needs_runtime]

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.results.table.raw import Result
 from benchmarks.results.table.rows import ROOT, Row
-from darkroom.cli.commands.chain import Record
+from darkroom.cli.chain import Record
 from darkroom.cli.usage_errors import EXTRAS
 from darkroom.paths import install_command
 from darkroom.runtime.run_folder import list_runs
