@@ -56,7 +56,7 @@ def guide_too_strongly(model: DDPM) -> None:
 
 
 def shift_times(model: DDPM) -> None:
-    """Tell the network a time 100 steps later than that of its input."""
+    """Pass the network a time 100 steps later than that of its input."""
     network = model.sampling_network
     forward = network.forward
     network.forward = lambda x, t, **condition: forward(x, (t + 100).clamp(max=999), **condition)
@@ -77,8 +77,8 @@ FAILURES: dict[str, Callable[[DDPM], None]] = {
 }
 
 
-def draw(change: Callable[[DDPM], None], run: Path, count: int, seed: int) -> list[Tensor]:
-    """Draw ``count`` samples uint8 (3, H, W) of a run's model after a change."""
+def sample_after(change: Callable[[DDPM], None], run: Path, count: int, seed: int) -> list[Tensor]:
+    """Sample ``count`` images uint8 (3, H, W) of a run's model after a change."""
     data, model = opened(run)
     assert isinstance(model, DDPM)
     change(model)
@@ -101,7 +101,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     import_all()
-    rows = {name: draw(change, arguments.run, arguments.columns, arguments.seed) for name, change in FAILURES.items()}
+    rows = {
+        name: sample_after(change, arguments.run, arguments.columns, arguments.seed)
+        for name, change in FAILURES.items()
+    }
     tile = (arguments.side, arguments.side)
     image_grid(list(rows.values()), list(rows), gap=4, tile=tile).save(arguments.out.with_suffix(""))
 

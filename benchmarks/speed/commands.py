@@ -141,8 +141,8 @@ def loader_wait(options: Options) -> Result:
                 default_root_dir=folder,
                 callbacks=[waits],
             ).fit(UNet(num_classes=6, base_channels=16), data)
-        for name, total in zip(seconds, (waits.fitted, waits.waited), strict=True):
-            seconds[name].append(total / (steps - 1))
+        for name, each in zip(seconds, (waits.fitted / steps, waits.waited / (steps - 1)), strict=True):
+            seconds[name].append(each)
     note = f"{workers} loader processes. The wait includes Lightning's own work between two steps."
     return _table("Waiting for the loader", seconds, 8, [note])
 

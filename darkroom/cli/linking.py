@@ -67,6 +67,10 @@ def link_model(data: VisionDataModule, model: Namespace, checkpoint: str | Path 
         known = {name: saved.get(name) for name in known if arguments.get(name) is None}
     if not arguments.get("conditional", config_traits(model.class_path).is_conditional):
         known.pop("num_classes", None)  # an unconditional model takes data with any number of classes
+    if not arguments.get("supervision"):
+        known.pop("attribute_sizes")  # nothing is built of it
+    elif known["attribute_sizes"] is None:
+        known["attribute_sizes"] = saved.get("attribute_sizes")  # tests on data without attributes
     for name, value in known.items():
         if name not in arguments or value is None:
             continue

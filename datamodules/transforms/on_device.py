@@ -11,7 +11,8 @@ from torchvision.transforms import v2
 from darkroom.datamodules.loading import AUGMENT_KEYS, Key, as_tv_tensors, keyed_rng, require_uint8
 from darkroom.errors import UsageError
 
-_ON_CPU = (v2.JPEG, v2.PILToTensor, v2.ToImage)  # of torchvision, that compute on the CPU only
+# Of torchvision: they compute on the CPU only, call a function that may, or take random numbers from the images' device.
+_REFUSED = (v2.JPEG, v2.PILToTensor, v2.ToImage, v2.Lambda, v2.GaussianNoise)
 
 
 class DeviceTransform(v2.Transform):
@@ -39,7 +40,8 @@ class DeviceAugmentation:
             if (culprit := _cpu_only(transform)) is not None:
                 raise UsageError(
                     f"data.augment_on_device is true, but data.augment has {type(culprit).__name__}, which may compute "
-                    "on the CPU only; remove it, or set data.augment_on_device to false"
+                    "on the CPU only, or takes its random numbers from the GPU; remove it, or set data.augment_on_device to "
+                    "false"
                 )
         self.transform, self.key = v2.Compose(list(transforms)), tuple(key)
 
@@ -68,7 +70,7 @@ def _plain(value: Tensor) -> Tensor:
 def _cpu_only(transform: Any) -> Any:
     """Return the transform, or one inside it, that may compute on the CPU only; None if there is none."""
     known = isinstance(transform, DeviceTransform) or type(transform).__module__.startswith("torchvision.transforms.v2")
-    if not known or isinstance(transform, _ON_CPU):
+    if not known or isinstance(transform, _REFUSED):
         return transform
     inner = vars(transform).get("transforms") or list(vars(transform).get("_modules", {}).values())
     inner = [inner] if isinstance(inner, v2.Transform) else list(inner)

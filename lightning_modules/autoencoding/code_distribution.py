@@ -105,7 +105,7 @@ class CodeMixture(KeepFloat32):
         super().__init__()
         if find_spec("sklearn") is None:
             raise UsageError(
-                "model.code_components above 1 needs scikit-learn, which is not installed: pip install -e '.[digits]'"
+                "model.code_components of a mixture needs scikit-learn, which is not installed: pip install -e '.[digits]'"
             )
         self.components = components
         self.register_buffer("weights", torch.full((components,), 1 / components, dtype=torch.float32))

@@ -161,9 +161,8 @@ class Attention(nn.Module):
         positions = encode_positions(size[0], size[1], channels, query.device)
         weight = self.query_key_value.weight[: channels * (2 if keys_values else 1)]
         of_query, *of_key = F.linear(positions.to(weight.dtype), weight).to(query.dtype).split(channels, -1)
-        return query + of_query, [part + place for part, place in zip(keys_values, of_key, strict=False)] + keys_values[
-            1:
-        ]
+        keys = [key + place for key, place in zip(keys_values, of_key, strict=False)]  # none if only words are keys
+        return query + of_query, keys + keys_values[1:]
 
 
 def encode_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:

@@ -62,8 +62,7 @@ class DenoisingUNet(TimedUNet):
         self_conditioning: take the last predicted x0 as additional input.
         word_attention: sides of further maps, whose blocks attend to the tokens only. Among all pixels of a large map the
             tokens of a caption get little attention.
-        positions: attention knows where a pixel is: positions are added to what its queries and keys are computed from. It
-            binds the objects of a caption to their places.
+        positions: add positions of the pixels to what the queries and keys of every attention are computed from.
         gradient_checkpointing: store only the inputs of layers and compute the rest again in the backward pass: the same
             gradients, less memory, a third more time.
         text_dim: D; the network takes tokens of a text. Their mean is added to the time embedding, and every attention

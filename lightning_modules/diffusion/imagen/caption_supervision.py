@@ -1,4 +1,4 @@
-"""CaptionSupervision: trains a text encoder to tell which attribute belongs to which object of a caption."""
+"""CaptionSupervision: trains a text encoder to distinguish which attribute belongs to which object of a caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from darkroom.lightning_modules.diffusion.blocks import mean_of_tokens
 class CaptionSupervision:
     """Supervision of a learned text encoder by the attributes that captions state.
 
-    The diffusion loss teaches an encoder only slowly that "a red circle left of a blue square" and "a blue square left of a
-    red circle" differ. A linear layer on the mean of the tokens, whose cross-entropy is added to the loss, does it in a few
-    hundred steps. The weight falls linearly to zero.
+    By the diffusion loss alone an encoder learns only slowly that "a red circle left of a blue square" and "a blue square
+    left of a red circle" differ. So the cross-entropy of a linear layer on the mean of the tokens is added to the loss. Its
+    weight falls linearly to zero.
 
     Args:
         weight: of the mean cross-entropy of the attributes, in the first step.

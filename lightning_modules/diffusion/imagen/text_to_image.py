@@ -179,6 +179,10 @@ class TextToImage(Diffusion):
         """Return network and text encoder, each with its EMA."""
         return [*super().ema_pairs(), (self.reader.ema, self.reader.encoder)]
 
+    def shards(self) -> list[nn.Module]:
+        """Return the trained modules and their EMAs; with supervision also its head."""
+        return super().shards() + ([] if self.attributes is None else [self.attributes])
+
     def keep_ema_only(self) -> Self:
         """Replace the weights of network and text encoder by their EMA weights."""
         self.reader.keep_ema_only()
@@ -206,7 +210,7 @@ class TextToImage(Diffusion):
         """Compute the loss terms, and log the binding gap of captions whose two objects can be exchanged.
 
         That is the loss with the caption of exchanged objects minus the loss with the own caption, at the same times and
-        noise. It is 0 for a model that deals kinds and colours to the objects by chance, and it needs no samples.
+        noise. It is 0 for a model that ignores which attribute belongs to which object, and it needs no samples.
         """
         terms = super().evaluation_terms(batch, stage, x, t, noise)
         if "exchanged" in batch:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from darkroom.cli.linking import link_model
 from darkroom.datamodules.shapes.captions import ShapesCaptions
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion import CosineSchedule, DenoisingUNet, Objective, TextToImage
@@ -131,3 +133,18 @@ def test_binding_gap_is_error_with_exchanged_objects_minus_error(reads: bool, tm
     gaps = [error(row, scenes["exchanged"][row]) - error(row, scenes["caption"][row]) for row in rows]
     assert math.isclose(logged["val/binding_gap"], sum(gaps) / len(gaps), abs_tol=1e-5)
     assert reads or logged["val/binding_gap"] == 0
+
+
+def test_head_is_sharded_with_the_other_trained_modules() -> None:
+    supervised = model(supervision=CaptionSupervision(), attribute_sizes=SIZES)
+    sharded = {id(weight) for module in supervised.shards() for weight in module.parameters()}
+    assert {id(weight) for weight in supervised.parameters() if weight.requires_grad} <= sharded
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_sizes_of_attributes_come_from_data_only_with_supervision(supervised: bool) -> None:
+    supervision = Namespace(weight=1.0) if supervised else None
+    arguments = Namespace(supervision=supervision, attribute_sizes=None)
+    path = f"{TextToImage.__module__}.{TextToImage.__qualname__}"
+    link_model(data(), Namespace(class_path=path, init_args=arguments))
+    assert arguments.attribute_sizes == (SIZES if supervised else None)
