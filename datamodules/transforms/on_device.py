@@ -40,8 +40,8 @@ class DeviceAugmentation:
             if (culprit := _cpu_only(transform)) is not None:
                 raise UsageError(
                     f"data.augment_on_device is true, but data.augment has {type(culprit).__name__}, which may compute "
-                    "on the CPU only, or takes its random numbers from the GPU; remove it, or set data.augment_on_device to "
-                    "false"
+                    "on the CPU only, or takes its random numbers from the GPU; remove it, or set data.augment_on_device "
+                    "to false"
                 )
         self.transform, self.key = v2.Compose(list(transforms)), tuple(key)
 
