@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from torch import nn
@@ -186,7 +187,7 @@ def give_advice(
         found.append(f"{options.device.name} has no bfloat16: --precision 16-mixed")
     if plan.workers_needed > options.workers:
         found.append(
-            f"the loader is too slow: {plan.workers_needed:.0f} processes per GPU would keep up, "
+            f"the loader is too slow: {ceil(plan.workers_needed)} processes per GPU would keep up, "
             f"{options.workers} are planned"
         )
     if plan.time.exposed > 0.2 * plan.time.total:

@@ -232,6 +232,8 @@ def test_options_of_the_trainer_that_cannot_be_planned_are_errors() -> None:
 def test_advice_names_a_slow_loader() -> None:
     fast = Plan(**{**vars(plan()), "options": Options(H100, worker_rate=0.5, workers=2)})
     assert "the loader is too slow" in give_advice(fast, SHARDING, checkpointing=False)[0]
+    little = Plan(**{**vars(plan()), "options": Options(H100, worker_rate=plan().images_per_second / 2.2, workers=2)})
+    assert "slow: 3 processes per GPU" in give_advice(little, SHARDING, checkpointing=False)[0]
 
 
 def test_numbers_are_readable() -> None:
