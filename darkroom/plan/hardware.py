@@ -25,6 +25,7 @@ class Hardware:
         per_node: devices of a node.
         launch: seconds that the CPU takes to start one operation.
         parallel: the device computes while the CPU starts further operations.
+        bfloat16: matrix products in bfloat16 reach the peak ``bf16``; False: float16 does.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Hardware:
     per_node: int = 8
     launch: float = 10e-6
     parallel: bool = True
+    bfloat16: bool = True
 
     def products(self, precision: str) -> tuple[float, float]:
         """Return the peak FLOP/s of convolutions and of matrix products in a precision of the Trainer."""
@@ -46,11 +48,17 @@ class Hardware:
         return self.tf32, self.fp32
 
 
-def _gpu(name: str, memory: float, tera: tuple[float, float, float], gigabytes: tuple[float, float, float]) -> Hardware:
+def _gpu(
+    name: str,
+    memory: float,
+    tera: tuple[float, float, float],
+    gigabytes: tuple[float, float, float],
+    bfloat16: bool = True,
+) -> Hardware:
     """Return a GPU from the units of data sheets: GB, TFLOP/s of bf16, tf32, fp32, GB/s of memory, link, network."""
     bf16, tf32, fp32 = (1e12 * value for value in tera)
     bandwidth, link, network = (GB * value for value in gigabytes)
-    return Hardware(name, GB * memory, bf16, tf32, fp32, bandwidth, link, network)
+    return Hardware(name, GB * memory, bf16, tf32, fp32, bandwidth, link, network, bfloat16=bfloat16)
 
 
 # Links: NVLink's data sheet value counts both directions; half of it is sent. Network: one 400 Gbit/s adapter per GPU in a
@@ -64,8 +72,8 @@ _GPUS = (
     # NVIDIA A100 data sheet (2021), SXM4: 312 TFLOP/s bf16, 156 tf32, 19.5 fp32, dense; NVLink 600 GB/s.
     _gpu("a100-80", 80, (312, 156, 19.5), (2039, 300, 25)),
     _gpu("a100-40", 40, (312, 156, 19.5), (1555, 300, 25)),
-    # NVIDIA V100 data sheet (2020), SXM2 32 GB: 125 TFLOP/s float16, 15.7 fp32, no tf32; NVLink 300 GB/s.
-    _gpu("v100", 32, (125, 15.7, 15.7), (900, 150, 6.25)),
+    # NVIDIA V100 data sheet (2020), SXM2 32 GB: 125 TFLOP/s float16, 15.7 fp32, no tf32 and no bfloat16; NVLink 300 GB/s.
+    _gpu("v100", 32, (125, 15.7, 15.7), (900, 150, 6.25), bfloat16=False),
     # NVIDIA L40S data sheet (2023): 733 TFLOP/s bf16 and 366 tf32 with sparsity, 91.6 fp32; PCIe 4.0 x16.
     _gpu("l40s", 48, (366, 183, 91.6), (864, 32, 1.56)),
     # NVIDIA L4 data sheet (2023): 242 TFLOP/s bf16 and 120 tf32 with sparsity, 30.3 fp32; PCIe 4.0 x16.
@@ -73,7 +81,7 @@ _GPUS = (
     # NVIDIA Ada architecture white paper (2022), RTX 4090: 165.2 TFLOP/s bf16 with float32 sums, 82.6 tf32 and fp32.
     _gpu("rtx4090", 24, (165.2, 82.6, 82.6), (1008, 32, 1.56)),
     # NVIDIA T4 data sheet (2019): 65 TFLOP/s float16, 8.1 fp32, no tf32 and no bfloat16; PCIe 3.0 x16.
-    _gpu("t4", 16, (65, 8.1, 8.1), (320, 16, 1.56)),
+    _gpu("t4", 16, (65, 8.1, 8.1), (320, 16, 1.56), bfloat16=False),
 )
 GPUS: dict[str, Hardware] = {gpu.name: gpu for gpu in _GPUS}
 
@@ -122,7 +130,7 @@ def measure_cpu(threads: int | None = None) -> Hardware:
 
 
 def _memory() -> float:
-    """Return the bytes of this machine's memory; infinite where the system does not tell."""
+    """Return the bytes of this machine's memory; infinite without /proc/meminfo."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return 1024.0 * int(file.readline().split()[1])

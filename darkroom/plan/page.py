@@ -32,6 +32,8 @@ def as_text(plan: Plan) -> str:
     """Return the plan as aligned lines."""
     profile, memory, time, options = plan.profile, plan.memory, plan.time, plan.options
     frozen = profile.parameters - profile.trained
+    # The rate of a CPU is that of a measured matrix product. Convolutions may be faster.
+    peak = "the peak" if time.parallel else "the measured matrix product"
     rows = [
         ("method, data", f"{plan.method}, {plan.data}"),
         (
@@ -44,10 +46,10 @@ def as_text(plan: Plan) -> str:
         ("work per device", f"{format_flops(profile.work.flops)} per batch; counted on {profile.way}"),
         ("memory per device", f"{format_bytes(memory.total)} of {format_bytes(options.device.memory)}"),
         *((f"  {name}", format_bytes(value)) for name, value in vars(memory).items() if value),
-        ("time per step", f"{format_seconds(time.total)}, {plan.utilization:.0%} of the peak"),
-        ("  products", f"{format_seconds(time.products)} at {options.assumed.utilization:.0%} of the peak"),
+        ("time per step", f"{format_seconds(time.total)}, {plan.utilization:.0%} of {peak}"),
+        ("  products", f"{format_seconds(time.products)} at {options.assumed.utilization:.0%} of {peak}"),
         ("  other operations", f"{format_seconds(time.others)} at {options.assumed.bandwidth:.0%} of the bandwidth"),
-        ("  launches", f"{format_seconds(time.launches)} in parallel"),
+        ("  launches", f"{format_seconds(time.launches)}, {'in parallel' if time.parallel else 'added'}"),
     ]
     if options.devices > 1:
         rows.append(
@@ -58,7 +60,7 @@ def as_text(plan: Plan) -> str:
         )
     rows.append(("recipe", _recipe(plan)))
     if plan.cost is not None:
-        rows.append(("cost", f"{plan.cost:,.0f} at {options.price:g} per GPU hour"))
+        rows.append(("cost", f"{plan.cost:,.0f} at {options.price:g} per {_hour(plan)}"))
     rows.append(
         (
             "loader",
@@ -71,14 +73,18 @@ def as_text(plan: Plan) -> str:
     return "\n".join([*lines, *(f"advice: {sentence}" for sentence in plan.advice)])
 
 
+def _hour(plan: Plan) -> str:
+    return "CPU hour" if plan.options.device.name == "cpu" else "GPU hour"
+
+
 def _recipe(plan: Plan) -> str:
     recipe = plan.recipe
     if recipe.steps is None or plan.hours is None or plan.gpu_hours is None:
-        return "length unknown: add --train_samples N, or set trainer.max_steps"
+        return f"length unknown: {recipe.missing}"
     epochs = f", {format_number(recipe.images / recipe.samples)} epochs" if recipe.samples and recipe.images else ""
     return (
-        f"{recipe.steps:,} steps{epochs}: {format_seconds(3600 * plan.hours)}, {format_number(plan.gpu_hours)} GPU hours, "
-        "without validation"
+        f"{recipe.steps:,} steps{epochs}: {format_seconds(3600 * plan.hours)}, "
+        f"{format_number(plan.gpu_hours)} {_hour(plan)}s, without validation"
     )
 
 

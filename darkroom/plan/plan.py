@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from torch import nn
 
 from darkroom.datamodules.base import VisionDataModule
+from darkroom.lightning_modules.adversarial.manual_optimization import ManualOptimization
 from darkroom.lightning_modules.base import Technique
 from darkroom.plan.counting.batch import BatchShape
 from darkroom.plan.counting.profile import StepProfile, profile_step
 from darkroom.plan.data_sizes import usual_samples
 from darkroom.plan.hardware import Hardware
-from darkroom.plan.memory import Memory, Strategy, memory_of
+from darkroom.plan.memory import FRAGMENTS, Memory, Strategy, memory_of
 from darkroom.plan.recipe import Recipe, accumulated, recipe_of
 from darkroom.plan.sharding import Sharding, find_sharding
 from darkroom.plan.timing import Assumptions, StepTime, time_of
@@ -119,6 +121,9 @@ def make_plan(model: Technique, data: VisionDataModule, trainer: Mapping[str, An
         trainer: options of the Trainer.
         options: of the plan.
     """
+    # A method of two optimizers accumulates by itself, and its Trainer does not.
+    if isinstance(model, ManualOptimization):
+        trainer = {**trainer, "accumulate_grad_batches": model.accumulate_grad_batches}
     sharding = find_sharding(model)
     checkpointing = can_checkpoint(model)
     profile = profile_step(model, data, options.shape, options.precision)
@@ -135,7 +140,7 @@ def make_plan(model: Technique, data: VisionDataModule, trainer: Mapping[str, An
         ),
         recipe=recipe_of(trainer, profile.images, ranks, samples),
     )
-    return Plan(**{**vars(plan), "advice": tuple(give_advice(plan, sharding, checkpointing))})
+    return Plan(**{**vars(plan), "advice": tuple(give_advice(plan, sharding, checkpointing, _accumulation_of(model)))})
 
 
 def can_checkpoint(model: nn.Module) -> bool:
@@ -143,20 +148,33 @@ def can_checkpoint(model: nn.Module) -> bool:
     return any(vars(part).get("gradient_checkpointing") is False for part in model.modules())
 
 
-def give_advice(plan: Plan, sharding: Sharding | None, checkpointing: bool) -> list[str]:
-    """Return what does not fit, and what would help."""
+def _accumulation_of(model: Technique) -> str:
+    """Return the option that accumulates batches."""
+    part = "model.optim" if isinstance(model, ManualOptimization) else "trainer"
+    return f"{part}.accumulate_grad_batches"
+
+
+def give_advice(
+    plan: Plan, sharding: Sharding | None, checkpointing: bool, accumulation: str = "trainer.accumulate_grad_batches"
+) -> list[str]:
+    """Return what does not fit, and what would help.
+
+    Args:
+        plan: without advice.
+        sharding: None: the method cannot be sharded.
+        checkpointing: a network can compute activations again.
+        accumulation: option that accumulates batches.
+    """
     found, options, memory = [], plan.options, plan.memory
     if options.strategy == "fsdp" and sharding is None:
         found.append(f"{plan.method} cannot be sharded: --strategy fsdp is an error in fit; use ddp")
     if not plan.fits:
-        per_image = (1.05 if memory.reserved else 1.0) * memory.activations / plan.profile.images
-        fixed = memory.total - per_image * plan.profile.images
+        images = plan.profile.images
+        per_image = (1 + FRAGMENTS if memory.reserved else 1.0) * memory.activations / images
+        fixed = memory.total - per_image * images
         room = int((options.device.memory - fixed) / per_image) if per_image else 0
         if room >= 1:
-            found.append(
-                f"the batch does not fit: at most {room} images per GPU, with trainer.accumulate_grad_batches "
-                f"{-(-plan.profile.images // room)} for the same step"
-            )
+            found.append(_smaller_batch(plan, room, accumulation))
         else:
             found.append("one image does not fit beside the weights")
         if options.strategy == "ddp" and sharding is not None and fixed > 0.3 * options.device.memory:
@@ -164,13 +182,32 @@ def give_advice(plan: Plan, sharding: Sharding | None, checkpointing: bool) -> l
         if checkpointing:
             found.append("save activations: --model.network.init_args.gradient_checkpointing true")
         if options.precision.startswith("32"):
-            found.append("halve activations: --precision bf16-mixed")
+            found.append(f"halve activations: --precision {'bf16' if options.device.bfloat16 else '16'}-mixed")
+    if options.precision.startswith("bf16") and not options.device.bfloat16:
+        found.append(f"{options.device.name} has no bfloat16: --precision 16-mixed")
     if plan.workers_needed > options.workers:
         found.append(
-            f"the loader is too slow: {plan.workers_needed:.0f} processes per GPU would keep up, "
+            f"the loader is too slow: {ceil(plan.workers_needed)} processes per GPU would keep up, "
             f"{options.workers} are planned"
         )
     if plan.time.exposed > 0.2 * plan.time.total:
         share = plan.time.exposed / plan.time.total
         found.append(f"{share:.0%} of a step waits for communication: larger batches per GPU, or fewer GPUs")
     return found
+
+
+def _smaller_batch(plan: Plan, room: int, accumulation: str) -> str:
+    """Return the advice for a batch that does not fit: its largest divisor that does, and the same images in a step.
+
+    Args:
+        plan: with its batch.
+        room: images that fit on a device.
+        accumulation: option that accumulates batches.
+    """
+    images = plan.profile.images
+    batch = next(count for count in range(min(room, images), 0, -1) if images % count == 0)
+    micro_batches = plan.recipe.batch // (plan.options.devices * batch)
+    return (
+        f"the batch does not fit: at most {room} images per GPU do. --data.batch_size {batch} "
+        f"--{accumulation} {micro_batches} has the same step"
+    )

@@ -14,11 +14,13 @@ class Recipe:
         batch: images of an optimizer step on all devices.
         steps: of the optimizer; None: the size of the data or the length is unknown.
         samples: training images; None: unknown.
+        missing: what must be set to know the length; empty if it is known.
     """
 
     batch: int
     steps: int | None
     samples: int | None
+    missing: str = ""
 
     @property
     def images(self) -> int | None:
@@ -35,7 +37,8 @@ def accumulated(trainer: Mapping[str, Any]) -> int:
 def recipe_of(trainer: Mapping[str, Any], images: int, devices: int, samples: int | None) -> Recipe:
     """Compute the length of a fit: ``max_steps`` or ``max_epochs``, whichever is reached first.
 
-    An epoch has all training images once, in batches of all devices; ``limit_train_batches`` shortens it.
+    Each device has an equal number of training images, of which its loader drops the last, smaller batch. An epoch has one
+    batch at least; ``limit_train_batches`` and ``overfit_batches`` shorten it.
 
     Args:
         trainer: options of the Trainer.
@@ -46,12 +49,28 @@ def recipe_of(trainer: Mapping[str, Any], images: int, devices: int, samples: in
     micro_batches = accumulated(trainer)
     max_steps, max_epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
     lengths = [max_steps] if max_steps is not None and max_steps >= 0 else []
-    if samples is not None and max_epochs is not None and max_epochs >= 0:
-        batches = ceil(samples / (images * devices))
-        limit = trainer.get("limit_train_batches")
+    epochs = None if max_epochs is None or max_epochs < 0 else max_epochs
+    if samples is not None and epochs is not None:
+        batches = max(1, samples // devices // images)
+        limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
         if isinstance(limit, int):
             batches = min(batches, limit)
         elif isinstance(limit, float):
             batches = int(limit * batches)
-        lengths.append(max_epochs * ceil(batches / micro_batches))
-    return Recipe(images * devices * micro_batches, min(lengths, default=None), samples)
+        lengths.append(epochs * ceil(batches / micro_batches))
+    missing = "" if lengths else _missing(epochs is not None, samples is not None)
+    return Recipe(images * devices * micro_batches, min(lengths, default=None), samples, missing)
+
+
+def _missing(ends: bool, sized: bool) -> str:
+    """Return what gives a fit without ``max_steps`` a length, as an imperative.
+
+    Args:
+        ends: ``max_epochs`` is set.
+        sized: the number of training images is known.
+    """
+    if ends:
+        return "add --train_samples N, or set trainer.max_steps"
+    if sized:
+        return "set trainer.max_epochs or trainer.max_steps"
+    return "set trainer.max_steps, or trainer.max_epochs with --train_samples N"

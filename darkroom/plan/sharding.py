@@ -18,7 +18,6 @@ class Sharding:
 
     Args:
         units: shapes of the parameters of each layer, which is gathered as a whole.
-        fraction_of: number of all parameters of the sharded modules.
     """
 
     units: tuple[tuple[Shape, ...], ...]

@@ -1,8 +1,12 @@
 """Memory, time, length and advice of a plan, against closed forms."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from torch import nn
 
+from darkroom.errors import UsageError
 from darkroom.plan.counting.profile import StepProfile
 from darkroom.plan.counting.trace import Work
 from darkroom.plan.hardware import GPUS
@@ -11,7 +15,8 @@ from darkroom.plan.page import as_text, format_bytes, format_seconds
 from darkroom.plan.plan import Options, Plan, give_advice
 from darkroom.plan.recipe import recipe_of
 from darkroom.plan.sharding import Sharding, shard_rows, shardings
-from darkroom.plan.timing import Assumptions, ring_seconds, time_of
+from darkroom.plan.timing import ON_CPU, Assumptions, ring_seconds, time_of
+from darkroom.plan.trainer_options import devices_of, precision_of, strategy_of
 
 H100 = GPUS["h100"]
 GB = 10**9
@@ -112,17 +117,40 @@ def test_dense_peaks_are_half_of_the_sparse_ones() -> None:
 @pytest.mark.parametrize(
     ("trainer", "steps"),
     [
-        ({"max_epochs": 3}, 3 * 13),  # 100 images, 4 x 2 per step
+        ({"max_epochs": 3}, 3 * 12),  # 50 images per device in batches of 4, the last 2 dropped
         ({"max_steps": 7, "max_epochs": -1}, 7),
         ({"max_steps": 7, "max_epochs": 3}, 7),
-        ({"max_epochs": 2, "accumulate_grad_batches": 4}, 2 * 4),
+        ({"max_epochs": 2, "accumulate_grad_batches": 4}, 2 * 3),
+        ({"max_epochs": 2, "accumulate_grad_batches": 5}, 2 * 3),  # the last step has 2 batches
         ({"max_epochs": 2, "limit_train_batches": 5}, 10),
-        ({"max_epochs": 2, "limit_train_batches": 0.5}, 12),
+        ({"max_epochs": 2, "overfit_batches": 2, "limit_train_batches": 5}, 4),
+        ({"max_epochs": 2, "limit_train_batches": 0.5}, 2 * 6),
         ({}, None),
     ],
 )
 def test_length_of_a_recipe(trainer: dict[str, int], steps: int | None) -> None:
     assert recipe_of(trainer, images=4, devices=2, samples=100).steps == steps
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(3, 1), (9, 2), (11, 2), (15, 3)])
+def test_an_epoch_drops_the_last_batch_of_each_device(samples: int, steps: int) -> None:
+    assert recipe_of({"max_epochs": 1}, images=2, devices=2, samples=samples).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("trainer", "samples", "missing"),
+    [
+        ({"max_epochs": 3}, None, "add --train_samples N, or set trainer.max_steps"),
+        ({"max_epochs": -1}, 100, "set trainer.max_epochs or trainer.max_steps"),
+        ({}, None, "set trainer.max_steps, or trainer.max_epochs with --train_samples N"),
+        ({"max_steps": 5}, None, ""),
+    ],
+)
+def test_what_is_missing_for_the_length_is_named(trainer: dict[str, int], samples: int | None, missing: str) -> None:
+    recipe = recipe_of(trainer, images=4, devices=1, samples=samples)
+    assert recipe.missing == missing
+    if missing:
+        assert f"length unknown: {missing}\n" in as_text(Plan(**{**vars(plan()), "recipe": recipe}))
 
 
 def test_cost_is_price_times_hours_of_all_devices() -> None:
@@ -142,15 +170,70 @@ def test_advice_names_the_largest_batch() -> None:
     assert small.fits  # 16 + 20 + 2 GB
     smaller = Plan(**{**vars(small), "options": Options(GPUS["v100"])})
     (batch, *others) = give_advice(smaller, SHARDING, checkpointing=True)
-    assert batch.startswith("the batch does not fit: at most 7 images per GPU")  # 17 + 7 * 2.1 GB
+    assert batch == (  # 17 + 7 * 2.1 GB, and 5 is the largest divisor of 10 up to 7
+        "the batch does not fit: at most 7 images per GPU do. --data.batch_size 5 --trainer.accumulate_grad_batches 2 has "
+        "the same step"
+    )
     assert any("fsdp" in sentence for sentence in others)
     assert any("gradient_checkpointing" in sentence for sentence in others)
     assert give_advice(plan(), SHARDING, checkpointing=False) == []
 
 
+def test_a_smaller_batch_multiplies_the_accumulation() -> None:
+    recipe = recipe_of({"max_steps": 100, "accumulate_grad_batches": 3}, 10, 1, None)
+    full = Plan(**{**vars(plan()), "options": Options(GPUS["v100"]), "recipe": recipe})
+    advice = give_advice(full, SHARDING, checkpointing=False, accumulation="model.optim.accumulate_grad_batches")
+    assert "--data.batch_size 5 --model.optim.accumulate_grad_batches 6" in advice[0]
+
+
+@pytest.mark.parametrize(("gpu", "precision"), [("l4", "bf16-mixed"), ("t4", "16-mixed"), ("v100", "16-mixed")])
+def test_half_precision_is_one_that_the_gpu_has(gpu: str, precision: str) -> None:
+    full = Plan(**{**vars(plan()), "options": Options(GPUS[gpu])})
+    assert f"halve activations: --precision {precision}" in give_advice(full, SHARDING, checkpointing=False)
+    mixed = Plan(**{**vars(full), "options": Options(GPUS[gpu], precision="bf16-mixed")})
+    found = any("has no bfloat16" in sentence for sentence in give_advice(mixed, SHARDING, checkpointing=False))
+    assert found == (precision == "16-mixed")
+
+
+def test_a_cpu_adds_launches_and_has_a_measured_rate() -> None:
+    cpu = replace(H100, name="cpu", parallel=False)
+    time = time_of(PROFILE, cpu, 1, "ddp", "32-true", ON_CPU)
+    text = as_text(Plan(**{**vars(plan()), "options": Options(cpu, assumed=ON_CPU), "time": time}))
+    assert f"{format_seconds(time.launches)}, added" in text
+    assert "at 164% of the measured matrix product" in text
+    assert "of the peak" not in text
+    assert "CPU hours" in text
+    assert "in parallel" in as_text(plan())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (None, "32-true", "ddp")),
+        ({"devices": "8", "precision": "16"}, (8, "16-mixed", "ddp")),
+        ({"devices": [0, 2], "num_nodes": 2, "precision": "bf16"}, (4, "bf16-mixed", "ddp")),
+        ({"devices": "0,1,2", "strategy": "ddp_find_unused_parameters_true"}, (3, "32-true", "ddp")),
+        ({"devices": -1, "num_nodes": 4, "strategy": {"class_path": "some.where.Sharded"}}, (None, "32-true", "fsdp")),
+    ],
+)
+def test_the_machine_is_that_of_the_trainer(options: dict[str, Any], expected: tuple[int | None, str, str]) -> None:
+    assert (devices_of(options), precision_of(options), strategy_of(options)) == expected
+
+
+def test_options_of_the_trainer_that_cannot_be_planned_are_errors() -> None:
+    with pytest.raises(UsageError, match="trainer.devices must be auto, -1, a list or at least 1, got 0"):
+        devices_of({"devices": 0})
+    with pytest.raises(UsageError, match="trainer.precision must be .* got 64-true; plan another one with --precision"):
+        precision_of({"precision": "64-true"})
+    with pytest.raises(UsageError, match="trainer.strategy must be auto, ddp or Sharded for a plan, got FSDPStrategy"):
+        strategy_of({"strategy": {"class_path": "lightning.pytorch.strategies.FSDPStrategy"}})
+
+
 def test_advice_names_a_slow_loader() -> None:
     fast = Plan(**{**vars(plan()), "options": Options(H100, worker_rate=0.5, workers=2)})
     assert "the loader is too slow" in give_advice(fast, SHARDING, checkpointing=False)[0]
+    little = Plan(**{**vars(plan()), "options": Options(H100, worker_rate=plan().images_per_second / 2.2, workers=2)})
+    assert "slow: 3 processes per GPU" in give_advice(little, SHARDING, checkpointing=False)[0]
 
 
 def test_numbers_are_readable() -> None:

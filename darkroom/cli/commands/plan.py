@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from darkroom.cli.building.plan_build import Built, build_config
+from darkroom.cli.building.plan_build import build_config
 from darkroom.cli.console import explain
 from darkroom.errors import UsageError
 from darkroom.plan.counting.batch import BatchShape
@@ -14,8 +14,17 @@ from darkroom.plan.hardware import GPUS, Hardware, measure_cpu
 from darkroom.plan.page import as_json, as_text
 from darkroom.plan.plan import Options, Plan, make_plan
 from darkroom.plan.timing import ON_CPU, Assumptions
+from darkroom.plan.trainer_options import (
+    PRECISIONS,
+    devices_of,
+    is_distributed,
+    nodes_of,
+    precision_of,
+    strategy_of,
+)
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_AT_LEAST_1 = ("devices", "workers")
+_POSITIVE = ("utilization", "price", "worker_rate", "train_samples", "num_classes", "objects")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,9 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--gpu", default="h100", choices=[*GPUS, "cpu"], help="default: h100; cpu: this machine, measured")
-    add("--devices", type=int, default=1, help="number of GPUs; default: 1")
+    add("--devices", type=int, help="number of GPUs of all nodes; default: the config's, or one per node")
     add("--precision", choices=PRECISIONS, help="default: the config's")
-    add("--strategy", choices=["ddp", "fsdp"], default="ddp", help="default: ddp")
+    add("--strategy", choices=["ddp", "fsdp"], help="default: the config's")
     default = Assumptions.utilization
     add("--utilization", type=float, help=f"of the peak in products; default: {default}, with --gpu cpu a fitted one")
     add("--price", type=float, help="of a GPU hour")
@@ -56,21 +65,19 @@ def plan_config(argv: Sequence[str]) -> tuple[Plan, bool]:
         SystemExit: the parser has printed an error or the help.
     """
     known, others = _parser().parse_known_args(list(argv))
-    for name in ("devices", "workers"):
-        if getattr(known, name) < 1:
-            raise UsageError(f"--{name} must be at least 1, got {getattr(known, name)}")
-    if known.utilization is not None and not 0 < known.utilization <= 1:
-        raise UsageError(f"--utilization must be a fraction in (0, 1], got {known.utilization}")
+    _check(known)
     if not any(word.startswith(("--config", "-c", "--model")) for word in others):
         raise UsageError("darkroom plan needs a config: darkroom plan --config configs/segmentation/unet.yaml")
     built = build_config(others, known.num_classes)
+    trainer = built.trainer.as_dict()
+    devices = known.devices or devices_of(trainer)
     device: Hardware = measure_cpu() if known.gpu == "cpu" else GPUS[known.gpu]
     usual = ON_CPU if known.gpu == "cpu" else Assumptions()
     options = Options(
         device=device,
-        devices=known.devices,
-        strategy=known.strategy,
-        precision=known.precision or _precision(built),
+        devices=devices or nodes_of(trainer),
+        strategy=known.strategy or strategy_of(trainer),
+        precision=known.precision or precision_of(trainer),
         assumed=usual if known.utilization is None else replace(usual, utilization=known.utilization),
         price=known.price,
         worker_rate=known.worker_rate,
@@ -78,13 +85,31 @@ def plan_config(argv: Sequence[str]) -> tuple[Plan, bool]:
         samples=known.train_samples,
         shape=BatchShape(image_size=known.image_size and tuple(known.image_size), objects=known.objects),
     )
-    return make_plan(built.model, built.data, built.trainer.as_dict(), options), known.json
+    plan = make_plan(built.model, built.data, trainer, options)
+    if devices is None and (is_distributed(trainer) or known.strategy):
+        plan = replace(
+            plan, advice=("the number of GPUs is unknown, one per node is planned: --devices N", *plan.advice)
+        )
+    return plan, known.json
 
 
-def _precision(built: Built) -> str:
-    """Return the precision of a config; others than those of ``PRECISIONS`` are planned as float32."""
-    given = built.trainer.get("precision")
-    return given if given in PRECISIONS else "32-true"
+def _check(known: argparse.Namespace) -> None:
+    """Check the ranges of the options.
+
+    Raises:
+        UsageError: an option is out of its range.
+    """
+    values = vars(known)
+    for name in _AT_LEAST_1:
+        if values[name] is not None and values[name] < 1:
+            raise UsageError(f"--{name} must be at least 1, got {values[name]}")
+    for name in _POSITIVE:
+        if values[name] is not None and not values[name] > 0:
+            raise UsageError(f"--{name} must be above 0, got {values[name]}")
+    if min(known.image_size or [1]) < 1:
+        raise UsageError(f"--image_size must be above 0, got {' '.join(map(str, known.image_size))}")
+    if known.gpu != "cpu" and (known.utilization or 0) > 1:  # of a CPU, that of a measured matrix product
+        raise UsageError(f"--utilization must be at most 1, got {known.utilization}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

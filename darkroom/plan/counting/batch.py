@@ -11,6 +11,7 @@ from darkroom.datamodules.base import VisionDataModule
 from darkroom.datamodules.captions.base import CaptionDataModule
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.shapes import ShapesCaptions
+from darkroom.protocols.data import AttributeData
 
 _SIZES = {"VOCDetection": (375, 500), "CocoDetection": (480, 640), "PennFudan": (400, 480)}
 _OBJECTS = {"VOCDetection": 3, "CocoDetection": 7, "PennFudan": 3, "ShapesDetection": 3}
@@ -79,6 +80,8 @@ def make_batch(
     }
     if isinstance(data, CaptionDataModule | ShapesCaptions):
         batch["caption"] = [" ".join([data.words[0]] * shape.words)] * images
+    if isinstance(data, AttributeData):
+        batch["attributes"] = zeros(images, len(data.attribute_sizes), **integers)
     return batch
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,6 @@ from torch.optim import Optimizer
 
 from darkroom.lightning_modules.adversarial.manual_optimization import ManualOptimization
 from darkroom.lightning_modules.base import Technique
-from darkroom.lightning_modules.detection.rcnn import RCNN
 from darkroom.lightning_modules.diffusion.text import Text, TextEncoder
 
 Precision = str
@@ -29,6 +29,8 @@ class _Trainer:
     """Attributes of a Trainer that the training step of some methods reads; R-CNN only fine-tunes, as in fast_dev_run."""
 
     global_step, world_size, is_last_batch, fast_dev_run = 0, 1, False, True
+    testing = predicting = False
+    state = SimpleNamespace(fn=None)  # schedules over a fit have their last value
     lr_scheduler_configs: tuple[Any, ...] = ()
     strategy = _Strategy()
 
@@ -42,7 +44,11 @@ class _Stepped:
 
 
 def autocast(precision: Precision) -> AbstractContextManager:
-    """Return the context of a precision of the Trainer; none but mixed ones change anything."""
+    """Return the context of a precision of the Trainer; none but mixed ones change anything.
+
+    The lists of the CPU decide which operations run in half precision. CUDA's differ: they leave group and layer norm in
+    float32.
+    """
     return torch.autocast("cpu", AUTOCAST.get(precision, torch.bfloat16), enabled=precision in AUTOCAST)
 
 
@@ -66,14 +72,14 @@ def detach_from_trainer(module: Technique, words: int) -> list[Optimizer]:
     options.lr_scheduler, options.backbone_lr, options.freeze_epochs, options.freeze_layers = None, 1.0, 0, 0
     options.freeze_batch_norm = False
     vars(module)["log_loss"] = lambda terms: terms.get("loss")
-    if isinstance(module, ManualOptimization | RCNN):
-        module.trainer = _Trainer()  # type: ignore[assignment]
+    module.trainer = _Trainer()  # type: ignore[assignment]
     for part in module.modules():
         if isinstance(part, TextEncoder) and not part.trains:
             vars(part)["forward"] = partial(_encode, part, words)
     if not isinstance(module, ManualOptimization):
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         return [module.build_optimizer(trained)]
+    module.accumulate_grad_batches = 1  # every batch is a step
     optimizers, _ = cast(Technique, module).configure_optimizers()
     stepped = [_Stepped(optimizer) for optimizer in optimizers]
     vars(module)["optimizers"] = lambda: stepped
