@@ -1,5 +1,6 @@
 """Exercises of the course: every checker accepts the answer, and refuses the start file, wrong versions and a crash."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_mean_iou_has_a_class_that_is_only_predicted() -> None:
         for one in next(one for one in exercises_of(5) if one.name == "evaluate").cases(seed)[2:]:
             truth, predicted = (torch.cat(one[name]).unique() for name in ("truths", "predictions"))
             assert set(predicted.tolist()) - set(truth.tolist()) == {3}
+
+
+def test_printed_command_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my lessons").mkdir()
+    assert main(["check", "lesson", "9", "--start", "my lessons/nine.py"]) == 0
+    command = capsys.readouterr().out.split("`")[1]
+    assert shlex.split(command) == ["darkroom", "check", "lesson", "9", "my lessons/nine.py"]
 
 
 ADD = Exercise("add", lambda x: x + torch.arange(3.0), lambda generator: [{"x": torch.rand(3, generator=generator)}])
