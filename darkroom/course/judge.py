@@ -26,10 +26,10 @@ Same: TypeAlias = Callable[[Exercise, Function, Function, Inputs], bool]
 
 
 class TooSlow(BaseException):
-    """Code that takes too long; no ``Exception``, so that the learner's ``except Exception`` does not catch it."""
+    """Code that takes too long. It stands outside of ``Exception``, which the learner's code may catch."""
 
 
-# What a learner's code may raise. SystemExit is no Exception; uncaught, it would end the check with its own exit code.
+# What a learner's code may raise. SystemExit stands outside of Exception; uncaught, it would end the check with code 0.
 _FAULTS = (Exception, SystemExit)
 
 

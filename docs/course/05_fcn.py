@@ -145,6 +145,6 @@ show(
 )
 
 # %% [markdown]
-# Published code has this fault: [an example](https://github.com/IvLabs/stagewise-knowledge-distillation/issues/12). The model is
-# the same everywhere in this plot. In a batch with few classes, the classes that are absent are left out of the mean, and
-# the background counts more.
+# Published code has this fault: [an example](https://github.com/IvLabs/stagewise-knowledge-distillation/issues/12). The
+# model is the same everywhere in this plot. In a batch with few classes, the classes that are absent are left out of the
+# mean, and the background counts more.

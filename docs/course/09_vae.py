@@ -134,8 +134,8 @@ show(page, "09_conditional", "Five rows of shapes by class; each column has one 
 # ## What goes wrong
 #
 # A frequent fault is the sign of the KL: the formula is printed as a part of the ELBO, which is maximized, and ends up in
-# a loss, which is minimized ([an example with the sign of one term](https://github.com/FluxML/model-zoo/pull/147)). The loss then looks fine,
-# since it falls:
+# a loss, which is minimized ([an example with the sign of one term](https://github.com/FluxML/model-zoo/pull/147)). The
+# loss then looks fine, since it falls:
 
 # %%
 torch.manual_seed(0)

@@ -19,12 +19,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("what", choices=["lesson"])
     parser.add_argument("number", type=int, metavar="N", help="number of the lesson")
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="your file; default: lesson_NN.py, such as lesson_09.py")
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="your file; default: such as lesson_09.py")
     parser.add_argument(
         "--start", action="store_true", help="write the file, with functions to write and one to repair"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs; default: 0")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)  # FILE may stand after --start
     try:
         require_lesson(options.number)
         path = options.file or Path(file_name(options.number))
@@ -43,7 +43,8 @@ def start(number: int, path: Path) -> int:
     if path.exists():
         raise UsageError(f"{path} exists; move it away to start again, or name another file")
     shutil.copyfile(start_file(number), path)
-    print(f"{path}: write the functions, repair the last one, then run `darkroom check lesson {number} {shlex.quote(str(path))}`")
+    command = f"darkroom check lesson {number} {shlex.quote(str(path))}"
+    print(f"{path}: write the functions, repair the last one, then run `{command}`")
     return 0
 
 
