@@ -1,5 +1,6 @@
 """Gradients of a learner's result, compared with those of the right one: a loss must not only have the right value."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -22,7 +23,9 @@ def compute_gradients(exercise: Exercise, function: Function, inputs: Inputs) ->
     """
     arguments = copy_inputs(inputs)
     leaves = {name: _leaves(arguments[name]) for name in exercise.differentiable}
-    result = function(*arguments.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch advises detach() to a loss that calls float(): the opposite of our message
+        result = function(*arguments.values())
     if not isinstance(result, Tensor) or not result.requires_grad:
         return None
     every = [leaf for several in leaves.values() for leaf in several]
