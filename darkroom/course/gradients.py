@@ -24,7 +24,7 @@ def compute_gradients(exercise: Exercise, function: Function, inputs: Inputs) ->
     arguments = copy_inputs(inputs)
     leaves = {name: _leaves(arguments[name]) for name in exercise.differentiable}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch advises detach() to a loss that calls float(): the opposite of our message
+        warnings.simplefilter("ignore")  # PyTorch advises detach() to a loss that calls float(); we advise the opposite
         result = function(*arguments.values())
     if not isinstance(result, Tensor) or not result.requires_grad:
         return None
