@@ -1,31 +1,36 @@
 """Judgement of a learner's functions: load the file, run each function on random inputs, and describe what is wrong."""
 
-import copy
 import importlib.util
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from darkroom.course.difference import describe_difference
-from darkroom.course.exercise import Exercise, Function, Inputs
+from darkroom.course.exercise import Exercise, Function, Inputs, copy_inputs
+from darkroom.course.gradients import compute_gradients, describe_gradients
 from darkroom.errors import UsageError
 
-_SECONDS = 20  # that a function may take for all of its inputs
+SECONDS = 20  # that a file may take to import, and a function for all of its inputs
 _SHOWN = 12  # numbers of an input that a message shows
+Same: TypeAlias = Callable[[Exercise, Function, Function, Inputs], bool]
 
 
-class TooSlow(Exception):
-    """A function that takes too long."""
+class TooSlow(BaseException):
+    """Code that takes too long. It stands outside of ``Exception``, which the learner's code may catch."""
+
+
+# What a learner's code may raise. SystemExit stands outside of Exception; uncaught, it would end the check with code 0.
+_FAULTS = (Exception, SystemExit)
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,28 @@ def load_file(path: Path) -> ModuleType:
     """Import a learner's file.
 
     Raises:
-        UsageError: the file does not exist, or raises an error while it is imported; the message has its line.
+        UsageError: the file does not exist, raises an error while it is imported, ends Python or takes too long; the
+            message has its line.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist; `darkroom check lesson N --start` writes the file of lesson N")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"learner_{path.stem}"  # with a prefix, so that a file such as torch.py replaces no module
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} must be a Python file, with the suffix .py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass looks up its annotations there
     try:
-        spec.loader.exec_module(module)
+        with _limit(SECONDS):
+            spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}") from error
-    except Exception as error:
-        raise UsageError(f"{path}{_place_of(error, path)}: {type(error).__name__}: {error}") from error
+    except TooSlow as error:
+        raise UsageError(
+            f"{path}{_place_of(error, path)}: the import takes more than {SECONDS} s; only functions may take time"
+        ) from error
+    except _FAULTS as error:
+        raise UsageError(f"{path}{_place_of(error, path)}: {type(error).__name__}: {_text_of(error)}") from error
     return module
 
 
@@ -82,53 +95,65 @@ def judge(exercise: Exercise, function: Function | None, path: Path, seed: int =
         )
     cases = exercise.cases(seed)
     try:
-        with _limit(_SECONDS):
+        with _limit(SECONDS):
             message = _compare(exercise, function, cases)
     except NotImplementedError:
         message = "not written yet"
-    except TooSlow:
-        message = f"did not return within {_SECONDS} s; a loop may never end"
-    except Exception as error:
-        message = f"{type(error).__name__}{_place_of(error, path)}: {error}"
+    except TooSlow as error:
+        message = f"did not return within {SECONDS} s{_place_of(error, path)}; a loop may never end"
+    except _FAULTS as error:
+        message = f"{type(error).__name__}{_place_of(error, path)}: {_text_of(error)}"
     return Verdict(exercise.name, message)
 
 
 def _compare(exercise: Exercise, function: Function, cases: Sequence[Inputs]) -> str:
     for number, inputs in enumerate(cases, 1):
-        right = exercise.reference(*_copy(inputs))
-        arguments = _copy(inputs)
-        result = function(*arguments)
+        arguments = copy_inputs(inputs)
+        result = function(*arguments.values())
         if result is None:
             return "not written yet: it returns None"
-        difference = describe_difference(result, right, exercise.tolerance)
-        if difference:
-            hint = _find_hint(exercise, function, cases)
-            where = f"  input {number} of {len(cases)}: {_describe(inputs)}"
-            return "\n".join([hint, f"  {difference}", where] if hint else [difference, where])
-        for (name, before), after in zip(inputs.items(), arguments, strict=True):
-            if isinstance(before, Tensor) and not torch.equal(before, after):
+        right = exercise.reference(*copy_inputs(inputs).values())
+        if difference := describe_difference(result, right, exercise.tolerance):
+            return _explain(exercise, cases, number, difference, _find_hint(exercise, function, cases, _same_values))
+        for name, before in inputs.items():
+            if isinstance(before, Tensor) and not torch.equal(before, arguments[name]):
                 return f"the result is right, but the function changes its input {name!r}; compute a new tensor instead"
-    return ""
-
-
-def _find_hint(exercise: Exercise, function: Function, cases: Sequence[Inputs]) -> str:
-    """Return the hint of the known mistake that returns the learner's values on all inputs; empty if there is none."""
-    try:
-        results = [function(*_copy(inputs)) for inputs in cases]
-    except Exception:
+    if not exercise.differentiable:
         return ""
-    for mistake in exercise.mistakes:
-        wrong = (mistake.wrong(*_copy(inputs)) for inputs in cases)
-        if all(
-            describe_difference(result, one, exercise.tolerance) is None
-            for result, one in zip(results, wrong, strict=True)
-        ):
-            return mistake.hint
+    for number, inputs in enumerate(cases, 1):
+        found, expected = (compute_gradients(exercise, one, inputs) for one in (function, exercise.reference))
+        if difference := describe_gradients(found, expected or {}, exercise.tolerance):
+            hint = _find_hint(exercise, function, cases, _same_gradients)
+            return _explain(exercise, cases, number, difference, hint)
     return ""
 
 
-def _copy(inputs: Inputs) -> list[Any]:
-    return [copy.deepcopy(value) for value in inputs.values()]
+def _explain(exercise: Exercise, cases: Sequence[Inputs], number: int, difference: str, hint: str) -> str:
+    where = f"  input {number} of {len(cases)}: {_describe(cases[number - 1])}"
+    return "\n".join([hint, f"  {difference}", where] if hint else [difference, where])
+
+
+def _find_hint(exercise: Exercise, function: Function, cases: Sequence[Inputs], same: Same) -> str:
+    """Return the hint of the known mistake that does the same as the function on all inputs; empty if there is none."""
+    try:
+        for mistake in exercise.mistakes:
+            if all(same(exercise, function, mistake.wrong, inputs) for inputs in cases):
+                return mistake.hint
+    except (*_FAULTS, TooSlow):  # the learner's function fails on a later input
+        pass
+    return ""
+
+
+def _same_values(exercise: Exercise, function: Function, other: Function, inputs: Inputs) -> bool:
+    result, right = (one(*copy_inputs(inputs).values()) for one in (function, other))
+    return describe_difference(result, right, exercise.tolerance) is None
+
+
+def _same_gradients(exercise: Exercise, function: Function, other: Function, inputs: Inputs) -> bool:
+    if not _same_values(exercise, function, other, inputs):
+        return False
+    found, right = (compute_gradients(exercise, one, inputs) for one in (function, other))
+    return found is None if right is None else describe_gradients(found, right, exercise.tolerance) is None
 
 
 def _describe(inputs: Inputs) -> str:
@@ -149,14 +174,18 @@ def _rounded(value: Tensor) -> Any:
     return (value.double() * 1000).round().div(1000).tolist() if value.is_floating_point() else value.tolist()
 
 
-def _place_of(error: Exception, path: Path) -> str:
+def _place_of(error: BaseException, path: Path) -> str:
     """Return the last line of the learner's file that an error passed, with its text; empty if it passed none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == path.name]
     return f", line {frames[-1].lineno} (`{frames[-1].line}`)" if frames else ""
 
 
+def _text_of(error: BaseException) -> str:
+    return "the code ends Python; a function must return its result" if isinstance(error, SystemExit) else str(error)
+
+
 @contextmanager
-def _limit(seconds: int) -> Iterator[None]:
+def _limit(seconds: float) -> Iterator[None]:
     """Raise TooSlow after some seconds, in the main thread of a POSIX system; no limit elsewhere."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
@@ -166,9 +195,9 @@ def _limit(seconds: int) -> Iterator[None]:
         raise TooSlow
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

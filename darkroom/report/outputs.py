@@ -26,10 +26,14 @@ class Outputs:
     Args:
         folder: of ``index.html``; ``figures`` and ``tables`` are inside.
         width: of charts, in inches.
+
+    Attributes:
+        captions: of the plots written so far, by the name of their files.
     """
 
     def __init__(self, folder: Path, width: float = WIDTHS["iccv-column"]) -> None:
         self.folder, self.width = folder, width
+        self.captions: dict[str, str] = {}
         for name in ("figures", "tables"):
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).mkdir(parents=True)
@@ -53,6 +57,7 @@ class Outputs:
         """
         path = self.folder / "figures" / name
         plot.save(path)
+        self.captions[name] = caption
         files = [(kind.upper(), f"figures/{name}.{kind}") for kind in ("pdf", "svg", "png")]
         return figure_html(_source(path), caption, files, "plot wide" if wide else "plot")
 

@@ -187,7 +187,7 @@ def write_latex(table: Table, path: Path, most: int = 60) -> None:
         r"% \usepackage{booktabs}",
         rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numeric)}}}",
         r"\toprule",
-        _latex_line([_latex(name) for name in table.columns]),
+        _latex_line([escape_latex(name) for name in table.columns]),
         r"\midrule",
         *(_latex_line([_latex_cell(cell) for cell in row]) for row in cells[:most]),
         r"\bottomrule",
@@ -203,9 +203,10 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = "--" if cell.shown == NO_VALUE else _latex(cell.shown)
+    text = "--" if cell.shown == NO_VALUE else escape_latex(cell.shown)
     return rf"\textbf{{{text}}}" if cell.bold else text
 
 
-def _latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Return text for LaTeX, in one line."""
     return " ".join(text.translate(_LATEX).split()).replace("±", r"$\pm$").replace("−", "$-$")

@@ -12,6 +12,7 @@ from darkroom.report.defaults import differences, option_text
 from darkroom.report.markup import Html, bullet_list, element, facts, folded, link, paragraph
 from darkroom.report.outputs import Outputs
 from darkroom.report.page import Header, Section, write_page
+from darkroom.report.paper.document import require_no_document, write_document
 from darkroom.report.past_tests import past_test_sections
 from darkroom.report.run import Run, read_run
 from darkroom.report.table import Table, format_duration, format_value
@@ -33,17 +34,20 @@ _TASKS: Mapping[Task, Callable[[Results, Outputs], list[Section]]] = {
 _DAMAGE = (UserError, KeyError, ValueError, IndexError, OSError, TypeError)
 
 
-def write_report(folder: Path, width: float = WIDTHS["iccv-column"]) -> Path:
+def write_report(folder: Path, width: float = WIDTHS["iccv-column"], template: bool = False) -> Path:
     """Write the report of a run, with everything that its folder has; return the path of its page.
 
     Args:
         folder: of the run.
         width: of charts, in inches.
+        template: also write ``report/report.tex``, a LaTeX document with the tables and figures of the run.
 
     Raises:
-        UsageError: the folder is not that of a run.
+        UsageError: the folder is not that of a run, or the document exists.
     """
     run = read_run(folder)
+    if template:
+        require_no_document(folder / FOLDER)
     outputs = Outputs(folder / FOLDER, width)
     notes = list(run.notes)
     sections: list[Section] = []
@@ -69,6 +73,8 @@ def write_report(folder: Path, width: float = WIDTHS["iccv-column"]) -> Path:
     sections.append(_missing_section(notes))
     path = folder / FOLDER / "index.html"
     write_page(path, _header(run), sections)
+    if template:
+        write_document(run, outputs)
     return path
 
 

@@ -114,8 +114,8 @@ def exercises_section(number: int) -> str:
     functions = list(_definitions(ROOT / f"darkroom/course/start/lesson_{number:02}.py"))
     steps = (
         f"The first command writes `lesson_{number:02}.py` into the current folder. Write its functions, repair the last "
-        "one, and run the second command as often as you like. It runs your functions on random inputs and says what is "
-        "wrong."
+        "one, and run the second command as often as you like. It runs your functions on random inputs and reports "
+        "what is wrong."
     )
     commands = f"darkroom check lesson {number} --start\ndarkroom check lesson {number}"
     parts = ["## Exercises", _fence("bash", commands), steps]

@@ -45,7 +45,7 @@ show_source(encode, decode, sample_rois, warp, average_precisions)
 #
 # ## Experiment 1: from anchors to boxes
 #
-# For each object, take the anchor with the highest IoU of a grid of anchors, and apply a part of the right offsets.
+# For each object, take the anchor with the highest IoU of a grid of anchors, and apply a fraction of the right offsets.
 
 # %%
 data = ShapesDetection(side=128, objects=(2, 4), test_size=200)

@@ -110,8 +110,9 @@ for grid in (2, 4, 7, 14):
 # ## What goes wrong
 #
 # NMS must run within each class. If it runs over all boxes at once, an object suppresses one of another class behind it:
-# a rider suppresses the horse ([google/automl, issue 450](https://github.com/google/automl/issues/450)). Images with few
-# objects do not show this. Take crowded images, with one perfect detection for each of twelve objects of five classes:
+# a rider suppresses the horse. A known detector had this fault
+# ([google/automl, issue 450](https://github.com/google/automl/issues/450)). Images with few objects do not show this. Take
+# crowded images, with one perfect detection for each of twelve objects of five classes:
 
 # %%
 generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 5: Convolutionalization and FCN
 #
-# A classifier gives one answer for an image. Slid over a larger image as a window, it gives an answer at every place, and
+# A classifier gives one output for an image. Slid over a larger image as a window, it gives an output at every place, and
 # computes the same features again and again. A fully convolutional network (FCN,
 # [Long et al. 2015](https://arxiv.org/abs/1411.4038)) gives all of them in one pass.
 #
@@ -145,6 +145,6 @@ show(
 )
 
 # %% [markdown]
-# The fault is frequent: [an example](https://github.com/IvLabs/stagewise-knowledge-distillation/issues/12). The model is
-# the same everywhere in this plot. In a batch with few classes, the classes that are absent are left out of the mean, and
-# the background counts more.
+# Published code has this fault: [an example](https://github.com/IvLabs/stagewise-knowledge-distillation/issues/12). The
+# model is the same everywhere in this plot. In a batch with few classes, the classes that are absent are left out of the
+# mean, and the background counts more.

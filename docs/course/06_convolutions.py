@@ -139,7 +139,7 @@ show(
 
 # %% [markdown]
 # Strides and dilation have the same receptive fields: their curves coincide. With strides the map of five layers is 32
-# times smaller; with dilation it has a value for every pixel, at the cost of computing all of them.
+# times smaller per side; with dilation it has a value for every pixel, at the cost of computing all of them.
 #
 # ## What goes wrong
 #

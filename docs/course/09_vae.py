@@ -16,7 +16,7 @@
 #
 # $$\log p(x) \geq \mathbb{E}_{q(z|x)}[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))$$
 #
-# For a normal posterior and a standard normal prior the KL has a closed form, the sum over the $D$ numbers of a code of
+# For a normal posterior and a standard normal prior the KL has a closed form, the sum over the $D$ dimensions of a code of
 #
 # $$\mathrm{KL} = \frac{1}{2} \left( \mu^2 + \sigma^2 - 1 - \log \sigma^2 \right)$$
 #
@@ -133,9 +133,9 @@ show(page, "09_conditional", "Five rows of shapes by class; each column has one 
 #
 # ## What goes wrong
 #
-# The sign of the KL is the most common fault: the formula is printed as a part of the ELBO, which is maximized, and ends
-# up in a loss, which is minimized ([an example](https://github.com/FluxML/model-zoo/pull/147)). The loss then looks fine,
-# since it falls:
+# A frequent fault is the sign of the KL: the formula is printed as a part of the ELBO, which is maximized, and ends up in
+# a loss, which is minimized ([an example with the sign of one term](https://github.com/FluxML/model-zoo/pull/147)). The
+# loss then looks fine, since it falls:
 
 # %%
 torch.manual_seed(0)

@@ -35,7 +35,7 @@ from darkroom.lightning_modules.adversarial.losses import discriminator_loss, ge
 show_source(discriminator_loss, generator_loss, DCGANGenerator, DCGAN.logits_of)
 
 # %% [markdown]
-# Losses take logits: `softplus(-s)` is $-\log \mathrm{sigmoid}(s)$ without a division by zero. The networks follow DCGAN
+# Losses take logits: `softplus(-s)` is $-\log \mathrm{sigmoid}(s)$ without the logarithm of 0. The networks follow DCGAN
 # ([Radford et al. 2016](https://arxiv.org/abs/1511.06434)): transposed convolutions up, strided convolutions down.
 #
 # ## Experiment: a DCGAN of shapes

@@ -122,7 +122,7 @@ print(f"the mixture itself {error(sample_data(20_000, torch.Generator().manual_s
 show(
     curves(series, list(samplers), axes=("steps", "sliced Wasserstein distance"), log_x=True, log_y=True),
     "11_samplers",
-    "Errors of three samplers fall with the number of steps; from 16 steps on DPM-Solver++ has the smallest.",
+    "Errors of three samplers by the number of steps; at 16 and 32 steps DPM-Solver++ has the smallest.",
 )
 
 # %% [markdown]
@@ -132,17 +132,21 @@ show(
 #   an ordinary differential equation by Euler's method, whose error falls in proportion to the length of a step.
 # - Ancestral sampling adds noise in every step, which covers up errors of the steps before. Here it needs fewer steps than
 #   DDIM.
-# - [DPM-Solver++](https://arxiv.org/abs/2211.01095) follows the same equation as DDIM with a method of second order. From
-#   16 steps on it is the best of the three.
+# - [DPM-Solver++](https://arxiv.org/abs/2211.01095) follows the same equation as DDIM with a method of second order. At 16
+#   and 32 steps it has the smallest error of the three. Its error does not fall with every step: it is .021 at 4 steps and
+#   .056 at 8.
+#
+# From 64 steps on, all three are at the level of the mixture's own points.
 #
 # With a trained network, its own errors are added: see the figures of [Diffusion](../methods/diffusion.md).
 #
 # ## What goes wrong
 #
 # Samplers mix up times: the step from $t$ must end at the time at which the next one begins. A step that ends at $t - 1$,
-# though the next one starts at $t - 50$, removes too little noise. A widely used library had such a fault ([issue
-# 81](https://github.com/lucidrains/denoising-diffusion-pytorch/issues/81)). No error is raised, and samples are noisy or
-# grey. The project's samplers take pairs of times for this reason:
+# though the next one starts at $t - 50$, removes too little noise. No error is raised, and samples are noisy or
+# grey. A widely used library had a related fault: it read $\bar\alpha$ one time too early, and its last step led from 0 to
+# 0 ([issue 81](https://github.com/lucidrains/denoising-diffusion-pytorch/issues/81)). The project's samplers take pairs of
+# times for this reason:
 
 # %%
 for name, pairs in {

@@ -280,7 +280,7 @@ def encoder_and_decoder(
         architecture, channels, hidden: of networks that are None.
         num_classes: of conditional networks.
         encoder, decoder: given networks.
-        maps: the numbers of a code are a map (c, h, w), flattened.
+        maps: a code is a map (c, h, w), flattened.
 
     Raises:
         UsageError: a size is invalid, or the output of a given network has another shape.

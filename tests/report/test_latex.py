@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from darkroom.runtime.records.results import Task
 from tests.fakes.runs import write_run
@@ -63,6 +64,22 @@ def test_latex_compiles_every_table_and_figure(darkroom: Callable, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-1500:]
     assert not re.findall(r"^! .*", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection", "captions", "autoencoding"])
+def test_template_compiles_as_it_is(darkroom: Callable, task: Task) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex: apt-get install texlive-latex-recommended (Debian)")
+    run = write_run(Path("runs/my_run & co/0"), task)
+    figure = run / "figures/test_masks/0000030.png"
+    figure.parent.mkdir(parents=True)
+    Image.new("RGB", (1200, 300)).save(figure)
+    assert darkroom("report", run, "--template").code == 0
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    done = subprocess.run(command, cwd=run / "report", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-1500:]
+    assert not re.findall(r"^(?:! |Overfull).*", done.stdout, re.MULTILINE)
 
 
 def test_wrong_width_is_one_message(darkroom: Callable, capfd: pytest.CaptureFixture) -> None:

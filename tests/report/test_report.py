@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -317,3 +318,34 @@ def test_report_does_not_import_torch(run: Path) -> None:
     assert ">mean confidence (0 to 1)<" in figure.with_suffix(".svg").read_text()
     with Image.open(figure.with_suffix(".png")) as image:
         assert min(image.size) > 300
+
+
+def test_template_is_filled_with_what_the_run_has(darkroom: Callable) -> None:
+    run = write_run(Path("runs/my_run & co/0"), "segmentation")
+    figure = run / "figures/test_masks/0000030.png"
+    figure.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 32)).save(figure)
+    written = darkroom("report", run, "--template")
+    document = run / "report/report.tex"
+    assert written.out.splitlines() == [str(run / "report/index.html"), str(document)]
+    text = document.read_text()
+    assert "<<" not in text
+    assert r"my\_run \& co/0" in text
+    assert "darkroom fit --config configs/fake.yaml" in text
+    assert r"\reporttable{tables/metrics.tex}" in text
+    assert (
+        r"\reportfigure{../figures/test_masks/0000030.png}{Truth, prediction and errors. Step 30 of the test.}" in text
+    )
+    files = re.findall(r"^\\report(?:figure|table){(.+?)}", text, re.MULTILINE)
+    assert all((document.parent / file).is_file() for file in files)
+    assert {path.name for path in document.parent.glob("figures/*.pdf")} < {Path(file).name for file in files}
+
+
+def test_text_of_the_template_is_kept(darkroom: Callable, run: Path) -> None:
+    document = write_report(run, template=True).with_name("report.tex")
+    document.write_text("mine")
+    assert darkroom("report", run).code == 0
+    refused = darkroom("report", run, "--template")
+    assert refused.code == 2
+    assert "exists; move it away" in refused.err
+    assert document.read_text() == "mine"

@@ -1,6 +1,7 @@
 """``darkroom check``: exercises of the course, compared with the right values on random inputs."""
 
 import argparse
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -13,17 +14,17 @@ def main(argv: list[str]) -> int:
     """Write the file of a lesson or check it; return the exit code: 0 if every function is right, 1 if one is not."""
     parser = argparse.ArgumentParser(
         "darkroom check",
-        description="Check the exercises of a lesson: run your functions on random inputs, and say what is wrong.",
+        description="Check the exercises of a lesson: run your functions on random inputs, and report what is wrong.",
         epilog="lessons: " + "; ".join(f"{number} {title}" for number, title in TITLES.items()),
     )
     parser.add_argument("what", choices=["lesson"])
     parser.add_argument("number", type=int, metavar="N", help="number of the lesson")
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="your file; default: lesson_0N.py")
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="your file; default: such as lesson_09.py")
     parser.add_argument(
         "--start", action="store_true", help="write the file, with functions to write and one to repair"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs; default: 0")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)  # FILE may stand after --start
     try:
         require_lesson(options.number)
         path = options.file or Path(file_name(options.number))
@@ -42,7 +43,8 @@ def start(number: int, path: Path) -> int:
     if path.exists():
         raise UsageError(f"{path} exists; move it away to start again, or name another file")
     shutil.copyfile(start_file(number), path)
-    print(f"{path}: write the functions, repair the last one, then run `darkroom check lesson {number} {path}`")
+    command = f"darkroom check lesson {number} {shlex.quote(str(path))}"
+    print(f"{path}: write the functions, repair the last one, then run `{command}`")
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from darkroom.cli.options.chart_width import add_width
 from darkroom.errors import UserError
+from darkroom.report.paper.document import NAME
 from darkroom.report.write import write_report
 
 
@@ -18,11 +19,15 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, such as runs/unet/0")
     add_width(parser)
+    parser.add_argument(
+        "--template", action="store_true", help="also write report/report.tex, a LaTeX document to be filled with text"
+    )
     options = parser.parse_args(argv)
     code = 0
     for folder in options.runs:
         try:
-            print(write_report(folder, options.width))
+            page = write_report(folder, options.width, options.template)
+            print(page, *([page.with_name(NAME)] if options.template else []), sep="\n")
         except UserError as error:
             print(f"darkroom: error: {error}", file=sys.stderr)
             code = error.exit_code

@@ -62,6 +62,7 @@ EXERCISES = (
                 "exp(1000) is infinite in floating point; what may be subtracted from all logits without a change?",
             ),
         ),
+        differentiable=("logits",),
     ),
     Exercise(
         "confusion_matrix",
@@ -108,5 +109,6 @@ EXERCISES = (
             ),
         ),
         repair=True,
+        differentiable=("logits",),
     ),
 )

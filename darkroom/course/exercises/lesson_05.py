@@ -32,18 +32,21 @@ def _stacks(generator: Generator) -> Sequence[Inputs]:
 
 
 def _matrices(generator: Generator) -> Sequence[Inputs]:
-    counts = [torch.randint(1, 50, (k, k), generator=generator) for k in (2, 4, 5)]
+    counts = [torch.randint(1, 50, (k, k), generator=generator) for k in (2, 4, 5, 3)]
     counts[2][3], counts[2][:, 3] = 0, 0  # a class that does not occur
+    counts[3][1] = 0  # a class that is only predicted
     return [{"confusion": one} for one in counts]
 
 
 def _sets(generator: Generator) -> Sequence[Inputs]:
+    """Return sets in which predictions are right, or a class that is predicted wrongly; in the last it never occurs."""
     inputs = []
-    for batches, classes in ((1, 2), (3, 4)):
-        truths = [torch.randint(classes, (2 if n else 1, 4, 4), generator=generator) for n in range(batches)]
+    for batches, classes, occurring, guess in ((1, 2, 2, 0), (3, 4, 4, 0), (2, 4, 3, 3)):
+        truths = [torch.randint(occurring, (2 if n else 1, 4, 4), generator=generator) for n in range(batches)]
         truths[0] = truths[0].clamp(max=1)  # classes differ between batches
         wrong = [torch.rand(truth.shape, generator=generator) < 0.1 + 0.3 * n for n, truth in enumerate(truths)]
-        predictions = [torch.where(w, 0, truth) for w, truth in zip(wrong, truths, strict=True)]
+        wrong[0][0, 0, 0] = True
+        predictions = [torch.where(w, guess, truth) for w, truth in zip(wrong, truths, strict=True)]
         inputs.append({"predictions": predictions, "truths": truths, "num_classes": classes})
     return inputs
 
@@ -82,11 +85,26 @@ def _mean_iou(confusion: Tensor) -> Tensor:
     return (hits / (confusion.sum(0) + confusion.sum(1) - hits)).nanmean()
 
 
+def _without_predicted(confusion: Tensor) -> Tensor:
+    hits, occurs = confusion.diag(), confusion.sum(1) > 0
+    return (hits / (confusion.sum(0) + confusion.sum(1) - hits))[occurs].mean()
+
+
+def _with_absent(confusion: Tensor) -> Tensor:
+    hits = confusion.diag()
+    return (hits / (confusion.sum(0) + confusion.sum(1) - hits)).nan_to_num().mean()
+
+
 def _evaluate(predictions: Sequence[Tensor], truths: Sequence[Tensor], num_classes: int) -> Tensor:
     metric = SegmentationScores(num_classes)
     for predicted, truth in zip(predictions, truths, strict=True):
         metric.update(predicted, truth)
     return metric.compute()["mIoU"]
+
+
+def _set_without_predicted(predictions: Sequence[Tensor], truths: Sequence[Tensor], num_classes: int) -> Tensor:
+    pairs = zip(predictions, truths, strict=True)
+    return _without_predicted(torch.stack([count_pairs(t, p, num_classes) for p, t in pairs]).sum(0))
 
 
 def _per_batch(predictions: Sequence[Tensor], truths: Sequence[Tensor], num_classes: int) -> Tensor:
@@ -142,8 +160,12 @@ EXERCISES = (
                 "pixels of the intersection are counted twice in the union",
             ),
             Mistake(
-                lambda confusion: _mean_iou(confusion).nan_to_num() * (confusion.sum(0) > 0).sum() / len(confusion),
+                _with_absent,
                 "a class that does not occur counts as IoU 0; leave it out of the mean",
+            ),
+            Mistake(
+                _without_predicted,
+                "a class that is only predicted is left out of the mean; its pixels are wrong, so its IoU is 0",
             ),
         ),
     ),
@@ -155,6 +177,10 @@ EXERCISES = (
             Mistake(
                 _per_batch,
                 "this is the mean of the values of batches; it changes with the batch size, and rare classes count wrongly",
+            ),
+            Mistake(
+                _set_without_predicted,
+                "a class that is only predicted is left out of the mean; its pixels are wrong, so its IoU is 0",
             ),
         ),
         repair=True,

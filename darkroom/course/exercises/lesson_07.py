@@ -37,14 +37,17 @@ def _predictions(generator: Generator) -> Sequence[Inputs]:
 
 
 def _masks(generator: Generator) -> Sequence[Inputs]:
+    """Return masks of blocks of 2 x 2 pixels, of which all rules for the nearest pixel take the same one."""
     classes = torch.tensor([0, 4, 9, 255])
     return [
         {
-            "mask": classes[torch.randint(4, (h, w), generator=generator)].repeat_interleave(2, 0),
+            "mask": classes[torch.randint(4, (h, w), generator=generator)]
+            .repeat_interleave(2, 0)
+            .repeat_interleave(2, 1),
             "height": height,
             "width": width,
         }
-        for h, w, height, width in ((3, 6, 12, 12), (4, 8, 4, 4))
+        for h, w, height, width in ((3, 6, 12, 24), (4, 8, 4, 8))
     ]
 
 
@@ -129,6 +132,7 @@ EXERCISES = (
             ),
             Mistake(lambda probabilities, truth: _dice(probabilities, truth) / 2, "a factor of 2 is missing"),
         ),
+        differentiable=("probabilities",),
     ),
     Exercise(
         "resize_mask",

@@ -138,5 +138,6 @@ EXERCISES = (
             ),
         ),
         repair=True,
+        differentiable=("logits",),
     ),
 )

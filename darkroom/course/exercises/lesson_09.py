@@ -48,7 +48,7 @@ EXERCISES = (
         (
             Mistake(
                 lambda mean, log_variance: kl_divergence(mean, log_variance).mean(1),
-                "the KL is averaged over the numbers of a code; independent numbers add their KL",
+                "the KL is averaged over the dimensions of a code; the KL of independent dimensions adds up",
             ),
             Mistake(
                 lambda mean, log_variance: _kl(mean, 2 * log_variance),
@@ -59,6 +59,7 @@ EXERCISES = (
                 "the result is twice the KL; look at the factor in front of the sum",
             ),
         ),
+        differentiable=("mean", "log_variance"),
     ),
     Exercise(
         "reparameterize",
@@ -74,6 +75,7 @@ EXERCISES = (
                 "the noise is scaled by the logarithm of the variance",
             ),
         ),
+        differentiable=("mean", "log_variance"),
     ),
     Exercise(
         "importance_weighted_bound",
@@ -93,6 +95,7 @@ EXERCISES = (
                 "weights of exp(-1000) are 0 in floating point; stay with logarithms",
             ),
         ),
+        differentiable=("log_weights",),
     ),
     Exercise(
         "vae_loss",
@@ -107,5 +110,6 @@ EXERCISES = (
             ),
         ),
         repair=True,
+        differentiable=("log_likelihood", "mean", "log_variance"),
     ),
 )

@@ -78,6 +78,10 @@ def _mean_logit(discriminator: Discriminator, images: Tensor) -> Tensor:
     return _gradient_penalty(discriminator, images) / len(images) ** 2
 
 
+def _without_graph(discriminator: Discriminator, images: Tensor) -> Tensor:
+    return _gradient_penalty(discriminator, images).detach()
+
+
 def _together(discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     both = discriminator(torch.cat([real, fake]))
     return both[: len(real)], both[len(real) :]
@@ -102,6 +106,7 @@ EXERCISES = (
                 "this is the mean of the two terms; the loss is their sum",
             ),
         ),
+        differentiable=("real", "fake"),
     ),
     Exercise(
         "generator_loss",
@@ -121,6 +126,7 @@ EXERCISES = (
                 "the sigmoid of a very negative logit is exactly 0 in floating point, and its logarithm infinite",
             ),
         ),
+        differentiable=("fake",),
     ),
     Exercise(
         "gradient_penalty",
@@ -129,7 +135,13 @@ EXERCISES = (
         (
             Mistake(_summed, "the penalty is summed over the batch; it must be the mean"),
             Mistake(_mean_logit, "the gradient of the mean logit is smaller by the batch size; take that of the sum"),
+            Mistake(
+                _without_graph,
+                "the gradient is a constant for autograd, so the penalty does not change the discriminator; compute the "
+                "gradient so that it has a graph of its own",
+            ),
         ),
+        differentiable=("discriminator",),
     ),
     Exercise(
         "discriminator_logits",

@@ -14,7 +14,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels: true class of each image, int64 (B,), 0 ... K - 1.
 
     Returns:
-        a number, (), finite.
+        a number, (), finite; differentiable with respect to the logits.
     """
     raise NotImplementedError
 
@@ -53,7 +53,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: true class of each image, int64 (B,).
 
     Returns:
-        a number, ().
+        a number, (); differentiable with respect to the logits.
     """
     probabilities = F.softmax(logits, dim=1)
     return F.cross_entropy(probabilities, labels)

@@ -38,7 +38,7 @@ def soft_dice(probabilities: Tensor, truth: Tensor) -> Tensor:
         truth: 1 in the foreground, else 0, float (B, H, W); each image has some foreground.
 
     Returns:
-        mean over the images of the coefficient of each, in [0, 1], ().
+        mean over the images of the coefficient of each, in [0, 1], (); differentiable with respect to the probabilities.
     """
     raise NotImplementedError
 

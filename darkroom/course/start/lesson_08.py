@@ -50,6 +50,6 @@ def reconstruction_loss(logits: Tensor, images: Tensor) -> Tensor:
         images: (B, C, H, W) in [-1, 1]; grey values are the expectation of random black and white pixels.
 
     Returns:
-        sum over the values of an image, averaged over the batch, (), at least 0.
+        sum over the values of an image, averaged over the batch, (), at least 0; differentiable with respect to the logits.
     """
     return F.binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1).mean()

@@ -12,7 +12,7 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
         log_variance: natural logarithm of the variance, (B, D).
 
     Returns:
-        (B,), at least 0; summed over the D numbers of a code.
+        (B,), at least 0; summed over the D dimensions of a code; differentiable with respect to mean and log_variance.
     """
     raise NotImplementedError
 
@@ -26,7 +26,7 @@ def reparameterize(mean: Tensor, log_variance: Tensor, epsilon: Tensor) -> Tenso
         epsilon: standard normal noise, (B, D).
 
     Returns:
-        (B, D).
+        (B, D), differentiable with respect to mean and log_variance.
     """
     raise NotImplementedError
 
@@ -40,7 +40,7 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
         log_weights: log p(x, z) - log q(z|x) of k samples of z, (k, B).
 
     Returns:
-        (B,), finite.
+        (B,), finite, differentiable with respect to log_weights.
     """
     raise NotImplementedError
 
@@ -54,7 +54,7 @@ def vae_loss(log_likelihood: Tensor, mean: Tensor, log_variance: Tensor, beta: f
         beta: weight of the KL, above 0.
 
     Returns:
-        a number, ().
+        a number, (), differentiable with respect to log_likelihood, mean and log_variance.
     """
     kl = 0.5 * (1 + log_variance - mean.square() - torch.exp(log_variance)).sum(1)
     return (-log_likelihood + beta * kl).mean()

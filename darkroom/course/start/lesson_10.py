@@ -13,7 +13,8 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
         fake: logits of generated images, (B,).
 
     Returns:
-        mean of -log D(real) plus mean of -log(1 - D(fake)), where D is the sigmoid of the logit, (), finite.
+        mean of -log D(real) plus mean of -log(1 - D(fake)), where D is the sigmoid of the logit, (), finite; differentiable
+        with respect to real and fake.
     """
     raise NotImplementedError
 
@@ -25,7 +26,7 @@ def generator_loss(fake: Tensor) -> Tensor:
         fake: logits of generated images, (B,), possibly as low as -1000.
 
     Returns:
-        mean of -log D(fake), (), finite.
+        mean of -log D(fake), (), finite; differentiable with respect to fake.
     """
     raise NotImplementedError
 
@@ -38,7 +39,8 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], images: Tensor) 
         images: real ones, (B, C, H, W).
 
     Returns:
-        squared norm of the gradient of each logit with respect to its image, averaged over the batch, ().
+        squared norm of the gradient of each logit with respect to its image, averaged over the batch, (); differentiable
+        with respect to the weights of the discriminator, which the penalty trains.
     """
     raise NotImplementedError
 

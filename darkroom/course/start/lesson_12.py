@@ -25,7 +25,7 @@ def dynamic_threshold(x0: Tensor, percentile: float) -> Tensor:
 
     Args:
         x0: (B, C, H, W); guidance makes values beyond [-1, 1].
-        percentile: in (0, 1], such as 0.995.
+        percentile: in (0, 1], such as 0.995; between two values by linear interpolation, as ``torch.quantile``.
 
     Returns:
         (B, C, H, W) in [-1, 1]. Each image has its own scale; an image whose percentile is below 1 is only clipped to

@@ -46,7 +46,7 @@
       label: "Log SNR by time",
       y: [-12, 10],
       yTicks: [-10, -5, 0, 5, 10],
-      yLabel: "log SNR = log ᾱ / (1 − ᾱ)",
+      yLabel: "log SNR = log(ᾱ / (1 − ᾱ))",
     });
     const cursors = [
       [kept, (alphaBar) => alphaBar],

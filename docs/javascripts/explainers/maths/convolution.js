@@ -30,7 +30,7 @@
     return { slots, out, step, reads, border };
   }
 
-  /** Weight of tap (i, j) in the window: of the kernel, turned by 180 degrees for a transposed convolution. */
+  /** Weight of tap (i, j) in the window: of the kernel, flipped along both axes for a transposed convolution. */
   function windowWeight(kernel, i, j, transposed) {
     const last = kernel.length - 1;
     return transposed ? kernel[last - i][last - j] : kernel[i][j];

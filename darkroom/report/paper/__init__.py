@@ -1,0 +1,1 @@
+"""LaTeX document of a run, to be filled with text."""
