@@ -117,13 +117,42 @@ def test_autoencoding(darkroom: Callable, page: Page, name: str) -> None:
     require_quiet(page, path)
 
 
-@pytest.mark.parametrize("name", ["dcgan", "ddpm", "improved_ddpm", "ddpm_conditional"])
+@pytest.mark.parametrize("name", ["dcgan", "ddpm", "improved_ddpm", "ddpm_conditional", "rectified_flow"])
 def test_sampling(darkroom: Callable, page: Page, name: str) -> None:
     family = "adversarial" if name == "dcgan" else "diffusion"
     path, trained, _ = write_page(fit_tiny(darkroom, f"{family}/{name}.yaml"))
     open_page(page, path, name)
     require_samples(page, trained.model, {"label": 1} if name == "ddpm_conditional" else {})
+    if name != "dcgan":
+        require_shown_sample(page, trained.model, {"label": 0} if name == "ddpm_conditional" else {})
     require_quiet(page, path)
+
+
+# Chooses the sampler "as predict" and the seed 5, and returns the pixels of the state at its end.
+_AS_PREDICT = """
+(async () => {
+  const part = document.querySelector("section[aria-label='Denoising 1']");
+  const [choice, time] = [part.querySelector("select"), part.querySelector(".note")];
+  choice.value = [...choice.options].findIndex(({ text }) => text === "as predict");
+  choice.dispatchEvent(new Event("change"));
+  const seed = document.querySelector("section[aria-label='Settings'] input[type='range']");
+  seed.value = 5;
+  seed.dispatchEvent(new Event("input"));
+  time.textContent = "";
+  while (!time.textContent) await new Promise((done) => setTimeout(done, 50));
+  const canvas = part.querySelector("canvas");
+  return Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data);
+})()
+"""
+
+
+@torch.no_grad()
+def require_shown_sample(page: Page, model: Any, labelled: dict[str, int]) -> None:
+    """Assert that the sampler "as predict" shows the image of ``predict``."""
+    batch = {"seed": torch.tensor([5])} | {name: torch.tensor([value]) for name, value in labelled.items()}
+    expected = (model.predict_step(batch, 0)[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    shown = np.array(page.run(_AS_PREDICT)).reshape(*expected.shape[:2], 4)[..., :3]
+    assert np.abs(shown - expected).max() <= 1
 
 
 @torch.no_grad()
