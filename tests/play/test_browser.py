@@ -71,6 +71,8 @@ def test_segmentation(darkroom: Callable, page: Page) -> None:
         page.press("ArrowRight")
     assert page.run("document.activeElement.className") == "picture stage"
     require_quiet(page, path)
+    page.run("new Promise(done => { Promise.reject(new Error('no memory')); setTimeout(done, 100); })")
+    assert page.run("document.querySelector('.status').textContent") == "The computation failed: no memory"
 
 
 @pytest.mark.parametrize("config", ["classification/vgg.yaml", "classification/kinds_yolo.yaml"])
