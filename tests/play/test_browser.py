@@ -119,14 +119,24 @@ def test_autoencoding(darkroom: Callable, page: Page, name: str) -> None:
     require_quiet(page, path)
 
 
-@pytest.mark.parametrize("name", ["dcgan", "ddpm", "improved_ddpm", "ddpm_conditional", "rectified_flow"])
-def test_sampling(darkroom: Callable, page: Page, name: str) -> None:
-    family = "adversarial" if name == "dcgan" else "diffusion"
-    path, trained, _ = write_page(fit_tiny(darkroom, f"{family}/{name}.yaml"))
+@pytest.mark.parametrize(
+    "name", ["ddpm", "improved_ddpm", "ddpm_conditional", "rectified_flow", "latent/latent_diffusion"]
+)
+def test_diffusion(darkroom: Callable, page: Page, name: str) -> None:
+    path, trained, _ = write_page(fit_tiny(darkroom, f"diffusion/{name}.yaml"))
     open_page(page, path, name)
-    require_samples(page, trained.model, {"label": 1} if name == "ddpm_conditional" else {})
-    if name != "dcgan":
-        require_shown_sample(page, trained.model, {"label": 0} if name == "ddpm_conditional" else {})
+    conditional = name in ("ddpm_conditional", "latent/latent_diffusion")
+    require_samples(page, trained.model, {"label": 1} if conditional else {})
+    require_shown_sample(page, trained.model, {"label": 0} if conditional else {})
+    forward = page.run("document.querySelectorAll(\"section[aria-label='Forward process']\").length")
+    assert forward == (0 if name.startswith("latent") else 1)
+    require_quiet(page, path)
+
+
+def test_generator(darkroom: Callable, page: Page) -> None:
+    path, trained, _ = write_page(fit_tiny(darkroom, "adversarial/dcgan.yaml"))
+    open_page(page, path, "dcgan")
+    require_samples(page, trained.model, {})
     require_quiet(page, path)
 
 
