@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ def _samples(data: VisionDataModule) -> Iterator[Example]:
         truth: dict[str, Any] = {
             name: batch[name][0] for name in ("label", "mask", "target", "proposals") if name in batch
         }
-        name = str(batch["path"][0]) if "path" in batch else f"test image {index}"
+        # Without its folders, which are of this machine: pages are sent to others.
+        name = Path(batch["path"][0]).name if "path" in batch else f"test image {index}"
         yield Example(batch["image"][0], name, truth)
 
 
@@ -82,14 +84,19 @@ def image_png(image: Tensor) -> str:
     return png(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def as_data(examples: Sequence[Example], colours: np.ndarray) -> list[dict[str, Any]]:
-    """Return examples for the script: images as PNG, masks in the colours of their classes, uint8 (256, 3)."""
+def as_data(examples: Sequence[Example], colours: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """Return examples for the script: images, and with colours also masks, as PNG.
+
+    Args:
+        examples: of the test data.
+        colours: of the values of masks, uint8 (256, 3).
+    """
     found: list[dict[str, Any]] = []
     for example in examples:
         one: dict[str, Any] = {"name": example.name, "image": image_png(example.image)}
         if "label" in example.truth:
             one["label"] = int(example.truth["label"])
-        if "mask" in example.truth:
+        if colours is not None and "mask" in example.truth:
             one["mask"] = png(colours[example.truth["mask"].numpy()])
         if "target" in example.truth:
             target = example.truth["target"]

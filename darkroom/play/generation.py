@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from darkroom.callbacks.plotting.style import class_palette
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
 from darkroom.export.checkpoint import TrainedMethod
@@ -18,7 +17,7 @@ from darkroom.play.examples import as_data, read_examples
 from darkroom.play.perception import Graphs, describe
 
 _STEPS = (2, 5, 10, 20, 50, 100, 200)  # of the slider
-_SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ancestral", "dpm_solver++", "heun")
+_SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ancestral", "dpm_solver++", "heun", "flow_heun")
 
 
 def generation(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> tuple[dict[str, Any], Graphs]:
@@ -40,11 +39,11 @@ def generation(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> 
         "kind": kind,
         "classes": list(names),
         "image_shape": list(trained.model.image_shape),
-        "examples": [] if kind == "generator" else as_data(read_examples(data), class_palette(len(names))),
+        "examples": [] if kind == "generator" else as_data(read_examples(data)),
         "graphs": {name: describe(one.description) for name, one in parts.items()},
     }
     if isinstance(trained.model, Diffusion):
-        content |= _sampling(trained.model)
+        content |= sampling_tables(trained.model)
         content["graphs"]["denoiser"]["options"].pop("evaluations")
     return content, {name: one.path for name, one in parts.items()}
 
@@ -58,8 +57,8 @@ def _kind(trained: TrainedMethod, parts: Mapping[str, Written]) -> str:
     raise UsageError(f"{type(trained.model).__name__} has no page; see docs/guides/playground.md")
 
 
-def _sampling(model: Diffusion) -> dict[str, Any]:
-    """Return the tables of samplers by name and number of steps, and that of ``predict``."""
+def sampling_tables(model: Diffusion) -> dict[str, Any]:
+    """Return the tables of samplers by name and number of steps at uniform times, and ``own``, that of ``predict``."""
     tables: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for name in _SAMPLERS:
         for steps in sorted({*_STEPS, model.sampling.steps or 0} - {0}):

@@ -63,7 +63,7 @@ def render_page(content: Content, runtime: Runtime) -> str:
             f"is sent. Written by darkroom play {__version__}.",
         ),
     )
-    text = json.dumps(content.data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(content.data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = [
         element("script", Html(text), type="application/json", id="data"),
         _part("ort-script", runtime.script.read_bytes()),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from darkroom.callbacks.plotting.style import class_palette
+from darkroom.callbacks.plotting.style import IGNORE, class_palette
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.errors import UsageError
 from darkroom.export.checkpoint import TrainedMethod, load_trained
@@ -18,7 +18,7 @@ from darkroom.lightning_modules.layers.image_normalization import ImageNormaliza
 from darkroom.lightning_modules.segmentation import DeconvNet, SemanticSegmentation
 from darkroom.play.activation import with_activation_maps
 from darkroom.play.examples import Example, as_data, read_examples
-from darkroom.play.receptive import ReceptiveFields, measure_fields
+from darkroom.play.receptive import measure_fields
 from darkroom.play.references import references_of
 
 Graphs = dict[str, Path]
@@ -40,22 +40,16 @@ def perception(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> 
     examples = read_examples(data)
     names = list(trained.class_names) or [f"class {index}" for index in range(data.num_classes)]
     content: dict[str, Any] = {"classes": names, "image_shape": list(examples[0].image.shape)}
-    colours = class_palette(max(len(names), 2) + 1)
     if isinstance(trained.model, SemanticSegmentation):
-        trained, more = _segmentation(trained, examples)
+        trained, more = _segmentation(trained, examples, len(names))
     elif isinstance(trained.model, ImageClassifier):
         trained, more = _classification(trained, examples)
     elif isinstance(trained.model, ObjectDetection):
-        trained, more = _detection(trained, examples)
-        colours = colours[1:]  # the first one is that of the background
+        trained, more = _detection(trained, examples, len(names))
     else:
         raise UsageError(f"{type(trained.model).__name__} has no page; see docs/guides/playground.md")
     (written,) = write_method(trained, data, "onnx", folder / "model.onnx", _CHECKED)
-    content |= more | {
-        "colours": colours[: len(names)].tolist(),
-        "examples": as_data(examples, colours),
-        "graphs": {"model": describe(written.description)},
-    }
+    content |= {"examples": as_data(examples), "graphs": {"model": describe(written.description)}} | more
     return content, {"model": written.path}
 
 
@@ -78,14 +72,21 @@ def _classification(trained: TrainedMethod, examples: list[Example]) -> tuple[Tr
     return trained if maps is None else replace(trained, exportable=maps), {"kind": "classification"}
 
 
-def _segmentation(trained: TrainedMethod, examples: list[Example]) -> tuple[TrainedMethod, dict[str, Any]]:
+def _segmentation(trained: TrainedMethod, examples: list[Example], count: int) -> tuple[TrainedMethod, dict[str, Any]]:
     assert isinstance(trained.model, SemanticSegmentation)
     options = _whole_images(trained.model)
     if options:
         trained = load_trained(trained.path, options)
     assert isinstance(trained.model, SemanticSegmentation)
-    fields = _fields(trained.model, _normalized(trained, examples[:_FIELD_IMAGES]))
-    return trained, {"kind": "segmentation", "receptive": fields and fields.as_data()}
+    fields = measure_fields(_Logits(trained.model), _normalized(trained, examples[:_FIELD_IMAGES]))
+    shown = min(max(count, 2), IGNORE)
+    palette = class_palette(shown)
+    return trained, {
+        "kind": "segmentation",
+        "colours": palette[:shown].tolist(),
+        "examples": as_data(examples, palette),
+        "receptive": fields and fields.as_data(),
+    }
 
 
 def _whole_images(model: SemanticSegmentation) -> Mapping[str, Any]:
@@ -94,7 +95,7 @@ def _whole_images(model: SemanticSegmentation) -> Mapping[str, Any]:
     return options | ({"proposals": 0} if isinstance(model, DeconvNet) and model.proposals else {})
 
 
-def _detection(trained: TrainedMethod, examples: list[Example]) -> tuple[TrainedMethod, dict[str, Any]]:
+def _detection(trained: TrainedMethod, examples: list[Example], count: int) -> tuple[TrainedMethod, dict[str, Any]]:
     assert isinstance(trained.model, ObjectDetection)
     limits = trained.model.limits
     # Masks of all candidates take long: those of low scores are left out.
@@ -102,8 +103,10 @@ def _detection(trained: TrainedMethod, examples: list[Example]) -> tuple[Trained
     whole = {"tile": None, "score_threshold": lowest, "nms_threshold": 1.0, "max_detections": _CANDIDATES}
     trained = load_trained(trained.path, {"inference": whole})
     references = references_of(trained.model, _normalized(trained, examples[:1]))
+    last = min(count + 1, IGNORE)
     return trained, {
         "kind": "detection",
+        "colours": class_palette(last)[1:last].tolist(),  # the first one is that of the background
         "limits": {
             "score_threshold": limits.score_threshold,
             "nms_threshold": limits.nms_threshold,
@@ -122,10 +125,3 @@ class _Logits(torch.nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.model.infer({"image": image})
-
-
-def _fields(model: SemanticSegmentation, images: torch.Tensor) -> ReceptiveFields | None:
-    try:
-        return measure_fields(_Logits(model), images)
-    except RuntimeError:  # a network whose gradients cannot be computed
-        return None

@@ -1,7 +1,7 @@
 """Receptive fields: the part of an image that the logits of a pixel depend on."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -40,7 +40,7 @@ class ReceptiveFields:
         return asdict(self)
 
 
-def measure_fields(network: nn.Module, images: Tensor) -> ReceptiveFields:
+def measure_fields(network: nn.Module, images: Tensor) -> ReceptiveFields | None:
     """Measure the receptive fields of a network from images to logits of their size.
 
     The effective field of a pixel (Luo et al. 2016) is the absolute gradient of its largest logit with respect to the
@@ -50,15 +50,20 @@ def measure_fields(network: nn.Module, images: Tensor) -> ReceptiveFields:
     Args:
         network: in evaluation mode.
         images: float32 (B, C, H, W), normalized.
+
+    Returns:
+        None: the logits have no gradient with respect to the image.
     """
     height, width = images.shape[-2:]
     rows, columns = min(GRID, height), min(GRID, width)
     places = [((2 * row + 1) * height // (2 * rows), (2 * column + 1) * width // (2 * columns))
               for row in range(rows) for column in range(columns)]  # fmt: skip
-    effective = torch.stack(_gradients(network, images, places)).abs().sum(2).mean(1).sqrt()
-    effective = effective / effective.amax((1, 2), keepdim=True).clamp(min=1e-12)
-    ones = torch.ones_like(images[:1])
-    reached = torch.stack(_gradients(_positive(network), ones, places)).sum((1, 2)) != 0
+    gradients = _gradients(network, images, places, lambda one: one.abs().sum(1).mean(0).sqrt())
+    if gradients is None:
+        return None
+    effective = gradients / gradients.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    reached = _gradients(_positive(network), torch.ones_like(images[:1]), places, lambda one: one.sum((0, 1)) != 0)
+    assert reached is not None, "has the operations of the network"
     high, wide = (max(1, side * _STORED // max(height, width, _STORED)) for side in (height, width))
     stored = torch.nn.functional.adaptive_max_pool2d(effective, (high, wide))
     return ReceptiveFields(
@@ -74,12 +79,19 @@ def measure_fields(network: nn.Module, images: Tensor) -> ReceptiveFields:
     )
 
 
-def _gradients(network: nn.Module, images: Tensor, places: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Return the gradients (B, C, H, W) of the largest logit of each place."""
+def _gradients(
+    network: nn.Module, images: Tensor, places: Sequence[tuple[int, int]], reduce: Callable[[Tensor], Tensor]
+) -> Tensor | None:
+    """Return the gradients of the largest logit of each place, each reduced from (B, C, H, W) to (H, W): (P, H, W).
+
+    Without the reduction, those of large images take gigabytes.
+    """
     with torch.enable_grad():
         images = images.clone().requires_grad_()
         best = network(images).float().amax(1).sum(0)
-        return [torch.autograd.grad(best[y, x], images, retain_graph=True)[0] for y, x in places]
+        if not best.requires_grad:
+            return None
+        return torch.stack([reduce(torch.autograd.grad(best[y, x], images, retain_graph=True)[0]) for y, x in places])
 
 
 def _bounds(reached: Tensor) -> list[int]:

@@ -58,6 +58,10 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def processor_time(self) -> float:
+        """Return the seconds of processor time that all processes of the browser have used."""
+        return sum(one["cpuTime"] for one in self._call("SystemInfo.getProcessInfo", session=None)["processInfo"])
+
     def resize(self, width: int, height: int = 900) -> None:
         """Set the size of the window, in pixels."""
         self._call(

@@ -39,6 +39,7 @@ def convolutions(count: int, **options: int) -> nn.Sequential:
 )
 def test_theoretical_field_follows_from_the_layers(network: nn.Module, reach: int) -> None:
     fields = measure_fields(network.eval(), torch.randn(2, 1, SIDE, SIDE))
+    assert fields is not None
     for y, x in ((4, 3), (0, 7)):
         low, high = (max(0, place - reach) for place in (x, y)), (min(SIDE, place + reach + 1) for place in (x, y))
         assert fields.bounds[y * SIDE + x] == [*low, *high]
@@ -50,13 +51,31 @@ def test_layer_that_sees_everything_has_the_whole_image_as_field() -> None:
             return x + x.mean((2, 3), keepdim=True)
 
     fields = measure_fields(nn.Sequential(Mean(), nn.Conv2d(1, 2, 1)), torch.randn(1, 1, SIDE, SIDE))
+    assert fields is not None
     assert fields.bounds[0] == [0, 0, SIDE, SIDE]
+
+
+def test_logits_without_a_gradient_have_no_field() -> None:
+    class Detached(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.detach()
+
+    assert measure_fields(Detached(), torch.randn(1, 1, SIDE, SIDE)) is None
+
+
+def test_fields_are_reduced_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda some: (sizes.extend(one.numel() for one in some), stack(some))[1])
+    assert measure_fields(convolutions(1), torch.randn(2, 1, SIDE, SIDE)) is not None
+    assert set(sizes) == {SIDE * SIDE}
 
 
 def test_effective_field_is_the_gradient() -> None:
     network = nn.Conv2d(1, 1, 3, padding=1, bias=False)
     network.weight.data = torch.tensor([[[[0.0, 0.0, 0.0], [0.0, 1.0, 0.25], [0.0, 0.0, 0.0]]]])
     fields = measure_fields(network, torch.randn(1, 1, SIDE, SIDE))
+    assert fields is not None
     maps = np.array(Image.open(io.BytesIO(base64.b64decode(fields.maps)))).reshape(SIDE * SIDE, SIDE, SIDE)
     expected = np.zeros((SIDE, SIDE), np.uint8)
     expected[4, 3:5] = 255, 128  # the square root, the largest 255
@@ -85,7 +104,7 @@ def test_cells_of_yolo_tile_the_image() -> None:
     model = YOLO(num_classes=2, preset="tiny", grid=4, image_size=64, width=0.1).eval()
     cells = references_of(model, torch.zeros(1, 3, 40, 80))
     assert cells is not None
-    assert cells.by_centre
+    assert cells.rule == "centre"
     assert len(cells.boxes) == 16
     assert cells.boxes[0] == [0, 0, 20, 10]
     assert cells.boxes[-1] == [60, 30, 80, 40]
@@ -101,6 +120,6 @@ def test_anchors_are_in_pixels_of_the_image() -> None:
                         max_side=64, rpn=rpn).eval()  # fmt: skip
     anchors = references_of(faster, torch.zeros(1, 3, 32, 32))
     assert anchors is not None
-    assert anchors.threshold == 0.7
+    assert (anchors.rule, anchors.threshold) == ("at_least", 0.7)
     # An anchor of 16 pixels of the image scaled by 2, with its centre at the first cell.
     assert [-4, -4, 4, 4] in anchors.boxes

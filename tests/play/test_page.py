@@ -25,7 +25,7 @@ def page(tmp_path: Path) -> Path:
         title="UNet on <Shapes>",
         above="unet/0",
         facts=[("Step", 3)],
-        data={"kind": "segmentation", "classes": ["</script>", "Straße"]},
+        data={"kind": "segmentation", "classes": ["</script>", "<!--<script>", "Straße"]},
         graphs={"model": tmp_path / "model.onnx"},
     )
     path = tmp_path / "play" / "index.html"
@@ -45,7 +45,8 @@ def test_data_and_graphs_are_inside(page: Path) -> None:
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     graph = re.search(r'<script type="application/gzip" id="graph-model">(.*?)</script>', text)
     assert data is not None
-    assert json.loads(data[1])["classes"] == ["</script>", "Straße"]
+    assert json.loads(data[1])["classes"] == ["</script>", "<!--<script>", "Straße"]
+    assert "<" not in data[1]  # <!--<script> would hide the end of the element
     assert graph is not None
     assert gzip.decompress(base64.b64decode(graph[1])) == b"content of model.onnx"
     assert "UNet on &lt;Shapes&gt;" in text

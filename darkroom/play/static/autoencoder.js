@@ -1,7 +1,7 @@
 // Autoencoders: the code of an image, moved by hand, and images from the prior.
 import { newestOnly } from "./engine.js";
 import { button, choice, element, milliseconds, note, panel, slider } from "./elements.js";
-import { decodeLatents, drawLatent, mix, rangeOf } from "./latents.js";
+import { decodeLatents, sampleLatent, mix, rangeOf } from "./latents.js";
 import { context, fromValues, makeCanvas, paint, picture, toPlanes } from "./pixels.js";
 import { Picker } from "./picker.js";
 
@@ -107,8 +107,8 @@ export async function autoencoderPage(engine, data, status) {
   });
 
   // Samples of the prior, and images between two codes.
-  const seed = slider("Seed", { min: 0, max: 99, step: 1, value: 0, onInput: (value) => { state.code = drawLatent(prior, dim, value); draw(); } });
-  const sampled = button("Sample the prior", () => { state.code = drawLatent(prior, dim, seed.get()); draw(); });
+  const seed = slider("Seed", { min: 0, max: 99, step: 1, value: 0, onInput: (value) => { state.code = sampleLatent(prior, dim, value); draw(); } });
+  const sampled = button("Sample the prior", () => { state.code = sampleLatent(prior, dim, seed.get()); draw(); });
   const titles = data.examples.map(({ name }) => name);
   const from = choice("From", titles, 0, () => interpolate());
   const to = choice("To", titles, Math.min(1, titles.length - 1), () => interpolate());
@@ -134,7 +134,7 @@ export async function autoencoderPage(engine, data, status) {
     ],
     first: async () => { await picker.choose(0); interpolate(); },
     run: async ({ example, seed: number, label }) => {
-      const code = example === undefined ? drawLatent(prior, dim, number) : await encode(engine, await picker.examplePixels(example), channels, label);
+      const code = example === undefined ? sampleLatent(prior, dim, number) : await encode(engine, await picker.examplePixels(example), channels, label);
       return { values: Array.from((await decodeLatents(engine, "decoder", code, 1, label)).values) };
     },
   };

@@ -1,4 +1,5 @@
 // Boxes [x0, y0, x1, y1]: overlap, suppression and matching.
+import { largestOf } from "./pixels.js";
 
 export function area([x0, y0, x1, y1]) {
   return (x1 - x0) * (y1 - y0);
@@ -24,10 +25,46 @@ export function suppress(candidates, scoreThreshold, iouThreshold, most) {
   return kept.slice(0, most);
 }
 
-// Returns the indices of anchors that a box is matched with, and their IoU: those of at least a threshold, and the best.
-export function matchAnchors(anchors, box, threshold) {
-  const found = anchors.map((anchor, index) => ({ index, iou: overlap(anchor, box) })).sort((one, other) => other.iou - one.iou);
-  return found.filter(({ iou }, rank) => iou > 0 && (rank === 0 || iou >= threshold));
+// How boxes of a method are matched with true boxes; see References in references.py.
+export const RULES = {
+  at_least: { match: matchAnchors, words: (threshold) => `IoU of at least ${threshold}, or the highest IoU of a true box` },
+  above: { match: matchDefaultBoxes, words: (threshold) => `IoU above ${threshold}, or the best default box of a true box` },
+  centre: { match: matchCells, words: () => "a box belongs to the cell of its centre" },
+};
+
+// Returns the indices of anchors of at least a threshold's IoU with a true box, and of the best ones of each true box.
+function matchAnchors(anchors, boxes, threshold) {
+  const found = boxes.flatMap((box) => {
+    const ious = anchors.map((anchor) => overlap(anchor, box));
+    const least = Math.min(threshold, Math.max(largestOf(ious), Number.MIN_VALUE));
+    return ious.flatMap((iou, index) => (iou >= least ? [index] : []));
+  });
+  return [...new Set(found)];
+}
+
+// Returns the indices of default boxes above a threshold's IoU with a true box, and of one for each true box: the pair of
+// the highest IoU first, each box in one pair.
+function matchDefaultBoxes(defaultBoxes, boxes, threshold) {
+  const ious = boxes.map((box) => defaultBoxes.map((one) => overlap(one, box)));
+  const found = new Set(ious.flatMap((row) => row.flatMap((iou, index) => (iou > threshold ? [index] : []))));
+  for (let pair = 0; pair < Math.min(boxes.length, defaultBoxes.length); pair++) {
+    const best = ious.map(largestOf);
+    const row = best.indexOf(largestOf(best));
+    const index = ious[row].indexOf(best[row]);
+    found.add(index);
+    ious[row].fill(-1);
+    for (const other of ious) other[index] = -1;
+  }
+  return [...found];
+}
+
+// Returns the indices of the cells in which the centres of boxes lie.
+function matchCells(cells, boxes) {
+  const found = boxes.map(([x0, y0, x1, y1]) => {
+    const [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2];
+    return cells.findIndex(([left, top, right, bottom]) => left <= x && x < right && top <= y && y < bottom);
+  });
+  return [...new Set(found.filter((index) => index >= 0))];
 }
 
 // Returns the indices of anchors whose centre is nearest to the middle of a pixel.

@@ -1,8 +1,8 @@
 // Detection: boxes of an image with thresholds that can be moved, and the anchors of the method.
-import { anchorsAt, matchAnchors, regularBoxes, suppress } from "./boxes.js";
+import { anchorsAt, overlap, regularBoxes, RULES, suppress } from "./boxes.js";
 import { newestOnly } from "./engine.js";
-import { bars, choice, colourOf, milliseconds, note, panel, percent, slider } from "./elements.js";
-import { context, makeCanvas, toPlanes } from "./pixels.js";
+import { bars, choice, colourAt, colourOf, milliseconds, note, panel, percent, slider } from "./elements.js";
+import { context, largestOf, makeCanvas, toPlanes } from "./pixels.js";
 import { Picker } from "./picker.js";
 import { drawBoxes, markPixel, Stage } from "./stage.js";
 
@@ -26,7 +26,7 @@ function drawMasks(detections, colours, width, height) {
   const pixels = new ImageData(width, height);
   for (const { mask, label } of detections) {
     mask?.forEach((inside, index) => {
-      if (inside) pixels.data.set([...colours[label - 1], 130], 4 * index);
+      if (inside) pixels.data.set([...colourAt(colours, label - 1), 130], 4 * index);
     });
   }
   context(canvas).putImageData(pixels, 0, 0);
@@ -50,10 +50,10 @@ export async function detectionPage(engine, data, status) {
   function drawResult() {
     if (!state.candidates) return;
     const kept = suppress(state.candidates, least.get(), iou.get(), limits.max_detections);
-    const boxes = kept.map(({ box, score, label }) => ({ corners: box, colour: colourOf(data.colours[label - 1]), text: `${data.classes[label - 1]} ${percent(score)}` }));
+    const boxes = kept.map(({ box, score, label }) => ({ corners: box, colour: colourOf(data.colours, label - 1), text: `${data.classes[label - 1]} ${percent(score)}` }));
     result.setLayers(drawMasks(kept, data.colours, width, height), drawBoxes(boxes));
     counts.textContent = `${kept.length} of ${state.candidates.length} candidates`;
-    list.show(kept.slice(0, 10).map(({ score, label }) => ({ name: data.classes[label - 1], value: score, colour: colourOf(data.colours[label - 1]) })));
+    list.show(kept.slice(0, 10).map(({ score, label }) => ({ name: data.classes[label - 1], value: score, colour: colourOf(data.colours, label - 1) })));
   }
 
   const show = newestOnly(async (pixels, index) => {
@@ -77,7 +77,7 @@ export async function detectionPage(engine, data, status) {
   const subject = anchors && choice(anchors.name[0].toUpperCase() + anchors.name.slice(1), ["matched with true boxes", "at the chosen pixel", "matched with the drawn box", "hidden"], 0, () => drawReferences());
 
   function drawReferences() {
-    const truths = (state.example?.boxes ?? []).map((corners, index) => ({ corners, colour: colourOf(data.colours[state.example.labels[index] - 1]), dashed: true }));
+    const truths = (state.example?.boxes ?? []).map((corners, index) => ({ corners, colour: colourOf(data.colours, state.example.labels[index] - 1), dashed: true }));
     const layers = [];
     const drawn = picker.stage.mode === "box" && state.drawn;
     if (drawn) layers.push(drawBoxes([{ corners: drawn, colour: "#fff", width: 4 }]));
@@ -99,17 +99,11 @@ export async function detectionPage(engine, data, status) {
     }
     const boxes = what === 0 ? (state.example?.boxes ?? []) : state.drawn ? [state.drawn] : [];
     if (!boxes.length) return { found: [], text: what === 0 ? "This image has no true boxes." : "Draw a box on the image." };
-    const matched = boxes.map((box) => (anchors.by_centre ? cellsOf(box) : matchAnchors(anchors.boxes, box, anchors.threshold)));
-    const best = matched.map(([first]) => (first ? first.iou.toFixed(2) : "0"));
-    const found = [...new Set(matched.flat().map(({ index }) => index))];
-    const rule = anchors.by_centre ? "a box belongs to the cell of its centre" : `IoU of at least ${anchors.threshold}, or the best one; best IoU: ${best.join(", ")}`;
-    return { found, text: `${found.length} of ${anchors.boxes.length} ${anchors.name} matched: ${rule}.` };
-  }
-
-  function cellsOf([x0, y0, x1, y1]) {
-    const [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2];
-    const index = anchors.boxes.findIndex(([left, top, right, bottom]) => left <= x && x < right && top <= y && y < bottom);
-    return index < 0 ? [] : [{ index, iou: 1 }];
+    const { match, words } = RULES[anchors.rule];
+    const found = match(anchors.boxes, boxes, anchors.threshold);
+    const best = boxes.map((box) => largestOf(anchors.boxes.map((one) => overlap(one, box))).toFixed(2));
+    const highest = anchors.rule === "centre" ? "" : ` Highest IoU: ${best.join(", ")}.`;
+    return { found, text: `${found.length} of ${anchors.boxes.length} ${anchors.name} matched: ${words(anchors.threshold)}.${highest}` };
   }
 
   if (takesProposals) picker.panel.append(note("Proposals of other images than the examples are regular boxes."));

@@ -3,7 +3,9 @@ import { newestOnly } from "./engine.js";
 import { button, choice, element, milliseconds, note, panel, slider } from "./elements.js";
 import { decode, fit, fromValues, paint, picture, pngAddress } from "./pixels.js";
 import { Twister } from "./random.js";
-import { denoise } from "./sampler.js";
+import { denoise, levelAfter } from "./sampler.js";
+
+const OWN = "as predict"; // the run's own sampler, steps and times
 
 export async function diffusionPage(engine, data, status) {
   const shape = data.image_shape;
@@ -12,29 +14,34 @@ export async function diffusionPage(engine, data, status) {
   const code = data.graphs.denoiser.inputs[0].shape.slice(1); // of x: the image's shape, or that of a code
   const state = { label: 0, runs: [], number: 0 };
   const conditional = engine.has("denoiser", "label");
-  const samplers = Object.keys(data.samplers);
+  const samplers = [OWN, ...Object.keys(data.samplers)];
   const seed = slider("Seed", { min: 0, max: 99, step: 1, value: 0, onInput: () => sampleAll() });
-  const counts = Object.keys(data.samplers[samplers[0]]).map(Number).sort((one, other) => one - other);
+  const counts = Object.keys(data.samplers[samplers[1]]).map(Number).sort((one, other) => one - other);
   const few = Math.max(0, counts.findIndex((count) => count >= 10));
   const steps = slider("Steps", { min: 0, max: counts.length - 1, step: 1, value: few, format: (index) => String(counts[index]), onInput: () => sampleAll() });
   const guidance = slider("Guidance", { min: 0, max: 8, step: 0.25, value: data.guidance, format: (value) => value.toFixed(2), onInput: () => sampleAll() });
   const classes = conditional ? [choice("Class", data.classes, 0, (index) => { state.label = index; sampleAll(); })] : [];
-  const scrub = slider("Step of the denoising", { min: 0, max: counts[few], step: 1, value: counts[few], format: (index) => `${index} of ${counts[steps.get()]}`, onInput: () => drawFrames() });
-  const columns = [0, Math.min(1, samplers.length - 1)].map((index, place) => {
+  // The run's own sampler may have a thousand steps: the page starts with others, of few.
+  const columns = [1, Math.min(2, samplers.length - 1)].map((index, place) => {
     const made = { noisy: picture(`Noisy image x of sampler ${place + 1}`, width, height), clean: picture(`Predicted image x0 of sampler ${place + 1}`, width, height), time: note("") };
     made.sampler = choice(`Sampler ${place + 1}`, samplers, index, () => sampleAll());
     const figure = (canvas, text) => element("figure", {}, canvas, element("figcaption", {}, text));
     made.panel = panel(`Denoising ${place + 1}`, made.sampler, element("div", { class: "side" }, figure(made.noisy, "State x"), figure(made.clean, "Predicted x₀")), made.time);
     return made;
   });
+  const rowsOf = (place) => {
+    const name = samplers[columns[place].sampler.get()];
+    return name === OWN ? data.own : data.samplers[name][counts[steps.get()]];
+  };
+  const longest = () => Math.max(...columns.map((_, place) => rowsOf(place).length));
+  const scrub = slider("Evaluation", { min: 0, max: longest(), step: 1, value: longest(), format: (index) => `${index} of ${longest()}`, onInput: () => drawFrames() });
 
   // Samples by both samplers; a newer call ends an older one.
   async function sampleAll() {
     const number = ++state.number;
-    const count = counts[steps.get()];
     state.runs = columns.map(() => []);
-    scrub.querySelector("input").max = count;
-    scrub.set(count);
+    scrub.querySelector("input").max = longest();
+    scrub.set(longest());
     for (const [place, column] of columns.entries()) {
       const rows = rowsOf(place);
       const start = new Twister(seed.get()).normal(code.reduce((one, other) => one * other, 1));
@@ -53,13 +60,10 @@ export async function diffusionPage(engine, data, status) {
     drawForward();
   }
 
-  const rowsOf = (place) => data.samplers[samplers[columns[place].sampler.get()]][counts[steps.get()]];
-
-  // The frame at the slider, whose end is the last evaluation; while a sampler runs, its newest one.
-  function frameOf(place) {
-    const run = state.runs[place] ?? [];
-    const index = Math.round((scrub.get() / counts[steps.get()]) * rowsOf(place).length);
-    return run[Math.min(index, run.length - 1)];
+  // The index of the frame at the slider, whose end is the last evaluation; while a sampler runs, of its newest one.
+  function indexOf(place) {
+    const index = Math.round((scrub.get() / longest()) * rowsOf(place).length);
+    return Math.min(index, (state.runs[place] ?? []).length - 1);
   }
 
   async function toPixels(values) {
@@ -68,7 +72,7 @@ export async function diffusionPage(engine, data, status) {
     return fromValues(outputs.values.data, shape);
   }
   async function drawFrame(place) {
-    const frame = frameOf(place);
+    const frame = state.runs[place]?.[indexOf(place)];
     if (!frame) return;
     paint(columns[place].noisy, await toPixels(frame.x));
     if (frame.x0) paint(columns[place].clean, await toPixels(frame.x0));
@@ -78,17 +82,15 @@ export async function diffusionPage(engine, data, status) {
     await drawForward();
   });
 
-  // q(x_t | x_0) of an example, at the time of the frame.
+  // q(x_t | x_0) of an example, at the time of the first sampler's frame. Latent diffusion adds noise to codes, not to pixels.
+  const examples = options.codes ? [] : data.examples;
   const forward = picture("Example with noise, x_t", width, height);
   const formula = note("");
-  const original = choice("Example", data.examples.map(({ name }) => name), 0, () => drawForward());
+  const original = choice("Example", examples.map(({ name }) => name), 0, () => drawForward());
   async function drawForward() {
-    const run = state.runs[0];
-    if (!run?.length || !data.examples.length) return;
-    const done = scrub.get() === counts[steps.get()];
-    const { t } = run[Math.min(run.length - 1, scrub.get() + 1)];
-    const [alpha, sigma] = done ? [1, 0] : [options.schedule.alphas, options.schedule.sigmas].map((values) => values[Math.round(t)]);
-    const pixels = fit(await decode(pngAddress(data.examples[original.get()].image)), width, height);
+    if (indexOf(0) < 0 || !examples.length) return;
+    const { t, alpha, sigma } = levelAfter(rowsOf(0), indexOf(0), options.schedule);
+    const pixels = fit(await decode(pngAddress(examples[original.get()].image)), width, height);
     const noise = new Twister(seed.get()).normal(width * height * channels);
     const noisy = new ImageData(new Uint8ClampedArray(pixels.data), width);
     for (let index = 0; index < width * height; index++) {
@@ -99,12 +101,12 @@ export async function diffusionPage(engine, data, status) {
       }
     }
     paint(forward, noisy);
-    formula.textContent = `${done ? "End" : `t = ${Math.round(t)}`}: x_t = ${alpha.toFixed(3)} x₀ + ${sigma.toFixed(3)} ε`;
+    formula.textContent = `${t === null ? "End" : `t = ${t}`}: x_t = ${alpha.toFixed(3)} x₀ + ${sigma.toFixed(3)} ε`;
   }
 
   const controls = panel("Settings", seed, steps, ...(Object.keys(options.null).length ? [guidance] : []), ...classes, scrub, element("div", { class: "row" }, button("Denoise again", () => sampleAll())));
   const shown = [controls, ...columns.map((column) => column.panel)];
-  if (data.examples.length) shown.push(panel("Forward process", forward, formula, original));
+  if (examples.length) shown.push(panel("Forward process", forward, formula, original));
   return {
     panels: shown,
     first: sampleAll,

@@ -79,7 +79,13 @@ export function percent(value) {
   return `${(100 * value).toFixed(value > 0.0995 || value === 0 ? 0 : 1)} %`;
 }
 
-export function colourOf([red, green, blue]) {
+// The colour of a class as [red, green, blue]; classes beyond the palette have its colours again.
+export function colourAt(colours, id) {
+  return colours[id % colours.length];
+}
+
+export function colourOf(colours, id) {
+  const [red, green, blue] = colourAt(colours, id);
   return `rgb(${red} ${green} ${blue})`;
 }
 
@@ -98,6 +104,6 @@ export function statusLine() {
 
 // The largest first.
 export function ranking(values, names, colours, most = 8) {
-  const rows = Array.from(values, (value, index) => ({ name: names[index] ?? String(index), value, colour: colours && colourOf(colours[index]) }));
+  const rows = Array.from(values, (value, index) => ({ name: names[index] ?? String(index), value, colour: colours && colourOf(colours, index) }));
   return rows.sort((one, other) => other.value - one.value).slice(0, most);
 }

@@ -62,16 +62,22 @@ function sizes(shape, length, axes) {
 }
 
 // Returns a function that calls another one with the newest arguments, one call after another; calls between are left out.
+// A call that fails rejects its promise, unless newer arguments wait.
 export function newestOnly(call) {
   let waiting = null;
   let running = null;
   async function loop() {
-    while (waiting) {
-      const words = waiting;
-      waiting = null;
-      await call(...words);
+    try {
+      while (waiting) {
+        const words = waiting;
+        waiting = null;
+        await call(...words).catch((error) => {
+          if (!waiting) throw error;
+        });
+      }
+    } finally {
+      running = null;
     }
-    running = null;
   }
   return (...words) => {
     waiting = words;

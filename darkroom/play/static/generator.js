@@ -1,7 +1,7 @@
 // GANs: samples of seeds, truncated latents, and a walk between them.
 import { newestOnly } from "./engine.js";
 import { button, choice, element, milliseconds, note, panel, slider } from "./elements.js";
-import { decodeLatents, drawLatent, mix } from "./latents.js";
+import { decodeLatents, sampleLatent, mix } from "./latents.js";
 import { fromValues, paint, picture } from "./pixels.js";
 
 const SAMPLES = 16;
@@ -24,7 +24,7 @@ export async function generatorPage(engine, data, status) {
   const play = button("Play", () => (state.timer ? stop() : start()));
 
   // The mean of both priors is 0, so that a factor moves latents towards it.
-  const latentOf = (seed) => drawLatent(prior, dim, seed).map((value) => truncation.get() * value);
+  const latentOf = (seed) => sampleLatent(prior, dim, seed).map((value) => truncation.get() * value);
 
   const drawSamples = newestOnly(async () => {
     const latents = new Float32Array(SAMPLES * dim);
@@ -67,6 +67,6 @@ export async function generatorPage(engine, data, status) {
       panel("Latent walk", walked, position, element("div", { class: "row" }, play), ends, note("A click on a sample walks to it.")),
     ],
     first: drawAll,
-    run: async ({ seed, label }) => ({ values: Array.from((await decodeLatents(engine, "generator", drawLatent(prior, dim, seed), 1, label)).values) }),
+    run: async ({ seed, label }) => ({ values: Array.from((await decodeLatents(engine, "generator", sampleLatent(prior, dim, seed), 1, label)).values) }),
   };
 }

@@ -1,8 +1,8 @@
-// Latents: drawn from the prior of a method, and decoded.
+// Latents: sampled from the prior of a method, and decoded.
 import { Twister } from "./random.js";
 
 // prior: of the description of a decoder. Returns latents of a seed, those of darkroom predict.
-export function drawLatent(prior, dim, seed) {
+export function sampleLatent(prior, dim, seed) {
   const twister = new Twister(seed);
   if (prior.distribution === "uniform") return Float32Array.from(twister.uniform(dim), (value) => 2 * value - 1);
   if (prior.distribution === "mixture") return fromMixture(prior, twister.normal(dim + 1));

@@ -25,6 +25,8 @@ async function openPage() {
   data.show = status.show;
   const place = document.getElementById("play");
   place.before(status);
+  const fail = ({ reason }) => status.show(`The computation failed: ${reason.message}`);
+  addEventListener("unhandledrejection", fail);
   try {
     const engine = new Engine(data.graphs, data.image_shape);
     const page = await PAGES[data.kind](engine, data, status);
@@ -35,6 +37,7 @@ async function openPage() {
     await page.first();
     return { run: page.run, opened, first: performance.now() };
   } catch (error) {
+    removeEventListener("unhandledrejection", fail); // of the error that is thrown again
     status.show(`The model cannot be run: ${error.message}`);
     throw error;
   }

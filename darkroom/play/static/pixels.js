@@ -85,6 +85,11 @@ export function picture(label, width, height) {
   return canvas;
 }
 
+// The largest of values; Math.max(...values) overflows the stack for the pixels of an image.
+export function largestOf(values) {
+  return values.reduce((one, other) => Math.max(one, other), -Infinity);
+}
+
 // Returns the pixels with a heat in [0, 1] for each, blended over them in the colour.
 export function blendHeat(pixels, heat, [red, green, blue]) {
   const blended = new ImageData(pixels.width, pixels.height);

@@ -38,7 +38,7 @@ export class Twister {
   }
 
   // Numbers of torch.randn: Box-Muller on blocks of 16, in which value i and value i + 8 are a pair. A rest overwrites the
-  // last 16 values by new ones. Fewer than 16 numbers are drawn one by one, from doubles of 53 bits.
+  // last 16 values by new ones. Fewer than 16 numbers are generated one by one, from doubles of 53 bits.
   normal(count) {
     if (count < 16) return this.normalOneByOne(count);
     const values = this.uniform(count);
@@ -68,7 +68,7 @@ export class Twister {
     return values;
   }
 
-  // Number in [0, 1) with 53 bits, from two draws, the higher bits first.
+  // Number in [0, 1) with 53 bits, from two outputs of 32 bits, the higher bits first.
   double() {
     const [high, low] = [this.bits(), this.bits()];
     return ((high & 0x1fffff) * 2 ** 32 + low) * 2 ** -53;

@@ -28,6 +28,14 @@ export async function* denoise(engine, { options, shape, rows, seed, guidance, l
   }
 }
 
+// Returns the time of the state after a number of evaluations, rounded, with alpha and sigma of the schedule there: the time
+// of the next evaluation, or null at the end, which is an image without noise.
+export function levelAfter(rows, count, { alphas, sigmas }) {
+  if (count >= rows.length) return { t: null, alpha: 1, sigma: 0 };
+  const t = Math.round(rows[count].t);
+  return { t, alpha: alphas[t], sigma: sigmas[t] };
+}
+
 const clip = (value) => Math.min(1, Math.max(-1, value));
 
 const nothing = (options) => Object.fromEntries(Object.entries(options.null).map(([name, value]) => [name, [value]]));

@@ -1,6 +1,6 @@
 // Segmentation: the mask of an image, the classes of a pixel, and the part of the image that the pixel depends on.
 import { newestOnly } from "./engine.js";
-import { bars, colourOf, element, milliseconds, note, panel, percent, ranking, slider } from "./elements.js";
+import { bars, colourAt, colourOf, element, milliseconds, note, panel, percent, ranking, slider } from "./elements.js";
 import { blendHeat, decode, fit, paint, picture, pngAddress, toPlanes } from "./pixels.js";
 import { Picker } from "./picker.js";
 import { drawBoxes, markPixel } from "./stage.js";
@@ -22,7 +22,7 @@ export function softmax(values) {
 function overlay(pixels, mask, colours, opacity) {
   const blended = new ImageData(new Uint8ClampedArray(pixels.data), pixels.width);
   mask.forEach((id, index) => {
-    const colour = id === IGNORED ? [128, 128, 128] : colours[id];
+    const colour = id === IGNORED ? [128, 128, 128] : colourAt(colours, id);
     const own = pixels.data.subarray(4 * index, 4 * index + 3);
     const grey = (own[0] + own[1] + own[2]) / 3; // the image's own colours would change those of the classes
     for (let channel = 0; channel < 3; channel++) {
@@ -37,7 +37,7 @@ function legend(mask, classes, colours) {
   const counts = new Array(classes.length).fill(0);
   for (const id of mask) counts[id]++;
   const rows = classes.map((name, id) => ({ name, id, share: counts[id] / mask.length })).filter(({ share }) => share > 0);
-  return rows.map(({ name, id, share }) => element("li", {}, element("i", { style: `background:${colourOf(colours[id])}` }), `${name} ${percent(share)}`));
+  return rows.map(({ name, id, share }) => element("li", {}, element("i", { style: `background:${colourOf(colours, id)}` }), `${name} ${percent(share)}`));
 }
 
 export async function segmentationPage(engine, data, status) {
