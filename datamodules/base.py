@@ -70,8 +70,7 @@ class VisionDataModule(LightningDataModule):
             averages for grey images).
         augment: ``torchvision.transforms.v2`` transforms, applied in turn to training samples; []: none; None: the default
             of the data set. Mask pixels that they fill are ignored (255), unless a transform states a fill of masks.
-        augment_on_device: apply ``augment`` to batches on the GPU instead of samples in the loader: the loader needs less
-            time, and every step some of the GPU's. Its transforms must be torchvision's, ElasticGrid or IgnoreFilled.
+        augment_on_device: apply ``augment`` to batches, on the GPU.
         predict: images and videos for ``darkroom predict``: a file, a folder, also with folders inside it, a pattern such
             as ``'photos/*.jpg'``, or a list of these; None: predict on the test split.
         max_side: largest longer side in pixels; larger images and their masks are scaled down to it, in every split.
