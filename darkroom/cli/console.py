@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -32,10 +34,20 @@ def explain(error: Exception) -> int:
         message = str(mistake).rsplit(f"{type(mistake).__name__}: ", 1)[-1].strip()
         return _print_error(message, mistake.exit_code if isinstance(mistake, UserError) else 2)
     if (fault := explain_system_error(error)) is not None:
+        _ignore_ended_workers()
         return _print_error(fault, 1)
     if (failure := explain_callback_error(error)) is not None:
         return _print_error(failure, 2)
     raise error
+
+
+def _ignore_ended_workers() -> None:
+    """Restore the default action for ended child processes.
+
+    The handler of torch's DataLoader would raise for every further killed worker, while this process waits for them to end.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _print_error(message: str, exit_code: int) -> int:

@@ -1,5 +1,6 @@
 """Every user error ends in one message with the key or file, the problem and the remedy."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from darkroom.cli.console import explain
 from darkroom.paths import install_command
 from tests.conftest import CONFIGS
 from tests.fakes.pictures import image_mask_folder
@@ -274,3 +276,16 @@ def test_key_that_is_no_text_is_one_message(darkroom: Callable, tiny: list[str])
     assert outcome.code == 2
     assert len(outcome.message.splitlines()) <= 2
     assert "Key must be a string, got: True" in outcome.message
+
+
+def test_error_of_a_killed_worker_ends_watching_of_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+    def handler(signum: int, frame: object) -> None:  # of torch: it raises for every further killed worker
+        raise AssertionError
+
+    before = signal.signal(signal.SIGCHLD, handler)
+    try:
+        assert explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) == 1
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert "a data worker process (pid 7) was killed: Killed" in capfd.readouterr().err
