@@ -46,7 +46,7 @@ def _ignore_ended_workers() -> None:
 
     The handler of torch's DataLoader would raise for every further killed worker, while this process waits for them to end.
     """
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+    if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
