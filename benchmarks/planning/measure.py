@@ -61,7 +61,7 @@ class StepMeter(Callback):
         self.times.append(time.process_time() - self.started)
         if batch_idx == WARM + STEPS:
             self.profiler.stop()
-            events = [e for e in self.profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+            events = [e for e in self.profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]  # it has run
             changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]  # type: ignore[union-attr]  # of Kineto's own events
             peak = self.before + max(itertools.accumulate(changes), default=0)
             found.append(Measured(statistics.median(self.times[WARM:-1]), peak))

@@ -12,7 +12,7 @@ from darkroom import __version__
 from darkroom.play.bundle import bundle, read_static
 from darkroom.play.runtime import PACKAGE, VERSION, Runtime
 from darkroom.report.markup import Html, element, facts
-from darkroom.report.page import read_resource
+from darkroom.report.page import read_resource, render_head
 
 # The browser itself refuses every request; blob: is the script of onnxruntime-web, which has no address of its own.
 _POLICY = (
@@ -42,16 +42,8 @@ class Content:
 
 def render_page(content: Content, runtime: Runtime) -> str:
     """Return the page as HTML."""
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="generator", content=f"Darkroom {__version__}"),
-        element("title", f"{content.title}, {content.above}"),
-        element("style", Html(read_resource("style.css") + read_static("style.css"))),
-    )
+    style = read_resource("style.css") + read_static("style.css")
+    head = render_head(_POLICY, f"{content.title}, {content.above}", style)
     header = element(
         "header", element("p", content.above, class_="above"), element("h1", content.title), facts(content.facts)
     )

@@ -48,18 +48,23 @@ class Header:
     facts: Sequence[tuple[str, object]] = ()
 
 
-def render_page(header: Header, sections: Sequence[Section]) -> str:
-    """Return a page as HTML; style and script are inside."""
-    head = element(
+def render_head(policy: str, title: str, style: str) -> Html:
+    """Return the head of a page that opens from disk: its content policy, title and style."""
+    return element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="generator", content=f"Darkroom {__version__}"),
-        element("title", f"{header.title}, {header.above}"),
-        element("style", Html(read_resource("style.css"))),
+        element("title", title),
+        element("style", Html(style)),
     )
+
+
+def render_page(header: Header, sections: Sequence[Section]) -> str:
+    """Return a page as HTML; style and script are inside."""
+    head = render_head(_POLICY, f"{header.title}, {header.above}", read_resource("style.css"))
     contents = element(
         "nav",
         element("ul", *(element("li", link(one.title, f"#{one.id}")) for one in sections)),
