@@ -27,7 +27,8 @@ class Example:
     Args:
         image: uint8 (C, H, W).
         name: of its file, or its number.
-        truth: entries of the batch without the batch axis: ``label``, ``mask``, ``target``, ``proposals``.
+        truth: entries of the batch without the batch axis: ``label``, ``mask``, ``target``, ``proposals``,
+            ``caption``.
     """
 
     image: Tensor
@@ -64,7 +65,7 @@ def _samples(data: VisionDataModule) -> Iterator[Example]:
         loader = data.val_dataloader()
     for index, batch in enumerate(loader):
         truth: dict[str, Any] = {
-            name: batch[name][0] for name in ("label", "mask", "target", "proposals") if name in batch
+            name: batch[name][0] for name in ("label", "mask", "target", "proposals", "caption") if name in batch
         }
         # Without its folders, which are of this machine: pages are sent to others.
         name = Path(batch["path"][0]).name if "path" in batch else f"test image {index}"
@@ -96,6 +97,8 @@ def as_data(examples: Sequence[Example], colours: np.ndarray | None = None) -> l
         one: dict[str, Any] = {"name": example.name, "image": image_png(example.image)}
         if "label" in example.truth:
             one["label"] = int(example.truth["label"])
+        if "caption" in example.truth:
+            one["caption"] = example.truth["caption"]
         if colours is not None and "mask" in example.truth:
             one["mask"] = png(colours[example.truth["mask"].numpy()])
         if "target" in example.truth:

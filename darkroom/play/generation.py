@@ -10,9 +10,11 @@ from darkroom.errors import UsageError
 from darkroom.export.checkpoint import TrainedMethod
 from darkroom.export.write import Written, write_method
 from darkroom.lightning_modules.diffusion.base import Diffusion
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
 from darkroom.lightning_modules.diffusion.sampling.table import Evaluation, tabulate
 from darkroom.lightning_modules.generation.base import Generative
+from darkroom.play.attention import with_word_maps
 from darkroom.play.examples import as_data, read_examples
 from darkroom.play.perception import Graphs, describe
 
@@ -29,28 +31,31 @@ def generation(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> 
         folder: for the graphs.
 
     Raises:
-        UsageError: the method samples from text or from small images, which have no page.
+        UsageError: the method samples from small images or from the text of a frozen encoder, which have no page.
     """
-    assert isinstance(trained.model, Generative)
+    model = trained.model
+    assert isinstance(model, Generative)
+    if isinstance(model, TextToImage):
+        trained = replace(trained, exportable=with_word_maps(model) or model)
     parts = {one.description.part: one for one in write_method(trained, data, "onnx", folder / "model.onnx")}
     kind = _kind(trained, parts)
-    names = trained.class_names or [str(index) for index in range(trained.model.num_classes or 0)]
+    names = trained.class_names or [str(index) for index in range(model.num_classes or 0)]
     content: dict[str, Any] = {
         "kind": kind,
         "classes": list(names),
-        "image_shape": list(trained.model.image_shape),
+        "image_shape": list(model.image_shape),
         "examples": [] if kind == "generator" else as_data(read_examples(data)),
         "graphs": {name: describe(one.description) for name, one in parts.items()},
     }
-    if isinstance(trained.model, Diffusion):
-        content |= sampling_tables(trained.model)
+    if isinstance(model, Diffusion):
+        content |= sampling_tables(model)
         content["graphs"]["denoiser"]["options"].pop("evaluations")
     return content, {name: one.path for name, one in parts.items()}
 
 
 def _kind(trained: TrainedMethod, parts: Mapping[str, Written]) -> str:
     inputs = {spec.name for one in parts.values() for spec in one.description.inputs}
-    if not inputs & {"text", "low"}:
+    if "low" not in inputs and ("text" not in inputs or "text" in parts):
         for part, kind in (("denoiser", "diffusion"), ("generator", "generator"), ("encoder", "autoencoder")):
             if part in parts:
                 return kind

@@ -11,6 +11,7 @@ import torch
 
 from darkroom.export.formats.files import require_onnx
 from darkroom.export.outputs import TASKS, name_detections
+from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImage
 from tests.browser import needs_browser
 from tests.play.devtools import Page, open_browser
 from tests.play.pages import fit_tiny, needs_runtime, predict_examples, write_page
@@ -133,6 +134,23 @@ def test_diffusion(darkroom: Callable, page: Page, name: str) -> None:
     require_quiet(page, path)
 
 
+def test_captions(darkroom: Callable, page: Page) -> None:
+    path, trained, data = write_page(fit_tiny(darkroom, "diffusion/imagen_relations.yaml"))
+    model = trained.model
+    assert isinstance(model, TextToImage)
+    open_page(page, path, "imagen")
+    caption = next(iter(data.test_dataloader()))["caption"][0]
+    require_samples(page, model, {"caption": caption})
+    with torch.no_grad():
+        images, (words,), (expected,) = model.word_maps([caption], generator=[torch.Generator().manual_seed(5)])
+    found = results(page, {"seed": 5, "caption": caption, "weight": 1})
+    assert np.abs(found["values"] - images[0].flatten().numpy()).max() <= TOLERANCE
+    assert np.abs(found["maps"] - expected.flatten(1).numpy()).max() <= TOLERANCE
+    assert page.run("[...document.querySelectorAll('.words figcaption')].map(one => one.textContent)") == words
+    assert "values" in results(page, {"seed": 0, "caption": ""})
+    require_quiet(page, path)
+
+
 def test_generator(darkroom: Callable, page: Page) -> None:
     path, trained, _ = write_page(fit_tiny(darkroom, "adversarial/dcgan.yaml"))
     open_page(page, path, "dcgan")
@@ -168,9 +186,11 @@ def require_shown_sample(page: Page, model: Any, labelled: dict[str, int]) -> No
 
 
 @torch.no_grad()
-def require_samples(page: Page, model: Any, labelled: dict[str, int]) -> None:
+def require_samples(page: Page, model: Any, condition: dict[str, Any]) -> None:
     """Assert that seeds give the images of ``predict``."""
     for seed in (0, 5):
-        batch = {"seed": torch.tensor([seed])} | {name: torch.tensor([value]) for name, value in labelled.items()}
+        batch = {"seed": torch.tensor([seed])}
+        for name, value in condition.items():
+            batch[name] = [value] if isinstance(value, str) else torch.tensor([value])
         expected = model.predict_step(batch, 0)[0].flatten().numpy()
-        assert np.abs(results(page, {"seed": seed, **labelled})["values"] - expected).max() <= TOLERANCE
+        assert np.abs(results(page, {"seed": seed, **condition})["values"] - expected).max() <= TOLERANCE

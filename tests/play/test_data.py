@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from darkroom.errors import UsageError
 from darkroom.lightning_modules.classification import BackboneClassifier, ImageClassifier
 from darkroom.lightning_modules.detection import SSD
 from darkroom.lightning_modules.detection.ssd import assign
@@ -19,10 +20,12 @@ from darkroom.lightning_modules.diffusion import (
 )
 from darkroom.lightning_modules.diffusion.objective.config import Objective
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
+from darkroom.play import generation as generation_module
 from darkroom.play import perception as perception_module
 from darkroom.play.examples import Example, as_data, read_examples
-from darkroom.play.generation import sampling_tables
+from darkroom.play.generation import generation, sampling_tables
 from darkroom.play.perception import perception
+from darkroom.protocols.export import TensorSpec
 from tests.play.javascript import evaluate, needs_node
 
 COUNT = 1000  # classes
@@ -134,3 +137,15 @@ def test_rules_differ_at_their_threshold() -> None:
     assert evaluate("boxes", body, references) == [[0], [0, 1], [0]]
     low = "return RULES.at_least.match(data, [[0, 0, 10, 1], [50, 50, 60, 60]], 0.5);"
     assert evaluate("boxes", low, references) == [2]  # the best one of the first box; none overlaps the second
+
+
+@pytest.mark.parametrize("inputs", [("x", "t", "text", "text_mask"), ("x", "t", "low", "low_t")])
+def test_frozen_encoders_and_super_resolution_have_no_page(
+    inputs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [TensorSpec(name, "float32", (1,), "") for name in inputs]
+    written = SimpleNamespace(description=SimpleNamespace(part="denoiser", inputs=specs), path=Path("model.onnx"))
+    monkeypatch.setattr(generation_module, "write_method", lambda *words: [written])
+    trained = SimpleNamespace(model=diffusion(CosineSchedule(), Sampling()))
+    with pytest.raises(UsageError, match="has no page; see docs/guides/playground.md"):
+        generation(trained, SimpleNamespace(), Path())  # type: ignore[arg-type]

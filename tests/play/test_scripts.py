@@ -1,7 +1,10 @@
 """Scripts of the page without a browser: calls that fail, large images, and many classes."""
 
+import json
+
 import pytest
 
+from darkroom.lightning_modules.diffusion.text.learned import split
 from tests.play.javascript import evaluate, needs_node
 
 pytestmark = needs_node
@@ -51,6 +54,23 @@ def test_failed_call_does_not_lose_newer_arguments() -> None:
     return results;
     """
     assert evaluate("engine", body) == ["newest"]
+
+
+@pytest.mark.parametrize("caption", ["A small red circle, left of a BLUE square!", "", "café 2 cats", "x_1 e\u0301"])
+def test_captions_are_split_as_by_the_encoder(caption: str) -> None:
+    known = {"words": ["red", "a"], "max_length": 8}
+    body = f"return readWords({json.dumps(caption)}, {json.dumps(known)});"
+    indices = {"red": 1, "a": 2}
+    expected = [{"word": word, "index": indices.get(word, 0)} for word in split(caption)[:8]]
+    assert evaluate("captions", body) == expected
+
+
+def test_attention_is_relative_to_the_strongest_word() -> None:
+    frames = "[{ attention: [0.8, 0, 0.02, 0.01] }, { attention: [0.8, 0, 0.02, 0.03] }]"
+    body = f"return heatOfWords({frames}, 2, 2).map(({{ heat }}) => Array.from(heat));"
+    (strong, weak) = evaluate("captions", body)
+    assert strong == pytest.approx([1, 0])
+    assert weak == pytest.approx([0.1, 0.1])  # of a quarter of the strongest
 
 
 def test_classes_beyond_the_palette_have_its_colours_again() -> None:

@@ -1,6 +1,6 @@
 // Autoencoders: the code of an image, moved by hand, and images from the prior.
 import { newestOnly } from "./engine.js";
-import { button, choice, element, milliseconds, note, panel, slider } from "./elements.js";
+import { button, choice, element, milliseconds, note, panel, slider, widePanel } from "./elements.js";
 import { decodeLatents, sampleLatent, mix, rangeOf } from "./latents.js";
 import { context, fromValues, makeCanvas, paint, picture, toPlanes } from "./pixels.js";
 import { Picker } from "./picker.js";
@@ -122,8 +122,7 @@ export async function autoencoderPage(engine, data, status) {
     row.forEach((canvas, index) => paint(canvas, fromValues(values, shape, index * size)));
   });
 
-  const between = panel("Between two images", element("div", { class: "strip" }, ...row), from, to);
-  between.classList.add("wide");
+  const between = widePanel("Between two images", element("div", { class: "strip" }, ...row), from, to);
   return {
     panels: [
       picker.panel,

@@ -4,8 +4,6 @@ import { bars, choice, element, milliseconds, note, panel, percent, ranking, sli
 import { blendHeat, largestOf, paint, picture, toPlanes } from "./pixels.js";
 import { Picker } from "./picker.js";
 
-const HEAT = [255, 140, 60];
-
 const ALONG = 20; // squares along a side, at most
 const CHUNK = 2 ** 22; // bytes of the images of one call
 
@@ -104,9 +102,9 @@ export async function classificationPage(engine, data, status) {
     if (!state.found) return;
     const found = await occlusion(engine, toPlanes(state.pixels, channels), shape, state.chosen, side.get());
     const largest = largestOf(found.loss);
-    paint(heat, blendHeat(state.pixels, found.loss.map((value) => Math.max(0, value) / Math.max(largest, 1e-6)), HEAT));
+    paint(heat, blendHeat(state.pixels, found.loss.map((value) => Math.max(0, value) / Math.max(largest, 1e-6))));
     lost.textContent = `Brightest: covering it takes ${percent(Math.max(0, largest))} off the probability of ${data.classes[state.chosen]}. ${found.count} images in ${milliseconds(found.milliseconds)}.`;
-    if (state.found.activation) paint(activation, blendHeat(state.pixels, activationMap(state.found.activation, state.chosen, shape), HEAT));
+    if (state.found.activation) paint(activation, blendHeat(state.pixels, activationMap(state.found.activation, state.chosen, shape)));
   });
   const show = newestOnly(async (pixels, index) => {
     const found = await classify(engine, toPlanes(pixels, channels));

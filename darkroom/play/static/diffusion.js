@@ -1,4 +1,5 @@
 // Diffusion: the denoising of a seed by two samplers, and the forward process at the same time.
+import { captionCondition } from "./captions.js";
 import { newestOnly } from "./engine.js";
 import { button, choice, element, milliseconds, note, panel, slider } from "./elements.js";
 import { decode, fit, fromValues, paint, picture, pngAddress } from "./pixels.js";
@@ -7,20 +8,33 @@ import { denoise, levelAfter } from "./sampler.js";
 
 const OWN = "as predict"; // the run's own sampler, steps and times
 
+// What a model is conditioned on: its controls; encode(words), which returns the inputs of the denoiser, and with captions
+// their words, for { label, caption } or else for the values of the controls; and panels that show(...) draws.
+const NO_CONDITION = { controls: [], panels: [], encode: async () => ({ inputs: {} }), show: () => {} };
+
+function classCondition(data, onChange) {
+  const control = choice("Class", data.classes, 0, onChange);
+  return { ...NO_CONDITION, controls: [control], encode: async (words) => ({ inputs: { label: [words?.label ?? control.get()] } }) };
+}
+
+function conditionOf(engine, data, onChange) {
+  if (engine.has("denoiser", "label")) return classCondition(data, onChange);
+  return engine.has("denoiser", "text") ? captionCondition(engine, data, onChange) : NO_CONDITION;
+}
+
 export async function diffusionPage(engine, data, status) {
   const shape = data.image_shape;
   const [channels, height, width] = shape;
   const { options } = data.graphs.denoiser;
   const code = data.graphs.denoiser.inputs[0].shape.slice(1); // of x: the image's shape, or that of a code
-  const state = { label: 0, runs: [], number: 0 };
-  const conditional = engine.has("denoiser", "label");
+  const state = { words: [], runs: [], number: 0 };
+  const condition = conditionOf(engine, data, () => sampleAll());
   const samplers = [OWN, ...Object.keys(data.samplers)];
   const seed = slider("Seed", { min: 0, max: 99, step: 1, value: 0, onInput: () => sampleAll() });
   const counts = Object.keys(data.samplers[samplers[1]]).map(Number).sort((one, other) => one - other);
   const few = Math.max(0, counts.findIndex((count) => count >= 10));
   const steps = slider("Steps", { min: 0, max: counts.length - 1, step: 1, value: few, format: (index) => String(counts[index]), onInput: () => sampleAll() });
   const guidance = slider("Guidance", { min: 0, max: 8, step: 0.25, value: data.guidance, format: (value) => value.toFixed(2), onInput: () => sampleAll() });
-  const classes = conditional ? [choice("Class", data.classes, 0, (index) => { state.label = index; sampleAll(); })] : [];
   // The run's own sampler may have a thousand steps: the page starts with others, of few.
   const columns = [1, Math.min(2, samplers.length - 1)].map((index, place) => {
     const made = { noisy: picture(`Noisy image x of sampler ${place + 1}`, width, height), clean: picture(`Predicted image x0 of sampler ${place + 1}`, width, height), time: note("") };
@@ -39,14 +53,17 @@ export async function diffusionPage(engine, data, status) {
   // Samples by both samplers; a newer call ends an older one.
   async function sampleAll() {
     const number = ++state.number;
+    const { inputs, words } = await condition.encode();
+    if (number !== state.number) return;
     state.runs = columns.map(() => []);
+    state.words = words;
     scrub.querySelector("input").max = longest();
     scrub.set(longest());
     for (const [place, column] of columns.entries()) {
       const rows = rowsOf(place);
       const start = new Twister(seed.get()).normal(code.reduce((one, other) => one * other, 1));
       state.runs[place] = [{ t: rows[0].t, x: start, x0: null, milliseconds: 0 }];
-      for await (const frame of denoise(engine, { options, shape: code, rows, seed: seed.get(), guidance: guidance.get(), label: state.label })) {
+      for await (const frame of denoise(engine, { options, shape: code, rows, seed: seed.get(), guidance: guidance.get(), condition: inputs })) {
         if (number !== state.number) return;
         state.runs[place].push(frame);
         await drawFrame(place);
@@ -75,7 +92,10 @@ export async function diffusionPage(engine, data, status) {
     const frame = state.runs[place]?.[indexOf(place)];
     if (!frame) return;
     paint(columns[place].noisy, await toPixels(frame.x));
-    if (frame.x0) paint(columns[place].clean, await toPixels(frame.x0));
+    if (!frame.x0) return;
+    const pixels = await toPixels(frame.x0);
+    paint(columns[place].clean, pixels);
+    if (place === 0) condition.show(pixels, state.words, state.runs[0].slice(1, indexOf(0) + 1));
   }
   const drawFrames = newestOnly(async () => {
     for (const place of columns.keys()) await drawFrame(place);
@@ -104,16 +124,20 @@ export async function diffusionPage(engine, data, status) {
     formula.textContent = `${t === null ? "End" : `t = ${t}`}: x_t = ${alpha.toFixed(3)} x₀ + ${sigma.toFixed(3)} ε`;
   }
 
-  const controls = panel("Settings", seed, steps, ...(Object.keys(options.null).length ? [guidance] : []), ...classes, scrub, element("div", { class: "row" }, button("Denoise again", () => sampleAll())));
+  const controls = panel("Settings", seed, steps, ...(Object.keys(options.null).length ? [guidance] : []), ...condition.controls, scrub, element("div", { class: "row" }, button("Denoise again", () => sampleAll())));
   const shown = [controls, ...columns.map((column) => column.panel)];
   if (examples.length) shown.push(panel("Forward process", forward, formula, original));
+  shown.push(...condition.panels);
   return {
     panels: shown,
     first: sampleAll,
-    run: async ({ seed: number, label }) => {
-      let last;
-      for await (const frame of denoise(engine, { options, shape: code, rows: data.own, seed: number, guidance: data.guidance, label })) last = frame;
-      if (!options.codes) return { values: Array.from(last.x, (value) => Math.min(1, Math.max(-1, value))) };
+    run: async ({ seed: number, weight, ...words }) => {
+      const given = await condition.encode(words);
+      const frames = [];
+      for await (const frame of denoise(engine, { options, shape: code, rows: data.own, seed: number, guidance: weight ?? data.guidance, condition: given.inputs })) frames.push(frame);
+      const last = frames[frames.length - 1];
+      const maps = last.attention ? { maps: condition.maps(given.words, frames) } : {};
+      if (!options.codes) return { values: Array.from(last.x, (value) => Math.min(1, Math.max(-1, value))), ...maps };
       return { values: Array.from((await engine.run("decoder", { latent: last.x })).outputs.values.data) };
     },
   };

@@ -49,12 +49,30 @@ export function choice(label, options, value, onInput) {
   return made;
 }
 
+// Returns a line of text; onChange is called when it was edited.
+export function field(label, value, onChange) {
+  const id = `control-${++count}`;
+  const input = element("input", { id, type: "text", value, autocomplete: "off", onchange: () => onChange?.() });
+  const made = element("div", { class: "control" }, element("label", { for: id }, label), input);
+  made.get = () => input.value;
+  made.set = (next) => {
+    input.value = next;
+  };
+  return made;
+}
+
 export function button(label, onClick) {
   return element("button", { type: "button", onclick: onClick }, label);
 }
 
 export function panel(title, ...children) {
   return element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...children);
+}
+
+export function widePanel(title, ...children) {
+  const made = panel(title, ...children);
+  made.classList.add("wide");
+  return made;
 }
 
 export function note(...words) {

@@ -90,14 +90,16 @@ export function largestOf(values) {
   return values.reduce((one, other) => Math.max(one, other), -Infinity);
 }
 
-// Returns the pixels with a heat in [0, 1] for each, blended over them in the colour.
-export function blendHeat(pixels, heat, [red, green, blue]) {
+const HEAT = [255, 140, 60];
+
+// Returns the pixels with a heat in [0, 1] for each, blended over them.
+export function blendHeat(pixels, heat) {
   const blended = new ImageData(pixels.width, pixels.height);
   for (let index = 0; index < heat.length; index++) {
     const place = 4 * index;
     const grey = (pixels.data[place] + pixels.data[place + 1] + pixels.data[place + 2]) / 3;
     const weight = Math.min(1, Math.max(0, heat[index]));
-    [red, green, blue].forEach((value, channel) => {
+    HEAT.forEach((value, channel) => {
       blended.data[place + channel] = (1 - weight) * grey * 0.55 + weight * value;
     });
     blended.data[place + 3] = 255;

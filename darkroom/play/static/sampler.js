@@ -2,21 +2,21 @@
 // samplers: x0 = to_x0[0] state + to_x0[1] output; state = x state + sum of x0[i] times the i-th last x0 + noise.
 import { Twister } from "./random.js";
 
-// Yields { t, x, x0, milliseconds } after every evaluation. guidance: weight of the condition where a row is guided; label:
-// of a model with classes.
-export async function* denoise(engine, { options, shape, rows, seed, guidance, label }) {
+// Yields { t, x, x0, milliseconds, attention } after every evaluation. guidance: weight of the condition where a row is guided;
+// condition: further inputs of the denoiser by name. With a caption, frames have the attention of pixels to its tokens.
+export async function* denoise(engine, { options, shape, rows, seed, guidance, condition }) {
   const twister = new Twister(seed);
   const size = shape.reduce((one, other) => one * other, 1);
   let x = twister.normal(size);
   let known = [new Float32Array(size)];
   for (const row of rows) {
-    const inputs = { x: x.map((value) => row.input * value), t: [row.t], x0: known[0].map(clip), label: [label ?? 0] };
+    const inputs = { x: x.map((value) => row.input * value), t: [row.t], x0: known[0].map(clip), ...condition };
     const weight = row.guided ? guidance : 1;
-    const call = await evaluate(engine, weight === 0 ? { ...inputs, ...nothing(options) } : inputs);
+    const call = await evaluate(engine, weight === 0 ? { ...inputs, ...nothing(options, condition) } : inputs);
     let { output } = call;
     let time = call.milliseconds;
     if (weight !== 0 && weight !== 1) { // classifier-free guidance
-      const free = await evaluate(engine, { ...inputs, ...nothing(options) });
+      const free = await evaluate(engine, { ...inputs, ...nothing(options, condition) });
       output = output.map((value, index) => (index < size ? free.output[index] + weight * (value - free.output[index]) : value));
       time += free.milliseconds;
     }
@@ -24,7 +24,7 @@ export async function* denoise(engine, { options, shape, rows, seed, guidance, l
     known = [x0, ...known.slice(0, 2)];
     const next = x.map((value, index) => row.x0.reduce((sum, factor, place) => sum + factor * known[place][index], row.x * value));
     x = addNoise(next, row.noise, output.subarray(size), twister);
-    yield { t: row.t, x, x0, milliseconds: time };
+    yield { t: row.t, x, x0, milliseconds: time, attention: call.attention };
   }
 }
 
@@ -38,11 +38,11 @@ export function levelAfter(rows, count, { alphas, sigmas }) {
 
 const clip = (value) => Math.min(1, Math.max(-1, value));
 
-const nothing = (options) => Object.fromEntries(Object.entries(options.null).map(([name, value]) => [name, [value]]));
+const nothing = (options, condition) => Object.fromEntries(Object.entries(options.null).map(([name, value]) => [name, Array.from(condition[name], () => value)]));
 
 async function evaluate(engine, inputs) {
   const { outputs, milliseconds } = await engine.run("denoiser", inputs);
-  return { output: outputs.prediction.data, milliseconds };
+  return { output: outputs.prediction.data, attention: outputs.attention?.data, milliseconds };
 }
 
 function threshold(x0, { threshold: kind, percentile }) {

@@ -64,7 +64,7 @@ export async function segmentationPage(engine, data, status) {
     pixelBars.show(ranking(softmax(logits), data.classes, data.colours, 5));
     if (fields) {
       const { heat, corners } = fields(x, y, width, height);
-      paint(field, blendHeat(state.pixels, heat, [255, 140, 60]));
+      paint(field, blendHeat(state.pixels, heat));
       layers.unshift(drawBoxes([{ corners, colour: "rgb(255 140 60)", dashed: true }]));
     }
     picker.stage.setLayers(...layers);
