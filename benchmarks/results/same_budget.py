@@ -7,11 +7,9 @@ its time is in the table.
 """
 
 import argparse
-import csv
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from benchmarks.results.commands import CommandFailedError, newest_run, read_column, read_test_scores, run_darkroom
 from benchmarks.speed.harness import Options, machine
 from darkroom.cli.catalog import import_all
 from darkroom.cli.options.data_options import keep_data_section
@@ -207,17 +206,6 @@ FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": 
 SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
 
 
-class CommandFailedError(Exception):
-    """A command of a method that failed; the message contains the command and the end of its output."""
-
-
-def _darkroom(command: str, *arguments: str) -> None:
-    """Run the command line; raise a CommandFailedError if it fails."""
-    done = subprocess.run([sys.executable, "-m", "darkroom", command, *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise CommandFailedError(f"darkroom {command} {' '.join(arguments)}\n{done.stderr[-2000:]}")
-
-
 def count_classes(data: Path, root: str) -> int:
     """Return the number of classes of the data of a config; 1 for data without classes."""
     import_all()
@@ -227,22 +215,6 @@ def count_classes(data: Path, root: str) -> int:
     words = keep_data_section(["--config", str(data), "--data.root", root])
     built = parser.instantiate_classes(parser.parse_args(words)).data
     return len(built.class_names) or 1
-
-
-def _newest(experiment: Path) -> Path:
-    return max(experiment.iterdir(), key=lambda folder: int(folder.name))
-
-
-def _column(metrics: Path, name: str) -> list[float]:
-    with metrics.open(newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
-
-
-def _scores(metrics: Path) -> dict[str, float]:
-    """Return the test metrics of a run by name, without their stage."""
-    with metrics.open(newline="") as file:
-        names = [name for name in csv.DictReader(file).fieldnames or [] if name.startswith("test/")]
-    return {name.removeprefix("test/"): values[-1] for name in names if (values := _column(metrics, name))}
 
 
 def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
@@ -285,18 +257,18 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
     else:
         forever = ["--trainer.max_epochs", "-1"]
         probe = ["--trainer.max_steps", "12", "--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "3"]
-        _darkroom("fit", *shared, *forever, *probe, "--checkpoint.save_top_k", "0")
-        rate = max(_column(_newest(experiment) / "metrics.csv", "train/images_per_second"))
+        run_darkroom("fit", *shared, *forever, *probe, "--checkpoint.save_top_k", "0")
+        rate = max(read_column(newest_run(experiment) / "metrics.csv", "train/images_per_second"))
         every = max(1, round(60 * arguments.minutes * rate / batch_size / VALIDATIONS))
         length = [*forever, "--trainer.max_steps", str(every * VALIDATIONS)]
         length += ["--trainer.val_check_interval", str(every), "--trainer.check_val_every_n_epoch", "null"]
     fitting = time.perf_counter()
-    _darkroom("fit", *shared, *length)
+    run_darkroom("fit", *shared, *length)
     fitting = time.perf_counter() - fitting
     which = "last" if entry.staged else "best"  # an earlier stage is another method
-    _darkroom("test", *shared, *length[:2], "--ckpt_path", which)
-    scores = _scores(_newest(experiment) / "metrics.csv")
-    (_newest(experiment) / "scores.json").write_text(json.dumps({"method": name, **scores}, indent=1))
+    run_darkroom("test", *shared, *length[:2], "--ckpt_path", which)
+    scores = read_test_scores(newest_run(experiment))
+    (newest_run(experiment) / "scores.json").write_text(json.dumps({"method": name, **scores}, indent=1))
     steps = "its stages" if entry.staged else str(every * VALIDATIONS)
     clock = {"fit": f"{fitting / 60:.1f} min", "all in all": f"{(time.perf_counter() - start) / 60:.1f} min"}
     return {"method": name, "steps": steps, **_cells(family, scores), **clock}

@@ -46,7 +46,7 @@ def _table(title: str, seconds: dict[str, list[float]], work: float, notes: list
     """Return medians of interleaved rounds, with ratios to the first side."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first = next(iter(medians.values()))
-    rows: list[Row] = [(name, 1e3 * t, work / t, float("nan"), None, t / first) for name, t in medians.items()]
+    rows = [Row(name, 1e3 * t, work / t, t / first) for name, t in medians.items()]
     return Result(title, rows, notes)
 
 
@@ -97,7 +97,12 @@ def checkpoints(options: Options) -> Result:
             Side("darkroom, read", lambda: files.load_checkpoint(path, weights_only=True), 1),
             Side("darkroom, read and load into model and optimizer", resume, 1),
         ]
-        return compare(f"Checkpoint of {path.stat().st_size / 1e6:.0f} MB", sides, Options(rounds=options.rounds))
+        return compare(
+            f"Checkpoint of {path.stat().st_size / 1e6:.0f} MB",
+            sides,
+            Options(rounds=options.rounds),
+            peers=["torch.save"],
+        )
 
 
 class _Waits(Callback):

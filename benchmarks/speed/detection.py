@@ -29,6 +29,7 @@ from darkroom.lightning_modules.detection.base import check_batch
 CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
 LADDER = ("sliding_window", "rcnn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "ssd", "yolo")
 BATCH = 4
+FASTER, MASK, SSD = "Faster R-CNN, ResNet50 and pyramid", "Mask R-CNN, ResNet50 and pyramid", "SSD300, VGG16"
 
 
 def _techniques() -> dict[str, ObjectDetection]:
@@ -121,55 +122,73 @@ def _pairs() -> dict[str, tuple[ObjectDetection, nn.Module]]:
     nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
     sizes = {"min_size": 320, "max_size": 320}
     return {
-        "Faster R-CNN, ResNet50 and pyramid": (
+        FASTER: (
             FasterRCNN(num_classes=5, min_side=320, max_side=320),
             torchvision_detection.fasterrcnn_resnet50_fpn(**nothing, **sizes),
         ),
-        "Mask R-CNN, ResNet50 and pyramid": (
+        MASK: (
             MaskRCNN(num_classes=5, min_side=320, max_side=320),
             torchvision_detection.maskrcnn_resnet50_fpn(**nothing, **sizes),
         ),
-        "SSD300, VGG16": (
+        SSD: (
             detection.SSD(num_classes=5, sizes="coco"),
             torchvision_detection.ssd300_vgg16(**nothing),
         ),
     }
 
 
-def _against_torchvision(options: Options, name: str, size: int = 2) -> tuple[Result, Result]:
+def _train_against_torchvision(options: Options, name: str, size: int = 2) -> Result:
     ours, theirs = _pairs()[name]
-    batch = _batch(options, size, side=320, masks="Mask" in name)
-    sides = [
-        _ours("darkroom", ours, batch, options),
-        _plain("torchvision in a plain loop", theirs, batch, options),
-    ]
-    step = compare(f"{name}, training step, batch {size}, 320 px", sides, options)
-    ours.eval(), theirs.eval()
+    batch, peer = _batch(options, size, side=320, masks="Mask" in name), "torchvision in a plain loop"
+    sides = [_ours("darkroom", ours, batch, options), _plain(peer, theirs, batch, options)]
+    return compare(f"{name}, training step, batch {size}, 320 px", sides, options, peers=[peer])
+
+
+def _infer_against_torchvision(options: Options, name: str, size: int = 2) -> Result:
+    ours, theirs = (options.place(network).eval() for network in _pairs()[name])
+    assert isinstance(ours, ObjectDetection)
+    batch, peer = _batch(options, size, side=320), "torchvision"
     sides = [
         _finding("darkroom", lambda: ours.detect(batch), size, options),
-        _finding("torchvision", lambda: theirs(batch["image"]), size, options),
+        _finding(peer, lambda: theirs(batch["image"]), size, options),
     ]
-    inference = compare(f"{name}, inference, batch {size}, 320 px", sides, options)
-    step.notes.append(f"Inference: {', '.join(f'{row[0]} {row[1]:.0f} ms' for row in inference.rows)}.")
-    return step, inference
+    return compare(f"{name}, inference, batch {size}, 320 px", sides, options, peers=[peer])
 
 
 @entry
 def faster_rcnn_against_torchvision(options: Options) -> Result:
     """Compare Faster R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
-    return _against_torchvision(options, "Faster R-CNN, ResNet50 and pyramid")[0]
+    return _train_against_torchvision(options, FASTER)
+
+
+@entry
+def faster_rcnn_inference_against_torchvision(options: Options) -> Result:
+    """Compare inference of the same untrained Faster R-CNNs, from images to boxes."""
+    return _infer_against_torchvision(options, FASTER)
 
 
 @entry
 def mask_rcnn_against_torchvision(options: Options) -> Result:
     """Compare Mask R-CNN with ResNet50 and a pyramid: ours, and torchvision's in a plain loop."""
-    return _against_torchvision(options, "Mask R-CNN, ResNet50 and pyramid")[0]
+    return _train_against_torchvision(options, MASK)
+
+
+@entry
+def mask_rcnn_inference_against_torchvision(options: Options) -> Result:
+    """Compare inference of the same untrained Mask R-CNNs, from images to boxes and masks."""
+    return _infer_against_torchvision(options, MASK)
 
 
 @entry
 def ssd_against_torchvision(options: Options) -> Result:
     """Compare SSD300: ours, and torchvision's in a plain loop."""
-    return _against_torchvision(options, "SSD300, VGG16")[0]
+    return _train_against_torchvision(options, SSD)
+
+
+@entry
+def ssd_inference_against_torchvision(options: Options) -> Result:
+    """Compare inference of the same untrained SSDs, from images to boxes."""
+    return _infer_against_torchvision(options, SSD)
 
 
 @entry
@@ -197,7 +216,9 @@ def detection_scores(options: Options) -> Result:
         Side("torchmetrics, faster-coco-eval", lambda: judge(theirs), 200),
     ]
     ours, voc = COCOScores(20), VOCScores(20)
-    return compare("Metrics of 200 images, 8,000 boxes, 20 classes", sides, Options(rounds=options.rounds))
+    return compare(
+        "Metrics of 200 images, 8,000 boxes, 20 classes", sides, Options(rounds=options.rounds), peers=[sides[2].name]
+    )
 
 
 @entry

@@ -96,7 +96,7 @@ def vae_step(options: Options) -> Result:
             "PyTorch-VAE's layers and loss, plain loop", [theirs], _descend(theirs, their_loss, adam), BATCH, options
         ),
     ]
-    return compare(f"VAE training step, batch {BATCH}, {SIZE} px", sides, options)
+    return compare(f"VAE training step, batch {BATCH}, {SIZE} px", sides, options, peers=[sides[1].name])
 
 
 class _Repeated(Dataset[dict[str, torch.Tensor]]):
@@ -165,7 +165,7 @@ def dcgan_step(options: Options) -> Result:
     notes = [
         f"Times of {steps} steps. Ours also updates EMA weights of the generator, and builds its optimizers in every fit."
     ]
-    return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", sides, options, notes)
+    return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", sides, options, notes, [sides[1].name])
 
 
 class _Noise:

@@ -6,7 +6,7 @@ import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,6 @@ from darkroom.lightning_modules.base import Technique
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 Method = TypeVar("Method", bound=Technique)
-Row = tuple[str, float, float, float, float | None, float]
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,34 @@ class Side:
     flops: float = 0.0  # of one step
 
 
+@dataclass(frozen=True)
+class Row:
+    """Median of one side.
+
+    Args:
+        name: of the side.
+        ms: time of a step.
+        per_second: images, or another unit of work.
+        ratio: time / time of the first side.
+        peak_mib: peak memory of tensors; None: not measured.
+        of_peak: fraction of the machine's matmul peak; None: operations were not counted.
+        spread: quartiles of the ratio within rounds; None: of a single round.
+        peer: another program that does the same work as the first side.
+    """
+
+    name: str
+    ms: float
+    per_second: float
+    ratio: float
+    peak_mib: float | None = None
+    of_peak: float | None = None
+    spread: tuple[float, float] | None = None
+    peer: bool = False
+
+
 @dataclass
 class Result:
-    """Medians of one entry; ``rows`` are (name, ms, images/s, peak MiB, fraction of the matmul peak or None, ratio)."""
+    """Medians of one entry."""
 
     title: str
     rows: list[Row] = field(default_factory=list)
@@ -152,8 +176,26 @@ def matmul_peak(options: Options) -> float:
     return 2 * n**3 / min(timed(product, options) for _ in range(7))
 
 
-def compare(title: str, sides: list[Side], options: Options, notes: list[str] | None = None) -> Result:
-    """Run the sides interleaved; the ratio is each side's median time over that of the first."""
+def spread_of(times: list[float], first: list[float]) -> tuple[float, float] | None:
+    """Return the quartiles of the ratio of two sides within rounds; None for a single round."""
+    if len(times) < 2:
+        return None
+    low, _, high = statistics.quantiles((one / other for one, other in zip(times, first, strict=True)), n=4)
+    return low, high
+
+
+def compare(
+    title: str, sides: list[Side], options: Options, notes: list[str] | None = None, peers: Collection[str] = ()
+) -> Result:
+    """Run the sides interleaved; the ratio is each side's median time over that of the first.
+
+    Args:
+        title: of the table.
+        sides: first ours.
+        options: of the run.
+        notes: below the table.
+        peers: sides by other programs that do the same work as the first one.
+    """
     for side in sides:
         for _ in range(2):
             timed(side, options)
@@ -167,9 +209,17 @@ def compare(title: str, sides: list[Side], options: Options, notes: list[str] | 
     for side in sides:
         median = medians[side.name]
         share = side.flops / median / peak if peak and side.flops else None
-        ratio = median / medians[sides[0].name]
-        memory = peak_memory(side, options)
-        result.rows.append((side.name, 1e3 * median, side.images / median, memory, share, ratio))
+        row = Row(
+            name=side.name,
+            ms=1e3 * median,
+            per_second=side.images / median,
+            ratio=median / medians[sides[0].name],
+            peak_mib=peak_memory(side, options),
+            of_peak=share,
+            spread=None if side is sides[0] else spread_of(times[side.name], times[sides[0].name]),
+            peer=side.name in peers,
+        )
+        result.rows.append(row)
     if sides[0].flops:
         work = {(side.parameters, round(side.flops / 1e6)) for side in sides}
         listed = ", ".join(f"{s.name}: {s.parameters:,} parameters, {s.flops / 1e9:.1f} GFLOP" for s in sides)

@@ -24,6 +24,7 @@ from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.text import MiniLM, Text, TextEncoder
 
+PEER = "imagen-pytorch"
 SMALL, LARGE, STEPS, TOKENS, DIM = (3, 32, 32), (3, 64, 64), 20, 16, 768
 
 
@@ -108,11 +109,11 @@ def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int,
             return imagen((image + 1) / 2, text_embeds=text, unet_number=stage + 1)
 
         step = train(unet, loss, adam, lambda: None, options)
-        return side_of("imagen-pytorch", [unet], step, batch, options)
+        return side_of(PEER, [unet], step, batch, options)
 
     _beside(sides, add, notes)
     notes.append("Ours also updates EMA weights.")
-    return compare(f"{type(ours).__name__} training step, batch {batch}, {shape[1]} px", sides, options, notes)
+    return compare(f"{type(ours).__name__} training step, batch {batch}, {shape[1]} px", sides, options, notes, [PEER])
 
 
 @entry
@@ -140,13 +141,13 @@ def cascade_sampling(options: Options) -> Result:
         text = torch.randn(batch, TOKENS, DIM, device=options.device)
         weights = {"cond_scale": (2.0, 1.0), "use_tqdm": False}
         draw = sampled(lambda: imagen.sample(text_embeds=text, **weights), options)
-        return side_of("imagen-pytorch", list(imagen.unets), draw, batch, options)
+        return side_of(PEER, list(imagen.unets), draw, batch, options)
 
     _beside(sides, add, notes)
     notes.append(
         "Ours by DDIM, theirs by ancestral steps. Network calls are equal in number, but ours merges the two of guidance."
     )
-    return compare(f"Cascade 32 -> 64 px, {STEPS} steps each, {batch} images at once", sides, options, notes)
+    return compare(f"Cascade 32 -> 64 px, {STEPS} steps each, {batch} images at once", sides, options, notes, [PEER])
 
 
 @entry

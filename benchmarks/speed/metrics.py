@@ -6,6 +6,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 
 from benchmarks.speed.harness import Options, Result, Side, compare, entry
 from darkroom.lightning_modules.segmentation import SegmentationScores
+from darkroom.lightning_modules.segmentation.base import most_likely
 
 
 @entry
@@ -18,8 +19,9 @@ def segmentation_scores(options: Options) -> Result:
     theirs = MetricCollection([kind(21, ignore_index=255, validate_args=False) for kind in kinds]).to(options.device)
     channels_last = logits.contiguous(memory_format=torch.channels_last)
     sides = [
-        Side("darkroom, one confusion matrix", lambda: ours.update(logits.argmax(1), truth), 8),
-        Side("the same, logits channels_last", lambda: ours.update(channels_last.argmax(1), truth), 8),
+        Side("darkroom, one confusion matrix", lambda: ours.update(most_likely(logits), truth), 8),
+        Side("the same, logits channels_last", lambda: ours.update(most_likely(channels_last), truth), 8),
         Side("torchmetrics, three metrics", lambda: theirs.update(logits, truth), 8),
     ]
-    return compare("Metrics of a batch, 8 x 21 x 256 x 256", sides, options)
+    peers = ["torchmetrics, three metrics"]
+    return compare("Metrics of a batch, 8 x 21 x 256 x 256", sides, options, peers=peers)

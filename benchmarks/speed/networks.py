@@ -24,6 +24,7 @@ from darkroom.lightning_modules.segmentation import (
 )
 
 BATCH, SIZE, CLASSES = 4, 128, 2
+PLAIN = "plain loop, same network"
 WORLD = len(ShapesSegmentation.class_names)
 CONFIGS = Path(__file__).parents[2] / "configs" / "segmentation"
 
@@ -83,7 +84,7 @@ def unet_step(options: Options) -> Result:
     unet = UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
     sides = [
         _ours("darkroom UNet", unet, options),
-        _plain("plain loop, same network", UNetNetwork(num_classes=CLASSES), options),
+        _plain(PLAIN, UNetNetwork(num_classes=CLASSES), options),
     ]
     notes = []
     try:
@@ -92,7 +93,7 @@ def unet_step(options: Options) -> Result:
         notes.append("segmentation-models-pytorch is not installed (pip install -e '.[bench]'); left out.")
     else:
         sides.append(_plain("smp.Unet(resnet34)", smp.Unet("resnet34", encoder_weights=None, classes=CLASSES), options))
-    return compare(f"U-Net training step, batch {BATCH}, {SIZE} px", sides, options, notes)
+    return compare(f"U-Net training step, batch {BATCH}, {SIZE} px", sides, options, notes, [PLAIN])
 
 
 @entry
@@ -107,9 +108,9 @@ def fcn_resnet50_step(options: Options) -> Result:
     )
     sides = [
         _ours("darkroom SemanticSegmentation", ours, options),
-        _plain("plain loop, same network", network(), options),
+        _plain(PLAIN, network(), options),
     ]
-    return compare(f"fcn_resnet50 training step, batch {BATCH}, {SIZE} px", sides, options)
+    return compare(f"fcn_resnet50 training step, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
 
 
 def _techniques() -> dict[str, SemanticSegmentation]:

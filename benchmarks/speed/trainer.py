@@ -281,7 +281,7 @@ def trainer_overhead(options: Options) -> Result:
                 times[side.title].append(_fit(side, options))
     medians = {name: statistics.median(values) for name, values in times.items()}
     floor = medians[SIDES[0].title]
-    rows: list[Row] = [(name, 1e3 * t, BATCH / t, float("nan"), None, t / floor) for name, t in medians.items()]
+    rows = [Row(name, 1e3 * t, BATCH / t, t / floor) for name, t in medians.items()]
     notes = [
         f"Processor time of one thread, {STEPS - WARM} steps a round after {WARM} of warm-up, {options.rounds} rounds,",
         "interleaved. Logged every 50th step. Ratios of the same round, median (quartiles):",

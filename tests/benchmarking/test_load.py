@@ -1,12 +1,9 @@
-"""Load of the machine beside a measurement, and results as JSON."""
+"""Load of the machine beside a measurement."""
 
-import json
 import time
 
 import pytest
 
-from benchmarks.__main__ import as_record, with_load
-from benchmarks.speed.harness import ENTRIES, Options, Result
 from benchmarks.speed.load import ProcessorUse, processor_use, processors_of_others
 
 
@@ -25,21 +22,5 @@ def test_reading_counts_the_work_of_this_process() -> None:
         pass
     after = processor_use()
     assert after is not None
-    assert after.own - before.own >= 0.09
+    assert after.own - before.own >= 0.08  # both are in hundredths of a second
     assert after.busy - before.busy >= 0.05
-
-
-def test_result_states_the_load_and_becomes_json() -> None:
-    nan = float("nan")
-    result, others = with_load(lambda options: Result("Title", [("side", 1.0, 2.0, nan, None, 1.0)]), Options())
-    record = json.loads(json.dumps(as_record("name", result, others)))
-    assert record["rows"] == [
-        {"name": "side", "ms": 1.0, "per_second": 2.0, "peak_mib": None, "of_peak": None, "ratio": 1.0}
-    ]
-    assert record["processors_of_others"] == others
-    if others is not None:
-        assert "Other processes used" in record["notes"][-1]
-
-
-def test_commands_around_a_training_have_entries() -> None:
-    assert {"start_up", "checkpoints", "loader_wait", "report_and_export"} <= ENTRIES.keys()

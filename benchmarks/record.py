@@ -1,0 +1,115 @@
+"""Tables of measurements as Markdown, and the page of all that were recorded."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.speed.harness import ENTRIES, Options, Result
+from benchmarks.speed.load import IDLE
+
+FOLDER = Path(__file__).parent
+RECORDED, PAGE = FOLDER / "recorded.json", FOLDER / "RESULTS.md"
+REASONS = FOLDER / "slower.yaml"  # why a peer is ahead, by entry
+Record = dict[str, Any]
+
+_HEAD = """\
+# Measured
+
+The newest measurement of every entry of `python -m benchmarks`, written by `python -m benchmarks --record`. Do not edit it.
+Sides run interleaved (A B A B). Times are medians. "Of matmul peak" is the fraction of the FLOP/s that a large matrix
+product reaches on the same machine. A ratio is a time divided by that of the first side, with its quartiles over rounds.
+"""
+
+
+def as_record(result: Result, others: float | None) -> Record:
+    """Return the result of an entry as plain values, with the processors that other processes used meanwhile."""
+    rows = [asdict(row) for row in result.rows]
+    return {"title": result.title, "rows": rows, "notes": result.notes, "processors_of_others": others}
+
+
+def table(record: Record) -> str:
+    """Format one entry as Markdown."""
+
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    lines = ["| | ms | images/s | peak MiB | of matmul peak | time ratio |", "|---|---|---|---|---|---|"]
+    for row in record["rows"]:
+        cells = [row["name"], number(row["ms"], ".3g"), number(row["per_second"], ".4g")]
+        cells += [number(row["peak_mib"], ".0f"), number(row["of_peak"], ".0%"), format_ratio(row)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([f"### {record['title']}", "", *lines, "", *record["notes"]]).rstrip() + "\n"
+
+
+def format_ratio(row: Mapping[str, Any]) -> str:
+    """Return a ratio with its quartiles."""
+    spread = row["spread"]
+    return f"{row['ratio']:.2f}" + (f" ({spread[0]:.2f} to {spread[1]:.2f})" if spread else "")
+
+
+def load_of(others: float | None, processors: int | None) -> str:
+    """Return a sentence on the load of the machine."""
+    if others is None:
+        return ""
+    busy = "" if others <= IDLE else "; compare ratios, not milliseconds"
+    return f"Other processes used {others:.2f} of {processors} processors meanwhile{busy}."
+
+
+def keep(name: str, record: Record, options: Options, file: Path = RECORDED) -> None:
+    """Keep an entry's newest measurement for its device and precision, and write the page again.
+
+    Args:
+        name: of the entry.
+        record: with machine, date and command.
+        options: of the run.
+        file: of all records.
+    """
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known.setdefault(_section(options), {})[name] = record
+    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    file.with_name(PAGE.name).write_text(render(known), encoding="utf-8")
+
+
+def _section(options: Options) -> str:
+    return ", ".join([options.device, options.dtype, *(["compiled"] if options.compile else [])])
+
+
+def render(known: Mapping[str, Mapping[str, Record]]) -> str:
+    """Return the page: where a peer is ahead, then the tables by device, precision and area."""
+    parts = [_HEAD, *_peers(known)]
+    for section, entries in sorted(known.items()):
+        parts.append(f"## {section}\n")
+        for name in sorted(entries, key=list(ENTRIES).index):
+            record = entries[name]
+            about = f"`{record['command']}`, {record['date']}, {record['machine']}. "
+            parts += [table(record), about + load_of(record["processors_of_others"], record["processors"]) + "\n"]
+    return "\n".join(parts)
+
+
+def rows_of_peers(known: Mapping[str, Mapping[str, Record]]) -> Iterator[tuple[str, str, Record, Record]]:
+    """Yield section, entry, record and row of each comparison with another program that does the same work."""
+    for section, entries in sorted(known.items()):
+        for name in sorted(entries, key=list(ENTRIES).index):
+            for row in entries[name]["rows"]:
+                if row["peer"]:
+                    yield section, name, entries[name], row
+
+
+def read_reasons() -> dict[str, str]:
+    """Return why a peer is ahead, by entry."""
+    return yaml.safe_load(REASONS.read_text(encoding="utf-8"))
+
+
+def _peers(known: Mapping[str, Mapping[str, Record]]) -> list[str]:
+    reasons = read_reasons()
+    lines = ["## Beside peers", "", "Time of the peer, divided by Darkroom's: above 1, Darkroom is faster.", ""]
+    lines += ["| work | device | peer | ratio | where the peer is ahead: why |", "|---|---|---|---|---|"]
+    for section, name, record, row in rows_of_peers(known):
+        reason = reasons.get(name, "") if row["ratio"] < 1 else ""
+        ratio = f"**{format_ratio(row)}**" if row["ratio"] < 1 else format_ratio(row)
+        lines.append(f"| {record['title']} | {section} | {row['name']} | {ratio} | {reason} |")
+    return ["\n".join(lines) + "\n"]

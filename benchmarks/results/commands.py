@@ -1,0 +1,36 @@
+"""Run the command line for a table, and read the metrics of its runs."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+
+class CommandFailedError(Exception):
+    """A command that failed; the message contains the command and the end of its output."""
+
+
+def run_darkroom(command: str, *arguments: str) -> None:
+    """Run the command line; raise a CommandFailedError if it fails."""
+    done = subprocess.run([sys.executable, "-m", "darkroom", command, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise CommandFailedError(f"darkroom {command} {' '.join(arguments)}\n{done.stderr[-2000:]}")
+
+
+def newest_run(experiment: Path) -> Path:
+    """Return the run with the largest number of an experiment."""
+    return max(experiment.iterdir(), key=lambda folder: int(folder.name))
+
+
+def read_column(metrics: Path, name: str) -> list[float]:
+    """Return all values of a metric in a metrics.csv."""
+    with metrics.open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def read_test_scores(run: Path) -> dict[str, float]:
+    """Return the test metrics of a run by name, without their stage."""
+    metrics = run / "metrics.csv"
+    with metrics.open(newline="") as file:
+        names = [name for name in csv.DictReader(file).fieldnames or [] if name.startswith("test/")]
+    return {name.removeprefix("test/"): values[-1] for name in names if (values := read_column(metrics, name))}

@@ -1,0 +1,44 @@
+"""Table and chart of the choices of a diffusion model."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results import choices
+from benchmarks.results.choices import CHOICES, draw, measure, table
+
+SCORES = [(choice, {"cnn_fid": 10.0 + index, "label_accuracy": 0.9}) for index, choice in enumerate(CHOICES)]
+
+
+def test_choices_share_one_fit_unless_training_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def run(command: str, *arguments: str) -> None:
+        commands.append((command, *arguments))
+        run = tmp_path / arguments[arguments.index("--experiment") + 1] / "0"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints" / "last.ckpt").touch()
+        (run / "metrics.csv").write_text("test/cnn_fid,test/label_accuracy\n12.5,0.75\n")
+
+    monkeypatch.setattr(choices, "run_darkroom", run)
+    for _ in range(2):  # the second time reads the files
+        found = [measure(choice, tmp_path, []) for choice in CHOICES]
+    assert found[0] == {"cnn_fid": 12.5, "label_accuracy": 0.75}
+    fits = [command for command in commands if command[0] == "fit"]
+    tests = [command for command in commands if command[0] == "test"]
+    own = {choice.arguments for choice in CHOICES if choice.fits}
+    assert len(fits) == len(own)
+    assert len(tests) == len({choice.arguments for choice in CHOICES})
+    assert all("--model.sampling.guidance" not in command for command in fits)
+
+
+def test_chart_has_a_bar_for_each_choice(tmp_path: Path) -> None:
+    draw(SCORES).save(tmp_path / "choices")
+    svg = (tmp_path / "choices.svg").read_text()
+    assert all(choice.name in svg for choice in CHOICES)
+    assert {choice.group for choice in CHOICES} <= set(svg.replace("<", ">").split(">"))
+
+
+def test_table_has_a_row_for_each_choice() -> None:
+    assert table(SCORES).splitlines()[2] == "| prediction | v (config) | 10.0 | 90.0% |"
+    assert len(table(SCORES).splitlines()) == 2 + len(CHOICES)

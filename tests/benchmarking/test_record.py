@@ -1,0 +1,79 @@
+"""Recorded measurements and their page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import record as record_module
+from benchmarks.record import PAGE, RECORDED, keep, read_reasons, render, rows_of_peers
+from benchmarks.speed.harness import ENTRIES, Options, Result, Row, Side, compare
+
+
+def slow_peer(options: Options) -> Result:
+    """Return a measurement in which a peer is ahead."""
+    rows = [Row("ours", 2.0, 500.0, 1.0, 3.0, 0.5), Row("theirs", 1.0, 1000.0, 0.5, spread=(0.4, 0.6), peer=True)]
+    return Result("A step", rows, ["A note."])
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Measurement of an entry, as ``--record`` keeps it."""
+    monkeypatch.setitem(ENTRIES, "unet_step", slow_peer)
+    return command.measure("unet_step", Options(rounds=3))
+
+
+def test_command_of_a_measurement_has_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = Options(dtype="bfloat16", channels_last=True, rounds=3)
+    written = "OMP_NUM_THREADS=1 python -m benchmarks unet_step --dtype bfloat16 --channels-last --rounds 3"
+    assert command.command_of("unet_step", options) == written
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert command.command_of("unet_step", Options()) == "python -m benchmarks unet_step"
+
+
+def test_newer_measurement_replaces_the_older_one_of_its_precision(measured: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "recorded.json"
+    keep("unet_step", measured | {"title": "Old"}, Options(), file)
+    keep("unet_step", measured, Options(), file)
+    keep("unet_step", measured, Options(dtype="bfloat16"), file)
+    known = json.loads(file.read_text())
+    assert {section: record["unet_step"]["title"] for section, record in known.items()} == {
+        "cpu, float32": "A step",
+        "cpu, bfloat16": "A step",
+    }
+    assert (tmp_path / PAGE.name).read_text() == render(known)
+
+
+def test_page_names_peers_that_are_ahead_with_the_reason(
+    measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_module, "read_reasons", lambda: {"unet_step": "It does less."})
+    page = render({"cpu, float32": {"unet_step": measured | {"processors_of_others": 0.9, "processors": 2}}})
+    assert "| A step | cpu, float32 | theirs | **0.50 (0.40 to 0.60)** | It does less. |" in page
+    assert "| ours | 2 | 500 | 3 | 50% | 1.00 |" in page
+    assert "A note." in page
+    assert "Other processes used 0.90 of 2 processors meanwhile; compare ratios, not milliseconds." in page
+
+
+def test_ratios_have_quartiles_within_rounds() -> None:
+    result = compare(
+        "Steps", [Side("ours", lambda: None, 1), Side("theirs", lambda: None, 1)], Options(), peers=["theirs"]
+    )
+    ours, theirs = result.rows
+    assert (ours.spread, ours.peer, theirs.peer) == (None, False, True)
+    assert theirs.spread is not None
+    assert theirs.spread[0] <= theirs.spread[1]
+
+
+def test_page_is_that_of_the_records_and_every_slower_row_has_a_reason() -> None:
+    known = json.loads(RECORDED.read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == render(known)
+    behind = {name for _, name, _, row in rows_of_peers(known) if row["ratio"] < 1}
+    assert behind <= read_reasons().keys()
+
+
+def test_commands_around_a_training_have_entries() -> None:
+    assert {"start_up", "checkpoints", "loader_wait", "report_and_export"} <= ENTRIES.keys()
