@@ -1,8 +1,9 @@
 """Profile the training step and the prediction of methods with their configs, in float32 and in bf16-mixed.
 
 ``python -m benchmarks.profile_steps [--only NAME ...] [--precision bf16-mixed] [--steps N]`` runs ``darkroom fit`` on
-Shapes for a few steps. It prints a table: method, precision, milliseconds (median), and the operations with the largest
-shares of the processor time. Operations above 10 % are bold, except convolutions and matrix products.
+Shapes for a few steps. It prints a table: method, precision, milliseconds (median), images/s, their ratio to the first
+precision, and the operations with the largest shares of the processor time. Operations above 10 % are bold, except
+convolutions and matrix products.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,24 @@ PRODUCTS = ("conv", "mm", "linear", "addmv", "attention")
 WARM, LIMIT = 2, 0.1
 
 Shares = list[tuple[str, float]]  # operation, fraction of the processor time
-results: dict[str, tuple[float, Shares]] = {}  # of the last fit: training step or prediction -> seconds, shares
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Time of a step of a fit, or of a prediction.
+
+    Args:
+        seconds: median.
+        images: of the batch.
+        shares: of the operations.
+    """
+
+    seconds: float
+    images: int
+    shares: Shares
+
+
+results: dict[str, Profile] = {}  # of the last fit, by kind: training step or prediction
 
 
 class ProfileSteps(Callback):
@@ -72,7 +91,8 @@ class ProfileSteps(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.profiler.stop()
-        results["training step"] = statistics.median(self.times[WARM:][: self.steps]), shares(self.profiler)
+        images, seconds = len(self.batch["image"]), statistics.median(self.times[WARM:][: self.steps])
+        results["training step"] = Profile(seconds, images, shares(self.profiler))
         if not self.predicts:
             return
         pl_module.eval()
@@ -84,7 +104,7 @@ class ProfileSteps(Callback):
         times = [timed(predict) for _ in range(WARM + self.steps)][WARM:]
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             predict()
-        results["prediction"] = statistics.median(times), shares(profiler)
+        results["prediction"] = Profile(statistics.median(times), images, shares(profiler))
         pl_module.train()
 
 
@@ -106,8 +126,8 @@ def shares(profiler: profile) -> Shares:
     return sorted(((name, t / total) for name, t in own.items()), key=lambda pair: -pair[1])
 
 
-def profile_method(name: str, precision: str, steps: int) -> dict[str, tuple[float, Shares]]:
-    """Fit a method for some steps and return seconds and shares, by kind."""
+def profile_method(name: str, precision: str, steps: int) -> dict[str, Profile]:
+    """Fit a method for some steps and return its profiles, by kind."""
     results.clear()
     overlay = {
         "trainer": {
@@ -153,11 +173,18 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    print("| method | precision | | ms | operations, share of the processor time |\n|---|---|---|---|---|")
+    print(
+        "| method | precision | | ms | images/s | ratio | operations, share of the processor time |\n"
+        + 7 * "|---"
+        + "|"
+    )
     for name in arguments.only:
+        first: dict[str, float] = {}
         for precision in arguments.precision:
-            for kind, (seconds, own) in profile_method(name, precision, arguments.steps).items():
-                print(f"| {name} | {precision} | {kind} | {1e3 * seconds:.3g} | {format_shares(own)} |", flush=True)
+            for kind, found in profile_method(name, precision, arguments.steps).items():
+                ratio = first.setdefault(kind, found.seconds) / found.seconds
+                cells = [name, precision, kind, f"{1e3 * found.seconds:.3g}", f"{found.images / found.seconds:.3g}"]
+                print("|", " | ".join([*cells, f"{ratio:.2f}", format_shares(found.shares, 3)]), "|", flush=True)
 
 
 if __name__ == "__main__":
