@@ -1,14 +1,18 @@
 """Benchmarks refer to existing configs and classes; their numbers are not tested."""
 
 import argparse
+import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import profile_steps
-from benchmarks.results import export_table, same_budget, segmentation_ladder
+from benchmarks.results import export_table, segmentation_ladder
+from benchmarks.results.same_budget import __main__ as same_budget
+from benchmarks.results.same_budget.validation import FILE, TimeValidation, limit_batches
 from benchmarks.speed import networks
 from benchmarks.speed.harness import ENTRIES
 from tests.conftest import CONFIGS
@@ -43,6 +47,23 @@ def test_failing_method_does_not_end_the_table(monkeypatch: pytest.MonkeyPatch, 
     printed = capsys.readouterr()
     assert "DeconvNet failed" in printed.err
     assert printed.out.splitlines()[-3:] == ["| method | steps |", "|---|---|", "| FCN-8s | 6 |"]
+
+
+def test_validations_take_a_quarter_of_the_budget(tmp_path: Path) -> None:
+    class Loops:
+        log_dir = str(tmp_path)
+
+    timing, trainer = TimeValidation(), Loops()
+    timing.on_validation_start(trainer, None)  # type: ignore[arg-type]
+    for _ in range(2):
+        time.sleep(0.05)
+        timing.on_validation_batch_end(trainer)  # type: ignore[arg-type]
+    time.sleep(0.2)  # metrics over all samples
+    timing.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert 0.05 <= json.loads((tmp_path / FILE).read_text())["seconds"] < 0.15
+    (tmp_path / FILE).write_text('{"seconds": 1.5}')
+    assert limit_batches(tmp_path, budget=180, validations=6) == 5  # 6 x 5 x 1.5 s are a quarter of 180 s
+    assert limit_batches(tmp_path, budget=1, validations=6) == 1
 
 
 def test_every_segmentation_method_has_a_speed_benchmark() -> None:

@@ -1,31 +1,10 @@
-"""Train all methods of a family on the same data for the same time: ``python -m benchmarks.results.same_budget --help``.
+"""Methods that are compared, by family, with the arguments that photos need."""
 
-The step of a method is timed first. The method then trains for the number of steps that fits into the budget. Batches and
-augmentation are the same for all; the optimizer is that of the config (AdamW and a cosine for nearly all). Each fit is
-validated six times, and its best checkpoint is tested. R-CNN, whose stages are epochs, trains for the epochs of its config;
-its time is in the table.
-"""
-
-import argparse
-import json
-import os
-import re
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
 
-from benchmarks.results.commands import CommandFailedError, newest_run, read_column, read_test_scores, run_darkroom
-from benchmarks.speed.harness import Options, machine
-from darkroom.cli.catalog import import_all
-from darkroom.cli.options.data_options import keep_data_section
-from darkroom.datamodules.base import VisionDataModule
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 VALIDATIONS = 6
 
 
@@ -96,7 +75,7 @@ _RCNN_MOBILENET = (
 _WINDOW_MOBILENET = (
     *("--model.classifier", "BackboneClassifier", "--model.classifier.backbone", "mobilenet_v2"),
     *("--model.mode", "crops", "--model.sides", "[18, 32, 50, 100]", "--model.aspect_ratios", "[1.0]"),
-    *("--model.stride", "8", "--trainer.limit_val_batches", "2"),
+    *("--model.stride", "8"),
 )
 _PEER = "../benchmarks/results/peers/torchvision_mobilenet"
 DETECTION = {
@@ -204,109 +183,3 @@ GENERATION = {
 FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}
 # The segmentation configs have different losses; here all have the same.
 SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
-
-
-def count_classes(data: Path, root: str) -> int:
-    """Return the number of classes of the data of a config; 1 for data without classes."""
-    import_all()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action=ActionConfigFile)
-    parser.add_subclass_arguments(VisionDataModule, "data")
-    words = keep_data_section(["--config", str(data), "--data.root", root])
-    built = parser.instantiate_classes(parser.parse_args(words)).data
-    return len(built.class_names) or 1
-
-
-def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
-    """Return the columns of a row."""
-
-    def each(prefix: str) -> str:
-        return ", ".join(
-            f"{name.removeprefix(prefix)} {value:.3f}" for name, value in scores.items() if name.startswith(prefix)
-        )
-
-    if family == "segmentation":
-        one = {"test mIoU": f"{scores['mIoU']:.3f}", "IoU": each("IoU/")}
-        return one | {"pixel accuracy": f"{scores['pixel_accuracy']:.3f}"}
-    if family == "generation":
-        elbo = f"{scores['elbo']:.0f} nats" if "elbo" in scores else ""
-        obeyed = f"{scores['label_accuracy']:.3f}" if "label_accuracy" in scores else ""
-        return {"cnn_fid": f"{scores['cnn_fid']:.1f}", "ELBO": elbo, "label accuracy": obeyed}
-    row = {"VOC AP50": f"{scores['VOC_AP50']:.3f}", "COCO AP": f"{scores['mAP']:.3f}"}
-    if "mask_mAP" in scores:
-        row |= {"mask AP50": f"{scores['mask_AP50']:.3f}", "mask AP": f"{scores['mask_mAP']:.3f}"}
-    return row | {"VOC AP50 of the classes": each("VOC_AP50/"), "images/s": f"{scores['images_per_second']:.1f}"}
-
-
-def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str]) -> dict[str, str]:
-    """Train and test one method; return its row of the table."""
-    start = time.perf_counter()
-    entry, data = FAMILIES[family][name], arguments.data
-    facts = yaml.safe_load(data.read_text())["data"]["init_args"]
-    classes = count_classes(data, arguments.root)
-    own = [{"CLASSES": str(classes), "OUTPUTS": str(classes + 1)}.get(value, value) for value in entry.arguments]
-    batch_size = int(own[own.index("--data.batch_size") + 1]) if "--data.batch_size" in own else facts["batch_size"]
-    experiment = arguments.runs_dir / f"{data.stem}-{re.sub('[^a-z0-9]+', '_', name.lower())}"
-    shared = ["--config", str(CONFIGS / f"{entry.config}.yaml"), "--config", str(data)]
-    shared += ["--data.root", arguments.root, *own, *SHARED[family], *extra, "--data.num_workers", "0"]
-    shared += ["--runs_dir", str(arguments.runs_dir), "--experiment", experiment.name]
-    shared += ["--trainer.enable_progress_bar", "false"]
-
-    if entry.staged:
-        length = []
-    else:
-        forever = ["--trainer.max_epochs", "-1"]
-        probe = ["--trainer.max_steps", "12", "--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "3"]
-        run_darkroom("fit", *shared, *forever, *probe, "--checkpoint.save_top_k", "0")
-        rate = max(read_column(newest_run(experiment) / "metrics.csv", "train/images_per_second"))
-        every = max(1, round(60 * arguments.minutes * rate / batch_size / VALIDATIONS))
-        length = [*forever, "--trainer.max_steps", str(every * VALIDATIONS)]
-        length += ["--trainer.val_check_interval", str(every), "--trainer.check_val_every_n_epoch", "null"]
-    fitting = time.perf_counter()
-    run_darkroom("fit", *shared, *length)
-    fitting = time.perf_counter() - fitting
-    which = "last" if entry.staged else "best"  # an earlier stage is another method
-    run_darkroom("test", *shared, *length[:2], "--ckpt_path", which)
-    scores = read_test_scores(newest_run(experiment))
-    (newest_run(experiment) / "scores.json").write_text(json.dumps({"method": name, **scores}, indent=1))
-    steps = "its stages" if entry.staged else str(every * VALIDATIONS)
-    clock = {"fit": f"{fitting / 60:.1f} min", "all in all": f"{(time.perf_counter() - start) / 60:.1f} min"}
-    return {"method": name, "steps": steps, **_cells(family, scores), **clock}
-
-
-def main() -> None:
-    """Print the table, each row as soon as it is measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.same_budget", description=__doc__)
-    parser.add_argument("--family", choices=list(FAMILIES), default="segmentation")
-    parser.add_argument("--data", type=Path, required=True, help="config in configs/data")
-    parser.add_argument("--root", required=True, help="folder that holds the data set")
-    parser.add_argument("--minutes", type=float, default=4.0, help="training time of each method")
-    parser.add_argument("--runs_dir", type=Path, default=Path("runs"))
-    parser.add_argument("--techniques", nargs="*", metavar="NAME", help="methods to train; default: all")
-    arguments, extra = parser.parse_known_args()
-    known = FAMILIES[arguments.family]
-    names = arguments.techniques or list(known)
-    if unknown := set(names) - known.keys():
-        parser.error(f"--techniques must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
-    print(
-        f"`{arguments.data}`, {arguments.minutes} minutes each, {threads} threads, {machine(Options())}\n", flush=True
-    )
-    headed, failed = False, False
-    for name in names:
-        try:
-            row = run(arguments.family, name, arguments, extra)
-        except CommandFailedError as error:
-            failed = True
-            print(f"{name} failed; continuing with the others: {error}", file=sys.stderr, flush=True)
-            continue
-        if not headed:
-            headed = True
-            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
-        print(f"| {' | '.join(row.values())} |", flush=True)
-    if failed:
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""All methods of a family on the same data for the same time."""
