@@ -20,8 +20,9 @@ _HEAD = """\
 # Measured
 
 The newest measurement of every entry of `python -m benchmarks`, written by `python -m benchmarks --record`. Do not edit it.
-Sides run interleaved (A B A B). Times are medians. "Of matmul peak" is the fraction of the FLOP/s that a large matrix
-product reaches on the same machine. A ratio is a time divided by that of the first side, with its quartiles over rounds.
+Sides run interleaved (A B A B). Times are medians. "Of peak" is the fraction of the FLOP/s that a large matrix product
+or a large convolution of 3 x 3 reaches on the same machine, the larger of both. A ratio is a time divided by that of the
+first side, with its quartiles over rounds.
 """
 
 
@@ -37,7 +38,7 @@ def table(record: Record) -> str:
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    lines = ["| | ms | images/s | peak MiB | of matmul peak | time ratio |", "|---|---|---|---|---|---|"]
+    lines = ["| | ms | images/s | peak MiB | of peak | time ratio |", "|---|---|---|---|---|---|"]
     for row in record["rows"]:
         cells = [row["name"], number(row["ms"], ".3g"), number(row["per_second"], ".4g")]
         cells += [number(row["peak_mib"], ".0f"), number(row["of_peak"], ".0%"), format_ratio(row)]

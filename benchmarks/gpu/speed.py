@@ -41,7 +41,7 @@ def measure_entry(name: str, options: Options) -> Iterator[dict[str, Any]]:
 
 
 def measure_utilization(options: Options, tiny: bool) -> Iterator[dict[str, Any]]:
-    """Yield the fraction of the measured matmul peak in a training step of the two large U-Nets."""
+    """Yield the fraction of the measured peak in a training step of the two large U-Nets."""
     side, batch, width = (32, 2, 4) if tiny else (512, 16, 64)
     unet = options.place(UNetNetwork(num_classes=21, base_channels=width))
     image = options.images(batch, 3, side, side)

@@ -60,7 +60,7 @@ CHOICES = (
 
 
 def measure(choice: Choice, runs_dir: Path, extra: list[str]) -> dict[str, float]:
-    """Return the test scores of a choice; fit and test it where that has not been done."""
+    """Return the test scores of a choice; fit and test it unless its scores are there."""
     fitted = f"choice-{_slug(choice) if choice.arguments and choice.fits else 'config'}"
     tested = fitted if not choice.arguments else f"choice-{_slug(choice)}"
     common = [*CONFIG, *choice.arguments, *extra, "--runs_dir", str(runs_dir), "--trainer.enable_progress_bar", "false"]

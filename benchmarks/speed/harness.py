@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.lightning_modules.base import Technique
@@ -66,7 +67,7 @@ class Row:
         per_second: images, or another unit of work.
         ratio: time / time of the first side.
         peak_mib: peak memory of tensors; None: not measured.
-        of_peak: fraction of the machine's matmul peak; None: operations were not counted.
+        of_peak: fraction of the machine's measured peak; None: operations were not counted.
         spread: quartiles of the ratio within rounds; None: of a single round.
         peer: another program that does the same work as the first side.
     """
@@ -166,14 +167,23 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def matmul_peak(options: Options) -> float:
-    """Measure the FLOP/s of a large matrix product of this dtype: the upper bound of a step's rate."""
-    n = 8192 if options.device == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=options.device, dtype=getattr(torch, options.dtype)) for _ in range(2))
-    product = Side("matmul", lambda: a @ b, 1)
-    for _ in range(2):
+def measured_peak(options: Options) -> float:
+    """Measure the FLOP/s of a large matrix product and of a large convolution of this dtype: the larger one.
+
+    Both, because MKL does not use all vector units of AMD's processors in matrix products, and oneDNN does in convolutions.
+    """
+    n, side = (8192, 256) if options.device == "cuda" else (2048, 64)
+    dtype = getattr(torch, options.dtype)
+    a, b = (torch.randn(n, n, device=options.device, dtype=dtype) for _ in range(2))
+    image = options.images(2, 256, side, side).to(dtype)
+    kernel = torch.randn(256, 256, 3, 3, device=options.device, dtype=dtype)
+    work = [
+        Side("matmul", lambda: a @ b, 1, flops=2 * n**3),
+        Side("convolution", lambda: F.conv2d(image, kernel, padding=1), 1, flops=2 * kernel.numel() * 2 * side**2),
+    ]
+    for product in 2 * work:
         timed(product, options)
-    return 2 * n**3 / min(timed(product, options) for _ in range(7))
+    return max(product.flops / min(timed(product, options) for _ in range(7)) for product in work)
 
 
 def spread_of(times: list[float], first: list[float]) -> tuple[float, float] | None:
@@ -203,7 +213,7 @@ def compare(
     for _ in range(options.rounds):
         for side in sides:
             times[side.name].append(timed(side, options))
-    peak = matmul_peak(options) if sides[0].flops else None
+    peak = measured_peak(options) if sides[0].flops else None
     result = Result(title, notes=list(notes or []))
     medians = {name: statistics.median(values) for name, values in times.items()}
     for side in sides:
