@@ -34,13 +34,13 @@ def tables(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["part"] == part]
         columns = list(dict.fromkeys(name for row in own for name in row if name != "part"))
         lines += ["", f"## {part.capitalize()}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-        lines += [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in own]
+        lines += [f"| {' | '.join(_cell(name, row.get(name)) for name in columns)} |" for row in own]
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "**no**"
+        return "yes" if value else "**no**" if column == "right" else "no"
     return "" if value is None else str(value).replace("|", "/")
 
 
@@ -82,7 +82,13 @@ def main(argv: list[str]) -> int:
             visit.run("utilization", "training step", partial(measure_utilization, options, tiny))
             for name in ("segmentation_scores",) if tiny else IMPORTANT:
                 visit.run("speed", name, partial(measure_entry, name, options))
-    head = f"# Measured on a GPU\n\n`python -m benchmarks gpu --budget {arguments.budget:g}` on {about}\n"
+    title = "Measured on a GPU" if device == "cuda" else "Dry run on a CPU"
+    words = [
+        f"--budget {arguments.budget:g}",
+        *(["--device cpu"] if device == "cpu" else []),
+        *(["--tiny"] if tiny else []),
+    ]
+    head = f"# {title}\n\n`python -m benchmarks gpu {' '.join(words)}` on {about}\n"
     arguments.out.with_suffix(".md").write_text(head + tables(visit.rows[1:]) + "\n", encoding="utf-8")
     wrong = [
         row for row in visit.rows if row.get("right") is False or (row["part"] == "correctness" and "error" in row)
