@@ -29,6 +29,7 @@ _RANDOM = "a random number of the CPU"
 _BEFORE = "boxes are checked on the CPU, before they are copied to a GPU"
 _REGIONS = "regions are chosen by their values, and their number is not known before"
 _TORCHVISION = "torchvision's code, of which the same holds"
+_CPU = "runs on CPUs only"
 # Places that synchronize, by function and operation, each with the reason why it may.
 REASONS = {
     "networks.one_hot: _local_scalar_dense": _ONE_HOT,
@@ -38,6 +39,8 @@ REASONS = {
     "convolutionalization.<listcomp>: _local_scalar_dense": _RANDOM,
     "base.check_boxes: _local_scalar_dense": _BEFORE,
     "boxes._choose: nonzero": _REGIONS,
+    "region_align.forward: nonzero": _CPU,
+    "region_align.align_by_products: nonzero": _CPU,
     "sampling.sample_windows: tolist": _REGIONS,
     "sampling.<genexpr>: nonzero": _REGIONS,
     "generalized_rcnn.forward: _local_scalar_dense": _TORCHVISION,
@@ -52,7 +55,7 @@ REASONS = {
     "_utils.__call__: nonzero": _TORCHVISION,
 }
 # Reasons of places that the search on the CPU finds, and that do not synchronize with a GPU.
-_HARMLESS = (_ONE_HOT, _RANDOM, _BEFORE)
+_HARMLESS = (_ONE_HOT, _RANDOM, _BEFORE, _CPU)
 
 
 class SynchronizationContract:

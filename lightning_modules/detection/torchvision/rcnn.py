@@ -16,7 +16,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from darkroom.errors import UsageError
@@ -28,6 +27,7 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
     SingleMap,
     load_matching_weights,
 )
+from darkroom.lightning_modules.detection.torchvision.region_align import RegionAlign
 from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.body import Norm, build_backbone
@@ -365,13 +365,13 @@ def _levels(anchor_sizes: Sequence[float]) -> list[int]:
     return list(range(2, 2 + min(4, len(anchor_sizes))))
 
 
-def _roi_align(levels: Sequence[int], size: int, canonical: float) -> MultiScaleRoIAlign:
+def _roi_align(levels: Sequence[int], size: int, canonical: float) -> RegionAlign:
     """Build RoIAlign over maps of these levels; a region of ``canonical`` pixels is pooled from level 4.
 
     See Lin et al. 2017, equation 1. torchvision derives the strides from the first batch, padding included, which is wrong
     for small images.
     """
-    pool = MultiScaleRoIAlign([str(index) for index in range(len(levels))], size, 2, canonical_scale=canonical)
+    pool = RegionAlign([str(index) for index in range(len(levels))], size, 2, canonical_scale=canonical)
     pool.scales = [2.0**-level for level in levels]
     pool.map_levels = initLevelMapper(levels[0], levels[-1], canonical)
     return pool
