@@ -85,6 +85,10 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         """Return the modules that are laid out in memory, and compiled, as a whole."""
         return [self.network]
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return those of ``networks`` that ``optim.compile`` compiles."""
+        return self.networks()
+
     def shards(self) -> list[nn.Module]:
         """Return the modules that are sharded among ranks: each called by ``forward`` alone, with all that trains."""
         return refuse_sharding(self)
@@ -97,6 +101,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         for network in self.networks():
             if not is_sharded(network):
                 network.to(memory_format=self.memory_format)
+        for network in self.compiled_networks():
             self.optim.compile_in_place(network)
 
     def on_fit_start(self) -> None:

@@ -199,8 +199,8 @@ class DCGAN(ManualOptimization, Generative, Technique):
         discriminator_norm: batch norm over real and over generated images apart (batch), as in the authors' code, or over
             both together (joint_batch), see ``logits_of``; spectral; or none.
         r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on real images (Mescheder et al. 2018, equation 9). It needs
-            the gradient of each image, so it excludes batch norm in the discriminator, and second derivatives, so it
-            excludes compilation.
+            the gradient of each image, so it excludes batch norm in the discriminator, and second derivatives, so
+            ``optim.compile`` leaves the discriminator out.
         ema: of the generator's weights; null: samples use the current weights.
         discriminator_steps: number of the discriminator's steps to one of the generator's.
         inversion_steps: of gradient descent in ``encode``.
@@ -252,11 +252,6 @@ class DCGAN(ManualOptimization, Generative, Technique):
                 f"model.r1 is {r1} with model.discriminator_norm {discriminator_norm}, but R1 needs the gradient of each "
                 "image, and batch norm mixes images; set model.discriminator_norm to spectral or none"
             )
-        if r1 and options.compile:
-            raise UsageError(
-                f"model.r1 is {r1} with model.optim.compile, but R1 needs second derivatives, which compiled networks do "
-                "not support; set model.r1 to 0 or model.optim.compile to false"
-            )
         self.automatic_optimization = False
         self.latent_dim, self.prior = latent_dim, check_choice("model.prior", prior, Prior)
         self.loss, self.r1 = check_choice("model.loss", loss, AdversarialLoss), r1
@@ -278,6 +273,10 @@ class DCGAN(ManualOptimization, Generative, Technique):
     def networks(self) -> list[nn.Module]:
         """Return generator, discriminator and, if there is one, the EMA of the generator."""
         return [self.generator, self.discriminator] + ([] if self.ema is None else [self.ema.module])
+
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return the networks; with R1 without the discriminator, since compiled networks have no second derivatives."""
+        return [network for network in self.networks() if not (self.r1 and network is self.discriminator)]
 
     def configure_optimizers(self) -> Any:
         pairs = zip(self._optimizers, (self.discriminator, self.generator), strict=True)

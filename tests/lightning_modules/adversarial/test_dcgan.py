@@ -78,7 +78,6 @@ class TestDCGAN(GenerationContract):
 class TestConditionalDCGAN(GenerationContract):
     loss = "d_loss"
     num_classes = 5
-    test_compiled_training_step_equals_eager = None  # R1 needs second derivatives, and refuses compilation
 
     def build(self, **kwargs: Any) -> DCGAN:
         return build(num_classes=5, conditional=True, discriminator_norm="spectral", r1=0.1, loss="hinge", **kwargs)
@@ -557,10 +556,6 @@ def test_conditional_networks_require_labels() -> None:
         ({"discriminator_norm": "x"}, "model.discriminator_norm must be .*spectral.*got 'x'"),
         ({"r1": -1.0}, "model.r1 must be at least 0, got -1.0"),
         ({"r1": 1.0}, "model.r1 is 1.0 .*discriminator_norm to spectral"),
-        (
-            {"r1": 1.0, "discriminator_norm": "none", "optim": {"compile": True}},
-            r"model.r1 .*model.optim.compile",
-        ),
     ],
 )
 def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
