@@ -100,6 +100,11 @@ def rows_of_peers(known: Mapping[str, Mapping[str, Record]]) -> Iterator[tuple[s
                     yield section, name, entries[name], row
 
 
+def is_behind(row: Mapping[str, Any]) -> bool:
+    """Return whether a peer is ahead by more than the spread of the rounds."""
+    return round(row["ratio"], 2) < 1 and (row["spread"] is None or row["spread"][1] < 1)
+
+
 def read_reasons() -> dict[str, str]:
     """Return why a peer is ahead, by entry."""
     return yaml.safe_load(REASONS.read_text(encoding="utf-8"))
@@ -110,7 +115,10 @@ def _peers(known: Mapping[str, Mapping[str, Record]]) -> list[str]:
     lines = ["## Beside peers", "", "Time of the peer, divided by Darkroom's: above 1, Darkroom is faster.", ""]
     lines += ["| work | device | peer | ratio | where the peer is ahead: why |", "|---|---|---|---|---|"]
     for section, name, record, row in rows_of_peers(known):
-        reason = reasons.get(name, "") if row["ratio"] < 1 else ""
-        ratio = f"**{format_ratio(row)}**" if row["ratio"] < 1 else format_ratio(row)
+        reason, ratio = "", format_ratio(row)
+        if is_behind(row):
+            reason, ratio = reasons.get(name, ""), f"**{ratio}**"
+        elif round(row["ratio"], 2) < 1:
+            reason = "within the quartiles of the rounds"
         lines.append(f"| {record['title']} | {section} | {row['name']} | {ratio} | {reason} |")
     return ["\n".join(lines) + "\n"]

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import record as record_module
-from benchmarks.record import PAGE, RECORDED, keep, read_reasons, render, rows_of_peers
+from benchmarks.record import PAGE, RECORDED, is_behind, keep, read_reasons, render, rows_of_peers
 from benchmarks.speed.harness import ENTRIES, Options, Result, Row, Side, compare
 
 
@@ -58,6 +58,13 @@ def test_page_names_peers_that_are_ahead_with_the_reason(
     assert "Other processes used 0.90 of 2 processors meanwhile; compare ratios, not milliseconds." in page
 
 
+def test_peer_within_the_spread_is_not_ahead() -> None:
+    assert is_behind({"ratio": 0.9, "spread": (0.8, 0.95)})
+    assert is_behind({"ratio": 0.9, "spread": None})
+    assert not is_behind({"ratio": 0.96, "spread": (0.9, 1.05)})
+    assert not is_behind({"ratio": 0.998, "spread": (0.99, 0.999)})
+
+
 def test_ratios_have_quartiles_within_rounds() -> None:
     result = compare(
         "Steps", [Side("ours", lambda: None, 1), Side("theirs", lambda: None, 1)], Options(), peers=["theirs"]
@@ -71,7 +78,7 @@ def test_ratios_have_quartiles_within_rounds() -> None:
 def test_page_is_that_of_the_records_and_every_slower_row_has_a_reason() -> None:
     known = json.loads(RECORDED.read_text(encoding="utf-8"))
     assert PAGE.read_text(encoding="utf-8") == render(known)
-    behind = {name for _, name, _, row in rows_of_peers(known) if row["ratio"] < 1}
+    behind = {name for _, name, _, row in rows_of_peers(known) if is_behind(row)}
     assert behind <= read_reasons().keys()
 
 
