@@ -112,7 +112,8 @@ def read_reasons() -> dict[str, str]:
 
 def _peers(known: Mapping[str, Mapping[str, Record]]) -> list[str]:
     reasons = read_reasons()
-    lines = ["## Beside peers", "", "Time of the peer, divided by Darkroom's: above 1, Darkroom is faster.", ""]
+    lines = ["## Beside peers", "", "<!-- --8<-- [start:peers] -->"]  # which docs/guides/performance.md contains
+    lines += ["Time of the peer, divided by Darkroom's: above 1, Darkroom is faster.", ""]
     lines += ["| work | device | peer | ratio | where the peer is ahead: why |", "|---|---|---|---|---|"]
     for section, name, record, row in rows_of_peers(known):
         reason, ratio = "", format_ratio(row)
@@ -121,4 +122,4 @@ def _peers(known: Mapping[str, Mapping[str, Record]]) -> list[str]:
         elif round(row["ratio"], 2) < 1:
             reason = "within the quartiles of the rounds"
         lines.append(f"| {record['title']} | {section} | {row['name']} | {ratio} | {reason} |")
-    return ["\n".join(lines) + "\n"]
+    return ["\n".join([*lines, "<!-- --8<-- [end:peers] -->"]) + "\n"]
