@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.results.table.raw import Result, current_results
-from benchmarks.results.table.rows import ROOT, Row
+from benchmarks.results.table.rows import CONFIGS, ROOT, Row
 
 PAGE = ROOT / "docs/results.md"
 _INTRODUCTION = """\
@@ -172,5 +172,6 @@ def rendered_files(rows: dict[str, Row], results: Sequence[Result]) -> dict[Path
             files[path] = update_marked(text, rows, results)
     for row in rows.values():
         config = row.config_files()[-1]
-        files[config] = update_head(config.read_text(encoding="utf-8"), row, rows, results)
+        if config == CONFIGS / f"{row.name}.yaml":  # else the row is a variant of a config, whose head has its own numbers
+            files[config] = update_head(config.read_text(encoding="utf-8"), row, rows, results)
     return files | {PAGE: render(rows, results)}
