@@ -1,9 +1,9 @@
 """Profile the training step and the prediction of methods with their configs, in float32 and in bf16-mixed.
 
 ``python -m benchmarks.profile_steps [--only NAME ...] [--precision bf16-mixed] [--steps N]`` runs ``darkroom fit`` on
-Shapes for a few steps. It prints a table: method, precision, milliseconds (median), images/s, their ratio to the first
-precision, and the operations with the largest shares of the processor time. Operations above 10 % are bold, except
-convolutions and matrix products.
+Shapes for a few steps. It prints a table: method, precision, milliseconds (median), images/s, the speed over that in the
+first precision, and the three operations with the largest shares of the processor time. Operations above 10 % are bold,
+except convolutions and matrix products.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Profile:
 
     Args:
         seconds: median.
-        images: of the batch.
+        images: batch size.
         shares: of the operations.
     """
 

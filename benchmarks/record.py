@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from benchmarks.speed.harness import ENTRIES, Options, Result
@@ -19,10 +20,10 @@ Record = dict[str, Any]
 _HEAD = """\
 # Measured
 
-The newest measurement of every entry of `python -m benchmarks`, written by `python -m benchmarks --record`. Do not edit it.
-Sides run interleaved (A B A B). Times are medians. "Of peak" is the fraction of the FLOP/s that a large matrix product
-or a large convolution of 3 x 3 reaches on the same machine, the larger of both. A ratio is a time divided by that of the
-first side, with its quartiles over rounds.
+The newest measurement of every entry of `python -m benchmarks`, written by `python -m benchmarks --record`. Do not edit
+this file. Sides run interleaved (A B A B). Times are medians. "Of peak" is the fraction of the FLOP/s that a large matrix
+product or a large 3 x 3 convolution reaches on the same machine, whichever is larger. A ratio is a time divided by that of
+the first side, with its quartiles over rounds; of three rounds, the smallest and the largest.
 """
 
 
@@ -38,7 +39,7 @@ def table(record: Record) -> str:
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    lines = ["| | ms | images/s | peak MiB | of peak | time ratio |", "|---|---|---|---|---|---|"]
+    lines = ["| | ms | per second | peak MiB | of peak | time ratio |", "|---|---|---|---|---|---|"]
     for row in record["rows"]:
         cells = [row["name"], number(row["ms"], ".3g"), number(row["per_second"], ".4g")]
         cells += [number(row["peak_mib"], ".0f"), number(row["of_peak"], ".0%"), format_ratio(row)]
@@ -76,7 +77,11 @@ def keep(name: str, record: Record, options: Options, file: Path = RECORDED) -> 
 
 
 def _section(options: Options) -> str:
-    return ", ".join([options.device, options.dtype, *(["compiled"] if options.compile else [])])
+    threads = torch.get_num_threads()
+    words = [options.device, options.dtype]
+    words += [f"{threads} thread{'s' * (threads > 1)}"] if options.device == "cpu" else []
+    words += [name for name, used in (("channels last", options.channels_last), ("compiled", options.compile)) if used]
+    return ", ".join(words)
 
 
 def render(known: Mapping[str, Mapping[str, Record]]) -> str:
@@ -84,17 +89,23 @@ def render(known: Mapping[str, Mapping[str, Record]]) -> str:
     parts = [_HEAD, *_peers(known)]
     for section, entries in sorted(known.items()):
         parts.append(f"## {section}\n")
-        for name in sorted(entries, key=list(ENTRIES).index):
+        for name in _in_order(entries):
             record = entries[name]
             about = f"`{record['command']}`, {record['date']}, {record['machine']}. "
             parts += [table(record), about + load_of(record["processors_of_others"], record["processors"]) + "\n"]
     return "\n".join(parts)
 
 
+def _in_order(entries: Mapping[str, Record]) -> list[str]:
+    """Return the names of entries in the order of ``python -m benchmarks``, and those that it has no more at the end."""
+    order = {name: place for place, name in enumerate(ENTRIES)}
+    return sorted(entries, key=lambda name: order.get(name, len(order)))
+
+
 def rows_of_peers(known: Mapping[str, Mapping[str, Record]]) -> Iterator[tuple[str, str, Record, Record]]:
-    """Yield section, entry, record and row of each comparison with another program that does the same work."""
+    """Yield section, entry, record and row of each comparison with another program."""
     for section, entries in sorted(known.items()):
-        for name in sorted(entries, key=list(ENTRIES).index):
+        for name in _in_order(entries):
             for row in entries[name]["rows"]:
                 if row["peer"]:
                     yield section, name, entries[name], row
@@ -112,14 +123,21 @@ def read_reasons() -> dict[str, str]:
 
 def _peers(known: Mapping[str, Mapping[str, Record]]) -> list[str]:
     reasons = read_reasons()
-    lines = ["## Beside peers", "", "<!-- --8<-- [start:peers] -->"]  # which docs/guides/performance.md contains
+    lines = [
+        "## Compared with other libraries",
+        "",
+        "<!-- --8<-- [start:peers] -->",
+    ]  # which docs/guides/performance.md contains
     lines += ["Time of the peer, divided by Darkroom's: above 1, Darkroom is faster.", ""]
-    lines += ["| work | device | peer | ratio | where the peer is ahead: why |", "|---|---|---|---|---|"]
+    lines += ["| work | where | peer | ratio | GFLOP of the peer / Darkroom | if the peer is faster: reason |"]
+    lines += ["|---|---|---|---|---|---|"]
     for section, name, record, row in rows_of_peers(known):
         reason, ratio = "", format_ratio(row)
         if is_behind(row):
             reason, ratio = reasons.get(name, ""), f"**{ratio}**"
         elif round(row["ratio"], 2) < 1:
-            reason = "within the quartiles of the rounds"
-        lines.append(f"| {record['title']} | {section} | {row['name']} | {ratio} | {reason} |")
+            reason = "1 lies between the quartiles"
+        theirs, ours = (one["flops"] for one in (row, record["rows"][0]))
+        work = f"{theirs / 1e9:.1f} / {ours / 1e9:.1f}" if theirs and ours else ""
+        lines.append(f"| {record['title']} | {section} | {row['name']} | {ratio} | {work} | {reason} |")
     return ["\n".join([*lines, "<!-- --8<-- [end:peers] -->"]) + "\n"]

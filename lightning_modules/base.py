@@ -82,7 +82,7 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm or "norm")
 
     def networks(self) -> list[nn.Module]:
-        """Return the modules that are laid out in memory, and compiled, as a whole."""
+        """Return the modules that have the model's ``memory_format``."""
         return [self.network]
 
     def compiled_networks(self) -> list[nn.Module]:

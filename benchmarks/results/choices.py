@@ -1,4 +1,4 @@
-"""Measure what each choice of a diffusion model buys: ``python -m benchmarks.results.choices --out FILE``.
+"""Measure the effect of each choice of a diffusion model: ``python -m benchmarks.results.choices --out FILE``.
 
 One choice at a time is changed in ``configs/diffusion/ddpm_conditional.yaml``: what the network predicts, the weights of
 the loss and the noise schedule, each with a fit of its own; sampler and guidance, on the fit of the config. All are tested
@@ -46,7 +46,7 @@ CHOICES = (
     Choice("prediction", "image", ("--model.objective.prediction", "x0")),
     Choice("weights of the loss", "min-SNR (config)"),
     Choice("weights of the loss", "P2", ("--model.objective.loss_weight", "P2")),
-    Choice("weights of the loss", "none, of the error of v", ("--model.objective.loss_weight", "Unweighted")),
+    Choice("weights of the loss", "none (error of v)", ("--model.objective.loss_weight", "Unweighted")),
     Choice("noise schedule", "cosine (config)"),
     Choice("noise schedule", "linear", ("--model.schedule", "LinearSchedule")),
     Choice("sampler", "DDIM, 20 steps (config)"),
@@ -54,31 +54,44 @@ CHOICES = (
     Choice("sampler", "DPM-Solver++, 20 steps", ("--model.sampling.sampler", "dpm_solver++"), fits=False),
     Choice("sampler", "ancestral, 20 steps", ("--model.sampling.sampler", "ancestral"), fits=False),
     Choice("guidance", "2 (config)"),
-    Choice("guidance", "1: none", ("--model.sampling.guidance", "1"), fits=False),
+    Choice("guidance", "1 (no guidance)", ("--model.sampling.guidance", "1"), fits=False),
     Choice("guidance", "4", ("--model.sampling.guidance", "4"), fits=False),
 )
 
 
 def measure(choice: Choice, runs_dir: Path, extra: list[str]) -> dict[str, float]:
-    """Return the test scores of a choice; fit and test it unless its scores are there."""
-    fitted = f"choice-{_slug(choice) if choice.arguments and choice.fits else 'config'}"
-    tested = fitted if not choice.arguments else f"choice-{_slug(choice)}"
-    common = [*CONFIG, *choice.arguments, *extra, "--runs_dir", str(runs_dir), "--trainer.enable_progress_bar", "false"]
+    """Return the test scores of a choice; fit and test it unless its scores are there.
+
+    Raises:
+        SystemExit: ``runs_dir`` has scores with other options.
+    """
+    fit_arguments = choice.arguments if choice.fits else ()
+    fitted, tested = _name(fit_arguments), _name(choice.arguments)
     scores = runs_dir / f"{tested}.json"
     if scores.is_file():
-        return json.loads(scores.read_text())
-    checkpoint = runs_dir / fitted / "0" / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
-        own = common if choice.fits else [word for word in common if word not in choice.arguments]
-        run_darkroom("fit", *own, "--experiment", fitted)
-    run_darkroom("test", *common, "--ckpt_path", str(checkpoint), "--experiment", f"{tested}-test")
-    found = read_test_scores(newest_run(runs_dir / f"{tested}-test"))
-    scores.write_text(json.dumps(found, indent=1))
-    return found
+        found = json.loads(scores.read_text(encoding="utf-8"))
+        if found["options"] != extra:
+            raise SystemExit(
+                f"{scores} has scores with the options {found['options']}; --runs_dir must be another folder"
+            )
+        return found["scores"]
+    common = [*extra, "--runs_dir", str(runs_dir), "--trainer.enable_progress_bar", "false"]
+    whole = runs_dir / f"{fitted}.fitted"  # a stopped fit has checkpoints too
+    if not whole.is_file():
+        resume = ["--ckpt_path", "last"] if any((runs_dir / fitted).glob("*/checkpoints/last.ckpt")) else []
+        run_darkroom("fit", *CONFIG, *fit_arguments, *common, "--experiment", fitted, *resume)
+        whole.touch()
+    checkpoint = newest_run(runs_dir / fitted) / "checkpoints" / "last.ckpt"
+    words = [*CONFIG, *choice.arguments, *common, "--experiment", f"{tested}-test"]
+    run_darkroom("test", *words, "--ckpt_path", str(checkpoint))
+    metrics = read_test_scores(newest_run(runs_dir / f"{tested}-test"))
+    scores.write_text(json.dumps({"options": extra, "scores": metrics}, indent=1), encoding="utf-8")
+    return metrics
 
 
-def _slug(choice: Choice) -> str:
-    return "-".join(word.split(".")[-1].strip("-").lower() for word in choice.arguments)
+def _name(arguments: tuple[str, ...]) -> str:
+    """Return the experiment of a change: the last parts of its arguments."""
+    return "-".join(["choice", *(word.split(".")[-1].strip("-").lower() for word in arguments or ("config",))])
 
 
 def draw(scores: list[tuple[Choice, dict[str, float]]]) -> Plot:

@@ -69,7 +69,8 @@ class Row:
         peak_mib: peak memory of tensors; None: not measured.
         of_peak: fraction of the machine's measured peak; None: operations were not counted.
         spread: quartiles of the ratio within rounds; None: of a single round.
-        peer: another program that does the same work as the first side.
+        peer: another program whose work can be compared with that of the first side.
+        flops: operations of a step; None: not counted.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Row:
     of_peak: float | None = None
     spread: tuple[float, float] | None = None
     peer: bool = False
+    flops: float | None = None
 
 
 @dataclass
@@ -187,10 +189,11 @@ def measured_peak(options: Options) -> float:
 
 
 def spread_of(times: list[float], first: list[float]) -> tuple[float, float] | None:
-    """Return the quartiles of the ratio of two sides within rounds; None for a single round."""
-    if len(times) < 2:
-        return None
-    low, _, high = statistics.quantiles((one / other for one, other in zip(times, first, strict=True)), n=4)
+    """Return the quartiles of the ratio of two sides within rounds, of fewer than four the extremes; None for one."""
+    ratios = [one / other for one, other in zip(times, first, strict=True)]
+    if len(ratios) < 4:
+        return (min(ratios), max(ratios)) if len(ratios) > 1 else None
+    low, _, high = statistics.quantiles(ratios, n=4)
     return low, high
 
 
@@ -201,11 +204,13 @@ def compare(
 
     Args:
         title: of the table.
-        sides: first ours.
+        sides: Darkroom's first.
         options: of the run.
         notes: below the table.
-        peers: sides by other programs that do the same work as the first one.
+        peers: sides by other programs whose work can be compared with that of the first one.
     """
+    counted = bool(sides[0].flops)
+    peak = measured_peak(options) if counted else None
     for side in sides:
         for _ in range(2):
             timed(side, options)
@@ -213,7 +218,8 @@ def compare(
     for _ in range(options.rounds):
         for side in sides:
             times[side.name].append(timed(side, options))
-    peak = measured_peak(options) if sides[0].flops else None
+    if peak is not None:  # again, because other programs may have used the machine the first time
+        peak = max(peak, measured_peak(options))
     result = Result(title, notes=list(notes or []))
     medians = {name: statistics.median(values) for name, values in times.items()}
     for side in sides:
@@ -228,9 +234,10 @@ def compare(
             of_peak=share,
             spread=None if side is sides[0] else spread_of(times[side.name], times[sides[0].name]),
             peer=side.name in peers,
+            flops=side.flops or None,
         )
         result.rows.append(row)
-    if sides[0].flops:
+    if counted:
         work = {(side.parameters, round(side.flops / 1e6)) for side in sides}
         listed = ", ".join(f"{s.name}: {s.parameters:,} parameters, {s.flops / 1e9:.1f} GFLOP" for s in sides)
         result.notes.append(("Equal work. " if len(work) == 1 else "Work differs. ") + listed)

@@ -14,7 +14,7 @@ from darkroom.lightning_modules.diffusion.imagen.text_to_image import TextToImag
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import SamplerName, Sampling
 from darkroom.lightning_modules.diffusion.sampling.table import Evaluation, tabulate
 from darkroom.lightning_modules.generation.base import Generative
-from darkroom.play.attention import with_word_maps
+from darkroom.play.attention import WordMaps
 from darkroom.play.examples import as_data, read_examples
 from darkroom.play.perception import Graphs, describe
 
@@ -36,7 +36,7 @@ def generation(trained: TrainedMethod, data: VisionDataModule, folder: Path) -> 
     model = trained.model
     assert isinstance(model, Generative)
     if isinstance(model, TextToImage):
-        trained = replace(trained, exportable=with_word_maps(model) or model)
+        trained = replace(trained, exportable=WordMaps(model))
     parts = {one.description.part: one for one in write_method(trained, data, "onnx", folder / "model.onnx")}
     kind = _kind(trained, parts)
     names = trained.class_names or [str(index) for index in range(model.num_classes or 0)]

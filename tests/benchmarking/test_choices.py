@@ -26,10 +26,26 @@ def test_choices_share_one_fit_unless_training_changes(monkeypatch: pytest.Monke
     assert found[0] == {"cnn_fid": 12.5, "label_accuracy": 0.75}
     fits = [command for command in commands if command[0] == "fit"]
     tests = [command for command in commands if command[0] == "test"]
-    own = {choice.arguments for choice in CHOICES if choice.fits}
-    assert len(fits) == len(own)
-    assert len(tests) == len({choice.arguments for choice in CHOICES})
+    assert (len(fits), len(tests)) == (6, 11)
     assert all("--model.sampling.guidance" not in command for command in fits)
+    with pytest.raises(SystemExit, match="--runs_dir must be another folder"):
+        measure(CHOICES[0], tmp_path, ["--trainer.max_epochs", "4"])
+
+
+def test_stopped_fit_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "choice-config" / "0" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "last.ckpt").touch()
+
+    def run(command: str, *arguments: str) -> None:
+        assert command == "fit"
+        assert arguments[-2:] == ("--ckpt_path", "last")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choices, "run_darkroom", run)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            measure(CHOICES[0], tmp_path, [])
 
 
 def test_chart_has_a_bar_for_each_choice(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
 from benchmarks import record as record_module
@@ -14,7 +15,8 @@ from benchmarks.speed.harness import ENTRIES, Options, Result, Row, Side, compar
 
 def slow_peer(options: Options) -> Result:
     """Return a measurement in which a peer is ahead."""
-    rows = [Row("ours", 2.0, 500.0, 1.0, 3.0, 0.5), Row("theirs", 1.0, 1000.0, 0.5, spread=(0.4, 0.6), peer=True)]
+    ours = Row("ours", 2.0, 500.0, 1.0, 3.0, 0.5, flops=6e9)
+    rows = [ours, Row("theirs", 1.0, 1000.0, 0.5, spread=(0.4, 0.6), peer=True, flops=3e9)]
     return Result("A step", rows, ["A note."])
 
 
@@ -39,10 +41,13 @@ def test_newer_measurement_replaces_the_older_one_of_its_precision(measured: dic
     keep("unet_step", measured | {"title": "Old"}, Options(), file)
     keep("unet_step", measured, Options(), file)
     keep("unet_step", measured, Options(dtype="bfloat16"), file)
-    known = json.loads(file.read_text())
+    keep("unet_step", measured, Options(channels_last=True), file)
+    known, count = json.loads(file.read_text()), torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count > 1)}"
     assert {section: record["unet_step"]["title"] for section, record in known.items()} == {
-        "cpu, float32": "A step",
-        "cpu, bfloat16": "A step",
+        f"cpu, float32, {threads}": "A step",
+        f"cpu, bfloat16, {threads}": "A step",
+        f"cpu, float32, {threads}, channels last": "A step",
     }
     assert (tmp_path / PAGE.name).read_text() == render(known)
 
@@ -52,7 +57,7 @@ def test_page_names_peers_that_are_ahead_with_the_reason(
 ) -> None:
     monkeypatch.setattr(record_module, "read_reasons", lambda: {"unet_step": "It does less."})
     page = render({"cpu, float32": {"unet_step": measured | {"processors_of_others": 0.9, "processors": 2}}})
-    assert "| A step | cpu, float32 | theirs | **0.50 (0.40 to 0.60)** | It does less. |" in page
+    assert "| A step | cpu, float32 | theirs | **0.50 (0.40 to 0.60)** | 3.0 / 6.0 | It does less. |" in page
     assert "| ours | 2 | 500 | 3 | 50% | 1.00 |" in page
     assert "A note." in page
     assert "Other processes used 0.90 of 2 processors meanwhile; compare ratios, not milliseconds." in page
@@ -79,7 +84,7 @@ def test_page_is_that_of_the_records_and_every_slower_row_has_a_reason() -> None
     known = json.loads(RECORDED.read_text(encoding="utf-8"))
     assert PAGE.read_text(encoding="utf-8") == render(known)
     behind = {name for _, name, _, row in rows_of_peers(known) if is_behind(row)}
-    assert behind <= read_reasons().keys()
+    assert behind <= read_reasons().keys() <= ENTRIES.keys()
 
 
 def test_commands_around_a_training_have_entries() -> None:

@@ -2,9 +2,9 @@
 
 A step of a method and a batch of its validation are timed first. The method then trains for the number of steps that fits
 into the budget. Batches and augmentation are the same for all; the optimizer is that of the config (AdamW and a cosine for
-nearly all). Each fit is validated six times, on as many images as take at most a quarter of the budget together, and its
-best checkpoint is tested on all test images. R-CNN, whose stages are epochs, trains for the epochs of its config;
-its time is in the table.
+nearly all). Each fit is validated six times, on as many batches as take about a quarter of the budget together, at least
+one (metrics over all samples come on top), and its best checkpoint is tested on all test images. R-CNN, whose stages are
+epochs, trains for the epochs of its config; its time is in the table.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
         length = [*forever, "--trainer.max_steps", str(every * VALIDATIONS)]
         length += ["--trainer.val_check_interval", str(every), "--trainer.check_val_every_n_epoch", "null"]
         limit = limit_batches(newest_run(experiment), 60 * arguments.minutes, VALIDATIONS)
-        if "--trainer.limit_val_batches" not in extra:
+        if not any(word.startswith("--trainer.limit_val_batches") for word in extra):
             length += ["--trainer.limit_val_batches", str(limit)]
     fitting = time.perf_counter()
     run_darkroom("fit", *shared, *length)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-SHARE = 0.25  # of the budget that all validations take, at most
+SHARE = 0.25  # of the budget that the batches of all validations take
 FILE = "validation.json"
 
 
@@ -38,4 +38,4 @@ def limit_batches(run: Path, budget: float, validations: int) -> int:
         validations: of the fit.
     """
     seconds = json.loads((run / FILE).read_text(encoding="utf-8"))["seconds"]
-    return max(1, int(SHARE * budget / validations / seconds))
+    return max(1, int(SHARE * budget / validations / max(seconds, 1e-6)))

@@ -172,6 +172,8 @@ def rendered_files(rows: dict[str, Row], results: Sequence[Result]) -> dict[Path
             files[path] = update_marked(text, rows, results)
     for row in rows.values():
         config = row.config_files()[-1]
-        if config == CONFIGS / f"{row.name}.yaml":  # else the row is a variant of a config, whose head has its own numbers
+        if (
+            config == CONFIGS / f"{row.name}.yaml"
+        ):  # else the row is a variant of a config, whose head has its own numbers
             files[config] = update_head(config.read_text(encoding="utf-8"), row, rows, results)
     return files | {PAGE: render(rows, results)}

@@ -5,9 +5,9 @@ import { blendHeat, largestOf, paint, picture } from "./pixels.js";
 const DARK = 0.25; // fraction of the strongest word, below which maps stay darker
 
 // Returns the words of a caption with their indices, as LearnedTextEncoder splits them; 0: not in the vocabulary.
-export function readWords(caption, { words, max_length: most }) {
+export function readWords(caption, { words: vocabulary, max_length: most }) {
   const found = caption.toLowerCase().match(/[\p{L}\p{N}_]+/gu) ?? [];
-  return found.slice(0, most).map((word) => ({ word, index: words.indexOf(word) + 1 }));
+  return found.slice(0, most).map((word) => ({ word, index: vocabulary.indexOf(word) + 1 }));
 }
 
 async function embed(engine, words) {
@@ -37,21 +37,23 @@ export function captionCondition(engine, data, onChange) {
   const examples = choice("Examples", captions, 0, (index) => { caption.set(captions[index]); onChange(); });
   const grid = element("div", { class: "words" });
   const [, height, width] = data.image_shape;
+  const attends = data.graphs.denoiser.outputs.some(({ name }) => name === "attention");
+  const explanation = note("Of sampler 1: how much every pixel attends to the word, a mean over attentions and over the evaluations up to the slider.");
   return {
     controls: [caption, examples, unknown],
-    panels: [widePanel("Attention to each word", grid, note("Of sampler 1: how much every pixel attends to the word, a mean over attentions and over the evaluations up to the slider."))],
-    encode: async (words) => {
-      const found = readWords(words?.caption ?? caption.get(), options);
+    panels: attends ? [widePanel("Attention to each word", grid, explanation)] : [],
+    encode: async (values) => {
+      const found = readWords(values?.caption ?? caption.get(), options);
       const others = found.filter(({ index }) => index === 0).map(({ word }) => word);
       unknown.textContent = others.length ? `Not in the vocabulary of the training: ${others.join(", ")}` : "";
       return { words: found.map(({ word }) => word), inputs: await embed(engine, found) };
     },
     // pixels: of the sample; frames: with the attention of each evaluation.
     show: (pixels, words, frames) => {
-      if (!frames.length || !frames[0].attention) return;
-      const heats = heatOfWords(frames, words.length, width * height);
+      const seen = frames.filter(({ attention }) => attention);
+      const heats = seen.length ? heatOfWords(seen, words.length, width * height) : [];
       grid.replaceChildren(
-        ...words.map((word, index) => {
+        ...words.slice(0, heats.length).map((word, index) => {
           const canvas = picture(`Attention to ${word}`, width, height);
           paint(canvas, blendHeat(pixels, heats[index].heat));
           return element("figure", {}, canvas, element("figcaption", {}, word));

@@ -8,13 +8,13 @@ import { denoise, levelAfter } from "./sampler.js";
 
 const OWN = "as predict"; // the run's own sampler, steps and times
 
-// What a model is conditioned on: its controls; encode(words), which returns the inputs of the denoiser, and with captions
-// their words, for { label, caption } or else for the values of the controls; and panels that show(...) draws.
+// The condition of a model has controls and panels. encode(values) returns the inputs of the denoiser, and the words of a
+// caption. values are { label, caption }; without them the controls have the values. show(...) draws the panels.
 const NO_CONDITION = { controls: [], panels: [], encode: async () => ({ inputs: {} }), show: () => {} };
 
 function classCondition(data, onChange) {
   const control = choice("Class", data.classes, 0, onChange);
-  return { ...NO_CONDITION, controls: [control], encode: async (words) => ({ inputs: { label: [words?.label ?? control.get()] } }) };
+  return { ...NO_CONDITION, controls: [control], encode: async (values) => ({ inputs: { label: [values?.label ?? control.get()] } }) };
 }
 
 function conditionOf(engine, data, onChange) {
@@ -92,9 +92,8 @@ export async function diffusionPage(engine, data, status) {
     const frame = state.runs[place]?.[indexOf(place)];
     if (!frame) return;
     paint(columns[place].noisy, await toPixels(frame.x));
-    if (!frame.x0) return;
-    const pixels = await toPixels(frame.x0);
-    paint(columns[place].clean, pixels);
+    const pixels = frame.x0 && (await toPixels(frame.x0));
+    if (pixels) paint(columns[place].clean, pixels);
     if (place === 0) condition.show(pixels, state.words, state.runs[0].slice(1, indexOf(0) + 1));
   }
   const drawFrames = newestOnly(async () => {
@@ -131,12 +130,12 @@ export async function diffusionPage(engine, data, status) {
   return {
     panels: shown,
     first: sampleAll,
-    run: async ({ seed: number, weight, ...words }) => {
-      const given = await condition.encode(words);
+    run: async ({ seed: number, weight, ...values }) => {
+      const { inputs, words } = await condition.encode(values);
       const frames = [];
-      for await (const frame of denoise(engine, { options, shape: code, rows: data.own, seed: number, guidance: weight ?? data.guidance, condition: given.inputs })) frames.push(frame);
+      for await (const frame of denoise(engine, { options, shape: code, rows: data.own, seed: number, guidance: weight ?? data.guidance, condition: inputs })) frames.push(frame);
       const last = frames[frames.length - 1];
-      const maps = last.attention ? { maps: condition.maps(given.words, frames) } : {};
+      const maps = last.attention ? { maps: condition.maps(words, frames) } : {};
       if (!options.codes) return { values: Array.from(last.x, (value) => Math.min(1, Math.max(-1, value))), ...maps };
       return { values: Array.from((await engine.run("decoder", { latent: last.x })).outputs.values.data) };
     },

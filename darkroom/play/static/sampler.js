@@ -3,7 +3,7 @@
 import { Twister } from "./random.js";
 
 // Yields { t, x, x0, milliseconds, attention } after every evaluation. guidance: weight of the condition where a row is guided;
-// condition: further inputs of the denoiser by name. With a caption, frames have the attention of pixels to its tokens.
+// condition: further inputs of the denoiser by name. With a caption, and a guidance above 0, frames have the attention of pixels to its tokens.
 export async function* denoise(engine, { options, shape, rows, seed, guidance, condition }) {
   const twister = new Twister(seed);
   const size = shape.reduce((one, other) => one * other, 1);
@@ -12,11 +12,11 @@ export async function* denoise(engine, { options, shape, rows, seed, guidance, c
   for (const row of rows) {
     const inputs = { x: x.map((value) => row.input * value), t: [row.t], x0: known[0].map(clip), ...condition };
     const weight = row.guided ? guidance : 1;
-    const call = await evaluate(engine, weight === 0 ? { ...inputs, ...nothing(options, condition) } : inputs);
+    const call = await evaluate(engine, weight === 0 ? { ...inputs, ...nullCondition(options, condition) } : inputs);
     let { output } = call;
     let time = call.milliseconds;
     if (weight !== 0 && weight !== 1) { // classifier-free guidance
-      const free = await evaluate(engine, { ...inputs, ...nothing(options, condition) });
+      const free = await evaluate(engine, { ...inputs, ...nullCondition(options, condition) });
       output = output.map((value, index) => (index < size ? free.output[index] + weight * (value - free.output[index]) : value));
       time += free.milliseconds;
     }
@@ -24,7 +24,7 @@ export async function* denoise(engine, { options, shape, rows, seed, guidance, c
     known = [x0, ...known.slice(0, 2)];
     const next = x.map((value, index) => row.x0.reduce((sum, factor, place) => sum + factor * known[place][index], row.x * value));
     x = addNoise(next, row.noise, output.subarray(size), twister);
-    yield { t: row.t, x, x0, milliseconds: time, attention: call.attention };
+    yield { t: row.t, x, x0, milliseconds: time, attention: weight === 0 ? undefined : call.attention };
   }
 }
 
@@ -38,7 +38,7 @@ export function levelAfter(rows, count, { alphas, sigmas }) {
 
 const clip = (value) => Math.min(1, Math.max(-1, value));
 
-const nothing = (options, condition) => Object.fromEntries(Object.entries(options.null).map(([name, value]) => [name, Array.from(condition[name], () => value)]));
+const nullCondition = (options, condition) => Object.fromEntries(Object.entries(options.null).map(([name, value]) => [name, Array.from(condition[name], () => value)]));
 
 async function evaluate(engine, inputs) {
   const { outputs, milliseconds } = await engine.run("denoiser", inputs);

@@ -35,6 +35,7 @@ def test_products_are_roi_align(
     cells: tuple[int, int], samples: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(region_align, "_CHUNK", 2000)  # several chunks
+    torch.manual_seed(0)
     maps, boxes = torch.randn(3, 6, 12, 17), random_regions(40, 17 / scale)
     rois = torch.cat([(torch.arange(40) % 2)[:, None].float(), boxes], 1)  # none of the third image
     pools = tuple(
@@ -57,10 +58,19 @@ def test_pyramid_is_pooled_as_by_torchvision(largest: int, monkeypatch: pytest.M
     def named(pool: MultiScaleRoIAlign) -> object:
         return lambda leaves: pool(dict(zip("01", leaves, strict=True)), boxes, 3 * [(64, 64)])
 
+    torch.manual_seed(0)
     maps = [torch.randn(3, 4, 16, 16), torch.randn(3, 4, 8, 8)]
     theirs, ours = pool_both(tuple(map(named, pools)), maps)
     for one, other in zip(theirs, ours, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_no_regions_have_no_gradient() -> None:
+    maps = torch.randn(2, 3, 8, 8, requires_grad=True)
+    pooled = align_by_products(maps, torch.zeros(0, 5), (7, 7), 0.25, 2)
+    pooled.sum().backward()
+    assert pooled.shape == (0, 3, 7, 7)
+    assert maps.grad is None or not maps.grad.any()
 
 
 def test_products_keep_the_precision_of_the_maps() -> None:
