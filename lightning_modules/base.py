@@ -82,12 +82,8 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm or "norm")
 
     def networks(self) -> list[nn.Module]:
-        """Return the modules that have the model's ``memory_format``."""
+        """Return the modules that are laid out in memory, and compiled, as a whole."""
         return [self.network]
-
-    def compiled_networks(self) -> list[nn.Module]:
-        """Return those of ``networks`` that ``optim.compile`` compiles."""
-        return self.networks()
 
     def shards(self) -> list[nn.Module]:
         """Return the modules that are sharded among ranks: each called by ``forward`` alone, with all that trains."""
@@ -101,7 +97,6 @@ class Technique(LightningModule, metaclass=StartsFromFile):
         for network in self.networks():
             if not is_sharded(network):
                 network.to(memory_format=self.memory_format)
-        for network in self.compiled_networks():
             self.optim.compile_in_place(network)
 
     def on_fit_start(self) -> None:

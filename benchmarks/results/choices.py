@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.results.commands import newest_run, read_test_scores, run_darkroom
+from benchmarks.results.commands import newest_run, read_newest_test, run_darkroom
 from darkroom.callbacks.plotting.drawing import Plot
 from darkroom.callbacks.plotting.style import COLOURS, WIDTHS, styled
 
@@ -81,10 +81,10 @@ def measure(choice: Choice, runs_dir: Path, extra: list[str]) -> dict[str, float
         resume = ["--ckpt_path", "last"] if any((runs_dir / fitted).glob("*/checkpoints/last.ckpt")) else []
         run_darkroom("fit", *CONFIG, *fit_arguments, *common, "--experiment", fitted, *resume)
         whole.touch()
-    checkpoint = newest_run(runs_dir / fitted) / "checkpoints" / "last.ckpt"
-    words = [*CONFIG, *choice.arguments, *common, "--experiment", f"{tested}-test"]
-    run_darkroom("test", *words, "--ckpt_path", str(checkpoint))
-    metrics = read_test_scores(newest_run(runs_dir / f"{tested}-test"))
+    run = newest_run(runs_dir / fitted)
+    words = [*CONFIG, *choice.arguments, *common, "--experiment", fitted]
+    run_darkroom("test", *words, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    metrics = read_newest_test(run)
     scores.write_text(json.dumps({"options": extra, "scores": metrics}, indent=1), encoding="utf-8")
     return metrics
 

@@ -1,6 +1,7 @@
 """Run the command line for a table, and read the metrics of its runs."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,12 @@ def read_column(metrics: Path, name: str) -> list[float]:
     """Return all values of a metric in a metrics.csv."""
     with metrics.open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def read_newest_test(run: Path) -> dict[str, float]:
+    """Return the metrics of the newest test of a run's checkpoints by name, without their stage."""
+    metrics = json.loads((run / "tests.jsonl").read_text(encoding="utf-8").splitlines()[-1])["metrics"]
+    return {name.removeprefix("test/"): value for name, value in metrics.items()}
 
 
 def read_test_scores(run: Path) -> dict[str, float]:

@@ -147,6 +147,7 @@ class DCGANDiscriminator(nn.Module):
         norm: DiscriminatorNorm = "batch",
     ) -> None:
         super().__init__()
+        self.twice_differentiable = False  # set for R1
         channels, bias = image_shape[0], norm != "batch"
         layers: list[nn.Module] = []
         for level, out in enumerate(_widths(image_shape, base_channels)):
@@ -164,6 +165,11 @@ class DCGANDiscriminator(nn.Module):
         if norm == "spectral":
             for module in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Embedding)]:
                 spectral_norm(module)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the network, unless its gradient is differentiated, which compiled networks do not support."""
+        if not self.twice_differentiable:
+            super().compile(*args, **kwargs)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         features = self.layers(images.to(next(self.parameters()).dtype))
@@ -263,6 +269,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         self.joint = norm == "joint_batch"
         kind: DiscriminatorNorm = "batch" if norm == "joint_batch" else norm
         self.discriminator = DCGANDiscriminator(self.image_shape, base_channels, num_classes=classes, norm=kind)
+        self.discriminator.twice_differentiable = r1 > 0
         self.ema = None if ema is None else EMA(self.generator, build_options(EMAOptions, ema).decay)
         adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
         both = options.optimizer or adam
@@ -273,10 +280,6 @@ class DCGAN(ManualOptimization, Generative, Technique):
     def networks(self) -> list[nn.Module]:
         """Return generator, discriminator and, if there is one, the EMA of the generator."""
         return [self.generator, self.discriminator] + ([] if self.ema is None else [self.ema.module])
-
-    def compiled_networks(self) -> list[nn.Module]:
-        """Return the networks; with R1 without the discriminator, since compiled networks have no second derivatives."""
-        return [network for network in self.networks() if not (self.r1 and network is self.discriminator)]
 
     def configure_optimizers(self) -> Any:
         pairs = zip(self._optimizers, (self.discriminator, self.generator), strict=True)

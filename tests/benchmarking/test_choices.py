@@ -16,9 +16,9 @@ def test_choices_share_one_fit_unless_training_changes(monkeypatch: pytest.Monke
     def run(command: str, *arguments: str) -> None:
         commands.append((command, *arguments))
         run = tmp_path / arguments[arguments.index("--experiment") + 1] / "0"
-        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         (run / "checkpoints" / "last.ckpt").touch()
-        (run / "metrics.csv").write_text("test/cnn_fid,test/label_accuracy\n12.5,0.75\n")
+        (run / "tests.jsonl").write_text('{"metrics": {"test/cnn_fid": 12.5, "test/label_accuracy": 0.75}}\n')
 
     monkeypatch.setattr(choices, "run_darkroom", run)
     for _ in range(2):  # the second time reads the files
