@@ -15,6 +15,7 @@ from benchmarks.speed.load import IDLE
 FOLDER = Path(__file__).parent
 RECORDED, PAGE = FOLDER / "recorded.json", FOLDER / "RESULTS.md"
 REASONS = FOLDER / "slower.yaml"  # why a peer is ahead, by entry
+AREAS = ("trainer", "commands", "data", "detection", "diffusion", "generation", "imagen", "metrics", "networks")
 Record = dict[str, Any]
 
 _HEAD = """\
@@ -97,9 +98,16 @@ def render(known: Mapping[str, Mapping[str, Record]]) -> str:
 
 
 def _in_order(entries: Mapping[str, Record]) -> list[str]:
-    """Return the names of entries in the order of ``python -m benchmarks``, and those that it has no more at the end."""
-    order = {name: place for place, name in enumerate(ENTRIES)}
-    return sorted(entries, key=lambda name: order.get(name, len(order)))
+    """Return the names of entries by area and place in its file, and those that are no longer there at the end."""
+    places = {area: place for place, area in enumerate(AREAS)}
+
+    def place_of(name: str) -> tuple[int, int, str]:
+        function = ENTRIES.get(name)
+        if function is None:
+            return len(places), 0, name
+        return places.get(function.__module__.rpartition(".")[2], len(places)), function.__code__.co_firstlineno, name
+
+    return sorted(entries, key=place_of)
 
 
 def rows_of_peers(known: Mapping[str, Mapping[str, Record]]) -> Iterator[tuple[str, str, Record, Record]]:
