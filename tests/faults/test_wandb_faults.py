@@ -181,9 +181,12 @@ def test_empty_wandb_folder_is_removed_on_resume(darkroom: Callable, monkeypatch
     """Check the empty file of a run killed in its first second, at which `wandb sync` would stop."""
     monkeypatch.delenv("WANDB_API_KEY")
     assert darkroom(*TINY, *WANDB, "--trainer.max_epochs", 1).code == 0
+    (first,) = runs_of_wandb("runs/it/0")
     empty = Path("runs/it/0/wandb/offline-run-20990101_000000-abcd1234")
     empty.mkdir()
     (empty / "run-abcd1234.wandb").write_bytes(b":W&B\xe1\xbe\x00")
     assert darkroom(*TINY, *WANDB, "--ckpt_path", "last").code == 0
     assert not empty.exists()
-    assert read_wandb_files(runs_of_wandb("runs/it/0")[-1:])[2] == {"abcd1234"}
+    # Not by order: on a fast machine both names have the same second.
+    (resumed,) = set(runs_of_wandb("runs/it/0")) - {first}
+    assert read_wandb_files([resumed])[2] == {"abcd1234"}
