@@ -1,10 +1,11 @@
 """Run the command line for a table, and read the metrics of its runs."""
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
+
+from darkroom.runtime.records.past_tests import read_tests
 
 
 class CommandFailedError(Exception):
@@ -31,13 +32,4 @@ def read_column(metrics: Path, name: str) -> list[float]:
 
 def read_newest_test(run: Path) -> dict[str, float]:
     """Return the metrics of the newest test of a run's checkpoints by name, without their stage."""
-    metrics = json.loads((run / "tests.jsonl").read_text(encoding="utf-8").splitlines()[-1])["metrics"]
-    return {name.removeprefix("test/"): value for name, value in metrics.items()}
-
-
-def read_test_scores(run: Path) -> dict[str, float]:
-    """Return the test metrics of a run by name, without their stage."""
-    metrics = run / "metrics.csv"
-    with metrics.open(newline="") as file:
-        names = [name for name in csv.DictReader(file).fieldnames or [] if name.startswith("test/")]
-    return {name.removeprefix("test/"): values[-1] for name in names if (values := read_column(metrics, name))}
+    return {name.removeprefix("test/"): value for name, value in read_tests(run)[-1].metrics.items()}

@@ -6,7 +6,6 @@ detections of all runs in the same scenes.
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ import yaml
 from lightning import LightningModule
 from torch import Tensor
 
+from benchmarks.results.commands import read_newest_test
 from darkroom.callbacks.plotting.boxes import class_index, draw_boxes, filter_by_score
 from darkroom.callbacks.plotting.curves import set_log
 from darkroom.callbacks.plotting.drawing import Plot
@@ -29,17 +29,11 @@ from darkroom.renames import update_config
 _NAMES = {"VOC_AP50": "VOC AP50", "mAP": "COCO AP"}
 
 
-def score(run: Path, name: str) -> float:
-    """Return the last value of ``test/<name>`` in a run's metrics."""
-    with (run / "metrics.csv").open(newline="") as file:
-        values = [row.get(f"test/{name}") for row in csv.DictReader(file)]
-    return float([value for value in values if value][-1])
-
-
 def chart(names: list[str], runs: list[Path], extra: list[float]) -> Plot:
     """Plot accuracy against milliseconds per image, with ``extra`` milliseconds added for proposals."""
-    times = [1e3 / score(run, "images_per_second") + more for run, more in zip(runs, extra, strict=True)]
-    return accuracy_by_time(names, times, {key: [score(run, key) for run in runs] for key in _NAMES})
+    tests = [read_newest_test(run) for run in runs]
+    times = [1e3 / test["images_per_second"] + more for test, more in zip(tests, extra, strict=True)]
+    return accuracy_by_time(names, times, {key: [test[key] for test in tests] for key in _NAMES})
 
 
 def accuracy_by_time(names: list[str], times: list[float], values: dict[str, list[float]]) -> Plot:

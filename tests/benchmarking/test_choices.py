@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.results import choices
 from benchmarks.results.choices import CHOICES, draw, measure, table
+from darkroom.runtime.records.past_tests import append_test
 
 SCORES = [(choice, {"cnn_fid": 10.0 + index, "label_accuracy": 0.9}) for index, choice in enumerate(CHOICES)]
 
@@ -18,7 +19,7 @@ def test_choices_share_one_fit_unless_training_changes(monkeypatch: pytest.Monke
         run = tmp_path / arguments[arguments.index("--experiment") + 1] / "0"
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         (run / "checkpoints" / "last.ckpt").touch()
-        (run / "tests.jsonl").write_text('{"metrics": {"test/cnn_fid": 12.5, "test/label_accuracy": 0.75}}\n')
+        append_test(run, None, {"test/cnn_fid": 12.5, "test/label_accuracy": 0.75})
 
     monkeypatch.setattr(choices, "run_darkroom", run)
     for _ in range(2):  # the second time reads the files

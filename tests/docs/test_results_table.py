@@ -1,5 +1,6 @@
 """``make results``: its rows, that it resumes, and that docs and heads of configs agree with the raw results."""
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.results.table.page import render, rendered_files, update_head, u
 from benchmarks.results.table.raw import Result, current_results, read_results, write_result
 from benchmarks.results.table.rows import ROOT, Row, read_rows
 from benchmarks.results.table.runner import RowFailedError, Runner, read_test_metrics
+from darkroom.runtime.records.past_tests import append_test
 from tests.conftest import CONFIGS
 
 FAMILIES = ("segmentation", "detection", "classification", "autoencoding", "adversarial", "diffusion")
@@ -131,10 +133,10 @@ def test_rows_that_cannot_run_say_what_they_need(tmp_path: Path, monkeypatch: py
         Runner(ROWS, tmp_path)(ROWS["segmentation/smp_unet"], 0)
 
 
-def test_last_finite_test_metrics_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.csv"
-    file.write_text("step,test/IoU/star,test/mIoU,val/mIoU\n1,,,0.5\n2,0.25,0.1234567,\n2,nan,0.7654321,\n")
-    assert read_test_metrics(file) == {"IoU/star": 0.25, "mIoU": 0.765432}
+def test_finite_metrics_of_newest_test_are_read(tmp_path: Path) -> None:
+    append_test(tmp_path, "best.ckpt", {"test/mIoU": 0.1234567})
+    append_test(tmp_path, "best.ckpt", {"test/mIoU": 0.7654321, "test/IoU/star": math.nan})
+    assert read_test_metrics(tmp_path) == {"mIoU": 0.765432}
 
 
 @pytest.mark.parametrize(

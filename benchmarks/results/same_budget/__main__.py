@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from benchmarks.results.commands import CommandFailedError, newest_run, read_column, read_test_scores, run_darkroom
+from benchmarks.results.commands import CommandFailedError, newest_run, read_column, read_newest_test, run_darkroom
 from benchmarks.results.same_budget.entries import FAMILIES, SHARED, VALIDATIONS
 from benchmarks.results.same_budget.validation import TimeValidation, limit_batches
 from benchmarks.speed.harness import Options, machine
@@ -95,7 +95,7 @@ def run(family: str, name: str, arguments: argparse.Namespace, extra: list[str])
     fitting = time.perf_counter() - fitting
     which = "last" if entry.staged else "best"  # an earlier stage is another method
     run_darkroom("test", *shared, *length[:2], "--ckpt_path", which)
-    scores = read_test_scores(newest_run(experiment))
+    scores = read_newest_test(newest_run(experiment))
     (newest_run(experiment) / "scores.json").write_text(json.dumps({"method": name, **scores}, indent=1))
     steps = "its stages" if entry.staged else str(every * VALIDATIONS)
     clock = {"fit": f"{fitting / 60:.1f} min", "all in all": f"{(time.perf_counter() - start) / 60:.1f} min"}

@@ -1,6 +1,5 @@
 """Run one row with one seed, as ``darkroom chain`` in a process with one thread."""
 
-import csv
 import math
 import os
 import platform
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.results.commands import read_newest_test
 from benchmarks.results.table.raw import Result
 from benchmarks.results.table.rows import ROOT, Row
 from darkroom.cli.chain import Record
@@ -66,14 +66,9 @@ def commit() -> str:
     return f"{name}{'+' if changed else ''}"
 
 
-def read_test_metrics(path: Path) -> dict[str, float]:
-    """Return the last test metrics of a run's metrics.csv, without ``test/``, with six significant digits."""
-    found: dict[str, float] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            values = {name[5:]: float(value) for name, value in row.items() if name.startswith("test/") and value}
-            found |= {name: float(f"{value:.6g}") for name, value in values.items() if math.isfinite(value)}
-    return found
+def read_test_metrics(run: Path) -> dict[str, float]:
+    """Return the finite metrics of a run's newest test, without ``test/``, with six significant digits."""
+    return {name: float(f"{value:.6g}") for name, value in read_newest_test(run).items() if math.isfinite(value)}
 
 
 @dataclass
@@ -103,7 +98,7 @@ class Runner:
             run, fits, test_seconds, parameters = self._test_alone(row, seed, precision)
         else:
             run, fits, test_seconds, parameters = self._chain(row, seed, precision)
-        metrics = read_test_metrics(run / "metrics.csv")
+        metrics = read_test_metrics(run)
         if missing := row.metrics.keys() - metrics.keys():
             names = ", ".join(sorted(metrics))
             raise RowFailedError(f"has no test metric {', '.join(sorted(missing))}; its metrics are {names}")
