@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.metrics.classifier_cache import load_or_train
+from darkroom.lightning_modules.metrics.feature_network import FeatureNetwork
 from darkroom.lightning_modules.metrics.reference_classifier import limit_size
 from darkroom.protocols import AttributeData, BatchedDataset, NamesAttributes
 from darkroom.runtime.lightning_compat import datamodule_of
@@ -25,7 +26,7 @@ _SEEN, _BATCH = 150_000, 100  # number of training images, each used once
 _HELD_OUT = 2_000  # number of images for the accuracy
 
 
-class AttributeJudge(nn.Module):
+class AttributeJudge(FeatureNetwork):
     """Convolutional network with logits for every attribute, whose features define a space in which sets are compared.
 
     Logits are computed from the whole last map, since positions of objects are lost in an average over the image. The
@@ -38,6 +39,7 @@ class AttributeJudge(nn.Module):
     """
 
     num_features = sum(_WIDTHS)
+    prefix = "cnn_"
 
     def __init__(self, channels: int, side: int, sizes: Sequence[int]) -> None:
         super().__init__()

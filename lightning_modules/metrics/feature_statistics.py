@@ -12,8 +12,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge
-from darkroom.lightning_modules.metrics.inception import Inception
+from darkroom.lightning_modules.metrics.feature_network import ClassifyingFeatureNetwork, FeatureNetwork
 from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier
 from darkroom.lightning_modules.utils.precision import with_float64
 
@@ -35,7 +34,7 @@ class FeatureStatistics:
 
     def __init__(
         self,
-        network: ReferenceClassifier | AttributeJudge | Inception,
+        network: FeatureNetwork,
         device: torch.device,
         fid: bool = True,
         kid: bool = False,
@@ -67,7 +66,11 @@ class FeatureStatistics:
 
     @torch.inference_mode()
     def compute(self, seed: int) -> dict[str, float]:
-        """Compute the metrics and reset the samples. The seed determines the subsets of KID and Inception score."""
+        """Compute the metrics by their names with the network's prefix, and reset the samples.
+
+        Args:
+            seed: determines the subsets of KID and Inception score.
+        """
         values = {}
         with torch.autocast(self.device.type, enabled=False), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -77,13 +80,13 @@ class FeatureStatistics:
             if self.wanted["kid"] or self.wanted["is"]:
                 values |= self._compute_from_features(_gather(self.features[False]))
         self.features[False] = self.features[False][:1]
-        return values
+        return {f"{self.network.prefix}{name}": value for name, value in values.items()}
 
     def _compute_from_features(self, samples: Tensor) -> dict[str, float]:
         values = {}
         if self.wanted["kid"]:
             values["kid"] = _kid(_gather(self.features[True]), samples)
-        if self.wanted["is"] and not isinstance(self.network, AttributeJudge):
+        if self.wanted["is"] and isinstance(self.network, ClassifyingFeatureNetwork):
             values["is"] = _inception_score(self.network.logits(samples.to(self.device)))
         return values
 

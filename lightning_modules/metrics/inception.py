@@ -3,16 +3,17 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.metrics.feature_network import ClassifyingFeatureNetwork
 from darkroom.lightning_modules.utils.safe_load import Damaged, read_safely
 from darkroom.paths import install_command
 
 _ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
-class Inception(nn.Module):
+class Inception(ClassifyingFeatureNetwork):
     """Inception v3 with the weights of 2015-12-05, by torch-fidelity, as in Heusel et al. 2017: features of the last
     pooling, images scaled to 299 x 299 without antialias.
 
@@ -24,13 +25,14 @@ class Inception(nn.Module):
     """
 
     num_features = 2048
+    prefix = ""
 
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
         if find_spec("torch_fidelity") is None:
             raise UsageError(
                 f"model.scores.features is inception, which needs the package torch-fidelity: {install_command('fid')} "
-                "(or use features cnn, whose metrics have other names)"
+                "(or use features mobilenet or cnn, whose metrics have other names)"
             )
         from torchmetrics.image.fid import NoTrainInceptionV3
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.metrics.classifier_cache import load_or_train
+from darkroom.lightning_modules.metrics.feature_network import ClassifyingFeatureNetwork
 from darkroom.protocols import (
     BatchedDataset,
     FileDataset,
@@ -29,7 +30,7 @@ _SAMPLES, _HELD_OUT = 20_000, 2_000  # images for training and for the accuracy
 _SEEN, _EPOCHS, _BATCH = 80_000, 60, 100  # images in training, largest number of epochs, batch size
 
 
-class ReferenceClassifier(nn.Module):
+class ReferenceClassifier(ClassifyingFeatureNetwork):
     """Convolutional classifier whose features define a space in which sets of images are compared.
 
     The features are the channels of all four stages, averaged over the image and standardized over the data set. Deep
@@ -42,6 +43,7 @@ class ReferenceClassifier(nn.Module):
     """
 
     num_features = sum(_WIDTHS)
+    prefix = "cnn_"
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()

@@ -8,9 +8,10 @@ from lightning import LightningModule
 from torch import Tensor
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.metrics.feature_network import FeatureNetwork
 from darkroom.lightning_modules.metrics.feature_statistics import INCEPTION_PARTS, FeatureStatistics
-from darkroom.lightning_modules.metrics.inception import Inception
-from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier, load_or_train_classifier
+from darkroom.lightning_modules.metrics.pretrained_features import build_pretrained_features
+from darkroom.lightning_modules.metrics.reference_classifier import load_or_train_classifier
 from darkroom.lightning_modules.metrics.scores import Scores, generator_of
 from darkroom.protocols import ImageSampler
 from darkroom.runtime.lightning_compat import datamodule_of
@@ -26,8 +27,9 @@ class SampleScores(Scores):
 
     Only Inception's features give the published numbers: ``fid``, ``kid``, ``is``. Features of a classifier trained on the
     data need no download; their metrics are ``cnn_fid``, ``cnn_kid``, ``cnn_is``. They compare models on one data set, not
-    data sets. A class-conditional module also logs ``label_accuracy``, the fraction of samples that the classifier assigns
-    to their class, and ``cnn_accuracy``, the same for real images.
+    data sets. With them, a class-conditional module also logs ``label_accuracy``, the fraction of samples that the
+    classifier assigns to their class, and ``cnn_accuracy``, the same for real images. For photos and drawings without
+    classes there are features of MobileNetV2 on ImageNet: ``mobilenet_fid``, ``mobilenet_kid``, ``mobilenet_is``.
 
     FID falls with the number of images and is biased even between two halves of one set, in particular for fewer images
     than features. Compare values only at the same ``num_samples``.
@@ -35,7 +37,8 @@ class SampleScores(Scores):
     The latents are the same every time. They depend only on ``seed`` and ``batch_size``.
 
     Args:
-        features: ``cnn``, the data set's own classifier; ``inception``, see ``Inception``.
+        features: ``cnn``, the data set's own classifier; ``mobilenet``, see ``MobileNet``; ``inception``, see
+            ``Inception``.
         fid, kid, inception_score: compute this metric.
         num_samples: number of samples, over all ranks, and of real images: the first of the set, or all it has. At least 2,
             with inception_score at least 20.
@@ -54,7 +57,7 @@ class SampleScores(Scores):
 
     def __init__(
         self,
-        features: Literal["cnn", "inception"] = "cnn",
+        features: Literal["cnn", "mobilenet", "inception"] = "cnn",
         fid: bool = True,
         kid: bool = False,
         inception_score: bool = False,
@@ -79,25 +82,25 @@ class SampleScores(Scores):
             )
         self.features, self.fid, self.kid, self.inception_score = features, fid, kid, inception_score
         self.inception_weights, self.cache_dir = inception_weights, cache_dir
-        self._network: ReferenceClassifier | Inception | None = None
+        self._network: FeatureNetwork | None = None
         self._statistics: dict[str, FeatureStatistics] = {}
 
     def prepare(self, module: LightningModule) -> None:
-        """Load Inception, or load or train the classifier, by ``features``.
+        """Load the pretrained network, or load or train the classifier, by ``features``.
 
         Raises:
             UsageError: features are cnn, and the datamodule to train a classifier on is missing.
         """
         super().prepare(module)
         self._statistics = {}
-        if self.features == "inception":
-            self._network = self._network or Inception(self.inception_weights)
+        if self.features != "cnn":
+            self._network = self._network or build_pretrained_features(self.features, self.inception_weights)
             return
         datamodule = datamodule_of(module.trainer)
         if datamodule is None:
             raise UsageError(
                 "model.scores with features cnn needs a datamodule, on which it trains a classifier; pass one to the "
-                "Trainer, or set model.scores.features to inception"
+                "Trainer, or set model.scores.features to mobilenet or inception"
             )
         self._network, _ = load_or_train_classifier(datamodule, self.cache_dir)
 
@@ -115,10 +118,7 @@ class SampleScores(Scores):
             images = module.sample(len(index), labels=labels, generator=generator_of(self.seed, chunk))
             statistics.update(module.to_uint8(images), labels, real=False)
         values = statistics.compute(self.seed)
-        if self.features == "inception":
-            return values
-        scores = {f"cnn_{name}": value for name, value in values.items()}
-        return scores if module.num_classes is None else scores | statistics.accuracies()
+        return values if module.num_classes is None else values | statistics.accuracies()
 
     def _of(self, stage: str, device: torch.device) -> FeatureStatistics:
         """Return the statistics of a stage's images, on this device."""

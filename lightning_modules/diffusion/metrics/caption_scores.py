@@ -13,8 +13,9 @@ from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.metrics.attribute_tally import AttributeTally
 from darkroom.lightning_modules.diffusion.metrics.clip import ClipScore
 from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, judge_for
+from darkroom.lightning_modules.metrics.feature_network import FeatureNetwork
 from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
-from darkroom.lightning_modules.metrics.inception import Inception
+from darkroom.lightning_modules.metrics.pretrained_features import build_pretrained_features
 from darkroom.lightning_modules.metrics.scores import Scores, generator_of
 from darkroom.protocols import CaptionForms, CaptionSampler, JudgedSamples
 from darkroom.runtime.lightning_compat import datamodule_of
@@ -50,9 +51,9 @@ class CaptionScores(Scores):
     - ``shuffled_accuracy``, and by form: of samples from the captions' words in another order. If it equals
       ``prompt_accuracy``, the model ignores the order of words.
 
-    ``cnn_fid`` is the Frechet distance of the judge's features between samples and real images, ``fid`` that of
-    Inception's; see ``SampleScores``. ``clip_score`` (Hessel et al. 2021) is 100 times the cosine of CLIP's embeddings of
-    sample and caption, at least 0, mean over the samples.
+    ``cnn_fid`` is the Frechet distance of the judge's features between samples and real images, ``mobilenet_fid`` and
+    ``fid`` those of MobileNet's and Inception's; see ``SampleScores``. ``clip_score`` (Hessel et al. 2021) is 100 times
+    the cosine of CLIP's embeddings of sample and caption, at least 0, mean over the samples.
 
     The noise of each sample is a function of ``seed`` and of its index in the set, independent of batch size and world
     size.
@@ -60,7 +61,7 @@ class CaptionScores(Scores):
     Args:
         accuracy: compute accuracies of the judge.
         fid: compute the Frechet distance.
-        features: network of its features, ``judge`` or ``inception``.
+        features: network of its features: ``judge``, ``mobilenet`` or ``inception``.
         clip: CLIP's folder, or its name in the local Hugging Face cache, such as openai/clip-vit-base-patch32; None: no
             ``clip_score``.
         shuffled: also sample from the words of captions in another order.
@@ -83,7 +84,7 @@ class CaptionScores(Scores):
         self,
         accuracy: bool = True,
         fid: bool = False,
-        features: Literal["judge", "inception"] = "judge",
+        features: Literal["judge", "mobilenet", "inception"] = "judge",
         clip: str | None = None,
         shuffled: bool = False,
         num_samples: int = 400,
@@ -105,22 +106,22 @@ class CaptionScores(Scores):
         self.inception_weights, self.cache_dir = inception_weights, cache_dir
         self.on_judged: Callable[[JudgedSamples], None] | None = None
         self._judge: AttributeJudge | None = None
-        self._inception: Inception | None = None
+        self._pretrained: FeatureNetwork | None = None
         self._clip_score: ClipScore | None = None
         self._names: tuple[str, ...] = ()
         self._forms: tuple[str, ...] = ()
         self._stages: dict[str, _Prompts] = {}
 
     def prepare(self, module: LightningModule) -> None:
-        """Load or train the judge, and load Inception and CLIP, as far as the metrics need them."""
+        """Load or train the judge, and load a pretrained network and CLIP, as far as the metrics need them."""
         super().prepare(module)
         self._stages, self.on_judged = {}, None
         if self.accuracy or (self.fid and self.features == "judge"):
             self._judge, self._names = judge_for(module, self.cache_dir)
             data = datamodule_of(module.trainer)
             self._forms = tuple(data.form_names) if isinstance(data, CaptionForms) else ()
-        if self.fid and self.features == "inception":
-            self._inception = self._inception or Inception(self.inception_weights)
+        if self.fid and self.features != "judge":
+            self._pretrained = self._pretrained or build_pretrained_features(self.features, self.inception_weights)
         if self.clip:
             self._clip_score = self._clip_score or ClipScore(self.clip)
 
@@ -197,7 +198,7 @@ class CaptionScores(Scores):
         if shuffled is not None:
             values |= self._accuracies("shuffled", shuffled.fractions())
         if prompts.statistics is not None:
-            values["cnn_fid" if self.features == "judge" else "fid"] = prompts.statistics.compute(self.seed)["fid"]
+            values |= prompts.statistics.compute(self.seed)
         if self._clip_score is not None:
             values["clip_score"] = self._clip_score.compute(device)
         return values
@@ -211,7 +212,7 @@ class CaptionScores(Scores):
 
     def _of(self, stage: str, device: torch.device) -> _Prompts:
         if stage not in self._stages:
-            network = self._judge if self.features == "judge" else self._inception
+            network = self._judge if self.features == "judge" else self._pretrained
             statistics = FeatureStatistics(network, device) if self.fid and network is not None else None
             self._stages[stage] = _Prompts(real=self._tally(device), statistics=statistics)
         return self._stages[stage]

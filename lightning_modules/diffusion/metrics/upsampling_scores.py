@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from darkroom.lightning_modules.diffusion.metrics.attribute_tally import AttributeTally
 from darkroom.lightning_modules.metrics.attribute_judge import AttributeJudge, judge_for
+from darkroom.lightning_modules.metrics.feature_network import FeatureNetwork
 from darkroom.lightning_modules.metrics.feature_statistics import FeatureStatistics
-from darkroom.lightning_modules.metrics.inception import Inception
+from darkroom.lightning_modules.metrics.pretrained_features import build_pretrained_features
 from darkroom.lightning_modules.metrics.scores import Scores, sum_over_ranks
 from darkroom.protocols import UpsamplingSampler
 
@@ -35,7 +36,7 @@ class UpsamplingScores(Scores):
     - ``prompt_accuracy``, ``bicubic_accuracy``, ``real_accuracy``: fraction of samples, of bicubic and of real images in
       which a judge (``AttributeJudge``) finds all attributes of the caption, for data with attributes;
     - ``cnn_fid``, ``bicubic_cnn_fid``: Frechet distance of the judge's features to those of the real images; with
-      Inception's: ``fid``, ``bicubic_fid``.
+      MobileNet's: ``mobilenet_fid``, ``bicubic_mobilenet_fid``; with Inception's: ``fid``, ``bicubic_fid``.
 
     The noise of each sample is a function of ``seed`` and of its index in the set, independent of batch size and world
     size.
@@ -43,7 +44,7 @@ class UpsamplingScores(Scores):
     Args:
         accuracy: compute accuracies of the judge.
         fid: compute the Frechet distance.
-        features: network of its features, ``judge`` or ``inception``.
+        features: network of its features: ``judge``, ``mobilenet`` or ``inception``.
         num_samples: number of images, over all ranks: the first of the set, or all it has.
         batch_size: images sampled at once on each rank.
         every_n_validations: compute only after a fit's first validation and every n-th from there on; always in the other
@@ -60,7 +61,7 @@ class UpsamplingScores(Scores):
         self,
         accuracy: bool = True,
         fid: bool = False,
-        features: Literal["judge", "inception"] = "judge",
+        features: Literal["judge", "mobilenet", "inception"] = "judge",
         num_samples: int = 200,
         batch_size: int = 100,
         every_n_validations: int = 1,
@@ -75,18 +76,18 @@ class UpsamplingScores(Scores):
         self.accuracy, self.fid, self.features = accuracy, fid, features
         self.inception_weights, self.cache_dir = inception_weights, cache_dir
         self._judge: AttributeJudge | None = None
-        self._inception: Inception | None = None
+        self._pretrained: FeatureNetwork | None = None
         self._names: tuple[str, ...] = ()
         self._stages: dict[str, _Seen] = {}
 
     def prepare(self, module: LightningModule) -> None:
-        """Load or train the judge, and load Inception, as far as the metrics need them."""
+        """Load or train the judge, and load a pretrained network, as far as the metrics need them."""
         super().prepare(module)
         self._stages = {}
         if self.accuracy or (self.fid and self.features == "judge"):
             self._judge, self._names = judge_for(module, self.cache_dir)
-        if self.fid and self.features == "inception":
-            self._inception = self._inception or Inception(self.inception_weights)
+        if self.fid and self.features != "judge":
+            self._pretrained = self._pretrained or build_pretrained_features(self.features, self.inception_weights)
 
     def add_real(self, stage: str, images: Tensor, batch: dict[str, Any]) -> None:
         """Add real images, uint8 (B, C, H, W), with captions and attributes if their batch has them."""
@@ -103,7 +104,7 @@ class UpsamplingScores(Scores):
         tallies: dict[str, AttributeTally] = {}
         if self.accuracy and self._judge is not None:
             tallies = {name: AttributeTally(self._judge, self._names, device) for name in _ACCURACIES}
-        network = self._judge if self.features == "judge" else self._inception
+        network = self._judge if self.features == "judge" else self._pretrained
         statistics: dict[str, FeatureStatistics] = {}
         if self.fid and network is not None:
             statistics = {prefix: FeatureStatistics(network, device) for prefix in _PREFIXES}
@@ -123,8 +124,9 @@ class UpsamplingScores(Scores):
         names = [prefix + name for prefix in _PREFIXES for name in ("psnr", "edge_error")]
         values = {name: value / count for name, value in zip(names, sums, strict=True)}
         values |= {name: tally.fractions()["all"] for name, tally in tallies.items()}
-        fid = "cnn_fid" if self.features == "judge" else "fid"
-        return values | {prefix + fid: one.compute(self.seed)["fid"] for prefix, one in statistics.items()}
+        for prefix, one in statistics.items():
+            values |= {prefix + name: value for name, value in one.compute(self.seed).items()}
+        return values
 
     def _enlarge(
         self, module: UpsamplingSampler, real: Tensor, captions: list[str], part: slice

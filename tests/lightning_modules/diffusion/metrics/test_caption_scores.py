@@ -144,16 +144,6 @@ def test_judged_samples_are_reported_with_number_seed_and_attributes(monkeypatch
     assert scores.on_judged is None
 
 
-def test_fid_needs_no_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caption_scores, "Inception", lambda weights: ByteJudge())
-    sampler = Sampler()
-    scores = CaptionScores(accuracy=False, fid=True, features="inception", num_samples=40)
-    scores.prepare(sampler)
-    images, batch = batch_of(torch.arange(40))
-    scores.update("test", images, {"caption": batch["caption"]})
-    assert set(scores.compute("test", sampler)) == {"fid"}
-
-
 def test_clip_gets_samples_with_their_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Tensor, list[str]]] = []
 
