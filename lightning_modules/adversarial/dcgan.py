@@ -262,6 +262,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
         self.latent_dim, self.prior = latent_dim, check_choice("model.prior", prior, Prior)
         self.loss, self.r1 = check_choice("model.loss", loss, AdversarialLoss), r1
         self.discriminator_steps, self.inversion_steps = discriminator_steps, inversion_steps
+        self.steps_per_cycle = discriminator_steps
         self.gradient_clip_val = options.gradient_clip_val
         self.accumulate_grad_batches = options.accumulate_grad_batches
         self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, num_classes=classes)

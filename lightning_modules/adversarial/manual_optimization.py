@@ -63,10 +63,14 @@ class ManualOptimization(_Base):
       pass reaches only one network.
     - Learning rates change with every step of their optimizer (WarmupCosine), at the end of an epoch, or by a monitored
       metric from the first validation on (ReduceLROnPlateau).
+
+    Attributes:
+        steps_per_cycle: number of steps after which the same networks step again, counted by ``trainer.global_step``.
     """
 
     gradient_clip_val: float | None
     accumulate_grad_batches: int
+    steps_per_cycle: int = 1
 
     def configure_callbacks(self) -> list[Any]:
         """Check the Trainer's settings: Lightning raises later, and does not name the options of ``model.optim``."""

@@ -129,6 +129,18 @@ def test_two_optimizers_step_in_turn() -> None:
     assert profile.work.flops > 0
 
 
+def test_work_of_networks_that_step_in_turn_is_their_mean() -> None:
+    def build(steps: int) -> StepProfile:
+        gan = DCGAN((3, 32, 32), base_channels=4, discriminator_steps=steps)
+        return profile_step(gan, images(), BatchShape(), "32-true")
+
+    one, two, three = (build(steps) for steps in (1, 2, 3))
+    alone = 2 * two.work.flops - one.work.flops  # of a step of the discriminator only
+    assert 0 < alone < one.work.flops
+    assert 3 * three.work.flops == pytest.approx(one.work.flops + 2 * alone)
+    assert three.optimizer == one.optimizer  # both networks have stepped
+
+
 def test_products_are_not_computed_but_have_their_shapes() -> None:
     weight, image = torch.ones(4, 3, 3, 3, requires_grad=True), torch.ones(1, 3, 8, 8)
     with WithoutProducts():

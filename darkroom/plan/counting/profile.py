@@ -13,7 +13,7 @@ from darkroom.lightning_modules.detection import ObjectDetection
 from darkroom.lightning_modules.detection.torchvision.region_align import without_products
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.plan.counting.batch import BatchShape, make_batch
-from darkroom.plan.counting.step import detach_from_trainer, train_step
+from darkroom.plan.counting.step import detach_from_trainer, train_cycle
 from darkroom.plan.counting.trace import StepTrace, WithoutProducts, Work
 from darkroom.plan.counting.weights import fill_weights
 
@@ -61,6 +61,8 @@ def ema_tensors(module: nn.Module) -> set[int]:
 
 def profile_step(module: Technique, data: VisionDataModule, shape: BatchShape, precision: str) -> StepProfile:
     """Run two training steps without weights and files, and profile the second, in which optimizer states exist.
+
+    For networks that step in turn the work is the mean over the steps until all have stepped.
 
     Most methods run on fake tensors, which have shapes and no values. Detectors choose boxes by value, so they run on real
     ones: products are replaced by zeros of their shapes, and larger batches extrapolated from two and three images,
@@ -116,10 +118,10 @@ def _profile(
     ema = trace.add(tensor for tensor in (*module.parameters(), *module.buffers()) if id(tensor) in averages)
     buffers = trace.add(module.buffers())
     with nullcontext() if fake else WithoutProducts(), trace:
-        train_step(module, optimizers, batch, precision)
+        train_cycle(module, optimizers, batch, precision)
         trace.reset_peak()
         before = trace.work
-        train_step(module, optimizers, batch, precision)
+        steps = train_cycle(module, optimizers, batch, precision)
     gradients = sum(_size(weight.grad) for weight in module.parameters() if weight.grad is not None)
     states = [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
     optimizer = sum(_size(value) for value in states if isinstance(value, torch.Tensor))
@@ -137,7 +139,7 @@ def _profile(
         ema=ema,
         buffers=buffers,
         activations=max(0.0, float(trace.peak - weights - gradients - optimizer - ema - buffers)),
-        work=trace.work - before,
+        work=(trace.work - before).scaled(1 / steps),
         way="fake tensors" if fake else f"real tensors of {images} image{'s' * (images > 1)}",
     )
 

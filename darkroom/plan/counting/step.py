@@ -87,11 +87,20 @@ def detach_from_trainer(module: Technique, words: int) -> list[Optimizer]:
     return list(optimizers)
 
 
+def train_cycle(module: Technique, optimizers: list[Optimizer], batch: dict[str, Any], precision: Precision) -> int:
+    """Run a step of the fit, or several until every network has stepped; return their number."""
+    steps = module.steps_per_cycle if isinstance(module, ManualOptimization) else 1
+    for _ in range(steps):
+        train_step(module, optimizers, batch, precision)
+    return steps
+
+
 def train_step(module: Technique, optimizers: list[Optimizer], batch: dict[str, Any], precision: Precision) -> None:
     """Run forward, backward and optimizer step in the order of Lightning's loop, and update the EMA."""
     if isinstance(module, ManualOptimization):
         with autocast(precision):
             module.training_step(batch, 0)
+        cast(_Trainer, module.trainer).global_step += 1
         return
     (optimizer,) = optimizers
 

@@ -37,7 +37,7 @@ class Work:
         return Work(*(mine - its for mine, its in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def scaled(self, factor: float) -> "Work":
-        """Return the work of another number of images."""
+        """Return the work times a factor, such as a number of images."""
         return Work(*(factor * value for value in vars(self).values()))
 
 
