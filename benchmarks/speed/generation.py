@@ -1,6 +1,7 @@
 """Generative methods: training steps beside widely used public recipes in plain loops; cost of a metric."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -69,8 +70,31 @@ def _descend(network: nn.Module, loss: Callable[[], torch.Tensor], optimizer: to
 
 @entry
 def vae_step(options: Options) -> Result:
-    """Compare VAE training steps, 64 x 64, batch 64: the same layers in darkroom and in PyTorch-VAE's plain loop."""
-    ours = VAE(
+    """Compare VAE training steps, 64 x 64, batch 64: the same layers in darkroom and in PyTorch-VAE's plain loop.
+
+    PyTorch-VAE trains in PyTorch's own memory layout, darkroom's configs in channels_last; darkroom is timed in both.
+    """
+    last = replace(options, channels_last=True)
+    theirs = options.place(PublicVAE()).train()
+    image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
+
+    def their_loss() -> torch.Tensor:
+        with options.autocast():
+            return theirs.loss(image)
+
+    adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
+    sides = [_vae_side("darkroom VAE, channels_last", last)]
+    if not options.channels_last:
+        sides.append(_vae_side("darkroom VAE, in the layout of PyTorch-VAE", options))
+    peer = side_of(
+        "PyTorch-VAE's layers and loss, plain loop", [theirs], _descend(theirs, their_loss, adam), BATCH, options
+    )
+    return compare(f"VAE training step, batch {BATCH}, {SIZE} px", [*sides, peer], options, peers=[peer.name])
+
+
+def _vae_side(name: str, options: Options) -> Side:
+    """Return the training steps of darkroom's VAE, with the layers and loss of PyTorch-VAE."""
+    vae = VAE(
         (3, SIZE, SIZE),
         latent_dim=LATENT,
         channels=CHANNELS,
@@ -78,25 +102,13 @@ def vae_step(options: Options) -> Result:
         kl_schedule=PixelMeanWeight(KL_WEIGHT),
         optim=Optim(channels_last=options.channels_last),
     )
-    ours, theirs = without_logging(options.place(ours).train()), options.place(PublicVAE()).train()
-    image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
+    vae, image = without_logging(options.place(vae).train()), options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
 
-    def our_loss() -> torch.Tensor:
+    def loss() -> torch.Tensor:
         with options.autocast():
-            return training_loss(ours, {"image": image})
+            return training_loss(vae, {"image": image})
 
-    def their_loss() -> torch.Tensor:
-        with options.autocast():
-            return theirs.loss(image)
-
-    adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
-    sides = [
-        side_of("darkroom VAE", ours.networks(), _descend(ours, our_loss, ours.configure_optimizers()), BATCH, options),
-        side_of(
-            "PyTorch-VAE's layers and loss, plain loop", [theirs], _descend(theirs, their_loss, adam), BATCH, options
-        ),
-    ]
-    return compare(f"VAE training step, batch {BATCH}, {SIZE} px", sides, options, peers=[sides[1].name])
+    return side_of(name, vae.networks(), _descend(vae, loss, vae.configure_optimizers()), BATCH, options)
 
 
 class _Repeated(Dataset[dict[str, torch.Tensor]]):
@@ -114,28 +126,12 @@ class _Repeated(Dataset[dict[str, torch.Tensor]]):
 
 @entry
 def dcgan_step(options: Options) -> Result:
-    """Compare DCGAN training steps, 64 x 64, batch 64, width 64: a fit of darkroom and the loop of PyTorch's example."""
+    """Compare DCGAN training steps, 64 x 64, batch 64, width 64: a fit of darkroom and the loop of PyTorch's example.
+
+    The example trains in PyTorch's own memory layout, darkroom's config in channels_last; darkroom is timed in both.
+    """
     steps = 50 if options.device == "cuda" else 2  # in one timing, since every fit has a setup
     image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
-    ours = DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=options.channels_last))
-    mixed: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
-    accelerator = "gpu" if options.device == "cuda" else "cpu"
-
-    filter_warnings()
-
-    def fit() -> None:
-        trainer = Trainer(
-            max_steps=steps,
-            accelerator=accelerator,
-            devices=1,
-            precision=mixed.get(options.dtype, "32-true"),
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-        )
-        trainer.fit(ours, DataLoader(_Repeated({"image": image}, steps), batch_size=None))
-
     generator, discriminator = (options.place(net) for net in (DCGANGenerator(), DCGANDiscriminator()))
     g_adam, d_adam = (
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
@@ -158,14 +154,37 @@ def dcgan_step(options: Options) -> Result:
             adversarial_loss(fake, True).backward()  # also computes unused gradients of the discriminator
             g_adam.step()
 
-    sides = [
-        side_of("darkroom DCGAN, a Trainer's fit", [ours.generator, ours.discriminator], fit, steps * BATCH, options),
-        side_of("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options),
-    ]
+    sides = [_dcgan_side("darkroom DCGAN, a Trainer's fit, channels_last", steps, replace(options, channels_last=True))]
+    if not options.channels_last:
+        sides.append(_dcgan_side("darkroom DCGAN, in the layout of the example", steps, options))
+    peer = side_of("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options)
     notes = [
         f"Times of {steps} steps. Ours also updates EMA weights of the generator, and builds its optimizers in every fit."
     ]
-    return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", sides, options, notes, [sides[1].name])
+    return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", [*sides, peer], options, notes, [peer.name])
+
+
+def _dcgan_side(name: str, steps: int, options: Options) -> Side:
+    """Return fits of darkroom's DCGAN, each of a number of steps on one batch."""
+    gan = DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=options.channels_last))
+    batch = {"image": options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)}
+    mixed: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
+    filter_warnings()
+
+    def fit() -> None:
+        trainer = Trainer(
+            max_steps=steps,
+            accelerator="gpu" if options.device == "cuda" else "cpu",
+            devices=1,
+            precision=mixed.get(options.dtype, "32-true"),
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        trainer.fit(gan, DataLoader(_Repeated(batch, steps), batch_size=None))
+
+    return side_of(name, [gan.generator, gan.discriminator], fit, steps * BATCH, options)
 
 
 class _Noise:
