@@ -1,5 +1,6 @@
 """DCGAN (Radford, Metz, Chintala 2016): a convolutional generator and discriminator."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -206,7 +207,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
             both together (joint_batch), see ``logits_of``; spectral; or none.
         r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on real images (Mescheder et al. 2018, equation 9). It needs
             the gradient of each image, so it excludes batch norm in the discriminator, and second derivatives, so
-            ``optim.compile`` leaves the discriminator out.
+            ``optim.compile`` leaves the discriminator out. ``optim.r1_interval`` computes it in every n-th step.
         ema: of the generator's weights; null: samples use the current weights.
         discriminator_steps: number of the discriminator's steps to one of the generator's.
         inversion_steps: of gradient descent in ``encode``.
@@ -261,8 +262,9 @@ class DCGAN(ManualOptimization, Generative, Technique):
         self.automatic_optimization = False
         self.latent_dim, self.prior = latent_dim, check_choice("model.prior", prior, Prior)
         self.loss, self.r1 = check_choice("model.loss", loss, AdversarialLoss), r1
+        self.r1_interval = options.r1_interval
         self.discriminator_steps, self.inversion_steps = discriminator_steps, inversion_steps
-        self.steps_per_cycle = discriminator_steps
+        self.steps_per_cycle = math.lcm(discriminator_steps, self.r1_interval if r1 else 1)
         self.gradient_clip_val = options.gradient_clip_val
         self.accumulate_grad_batches = options.accumulate_grad_batches
         self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, num_classes=classes)
@@ -303,7 +305,8 @@ class DCGAN(ManualOptimization, Generative, Technique):
             fake = self.generator(z, labels)
         self._accumulated.append((real, z, labels, fake if generator_too else None))
 
-        terms = self.discriminator_terms(real, fake.detach(), labels)
+        penalized = self.trainer.global_step % self.r1_interval == 0
+        terms = self.discriminator_terms(real, fake.detach(), labels, self.r1 * self.r1_interval if penalized else 0)
         self.accumulate(terms["d_loss"])
         if steps:
             optimizers = self.optimizers()
@@ -316,14 +319,22 @@ class DCGAN(ManualOptimization, Generative, Technique):
             self.average_statistics()
         return self.log_loss({name: term.detach() for name, term in terms.items()})
 
-    def discriminator_terms(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        """Compute the losses on real and generated images, (B, C, H, W) each, and the discriminator's mean outputs."""
+    def discriminator_terms(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None, r1: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Compute the losses on real and generated images, (B, C, H, W) each, and the discriminator's mean outputs.
+
+        Args:
+            real, fake: images.
+            labels: int64 (B,) of both, if conditional.
+            r1: gamma of the penalty in the discriminator's loss; 0: none.
+        """
         penalty = torch.zeros((), device=real.device)
-        if self.r1 and torch.is_grad_enabled():
+        if r1:
             real = real.detach().requires_grad_()
             with torch.autocast(real.device.type, enabled=False):  # a gradient's gradient in float32
                 real_logits = self.discriminator(real, labels)
-                penalty = self.r1 / 2 * gradient_penalty(real_logits, real)
+                penalty = r1 / 2 * gradient_penalty(real_logits, real)
             fake_logits = self.discriminator(fake, labels)
         else:
             real_logits, fake_logits = self.logits_of(real, fake, labels)

@@ -28,6 +28,8 @@ class AlternatingOptim(Optim):
         generator_optimizer, discriminator_optimizer: of one of them.
         gradient_clip_val: largest norm of a network's gradients, above 0; None: any. Instead of the Trainer's.
         accumulate_grad_batches: batches to a step, at least 1. Instead of the Trainer's.
+        r1_interval: number of the discriminator's steps to one with R1, at least 1. R1 is then multiplied by this number
+            (lazy regularization; Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 3.1).
 
     Raises:
         UsageError: a value is out of its range.
@@ -37,15 +39,15 @@ class AlternatingOptim(Optim):
     discriminator_optimizer: OptimizerCallable | None = None
     gradient_clip_val: float | None = None
     accumulate_grad_batches: int = 1
+    r1_interval: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise UsageError(f"model.optim.gradient_clip_val must be above 0 or null, got {self.gradient_clip_val}")
-        if self.accumulate_grad_batches < 1:
-            raise UsageError(
-                f"model.optim.accumulate_grad_batches must be at least 1, got {self.accumulate_grad_batches}"
-            )
+        for name in ("accumulate_grad_batches", "r1_interval"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"model.optim.{name} must be at least 1, got {getattr(self, name)}")
 
 
 if TYPE_CHECKING:  # a mixin: every method that inherits from it is also a Technique

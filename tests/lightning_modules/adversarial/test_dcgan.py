@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from darkroom.callbacks.training.exact_resume import ExactResume
 from darkroom.datamodules.shapes.images import ShapesImages
 from darkroom.errors import UsageError
-from darkroom.lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator
+from darkroom.lightning_modules.adversarial import DCGAN, DCGANDiscriminator, DCGANGenerator, dcgan
 from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim
 from darkroom.lightning_modules.layers.ema import EMAOptions
 from darkroom.lightning_modules.lr_schedulers import WarmupCosine
@@ -221,6 +221,25 @@ def test_discriminator_is_trainable_after_interrupted_step(tmp_path: Path) -> No
     assert all(p.requires_grad for p in model.discriminator.parameters())
     with pytest.raises(InterruptedError):
         fitting.fit(model, batches(2))
+
+
+def test_lazy_r1_is_computed_in_every_nth_step_times_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def after(steps: int, r1: float, interval: int = 1) -> dict[str, Tensor]:
+        optim = AlternatingOptim(sgd, r1_interval=interval)
+        model = scale_weights(build(discriminator_norm="none", r1=r1, optim=optim))
+        fit(model, tmp_path, n=steps)
+        return weights(model.discriminator)
+
+    torch.testing.assert_close(after(1, r1=1.0, interval=3), after(1, r1=3.0))
+    computed: list[float] = []
+
+    def record(logits: Tensor, images: Tensor) -> Tensor:
+        computed.append(0.0)
+        return logits.sum() * 0
+
+    monkeypatch.setattr(dcgan, "gradient_penalty", record)
+    after(7, r1=1.0, interval=3)
+    assert len(computed) == 3  # steps 0, 3 and 6
 
 
 @pytest.mark.parametrize(
@@ -548,6 +567,7 @@ def test_conditional_networks_require_labels() -> None:
         *(({name: 0}, rf"model.{name} must be at least 1, got 0") for name in ("latent_dim", "base_channels")),
         *(({name: 0}, rf"model.{name} must be at least 1, got 0") for name in ("discriminator_steps",)),
         ({"optim": {"accumulate_grad_batches": 0}}, "model.optim.accumulate_grad_batches must be at least 1, got 0"),
+        ({"optim": {"r1_interval": 0}}, "model.optim.r1_interval must be at least 1, got 0"),
         ({"inversion_steps": -1}, "model.inversion_steps must be at least 0, got -1"),
         ({"optim": {"gradient_clip_val": 0.0}}, "model.optim.gradient_clip_val must be above 0 or null, got 0.0"),
         ({"ema": {"decay": 1.0}}, "model.ema.decay must be in .*0.999, got 1.0"),
