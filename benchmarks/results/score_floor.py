@@ -1,4 +1,4 @@
-"""Measure FID between real images: ``python -m benchmarks.results.score_floor CLASS [--root FOLDER] [--count N]``.
+"""Measure FID between real images: ``python -m benchmarks.results.score_floor CLASS [--set root=FOLDER] [--count N]``.
 
 The first N test images of a data set are compared with the next N: the value that a perfect model would reach.
 """
@@ -6,6 +6,7 @@ The first N test images of a data set are compared with the next N: the value th
 import argparse
 
 import torch
+import yaml
 
 from darkroom.cli.catalog import import_all
 from darkroom.datamodules.images.base import LabelledImages
@@ -19,13 +20,14 @@ def main() -> None:
     """Print the metric, with the accuracy of the classifier if its features are used."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.score_floor", description=__doc__)
     parser.add_argument("data", metavar="CLASS", help="data set with labels, such as FashionMNIST")
-    parser.add_argument("--root")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the data, such as side=16")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--features", choices=["cnn", "mobilenet", "inception"], default="cnn")
     arguments = parser.parse_args()
     import_all()
     kinds = {kind.__name__: kind for kind in LabelledImages.__subclasses__() for kind in (kind, *kind.__subclasses__())}
-    data = kinds[arguments.data](num_workers=0, **({"root": arguments.root} if arguments.root else {}))
+    options = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in arguments.set)}
+    data = kinds[arguments.data](num_workers=0, **options)
     dataset = data.dataset("test")
     images = torch.stack([dataset[index]["image"] for index in range(2 * arguments.count)])
     network: FeatureNetwork
