@@ -26,7 +26,9 @@ class EncoderUNetNetwork(nn.Module):
 
     The skip connections are the classifier's maps of strides 2, 4, 8 and 16. The decoder starts from the map of stride 32.
     Each step enlarges the map to the size of the skip connection by nearest neighbours, concatenates both, and applies a
-    DoubleConv. The last step, to the image's size, has no skip connection.
+    DoubleConv. The last step, to the image's size, has no skip connection. A 3x3 convolution gives the logits: from the few
+    channels of the last step a 1x1 convolution learns slowly. The decoder's weights are from N(0, sqrt(2 / N)) (Ronneberger
+    et al. 2015, section 3).
 
     Args:
         in_channels: C.
@@ -74,7 +76,10 @@ class EncoderUNetNetwork(nn.Module):
             out = base_channels * 2 ** (len(skips) - step)
             self.decoder.append(DoubleConv(channels + skip, out))
             channels = out
-        self.outc = OutConv(channels, num_classes)
+        self.outc = OutConv(channels, num_classes, kernel_size=3)
+        for layer in self.decoder.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

@@ -55,11 +55,11 @@ def _unpool_like(x: Tensor, skip: Tensor) -> Tensor:
 
 
 class OutConv(nn.Module):
-    """1x1 convolution to logits."""
+    """Convolution to logits, 1x1 or of another odd side. (B, in, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
