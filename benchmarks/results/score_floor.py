@@ -20,7 +20,9 @@ def main() -> None:
     """Print the metric, with the accuracy of the classifier if its features are used."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.score_floor", description=__doc__)
     parser.add_argument("data", metavar="CLASS", help="data set with labels, such as FashionMNIST")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the data, such as side=16")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the data, such as side=16"
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--features", choices=["cnn", "mobilenet", "inception"], default="cnn")
     arguments = parser.parse_args()
