@@ -84,12 +84,14 @@ def symmetric_root(covariance: Tensor) -> Tensor:
 class CodeMixture(KeepFloat32):
     """Mixture of normal distributions of codes, fitted by scikit-learn to the last codes of the training.
 
-    Its state is in buffers, so it is part of checkpoints.
+    With classes there is a mixture of the codes of each class: q(z|x, y) averaged over the images of a class differs from
+    the prior, and between classes. Its state is in buffers, so it is part of checkpoints.
 
     Args:
         latent_dim: D.
-        components: K; fewer are fitted to fewer than 2 K codes.
-        memory: number of codes that it is fitted to.
+        components: K, of each class; fewer are fitted to fewer than 2 K codes.
+        classes: C, at least 1.
+        memory: number of codes that it is fitted to, of all classes.
 
     Raises:
         UsageError: scikit-learn is not installed.
@@ -99,19 +101,23 @@ class CodeMixture(KeepFloat32):
     means: Tensor
     roots: Tensor
     recent: Tensor
+    labels: Tensor
     seen: Tensor
 
-    def __init__(self, latent_dim: int, components: int, memory: int = 8192) -> None:
+    def __init__(self, latent_dim: int, components: int, classes: int = 1, memory: int = 8192) -> None:
         super().__init__()
         if find_spec("sklearn") is None:
             raise UsageError(
                 "model.code_components of a mixture needs scikit-learn, which is not installed: pip install -e '.[digits]'"
             )
-        self.components = components
-        self.register_buffer("weights", torch.full((components,), 1 / components, dtype=torch.float32))
-        self.register_buffer("means", torch.zeros(components, latent_dim, dtype=torch.float32))
-        self.register_buffer("roots", torch.eye(latent_dim, dtype=torch.float32).repeat(components, 1, 1))
+        self.components, count = components, classes * components
+        # The components of all classes in turn; a class has a weight for each, 0 for those of others: (C, C K).
+        own = torch.eye(classes, dtype=torch.float32).repeat_interleave(components, 1)
+        self.register_buffer("weights", own / components)
+        self.register_buffer("means", torch.zeros(count, latent_dim, dtype=torch.float32))
+        self.register_buffer("roots", torch.eye(latent_dim, dtype=torch.float32).repeat(count, 1, 1))
         self.register_buffer("recent", torch.zeros(memory, latent_dim, dtype=torch.float32))
+        self.register_buffer("labels", torch.zeros(memory, dtype=torch.int64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -120,35 +126,39 @@ class CodeMixture(KeepFloat32):
         return self.means.shape[1] + 1
 
     @torch.no_grad()
-    def update(self, codes: Tensor) -> None:
-        """Save a batch of codes, float (B, D), instead of the oldest."""
+    def update(self, codes: Tensor, labels: Tensor | None = None) -> None:
+        """Save a batch of codes, float (B, D), and their labels, int64 (B,), instead of the oldest."""
         codes = codes[-len(self.recent) :]
         places = (self.seen + torch.arange(len(codes), device=codes.device)) % len(self.recent)
         self.recent.index_copy_(0, places, codes.float())
+        if labels is not None:
+            self.labels.index_copy_(0, places, labels[-len(codes) :])
         self.seen += len(codes)
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Fit the mixture to the saved codes by expectation-maximization, always from the same start.
+        """Fit the mixtures to the saved codes by expectation-maximization, always from the same start.
 
-        Codes that are not finite are left out.
+        Codes that are not finite are left out. A class without codes keeps its distribution, at first the prior.
         """
         from sklearn.mixture import GaussianMixture
 
-        saved = self.recent[: int(self.seen)]
-        codes = saved[saved.isfinite().all(1)].double().cpu().numpy()
-        count = min(self.components, len(codes) // 2)
-        if not count:
-            return
-        found = GaussianMixture(count, random_state=0).fit(codes)
-        self.weights.zero_()
-        self.weights[:count] = torch.from_numpy(found.weights_)
-        self.means[:count] = torch.from_numpy(found.means_)
-        self.roots[:count] = symmetric_root(torch.from_numpy(found.covariances_)).to(self.roots)
+        saved, labels = (part[: int(self.seen)].cpu() for part in (self.recent, self.labels))
+        finite = saved.isfinite().all(1)
+        for label in range(len(self.weights)):
+            codes = saved[finite & (labels == label)].double().numpy()
+            count, first = min(self.components, len(codes) // 2), label * self.components
+            if not count:
+                continue
+            found, place = GaussianMixture(count, random_state=0).fit(codes), slice(first, first + count)
+            self.weights[label] = 0
+            self.weights[label, place] = torch.from_numpy(found.weights_).to(self.weights)
+            self.means[place] = torch.from_numpy(found.means_).to(self.means)
+            self.roots[place] = symmetric_root(torch.from_numpy(found.covariances_)).to(self.roots)
 
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise (n, D + 1) to codes, float32 (n, D)."""
-        return mixture_codes(noise, self.weights, self.means, self.roots)
+    def from_noise(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map standard normal noise (n, D + 1) to codes of classes, int64 (n,): float32 (n, D); see ``mixture_codes``."""
+        return mixture_codes(noise, self.weights, self.means, self.roots, labels)
 
     def describe(self) -> dict[str, Any]:
         """Return the mixture as numbers, see ``mixture_codes``."""
@@ -170,16 +180,18 @@ class FitsCodeMixture(LightningModule):
             self.codes.load_state_dict(self.trainer.strategy.broadcast(self.codes.state_dict()))
 
 
-def mixture_codes(noise: Tensor, weights: Tensor, means: Tensor, roots: Tensor) -> Tensor:
+def mixture_codes(noise: Tensor, weights: Tensor, means: Tensor, roots: Tensor, labels: Tensor | None = None) -> Tensor:
     """Map standard normal noise to samples of a mixture, float32 (n, D).
 
     Args:
         noise: (n, D + 1); the last value, as its normal probability, chooses the component.
-        weights: of the components, (K,).
-        means: (K, D).
-        roots: symmetric roots of the covariances, (K, D, D).
+        weights: of the components M for each class, (C, M).
+        means: (M, D).
+        roots: symmetric roots of the covariances, (M, D, D).
+        labels: int64 (n,), the class of each sample; None: all classes with equal probability.
     """
     with torch.autocast(noise.device.type, enabled=False):
-        probability = torch.special.ndtr(noise[:, -1].contiguous())
-        chosen = torch.searchsorted(weights.cumsum(0), probability).clamp(max=len(weights) - 1)
+        probability = torch.special.ndtr(noise[:, -1:].contiguous())
+        own = weights.mean(0).expand(len(noise), -1) if labels is None else weights[labels]
+        chosen = torch.searchsorted(own.cumsum(1), probability)[:, 0].clamp(max=len(means) - 1)
         return means[chosen] + torch.einsum("ni,nij->nj", noise[:, :-1], roots[chosen])

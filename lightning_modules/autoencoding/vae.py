@@ -73,7 +73,7 @@ class VAE(FitsCodeMixture, Generative, Technique):
             encoder's stages. Inputs and outputs are flattened. None: codes are vectors.
         code_components: number of normal distributions in a mixture that is fitted to samples of the posteriors, from which
             images are sampled instead of from the prior (Ghosh et al. 2020, section 4; ``pip install -e '.[digits]'``, for
-            scikit-learn). The ELBO stays that of the prior. None: the prior.
+            scikit-learn); of a conditional VAE for each class. The ELBO stays that of the prior. None: the prior.
         scores, optim, init_from: see Generative.
 
     Raises:
@@ -84,6 +84,7 @@ class VAE(FitsCodeMixture, Generative, Technique):
     linked_arguments: ClassVar[tuple[str, ...]] = ("image_shape",)  # as the autoencoder of latent diffusion
     is_conditional: ClassVar[bool] = False
     free_arguments: ClassVar[tuple[str, ...]] = ("iwae_samples",)
+    codes: CodeMixture | None
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ class VAE(FitsCodeMixture, Generative, Technique):
                 f"model.code_components must be null for codes that are maps, and at least 1 for others, got "
                 f"{code_components}"
             )
-        self.codes = None if code_components is None else CodeMixture(self.latent_dim, code_components)
+        self.codes = None if code_components is None else CodeMixture(self.latent_dim, code_components, classes or 1)
         self.likelihood, self.kl_schedule = likelihood or Bernoulli(), kl_schedule or Constant()
         self.step_schedules = [type(self.kl_schedule)] if self.kl_schedule.needs_progress else []
         self.likelihood.check(-torch.ones(1, *self.image_shape))
@@ -168,11 +169,21 @@ class VAE(FitsCodeMixture, Generative, Technique):
         epsilon = epsilon if mean.dim() == 2 else epsilon.transpose(0, 1)
         return mean + torch.exp(log_variance / 2) * epsilon
 
-    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        """Sample latents from the prior N(0, 1), or from the mixture of codes: float32 (n, latent_dim)."""
+    def draw_latents(self, n: int, generator: Generators = None, labels: Tensor | None = None) -> Tensor:
+        """Sample latents from the prior N(0, 1), or from the mixture of codes: float32 (n, latent_dim).
+
+        Args:
+            n: number of latents.
+            generator: determines them.
+            labels: int64 (n,), classes whose mixtures are sampled; None: all classes with equal probability.
+        """
         if self.codes is not None:
-            return self.codes.from_noise(self.noise(n, self.codes.noise_dim, generator=generator))
+            return self.codes.from_noise(self.noise(n, self.codes.noise_dim, generator=generator), labels)
         return self.noise(n, self.latent_dim, generator=generator)
+
+    def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """Sample n images (n, C, H, W) in [-1, 1] for checked labels, from latents of their classes."""
+        return self.decode(self.draw_latents(n, generator, labels), labels=labels)
 
     def encode(self, x: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """Encode images (B, C, H, W) in [-1, 1] to the posterior means (B, latent_dim)."""
@@ -213,7 +224,7 @@ class VAE(FitsCodeMixture, Generative, Technique):
         mean, log_variance = self.posterior(x, labels)
         z = self.reparameterize(mean, log_variance)
         if self.codes is not None:
-            self.codes.update(z.detach())
+            self.codes.update(z.detach(), labels)
         reconstruction = -self.likelihood.log_prob(self.likelihood_parameters(z, labels), x)
         beta = self.beta()
         terms = self.loss_terms(reconstruction, kl_divergence(mean, log_variance), beta)

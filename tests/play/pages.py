@@ -24,10 +24,10 @@ needs_runtime = pytest.mark.skipif(
 )
 
 
-def fit_tiny(darkroom: Callable[..., Any], name: str) -> Path:
-    """Fit a tiny version of a shipped config for two steps; return the folder of the run."""
+def fit_tiny(darkroom: Callable[..., Any], name: str, *options: str) -> Path:
+    """Fit a tiny version of a shipped config, with options, for two steps; return the folder of the run."""
     arguments = small(config_of(name), Path("fake"), family_of(name), "shapes")
-    outcome = darkroom("fit", "--config", CONFIGS / name, "--experiment", "tiny", *arguments)
+    outcome = darkroom("fit", "--config", CONFIGS / name, "--experiment", "tiny", *arguments, *options)
     assert outcome.code == 0, outcome.message
     return Path("runs/tiny/0").absolute()
 

@@ -107,9 +107,17 @@ def test_detection(darkroom: Callable, page: Page, name: str) -> None:
     require_quiet(page, path)
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "vae", "conditional_vae"])
-def test_autoencoding(darkroom: Callable, page: Page, name: str) -> None:
-    path, trained, data = write_page(fit_tiny(darkroom, f"autoencoding/{name}.yaml"))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("autoencoder", []),
+        ("vae", []),
+        ("conditional_vae", []),
+        pytest.param("conditional_vae", ["--model.code_components", "2"], id="mixture of every class"),
+    ],
+)
+def test_autoencoding(darkroom: Callable, page: Page, name: str, options: list[str]) -> None:
+    path, trained, data = write_page(fit_tiny(darkroom, f"autoencoding/{name}.yaml", *options))
     open_page(page, path, name)
     labelled = {"label": 1} if name == "conditional_vae" else {}
     require_samples(page, trained.model, labelled)

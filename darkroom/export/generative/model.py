@@ -56,8 +56,8 @@ class ExportedGenerator(Generative, Technique):
             raise UsageError(f"ckpt_path {self.path} can only be used by predict, not by {stage}; give a checkpoint")
         super().setup(stage)
 
-    def draw_latents(self, n: int, generator: Generators = None) -> Tensor:
-        """Sample latents from the distribution that the description has: float32 (n, D)."""
+    def draw_latents(self, n: int, generator: Generators = None, labels: Tensor | None = None) -> Tensor:
+        """Sample latents from the distribution that the description has, perhaps one for each class: float32 (n, D)."""
         prior = self.description.options["prior"]
         uniform, mixed = (prior["distribution"] == name for name in ("uniform", "mixture"))
         size = int(self.description.inputs[0].shape[1]) + mixed
@@ -65,7 +65,8 @@ class ExportedGenerator(Generative, Technique):
         if uniform:
             return 2 * noise - 1
         if mixed:
-            return mixture_codes(noise, *(torch.tensor(prior[name]) for name in ("weights", "means", "roots")))
+            weights, means, roots = (torch.tensor(prior[name]) for name in ("weights", "means", "roots"))
+            return mixture_codes(noise, weights, means, roots, labels)
         if "deviation" in prior:
             return torch.tensor(prior["mean"]) + noise * torch.tensor(prior["deviation"])
         return torch.tensor(prior["mean"]) + noise @ torch.tensor(prior["root"]) if "root" in prior else noise
@@ -93,7 +94,7 @@ class ExportedGenerator(Generative, Technique):
     def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
         """Sample n images (n, C, H, W) in [-1, 1], one for each generator."""
         if "denoiser" not in self.parts:
-            return super().sample_images(n, labels, generator)
+            return self.decode(self.draw_latents(n, generator, labels), labels=labels)
         assert isinstance(generator, list), "predict_step has a generator for each image"
         return self._sample([one.initial_seed() for one in generator], _label(labels))
 

@@ -107,8 +107,8 @@ export async function autoencoderPage(engine, data, status) {
   });
 
   // Samples of the prior, and images between two codes.
-  const seed = slider("Seed", { min: 0, max: 99, step: 1, value: 0, onInput: (value) => { state.code = sampleLatent(prior, dim, value); draw(); } });
-  const sampled = button("Sample the prior", () => { state.code = sampleLatent(prior, dim, seed.get()); draw(); });
+  const seed = slider("Seed", { min: 0, max: 99, step: 1, value: 0, onInput: (value) => { state.code = sampleLatent(prior, dim, value, state.label); draw(); } });
+  const sampled = button("Sample the prior", () => { state.code = sampleLatent(prior, dim, seed.get(), state.label); draw(); });
   const titles = data.examples.map(({ name }) => name);
   const from = choice("From", titles, 0, () => interpolate());
   const to = choice("To", titles, Math.min(1, titles.length - 1), () => interpolate());
@@ -133,7 +133,7 @@ export async function autoencoderPage(engine, data, status) {
     ],
     first: async () => { await picker.choose(0); interpolate(); },
     run: async ({ example, seed: number, label }) => {
-      const code = example === undefined ? sampleLatent(prior, dim, number) : await encode(engine, await picker.examplePixels(example), channels, label);
+      const code = example === undefined ? sampleLatent(prior, dim, number, label) : await encode(engine, await picker.examplePixels(example), channels, label);
       return { values: Array.from((await decodeLatents(engine, "decoder", code, 1, label)).values) };
     },
   };

@@ -1,11 +1,11 @@
 // Latents: sampled from the prior of a method, and decoded.
 import { Twister } from "./random.js";
 
-// prior: of the description of a decoder. Returns latents of a seed, those of darkroom predict.
-export function sampleLatent(prior, dim, seed) {
+// prior: of the description of a decoder. label: the class, if there are classes. Returns latents of a seed, those of darkroom predict.
+export function sampleLatent(prior, dim, seed, label) {
   const twister = new Twister(seed);
   if (prior.distribution === "uniform") return Float32Array.from(twister.uniform(dim), (value) => 2 * value - 1);
-  if (prior.distribution === "mixture") return fromMixture(prior, twister.normal(dim + 1));
+  if (prior.distribution === "mixture") return fromMixture(prior, twister.normal(dim + 1), label ?? 0);
   const noise = twister.normal(dim);
   if (prior.deviation) return noise.map((value, index) => prior.mean[index] + value * prior.deviation[index]);
   return prior.root ? transform(prior.mean, prior.root, noise) : noise;
@@ -16,12 +16,12 @@ function transform(mean, root, noise) {
   return Float32Array.from(mean, (value, column) => noise.reduce((sum, one, row) => sum + one * root[row][column], value));
 }
 
-// The last value of the noise chooses the component: its normal distribution function is uniform.
-function fromMixture({ weights, means, roots }, noise) {
+// The last value of the noise chooses the component of the class: its normal distribution function is uniform.
+function fromMixture({ weights, means, roots }, noise, label) {
   const share = normalCdf(noise[noise.length - 1]);
   let sum = 0;
-  const found = weights.findIndex((weight) => (sum += weight) > share);
-  const component = found < 0 ? weights.length - 1 : found;
+  const found = weights[label].findIndex((weight) => (sum += weight) > share);
+  const component = found < 0 ? means.length - 1 : found;
   return transform(means[component], roots[component], noise.subarray(0, noise.length - 1));
 }
 

@@ -153,13 +153,30 @@ def test_mixture_samples_lie_in_clusters_of_codes() -> None:
     assert between.float().mean() > 0.1
 
 
+def test_codes_of_a_class_come_from_its_own_mixture() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixture = CodeMixture(2, components=2, classes=3, memory=300)
+    labels = torch.arange(300) % 2  # the last class has no codes
+    centres = torch.tensor([[-5.0, 1.0], [5.0, 1.0]])
+    mixture.update(centres[labels] + 0.1 * torch.randn(300, 2, generator=generator), labels)
+    mixture.fit()
+    noise = torch.randn(900, mixture.noise_dim, generator=generator)
+    asked = torch.arange(900) % 3
+    codes = mixture.from_noise(noise, asked)
+    for label, centre in enumerate(centres):
+        torch.testing.assert_close(codes[asked == label].mean(0), centre, atol=0.05, rtol=0)
+    torch.testing.assert_close(codes[asked == 2], noise[asked == 2, :2])  # the prior
+    everything = mixture.from_noise(noise)[:, 0]
+    assert (everything < -3).float().mean() == pytest.approx(1 / 3, abs=0.05)  # all classes with equal probability
+
+
 def test_mixture_of_few_codes_has_fewer_components() -> None:
     mixture = CodeMixture(2, components=5)
     mixture.fit()  # no codes yet: the standard normal distribution
     assert torch.equal(mixture.from_noise(torch.ones(3, 3)), torch.ones(3, 2))
     mixture.update(torch.randn(4, 2, generator=torch.Generator().manual_seed(0)))
     mixture.fit()
-    assert (mixture.weights > 0).tolist() == [True, True, False, False, False]
+    assert (mixture.weights > 0).tolist() == [[True, True, False, False, False]]
     with pytest.raises(UsageError, match="model.code_components must be at least 1, got 0"):
         AutoEncoder((1, 4, 4), code_components=0)
 

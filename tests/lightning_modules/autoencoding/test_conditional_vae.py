@@ -28,6 +28,25 @@ class TestConditionalVAEOfMLPs(TestConditionalVAE):
         return ConditionalVAE(self.image_shape, 5, 4, "mlp", hidden=(16,), iwae_samples=3, **kwargs)
 
 
+class TestConditionalVAEWithMixture(TestConditionalVAE):
+    test_overfits_one_batch = None  # trains as TestConditionalVAE does
+
+    def build(self, **kwargs: Any) -> ConditionalVAE:
+        torch.manual_seed(0)
+        options = {"latent_dim": 4, "channels": (8, 16), "code_components": 2}
+        return ConditionalVAE(self.image_shape, self.num_classes, **options, **kwargs)
+
+
+def test_samples_have_codes_of_their_class() -> None:
+    model = TestConditionalVAEWithMixture().build().eval()
+    labels = torch.arange(400) % 5
+    model.codes.update(labels[:, None] * torch.ones(4) + 0.01 * torch.randn(400, 4), labels)
+    model.codes.fit()
+    for label in range(5):
+        latents = model.draw_latents(20, torch.Generator().manual_seed(0), torch.full((20,), label))
+        torch.testing.assert_close(latents, torch.full((20, 4), float(label)), atol=0.1, rtol=0)
+
+
 def test_one_code_gives_an_image_per_class() -> None:
     model = TestConditionalVAE().build().eval()
     z = model.draw_latents(1).expand(5, -1)
