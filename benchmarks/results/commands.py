@@ -32,4 +32,7 @@ def read_column(metrics: Path, name: str) -> list[float]:
 
 def read_newest_test(run: Path) -> dict[str, float]:
     """Return the metrics of the newest test of a run's checkpoints by name, without their stage."""
-    return {name.removeprefix("test/"): value for name, value in read_tests(run)[-1].metrics.items()}
+    tests = read_tests(run)
+    if not tests:
+        raise CommandFailedError(f"{run} must have a test; run darkroom test with its checkpoint")
+    return {name.removeprefix("test/"): value for name, value in tests[-1].metrics.items()}

@@ -1,4 +1,4 @@
-"""Measure FID between real images: ``python -m benchmarks.results.score_floor CLASS [--set root=FOLDER] [--count N]``.
+"""Measure FID between real images: ``python -m benchmarks.results.score_floor CLASS [--set KEY=VALUE ...]``.
 
 The first N test images of a data set are compared with the next N: the value that a perfect model would reach.
 """
@@ -31,6 +31,8 @@ def main() -> None:
     options = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in arguments.set)}
     data = kinds[arguments.data](num_workers=0, **options)
     dataset = data.dataset("test")
+    if len(dataset) < 2 * arguments.count:
+        parser.error(f"--count must be at most half of the {len(dataset)} test images, got {arguments.count}")
     images = torch.stack([dataset[index]["image"] for index in range(2 * arguments.count)])
     network: FeatureNetwork
     if arguments.features == "cnn":

@@ -72,7 +72,7 @@ def _descend(network: nn.Module, loss: Callable[[], torch.Tensor], optimizer: to
 def vae_step(options: Options) -> Result:
     """Compare VAE training steps, 64 x 64, batch 64: the same layers in darkroom and in PyTorch-VAE's plain loop.
 
-    PyTorch-VAE trains in PyTorch's own memory layout, darkroom's configs in channels_last; darkroom is timed in both.
+    Without ``channels_last`` the peer has PyTorch's own memory layout, and darkroom is timed in both layouts.
     """
     last = replace(options, channels_last=True)
     theirs = options.place(PublicVAE()).train()
@@ -128,7 +128,7 @@ class _Repeated(Dataset[dict[str, torch.Tensor]]):
 def dcgan_step(options: Options) -> Result:
     """Compare DCGAN training steps, 64 x 64, batch 64, width 64: a fit of darkroom and the loop of PyTorch's example.
 
-    The example trains in PyTorch's own memory layout, darkroom's config in channels_last; darkroom is timed in both.
+    Without ``channels_last`` the peer has PyTorch's own memory layout, and darkroom is timed in both layouts.
     """
     steps = 50 if options.device == "cuda" else 2  # in one timing, since every fit has a setup
     image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)

@@ -207,7 +207,7 @@ class DCGAN(ManualOptimization, Generative, Technique):
             both together (joint_batch), see ``logits_of``; spectral; or none.
         r1: gamma of the penalty gamma / 2 E ||grad D(x)||^2 on real images (Mescheder et al. 2018, equation 9). It needs
             the gradient of each image, so it excludes batch norm in the discriminator, and second derivatives, so
-            ``optim.compile`` leaves the discriminator out. ``optim.r1_interval`` computes it in every n-th step.
+            ``optim.compile`` leaves the discriminator out. With ``optim.r1_interval`` n it is computed in every n-th step.
         ema: of the generator's weights; null: samples use the current weights.
         discriminator_steps: number of the discriminator's steps to one of the generator's.
         inversion_steps: of gradient descent in ``encode``.
@@ -259,12 +259,17 @@ class DCGAN(ManualOptimization, Generative, Technique):
                 f"model.r1 is {r1} with model.discriminator_norm {discriminator_norm}, but R1 needs the gradient of each "
                 "image, and batch norm mixes images; set model.discriminator_norm to spectral or none"
             )
+        if options.r1_interval > 1 and not r1:
+            raise UsageError(
+                f"model.optim.r1_interval is {options.r1_interval}, but model.r1 is 0; set model.r1 above 0, or "
+                "model.optim.r1_interval to 1"
+            )
         self.automatic_optimization = False
         self.latent_dim, self.prior = latent_dim, check_choice("model.prior", prior, Prior)
         self.loss, self.r1 = check_choice("model.loss", loss, AdversarialLoss), r1
         self.r1_interval = options.r1_interval
         self.discriminator_steps, self.inversion_steps = discriminator_steps, inversion_steps
-        self.steps_per_cycle = math.lcm(discriminator_steps, self.r1_interval if r1 else 1)
+        self.steps_per_cycle = math.lcm(discriminator_steps, self.r1_interval)
         self.gradient_clip_val = options.gradient_clip_val
         self.accumulate_grad_batches = options.accumulate_grad_batches
         self.generator = DCGANGenerator(self.image_shape, latent_dim, base_channels, num_classes=classes)

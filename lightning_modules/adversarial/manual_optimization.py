@@ -30,6 +30,7 @@ class AlternatingOptim(Optim):
         accumulate_grad_batches: batches to a step, at least 1. Instead of the Trainer's.
         r1_interval: number of the discriminator's steps to one with R1, at least 1. R1 is then multiplied by this number
             (lazy regularization; Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 3.1).
+            Other than there, R1 is added to the loss of its step, and the settings of Adam do not change.
 
     Raises:
         UsageError: a value is out of its range.
@@ -45,9 +46,10 @@ class AlternatingOptim(Optim):
         super().__post_init__()
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise UsageError(f"model.optim.gradient_clip_val must be above 0 or null, got {self.gradient_clip_val}")
-        for name in ("accumulate_grad_batches", "r1_interval"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"model.optim.{name} must be at least 1, got {getattr(self, name)}")
+        counts = {"accumulate_grad_batches": self.accumulate_grad_batches, "r1_interval": self.r1_interval}
+        for name, count in counts.items():
+            if count < 1:
+                raise UsageError(f"model.optim.{name} must be at least 1, got {count}")
 
 
 if TYPE_CHECKING:  # a mixin: every method that inherits from it is also a Technique
@@ -67,7 +69,7 @@ class ManualOptimization(_Base):
       metric from the first validation on (ReduceLROnPlateau).
 
     Attributes:
-        steps_per_cycle: number of steps after which the same networks step again, counted by ``trainer.global_step``.
+        steps_per_cycle: number of steps, counted by ``trainer.global_step``, after which the work of the steps repeats.
     """
 
     gradient_clip_val: float | None

@@ -107,7 +107,8 @@ def load_or_train_judge(
     if not isinstance(datamodule, AttributeData):
         raise UsageError(
             f"model.scores needs data with attributes to train a judge, but {type(datamodule).__name__} has no attributes; "
-            "set model.scores.accuracy to false and model.scores.features to inception, or model.scores to null"
+            "set model.scores.accuracy to false and model.scores.features to mobilenet or inception, or model.scores to "
+            "null"
         )
     dataset = datamodule.judging_dataset(_HELD_OUT + _SEEN)
     (channels, *sides), sizes = datamodule.image_shape, tuple(datamodule.attribute_sizes)
@@ -129,7 +130,7 @@ def judge_for(module: LightningModule, cache_dir: str | None) -> tuple[Attribute
     if datamodule is None:
         raise UsageError(
             "model.scores needs a datamodule, on which it trains a judge; pass one to the Trainer, or set "
-            "model.scores.accuracy to false and model.scores.features to inception"
+            "model.scores.accuracy to false and model.scores.features to mobilenet or inception"
         )
     judge, _ = load_or_train_judge(datamodule, cache_dir)
     assert isinstance(datamodule, NamesAttributes)  # others raised an error above

@@ -23,7 +23,7 @@ class FeatureNetwork(nn.Module):
 
 
 class ClassifyingFeatureNetwork(FeatureNetwork):
-    """Base of those that also classify by their features."""
+    """Base of feature networks that also classify."""
 
     def logits(self, features: Tensor) -> Tensor:
         """Compute logits (B, K) of features (B, num_features)."""

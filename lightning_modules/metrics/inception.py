@@ -32,7 +32,7 @@ class Inception(ClassifyingFeatureNetwork):
         if find_spec("torch_fidelity") is None:
             raise UsageError(
                 f"model.scores.features is inception, which needs the package torch-fidelity: {install_command('fid')} "
-                "(or use features mobilenet or cnn, whose metrics have other names)"
+                "(or use features mobilenet, whose metrics have other names)"
             )
         from torchmetrics.image.fid import NoTrainInceptionV3
 

@@ -1,4 +1,4 @@
-"""MobileNet: the feature network of ``mobilenet_fid``, whose weights install without a download at run time."""
+"""MobileNet: the feature network of ``mobilenet_fid``; its weights are in a package."""
 
 import torch
 import torchvision

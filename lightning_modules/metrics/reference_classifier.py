@@ -108,7 +108,7 @@ def load_or_train_classifier(
     if "label" not in dataset[0] or datamodule.num_classes < 2:
         raise UsageError(
             f"model.scores with features cnn trains a classifier, but {type(datamodule).__name__} has no labels of at "
-            "least two classes; set model.scores.features to inception, or model.scores to null"
+            "least two classes; set model.scores.features to mobilenet or inception, or model.scores to null"
         )
     channels, classes = datamodule.image_shape[0], datamodule.num_classes
     return load_or_train(

@@ -27,7 +27,7 @@ class SampleScores(Scores):
 
     Only Inception's features give the published numbers: ``fid``, ``kid``, ``is``. Features of a classifier trained on the
     data need no download; their metrics are ``cnn_fid``, ``cnn_kid``, ``cnn_is``. They compare models on one data set, not
-    data sets. With them, a class-conditional module also logs ``label_accuracy``, the fraction of samples that the
+    data sets. With ``cnn``, a class-conditional module also logs ``label_accuracy``, the fraction of samples that the
     classifier assigns to their class, and ``cnn_accuracy``, the same for real images. For photos and drawings without
     classes there are features of MobileNetV2 on ImageNet: ``mobilenet_fid``, ``mobilenet_kid``, ``mobilenet_is``.
 
@@ -50,7 +50,7 @@ class SampleScores(Scores):
         cache_dir: folder of the trained classifiers; None: ``~/.cache/darkroom/classifiers``.
 
     Raises:
-        UsageError: a number is out of its range, or nothing is computed.
+        UsageError: a number is out of its range, or nothing is computed; in ``prepare``, weights or data are missing.
     """
 
     least = 2

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.datamodules.shapes import ShapesDetection, ShapesImages, ShapesSegmentation
 from darkroom.lightning_modules.adversarial import DCGAN
+from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.detection import SSD
 from darkroom.lightning_modules.diffusion import DDPM, DenoisingUNet
@@ -139,6 +140,16 @@ def test_work_of_networks_that_step_in_turn_is_their_mean() -> None:
     assert 0 < alone < one.work.flops
     assert 3 * three.work.flops == pytest.approx(one.work.flops + 2 * alone)
     assert three.optimizer == one.optimizer  # both networks have stepped
+
+
+def test_lazy_r1_is_counted_in_every_nth_step() -> None:
+    def work(r1: float, interval: int) -> float:
+        optim = AlternatingOptim(r1_interval=interval)
+        gan = DCGAN((3, 32, 32), base_channels=4, discriminator_norm="none", r1=r1, optim=optim)
+        return profile_step(gan, images(), BatchShape(), "32-true").work.flops
+
+    without, always, lazy = work(0, 1), work(1.0, 1), work(1.0, 4)
+    assert lazy - without == pytest.approx((always - without) / 4)
 
 
 def test_products_are_not_computed_but_have_their_shapes() -> None:

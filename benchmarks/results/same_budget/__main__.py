@@ -1,10 +1,10 @@
 """Train all methods of a family on the same data for the same time: ``python -m benchmarks.results.same_budget --help``.
 
 A step of a method and a batch of its validation are timed first. The method then trains for the number of steps that fits
-into the budget. Batches and augmentation are the same for all; the optimizer is that of the config (AdamW and a cosine for
-nearly all). Each fit is validated six times, on as many batches as take about a quarter of the budget together, at least
-one (metrics over all samples come on top), and its best checkpoint is tested on all test images. R-CNN, whose stages are
-epochs, trains for the epochs of its config; its time is in the table.
+into the budget. Batches and augmentation are the same for all; the optimizer is that of the config (AdamW and a cosine
+for nearly all), and some entries set its learning rate. Each fit is validated six times, on as many batches as take about
+a quarter of the budget together, at least one (metrics over all samples come on top), and its best checkpoint is tested
+on all test images. R-CNN, whose stages are epochs, trains for the epochs of its config; its time is in the table.
 """
 
 import argparse

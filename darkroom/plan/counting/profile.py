@@ -60,9 +60,9 @@ def ema_tensors(module: nn.Module) -> set[int]:
 
 
 def profile_step(module: Technique, data: VisionDataModule, shape: BatchShape, precision: str) -> StepProfile:
-    """Run two training steps without weights and files, and profile the second, in which optimizer states exist.
+    """Run two cycles of training steps without weights and files, and profile the second, in which optimizer states exist.
 
-    For networks that step in turn the work is the mean over the steps until all have stepped.
+    A cycle is one step, or several for networks that step in turn; the work is its mean.
 
     Most methods run on fake tensors, which have shapes and no values. Detectors choose boxes by value, so they run on real
     ones: products are replaced by zeros of their shapes, and larger batches extrapolated from two and three images,

@@ -88,7 +88,7 @@ def detach_from_trainer(module: Technique, words: int) -> list[Optimizer]:
 
 
 def train_cycle(module: Technique, optimizers: list[Optimizer], batch: dict[str, Any], precision: Precision) -> int:
-    """Run a step of the fit, or several until every network has stepped; return their number."""
+    """Run a cycle of steps, in which every network steps and every periodic term is computed; return their number."""
     steps = module.steps_per_cycle if isinstance(module, ManualOptimization) else 1
     for _ in range(steps):
         train_step(module, optimizers, batch, precision)

@@ -55,7 +55,7 @@ def _unpool_like(x: Tensor, skip: Tensor) -> Tensor:
 
 
 class OutConv(nn.Module):
-    """Convolution to logits, 1x1 or of another odd side. (B, in, H, W) -> (B, out, H, W)."""
+    """Convolution with an odd kernel to logits. (B, in, H, W) -> (B, out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1) -> None:
         super().__init__()

@@ -224,8 +224,8 @@ def test_discriminator_is_trainable_after_interrupted_step(tmp_path: Path) -> No
 
 
 def test_lazy_r1_is_computed_in_every_nth_step_times_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def after(steps: int, r1: float, interval: int = 1) -> dict[str, Tensor]:
-        optim = AlternatingOptim(sgd, r1_interval=interval)
+    def after(steps: int, r1: float, interval: int = 1, accumulated: int = 1) -> dict[str, Tensor]:
+        optim = AlternatingOptim(sgd, r1_interval=interval, accumulate_grad_batches=accumulated)
         model = scale_weights(build(discriminator_norm="none", r1=r1, optim=optim))
         fit(model, tmp_path, n=steps)
         return weights(model.discriminator)
@@ -240,6 +240,9 @@ def test_lazy_r1_is_computed_in_every_nth_step_times_n(tmp_path: Path, monkeypat
     monkeypatch.setattr(dcgan, "gradient_penalty", record)
     after(7, r1=1.0, interval=3)
     assert len(computed) == 3  # steps 0, 3 and 6
+    computed.clear()
+    after(7, r1=1.0, interval=3, accumulated=2)
+    assert len(computed) == 3  # both batches of step 0, and the one of step 3, the last of the epoch
 
 
 @pytest.mark.parametrize(
@@ -442,15 +445,18 @@ def test_overfits_single_image(tmp_path: Path, norm: Any) -> None:
     assert (samples - image).square().mean() < 0.15
 
 
-@pytest.mark.parametrize("options", [{}, {"discriminator_steps": 2, "discriminator_norm": "spectral", "r1": 1.0}])
-def test_resume_within_epoch_equals_uninterrupted(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Check both optimizers, both schedules, the EMA weights and the remaining batches of an epoch."""
+@pytest.mark.parametrize(
+    ("options", "interval"),
+    [({}, 1), ({"discriminator_steps": 2, "discriminator_norm": "spectral", "r1": 1.0}, 3)],
+)
+def test_resume_within_epoch_equals_uninterrupted(tmp_path: Path, options: dict[str, Any], interval: int) -> None:
+    """Check both optimizers, both schedules, lazy R1, the EMA weights and the remaining batches of an epoch."""
 
     def run(name: str, steps: int, path: Path | None = None) -> dict[str, Any]:
         saving = ModelCheckpoint(tmp_path, name, every_n_train_steps=steps)
         data = ShapesImages(train_size=12, val_size=4, batch_size=4, num_workers=0, side=16)
         step = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
-        model = build(optim=AlternatingOptim(lr_scheduler=step), **options)
+        model = build(optim=AlternatingOptim(lr_scheduler=step, r1_interval=interval), **options)
         torch.manual_seed(0)
         kwargs = {"max_epochs": -1, "max_steps": steps, "enable_checkpointing": True, "limit_val_batches": 0}
         trainer(tmp_path, callbacks=[saving, ExactResume()], **kwargs).fit(
@@ -568,6 +574,7 @@ def test_conditional_networks_require_labels() -> None:
         *(({name: 0}, rf"model.{name} must be at least 1, got 0") for name in ("discriminator_steps",)),
         ({"optim": {"accumulate_grad_batches": 0}}, "model.optim.accumulate_grad_batches must be at least 1, got 0"),
         ({"optim": {"r1_interval": 0}}, "model.optim.r1_interval must be at least 1, got 0"),
+        ({"optim": {"r1_interval": 4}}, "model.optim.r1_interval is 4, but model.r1 is 0; set model.r1 above 0"),
         ({"inversion_steps": -1}, "model.inversion_steps must be at least 0, got -1"),
         ({"optim": {"gradient_clip_val": 0.0}}, "model.optim.gradient_clip_val must be above 0 or null, got 0.0"),
         ({"ema": {"decay": 1.0}}, "model.ema.decay must be in .*0.999, got 1.0"),

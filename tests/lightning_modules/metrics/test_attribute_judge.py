@@ -63,5 +63,7 @@ def test_unstated_attributes_match() -> None:
 
 
 def test_data_without_attributes_raise(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no attributes.*model.scores.accuracy to false.*features to inception"):
+    with pytest.raises(
+        UsageError, match="no attributes.*scores.accuracy to false.*features to mobilenet or inception"
+    ):
         load_or_train_judge(object(), tmp_path)

@@ -53,8 +53,11 @@ def test_features_do_not_depend_on_batch(published: torchvision.models.MobileNet
         torch.testing.assert_close(network.features(grey), network.features(grey.expand(-1, 3, -1, -1)))
 
 
-def test_metrics_have_their_own_names_and_need_no_classes(published: torchvision.models.MobileNetV2) -> None:
-    sampler = Sampler()
+@pytest.mark.parametrize("num_classes", [None, 5])
+def test_metrics_have_their_own_names_and_no_accuracy(
+    published: torchvision.models.MobileNetV2, num_classes: int | None
+) -> None:
+    sampler = Sampler(num_classes)
     sampler.sample = noise
     sampler.trainer.datamodule = None
     scores = SampleScores("mobilenet", num_samples=20, kid=True, inception_score=True)

@@ -160,7 +160,9 @@ def test_default_cache_folder_follows_xdg(tmp_path: Path) -> None:
 
 
 def test_data_without_labels_raise(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no labels.*model.scores.features to inception, or model.scores to null"):
+    with pytest.raises(
+        UsageError, match="no labels.*scores.features to mobilenet or inception, or model.scores to null"
+    ):
         load_or_train_classifier(Data(labels=False), tmp_path)
 
 
