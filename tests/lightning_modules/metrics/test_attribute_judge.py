@@ -63,7 +63,5 @@ def test_unstated_attributes_match() -> None:
 
 
 def test_data_without_attributes_raise(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match="no attributes.*scores.accuracy to false.*features to mobilenet or inception"
-    ):
+    with pytest.raises(UsageError, match="no attributes.*scores.accuracy to false.*features to mobilenet or inception"):
         load_or_train_judge(object(), tmp_path)
