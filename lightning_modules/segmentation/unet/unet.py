@@ -55,11 +55,11 @@ def _unpool_like(x: Tensor, skip: Tensor) -> Tensor:
 
 
 class OutConv(nn.Module):
-    """Convolution with an odd kernel to logits. (B, in, H, W) -> (B, out, H, W)."""
+    """1x1 convolution to logits."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
