@@ -57,7 +57,8 @@ class TestFasterRCNN(DetectionContract):
             assert calls == ["backbone", "head"]
             plain = model.network(batch["image"])
         assert same.keys() == losses.keys() == {"rpn_objectness", "rpn_box", "class", "box"}
-        assert all(torch.equal(same[name], losses[name]) for name in same)
+        # Training has a RoIAlign of its own, equal up to rounding.
+        torch.testing.assert_close(same, losses, rtol=1e-4, atol=1e-5)
         for one, other in zip(found, plain, strict=True):
             assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
         assert not any(module.training for module in model.network.modules())

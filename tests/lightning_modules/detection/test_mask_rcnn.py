@@ -54,7 +54,8 @@ class TestMaskRCNN(DetectionContract):
             assert len(calls) == 1
             plain = model.network(batch["image"])
         assert same.keys() == losses.keys() == {"rpn_objectness", "rpn_box", "class", "box", "mask"}
-        assert all(torch.equal(same[name], losses[name]) for name in same)
+        # Training has a RoIAlign of its own, equal up to rounding.
+        torch.testing.assert_close(same, losses, rtol=1e-4, atol=1e-5)
         for one, other in zip(found, plain, strict=True):
             assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels", "masks"))
 
