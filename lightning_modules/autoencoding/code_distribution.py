@@ -193,5 +193,7 @@ def mixture_codes(noise: Tensor, weights: Tensor, means: Tensor, roots: Tensor, 
     with torch.autocast(noise.device.type, enabled=False):
         probability = torch.special.ndtr(noise[:, -1:].contiguous())
         own = weights.mean(0).expand(len(noise), -1) if labels is None else weights[labels]
-        chosen = torch.searchsorted(own.cumsum(1), probability)[:, 0].clamp(max=len(means) - 1)
+        below = own.cumsum(1)
+        # Times the sum, which rounding may make less than 1: the components after those of a class are of other classes.
+        chosen = torch.searchsorted(below, probability * below[:, -1:])[:, 0]
         return means[chosen] + torch.einsum("ni,nij->nj", noise[:, :-1], roots[chosen])

@@ -21,7 +21,7 @@ function fromMixture({ weights, means, roots }, noise, label) {
   const share = normalCdf(noise[noise.length - 1]);
   let sum = 0;
   const found = weights[label].findIndex((weight) => (sum += weight) > share);
-  const component = found < 0 ? means.length - 1 : found;
+  const component = found < 0 ? weights[label].findLastIndex((weight) => weight > 0) : found;
   return transform(means[component], roots[component], noise.subarray(0, noise.length - 1));
 }
 

@@ -166,6 +166,8 @@ def test_codes_of_a_class_come_from_its_own_mixture() -> None:
     for label, centre in enumerate(centres):
         torch.testing.assert_close(codes[asked == label].mean(0), centre, atol=0.05, rtol=0)
     torch.testing.assert_close(codes[asked == 2], noise[asked == 2, :2])  # the prior
+    extreme = torch.tensor([[0.0, 0.0, 40.0]])  # the last component of the class, not of the last class
+    assert mixture.from_noise(extreme, torch.tensor([0]))[0, 0] < -4
     everything = mixture.from_noise(noise)[:, 0]
     assert (everything < -3).float().mean() == pytest.approx(1 / 3, abs=0.05)  # all classes with equal probability
 
