@@ -5,6 +5,7 @@ loader, so a killed run resumes with the same samples.
 """
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -343,6 +344,20 @@ def leave_signals_to_training(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.signal(signum, signal.SIG_DFL))
 
 
+@contextmanager
+def killed_workers_reported() -> Iterator[None]:
+    """Let torch report a killed worker of a loader instead of the connection that this worker left broken.
+
+    The kernel closes the connections of a killed process shortly before it sends the SIGCHLD whose handler raises torch's
+    error with the worker's pid and signal: it raises that error within this wait.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        time.sleep(1)
+        raise
+
+
 class ResumableLoader(DataLoader[dict[str, Any]]):
     """DataLoader with a position that can be restored. Lightning stores ``state_dict()`` in the checkpoint.
 
@@ -377,7 +392,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # a generator around torch's iterator
         self._begin(self.sampler.epoch if isinstance(self.sampler, DistributedSampler) else 0)
         indices = iter(self._evaluation_order())
-        for batch in super().__iter__():
+        for batch in self._loaded():
             read = list(islice(indices, self._size))
             if self.on_bad_samples is not None and BAD_SAMPLES in batch:
                 bad = batch.pop(BAD_SAMPLES)
@@ -393,6 +408,10 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
             yield batch
         if self._left_out and not self._yielded:  # no metrics without samples, and the other ranks would block
             raise DataError("none of the samples can be read; repair the data (see the reasons above)")
+
+    def _loaded(self) -> Iterator[dict[str, Any]]:
+        with killed_workers_reported():
+            yield from super().__iter__()
 
     def _evaluation_order(self) -> list[int]:
         """Return the indices of this rank's samples; none in training, where another sample replaces a bad one."""

@@ -1,5 +1,9 @@
 """Order of samples, augmentation and resuming of loaders."""
 
+import multiprocessing
+import os
+import signal
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -145,3 +149,14 @@ def test_position_within_epoch_of_grouped_samples_keeps_batches() -> None:
         loader_of_rank(0, 1, 4, groups=groups).load_state_dict(loader.state_dict())
     assert list(loader)  # to its end, where the next epoch may have batches of another size
     loader_of_rank(0, 1, 4, groups=groups).load_state_dict(loader.state_dict())
+
+
+def test_broken_connection_of_a_killed_worker_is_reported_as_the_killed_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_connection_broken(*args: object) -> None:  # the kernel closes it before it reports the death
+        for worker in multiprocessing.active_children():
+            Timer(0.1, os.kill, (worker.pid, signal.SIGKILL)).start()
+        raise ConnectionResetError
+
+    monkeypatch.setattr("multiprocessing.resource_sharer._ResourceSharer.get_connection", find_connection_broken)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal: Killed"):
+        next(iter(ResumableLoader(Pixels(), num_workers=1)))
