@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.errors import UsageError
 from darkroom.lightning_modules.diffusion.blocks import Attention, Block, Upsample, group_norm, record_text_attention
@@ -55,6 +56,13 @@ class TestDenoisingUNet(DenseNetworkContract):
 class TestDenoisingUNetOfWords(TestDenoisingUNet):
     def build(self) -> nn.Module:
         return FixedTime(tiny(text_dim=6, word_attention=(16,), positions=True))
+
+
+class TestDenoisingUNetOfPatches(TestDenoisingUNet):
+    sizes = [(16, 16), (32, 32), (16, 40), (4, 4)]
+
+    def build(self) -> nn.Module:
+        return FixedTime(tiny(patch_size=2))
 
 
 class TestADM(TestDenoisingUNet):
@@ -329,6 +337,23 @@ def test_grey_images_of_28_pixels_are_supported() -> None:
     assert network(x, t).shape == x.shape
 
 
+def test_pixels_of_a_patch_are_channels() -> None:
+    plain, patched = tiny((12, 8, 8)).eval(), tiny(patch_size=2).eval()
+    patched.load_state_dict(plain.state_dict())
+    x, t = noisy()
+    expected = F.pixel_shuffle(plain(F.pixel_unshuffle(x, 2), t), 2)
+    torch.testing.assert_close(patched(x, t), expected)
+
+
+def test_patches_of_two_cost_a_quarter() -> None:
+    flops = []
+    for patch_size in (1, 2):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            DenoisingUNet((3, 32, 32), attention=(), patch_size=patch_size)(*noisy(1, (3, 32, 32)))
+        flops.append(counter.get_total_flops())
+    assert flops[1] / flops[0] == pytest.approx(0.25, rel=0.05)
+
+
 # --- invalid arguments ------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +376,12 @@ def test_grey_images_of_28_pixels_are_supported() -> None:
         ({"word_attention": (32,)}, "word_attention needs a text; set model.network.text_dim"),
         ({"word_attention": (5,), "text_dim": 4}, "word_attention must be sides of maps .*got 5"),
         ({"word_attention": (16,), "text_dim": 4}, "other sides than model.network.attention.*got 16"),
+        ({"patch_size": 3}, "patch_size must be .* divide both sides of the images, 32 x 32, got 3"),
+        ({"patch_size": 0}, "patch_size must be .*got 0"),
+        (
+            {"image_shape": (3, 24, 24), "patch_size": 2},
+            "at most 3 values for images of 24 x 24 in patches of 2 x 2, .* 16 x 16 or 32 x 32 pixels can be halved 3",
+        ),
         ({"time_embedding": "learned"}, "time_embedding must be .*got 'learned'"),
     ],
 )
