@@ -4,10 +4,12 @@ import argparse
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from benchmarks import profile_steps
 from benchmarks.results import export_table, segmentation_ladder
@@ -23,6 +25,19 @@ def test_compared_methods_have_configs() -> None:
     for techniques in same_budget.FAMILIES.values():
         for entry in techniques.values():
             assert (CONFIGS / f"{entry.config}.yaml").is_file()
+
+
+def test_compared_dcgan_has_the_recipe_of_pytorchs_example(darkroom: Callable) -> None:
+    entry = same_budget.FAMILIES["generation"]["the same by the recipe of PyTorch's example"]
+    configs = ("--config", CONFIGS / f"{entry.config}.yaml", "--config", CONFIGS / "data/images/fashion_mnist.yaml")
+    printed = darkroom("fit", *configs, "--data.root", ".", *entry.arguments, "--print_config").out
+    options = yaml.safe_load(printed)["model"]["init_args"]
+    wanted = {"prior": "normal", "latent_dim": 100, "ema": None, "discriminator_norm": "batch", "r1": 0.0}
+    assert {name: options[name] for name in wanted} == wanted
+    for network in ("generator", "discriminator"):
+        adam = options["optim"][f"{network}_optimizer"]["init_args"]
+        assert (adam["lr"], adam["betas"]) == (0.0002, [0.5, 0.999])
+    assert options["optim"]["lr_scheduler"] is None
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,7 @@ _BERNOULLI = (
 _PUBLIC_ADAM = ("lr=0.0002", "betas=[0.5, 0.999]")
 _PUBLIC_DCGAN = (
     *("--model.prior", "normal", "--model.latent_dim", "100", "--model.ema", "null"),
+    *("--model.discriminator_norm", "batch", "--model.r1", "0", "--model.optim.lr_scheduler", "null"),
     *(
         word
         for network in ("generator", "discriminator")
@@ -178,6 +179,9 @@ _PUBLIC_DDPM = "../benchmarks/results/peers/public_diffusion"
 GENERATION = {
     "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
     "VAE": Entry("autoencoding/vae", _DRAWING),
+    "the same with codes from a mixture of ten Gaussians": Entry(
+        "autoencoding/vae", (*_DRAWING, "--model.code_components", "10")
+    ),
     "the same with PyTorch-VAE's loss, M_N .00025": Entry("autoencoding/vae", (*_DRAWING, *_PUBLIC_VAE)),
     "the same with a Bernoulli likelihood, beta 1": Entry("autoencoding/vae", (*_DRAWING, *_BERNOULLI)),
     "conditional VAE": Entry("autoencoding/conditional_vae", _DRAWING),
