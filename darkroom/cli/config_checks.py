@@ -166,6 +166,6 @@ def require_prediction_writer(trainer: Trainer) -> None:
     """Raise a UsageError if no callback writes the predictions."""
     if not writes_predictions(trainer):
         raise UsageError(
-            "predict would write nothing; add a writer, --trainer.callbacks+=PredictionWriter for masks, DetectionWriter "
-            "for boxes or SampleWriter for samples"
+            "predict would write nothing; add a writer, --trainer.callbacks+=ClassificationWriter for classes, "
+            "PredictionWriter for masks, DetectionWriter for boxes or SampleWriter for samples"
         )

@@ -370,15 +370,19 @@ def _require_fit(pairs: Sequence[_Pair], here: Mapping[str, _Layer], there: Mapp
     differ = [pair for pair in pairs if pair.values is None and (pair.here.weight is not None or _is_clash(pair))]
     if fitting and fitting >= len(differ) + sum(map(_is_clash, differ)):
         return
-    if differ:
-        mine, its = zip(*(_first_difference(pair) for pair in differ[:2]), strict=True)
+    common = "no layer has the same name"
+    if len(differ) == 1 and not fitting:  # such as the scores of two unlike classifiers
+        mine, its = _first_difference(differ[0])
+        common = f"only one layer has the same name, {its} in the file and {mine} in the model"
+    elif differ:
+        ours, theirs = zip(*(_first_difference(pair) for pair in differ[:2]), strict=True)
         raise UsageError(
             f"{refusal}: {len(differ)} of {fitting + len(differ)} layers with the same name have another shape or kind: "
-            f"the file has {', '.join(its)}, the model {', '.join(mine)}; set model.backbone, model.width and other "
+            f"the file has {', '.join(theirs)}, the model {', '.join(ours)}; set model.backbone, model.width and other "
             "sizes as in the file"
         )
     raise UsageError(
-        f"{refusal}: no layer has the same name; the file has {_examples(there)}, the model {_examples(here)}; use a "
+        f"{refusal}: {common}; the file has {_examples(there)}, the model {_examples(here)}; use a "
         "checkpoint of the same method, or of one with the same backbone"
     )
 
@@ -386,7 +390,8 @@ def _require_fit(pairs: Sequence[_Pair], here: Mapping[str, _Layer], there: Mapp
 def _first_difference(pair: _Pair) -> tuple[str, str]:
     """Describe the tensors of both sides that differ first."""
     own, its = pair.here.tensors, pair.there.tensors
-    name = next((name for name in own if name not in its or own[name].shape != its[name].shape), next(iter(own)))
+    common, names = own.keys() & its.keys(), [name for name in (*own, *its) if name != _COUNTER]
+    name = next((name for name in names if name not in common or own[name].shape != its[name].shape), names[0])
     return _described(pair.here, name), _described(pair.there, name)
 
 

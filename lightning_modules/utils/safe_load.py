@@ -44,9 +44,11 @@ def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
         mmap: leave tensors on the disk until they are read.
 
     Raises:
-        Damaged: the file does not exist or cannot be loaded.
+        Damaged: the file does not exist, is a folder or cannot be loaded.
         UsageError: it holds other objects than tensors and plain values, which are code. No code has run.
     """
+    if path.is_dir():
+        raise Damaged(f"{named} {path} is a folder; it must be a file, such as RUN/checkpoints/best.ckpt")
     if not path.is_file():
         raise Damaged(f"{named} {path} does not exist")
     if not mmap:

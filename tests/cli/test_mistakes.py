@@ -30,6 +30,10 @@ USAGE = {
         ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monito=x"],
         "--trainer.callbacks.monito: EarlyStopping has no such option; the nearest is --trainer.callbacks.monitor",
     ),
+    "key of a related method": (
+        ["--model.weights", "imagenet"],
+        "EncoderUNet have it; the nearest is --model.aux_weight",
+    ),
     "unlike any key": (["--model.xyzzy", "4"], "--model.xyzzy: UNet has no such option\n"),
     "key of a part that does not exist": (["--model.network.x", "4"], "--model.network.x: UNet has no such option\n"),
     "key of another section": (["--model.lr", "4"], "the nearest is --model.optim.optimizer.lr"),

@@ -305,6 +305,25 @@ def test_file_without_common_layers_names_both_sides(save: Callable) -> None:
         UNet(base_channels=4, init_from=path)
 
 
+def test_classifiers_that_share_their_score_layer_alone_are_told_apart(save: Callable) -> None:
+    path = save(torchvision.models.mobilenet_v2())
+    with pytest.raises(UsageError, match=r"only one layer has the same name, classifier.1.weight \(1000, 1280\) in"):
+        FCN(backbone="efficientnet_lite0", width=0.1, num_classes=4, init_from=path)
+
+
+def test_bias_that_only_the_file_has_is_named(tmp_path: Path) -> None:
+    state, path = UNet(base_channels=4).network.state_dict(), tmp_path / "start.ckpt"
+    biases = {name.replace("weight", "bias"): value[:, 0, 0, 0] for name, value in state.items() if value.ndim == 4}
+    torch.save({"state_dict": biases | state}, path)
+    with pytest.raises(UsageError, match=r"the file has .*\d\.bias \(\d+,\).*, the model .*\d\.bias missing"):
+        UNet(base_channels=4, init_from=path)
+
+
+def test_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder; it must be a file, such as RUN/checkpoints/best.ckpt"):
+        UNet(base_channels=4, init_from=tmp_path)
+
+
 def test_old_name_of_unet_works_with_a_warning() -> None:
     from darkroom.renames import rename_keys
 
