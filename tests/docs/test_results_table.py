@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.results.commands import CommandFailedError
 from benchmarks.results.table import runner
 from benchmarks.results.table.__main__ import main, next_seed, run_rows
 from benchmarks.results.table.page import render, rendered_files, update_head, update_marked
@@ -42,7 +43,7 @@ def result(row: Row, seed: int = 0, fit_seconds: Sequence[float] = (100.0,), **m
 def test_stages_of_every_row_exist() -> None:
     missing = [path for row in ROWS.values() for path in row.config_files() if not path.is_file()]
     assert missing == []
-    assert all(name in ROWS for row in ROWS.values() for names in row.uses.values() for name in names)
+    assert all(name in ROWS for row in ROWS.values() for name in row.used_rows())
 
 
 def test_every_embedded_config_is_in_the_table() -> None:
@@ -133,6 +134,19 @@ def test_rows_that_cannot_run_say_what_they_need(tmp_path: Path, monkeypatch: py
         Runner(ROWS, tmp_path)(ROWS["segmentation/smp_unet"], 0)
 
 
+def test_fit_gets_checkpoint_of_the_row_that_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+    monkeypatch.setattr(Runner, "_darkroom", lambda self, words, experiment: commands.append(words))
+    with pytest.raises(CommandFailedError, match="must have a test"):  # nothing was run
+        Runner(ROWS, tmp_path)(ROWS["diffusion/guidance/classifier_guidance"], 0)
+    (classifier, guided) = commands
+    assert classifier[:2] == ["chain", "configs/diffusion/guidance/noisy_classifier.yaml"]
+    assert guided[:2] == ["chain", "configs/diffusion/guidance/classifier_guidance.yaml"]
+    checkpoint = Path(guided[guided.index("--model.classifier.ckpt_path") + 1])
+    assert checkpoint.name == "best.ckpt"
+    assert checkpoint.parents[2] == tmp_path / classifier[classifier.index("--experiment") + 1] / "1-noisy_classifier"
+
+
 def test_finite_metrics_of_newest_test_are_read(tmp_path: Path) -> None:
     append_test(tmp_path, "best.ckpt", {"test/mIoU": 0.1234567})
     append_test(tmp_path, "best.ckpt", {"test/mIoU": 0.7654321, "test/IoU/star": math.nan})
@@ -178,6 +192,15 @@ def test_page_shows_time_of_pretraining() -> None:
     line = line_of(render({row.name: row}, [measured]), "fcn")
     assert line.startswith("| vgg, then [fcn](")
     assert "| 3 min 30 s (1 min 30 s) |" in line
+
+
+def test_page_names_fits_of_used_rows_unless_row_is_only_tested() -> None:
+    guided, cascade = ROWS["diffusion/guidance/classifier_guidance"], ROWS["diffusion/imagen_cascade"]
+    page = render(ROWS, [result(guided, 0, [60.0, 120.0]), result(cascade, 0, [300.0])])
+    assert line_of(page, "classifier_guidance").startswith("| noisy_classifier, then [classifier_guidance](")
+    assert "| 3 min 20 s (1 min 0 s) |" in line_of(page, "classifier_guidance")
+    assert line_of(page, "imagen_cascade").startswith("| [imagen_cascade](")
+    assert "| 5 min 20 s |" in line_of(page, "imagen_cascade")
 
 
 def test_marked_number_follows_result() -> None:

@@ -68,14 +68,14 @@ def _format_metric(results: Sequence[Result], metric: str, label: str) -> str:
 
 def _format_row(row: Row, results: Sequence[Result], machines: list[str]) -> str:
     config = row.config_files()[-1].relative_to(ROOT).as_posix()
-    before = "".join(f"{stage.split()[0].rpartition('/')[2]}, then " for stage in row.stages[:-1])
+    before = "".join(f"{earlier}, then " for earlier in row.earlier_fits())
     name = f"{before}[{row.name.rpartition('/')[2]}](<code:{config}>)"
     if not results:
         return f"| {name} | not run{f': needs {row.needs}' if row.needs else ''} | | | | | | |"
     metrics = ", ".join(_format_metric(results, metric, label) for metric, label in row.metrics.items())
     time = mean_time(results)
     pretraining = statistics.fmean(sum(one.fit_seconds[:-1]) for one in results)
-    time += f" ({format_time(pretraining)})" if len(row.stages) > 1 else ""
+    time += f" ({format_time(pretraining)})" if row.earlier_fits() else ""
     precisions, commits = (", ".join(dict.fromkeys(values)) for values in _columns(results))
     used = ", ".join(dict.fromkeys(str(machines.index(one.machine) + 1) for one in results))
     parameters = f"{results[0].parameters:,}"

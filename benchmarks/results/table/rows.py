@@ -27,7 +27,8 @@ class Row:
     family: str
     metrics: dict[str, str]
     stages: tuple[str, ...]
-    uses: dict[str, list[str]] = field(default_factory=dict)
+    uses: dict[str, str | list[str]] = field(default_factory=dict)
+    test_only: bool = False
     test_ckpt: str = "best"
     bf16: bool = False
     package: str = ""
@@ -36,6 +37,15 @@ class Row:
     def config_files(self) -> list[Path]:
         """Return the config files of the stages."""
         return [CONFIGS / f"{shlex.split(stage)[0]}.yaml" for stage in self.stages]
+
+    def used_rows(self) -> list[str]:
+        """Return the names of the rows whose checkpoints this one uses."""
+        return [name for names in self.uses.values() for name in ([names] if isinstance(names, str) else names)]
+
+    def earlier_fits(self) -> list[str]:
+        """Return the names of the configs that are fitted before the last stage, without those of a test alone."""
+        paths = [*([] if self.test_only else self.used_rows()), *(stage.split()[0] for stage in self.stages[:-1])]
+        return [path.rpartition("/")[2] for path in paths]
 
     def stage_arguments(self) -> list[str]:
         """Return the stages as ``darkroom chain`` takes them: paths, each with its options."""
@@ -50,7 +60,7 @@ class Row:
             rows: all rows, for those that this one uses.
         """
         content = [_read_config(path) for path in self.config_files()]
-        used = [rows[name].fingerprint(rows) for names in self.uses.values() for name in names]
+        used = [rows[name].fingerprint(rows) for name in self.used_rows()]
         text = json.dumps([content, self.stages, self.test_ckpt, used], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

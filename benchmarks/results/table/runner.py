@@ -94,10 +94,8 @@ class Runner:
             RowFailedError: the command failed; its output is in ``log.txt``.
         """
         precision = "bf16-mixed" if row.bf16 and has_bf16() else "32-true"
-        if row.uses:
-            run, fits, test_seconds, parameters = self._test_alone(row, seed, precision)
-        else:
-            run, fits, test_seconds, parameters = self._chain(row, seed, precision)
+        measure = self._test_alone if row.test_only else self._chain
+        run, fits, test_seconds, parameters = measure(row, seed, precision)
         metrics = read_test_metrics(run)
         if missing := row.metrics.keys() - metrics.keys():
             names = ", ".join(sorted(metrics))
@@ -126,31 +124,38 @@ class Runner:
     def _chain(self, row: Row, seed: int, precision: str) -> tuple[Path, list[float], float, int]:
         """Fit and test a row unless its runs are finished; return run folder, times and parameters of the last stage."""
         require_package(row)
+        options, used_fits, _ = self._fit_used_rows(row, seed, precision)
         experiment = self._experiment(row, seed, precision)
         names = [path.stem for path in row.config_files()]
         runs = [self.runs_dir / experiment / f"{number}-{name}/0" for number, name in enumerate(names, 1)]
         with self._locks[experiment]:  # another row may use this one
             if Record.read(runs[-1]).test_seconds is None:
                 words = ["chain", *row.stage_arguments(), "--experiment", experiment, "--test_ckpt", row.test_ckpt]
-                self._darkroom([*words, *self._shared(seed, precision)], experiment)
+                self._darkroom([*words, *options, *self._shared(seed, precision)], experiment)
         records = [Record.read(run) for run in runs]
-        return runs[-1], [one.fit_seconds for one in records], records[-1].test_seconds or 0.0, records[-1].parameters
+        fits = used_fits + [one.fit_seconds for one in records]
+        return runs[-1], fits, records[-1].test_seconds or 0.0, records[-1].parameters
 
     def _test_alone(self, row: Row, seed: int, precision: str) -> tuple[Path, list[float], float, int]:
         """Fit the rows that this one uses, and test its config with their checkpoints; return as ``_chain``."""
-        fits, parameters, options = list[float](), 0, list[str]()
-        for option, names in row.uses.items():
-            files = []
-            for used in (self.rows[name] for name in names):
-                run, seconds, _, weights = self._chain(used, seed, precision)
-                fits, parameters = fits + seconds, parameters + weights
-                files.append(f"{run}/checkpoints/{row.test_ckpt}.ckpt")
-            options += [f"--{option}", files[0] if option == "model.base" else f"[{', '.join(files)}]"]
+        options, fits, parameters = self._fit_used_rows(row, seed, precision)
         experiment = self._experiment(row, seed, precision)
         words = ["test", "--config", row.stage_arguments()[0], *options, "--experiment", experiment]
         test_seconds = self._darkroom([*words, *self._shared(seed, precision)], experiment)
         newest = list_runs(self.runs_dir / experiment)[-1]
         return newest, [sum(fits)], test_seconds, parameters
+
+    def _fit_used_rows(self, row: Row, seed: int, precision: str) -> tuple[list[str], list[float], int]:
+        """Fit the rows that this one uses; return options with their checkpoints, the fits' times and all parameters."""
+        options, fits, parameters, files = list[str](), list[float](), 0, dict[str, str]()
+        for name in row.used_rows():
+            run, seconds, _, weights = self._chain(self.rows[name], seed, precision)
+            fits, parameters = fits + seconds, parameters + weights
+            files[name] = f"{run}/checkpoints/{self.rows[name].test_ckpt}.ckpt"
+        for option, names in row.uses.items():
+            value = files[names] if isinstance(names, str) else f"[{', '.join(files[name] for name in names)}]"
+            options += [f"--{option}", value]
+        return options, fits, parameters
 
     def _darkroom(self, words: list[str], experiment: str) -> float:
         """Run a command with one thread; return its processor time in seconds."""
