@@ -48,6 +48,19 @@ def test_classes_are_those_of_the_datamodule(config: str, count: int) -> None:
     assert same_budget.count_classes(CONFIGS / f"data/{config}.yaml", "folder") == count
 
 
+def test_data_of_a_package_needs_no_folder() -> None:
+    assert same_budget.count_classes(CONFIGS / "data/images/digits.yaml", None) == 10
+
+
+def test_given_steps_are_not_timed_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(same_budget, "run_darkroom", pytest.fail)
+    length = same_budget.choose_length([], tmp_path, 8, argparse.Namespace(steps=270, minutes=3), [])
+    words = dict(zip(length[::2], length[1::2], strict=True))
+    assert words["--trainer.max_steps"] == "270"
+    assert words["--trainer.val_check_interval"] == "45"
+    assert "--trainer.limit_val_batches" not in words
+
+
 def test_failing_method_does_not_end_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     def run(family: str, name: str, *others: object) -> dict[str, str]:
         if name == "DeconvNet":

@@ -45,7 +45,7 @@ _FRONT_END = (*_ANY_SIZE, *_MOBILENET, *_SLOWLY, "--model.context", "null", "--m
 _HUB = ("--model.init_from", str(Path(torch.hub.get_dir(), "checkpoints", "mobilenet_v2-b0353104.pth")))
 SEGMENTATION = {
     "U-Net, width 16": Entry("segmentation/unet"),
-    "U-Net, valid convolutions, width 8": Entry("segmentation/unet_paper"),
+    "U-Net, valid convolutions": Entry("segmentation/unet_paper"),
     "FCN-8s": Entry("segmentation/fcn"),
     "DeconvNet": Entry("segmentation/deconvnet"),
     "DilatedNet": Entry("segmentation/dilated"),
@@ -195,6 +195,29 @@ GENERATION = {
         _PUBLIC_DDPM, (*_DIFFUSING, "--model.optim.optimizer.init_args.lr", "1e-3")
     ),
 }
-FAMILIES = {"segmentation": SEGMENTATION, "detection": DETECTION, "generation": GENERATION}
+# Grey images with the normalization of ImageNet's grey values, which the pretrained weights expect.
+_GREY = ("--data.mean", "[0.449]", "--data.std", "[0.226]")
+_CLASSIFIER = ("--model.network.backbone", "mobilenet_v2", "--model.network.width", "1", *_GREY, *_SLOWLY)
+_PUBLIC_CLASSIFIER = (
+    *("--model.network", "benchmarks.results.peers.torchvision_mobilenet.GreyClassifier"),
+    *("--model.network.num_classes", "CLASSES"),
+    *_GREY,
+    *_SLOWLY,
+)
+CLASSIFICATION = {
+    "VGG11, an eighth of the channels": Entry("classification/vgg"),
+    "MobileNetV2": Entry("classification/vgg", _CLASSIFIER),
+    "MobileNetV2, ImageNet": Entry("classification/vgg", (*_CLASSIFIER, "--model.network.weights", "imagenet")),
+    "torchvision's MobileNetV2": Entry("classification/vgg", _PUBLIC_CLASSIFIER),
+    "torchvision's MobileNetV2, ImageNet": Entry(
+        "classification/vgg", (*_PUBLIC_CLASSIFIER, "--model.network.pretrained", "true")
+    ),
+}
+FAMILIES = {
+    "classification": CLASSIFICATION,
+    "segmentation": SEGMENTATION,
+    "detection": DETECTION,
+    "generation": GENERATION,
+}
 # The segmentation configs have different losses; here all have the same.
-SHARED = {"segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
+SHARED = {"classification": (), "segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
