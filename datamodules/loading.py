@@ -344,20 +344,6 @@ def leave_signals_to_training(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.signal(signum, signal.SIG_DFL))
 
 
-@contextmanager
-def killed_workers_reported() -> Iterator[None]:
-    """Let torch report a killed worker of a loader instead of the connection that this worker left broken.
-
-    The kernel closes the connections of a killed process shortly before it sends the SIGCHLD whose handler raises torch's
-    error with the worker's pid and signal: it raises that error within this wait.
-    """
-    try:
-        yield
-    except (ConnectionError, EOFError):
-        time.sleep(1)
-        raise
-
-
 class ResumableLoader(DataLoader[dict[str, Any]]):
     """DataLoader with a position that can be restored. Lightning stores ``state_dict()`` in the checkpoint.
 
@@ -410,8 +396,19 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
             raise DataError("none of the samples can be read; repair the data (see the reasons above)")
 
     def _loaded(self) -> Iterator[dict[str, Any]]:
-        with killed_workers_reported():
+        """Yield the batches; let torch report a killed worker instead of the connection that this worker left broken.
+
+        The kernel closes the connections of a killed process shortly before it sends the SIGCHLD whose handler raises
+        torch's error, with the worker's pid and signal: it raises that error within the wait.
+        """
+        broken = None
+        try:
             yield from super().__iter__()
+        except (ConnectionError, EOFError) as error:
+            broken = error
+        if broken is not None:  # outside of the handler, or the report would keep the loader's frames as its context
+            time.sleep(1)
+            raise broken
 
     def _evaluation_order(self) -> list[int]:
         """Return the indices of this rank's samples; none in training, where another sample replaces a bad one."""

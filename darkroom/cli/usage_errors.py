@@ -132,18 +132,20 @@ def _explain_unknown_option(fault: _Fault, name: str, options: Iterable[str]) ->
     owner = f"{fault.owner.rpartition('.')[2]} has" if fault.owner else "there is"
     remedy = f"; the nearest is {near[0]}" if near else ""
     if others := _relatives_with(name, fault):
-        remedy = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} it{remedy}"
+        remedy = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} it"
     if name == "weights_only":
         remedy = "; checkpoints are always read as tensors and plain values alone"
     return f"{prefix}{name}: {owner} no such option{remedy}"
 
 
 def _relatives_with(name: str, fault: _Fault) -> list[str]:
-    """Return the methods that have an option of the model's class, of those in the same package as this class."""
-    package = locate(fault.owner.rpartition(".")[0]) if fault.keys == ("model",) and fault.owner else None
+    """Return the methods in the package of the model's class that have an option which this class lacks."""
+    home = fault.owner.rpartition(".")[0]
+    package = locate(home) if fault.keys == ("model",) and home else None
+    if package is None:
+        return []
     techniques = catalog.classes(*BASES["model"])
-    names = [one for one in vars(package) if one in techniques] if package is not None else []
-    return [one for one in names if name in _options_of(f"{fault.owner.rpartition('.')[0]}.{one}")]
+    return [one for one in vars(package) if one in techniques and name in _options_of(f"{home}.{one}")]
 
 
 def _options_of(class_path: str) -> list[str]:

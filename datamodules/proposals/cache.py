@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from darkroom.datamodules.bad_samples import UNREADABLE
 from darkroom.datamodules.datasets import DatasetWrapper, processor_count, unwrap
-from darkroom.datamodules.loading import killed_workers_reported
 from darkroom.errors import DataError, UsageError
 from darkroom.paths import user_cache
 from darkroom.protocols import BatchedDataset, DownscaledDataset, FileDataset, ProposalMethod, SizedDataset
@@ -222,9 +221,8 @@ def fill(
     )
     hidden = None if rank_zero_only.rank == 0 else True  # type: ignore[attr-defined]  # set by Lightning; None: by terminal
     try:
-        with killed_workers_reported():
-            for _ in tqdm(loader, description, len(missing), unit="image", disable=hidden):
-                pass
+        for _ in tqdm(loader, description, len(missing), unit="image", disable=hidden):
+            pass
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # the frames would keep the processes alive as long as the error
         if "DataLoader worker (pid" not in str(error):

@@ -329,13 +329,15 @@ class TimedUNet(nn.Module):
     Args:
         text_dim: D, of the tokens of a text; None: the network takes no text.
         gradient_checkpointing: store only the inputs of layers, and compute the rest again in the backward pass.
+        patch_size: side of the patches whose pixels become channels; 1: pixels stay pixels.
     """
 
     head: nn.Sequential
 
-    def __init__(self, text_dim: int | None = None, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, text_dim: int | None = None, gradient_checkpointing: bool = False, patch_size: int = 1) -> None:
         super().__init__()
         self.text_dim, self.gradient_checkpointing = text_dim, gradient_checkpointing
+        self.patch_size = patch_size
 
     def _build_conditioning(self, wide: int, layers: Sequence[Layer]) -> None:
         """Add the projections of an embedding (B, wide), and of a text, for these layers in order."""

@@ -66,8 +66,8 @@ class DenoisingUNet(TimedUNet):
         positions: add positions of the pixels to what the queries and keys of every attention are computed from.
         gradient_checkpointing: store only the inputs of layers and compute the rest again in the backward pass: the same
             gradients, less memory, a third more time.
-        patch_size: p; the U-Net sees the p x p pixels of a patch as channels of one, so that its first level has sides of
-            H/p and W/p (Hoogeboom et al. 2023, section 3.3). At p = 2 the convolutions cost about a quarter.
+        patch_size: p; the p x p pixels of a patch become channels of one, so that the first level has sides of H/p and W/p
+            (Hoogeboom et al. 2023, section 3.3). At p = 2 the convolutions cost about a quarter.
         text_dim: D; the network takes tokens of a text. Their mean is added to the time embedding, and every attention
             attends to them.
 
@@ -104,7 +104,6 @@ class DenoisingUNet(TimedUNet):
         self_conditioning: bool | None = None,
         word_attention: Sequence[int] = (),
         positions: bool = False,
-        patch_size: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -113,7 +112,7 @@ class DenoisingUNet(TimedUNet):
         words = () if self.text_dim is None else word_attention
         if word_attention and not words:
             raise UsageError("model.network.word_attention needs a text; set model.network.text_dim, or leave it out")
-        levels = plan_levels(image_shape, base_channels, multipliers, attention, words, patch_size)
+        levels = plan_levels(image_shape, base_channels, multipliers, attention, words, self.patch_size)
         check_choice("model.network.modulation", modulation, Modulation)
         self.image_shape, self.num_classes, self.null_label = image_shape, num_classes, num_classes
         self.learned_variance, self.self_conditioning = bool(learned_variance), bool(self_conditioning)
@@ -137,9 +136,9 @@ class DenoisingUNet(TimedUNet):
         if check_choice("model.network.resampling", resampling, Resampling) == "residual":
             half = partial(block, resample=nn.AvgPool2d(2))
             double = partial(block, resample=nn.Upsample(scale_factor=2.0))
-        self.patch_size = patch_size
-        inputs = image_shape[0] * (2 if self.self_conditioning else 1) * patch_size**2
-        outputs = image_shape[0] * (2 if self.learned_variance else 1) * patch_size**2
+        colours = image_shape[0] * self.patch_size**2
+        inputs = colours * (2 if self.self_conditioning else 1)
+        outputs = colours * (2 if self.learned_variance else 1)
         self.stem = nn.Conv2d(inputs, base_channels, 3, padding=1)
         self.down, skips = build_encoder(levels, base_channels, blocks, block, half)
         last = skips[-1]

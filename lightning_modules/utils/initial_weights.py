@@ -390,8 +390,9 @@ def _require_fit(pairs: Sequence[_Pair], here: Mapping[str, _Layer], there: Mapp
 def _first_difference(pair: _Pair) -> tuple[str, str]:
     """Describe the tensors of both sides that differ first."""
     own, its = pair.here.tensors, pair.there.tensors
-    common, names = own.keys() & its.keys(), [name for name in (*own, *its) if name != _COUNTER]
-    name = next((name for name in names if name not in common or own[name].shape != its[name].shape), names[0])
+    common = own.keys() & its.keys()
+    names = [name for name in (*own, *its) if name != _COUNTER]
+    name = next(name for name in names if name not in common or own[name].shape != its[name].shape)
     return _described(pair.here, name), _described(pair.there, name)
 
 

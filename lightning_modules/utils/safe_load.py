@@ -48,7 +48,7 @@ def read_safely(named: str, path: Path, mmap: bool = False) -> Any:
         UsageError: it holds other objects than tensors and plain values, which are code. No code has run.
     """
     if path.is_dir():
-        raise Damaged(f"{named} {path} is a folder; it must be a file, such as RUN/checkpoints/best.ckpt")
+        raise Damaged(f"{named} {path} is a folder; it must be a file of torch.save, such as a checkpoint")
     if not path.is_file():
         raise Damaged(f"{named} {path} does not exist")
     if not mmap:

@@ -32,7 +32,7 @@ USAGE = {
     ),
     "key of a related method": (
         ["--model.weights", "imagenet"],
-        "EncoderUNet have it; the nearest is --model.aux_weight",
+        "EncoderUNet have it\n",
     ),
     "unlike any key": (["--model.xyzzy", "4"], "--model.xyzzy: UNet has no such option\n"),
     "key of a part that does not exist": (["--model.network.x", "4"], "--model.network.x: UNet has no such option\n"),

@@ -47,7 +47,7 @@ def build_faster_rcnn(
 
 
 class GreyClassifier(nn.Module):
-    """torchvision's MobileNetV2 for images of one channel, which it sees as three equal ones.
+    """torchvision's MobileNetV2 for images of one channel, which is repeated for its three.
 
     Args:
         num_classes: K.

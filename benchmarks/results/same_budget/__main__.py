@@ -1,11 +1,11 @@
 """Train all methods of a family on the same data for the same time: ``python -m benchmarks.results.same_budget --help``.
 
 A step of a method and a batch of its validation are timed first. The method then trains for the number of steps that fits
-into the budget, or for ``--steps``. Batches and augmentation are the same for all; the optimizer is that of the config
-(AdamW and a cosine for nearly all), and some entries set its learning rate. Each fit is validated six times, on as many
-batches as take about a quarter of the budget together, at least one (metrics over all samples come on top), and its best
-checkpoint is tested on all test images. R-CNN, whose stages are epochs, trains for the epochs of its config; its time is
-in the table.
+into the budget. Batches and augmentation are the same for all; the optimizer is that of the config (AdamW and a cosine
+for nearly all), and some entries set its learning rate. Each fit is validated six times, on as many batches as take about
+a quarter of the budget together, at least one (metrics over all samples come on top), and its best checkpoint is tested
+on all test images. With ``--steps`` nothing is timed, and validations use all batches. R-CNN, whose stages are epochs,
+trains for the epochs of its config; its time is in the table.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def choose_length(
     """Return the options for the steps of a fit and its validations, from a short fit unless the steps are given."""
     limit = []
     if arguments.steps is not None:
-        every = max(1, arguments.steps // VALIDATIONS)
+        steps, every = arguments.steps, arguments.steps // VALIDATIONS
     else:
         probe = ["--trainer.max_steps", "12", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "3"]
         probe += ["--trainer.val_check_interval", "12", "--trainer.check_val_every_n_epoch", "null"]
@@ -84,10 +84,11 @@ def choose_length(
         run_darkroom("fit", *shared, *FOREVER, *probe, "--checkpoint.save_top_k", "0")
         rate = max(read_column(newest_run(experiment) / "metrics.csv", "train/images_per_second"))
         every = max(1, round(60 * arguments.minutes * rate / batch_size / VALIDATIONS))
+        steps = every * VALIDATIONS
         if not any(word.startswith("--trainer.limit_val_batches") for word in extra):
             batches = limit_batches(newest_run(experiment), 60 * arguments.minutes, VALIDATIONS)
             limit = ["--trainer.limit_val_batches", str(batches)]
-    length = [*FOREVER, "--trainer.max_steps", str(every * VALIDATIONS), "--trainer.val_check_interval", str(every)]
+    length = [*FOREVER, "--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
     return [*length, "--trainer.check_val_every_n_epoch", "null", *limit]
 
 
@@ -129,6 +130,8 @@ def main() -> None:
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"))
     parser.add_argument("--techniques", nargs="*", metavar="NAME", help="methods to train; default: all")
     arguments, extra = parser.parse_known_args()
+    if arguments.steps is not None and arguments.steps < VALIDATIONS:
+        parser.error(f"--steps must be at least {VALIDATIONS}, one for each validation, got {arguments.steps}")
     known = FAMILIES[arguments.family]
     names = arguments.techniques or list(known)
     if unknown := set(names) - known.keys():

@@ -44,7 +44,7 @@ _FRONT_END = (*_ANY_SIZE, *_MOBILENET, *_SLOWLY, "--model.context", "null", "--m
 # torchvision's file, as Darkroom's own methods read it.
 _HUB = ("--model.init_from", str(Path(torch.hub.get_dir(), "checkpoints", "mobilenet_v2-b0353104.pth")))
 SEGMENTATION = {
-    "U-Net, width 16": Entry("segmentation/unet"),
+    "U-Net, padded": Entry("segmentation/unet"),
     "U-Net, valid convolutions": Entry("segmentation/unet_paper"),
     "FCN-8s": Entry("segmentation/fcn"),
     "DeconvNet": Entry("segmentation/deconvnet"),

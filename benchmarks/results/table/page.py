@@ -22,8 +22,7 @@ test scenes. Settings are chosen on validation scenes; pages of methods name tho
   noise; the scenes are always the same.
 - **Time**: processor time of all fits and the test on one thread, mean over the seeds. The time of the pretraining in it is
   in brackets. The classifier that judges samples is trained once per machine, within the first row that needs it.
-  Fits of the project's networks for segmentation and detection take at most five minutes; those of other libraries have the
-  width that these publish, and take longer.
+  Networks of other libraries have their published width; their fits take longer.
 - **Parameters**: weights of the last stage, frozen ones too, without averages.
 
 `make results` runs what is not run yet, `make results ONLY=segmentation/unet` a single row. Every test metric of every seed

@@ -305,7 +305,7 @@ def test_file_without_common_layers_names_both_sides(save: Callable) -> None:
         UNet(base_channels=4, init_from=path)
 
 
-def test_classifiers_that_share_their_score_layer_alone_are_told_apart(save: Callable) -> None:
+def test_classifiers_that_share_their_score_layer_alone_are_distinguished(save: Callable) -> None:
     path = save(torchvision.models.mobilenet_v2())
     with pytest.raises(UsageError, match=r"only one layer has the same name, classifier.1.weight \(1000, 1280\) in"):
         FCN(backbone="efficientnet_lite0", width=0.1, num_classes=4, init_from=path)
@@ -319,8 +319,8 @@ def test_bias_that_only_the_file_has_is_named(tmp_path: Path) -> None:
         UNet(base_channels=4, init_from=path)
 
 
-def test_folder_is_no_file_of_weights(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is a folder; it must be a file, such as RUN/checkpoints/best.ckpt"):
+def test_folder_as_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder; it must be a file of torch.save"):
         UNet(base_channels=4, init_from=tmp_path)
 
 
