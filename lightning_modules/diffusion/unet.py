@@ -187,7 +187,8 @@ class DenoisingUNet(TimedUNet):
             raise UsageError("this DenoisingUNet takes no x0, but got one; set self_conditioning")
         conditions = self._layer_conditions(self._embedding(t, label), text, text_mask)
         x = concat_x0(x, x0) if self.self_conditioning else x
-        x = self.stem(F.pixel_unshuffle(x, self.patch_size).to(self.stem.weight.dtype))
+        x = x if self.patch_size == 1 else F.pixel_unshuffle(x, self.patch_size)
+        x = self.stem(x.to(self.stem.weight.dtype))
         skips = [x]
         for layer in layers_of(self.down):
             x = self._run(layer, x, *next(conditions))
@@ -196,7 +197,8 @@ class DenoisingUNet(TimedUNet):
             x = self._run(layer, x, *next(conditions))
         for layer in layers_of(self.up):
             x = self._run(layer, x, *next(conditions), skips.pop() if layer.skip_channels else None)
-        return F.pixel_shuffle(self.head(x), self.patch_size)
+        x = self.head(x)
+        return x if self.patch_size == 1 else F.pixel_shuffle(x, self.patch_size)
 
     def _embedding(self, t: Tensor, label: Tensor | None) -> Tensor:
         """Embed time and class: (B, 4 base_channels)."""
