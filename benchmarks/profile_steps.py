@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import logging
+import re
 import statistics
 import tempfile
 import time
@@ -40,8 +41,8 @@ FAMILIES = {
 METHODS = {name: f"{family}/{name}" for family, names in FAMILIES.items() for name in names}
 SAMPLERS = ("adversarial", "diffusion")  # their predictions take many passes through the network of the training step
 PRECISIONS = ("32-true", "bf16-mixed")
-# In the names of torch's convolutions and matrix products.
-PRODUCTS = ("conv", "mm", "linear", "addmv", "attention")
+# In the names of torch's convolutions and matrix products; bilinear upsampling is none.
+PRODUCTS = re.compile(r"conv|mm|(?<!bi)linear|addmv|attention")
 WARM, LIMIT = 2, 0.1
 
 Shares = list[tuple[str, float]]  # operation, fraction of the processor time
@@ -158,7 +159,7 @@ def format_shares(own: Shares, count: int = 5) -> str:
     """Format the largest fractions; those above the limit are bold, except products."""
     cells = []
     for name, share in own[:count]:
-        bold = "**" if share > LIMIT and not any(product in name for product in PRODUCTS) else ""
+        bold = "**" if share > LIMIT and not PRODUCTS.search(name) else ""
         cells.append(f"{bold}{name} {share:.0%}{bold}")
     return ", ".join(cells)
 

@@ -107,6 +107,7 @@ def test_profiled_methods_have_configs() -> None:
 def test_operations_above_the_limit_are_bold_unless_products() -> None:
     own = [("mkldnn_convolution", 0.5), ("argmax", 0.12), ("bmm", 0.11), ("copy_", 0.09)]
     assert profile_steps.format_shares(own, count=3) == "mkldnn_convolution 50%, **argmax 12%**, bmm 11%"
+    assert profile_steps.format_shares([("upsample_bilinear2d", 0.2)], count=1) == "**upsample_bilinear2d 20%**"
 
 
 def test_profile_takes_the_time_of_operations_without_those_they_call() -> None:
