@@ -61,8 +61,8 @@ def upsampler() -> SuperResolution:
     return SuperResolution(LARGE, 2, Ready(), network, sampling=Sampling(steps=STEPS))
 
 
-def peer(options: Options) -> Any:
-    """Build imagen-pytorch's cascade: its own blocks at 64 channels, attention where ours has it.
+def import_imagen_pytorch(dim: int) -> Any:
+    """Import the library for tokens of ``dim`` numbers, without its progress bars.
 
     Raises:
         ImportError: imagen-pytorch is not installed.
@@ -70,19 +70,30 @@ def peer(options: Options) -> Any:
     from transformers import T5Config
 
     # Its modules download the config of a T5 when they are imported, for its width; nothing else of T5 is used.
-    with patch.object(T5Config, "from_pretrained", lambda *_, **__: T5Config(d_model=DIM)):
-        from imagen_pytorch import Imagen, Unet
+    with patch.object(T5Config, "from_pretrained", lambda *_, **__: T5Config(d_model=dim)):
         from imagen_pytorch import imagen_pytorch as library
     library.tqdm = lambda steps, **_: steps
+    return library
+
+
+def peer(options: Options) -> Any:
+    """Build imagen-pytorch's cascade: its own blocks at 64 channels, attention where ours has it.
+
+    Raises:
+        ImportError: imagen-pytorch is not installed.
+    """
+    library = import_imagen_pytorch(DIM)
     shape = {"dim": 64, "text_embed_dim": DIM, "dim_mults": (1, 2, 4)}
     looks = dict.fromkeys(("layer_attns", "layer_cross_attns"), (False, True, True))
     coarsest = dict.fromkeys(looks, (False, False, True))
     unets = (
-        Unet(num_resnet_blocks=2, **shape, **looks),
-        Unet(num_resnet_blocks=(1, 2, 4), memory_efficient=True, lowres_cond=True, **shape, **coarsest),
+        library.Unet(num_resnet_blocks=2, **shape, **looks),
+        library.Unet(num_resnet_blocks=(1, 2, 4), memory_efficient=True, lowres_cond=True, **shape, **coarsest),
     )
     sizes = (SMALL[1], LARGE[1])
-    return options.place(Imagen(unets, image_sizes=sizes, timesteps=STEPS, text_embed_dim=DIM, cond_drop_prob=0.1))
+    return options.place(
+        library.Imagen(unets, image_sizes=sizes, timesteps=STEPS, text_embed_dim=DIM, cond_drop_prob=0.1)
+    )
 
 
 def _beside(sides: list[Side], add: Callable[[], Side], notes: list[str]) -> None:

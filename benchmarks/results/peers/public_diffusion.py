@@ -1,15 +1,13 @@
 """PublicDDPM: denoising-diffusion-pytorch (P. Wang, MIT) as a method here, so that ``same_budget`` can train it."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
 from ema_pytorch import EMA
 from torch import Tensor
 
-from darkroom.errors import UsageError
+from benchmarks.results.peers.sampling import seed_globally
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.generation.base import Generative
 from darkroom.lightning_modules.metrics.sample_scores import SampleScores
@@ -61,10 +59,6 @@ class PublicDDPM(Generative, Technique):
         return {"loss": diffusion.p_losses(x, t, noise=self.noise(*x.shape, generator=self.evaluation_noise))}
 
     def sample_images(self, n: int, labels: Tensor | None = None, generator: Generators = None) -> Tensor:
-        """Sample by the library's own sampler, which uses torch's global generator, seeded from the given one."""
-        if isinstance(generator, Sequence):
-            raise UsageError("PublicDDPM samples all images from one generator; generator must not be a list")
-        with torch.random.fork_rng(enabled=generator is not None):
-            if generator is not None:
-                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        """Sample by the library's own sampler."""
+        with seed_globally(generator):
             return self.ema.ema_model.sample(n).clone()

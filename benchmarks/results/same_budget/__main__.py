@@ -60,6 +60,8 @@ def _cells(family: str, scores: dict[str, float]) -> dict[str, str]:
         return one | {"pixel accuracy": f"{scores['pixel_accuracy']:.3f}"}
     if family == "classification":
         return {"test accuracy": f"{scores['accuracy']:.3f}"}
+    if family == "captions":
+        return {"samples of the caption": f"{scores['prompt_accuracy']:.3f}"}
     if family == "generation":
         elbo = f"{scores['elbo']:.0f} nats" if "elbo" in scores else ""
         obeyed = f"{scores['label_accuracy']:.3f}" if "label_accuracy" in scores else ""

@@ -176,6 +176,9 @@ _OURS = (
 )
 _UNCONDITIONAL = (*_OURS, "--model.conditional", "false")
 _PUBLIC_DDPM = "../benchmarks/results/peers/public_diffusion"
+_PUBLIC_UNET = "../benchmarks/results/peers/public_unet2d"
+_PUBLIC_IMAGEN = "../benchmarks/results/peers/public_imagen"
+_ADAM_1E3 = ("--model.optim.optimizer.init_args.lr", "1e-3")
 GENERATION = {
     "autoencoder": Entry("autoencoding/autoencoder", _DRAWING),
     "VAE": Entry("autoencoding/vae", _DRAWING),
@@ -191,9 +194,17 @@ GENERATION = {
     "the same with v, cosine and min-SNR": Entry("diffusion/ddpm_conditional", _UNCONDITIONAL),
     "the same by class": Entry("diffusion/ddpm_conditional", _OURS),
     "denoising-diffusion-pytorch, Adam 8e-5": Entry(_PUBLIC_DDPM, _DIFFUSING),
-    "denoising-diffusion-pytorch, Adam 1e-3": Entry(
-        _PUBLIC_DDPM, (*_DIFFUSING, "--model.optim.optimizer.init_args.lr", "1e-3")
-    ),
+    "denoising-diffusion-pytorch, Adam 1e-3": Entry(_PUBLIC_DDPM, (*_DIFFUSING, *_ADAM_1E3)),
+    "diffusers, AdamW 1e-4": Entry(_PUBLIC_UNET, _DIFFUSING),
+    "diffusers, AdamW 1e-3": Entry(_PUBLIC_UNET, (*_DIFFUSING, *_ADAM_1E3)),
+}
+# As for the other diffusion models. Both networks have 32, 64 and 64 channels.
+_PROMPTED = ("--model.scores.every_n_validations", str(VALIDATIONS))
+_SAME_SHAPE = ("--model.multipliers", "[1, 2, 2]")
+CAPTIONS = {
+    "Imagen's base model": Entry("diffusion/imagen", _PROMPTED),
+    "imagen-pytorch, Adam 1e-4": Entry(_PUBLIC_IMAGEN, (*_PROMPTED, *_SAME_SHAPE)),
+    "imagen-pytorch, Adam 1e-3": Entry(_PUBLIC_IMAGEN, (*_PROMPTED, *_SAME_SHAPE, *_ADAM_1E3)),
 }
 # Grey images with the normalization of ImageNet's grey values, which the pretrained weights expect.
 _GREY = ("--data.mean", "[0.449]", "--data.std", "[0.226]")
@@ -218,6 +229,13 @@ FAMILIES = {
     "segmentation": SEGMENTATION,
     "detection": DETECTION,
     "generation": GENERATION,
+    "captions": CAPTIONS,
 }
 # The segmentation configs have different losses; here all have the same.
-SHARED = {"classification": (), "segmentation": ("--model.loss", "null"), "detection": (), "generation": ()}
+SHARED = {
+    "classification": (),
+    "segmentation": ("--model.loss", "null"),
+    "detection": (),
+    "generation": (),
+    "captions": (),
+}
