@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from ema_pytorch import EMA
 from torch import Tensor, nn
 
 from benchmarks.results.peers.sampling import seed_globally
@@ -96,8 +97,6 @@ class PublicImagen(Generative, Technique):
         optim: Optim | None = None,
     ) -> None:
         super().__init__(image_shape=image_shape, scores=scores, optim=optim)
-        from ema_pytorch import EMA
-
         self.guidance = guidance
         shape = self.image_shape, dim, multipliers, heads, sampling_steps
         self.network = TextAndImages(text, *shape)
