@@ -84,6 +84,8 @@ class PublicImagen(Generative, Technique):
         scores, optim: see Generative.
     """
 
+    network: TextAndImages
+
     def __init__(
         self,
         text: TextEncoder,
