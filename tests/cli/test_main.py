@@ -1,5 +1,6 @@
 """Commands that do not import torch: help, version, list, runs."""
 
+import gc
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.__main__ import only_prints, without_garbage_collection
 from tests.conftest import CONFIGS
 
 
@@ -106,6 +108,50 @@ def test_list_as_json_has_a_description_of_every_config(darkroom: Callable) -> N
     assert all(len(head) > 20 for head in found["configs"].values())
     heads = [(CONFIGS.parent / path).read_text().split("\n", 1)[0] for path in experiments]
     assert all(len(head) > 20 and head.startswith("# ") for head in heads)
+
+
+@pytest.mark.parametrize(
+    ("words", "prints"),
+    [
+        (["fit", "--help"], True),
+        (["fit", "--config", "a.yaml", "-h"], True),
+        (["fit", "--model.help", "UNet"], True),
+        (["fit", "--model.help=UNet"], True),
+        (["fit", "--print_config=skip_default"], True),
+        (["fit", "--config", "a-helper.yaml", "--data.helper", "1"], False),
+        (["chain", "a.yaml", "b.yaml"], False),
+    ],
+)
+def test_help_and_print_config_only_print(words: list[str], prints: bool) -> None:
+    assert only_prints(words) == prints
+
+
+@pytest.mark.slow  # imports everything in a process of its own
+def test_help_of_a_process_is_complete_and_alone(darkroom: Callable) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "darkroom", "fit", "--help"], cwd=CONFIGS.parent, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.rstrip().splitlines()[-1] == darkroom("fit", "--help").out.rstrip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_error_of_a_process_that_only_prints_has_its_exit_code() -> None:
+    words = ["fit", "--config", "missing.yaml", "--print_config"]
+    done = subprocess.run([sys.executable, "-m", "darkroom", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "missing.yaml" in done.stderr
+
+
+def test_objects_of_the_caller_are_not_frozen() -> None:
+    with without_garbage_collection():
+        pass
+    before = gc.get_freeze_count()
+    mine = [[] for _ in range(10_000)]
+    with without_garbage_collection():
+        pass
+    assert gc.get_freeze_count() < before + len(mine)
+    assert gc.isenabled()
 
 
 def test_no_command_prints_help_and_unknown_command_raises(darkroom: Callable) -> None:
