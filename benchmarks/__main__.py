@@ -16,13 +16,14 @@ from pathlib import Path
 
 from darkroom.__main__ import keep_freed_memory
 
-keep_freed_memory()
+if "--plain" not in sys.argv:
+    keep_freed_memory()
 
-from benchmarks.speed import trainer  # noqa: E402, F401, I001 (first: the others leave a profiler behind)
-from benchmarks.speed import commands, data, detection, diffusion, generation, imagen, metrics, networks  # noqa: E402, F401 (each registers its entries)
-from benchmarks.speed.harness import ENTRIES, Options, machine  # noqa: E402
-from benchmarks.speed.load import processor_use, processors_of_others  # noqa: E402
-from benchmarks.record import PAGE, RECORDED, Record, as_record, keep, load_of, table  # noqa: E402
+from benchmarks.speed import trainer  # noqa: F401, I001 (first: the others leave a profiler behind)
+from benchmarks.speed import commands, data, detection, diffusion, generation, imagen, metrics, networks, processes  # noqa: F401 (each registers its entries)
+from benchmarks.speed.harness import ENTRIES, Options, machine
+from benchmarks.speed.load import processor_use, processors_of_others
+from benchmarks.record import PAGE, RECORDED, Record, as_record, keep, load_of, table
 
 
 def command_of(name: str, options: Options) -> str:
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--rounds", type=int, default=Options.rounds)
+    parser.add_argument("--side", help="measure only this side of an entry")
+    parser.add_argument("--plain", action="store_true", help="with the memory allocation of a plain Python process")
     parser.add_argument(
         "--json", type=Path, help="also write the results, with the load of the machine, to this JSON file"
     )
@@ -70,6 +73,7 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     names, write = arguments.pop("names") or list(ENTRIES), arguments.pop("write")
     json_file, record = arguments.pop("json"), arguments.pop("record")
+    arguments.pop("plain")  # before the first import of torch
     unknown = set(names) - ENTRIES.keys()
     if unknown:
         parser.error(f"NAME must be one of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}")

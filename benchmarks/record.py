@@ -15,7 +15,18 @@ from benchmarks.speed.load import IDLE
 FOLDER = Path(__file__).parent
 RECORDED, PAGE = FOLDER / "recorded.json", FOLDER / "RESULTS.md"
 REASONS = FOLDER / "slower.yaml"  # why a peer is ahead, by entry
-AREAS = ("trainer", "commands", "data", "detection", "diffusion", "generation", "imagen", "metrics", "networks")
+AREAS = (
+    "trainer",
+    "commands",
+    "data",
+    "detection",
+    "diffusion",
+    "generation",
+    "imagen",
+    "metrics",
+    "networks",
+    "processes",
+)
 Record = dict[str, Any]
 
 _HEAD = """\

@@ -23,13 +23,14 @@ Method = TypeVar("Method", bound=Technique)
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a run: device, precision, compilation, memory layout, rounds."""
+    """Options of a run: device, precision, compilation, memory layout, rounds, side."""
 
     device: str = "cpu"
     dtype: str = "float32"
     compile: bool = False
     channels_last: bool = False
     rounds: int = 7
+    side: str | None = None  # measure only this side of a comparison
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision; it does nothing in float32."""
@@ -208,7 +209,13 @@ def compare(
         options: of the run.
         notes: below the table.
         peers: sides by other programs whose work can be compared with that of the first one.
+
+    Raises:
+        SystemExit: ``options.side`` is no side of this comparison.
     """
+    sides = [side for side in sides if options.side in (None, side.name)]
+    if not sides:
+        raise SystemExit(f"--side must be a side of {title}, got {options.side!r}")
     counted = bool(sides[0].flops)
     peak = measured_peak(options) if counted else None
     for side in sides:
