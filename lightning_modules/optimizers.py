@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from darkroom.errors import UsageError
+from darkroom.lightning_modules.cuda_graphs import copy_outputs
 from darkroom.lightning_modules.lr_schedulers import Interval, build_scheduler
 
 CompileMode: TypeAlias = Literal["default", "reduce-overhead", "max-autotune"]
@@ -83,6 +84,8 @@ class Optim:
         """Compile a network, whose weights keep their names, if ``compile`` is set."""
         if self.compile:
             network.compile(mode=self.compile_mode)
+            if self.compile_mode != "default":
+                copy_outputs(network)
 
     def build_scheduler(self, optimizer: Optimizer, module: LightningModule, every: int = 1) -> dict[str, Any] | None:
         """Build the scheduler of an optimizer, as ``configure_optimizers`` returns it; None for a constant rate.

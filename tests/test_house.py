@@ -38,6 +38,8 @@ FOREIGN_PRIVATE = {
     "_subclasses": "torch: the package of fake tensors, which has no public name",
     "_defaults": "torchmetrics: the states of a metric, by name",
     "_replace": "namedtuple: public, in spite of its name",
+    "_exit": "os: public, in spite of its name",
+    "_compiled_call_impl": "torch: what nn.Module.compile sets and a call uses, without a public name",
     "_actions": "argparse: the options of a parser, for the nearest one to a misspelt name",
     "_expand_help": "argparse: the documented way to change the help of an option is a subclass of the formatter",
     "_config": "torch: the setting by which exported graphs also take sides and batches of 1",

@@ -1,9 +1,11 @@
-"""Tiny fits of every method on the device: losses near those of the CPU in float32, finite after training, exact resume."""
+"""Tiny fits of every method on the device: losses near those of the CPU, finite after training, exact resume, two ranks."""
 
 import contextlib
 import csv
 import io
 import math
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,14 +46,13 @@ class InitialLoss(Callback):
             _losses.append(float(trainer.callback_metrics["val/loss"]))
 
 
-def _fit(config: str, device: str, precision: str, folder: Path, *options: str) -> tuple[float, list[float]]:
-    """Fit a config for some steps; return the validation loss before training (NaN without one) and the training losses."""
-    _losses.clear()
-    _starts.clear()
+def _command(config: str, device: str, precision: str, folder: Path, devices: int = 1) -> list[str]:
+    """Return the command line of a fit of some steps."""
     trainer = {
         "callbacks": None,  # instead of the config's figures and predictions
         "accelerator": "gpu" if device == "cuda" else "cpu",
-        "devices": 1,
+        "devices": devices,
+        "strategy": "ddp" if devices > 1 else "auto",
         "precision": precision,
         "max_steps": _STEPS,
         "num_sanity_val_steps": 1,
@@ -62,14 +63,36 @@ def _fit(config: str, device: str, precision: str, folder: Path, *options: str) 
     file = folder / "visit.yaml"
     file.write_text(yaml.safe_dump({"trainer": trainer, "data": {"init_args": data}}), encoding="utf-8")
     argv = ["fit", f"--config={CONFIGS / config}.yaml", f"--config={file}", f"--runs_dir={folder}", "--experiment=it"]
-    argv += [f"--trainer.callbacks+={InitialLoss.__module__}.InitialLoss", "--data.batch_size=4", *options]
+    return [*argv, "--data.batch_size=4"]
+
+
+def _fit(config: str, device: str, precision: str, folder: Path, *options: str) -> tuple[float, list[float]]:
+    """Fit a config for some steps; return the validation loss before training (NaN without one) and the training losses."""
+    _losses.clear()
+    _starts.clear()
+    argv = _command(config, device, precision, folder)
+    argv += [f"--trainer.callbacks+={InitialLoss.__module__}.InitialLoss", *options]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         code = darkroom(argv)
     if code:
         raise RuntimeError(printed.getvalue()[-300:])
+    return (_losses[0] if _losses else math.nan), _training_losses(folder)
+
+
+def _fit_ranks(config: str, device: str, folder: Path) -> list[float]:
+    """Fit a config for some steps by two processes, of gloo on CPUs and NCCL on GPUs; return the training losses."""
+    words = [sys.executable, "-m", "darkroom", *_command(config, device, "32-true", folder, devices=2)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-300:])
+    return _training_losses(folder)
+
+
+def _training_losses(folder: Path) -> list[float]:
+    """Return the training losses of the newest run."""
     run = max((folder / "it").iterdir(), key=lambda path: int(path.name))
-    return (_losses[0] if _losses else math.nan), _column(run / "metrics.csv", "train/loss")
+    return _column(run / "metrics.csv", "train/loss")
 
 
 def _column(path: Path, name: str) -> list[float]:
@@ -112,4 +135,23 @@ def check_resume(name: str, device: str) -> Iterator[dict[str, Any]]:
             "loss": rest[-1],
             "difference": difference,
             "right": _starts == [2] and difference <= 1e-4,
+        }
+
+
+def check_ranks(name: str, device: str) -> Iterator[dict[str, Any]]:
+    """Yield a row: do two processes have the training losses of two processes on the CPU?
+
+    Args:
+        name: of ``METHODS``.
+        device: cpu, or cuda with at least two GPUs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        expected = _fit_ranks(METHODS[name], "cpu", Path(folder))
+        found = _fit_ranks(METHODS[name], device, Path(folder))
+        difference = max(abs(one - other) / max(abs(one), 1e-6) for one, other in zip(expected, found, strict=True))
+        yield {
+            "precision": "32-true",
+            "loss": found[-1],
+            "difference": difference,
+            "right": len(found) >= _STEPS and difference <= TOLERANCES["32-true"],
         }

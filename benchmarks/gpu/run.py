@@ -20,7 +20,7 @@ keep_freed_memory()
 
 import torch  # noqa: E402
 
-from benchmarks.gpu.correctness import TOLERANCES, check_method, check_resume  # noqa: E402
+from benchmarks.gpu.correctness import TOLERANCES, check_method, check_ranks, check_resume  # noqa: E402
 from benchmarks.gpu.speed import IMPORTANT, measure_demo, measure_entry, measure_utilization  # noqa: E402
 from benchmarks.gpu.visit import Visit  # noqa: E402
 from benchmarks.profile_steps import METHODS  # noqa: E402
@@ -76,6 +76,8 @@ def main(argv: list[str]) -> int:
         for name in ("unet", "yolo", "vae") if tiny else METHODS:
             visit.run("correctness", name, partial(check_method, name, device, precisions))
         visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device))
+        if device == "cpu" or torch.cuda.device_count() > 1:
+            visit.run("correctness", "unet, two processes", partial(check_ranks, "unet", device))
         visit.run("demo", "configs/segmentation/unet.yaml", partial(measure_demo, device, 10 if tiny else 200))
         for compiled in (False,) if tiny else (False, True):
             options = Options(device, dtype, compile=compiled, channels_last=True, rounds=1 if tiny else 5)

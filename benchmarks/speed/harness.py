@@ -211,7 +211,7 @@ def compare(
         peers: sides by other programs whose work can be compared with that of the first one.
 
     Raises:
-        SystemExit: ``options.side`` is no side of this comparison.
+        SystemExit: no side has the name ``options.side``.
     """
     sides = [side for side in sides if options.side in (None, side.name)]
     if not sides:

@@ -57,7 +57,7 @@ def test_tiny_visit_on_the_cpu_finds_no_fault(tmp_path: Path) -> None:
     rows = rows_of(out)
     assert not [row for row in rows if "error" in row]
     assert {row["part"] for row in rows} == {"machine", "correctness", "demo", "utilization", "speed"}
-    assert [row["right"] for row in rows if row["part"] == "correctness"] == [True] * 7
+    assert [row["right"] for row in rows if row["part"] == "correctness"] == [True] * 8
     text = out.with_suffix(".md").read_text(encoding="utf-8")
     assert "## Correctness" in text
     assert "| unet | bf16-mixed |" in text

@@ -1,7 +1,7 @@
 """Contract of every method: with ``optim.compile``, its training step has the loss and the gradients of the eager one."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,66 @@ class CompilationContract:
                 atol=1e-3 * largest[name] + rounding,
                 msg=partial("{}: {}".format, name),
             )
+
+    @pytest.mark.slow
+    def test_outputs_of_a_compiled_network_are_not_used_after_its_next_call(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A CUDA graph (``compile_mode`` reduce-overhead) writes the outputs of a call over those of the call before."""
+        graphs = OverwritingGraphs()
+        monkeypatch.setattr(nn.Module, "compile", lambda module, mode: graphs.compile(module))
+        torch._dynamo.reset()
+        data = {"batch_size": 2, "train_size": 2, "val_size": 4}
+        eager, compiled = (validate(self.build, self.data(**data), tmp_path, compiled) for compiled in (False, True))
+        torch._dynamo.reset()
+        assert compiled.keys() == eager.keys()
+        for name, value in eager.items():
+            torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)
+
+
+class OverwritingGraphs:
+    """Compiler without generated code. Outside of training, the call of a network overwrites all earlier outputs with NaN.
+
+    That is what the memory of CUDA graphs allows: a graph may write over the outputs of those that ran before it.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: list[Tensor] = []
+
+    def __call__(self, graph: nn.Module, inputs: list[Tensor]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            outputs = graph(*arguments)
+            if not torch.is_grad_enabled():  # in training, graphs keep what the backward pass needs
+                given = {of.untyped_storage().data_ptr() for of in arguments if isinstance(of, Tensor)}
+                new = [output for output in outputs if isinstance(output, Tensor) and output.is_floating_point()]
+                self.outputs += [output for output in new if output.untyped_storage().data_ptr() not in given]
+            return outputs
+
+        return call
+
+    def compile(self, module: nn.Module) -> None:
+        """Compile a module in place."""
+        module._compiled_call_impl = self._started(torch.compile(module._call_impl, backend=self))
+
+    def _started(self, compiled: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            for output in self.outputs:
+                output.fill_(math.nan)
+            self.outputs.clear()
+            return compiled(*arguments, **named)
+
+        return call
+
+
+def validate(build: Any, data: LightningDataModule, folder: Path, compiled: bool) -> dict[str, Tensor]:
+    """Return the metrics of a validation of new weights."""
+    seed_everything(0)
+    model = build()
+    model.optim.compile, model.optim.compile_mode = compiled, "reduce-overhead"
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", default_root_dir=folder, **quiet)
+    trainer.validate(model, data, verbose=False)
+    return dict(trainer.callback_metrics)
 
 
 def first_step(
