@@ -54,20 +54,23 @@ class TextAndImages(nn.Module):
             layer_attns=attention,
             layer_cross_attns=attention,
         )
-        self.text = text
-        self.imagen = library.Imagen(
+        imagen = library.Imagen(
             unet, image_sizes=side, channels=channels, text_embed_dim=text.dim, timesteps=sampling_steps
         )
+        self.text, self.unet = text, imagen.unets[0]
+        # Not as a part: it takes its networks out of its own parts in training, and checkpoints would be without them.
+        self.hidden = [imagen]
 
     def loss(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """Compute the library's loss of images (B, C, S, S) in [-1, 1] and their captions."""
         text = self.text(captions)
-        return self.imagen((images + 1) / 2, text_embeds=text.tokens, text_masks=text.mask)
+        return self.hidden[0]((images + 1) / 2, unet=self.unet, text_embeds=text.tokens, text_masks=text.mask)
 
     def sample(self, captions: Sequence[str], guidance: float) -> Tensor:
         """Sample images (B, C, S, S) in [-1, 1] by the library's sampler."""
-        text, settings = self.text(captions), {"cond_scale": guidance, "use_tqdm": False}
-        return self.imagen.sample(text_embeds=text.tokens, text_masks=text.mask, **settings) * 2 - 1
+        text = self.text(captions)
+        settings = {"cond_scale": guidance, "use_tqdm": False, "device": text.tokens.device}
+        return self.hidden[0].sample(text_embeds=text.tokens, text_masks=text.mask, **settings) * 2 - 1
 
 
 class PublicImagen(Generative, Technique):
