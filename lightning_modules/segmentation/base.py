@@ -28,8 +28,14 @@ from darkroom.runtime.records.results import Task
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """Return the class ids int64 (B, H, W) of the largest logits (B, K, H, W), the first of equal ones."""
-    return logits.max(1).indices  # as argmax(1), which takes about seven times as long on a CPU
+    """Return the class ids int64 (B, H, W) of the largest logits (B, K, H, W), the first of equal ones, or of NaN."""
+    classes = logits.shape[1]
+    if logits.device.type != "cpu" or logits.stride(1) == 1 or classes > 255:
+        return logits.max(1).indices
+    # The same in half the time on a CPU in NCHW order, where reductions to an index are not vectorized.
+    largest = (logits == logits.amax(1, keepdim=True)).logical_or_(logits.isnan())
+    ranks = torch.arange(classes, 0, -1, dtype=torch.uint8).view(1, classes, 1, 1)
+    return classes - largest.view(torch.uint8).mul_(ranks).amax(1).long()
 
 
 class SemanticSegmentation(Technique):
