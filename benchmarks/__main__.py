@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import date
@@ -33,7 +34,7 @@ def command_of(name: str, options: Options) -> str:
     words += ["python -m benchmarks", name]
     for field, default in asdict(Options()).items():
         if (value := asdict(options)[field]) != default:
-            words.append(f"--{field.replace('_', '-')}" + ("" if value is True else f" {value}"))
+            words.append(f"--{field.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}"))
     return " ".join(words)
 
 
@@ -52,7 +53,7 @@ def measure(name: str, options: Options) -> Record:
 
 def main() -> None:
     """Run the entries and print their tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"entries to run: {', '.join(ENTRIES)}; default: all")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
@@ -73,7 +74,9 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     names, write = arguments.pop("names") or list(ENTRIES), arguments.pop("write")
     json_file, record = arguments.pop("json"), arguments.pop("record")
-    arguments.pop("plain")  # before the first import of torch
+    plain = arguments.pop("plain")  # has acted before the first import of torch
+    if record and (plain or arguments["side"]):
+        parser.error("--record must be without --side and --plain, since it replaces the whole entry")
     unknown = set(names) - ENTRIES.keys()
     if unknown:
         parser.error(f"NAME must be one of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}")

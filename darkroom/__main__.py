@@ -81,12 +81,12 @@ def keep_freed_memory() -> None:
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
     """Context of large imports. Their objects stay, so they are not searched for garbage, neither here nor later."""
-    enabled, loaded = gc.isenabled(), len(sys.modules)
+    enabled, started = gc.isenabled(), "torch" not in sys.modules
     gc.disable()
     try:
         yield
     finally:
-        if len(sys.modules) > loaded:  # else what would be frozen is the caller's
+        if started:  # by a command line; else there may be garbage of the caller, which would never be freed
             gc.freeze()
             atexit.unregister(gc.unfreeze)
             atexit.register(gc.unfreeze)  # some libraries report what is left at the end as leaks
@@ -146,7 +146,7 @@ def _run(argv: list[str]) -> int:
 
 def only_prints(argv: Sequence[str]) -> bool:
     """Return whether a command line asks for help or for its config only."""
-    return any(re.match(r"-h$|--help$|--.*\.help\b|--print_config\b", word) for word in argv)
+    return any(re.fullmatch(r"-h|--help|--[\w.]+\.help(=.*)?|--print_config(=.*)?", word) for word in argv)
 
 
 def run_process() -> NoReturn:

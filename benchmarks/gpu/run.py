@@ -1,8 +1,9 @@
 """``python -m benchmarks gpu [--budget 480] [--device cpu --tiny]``: one visit to a GPU machine.
 
-First every method is fitted for three steps in float32, bf16-mixed and 16-mixed; its loss must be that of the CPU. Then
-steps are timed in bf16, eager and compiled, with those of the peers, the most important first. Rows are appended to the
-file as soon as they are there. The file of the same name with the suffix .md has them as tables.
+First every method is fitted for three steps in float32, bf16-mixed and 16-mixed; its loss must be that of the CPU. With two
+GPUs, the losses of two processes must be those of two processes on the CPU. Then steps are timed in bf16, eager and
+compiled, with those of the peers, the most important first. Rows are appended to the file as soon as they are there. The
+file of the same name with the suffix .md has them as tables.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Diffusion: training steps and sampling beside widely used libraries; cost of guidance and gradient checkpointing."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -185,6 +186,21 @@ def ddim_20(options: Options) -> Result:
         sides.append(side_of(peer.name, [peer.network], draw, batch, options))
     same = [side.name for side in sides[1:] if not side.name.endswith("its defaults")]
     return compare(f"DDIM, {STEPS} steps, {batch} images at once, 32 px", sides, options, notes, same)
+
+
+@entry
+def compiled_denoiser(options: Options) -> Result:
+    """Compare a pass of the CIFAR-10 network, eager and compiled with constant weights, which takes minutes on a CPU."""
+    batch = batch_size(options, 4, 64)
+    x, t = options.images(batch, *SHAPE), torch.full((batch,), 500, device=options.device)
+    eager = options.place(DenoisingUNet(SHAPE)).eval()
+    frozen = copy.deepcopy(eager)
+    frozen.compile(options={"freezing": True})
+    sides = [
+        Side(name, sampled(partial(network, x, t), options), batch)
+        for name, network in (("eager", eager), ("compiled, constant weights", frozen))
+    ]
+    return compare(f"Pass of the denoiser, {batch} images, 32 px", sides, options)
 
 
 @entry

@@ -213,9 +213,10 @@ def compare(
     Raises:
         SystemExit: no side has the name ``options.side``.
     """
+    names = [side.name for side in sides]
     sides = [side for side in sides if options.side in (None, side.name)]
     if not sides:
-        raise SystemExit(f"--side must be a side of {title}, got {options.side!r}")
+        raise SystemExit(f"--side must be one of {'; '.join(names)}; got {options.side!r}")
     counted = bool(sides[0].flops)
     peak = measured_peak(options) if counted else None
     for side in sides:

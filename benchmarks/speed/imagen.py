@@ -5,11 +5,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from benchmarks.results.peers.imagen_library import import_imagen_pytorch
 from benchmarks.speed.diffusion import batch_size, our_step, sampled, train
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, without_logging
 from darkroom.errors import UserError
@@ -59,21 +59,6 @@ def upsampler() -> SuperResolution:
     """Build a super-resolution model of about 30 M parameters, the size of the peer's."""
     network = EfficientUNet(LARGE, DIM, (82, 164, 328), (1, 2, 4), head_channels=82)
     return SuperResolution(LARGE, 2, Ready(), network, sampling=Sampling(steps=STEPS))
-
-
-def import_imagen_pytorch(dim: int) -> Any:
-    """Import the library for tokens of ``dim`` numbers, without its progress bars.
-
-    Raises:
-        ImportError: imagen-pytorch is not installed.
-    """
-    from transformers import T5Config
-
-    # Its modules download the config of a T5 when they are imported, for its width; nothing else of T5 is used.
-    with patch.object(T5Config, "from_pretrained", lambda *_, **__: T5Config(d_model=dim)):
-        from imagen_pytorch import imagen_pytorch as library
-    library.tqdm = lambda steps, **_: steps
-    return library
 
 
 def peer(options: Options) -> Any:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,8 @@ from benchmarks import profile_steps
 from benchmarks.results import export_table, segmentation_ladder
 from benchmarks.results.same_budget import __main__ as same_budget
 from benchmarks.results.same_budget.validation import FILE, TimeValidation, limit_batches
-from benchmarks.speed import networks
-from benchmarks.speed.harness import ENTRIES
+from benchmarks.speed import generation, networks, processes
+from benchmarks.speed.harness import ENTRIES, Options, Side, compare
 from tests.conftest import CONFIGS
 
 
@@ -219,3 +220,42 @@ def test_table_of_exports_is_rendered_from_its_rows() -> None:
     assert {row.format for row in rows} <= set(export_table.FORMATS)
     guide = export_table.GUIDE.read_text(encoding="utf-8")
     assert export_table.insert(guide, export_table.render(rows)) == guide
+
+
+def test_side_of_a_comparison_is_measured_alone() -> None:
+    sides = [Side(name, lambda: None, 1) for name in ("ours", "theirs")]
+    result = compare("work", sides, Options(rounds=1, side="theirs"))
+    assert [row.name for row in result.rows] == ["theirs"]
+    with pytest.raises(SystemExit, match="--side must be one of ours; theirs; got 'other'"):
+        compare("work", sides, Options(rounds=1, side="other"))
+
+
+def test_plain_process_has_no_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    environments = []
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess:
+        environments.append(env)
+        Path(command[-1]).write_text(json.dumps({"entries": [{"rows": []}]}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    processes.measure_side("vae_step", "theirs", True, Options())
+    assert "THP_MEM_ALLOC_ENABLE" not in environments[0]
+
+
+@pytest.mark.slow
+def test_sides_of_processes_are_those_of_the_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names(title: str, sides: list[Side], *_: object, **__: object) -> None:
+        raise Found([side.name for side in sides])
+
+    class Found(Exception):
+        pass
+
+    for module in (generation, networks):
+        monkeypatch.setattr(module, "compare", names)
+        monkeypatch.setattr(module, "side_of", lambda name, *_: Side(name, lambda: None, 1), raising=False)
+    for name, pair in processes.PAIRS.items():
+        with pytest.raises(Found) as found:
+            ENTRIES[name](Options())
+        assert set(pair) <= set(found.value.args[0])

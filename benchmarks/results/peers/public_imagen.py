@@ -8,8 +8,8 @@ import torch
 from ema_pytorch import EMA
 from torch import Tensor, nn
 
+from benchmarks.results.peers.imagen_library import import_imagen_pytorch
 from benchmarks.results.peers.sampling import seed_globally
-from benchmarks.speed.imagen import import_imagen_pytorch
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.diffusion.metrics.caption_scores import CaptionScores
 from darkroom.lightning_modules.diffusion.text import TextEncoder
@@ -68,16 +68,17 @@ class TextAndImages(nn.Module):
 
     def sample(self, captions: Sequence[str], guidance: float) -> Tensor:
         """Sample images (B, C, S, S) in [-1, 1] by the library's sampler."""
-        text = self.text(captions)
-        settings = {"cond_scale": guidance, "use_tqdm": False, "device": text.tokens.device}
-        return self.hidden[0].sample(text_embeds=text.tokens, text_masks=text.mask, **settings) * 2 - 1
+        text, settings = self.text(captions), {"cond_scale": guidance, "use_tqdm": False}
+        imagen = self.hidden[0].to(text.tokens.device).eval()
+        return imagen.sample(text_embeds=text.tokens, text_masks=text.mask, **settings) * 2 - 1
 
 
 class PublicImagen(Generative, Technique):
-    """The library's Imagen with its defaults: predicted noise, continuous cosine schedule, min-SNR, dynamic thresholding.
+    """The library's Imagen: predicted noise, continuous cosine schedule, min-SNR, dynamic thresholding.
 
-    Its T5 is replaced by a text encoder that trains, such as TextToImage's, which has an EMA too. The EMA is that of the
-    library's ImagenTrainer: decay 0.9999 with warm-up, updated after every tenth step.
+    It differs from the library's defaults in the text encoder, which trains and has an EMA, as TextToImage's, instead of
+    T5; in the widths; and in the number of sampling steps, which is 1,000 there. The EMA is that of the library's
+    ImagenTrainer: decay 0.9999 with warm-up, updated after every tenth step.
 
     Args:
         text: encodes captions as tokens.

@@ -17,7 +17,7 @@ def seed_globally(generator: Generators) -> Iterator[None]:
         UsageError: there is one generator for each image.
     """
     if isinstance(generator, Sequence):
-        raise UsageError("this library samples all images from one generator; generator must not be a list")
+        raise UsageError("generator must be one torch.Generator, got a list; the library samples all images from one")
     with torch.random.fork_rng(enabled=generator is not None):
         if generator is not None:
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

@@ -50,6 +50,11 @@ def test_most_likely_class_is_argmax_with_ties_and_nan(layout: torch.memory_form
     assert torch.equal(most_likely(logits), logits.argmax(1))
     cropped = logits[..., 4:-9, 7:-3]
     assert torch.equal(most_likely(cropped), cropped.argmax(1))
+    for classes in (1, 255, 256, 300):
+        many = torch.randint(-2, 3, (1, classes, 3, 4)).to(dtype).to(memory_format=layout)
+        many[:, -1] = float("inf")
+        many[:, 0, 0] = float("-inf")
+        assert torch.equal(most_likely(many), many.argmax(1))
 
 
 def test_every_loss_term_is_logged(tmp_path: Path) -> None:
