@@ -241,7 +241,7 @@ def test_config_trains_two_steps_and_tests(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(trained_classifiers))
     kind, family = name.split("/")[0], family_of(name)
-    text, base = text_of(name), CAPTIONED if Path(name).stem in CAPTION_FAKES else BASES[family]
+    text, base = text_of(name), CAPTIONED if kind == "data" and "captions" in Path(name).parts else BASES[family]
     alone = kind in (*FAMILIES, "paper")
     config = config_of(name if alone else base.relative_to(CONFIGS).as_posix())
     for package, sign in {
@@ -251,6 +251,7 @@ def test_config_trains_two_steps_and_tests(
         if sign in text:
             pytest.importorskip(package)
     data_of = Path(name).stem if kind == "data" else PAPER_DATA.get(config["data"]["class_path"], "shapes")
+    data_of = "shapes" if kind == "data" and config_of(name)["data"]["class_path"].startswith("Shapes") else data_of
     base = ["--config", CONFIGS / name] if alone else ["--config", base, "--config", CONFIGS / name]
     base += [*small(config, tmp_path / "fake", family, data_of), "--trainer.check_val_every_n_epoch", 1]
     base += ["--experiment", "it"]
