@@ -48,7 +48,7 @@ def start_up(options: Options) -> Result:
     """Measure the processor time of commands until they answer, or take their first step, beside that of their imports."""
     python, config = sys.executable, str(find_config(Path("configs", _DEMO)))
     fit = ["fit", "--config", config, "--trainer.accelerator", "cpu", "--trainer.num_sanity_val_steps", "0"]
-    fit += ["--trainer.callbacks+", "benchmarks.speed.first_step.StopAtFirstStep"]
+    fit += ["--trainer.callbacks+", "benchmarks.first_step.StopAtFirstStep"]
     commands = {
         "imports of Lightning, torchvision and torchmetrics": [
             "-c",
