@@ -1,6 +1,7 @@
 """CaffeSGD: doubled rate of biases without weight decay, otherwise equal to torch's SGD; options of the optimization."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -122,3 +123,18 @@ def test_unknown_compile_mode_raises() -> None:
         UsageError, match="model.optim.compile_mode must be one of default, reduce-overhead, max-autotune"
     ):
         Optim(compile_mode="fastest")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mode", "copied"), [("default", False), ("reduce-overhead", True), ("max-autotune", True)])
+def test_outputs_of_cuda_graphs_are_copied_outside_of_training(
+    monkeypatch: pytest.MonkeyPatch, mode: Any, copied: bool
+) -> None:
+    output, compiled = torch.zeros(2), network()
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda module, mode: setattr(module, "_compiled_call_impl", lambda: output)
+    )
+    Optim(compile=True, compile_mode=mode).compile_in_place(compiled)
+    assert compiled() is output
+    with torch.no_grad():
+        assert (compiled() is not output) == copied
+        assert compiled().equal(output)
