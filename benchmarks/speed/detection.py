@@ -118,10 +118,13 @@ def detection_inference(options: Options) -> Result:
 
 
 def _pairs() -> dict[str, tuple[ObjectDetection, nn.Module]]:
-    """Build ours and torchvision's with the same architecture, for five classes."""
+    """Build ours and torchvision's with the same architecture, the two-stage ones with the same weights; five classes.
+
+    The boxes depend on the weights, and the work of RoIAlign and suppression on the boxes.
+    """
     nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
     sizes = {"min_size": 320, "max_size": 320}
-    return {
+    pairs = {
         FASTER: (
             FasterRCNN(num_classes=5, min_side=320, max_side=320),
             torchvision_detection.fasterrcnn_resnet50_fpn(**nothing, **sizes),
@@ -135,6 +138,10 @@ def _pairs() -> dict[str, tuple[ObjectDetection, nn.Module]]:
             torchvision_detection.ssd300_vgg16(**nothing),
         ),
     }
+    for name in (FASTER, MASK):
+        ours, theirs = pairs[name]
+        theirs.load_state_dict(ours.network.state_dict())
+    return pairs
 
 
 def _train_against_torchvision(options: Options, name: str, size: int = 2) -> Result:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import detection as published_detectors
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -28,6 +28,7 @@ from darkroom.lightning_modules.detection.torchvision.pyramid import (
     load_matching_weights,
 )
 from darkroom.lightning_modules.detection.torchvision.region_align import RegionAlign
+from darkroom.lightning_modules.detection.torchvision.region_head import RegionHead
 from darkroom.lightning_modules.detection.torchvision.scaling import ImageScaling
 from darkroom.lightning_modules.detection.types import Detections, Target
 from darkroom.lightning_modules.layers.body import Norm, build_backbone
@@ -284,7 +285,7 @@ class TwoStageNetwork(GeneralizedRCNN):
         canonical = 7 * min(anchor_sizes)
         roi_heads = RegionHeads(
             _roi_align(levels, 7, canonical),
-            TwoMLPHead(maps.out_channels * 49, head_channels),
+            RegionHead(maps.out_channels * 49, head_channels),
             _BoxPredictor(head_channels, num_classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
