@@ -21,9 +21,10 @@ if "--plain" not in sys.argv:
     keep_freed_memory()
 
 from benchmarks.speed import trainer  # noqa: F401, I001 (first: the others leave a profiler behind)
-from benchmarks.speed import commands, data, detection, diffusion, generation, imagen, metrics, networks, processes  # noqa: F401 (each registers its entries)
+from benchmarks.speed import classification, detection, diffusion, generation, imagen, networks  # noqa: F401 (methods)
+from benchmarks.speed import commands, data, metrics, processes  # noqa: F401 (other entries; imports register them)
+from benchmarks.load import processor_use, processors_of_others
 from benchmarks.speed.harness import ENTRIES, Options, machine
-from benchmarks.speed.load import processor_use, processors_of_others
 from benchmarks.record import PAGE, RECORDED, Record, as_record, keep, load_of, table
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.load import IDLE
 from benchmarks.speed.harness import ENTRIES, Options, Result
-from benchmarks.speed.load import IDLE
 
 FOLDER = Path(__file__).parent
 RECORDED, PAGE = FOLDER / "recorded.json", FOLDER / "RESULTS.md"

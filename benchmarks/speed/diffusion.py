@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, training_loss, without_logging
+from benchmarks.speed.harness import (
+    Options,
+    Result,
+    Side,
+    compare,
+    entry,
+    sampled,
+    side_of,
+    training_loss,
+    without_logging,
+)
 from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
 from darkroom.lightning_modules.diffusion.sampling.guidance import Guided
@@ -48,13 +58,13 @@ class Peer:
     draw: Callable[[int], Tensor]  # samples n images by DDIM
 
 
-def of_diffusers(options: Options) -> Peer:
+def of_diffusers(options: Options, shape: dict[str, Any] = HO) -> Peer:
     """Build diffusers' side: the same network, with the optimizer and the EMA of its training example."""
     import diffusers
     from diffusers.training_utils import EMAModel
 
     library: Any = diffusers  # its lazy imports show a type checker placeholders without methods
-    network = options.place(library.UNet2DModel(**HO)).train()
+    network = options.place(library.UNet2DModel(**shape)).train()
     noising, sampling = library.DDPMScheduler(), library.DDIMScheduler()
     sampling.set_timesteps(STEPS)
     ema = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True)
@@ -106,8 +116,8 @@ def peers(options: Options, notes: list[str]) -> list[Peer]:
     return found
 
 
-def _ours(options: Options, network: nn.Module | None = None) -> DDPM:
-    ours = DDPM(SHAPE, network=network, optim=Optim(channels_last=options.channels_last))
+def _ours(options: Options, network: nn.Module | None = None, shape: tuple[int, int, int] = SHAPE) -> DDPM:
+    ours = DDPM(shape, network=network, optim=Optim(channels_last=options.channels_last))
     return without_logging(options.place(ours).train())
 
 
@@ -137,16 +147,6 @@ def train(
     return step
 
 
-def sampled(sample: Callable[[], object], options: Options) -> Callable[[], None]:
-    """Return a step that calls ``sample`` without gradients, in the precision of the options."""
-
-    def step() -> None:
-        with torch.no_grad(), options.autocast():
-            sample()
-
-    return step
-
-
 def our_step(ours: Diffusion, batch: dict[str, Any], options: Options) -> Callable[[], None]:
     """Return our training step, with our optimizer and EMA."""
     adam, ema = ours.configure_optimizers(), ours.ema
@@ -170,6 +170,37 @@ def ddpm_step(options: Options) -> Result:
     )
     same = [side.name for side in sides[1:] if not side.name.endswith("its defaults")]  # which are a smaller network
     return compare(f"DDPM training step, batch {batch}, 32 px", sides, options, notes, same)
+
+
+@entry
+def ddpm_small_step(options: Options) -> Result:
+    """Compare training steps of a network of the width of ddpm_conditional.yaml with those of diffusers' network.
+
+    Its maps have 32, 64 and 64 channels, the smallest one attention; images of 16 px.
+    """
+    batch, notes, side = batch_size(options, 32, 128), list[str](), 16
+    shape = (3, side, side)
+    image = options.images(batch, *shape).clamp(-1, 1)
+    network = DenoisingUNet(shape, base_channels=32, multipliers=(1, 2, 2), blocks=1, attention=side // 4, dropout=0.0)
+    ours = _ours(options, network, shape)
+    sides = [side_of("darkroom DDPM", [ours.network], our_step(ours, {"image": image}, options), batch, options)]
+    small = HO | {
+        "sample_size": side,
+        "block_out_channels": (32, 64, 64),
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "dropout": 0.0,
+    }
+    try:
+        peer = of_diffusers(options, small)
+    except ImportError as error:
+        notes.append(f"{error.name} is not installed (pip install -e '.[bench]'); left out.")
+    else:
+        step = train(peer.network, partial(peer.loss, image), peer.optimizer, peer.average, options)
+        sides.append(side_of(peer.name, [peer.network], step, batch, options))
+    same = [side.name for side in sides[1:]]
+    return compare(f"DDPM of the config, training step, batch {batch}, {side} px", sides, options, notes, same)
 
 
 @entry

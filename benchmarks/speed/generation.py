@@ -1,7 +1,8 @@
 """Generative methods: training steps beside widely used public recipes in plain loops; cost of a metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from benchmarks.speed.harness import (
     compare,
     entry,
     one_thread,
+    sampled,
     side_of,
     training_loss,
     without_logging,
@@ -32,20 +34,27 @@ from darkroom.lightning_modules.optimizers import Optim
 
 BATCH, SIZE = 64, 64
 CHANNELS, LATENT, KL_WEIGHT = (32, 64, 128, 256, 512), 128, 0.00025
+PUBLIC_VAE, PUBLIC_GAN = "PyTorch-VAE's layers and loss, plain loop", "PyTorch's example, plain loop"
 
 
 class PublicVAE(nn.Module):
-    """The vanilla VAE of PyTorch-VAE (A. K. Subramanian, Apache-2.0), rebuilt: 64 x 64 pixels, 128 latents, tanh."""
+    """The vanilla VAE of PyTorch-VAE (A. K. Subramanian, Apache-2.0), rebuilt: maps of 2 x 2 at the end, tanh.
 
-    def __init__(self) -> None:
+    Args:
+        channels: of the maps, each of half the side of the previous one.
+        latent_dim: size of the code.
+    """
+
+    def __init__(self, channels: Sequence[int] = CHANNELS, latent_dim: int = LATENT) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for below, above in zip((3, *CHANNELS), CHANNELS, strict=False):
+        for below, above in zip((3, *channels), channels, strict=False):
             layers += [nn.Conv2d(below, above, 3, 2, 1), nn.BatchNorm2d(above), nn.LeakyReLU()]
         self.encoder = nn.Sequential(*layers, nn.Flatten())
-        self.mean, self.log_variance = nn.Linear(4 * CHANNELS[-1], LATENT), nn.Linear(4 * CHANNELS[-1], LATENT)
-        layers = [nn.Linear(LATENT, 4 * CHANNELS[-1]), nn.Unflatten(1, (CHANNELS[-1], 2, 2))]
-        down = CHANNELS[::-1]
+        last = 4 * channels[-1]
+        self.mean, self.log_variance = nn.Linear(last, latent_dim), nn.Linear(last, latent_dim)
+        layers = [nn.Linear(latent_dim, last), nn.Unflatten(1, (channels[-1], 2, 2))]
+        down = channels[::-1]
         for below, above in zip(down, (*down[1:], down[-1]), strict=True):
             layers += [nn.ConvTranspose2d(below, above, 3, 2, 1, 1), nn.BatchNorm2d(above), nn.LeakyReLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(down[-1], 3, 3, 1, 1), nn.Tanh())
@@ -74,35 +83,65 @@ def vae_step(options: Options) -> Result:
 
     Without ``channels_last`` the peer has PyTorch's own memory layout, and darkroom is timed in both layouts.
     """
-    last = replace(options, channels_last=True)
-    theirs = options.place(PublicVAE()).train()
-    image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
+    return _vae_steps("VAE", CHANNELS, LATENT, options)
+
+
+@entry
+def vae_small_step(options: Options) -> Result:
+    """Compare VAE training steps with the channels of its config, 32 x 32, batch 64, as ``vae_step`` does."""
+    return _vae_steps("VAE of the config,", (16, 32, 64, 128), 10, options)
+
+
+@entry
+def vae_sampling(options: Options) -> Result:
+    """Compare sampling of 64 images of 64 x 64 by the VAE and by the layers of PyTorch-VAE."""
+    ours, theirs = options.place(_vae(CHANNELS, LATENT, True)).eval(), options.place(PublicVAE()).eval()
+
+    def draw() -> torch.Tensor:
+        return theirs.decoder(torch.randn(BATCH, LATENT, device=options.device))
+
+    sides = [
+        side_of("darkroom VAE", [ours.decoder], sampled(partial(ours.sample, BATCH), options), BATCH, options),
+        side_of(PUBLIC_VAE, [theirs.decoder], sampled(draw, options), BATCH, options),
+    ]
+    return compare(f"VAE, {BATCH} samples, {SIZE} px", sides, options, peers=[PUBLIC_VAE])
+
+
+def _vae_steps(title: str, channels: Sequence[int], latent_dim: int, options: Options) -> Result:
+    """Compare training steps of a VAE whose last map is 2 x 2."""
+    last, size = replace(options, channels_last=True), 2 * 2 ** len(channels)
+    theirs = options.place(PublicVAE(channels, latent_dim)).train()
+    image = options.images(BATCH, 3, size, size).clamp(-1, 1)
 
     def their_loss() -> torch.Tensor:
         with options.autocast():
             return theirs.loss(image)
 
     adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
-    sides = [_vae_side("darkroom VAE, channels_last", last)]
+    sides = [_vae_side("darkroom VAE, channels_last", channels, latent_dim, last)]
     if not options.channels_last:
-        sides.append(_vae_side("darkroom VAE, in the layout of PyTorch-VAE", options))
-    peer = side_of(
-        "PyTorch-VAE's layers and loss, plain loop", [theirs], _descend(theirs, their_loss, adam), BATCH, options
-    )
-    return compare(f"VAE training step, batch {BATCH}, {SIZE} px", [*sides, peer], options, peers=[peer.name])
+        sides.append(_vae_side("darkroom VAE, in the layout of PyTorch-VAE", channels, latent_dim, options))
+    peer = side_of(PUBLIC_VAE, [theirs], _descend(theirs, their_loss, adam), BATCH, options)
+    return compare(f"{title} training step, batch {BATCH}, {size} px", [*sides, peer], options, peers=[peer.name])
 
 
-def _vae_side(name: str, options: Options) -> Side:
-    """Return the training steps of darkroom's VAE, with the layers and loss of PyTorch-VAE."""
-    vae = VAE(
-        (3, SIZE, SIZE),
-        latent_dim=LATENT,
-        channels=CHANNELS,
+def _vae(channels: Sequence[int], latent_dim: int, channels_last: bool) -> VAE:
+    """Build darkroom's VAE with the layers and loss of PyTorch-VAE."""
+    size = 2 * 2 ** len(channels)
+    return VAE(
+        (3, size, size),
+        latent_dim=latent_dim,
+        channels=channels,
         likelihood=Gaussian(sigma=1.0),
         kl_schedule=PixelMeanWeight(KL_WEIGHT),
-        optim=Optim(channels_last=options.channels_last),
+        optim=Optim(channels_last=channels_last),
     )
-    vae, image = without_logging(options.place(vae).train()), options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
+
+
+def _vae_side(name: str, channels: Sequence[int], latent_dim: int, options: Options) -> Side:
+    """Return the training steps of darkroom's VAE."""
+    vae = without_logging(options.place(_vae(channels, latent_dim, options.channels_last)).train())
+    image = options.images(BATCH, *vae.image_shape).clamp(-1, 1)
 
     def loss() -> torch.Tensor:
         with options.autocast():
@@ -157,11 +196,27 @@ def dcgan_step(options: Options) -> Result:
     sides = [_dcgan_side("darkroom DCGAN, a Trainer's fit, channels_last", steps, replace(options, channels_last=True))]
     if not options.channels_last:
         sides.append(_dcgan_side("darkroom DCGAN, in the layout of the example", steps, options))
-    peer = side_of("PyTorch's example, plain loop", [generator, discriminator], loop, steps * BATCH, options)
+    peer = side_of(PUBLIC_GAN, [generator, discriminator], loop, steps * BATCH, options)
     notes = [
         f"Times of {steps} steps. Ours also updates EMA weights of the generator, and builds its optimizers in every fit."
     ]
     return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", [*sides, peer], options, notes, [peer.name])
+
+
+@entry
+def dcgan_sampling(options: Options) -> Result:
+    """Compare sampling of 64 images of 64 x 64 by DCGAN and by the generator of PyTorch's example."""
+    gan = options.place(DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=True))).eval()
+    generator = options.place(DCGANGenerator()).eval()
+
+    def draw() -> torch.Tensor:
+        return generator(torch.randn(BATCH, 100, device=options.device))
+
+    sides = [
+        side_of("darkroom DCGAN", [gan.generator], sampled(partial(gan.sample, BATCH), options), BATCH, options),
+        side_of(PUBLIC_GAN, [generator], sampled(draw, options), BATCH, options),
+    ]
+    return compare(f"DCGAN, {BATCH} samples, {SIZE} px", sides, options, peers=[PUBLIC_GAN])
 
 
 def _dcgan_side(name: str, steps: int, options: Options) -> Side:

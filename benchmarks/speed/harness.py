@@ -120,6 +120,16 @@ def side_of(
     return Side(name, step, images, parameters, counter.get_total_flops())
 
 
+def sampled(sample: Callable[[], object], options: Options) -> Callable[[], None]:
+    """Return a step that calls ``sample`` without gradients, in the precision of the options."""
+
+    def step() -> None:
+        with torch.no_grad(), options.autocast():
+            sample()
+
+    return step
+
+
 ENTRIES: dict[str, Callable[[Options], Result]] = {}
 
 

@@ -1,6 +1,8 @@
 """Segmentation: training steps, evaluation and tiled inference."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import fcn_resnet50
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, training_loss, without_logging
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, sampled, training_loss, without_logging
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules import segmentation
 from darkroom.lightning_modules.optimizers import Optim
@@ -38,11 +40,11 @@ def _side(name: str, network: nn.Module, step: Callable[[], object], compiled: b
     return Side(name, step, BATCH, parameters, counter.get_total_flops())
 
 
-def _plain(name: str, network: nn.Module, options: Options) -> Side:
+def _plain(name: str, network: nn.Module, options: Options, classes: int = CLASSES) -> Side:
     """Build the side of a plain PyTorch loop: forward, cross-entropy, backward, AdamW with its defaults."""
     network = options.place(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    image, mask = _batch(CLASSES, options)
+    image, mask = _batch(classes, options)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -94,6 +96,42 @@ def unet_step(options: Options) -> Result:
     else:
         sides.append(_plain("smp.Unet(resnet34)", smp.Unet("resnet34", encoder_weights=None, classes=CLASSES), options))
     return compare(f"U-Net training step, batch {BATCH}, {SIZE} px", sides, options, notes, [PLAIN])
+
+
+@entry
+def unet_inference(options: Options) -> Result:
+    """Compare inference of U-Net, base width 64, from images to logits, with its network alone."""
+    unet = options.place(UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))).eval()
+    return _inference("U-Net", "darkroom UNet", unet, options)
+
+
+@entry
+def fcn_resnet50_inference(options: Options) -> Result:
+    """Compare inference of torchvision's fcn_resnet50, from images to logits, with its network alone."""
+    network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
+    layout = Optim(channels_last=options.channels_last)
+    ours = options.place(SemanticSegmentation(network, num_classes=CLASSES, optim=layout)).eval()
+    return _inference("fcn_resnet50", "darkroom SemanticSegmentation", ours, options)
+
+
+def _inference(title: str, name: str, model: SemanticSegmentation, options: Options) -> Result:
+    """Compare inference of a method with its network, called alone."""
+    image, _ = _batch(CLASSES, options)
+    network = deepcopy(model.network)
+    sides = [
+        _side(name, model.network, sampled(partial(model.infer, {"image": image}), options), options.compile),
+        _side(PLAIN, network, sampled(partial(network, image), options), options.compile),
+    ]
+    return compare(f"{title} inference, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
+
+
+@entry
+def unet_small_step(options: Options) -> Result:
+    """Compare training steps of U-Net as in its config, base width 16, with a plain loop over the same network."""
+    unet = _techniques()["unet"]
+    plain = deepcopy(unet.network).to(memory_format=torch.contiguous_format)
+    sides = [_ours("darkroom UNet", unet, options), _plain(PLAIN, plain, options, WORLD)]
+    return compare(f"U-Net of the config, training step, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
 
 
 @entry

@@ -12,14 +12,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.generation import PUBLIC_GAN, PUBLIC_VAE
 from benchmarks.speed.harness import Options, Result, Row, entry, spread_of
 from benchmarks.speed.networks import PLAIN
 
 STEPS = 5  # of a process, after its warm-up; their median counts
 # Sides of entries: ours and a peer's.
 PAIRS = {
-    "vae_step": ("darkroom VAE, channels_last", "PyTorch-VAE's layers and loss, plain loop"),
-    "dcgan_step": ("darkroom DCGAN, a Trainer's fit, channels_last", "PyTorch's example, plain loop"),
+    "vae_step": ("darkroom VAE, channels_last", PUBLIC_VAE),
+    "dcgan_step": ("darkroom DCGAN, a Trainer's fit, channels_last", PUBLIC_GAN),
     "unet_step": ("darkroom UNet", PLAIN),
 }
 

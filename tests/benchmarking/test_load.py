@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.speed.load import ProcessorUse, processor_use, processors_of_others
+from benchmarks.load import ProcessorUse, processor_use, processors_of_others
 
 
 def test_own_work_is_not_that_of_others() -> None:
