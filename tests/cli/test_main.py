@@ -200,8 +200,9 @@ def test_list_contains_only_registered_classes() -> None:
         assert listed <= {kind.__name__ for kind in subclasses(base) if kind.__module__.startswith(f"darkroom.{room}")}
 
 
-def test_list_exits_cleanly_on_closed_pipe() -> None:
-    command = f"{sys.executable} -m darkroom list | head -n 1; exit ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("words", ["list", "fit --help"])
+def test_printing_ends_cleanly_on_a_closed_pipe(words: str) -> None:
+    command = f"{sys.executable} -m darkroom {words} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=CONFIGS.parent, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
