@@ -1,21 +1,26 @@
 """Profile the training step and the prediction of methods with their configs, in float32 and in bf16-mixed.
 
-``python -m benchmarks.profile_steps [--only NAME ...] [--precision bf16-mixed] [--steps N]`` runs ``darkroom fit`` on
-Shapes for a few steps. It prints a table: method, precision, milliseconds (median), images/s, the speed over that in the
-first precision, and the three operations with the largest shares of the processor time. Operations above 10 % are bold,
-except convolutions and matrix products.
+``python -m benchmarks.profile_steps [--only NAME ...] [--precision bf16-mixed] [--steps N] [--write FILE]`` runs
+``darkroom fit`` on Shapes for a few steps. It prints a table: method, precision, milliseconds (median), images/s, the speed
+over that in the first precision, and the three operations with the largest shares of the processor time. Operations above
+10 % are bold, except convolutions and matrix products. ``--write`` also writes the table as a page, with command, date,
+machine and its load.
 """
 
 import argparse
 import contextlib
 import io
 import logging
+import os
 import re
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +33,14 @@ import yaml  # noqa: E402
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
+from benchmarks.load import processor_use, processors_of_others  # noqa: E402
+from benchmarks.record import load_of  # noqa: E402
+from benchmarks.speed.harness import Options, machine  # noqa: E402
 from darkroom.__main__ import main as darkroom  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FAMILIES = {
+    "classification": ("vgg",),
     "segmentation": ("unet", "unet_paper", "fcn", "deconvnet", "dilated", "convolutionalized"),
     "detection": ("sliding_window", "rcnn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "ssd", "yolo"),
     "autoencoding": ("autoencoder", "vae", "conditional_vae"),
@@ -44,6 +53,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 # In the names of torch's convolutions and matrix products; bilinear upsampling is none.
 PRODUCTS = re.compile(r"conv|mm|(?<!bi)linear|addmv|attention")
 WARM, LIMIT = 2, 0.1
+HEADER = f"| method | precision | | ms | images/s | ratio | operations, share of the processor time |\n{7 * '|---'}|"
 
 Shares = list[tuple[str, float]]  # operation, fraction of the processor time
 
@@ -164,6 +174,28 @@ def format_shares(own: Shares, count: int = 5) -> str:
     return ", ".join(cells)
 
 
+def write_page(file: Path, words: list[str], precisions: list[str], rows: list[str], others: float | None) -> None:
+    """Write the table as a page.
+
+    Args:
+        file: of the page.
+        words: of the command line.
+        precisions: of the table.
+        rows: of the table.
+        others: processors that other processes used.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS")
+    command = " ".join([*([f"OMP_NUM_THREADS={threads}"] if threads else []), "python -m benchmarks.profile_steps"])
+    on = machine(Options(dtype=" and ".join(precisions)))
+    where = f"`{command} {shlex.join(words)}`, {date.today():%Y-%m-%d}, {on}."
+    about = (
+        "Training steps and predictions of the methods with their configs on Shapes. Ratio: speed over that in the first "
+        "precision. Bold: operations above 10 %, except convolutions and matrix products."
+    )
+    parts = ["# Steps of all methods", about, "\n".join([HEADER, *rows]), f"{where} {load_of(others, os.cpu_count())}"]
+    file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Profile the methods and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile_steps", description=__doc__)
@@ -172,20 +204,22 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=3, help="number of steps that are timed, and of steps that are profiled"
     )
+    parser.add_argument("--write", type=Path, help="also write the table to this file, as a page")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    print(
-        "| method | precision | | ms | images/s | ratio | operations, share of the processor time |\n"
-        + 7 * "|---"
-        + "|"
-    )
+    print(HEADER)
+    words, rows, before = sys.argv[1:], list[str](), processor_use()  # the fits replace the words of the command
     for name in arguments.only:
         first: dict[str, float] = {}
         for precision in arguments.precision:
             for kind, found in profile_method(name, precision, arguments.steps).items():
                 ratio = first.setdefault(kind, found.seconds) / found.seconds
                 cells = [name, precision, kind, f"{1e3 * found.seconds:.3g}", f"{found.images / found.seconds:.3g}"]
-                print("|", " | ".join([*cells, f"{ratio:.2f}", format_shares(found.shares, 3)]), "|", flush=True)
+                rows.append(f"| {' | '.join([*cells, f'{ratio:.2f}', format_shares(found.shares, 3)])} |")
+                print(rows[-1], flush=True)
+    if arguments.write:
+        others = processors_of_others(before, processor_use())
+        write_page(arguments.write, words, list(arguments.precision), rows, others)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,16 @@ def test_operations_above_the_limit_are_bold_unless_products() -> None:
     assert profile_steps.format_shares([("upsample_bilinear2d", 0.2)], count=1) == "**upsample_bilinear2d 20%**"
 
 
+def test_page_of_profiles_states_command_machine_and_load(tmp_path: Path) -> None:
+    file = tmp_path / "profiles.md"
+    profile_steps.write_page(file, ["--only", "vae"], ["32-true"], ["| vae | 32-true |"], 1.5)
+    page = file.read_text()
+    assert f"{profile_steps.HEADER}\n| vae | 32-true |\n" in page
+    assert "python -m benchmarks.profile_steps --only vae`" in page
+    assert "32-true; Python" in page
+    assert "used 1.50 of" in page
+
+
 def test_profile_takes_the_time_of_operations_without_those_they_call() -> None:
     a = torch.rand(64, 64)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
