@@ -20,7 +20,7 @@ from benchmarks.speed.harness import (
     entry,
     one_thread,
     training_loss,
-    without_logging,
+    without_trainer,
 )
 from darkroom.datamodules.io import image_files
 from darkroom.datamodules.io.read_images import ImageReader
@@ -148,7 +148,7 @@ def training_from_files(options: Options) -> Result:
         _write_photos(Path(folder), 20)
         data = ImageMaskFolder(root=folder, crop=64, batch_size=8, val_fraction=0.1, test_fraction=0.1, num_workers=0)
         data.setup("fit")
-        unet = without_logging(UNet(num_classes=2, base_channels=4))
+        unet = without_trainer(UNet(num_classes=2, base_channels=4))
         optimizer = torch.optim.SGD(unet.parameters(), 1e-3)
 
         def step() -> None:

@@ -15,7 +15,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models import detection as torchvision_detection
 from torchvision.transforms import v2
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread, without_gradients
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.detection.yolo_folder import YoloFolder
 from darkroom.datamodules.loading import KeyedSamples
@@ -86,11 +86,7 @@ def _plain(name: str, network: nn.Module, batch: dict[str, Any], options: Option
 
 
 def _finding(name: str, find: Callable[[], object], images: int, options: Options) -> Side:
-    def step() -> None:
-        with torch.inference_mode(), options.autocast():
-            find()
-
-    return Side(name, step, images)
+    return Side(name, without_gradients(find, options), images)
 
 
 @entry
@@ -117,42 +113,33 @@ def detection_inference(options: Options) -> Result:
     return compare(f"Detectors, inference, batch {BATCH}, 128 px", sides, options)
 
 
-def _pairs() -> dict[str, tuple[ObjectDetection, nn.Module]]:
+def _pair(name: str) -> tuple[ObjectDetection, nn.Module]:
     """Build ours and torchvision's with the same architecture, the two-stage ones with the same weights; five classes.
 
-    The boxes depend on the weights, and the work of RoIAlign and suppression on the boxes.
+    The weights determine the boxes, and the boxes the work of RoIAlign and suppression. The two SSDs, which name their
+    layers differently, keep their own random weights.
     """
     nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
-    sizes = {"min_size": 320, "max_size": 320}
-    pairs = {
-        FASTER: (
-            FasterRCNN(num_classes=5, min_side=320, max_side=320),
-            torchvision_detection.fasterrcnn_resnet50_fpn(**nothing, **sizes),
-        ),
-        MASK: (
-            MaskRCNN(num_classes=5, min_side=320, max_side=320),
-            torchvision_detection.maskrcnn_resnet50_fpn(**nothing, **sizes),
-        ),
-        SSD: (
-            detection.SSD(num_classes=5, sizes="coco"),
-            torchvision_detection.ssd300_vgg16(**nothing),
-        ),
-    }
-    for name in (FASTER, MASK):
-        ours, theirs = pairs[name]
-        theirs.load_state_dict(ours.network.state_dict())
-    return pairs
+    if name == SSD:
+        return detection.SSD(num_classes=5, sizes="coco"), torchvision_detection.ssd300_vgg16(**nothing)
+    build, published = {
+        FASTER: (FasterRCNN, torchvision_detection.fasterrcnn_resnet50_fpn),
+        MASK: (MaskRCNN, torchvision_detection.maskrcnn_resnet50_fpn),
+    }[name]
+    ours, theirs = build(num_classes=5, min_side=320, max_side=320), published(**nothing, min_size=320, max_size=320)
+    theirs.load_state_dict(ours.network.state_dict())
+    return ours, theirs
 
 
 def _train_against_torchvision(options: Options, name: str, size: int = 2) -> Result:
-    ours, theirs = _pairs()[name]
+    ours, theirs = _pair(name)
     batch, peer = _batch(options, size, side=320, masks="Mask" in name), "torchvision in a plain loop"
     sides = [_ours("darkroom", ours, batch, options), _plain(peer, theirs, batch, options)]
     return compare(f"{name}, training step, batch {size}, 320 px", sides, options, peers=[peer])
 
 
 def _infer_against_torchvision(options: Options, name: str, size: int = 2) -> Result:
-    ours, theirs = (options.place(network).eval() for network in _pairs()[name])
+    ours, theirs = (options.place(network).eval() for network in _pair(name))
     assert isinstance(ours, ObjectDetection)
     batch, peer = _batch(options, size, side=320), "torchvision"
     sides = [
@@ -194,7 +181,7 @@ def ssd_against_torchvision(options: Options) -> Result:
 
 @entry
 def ssd_inference_against_torchvision(options: Options) -> Result:
-    """Compare inference of the same untrained SSDs, from images to boxes."""
+    """Compare inference of SSDs of the same architecture, with random weights, from images to boxes."""
     return _infer_against_torchvision(options, SSD)
 
 

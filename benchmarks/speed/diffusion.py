@@ -1,7 +1,7 @@
 """Diffusion: training steps and sampling beside widely used libraries; cost of guidance and gradient checkpointing."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,10 +16,10 @@ from benchmarks.speed.harness import (
     Side,
     compare,
     entry,
-    sampled,
     side_of,
     training_loss,
-    without_logging,
+    without_gradients,
+    without_trainer,
 )
 from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.ddpm import DDPM
@@ -42,6 +42,24 @@ HO = {
     "norm_eps": 1e-6,
     "dropout": 0.1,
 }
+# The network of ddpm_conditional.yaml, and diffusers' arguments for it.
+SMALL: dict[str, Any] = {
+    "base_channels": 32,
+    "multipliers": (1, 2, 2),
+    "blocks": 1,
+    "attention": 8,
+    "modulation": "adaptive",
+}
+SMALL_HO = HO | {
+    "sample_size": 16,
+    "block_out_channels": (32, 64, 64),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "resnet_time_scale_shift": "scale_shift",
+    "dropout": 0.0,
+}
 # denoising-diffusion-pytorch's Unet: with its defaults, equally many parameters in fewer operations; and in our shape.
 UNETS = {"its defaults": (64, (1, 2, 4, 8)), "our shape": (144, (1, 2, 2, 2))}
 
@@ -58,13 +76,13 @@ class Peer:
     draw: Callable[[int], Tensor]  # samples n images by DDIM
 
 
-def of_diffusers(options: Options, shape: dict[str, Any] = HO) -> Peer:
+def of_diffusers(options: Options, arguments: Mapping[str, Any] = HO) -> Peer:
     """Build diffusers' side: the same network, with the optimizer and the EMA of its training example."""
     import diffusers
     from diffusers.training_utils import EMAModel
 
     library: Any = diffusers  # its lazy imports show a type checker placeholders without methods
-    network = options.place(library.UNet2DModel(**shape)).train()
+    network = options.place(library.UNet2DModel(**arguments)).train()
     noising, sampling = library.DDPMScheduler(), library.DDIMScheduler()
     sampling.set_timesteps(STEPS)
     ema = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True)
@@ -76,7 +94,7 @@ def of_diffusers(options: Options, shape: dict[str, Any] = HO) -> Peer:
         return F.mse_loss(network(noising.add_noise(x, noise, t), t).sample.float(), noise)
 
     def draw(n: int) -> Tensor:
-        x = torch.randn(n, *SHAPE, device=options.device)
+        x = torch.randn(n, 3, arguments["sample_size"], arguments["sample_size"], device=options.device)
         for t in sampling.timesteps:
             x = sampling.step(network(x, t).sample, t, x).prev_sample
         return x
@@ -103,11 +121,15 @@ def of_denoising_diffusion_pytorch(options: Options, shape: str) -> Peer:
     )
 
 
-def peers(options: Options, notes: list[str]) -> list[Peer]:
+PEERS: tuple[Callable[[Options], Peer], ...] = (
+    of_diffusers,
+    *(partial(of_denoising_diffusion_pytorch, shape=shape) for shape in UNETS),
+)
+
+
+def peers(options: Options, notes: list[str], builders: Sequence[Callable[[Options], Peer]] = PEERS) -> list[Peer]:
     """Build the peers that are installed; add to the notes how to install the others."""
     found = []
-    builders: list[Callable[[Options], Peer]] = [of_diffusers]
-    builders += [partial(of_denoising_diffusion_pytorch, shape=shape) for shape in UNETS]
     for build in builders:
         try:
             found.append(build(options))
@@ -118,7 +140,7 @@ def peers(options: Options, notes: list[str]) -> list[Peer]:
 
 def _ours(options: Options, network: nn.Module | None = None, shape: tuple[int, int, int] = SHAPE) -> DDPM:
     ours = DDPM(shape, network=network, optim=Optim(channels_last=options.channels_last))
-    return without_logging(options.place(ours).train())
+    return without_trainer(options.place(ours).train())
 
 
 def batch_size(options: Options, on_cpu: int, on_cuda: int) -> int:
@@ -174,33 +196,21 @@ def ddpm_step(options: Options) -> Result:
 
 @entry
 def ddpm_small_step(options: Options) -> Result:
-    """Compare training steps of a network of the width of ddpm_conditional.yaml with those of diffusers' network.
+    """Compare training steps of the U-Net of ddpm_conditional.yaml, without its classes, with those of diffusers.
 
-    Its maps have 32, 64 and 64 channels, the smallest one attention; images of 16 px.
+    Its maps have 32, 64 and 64 channels, those of 8 and 4 pixels attention; the time scales and shifts.
     """
-    batch, notes, side = batch_size(options, 32, 128), list[str](), 16
-    shape = (3, side, side)
+    batch, notes, shape = batch_size(options, 64, 128), list[str](), (3, 16, 16)
     image = options.images(batch, *shape).clamp(-1, 1)
-    network = DenoisingUNet(shape, base_channels=32, multipliers=(1, 2, 2), blocks=1, attention=side // 4, dropout=0.0)
+    network = DenoisingUNet(shape, **SMALL, dropout=0.0)
     ours = _ours(options, network, shape)
     sides = [side_of("darkroom DDPM", [ours.network], our_step(ours, {"image": image}, options), batch, options)]
-    small = HO | {
-        "sample_size": side,
-        "block_out_channels": (32, 64, 64),
-        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "dropout": 0.0,
-    }
-    try:
-        peer = of_diffusers(options, small)
-    except ImportError as error:
-        notes.append(f"{error.name} is not installed (pip install -e '.[bench]'); left out.")
-    else:
+    for peer in peers(options, notes, [partial(of_diffusers, arguments=SMALL_HO)]):
         step = train(peer.network, partial(peer.loss, image), peer.optimizer, peer.average, options)
         sides.append(side_of(peer.name, [peer.network], step, batch, options))
+    notes.append("Loss, backward, clipping, Adam and EMA, each library's own. diffusers' norms have 8 groups.")
     same = [side.name for side in sides[1:]]
-    return compare(f"DDPM of the config, training step, batch {batch}, {side} px", sides, options, notes, same)
+    return compare(f"DDPM of 32 to 64 channels, training step, batch {batch}, 16 px", sides, options, notes, same)
 
 
 @entry
@@ -209,11 +219,11 @@ def ddim_20(options: Options) -> Result:
     batch, notes = batch_size(options, 4, 64), list[str]()
     ours = _ours(options).eval()
 
-    draw = sampled(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
+    draw = without_gradients(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
     sides = [side_of("darkroom DDPM", [ours.sampling_network], draw, batch, options)]
     for peer in peers(options, notes):
         peer.network.eval()
-        draw = sampled(partial(peer.draw, batch), options)
+        draw = without_gradients(partial(peer.draw, batch), options)
         sides.append(side_of(peer.name, [peer.network], draw, batch, options))
     same = [side.name for side in sides[1:] if not side.name.endswith("its defaults")]
     return compare(f"DDIM, {STEPS} steps, {batch} images at once, 32 px", sides, options, notes, same)
@@ -228,7 +238,7 @@ def compiled_denoiser(options: Options) -> Result:
     frozen = copy.deepcopy(eager)
     frozen.compile(options={"freezing": True})
     sides = [
-        Side(name, sampled(partial(network, x, t), options), batch)
+        Side(name, without_gradients(partial(network, x, t), options), batch)
         for name, network in (("eager", eager), ("compiled, constant weights", frozen))
     ]
     return compare(f"Pass of the denoiser, {batch} images, 32 px", sides, options)
@@ -253,7 +263,7 @@ def guidance_pass(options: Options) -> Result:
         return torch.lerp(without.float(), network(x, t, label=label).float(), 2.0)
 
     sides = [
-        side_of(f"{name} of {rows}", [network], sampled(step, options), batch, options)
+        side_of(f"{name} of {rows}", [network], without_gradients(step, options), batch, options)
         for name, rows, step in (("one pass", 2 * batch, one), ("two passes", batch, two))
     ]
     return compare(f"Guidance of {batch} images, one time step, 32 px", sides, options)

@@ -1,6 +1,6 @@
 """Generative methods: training steps beside widely used public recipes in plain loops; cost of a metric."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -16,12 +16,13 @@ from benchmarks.speed.harness import (
     Result,
     Side,
     compare,
+    descend,
     entry,
     one_thread,
-    sampled,
     side_of,
     training_loss,
-    without_logging,
+    without_gradients,
+    without_trainer,
 )
 from darkroom.cli.console import filter_warnings
 from darkroom.lightning_modules.adversarial import DCGAN
@@ -38,11 +39,11 @@ PUBLIC_VAE, PUBLIC_GAN = "PyTorch-VAE's layers and loss, plain loop", "PyTorch's
 
 
 class PublicVAE(nn.Module):
-    """The vanilla VAE of PyTorch-VAE (A. K. Subramanian, Apache-2.0), rebuilt: maps of 2 x 2 at the end, tanh.
+    """The vanilla VAE of PyTorch-VAE (A. K. Subramanian, Apache-2.0), rebuilt; its last map is 2 x 2.
 
     Args:
-        channels: of the maps, each of half the side of the previous one.
-        latent_dim: size of the code.
+        channels: of the encoder's stages, each of which halves the image.
+        latent_dim: dimension of a code.
     """
 
     def __init__(self, channels: Sequence[int] = CHANNELS, latent_dim: int = LATENT) -> None:
@@ -68,15 +69,6 @@ class PublicVAE(nn.Module):
         return F.mse_loss(self.decoder(z), image) + KL_WEIGHT * kl
 
 
-def _descend(network: nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> Callable:
-    def step() -> None:
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-
-    return step
-
-
 @entry
 def vae_step(options: Options) -> Result:
     """Compare VAE training steps, 64 x 64, batch 64: the same layers in darkroom and in PyTorch-VAE's plain loop.
@@ -88,21 +80,23 @@ def vae_step(options: Options) -> Result:
 
 @entry
 def vae_small_step(options: Options) -> Result:
-    """Compare VAE training steps with the channels of its config, 32 x 32, batch 64, as ``vae_step`` does."""
-    return _vae_steps("VAE of the config,", (16, 32, 64, 128), 10, options)
+    """Compare VAE training steps with 16 to 128 channels as in its config, 32 x 32, batch 64, as ``vae_step`` does."""
+    return _vae_steps("VAE of 16 to 128 channels,", (16, 32, 64, 128), 10, options)
 
 
 @entry
 def vae_sampling(options: Options) -> Result:
-    """Compare sampling of 64 images of 64 x 64 by the VAE and by the layers of PyTorch-VAE."""
-    ours, theirs = options.place(_vae(CHANNELS, LATENT, True)).eval(), options.place(PublicVAE()).eval()
+    """Compare sampling of 64 images of 64 x 64 by the VAE, in NHWC order, and by the layers of PyTorch-VAE."""
+    ours = without_trainer(options.place(_vae(CHANNELS, LATENT, True)).eval())
+    theirs = options.place(PublicVAE()).eval()
 
-    def draw() -> torch.Tensor:
+    def sample() -> torch.Tensor:
         return theirs.decoder(torch.randn(BATCH, LATENT, device=options.device))
 
+    ours_step = without_gradients(partial(ours.sample, BATCH), options)
     sides = [
-        side_of("darkroom VAE", [ours.decoder], sampled(partial(ours.sample, BATCH), options), BATCH, options),
-        side_of(PUBLIC_VAE, [theirs.decoder], sampled(draw, options), BATCH, options),
+        side_of("darkroom VAE, channels_last", [ours.decoder], ours_step, BATCH, options),
+        side_of(PUBLIC_VAE, [theirs.decoder], without_gradients(sample, options), BATCH, options),
     ]
     return compare(f"VAE, {BATCH} samples, {SIZE} px", sides, options, peers=[PUBLIC_VAE])
 
@@ -113,16 +107,13 @@ def _vae_steps(title: str, channels: Sequence[int], latent_dim: int, options: Op
     theirs = options.place(PublicVAE(channels, latent_dim)).train()
     image = options.images(BATCH, 3, size, size).clamp(-1, 1)
 
-    def their_loss() -> torch.Tensor:
-        with options.autocast():
-            return theirs.loss(image)
-
     adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
     sides = [_vae_side("darkroom VAE, channels_last", channels, latent_dim, last)]
     if not options.channels_last:
         sides.append(_vae_side("darkroom VAE, in the layout of PyTorch-VAE", channels, latent_dim, options))
-    peer = side_of(PUBLIC_VAE, [theirs], _descend(theirs, their_loss, adam), BATCH, options)
-    return compare(f"{title} training step, batch {BATCH}, {size} px", [*sides, peer], options, peers=[peer.name])
+    peer = side_of(PUBLIC_VAE, [theirs], descend(adam, partial(theirs.loss, image), options), BATCH, options)
+    notes = ["Ours has a fused AdamW, PyTorch-VAE Adam."]
+    return compare(f"{title} training step, batch {BATCH}, {size} px", [*sides, peer], options, notes, [peer.name])
 
 
 def _vae(channels: Sequence[int], latent_dim: int, channels_last: bool) -> VAE:
@@ -140,14 +131,10 @@ def _vae(channels: Sequence[int], latent_dim: int, channels_last: bool) -> VAE:
 
 def _vae_side(name: str, channels: Sequence[int], latent_dim: int, options: Options) -> Side:
     """Return the training steps of darkroom's VAE."""
-    vae = without_logging(options.place(_vae(channels, latent_dim, options.channels_last)).train())
+    vae = without_trainer(options.place(_vae(channels, latent_dim, options.channels_last)).train())
     image = options.images(BATCH, *vae.image_shape).clamp(-1, 1)
-
-    def loss() -> torch.Tensor:
-        with options.autocast():
-            return training_loss(vae, {"image": image})
-
-    return side_of(name, vae.networks(), _descend(vae, loss, vae.configure_optimizers()), BATCH, options)
+    loss = partial(training_loss, vae, {"image": image})
+    return side_of(name, vae.networks(), descend(vae.configure_optimizers(), loss, options), BATCH, options)
 
 
 class _Repeated(Dataset[dict[str, torch.Tensor]]):
@@ -205,18 +192,20 @@ def dcgan_step(options: Options) -> Result:
 
 @entry
 def dcgan_sampling(options: Options) -> Result:
-    """Compare sampling of 64 images of 64 x 64 by DCGAN and by the generator of PyTorch's example."""
-    gan = options.place(DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=True))).eval()
-    generator = options.place(DCGANGenerator()).eval()
+    """Compare sampling of 64 images of 64 x 64 by DCGAN, in NHWC order, with its generator alone in NCHW order."""
+    gan = without_trainer(options.place(DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=True))).eval())
+    generator, alone = options.place(DCGANGenerator()).eval(), "the generator alone"
+    assert gan.ema is not None
 
-    def draw() -> torch.Tensor:
+    def sample() -> torch.Tensor:
         return generator(torch.randn(BATCH, 100, device=options.device))
 
+    ours_step = without_gradients(partial(gan.sample, BATCH), options)
     sides = [
-        side_of("darkroom DCGAN", [gan.generator], sampled(partial(gan.sample, BATCH), options), BATCH, options),
-        side_of(PUBLIC_GAN, [generator], sampled(draw, options), BATCH, options),
+        side_of("darkroom DCGAN, channels_last", [gan.ema.module], ours_step, BATCH, options),
+        side_of(alone, [generator], without_gradients(sample, options), BATCH, options),
     ]
-    return compare(f"DCGAN, {BATCH} samples, {SIZE} px", sides, options, peers=[PUBLIC_GAN])
+    return compare(f"DCGAN, {BATCH} samples, {SIZE} px", sides, options, peers=[alone])
 
 
 def _dcgan_side(name: str, steps: int, options: Options) -> Side:

@@ -94,8 +94,10 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-def without_logging(method: Method) -> Method:
-    """Make ``training_step`` return the loss without logging it, for use without a Trainer."""
+def without_trainer(method: Method) -> Method:
+    """Prepare a method for use without a Trainer: memory layout as in ``setup``, ``training_step`` returns its loss."""
+    for network in method.networks():
+        network.to(memory_format=method.memory_format)
     method.log_loss = lambda terms: terms["loss"]  # type: ignore[method-assign]  # of this instance, not of its class
     return method
 
@@ -120,12 +122,25 @@ def side_of(
     return Side(name, step, images, parameters, counter.get_total_flops())
 
 
-def sampled(sample: Callable[[], object], options: Options) -> Callable[[], None]:
-    """Return a step that calls ``sample`` without gradients, in the precision of the options."""
+def without_gradients(call: Callable[[], object], options: Options) -> Callable[[], None]:
+    """Return a step that calls without gradients, in the precision of the options."""
 
     def step() -> None:
-        with torch.no_grad(), options.autocast():
-            sample()
+        with torch.inference_mode(), options.autocast():
+            call()
+
+    return step
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor], options: Options) -> Callable[[], None]:
+    """Return a training step: loss in the precision of the options, backward, optimizer."""
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with options.autocast():
+            value = loss()
+        value.backward()
+        optimizer.step()
 
     return step
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.results.peers.imagen_library import import_imagen_pytorch
-from benchmarks.speed.diffusion import batch_size, our_step, sampled, train
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, without_logging
+from benchmarks.speed.diffusion import batch_size, our_step, train, without_gradients
+from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, without_trainer
 from darkroom.errors import UserError
 from darkroom.lightning_modules.diffusion import (
     DenoisingUNet,
@@ -92,7 +92,7 @@ def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int,
     """Compare training steps of a stage, ours and imagen-pytorch's, each with its own loss; Adam and clipping for both."""
     batch, notes = batch_size(options, 8, 64), list[str]()
     image = options.images(batch, *shape).clamp(-1, 1)
-    ours = without_logging(options.place(build()).train())
+    ours = without_trainer(options.place(build()).train())
     step = our_step(ours, {"image": image, "caption": ["a picture"] * batch}, options)
     sides = [side_of(f"darkroom {type(ours).__name__}", [ours.network], step, batch, options)]
 
@@ -129,14 +129,14 @@ def cascade_sampling(options: Options) -> Result:
     """Compare sampling with both stages, 20 steps each, guidance in the first, with imagen-pytorch's."""
     batch, notes = batch_size(options, 2, 32), list[str]()
     cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
-    draw = sampled(lambda: cascade.sample(["a picture"] * batch), options)
+    draw = without_gradients(lambda: cascade.sample(["a picture"] * batch), options)
     sides = [side_of("darkroom ImagenCascade", cascade.networks(), draw, batch, options)]
 
     def add() -> Side:
         imagen = peer(options).eval()
         text = torch.randn(batch, TOKENS, DIM, device=options.device)
         weights = {"cond_scale": (2.0, 1.0), "use_tqdm": False}
-        draw = sampled(lambda: imagen.sample(text_embeds=text, **weights), options)
+        draw = without_gradients(lambda: imagen.sample(text_embeds=text, **weights), options)
         return side_of(PEER, list(imagen.unets), draw, batch, options)
 
     _beside(sides, add, notes)

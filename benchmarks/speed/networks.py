@@ -1,7 +1,7 @@
 """Segmentation: training steps, evaluation and tiled inference."""
 
-from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -10,10 +10,20 @@ import torch
 import yaml
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import fcn_resnet50
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, sampled, training_loss, without_logging
+from benchmarks.speed.harness import (
+    Options,
+    Result,
+    Side,
+    compare,
+    descend,
+    entry,
+    side_of,
+    training_loss,
+    without_gradients,
+    without_trainer,
+)
 from darkroom.datamodules.shapes.segmentation import ShapesSegmentation
 from darkroom.lightning_modules import segmentation
 from darkroom.lightning_modules.optimizers import Optim
@@ -26,53 +36,33 @@ from darkroom.lightning_modules.segmentation import (
 )
 
 BATCH, SIZE, CLASSES = 4, 128, 2
-PLAIN = "plain loop, same network"
+PLAIN, ALONE = "plain loop, same network", "the network alone"
 WORLD = len(ShapesSegmentation.class_names)
 CONFIGS = Path(__file__).parents[2] / "configs" / "segmentation"
 
 
-def _side(name: str, network: nn.Module, step: Callable[[], object], compiled: bool) -> Side:
-    with FlopCounterMode(display=False) as counter:
-        step()
-    parameters = sum(p.numel() for p in network.parameters())
-    if compiled:  # after counting, which compiled networks do not allow
-        network.compile()
-    return Side(name, step, BATCH, parameters, counter.get_total_flops())
-
-
-def _plain(name: str, network: nn.Module, options: Options, classes: int = CLASSES) -> Side:
+def _plain(name: str, network: nn.Module, options: Options) -> Side:
     """Build the side of a plain PyTorch loop: forward, cross-entropy, backward, AdamW with its defaults."""
     network = options.place(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    image, mask = _batch(classes, options)
+    image, mask = _batch(CLASSES, options)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with options.autocast():
-            outputs = network(image)
-            maps = outputs.values() if isinstance(outputs, dict) else [outputs]
-            loss = sum(F.cross_entropy(logits, mask, ignore_index=255) for logits in maps)
-            assert isinstance(loss, torch.Tensor)
-        loss.backward()
-        optimizer.step()
+    def loss() -> torch.Tensor:
+        outputs = network(image)
+        maps = outputs.values() if isinstance(outputs, dict) else [outputs]
+        return torch.stack([F.cross_entropy(logits, mask, ignore_index=255) for logits in maps]).sum()
 
-    return _side(name, network, step, options.compile)
+    return side_of(name, [network], descend(optimizer, loss, options), BATCH, options)
 
 
 def _ours(name: str, model: SemanticSegmentation, options: Options) -> Side:
     """Build the side of a method's own training step and optimizer, without a Trainer."""
-    model = without_logging(options.place(model).train())
+    model = without_trainer(options.place(model).train())
     optimizer = model.configure_optimizers()
     image, mask = _batch(model.num_classes, options)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with options.autocast():
-            loss = training_loss(model, {"image": image, "mask": mask})
-        loss.backward()
-        optimizer.step()
-
-    return _side(name, model.network, step, options.compile)
+    loss = partial(training_loss, model, {"image": image, "mask": mask})
+    return side_of(name, model.networks(), descend(optimizer, loss, options), BATCH, options)
 
 
 def _batch(classes: int, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +91,7 @@ def unet_step(options: Options) -> Result:
 @entry
 def unet_inference(options: Options) -> Result:
     """Compare inference of U-Net, base width 64, from images to logits, with its network alone."""
-    unet = options.place(UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))).eval()
+    unet = UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
     return _inference("U-Net", "darkroom UNet", unet, options)
 
 
@@ -109,29 +99,37 @@ def unet_inference(options: Options) -> Result:
 def fcn_resnet50_inference(options: Options) -> Result:
     """Compare inference of torchvision's fcn_resnet50, from images to logits, with its network alone."""
     network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
-    layout = Optim(channels_last=options.channels_last)
-    ours = options.place(SemanticSegmentation(network, num_classes=CLASSES, optim=layout)).eval()
+    ours = SemanticSegmentation(network, num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
     return _inference("fcn_resnet50", "darkroom SemanticSegmentation", ours, options)
 
 
 def _inference(title: str, name: str, model: SemanticSegmentation, options: Options) -> Result:
-    """Compare inference of a method with its network, called alone."""
-    image, _ = _batch(CLASSES, options)
-    network = deepcopy(model.network)
+    model = without_trainer(options.place(model).eval())
+    network, (image, _) = deepcopy(model.network), _batch(CLASSES, options)
+    calls = {
+        name: (model.network, partial(model.infer, {"image": image})),
+        ALONE: (network, partial(network, image)),
+    }
     sides = [
-        _side(name, model.network, sampled(partial(model.infer, {"image": image}), options), options.compile),
-        _side(PLAIN, network, sampled(partial(network, image), options), options.compile),
+        side_of(side, [one], without_gradients(call, options), BATCH, options) for side, (one, call) in calls.items()
     ]
-    return compare(f"{title} inference, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
+    return compare(f"{title} inference, batch {BATCH}, {SIZE} px", sides, options, peers=[ALONE])
 
 
 @entry
 def unet_small_step(options: Options) -> Result:
-    """Compare training steps of U-Net as in its config, base width 16, with a plain loop over the same network."""
-    unet = _techniques()["unet"]
-    plain = deepcopy(unet.network).to(memory_format=torch.contiguous_format)
-    sides = [_ours("darkroom UNet", unet, options), _plain(PLAIN, plain, options, WORLD)]
-    return compare(f"U-Net of the config, training step, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
+    """Compare training steps of U-Net, base width 16 as in its config, in both layouts with a plain loop."""
+    last = replace(options, channels_last=True)
+    unet, second = (
+        UNet(num_classes=CLASSES, base_channels=16, optim=Optim(channels_last=layout.channels_last))
+        for layout in (last, options)
+    )
+    plain = deepcopy(unet.network)
+    sides = [_ours("darkroom UNet, channels_last", unet, last)]
+    if not options.channels_last:
+        sides.append(_ours("darkroom UNet, in the layout of the loop", second, options))
+    sides.append(_plain(PLAIN, plain, options))
+    return compare(f"U-Net of width 16, training step, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
 
 
 @entry

@@ -269,3 +269,32 @@ def test_sides_of_processes_are_those_of_the_entries(monkeypatch: pytest.MonkeyP
         with pytest.raises(Found) as found:
             ENTRIES[name](Options())
         assert set(pair) <= set(found.value.args[0])
+
+
+def test_small_diffusion_benchmark_has_size_of_diffusers_network() -> None:
+    from benchmarks.speed import diffusion
+
+    with torch.device("meta"):
+        ours = diffusion.DenoisingUNet((3, 16, 16), **diffusion.SMALL)
+        theirs = pytest.importorskip("diffusers").UNet2DModel(**diffusion.SMALL_HO)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)]
+    assert sizes == [1_242_691, 1_242_563]
+
+
+def test_benchmark_of_vgg11_has_size_of_torchvisions_network() -> None:
+    from benchmarks.speed import classification
+
+    with torch.device("meta"):
+        ours = classification._ours(Options(device="meta")).network
+        theirs = classification.vgg11_bn(weights=None)
+    assert [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)] == [132_868_840] * 2
+
+
+def test_small_vae_benchmark_has_size_of_its_peer() -> None:
+    from benchmarks.speed import generation
+
+    channels, latent = (16, 32, 64, 128), 10
+    ours, theirs = generation._vae(channels, latent, True), generation.PublicVAE(channels, latent)
+    assert sum(p.numel() for p in theirs.parameters()) == sum(
+        p.numel() for network in ours.networks() for p in network.parameters()
+    )

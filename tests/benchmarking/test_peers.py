@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.speed.harness import without_logging
+from benchmarks.speed.harness import without_trainer
 
 SHAPE = (1, 8, 8)
 
@@ -61,7 +61,7 @@ BATCHES = {
 @pytest.mark.parametrize("build", [public_ddpm, public_unet2d, public_imagen])
 def test_peer_trains_and_samples(build: Callable[[], Any]) -> None:
     torch.manual_seed(0)
-    model = without_logging(build())
+    model = without_trainer(build())
     loss = model.training_step(BATCHES[type(model).__name__], 0)
     loss.backward()
     trained = [p for p in model.network.parameters() if p.requires_grad]
@@ -78,7 +78,7 @@ def test_peer_trains_and_samples(build: Callable[[], Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [public_ddpm, public_unet2d, public_imagen])
 def test_weights_of_a_peer_are_in_its_checkpoint(build: Callable[[], Any]) -> None:
-    model = without_logging(build())
+    model = without_trainer(build())
     model.training_step(BATCHES[type(model).__name__], 0)
     first = sample(model, 0)
     with torch.no_grad():
