@@ -284,7 +284,7 @@ def trainer_overhead(options: Options) -> Result:
     rows = [Row(name, 1e3 * t, BATCH / t, t / floor) for name, t in medians.items()]
     notes = [
         f"Processor time of one thread, {STEPS - WARM} steps a round after {WARM} of warm-up, {options.rounds} rounds,",
-        "interleaved. Logged every 50th step. Ratios of the same round, median (quartiles):",
+        "interleaved. Logged every 50th step. Ratios of the same round, median (quartiles; of three rounds, extremes):",
         "",
         *_differences(times),
     ]

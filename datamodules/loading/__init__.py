@@ -1,7 +1,7 @@
 """Reproducible order, augmentation and position of the data."""
 
 from darkroom.datamodules.loading.loader import ResumableLoader, leave_signals_to_training
-from darkroom.datamodules.loading.order import Key, SeededSampler, ShardSampler, keyed_rng
+from darkroom.datamodules.loading.order import Key, SeededSampler, ShardSampler
 from darkroom.datamodules.loading.samples import (
     AUGMENT_KEYS,
     BAD_SAMPLES,
@@ -9,6 +9,7 @@ from darkroom.datamodules.loading.samples import (
     KeyedSamples,
     as_tv_tensors,
     collate,
+    keyed_rng,
     require_uint8,
     split_key,
 )

@@ -1,4 +1,4 @@
-"""ResumableLoader: the checkpoint has its position, so a killed run resumes with the same samples."""
+"""DataLoader whose position is in the checkpoint, so that a killed run resumes with the same samples."""
 
 import signal
 import time

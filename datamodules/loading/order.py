@@ -1,26 +1,12 @@
 """Reproducible order of the data: (seed, epoch, rank) determines it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
-import torch
 from torch.utils.data.distributed import DistributedSampler
 
 Key = tuple[int, int]  # (epoch, index)
-
-
-@contextmanager
-def keyed_rng(*key: int) -> Iterator[None]:
-    """Seed torch's global generator by the key; restore its state on exit."""
-    before = torch.get_rng_state()
-    # default_generator, because torch.manual_seed would seed every GPU as well.
-    torch.default_generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
 
 
 class SeededSampler(DistributedSampler[Key]):

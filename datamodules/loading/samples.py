@@ -1,18 +1,32 @@
-"""Reproducible augmentation of samples, which (seed, epoch, index) determines, and batches of them."""
+"""Augmentation of samples, determined by (seed, epoch, index), and their collation into batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from torchvision import tv_tensors
 
-from darkroom.datamodules.loading.order import Key, keyed_rng
+from darkroom.datamodules.loading.order import Key
 from darkroom.errors import DataError, UsageError
 from darkroom.protocols import BatchedDataset, SizedDataset
 
 BAD_SAMPLES = "bad_samples"  # key under which a batch carries the read failures of a worker process
+
+
+@contextmanager
+def keyed_rng(*key: int) -> Iterator[None]:
+    """Seed torch's global generator by the key; restore its state on exit."""
+    before = torch.get_rng_state()
+    # default_generator, because torch.manual_seed would seed every GPU as well.
+    torch.default_generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 class KeyedSamples(Protocol):
