@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from darkroom.datamodules.base import VisionDataModule
 from darkroom.lightning_modules.base import Technique
 from darkroom.lightning_modules.detection import ObjectDetection
-from darkroom.lightning_modules.detection.torchvision.region_align import without_products
+from darkroom.lightning_modules.detection.torchvision.cpu_paths import without_cpu_paths
 from darkroom.lightning_modules.layers.ema import EMA
 from darkroom.plan.counting.batch import BatchShape, make_batch
 from darkroom.plan.counting.step import detach_from_trainer, train_cycle
@@ -85,7 +85,7 @@ def profile_step(module: Technique, data: VisionDataModule, shape: BatchShape, p
         torch.ones((), requires_grad=True).backward()
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _profile(module, data, shape, precision, images, fake=True)
-    with without_products():
+    with without_cpu_paths():
         if images <= max(_FEW):
             return _profile(module, data, shape, precision, images, fake=False)
         few, more = (_profile(module, data, shape, precision, count, fake=False) for count in _FEW)

@@ -1,29 +1,15 @@
 """RegionAlign: RoIAlign over a pyramid, on CPUs by matrix products."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
+from darkroom.lightning_modules.detection.torchvision.cpu_paths import cpu_paths
+
 # Pixels of a map above which torchvision's loop over samples takes less time than products with the whole map.
 _LARGEST = 64 * 64
 _CHUNK = 2**23  # values between the two products, at most: 32 MiB
-
-_products: ContextVar[bool] = ContextVar("products", default=True)  # pool by products where that is faster
-
-
-@contextmanager
-def without_products() -> Iterator[None]:
-    """Pool by torchvision's RoIAlign within the context, as on a GPU, to count the operations of one on a CPU."""
-    token = _products.set(False)
-    try:
-        yield
-    finally:
-        _products.reset(token)
 
 
 class RegionAlign(MultiScaleRoIAlign):
@@ -44,7 +30,7 @@ class RegionAlign(MultiScaleRoIAlign):
         """
         maps = [x[name] for name in self.featmap_names]
         trains = torch.is_grad_enabled() and maps[0].requires_grad
-        if maps[0].device.type != "cpu" or not trains or not _products.get() or self.sampling_ratio < 1:
+        if maps[0].device.type != "cpu" or not trains or not cpu_paths.get() or self.sampling_ratio < 1:
             return super().forward(x, boxes, image_shapes)
         assert self.scales is not None, "scales and map_levels must be set, as by rcnn._roi_align"
         assert self.map_levels is not None

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
+from darkroom.lightning_modules.detection.torchvision.cpu_paths import cpu_paths
+
 _FEWEST = 256  # regions from which the convolution is faster: it reorders the whole weight in every call
 
 
@@ -39,8 +41,9 @@ class FlatteningLinear(nn.Linear):
 
     @staticmethod
     def _convolves(maps: Tensor) -> bool:
+        elsewhere = maps.device.type != "cpu" or is_exporting()  # exported graphs are for other machines
         float32 = maps.dtype == torch.float32 and not torch.is_autocast_enabled(maps.device.type)
-        if maps.device.type != "cpu" or not float32 or is_exporting():  # exported graphs are for other machines
+        if elsewhere or not float32 or not cpu_paths.get():
             return False
         return len(maps) >= _FEWEST and convolutions_alone_use_avx512()
 

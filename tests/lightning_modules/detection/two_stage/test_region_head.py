@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from darkroom.lightning_modules.detection.torchvision import region_head
+from darkroom.lightning_modules.detection.torchvision.cpu_paths import without_cpu_paths
 from darkroom.lightning_modules.detection.torchvision.region_head import RegionHead
 
 Heads = tuple[RegionHead, TwoMLPHead]
@@ -70,6 +71,11 @@ def test_exported_graph_has_the_matrix_product_for_any_number_of_regions(heads: 
     assert not [node for node in program.graph.nodes if "conv" in str(node.target)]
     maps = torch.randn(9, 4, 7, 7)
     torch.testing.assert_close(program.module()(maps), heads[1](maps))
+
+
+def test_plans_count_the_matrix_product_of_a_gpu(heads: Heads) -> None:
+    with without_cpu_paths():
+        assert torch.ops.aten.convolution not in operations(heads[0], torch.randn(3, 4, 7, 7))
 
 
 def test_processor_of_intel_takes_the_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
