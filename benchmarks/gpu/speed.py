@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.profile_steps import CONFIGS
-from benchmarks.speed import detection, diffusion, generation, imagen, metrics, networks  # noqa: F401 (each registers its entries)
+from benchmarks.speed import classification, detection, diffusion, generation, imagen, metrics, networks  # noqa: F401 (register entries)
 from benchmarks.speed.harness import ENTRIES, Options, compare, side_of
 from darkroom.__main__ import main as darkroom
 from darkroom.lightning_modules.diffusion import DenoisingUNet
@@ -21,7 +21,7 @@ from darkroom.lightning_modules.segmentation import UNetNetwork
 IMPORTANT = (
     *("unet_step", "ddpm_step", "segmentation_steps", "detection_steps", "faster_rcnn_against_torchvision"),
     *("ssd_against_torchvision", "vae_step", "dcgan_step", "text_to_image_step", "ddim_20", "segmentation_scores"),
-    *("detection_inference", "super_resolution_step", "segmentation_evaluation", "cascade_sampling"),
+    *("detection_inference", "super_resolution_step", "segmentation_evaluation", "cascade_sampling", "vgg11_step"),
 )
 
 
