@@ -114,14 +114,15 @@ def detection_inference(options: Options) -> Result:
 
 
 def _pair(name: str) -> tuple[ObjectDetection, nn.Module]:
-    """Build ours and torchvision's with the same architecture, the two-stage ones with the same weights; five classes.
+    """Build ours and torchvision's with the same architecture and weights, for five classes.
 
-    The weights determine the boxes, and the boxes the work of RoIAlign and suppression. The two SSDs, which name their
-    layers differently, keep their own random weights.
+    The weights determine the boxes, and the boxes the work of RoIAlign and suppression.
     """
     nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
     if name == SSD:
-        return detection.SSD(num_classes=5, sizes="coco"), torchvision_detection.ssd300_vgg16(**nothing)
+        ours, theirs = detection.SSD(num_classes=5, sizes="coco"), torchvision_detection.ssd300_vgg16(**nothing)
+        ours.network.load_caffe(theirs.state_dict())
+        return ours, theirs
     build, published = {
         FASTER: (FasterRCNN, torchvision_detection.fasterrcnn_resnet50_fpn),
         MASK: (MaskRCNN, torchvision_detection.maskrcnn_resnet50_fpn),

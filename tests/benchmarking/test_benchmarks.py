@@ -16,7 +16,7 @@ from benchmarks import profile_steps
 from benchmarks.results import export_table, segmentation_ladder
 from benchmarks.results.same_budget import __main__ as same_budget
 from benchmarks.results.same_budget.validation import FILE, TimeValidation, limit_batches
-from benchmarks.speed import generation, networks, processes
+from benchmarks.speed import detection, generation, networks, processes
 from benchmarks.speed.harness import ENTRIES, Options, Side, compare
 from tests.conftest import CONFIGS
 
@@ -298,3 +298,14 @@ def test_small_vae_benchmark_has_size_of_its_peer() -> None:
     assert sum(p.numel() for p in theirs.parameters()) == sum(
         p.numel() for network in ours.networks() for p in network.parameters()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [detection.FASTER, detection.MASK, detection.SSD])
+def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
+    ours, theirs = (model.eval() for model in detection._pair(name))
+    images = torch.rand(1, 3, 320, 320)
+    with torch.no_grad():
+        (found,), (expected,) = ours.detect({"image": images}), theirs(images)
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-3)
+    assert found["scores"].unique().numel() > 10  # not all 0 or 1
