@@ -1,8 +1,9 @@
 """Measure the effect of each choice of a diffusion model: ``python -m benchmarks.results.choices --out FILE``.
 
 One choice at a time is changed in ``configs/diffusion/ddpm_conditional.yaml``: what the network predicts, the weights of
-the loss and the noise schedule, each with a fit of its own; sampler and guidance, on the fit of the config. All are tested
-on the same number of samples. A stopped command resumes with the same command line. Other options go to every fit and test.
+the loss and the noise schedule, each with a fit of its own; sampler and guidance, on the fit of the config. A schedule that
+is made for a prediction, weight or distribution of times comes with it. All are tested on the same number of samples. A
+stopped command resumes with the same command line. Other options go to every fit and test.
 """
 
 import argparse
@@ -40,18 +41,40 @@ class Choice:
     fits: bool = True
 
 
+_P2 = ("--model.objective.loss_weight", "P2")
+_UNWEIGHTED = ("--model.objective.loss_weight", "Unweighted")
+_HEUN = ("--model.sampling.sampler", "heun", "--model.sampling.steps", "10")  # 19 evaluations of the network
 CHOICES = (
     Choice("prediction", "v (config)"),
     Choice("prediction", "noise", ("--model.objective.prediction", "eps")),
     Choice("prediction", "image", ("--model.objective.prediction", "x0")),
     Choice("weights of the loss", "min-SNR (config)"),
-    Choice("weights of the loss", "P2", ("--model.objective.loss_weight", "P2")),
-    Choice("weights of the loss", "none (error of v)", ("--model.objective.loss_weight", "Unweighted")),
+    Choice("weights of the loss", "P2", _P2),
+    Choice("weights of the loss", "soft min-SNR", (*_P2, "--model.objective.loss_weight.k", "5")),
+    Choice("weights of the loss", "none (error of v)", _UNWEIGHTED),
     Choice("noise schedule", "cosine (config)"),
     Choice("noise schedule", "linear", ("--model.schedule", "LinearSchedule")),
+    Choice("noise schedule", "linear, zero terminal SNR", ("--model.schedule", "ZeroTerminalSNR", *_UNWEIGHTED)),
+    Choice(
+        "noise schedule",
+        "rectified flow",
+        (
+            *("--model.schedule", "RectifiedFlow", "--model.objective.prediction", "flow", *_UNWEIGHTED),
+            *("--model.objective.times", "LogitNormalTimes"),
+        ),
+    ),
+    Choice(
+        "noise schedule",
+        "EDM, Heun, 10 steps",
+        (
+            *("--model.schedule", "EDMSchedule", "--model.objective.prediction", "edm", *_UNWEIGHTED),
+            *("--model.objective.times", "LogNormalSigma", *_HEUN),
+        ),
+    ),
     Choice("sampler", "DDIM, 20 steps (config)"),
     Choice("sampler", "DDIM, 5 steps", ("--model.sampling.steps", "5"), fits=False),
     Choice("sampler", "DPM-Solver++, 20 steps", ("--model.sampling.sampler", "dpm_solver++"), fits=False),
+    Choice("sampler", "Heun, 10 steps", _HEUN, fits=False),
     Choice("sampler", "ancestral, 20 steps", ("--model.sampling.sampler", "ancestral"), fits=False),
     Choice("guidance", "2 (config)"),
     Choice("guidance", "1 (no guidance)", ("--model.sampling.guidance", "1"), fits=False),

@@ -27,7 +27,7 @@ def test_choices_share_one_fit_unless_training_changes(monkeypatch: pytest.Monke
     assert found[0] == {"cnn_fid": 12.5, "label_accuracy": 0.75}
     fits = [command for command in commands if command[0] == "fit"]
     tests = [command for command in commands if command[0] == "test"]
-    assert (len(fits), len(tests)) == (6, 11)
+    assert (len(fits), len(tests)) == (10, 16)
     assert all("--model.sampling.guidance" not in command for command in fits)
     with pytest.raises(SystemExit, match="--runs_dir must be another folder"):
         measure(CHOICES[0], tmp_path, ["--trainer.max_epochs", "4"])
