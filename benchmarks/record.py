@@ -19,6 +19,7 @@ AREAS = (
     "trainer",
     "commands",
     "data",
+    "classification",
     "detection",
     "diffusion",
     "generation",
@@ -155,7 +156,7 @@ def _peers(known: Mapping[str, Mapping[str, Record]]) -> list[str]:
         if is_behind(row):
             reason, ratio = reasons.get(name, ""), f"**{ratio}**"
         elif round(row["ratio"], 2) < 1:
-            reason = "1 lies between the quartiles"
+            reason = "within the spread of the rounds"
         theirs, ours = (one["flops"] for one in (row, record["rows"][0]))
         work = f"{theirs / 1e9:.1f} / {ours / 1e9:.1f}" if theirs and ours else ""
         lines.append(f"| {record['title']} | {section} | {row['name']} | {ratio} | {work} | {reason} |")

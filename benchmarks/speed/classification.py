@@ -31,6 +31,14 @@ def _ours(options: Options) -> ImageClassifier:
     return without_trainer(options.place(ours))
 
 
+def _theirs(ours: ImageClassifier, options: Options) -> nn.Module:
+    """Build torchvision's network with the weights of ours, whose layers have the same order."""
+    network = vgg11_bn(weights=None)
+    names, weights = network.state_dict(), ours.network.state_dict().values()
+    network.load_state_dict(dict(zip(names, weights, strict=True)))
+    return options.place(network)
+
+
 def _batch_size(options: Options) -> int:
     return 128 if options.device == "cuda" else 4
 
@@ -41,19 +49,16 @@ def vgg11_step(options: Options) -> Result:
     batch = _batch_size(options)
     image, label = options.images(batch, *SHAPE), torch.randint(CLASSES, (batch,), device=options.device)
     ours = _ours(options).train()
+    loops = {"plain loop, fused AdamW": True, "plain loop, AdamW's default": None}
+    networks = {name: _theirs(ours, options).train() for name in loops}  # before ours takes its first step
     loss = partial(training_loss, ours, {"image": image, "label": label})
     step = descend(ours.configure_optimizers(), loss, options)
     sides = [side_of("darkroom ImageClassifier", [ours.network], step, batch, options)]
-    for name, fused in {"plain loop, fused AdamW": True, "plain loop, AdamW's default": None}.items():
-        sides.append(_plain(name, image, label, fused, options))
-    return compare(
-        f"VGG11 training step, batch {batch}, 224 px", sides, options, peers=[side.name for side in sides[1:]]
-    )
+    sides += [_plain(name, networks[name], image, label, fused, options) for name, fused in loops.items()]
+    return compare(f"VGG11 training step, batch {batch}, 224 px", sides, options, peers=list(loops))
 
 
-def _plain(name: str, image: Tensor, label: Tensor, fused: bool | None, options: Options) -> Side:
-    network = options.place(vgg11_bn(weights=None)).train()
-
+def _plain(name: str, network: nn.Module, image: Tensor, label: Tensor, fused: bool | None, options: Options) -> Side:
     def loss() -> Tensor:
         return F.cross_entropy(network(image).float(), label)
 
@@ -66,7 +71,7 @@ def vgg11_inference(options: Options) -> Result:
     """Compare inference of VGG11 with batch norm at 224 px with torchvision's network."""
     batch, peer = _batch_size(options), "torchvision's VGG11"
     image, ours = options.images(batch, *SHAPE), _ours(options).eval()
-    theirs = options.place(vgg11_bn(weights=None)).eval()
+    theirs = _theirs(ours, options).eval()
     calls: dict[str, tuple[nn.Module, nn.Module]] = {
         "darkroom ImageClassifier": (ours.network, ours),
         peer: (theirs, theirs),

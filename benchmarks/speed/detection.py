@@ -15,7 +15,17 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models import detection as torchvision_detection
 from torchvision.transforms import v2
 
-from benchmarks.speed.harness import Options, Result, Side, compare, entry, one_thread, without_gradients
+from benchmarks.speed.harness import (
+    Options,
+    Result,
+    Side,
+    compare,
+    descend,
+    entry,
+    one_thread,
+    side_of,
+    without_gradients,
+)
 from darkroom.datamodules.detection.base import DetectionDataModule
 from darkroom.datamodules.detection.yolo_folder import YoloFolder
 from darkroom.datamodules.loading import KeyedSamples
@@ -57,42 +67,44 @@ def _batch(options: Options, size: int = BATCH, **kwargs: Any) -> dict[str, Any]
 def _ours(name: str, model: ObjectDetection, batch: dict[str, Any], options: Options) -> Side:
     """Build the side of a method's training step, its check of the targets included, without a Trainer; plain AdamW."""
     model = options.place(model).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with options.autocast():
-            check_batch(batch, model.num_classes)
-            loss = torch.stack(list(model.loss_terms(batch).values())).sum()
-        loss.backward()
-        optimizer.step()
+    def loss() -> torch.Tensor:
+        check_batch(batch, model.num_classes)
+        return torch.stack(list(model.loss_terms(batch).values())).sum()
 
-    return Side(name, step, len(batch["image"]), sum(p.numel() for p in model.parameters()))
+    return _training(name, model, model.networks(), loss, batch, options)
 
 
 def _plain(name: str, network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
     """Build the side of a plain loop around torchvision's detector."""
     network = options.place(network).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with options.autocast():
-            loss = sum(network(batch["image"], batch["target"]).values())
-        loss.backward()
-        optimizer.step()
+    def loss() -> torch.Tensor:
+        return torch.stack(list(network(batch["image"], batch["target"]).values())).sum()
 
-    return Side(name, step, len(batch["image"]), sum(p.numel() for p in network.parameters()))
+    return _training(name, network, [network], loss, batch, options)
 
 
-def _finding(name: str, find: Callable[[], object], images: int, options: Options) -> Side:
-    return Side(name, without_gradients(find, options), images)
+def _training(
+    name: str,
+    model: nn.Module,
+    networks: list[nn.Module],
+    loss: Callable[[], torch.Tensor],
+    batch: dict[str, Any],
+    options: Options,
+) -> Side:
+    step = descend(torch.optim.AdamW(model.parameters(), lr=1e-5), loss, options)
+    return side_of(name, networks, step, len(batch["image"]), options)
+
+
+def _finding(name: str, networks: list[nn.Module], find: Callable[[], object], images: int, options: Options) -> Side:
+    return side_of(name, networks, without_gradients(find, options), images, options)
 
 
 @entry
 def detection_steps(options: Options) -> Result:
     """Compare the training steps of all detectors with their configs, on scenes of 128 px; R-CNN's is fine-tuning."""
-    batch = _batch(options, proposals=SelectiveSearch(min_side=8))
+    batch = _batch(options, proposals=GridProposals(limit=300))
     sides = [_ours(name, model, batch, options) for name, model in _techniques().items() if name != "mask_rcnn"]
     masks = _batch(options, masks=True)
     sides.append(_ours("mask_rcnn", _techniques()["mask_rcnn"], masks, options))
@@ -103,13 +115,13 @@ def detection_steps(options: Options) -> Result:
 def detection_inference(options: Options) -> Result:
     """Compare untrained detectors with their configs, from images on the device to boxes.
 
-    R-CNN and Fast R-CNN take proposals from the batch.
+    R-CNN and Fast R-CNN take the 300 boxes of a grid that the batch has as proposals.
     """
-    batch = _batch(options, proposals=SelectiveSearch(min_side=8))
+    batch = _batch(options, proposals=GridProposals(limit=300))
     sides = []
     for name, model in _techniques().items():
         model = options.place(model).eval()
-        sides.append(_finding(name, partial(model.detect, batch), BATCH, options))
+        sides.append(_finding(name, model.networks(), partial(model.detect, batch), BATCH, options))
     return compare(f"Detectors, inference, batch {BATCH}, 128 px", sides, options)
 
 
@@ -144,8 +156,8 @@ def _infer_against_torchvision(options: Options, name: str, size: int = 2) -> Re
     assert isinstance(ours, ObjectDetection)
     batch, peer = _batch(options, size, side=320), "torchvision"
     sides = [
-        _finding("darkroom", lambda: ours.detect(batch), size, options),
-        _finding(peer, lambda: theirs(batch["image"]), size, options),
+        _finding("darkroom", ours.networks(), lambda: ours.detect(batch), size, options),
+        _finding(peer, [theirs], lambda: theirs(batch["image"]), size, options),
     ]
     return compare(f"{name}, inference, batch {size}, 320 px", sides, options, peers=[peer])
 

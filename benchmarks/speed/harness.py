@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import math
 import platform
 import statistics
 import time
@@ -56,6 +57,7 @@ class Side:
     images: float  # or another unit of work, such as megapixels
     parameters: int = 0
     flops: float = 0.0  # of one step
+    loss: float | None = None  # of the first step, where it has one
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,19 @@ def training_loss(method: Technique, batch: dict[str, Any]) -> torch.Tensor:
 def side_of(
     name: str, networks: list[torch.nn.Module], step: Callable[[], object], images: int, options: Options
 ) -> Side:
-    """Build a side: count parameters and operations, then compile the networks if ``options.compile`` is set."""
+    """Build a side: count parameters and operations, then compile the networks if ``options.compile`` is set.
+
+    The first step, whose loss is kept, has the same random numbers on every side.
+    """
+    torch.manual_seed(0)
     with FlopCounterMode(display=False) as counter:
-        step()
+        found = step()
+    loss = found.item() if isinstance(found, torch.Tensor) and found.numel() == 1 else None
     if options.compile:  # after counting, which compiled networks do not allow
         for network in networks:
             network.compile()
     parameters = sum(p.numel() for network in networks for p in network.parameters())
-    return Side(name, step, images, parameters, counter.get_total_flops())
+    return Side(name, step, images, parameters, counter.get_total_flops(), loss)
 
 
 def without_gradients(call: Callable[[], object], options: Options) -> Callable[[], None]:
@@ -132,15 +139,18 @@ def without_gradients(call: Callable[[], object], options: Options) -> Callable[
     return step
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor], options: Options) -> Callable[[], None]:
-    """Return a training step: loss in the precision of the options, backward, optimizer."""
+def descend(
+    optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor], options: Options
+) -> Callable[[], torch.Tensor]:
+    """Return a training step, which returns its loss: loss in the precision of the options, backward, optimizer."""
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
         with options.autocast():
             value = loss()
         value.backward()
         optimizer.step()
+        return value.detach()
 
     return step
 
@@ -271,10 +281,26 @@ def compare(
         )
         result.rows.append(row)
     if counted:
-        work = {(side.parameters, round(side.flops / 1e6)) for side in sides}
-        listed = ", ".join(f"{s.name}: {s.parameters:,} parameters, {s.flops / 1e9:.1f} GFLOP" for s in sides)
-        result.notes.append(("Equal work. " if len(work) == 1 else "Work differs. ") + listed)
+        result.notes.append(_describe_work(sides, peers))
     return result
+
+
+def _describe_work(sides: list[Side], peers: Collection[str]) -> str:
+    """Return parameters and operations of the sides, and whether those of the peers, or of all, are the first side's."""
+    first, *others = sides
+    differ = [
+        side.name
+        for side in others
+        if (not peers or side.name in peers)
+        and (side.parameters != first.parameters or not math.isclose(side.flops, first.flops, rel_tol=1e-3))
+    ]
+    verdict = "Equal work" if not differ else f"Work differs: {', '.join(differ)}" if peers else "Work differs"
+    listed = (
+        f"{side.name}: {side.parameters:,} parameters, {side.flops / 1e9:.1f} GFLOP"
+        + (f", first loss {side.loss:.4g}" if side.loss is not None else "")
+        for side in sides
+    )
+    return f"{verdict}. {'; '.join(listed)}"
 
 
 def machine(options: Options) -> str:

@@ -32,7 +32,6 @@ from darkroom.lightning_modules.segmentation import (
     SegmentationScores,
     SemanticSegmentation,
     UNet,
-    UNetNetwork,
 )
 
 BATCH, SIZE, CLASSES = 4, 128, 2
@@ -66,6 +65,7 @@ def _ours(name: str, model: SemanticSegmentation, options: Options) -> Side:
 
 
 def _batch(classes: int, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
     mask = torch.randint(0, classes, (BATCH, SIZE, SIZE), device=options.device)
     return options.images(BATCH, 3, SIZE, SIZE), mask
 
@@ -74,10 +74,8 @@ def _batch(classes: int, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
 def unet_step(options: Options) -> Result:
     """Compare training steps of U-Net, base width 64, with a plain loop over the same network and with smp's Unet."""
     unet = UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
-    sides = [
-        _ours("darkroom UNet", unet, options),
-        _plain(PLAIN, UNetNetwork(num_classes=CLASSES), options),
-    ]
+    network = deepcopy(unet.network)
+    sides = [_ours("darkroom UNet", unet, options), _plain(PLAIN, network, options)]
     notes = []
     try:
         import segmentation_models_pytorch as smp
@@ -125,6 +123,7 @@ def unet_small_step(options: Options) -> Result:
         for layout in (last, options)
     )
     plain = deepcopy(unet.network)
+    second.network.load_state_dict(plain.state_dict())
     sides = [_ours("darkroom UNet, channels_last", unet, last)]
     if not options.channels_last:
         sides.append(_ours("darkroom UNet, in the layout of the loop", second, options))
@@ -135,17 +134,11 @@ def unet_small_step(options: Options) -> Result:
 @entry
 def fcn_resnet50_step(options: Options) -> Result:
     """Compare training steps of torchvision's fcn_resnet50 with its auxiliary head: ours and a plain loop."""
-
-    def network() -> nn.Module:
-        return fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
-
+    network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
     ours = SemanticSegmentation(
-        network(), num_classes=CLASSES, aux_weight=1.0, optim=Optim(channels_last=options.channels_last)
+        deepcopy(network), num_classes=CLASSES, aux_weight=1.0, optim=Optim(channels_last=options.channels_last)
     )
-    sides = [
-        _ours("darkroom SemanticSegmentation", ours, options),
-        _plain(PLAIN, network(), options),
-    ]
+    sides = [_ours("darkroom SemanticSegmentation", ours, options), _plain(PLAIN, network, options)]
     return compare(f"fcn_resnet50 training step, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
 
 

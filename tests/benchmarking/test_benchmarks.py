@@ -16,8 +16,8 @@ from benchmarks import profile_steps
 from benchmarks.results import export_table, segmentation_ladder
 from benchmarks.results.same_budget import __main__ as same_budget
 from benchmarks.results.same_budget.validation import FILE, TimeValidation, limit_batches
-from benchmarks.speed import detection, generation, networks, processes
-from benchmarks.speed.harness import ENTRIES, Options, Side, compare
+from benchmarks.speed import classification, detection, generation, networks, processes
+from benchmarks.speed.harness import ENTRIES, Options, Side, compare, descend, side_of
 from tests.conftest import CONFIGS
 
 
@@ -240,6 +240,22 @@ def test_side_of_a_comparison_is_measured_alone() -> None:
         compare("work", sides, Options(rounds=1, side="other"))
 
 
+def test_work_of_peers_is_compared_with_ours() -> None:
+    def side(name: str, width: int) -> Side:
+        network = torch.nn.Linear(3, width)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        return side_of(
+            name, [network], descend(optimizer, lambda: network(torch.randn(1, 3)).sum(), options), 1, options
+        )
+
+    options = Options(rounds=1)
+    sides = [side("ours", 4), side("theirs", 4), side("wider", 8)]
+    (note,) = compare("work", sides, options, peers=["theirs"]).notes
+    assert note.startswith("Equal work. ours: 16 parameters, 0.0 GFLOP, first loss ")
+    (note,) = compare("work", sides, options, peers=["theirs", "wider"]).notes
+    assert note.startswith("Work differs: wider. ")
+
+
 def test_plain_process_has_no_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     environments = []
 
@@ -282,8 +298,6 @@ def test_small_diffusion_benchmark_has_size_of_diffusers_network() -> None:
 
 
 def test_benchmark_of_vgg11_has_size_of_torchvisions_network() -> None:
-    from benchmarks.speed import classification
-
     with torch.device("meta"):
         ours = classification._ours(Options(device="meta")).network
         theirs = classification.vgg11_bn(weights=None)
@@ -309,3 +323,15 @@ def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
         (found,), (expected,) = ours.detect({"image": images}), theirs(images)
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-3)
     assert found["scores"].unique().numel() > 10  # not all 0 or 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet_step", "unet_small_step", "fcn_resnet50_step", "vgg11_step"])
+def test_sides_with_the_same_network_have_the_same_first_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[Side] = []
+    for module in (classification, networks):
+        monkeypatch.setattr(module, "compare", lambda title, found, *_, **__: sides.extend(found))
+    ENTRIES[name](Options())
+    losses = [side.loss for side in sides if not side.name.startswith("smp")]
+    assert len(losses) >= 2
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-3)
