@@ -9,7 +9,6 @@ import argparse
 import importlib
 import json
 import os
-import shlex
 import sys
 from dataclasses import asdict
 from datetime import date
@@ -20,36 +19,9 @@ from darkroom.__main__ import keep_freed_memory
 if "--plain" not in sys.argv:
     keep_freed_memory()
 
-from benchmarks.speed import trainer  # noqa: F401, I001 (first: the others leave a profiler behind)
-from benchmarks.speed import classification, detection, diffusion, generation, imagen, networks  # noqa: F401 (methods)
-from benchmarks.speed import commands, data, metrics, processes  # noqa: F401 (other entries; imports register them)
-from benchmarks.load import processor_use, processors_of_others
+import benchmarks.entries  # noqa: F401 (registers the entries)
+from benchmarks.record import PAGE, RECORDED, keep, load_of, measure, table
 from benchmarks.speed.harness import ENTRIES, Options, machine
-from benchmarks.record import PAGE, RECORDED, Record, as_record, keep, load_of, table
-
-
-def command_of(name: str, options: Options) -> str:
-    """Return the command line of an entry."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    words = [f"OMP_NUM_THREADS={threads}"] if threads else []
-    words += ["python -m benchmarks", name]
-    for field, default in asdict(Options()).items():
-        if (value := asdict(options)[field]) != default:
-            words.append(f"--{field.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}"))
-    return " ".join(words)
-
-
-def measure(name: str, options: Options) -> Record:
-    """Run an entry; return its result with command, date, machine and its load."""
-    before = processor_use()
-    result = ENTRIES[name](options)
-    others = processors_of_others(before, processor_use())
-    return as_record(result, others) | {
-        "command": command_of(name, options),
-        "date": f"{date.today():%Y-%m-%d}",
-        "machine": machine(options),
-        "processors": os.cpu_count(),
-    }
 
 
 def main() -> None:

@@ -1,16 +1,19 @@
 """Tables of measurements as Markdown, and the page of all that were recorded."""
 
 import json
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from benchmarks.load import IDLE
-from benchmarks.speed.harness import ENTRIES, Options, Result
+from benchmarks.load import IDLE, processor_use, processors_of_others
+from benchmarks.speed.harness import ENTRIES, Options, machine
 
 FOLDER = Path(__file__).parent
 RECORDED, PAGE = FOLDER / "recorded.json", FOLDER / "RESULTS.md"
@@ -40,10 +43,32 @@ the first side, with its quartiles over rounds; of three rounds, the smallest an
 """
 
 
-def as_record(result: Result, others: float | None) -> Record:
-    """Return the result of an entry as plain values, with the processors that other processes used meanwhile."""
-    rows = [asdict(row) for row in result.rows]
-    return {"title": result.title, "rows": rows, "notes": result.notes, "processors_of_others": others}
+def command_of(name: str, options: Options) -> str:
+    """Return the command line of an entry."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    words = [f"OMP_NUM_THREADS={threads}"] if threads else []
+    words += ["python -m benchmarks", name]
+    for field, default in asdict(Options()).items():
+        if (value := asdict(options)[field]) != default:
+            words.append(f"--{field.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}"))
+    return " ".join(words)
+
+
+def measure(name: str, options: Options) -> Record:
+    """Run an entry; return its result as plain values, with command, date, machine and its load."""
+    before = processor_use()
+    result = ENTRIES[name](options)
+    others = processors_of_others(before, processor_use())
+    return {
+        "title": result.title,
+        "rows": [asdict(row) for row in result.rows],
+        "notes": result.notes,
+        "processors_of_others": others,
+        "command": command_of(name, options),
+        "date": f"{date.today():%Y-%m-%d}",
+        "machine": machine(options),
+        "processors": os.cpu_count(),
+    }
 
 
 def table(record: Record) -> str:

@@ -21,6 +21,10 @@ from darkroom.__main__ import main as darkroom
 
 # Relative difference of the validation loss of new weights. Convolutions of a GPU in float32 are computed in TF32.
 TOLERANCES = {"32-true": 2e-3, "bf16-mixed": 5e-2, "16-mixed": 2e-2}
+MIXED = {
+    "cuda": ("bf16-mixed", "16-mixed"),
+    "cpu": ("bf16-mixed",),
+}  # precisions that are compared with the CPU's float32
 _TRAINED = 5e-2  # of training losses, in which AdamW's first steps amplify rounding
 _STEPS = 3
 _RANKS_TIMEOUT = 90  # seconds of a fit of two processes
@@ -63,9 +67,15 @@ def _command(config: str, device: str, precision: str, folder: Path, devices: in
         "limit_val_batches": 1,
         "log_every_n_steps": 1,
     }
-    data = {"train_size": 64, "val_size": 8, "test_size": 8, "num_workers": 0}
+    data: dict[str, Any] = {"train_size": 64, "val_size": 8, "test_size": 8, "num_workers": 0}
+    own = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
+    if "proposals" in own["data"]["init_args"]:
+        data["proposals"] = {"class_path": "GridProposals"}  # Selective Search needs OpenCV
+    overlay: dict[str, Any] = {"trainer": trainer, "data": {"init_args": data}}
+    if "scores" in own["model"]["init_args"]:
+        overlay["model"] = {"init_args": {"scores": None}}  # their judges are trained on the CPU for minutes
     file = folder / "visit.yaml"
-    file.write_text(yaml.safe_dump({"trainer": trainer, "data": {"init_args": data}}), encoding="utf-8")
+    file.write_text(yaml.safe_dump(overlay), encoding="utf-8")
     argv = ["fit", f"--config={CONFIGS / config}.yaml", f"--config={file}", f"--runs_dir={folder}", "--experiment=it"]
     return [*argv, "--data.batch_size=4"]
 
@@ -103,12 +113,12 @@ def _fit_ranks(config: str, device: str, folder: Path) -> list[float]:
 def _training_losses(folder: Path) -> list[float]:
     """Return the training losses of the newest run."""
     run = max((folder / "it").iterdir(), key=lambda path: int(path.name))
-    return _column(run / "metrics.csv", "train/loss")
-
-
-def _column(path: Path, name: str) -> list[float]:
-    with path.open(newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    name = next(
+        name for name in ("train/loss", "train/d_loss") if name in rows[0]
+    )  # a GAN has one of its discriminator
+    return [float(row[name]) for row in rows if row[name]]
 
 
 def check_method(name: str, device: str, precisions: tuple[str, ...]) -> Iterator[dict[str, Any]]:

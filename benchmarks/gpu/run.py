@@ -1,17 +1,20 @@
 """``python -m benchmarks gpu [--budget 480] [--device cpu --tiny]``: one visit to a GPU machine.
 
-First every method is fitted for three steps in float32, bf16-mixed and 16-mixed; its loss must be that of the CPU. With two
-GPUs, the losses of two processes must be those of two processes on the CPU. Then steps are timed in bf16, eager and
-compiled, with those of the peers, the most important first. Rows are appended to the file as soon as they are there. The
-file of the same name with the suffix .md has them as tables.
+First every method is fitted for three steps in bf16-mixed and 16-mixed; its loss must be that of the CPU. A resumed fit
+must end as one that was not stopped. With two GPUs, the losses of two processes must be those of two processes on the
+CPU. Then steps are timed in bf16, eager and compiled, with those of the peers, the most important first; after them the
+utilization of two large U-Nets, and the demo. Rows are appended to the file as soon as they are there. The file of the
+same name with the suffix .md has them as tables.
 """
 
 import argparse
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,14 @@ keep_freed_memory()
 
 import torch  # noqa: E402
 
-from benchmarks.gpu.correctness import TOLERANCES, check_method, check_ranks, check_resume  # noqa: E402
-from benchmarks.gpu.speed import IMPORTANT, measure_demo, measure_entry, measure_utilization  # noqa: E402
+from benchmarks.gpu.correctness import MIXED, check_method, check_ranks, check_resume  # noqa: E402
+from benchmarks.gpu.speed import EAGER, IMPORTANT, measure_demo, measure_entry, measure_utilization  # noqa: E402
 from benchmarks.gpu.visit import Visit  # noqa: E402
 from benchmarks.profile_steps import METHODS  # noqa: E402
 from benchmarks.speed.harness import Options, machine  # noqa: E402
+
+LAST, DEMO = 90.0, 30.0  # seconds that are left for utilization and demo, and for the demo
+TINY = ("segmentation_scores",)
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
@@ -62,8 +68,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--budget", type=float, default=480.0, help="seconds of the whole visit")
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--tiny", action="store_true", help="few methods and small networks, to try the command")
+    parser.add_argument("--tiny", action="store_true", help="one entry and small networks, to try the command")
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="rows; the tables lie beside them")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="copy of benchmarks/recorded.json that keeps the timed steps, with RESULTS.md beside it",
+    )
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU, and torch finds none; try the command with --device cpu --tiny")
@@ -73,25 +84,28 @@ def main(argv: list[str]) -> int:
     visit.add(part="machine", name=about, date=datetime.now().astimezone().isoformat(timespec="seconds"))
 
     with _quiet():
-        precisions = ("32-true", "bf16-mixed") if device == "cpu" else tuple(TOLERANCES)
-        for name in ("unet", "yolo", "vae") if tiny else METHODS:
-            visit.run("correctness", name, partial(check_method, name, device, precisions))
+        for name in METHODS:
+            visit.run("correctness", name, partial(check_method, name, device, MIXED[device]))
         visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device))
         if device == "cpu" or torch.cuda.device_count() > 1:
             visit.run("correctness", "unet, two processes", partial(check_ranks, "unet", device))
+        eager = Options(device, dtype, channels_last=True, rounds=1 if tiny else 5)
+        both = [eager] if tiny else [eager, replace(eager, compile=True)]
+        for name, options in product(TINY if tiny else IMPORTANT, both):
+            if options.compile and name in EAGER:
+                continue
+            visit.run("speed", name, partial(measure_entry, name, options, arguments.record), reserve=LAST)
+        for options in both:
+            visit.run("utilization", "training step", partial(measure_utilization, options, tiny), reserve=DEMO)
         visit.run("demo", "configs/segmentation/unet.yaml", partial(measure_demo, device, 10 if tiny else 200))
-        for compiled in (False,) if tiny else (False, True):
-            options = Options(device, dtype, compile=compiled, channels_last=True, rounds=1 if tiny else 5)
-            visit.run("utilization", "training step", partial(measure_utilization, options, tiny))
-            for name in ("segmentation_scores",) if tiny else IMPORTANT:
-                visit.run("speed", name, partial(measure_entry, name, options))
     title = "Measured on a GPU" if device == "cuda" else "Dry run on a CPU"
     words = [
         f"--budget {arguments.budget:g}",
         *(["--device cpu"] if device == "cpu" else []),
         *(["--tiny"] if tiny else []),
     ]
-    head = f"# {title}\n\n`python -m benchmarks gpu {' '.join(words)}` on {about}\n"
+    spent = f"{visit.rows[0]['date'][:10]}; {arguments.budget - visit.left:.0f} s"
+    head = f"# {title}\n\n`python -m benchmarks gpu {' '.join(words)}` on {about}; {spent}\n"
     arguments.out.with_suffix(".md").write_text(head + tables(visit.rows[1:]) + "\n", encoding="utf-8")
     wrong = [
         row for row in visit.rows if row.get("right") is False or (row["part"] == "correctness" and "error" in row)

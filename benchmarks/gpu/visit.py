@@ -10,7 +10,7 @@ from typing import Any
 
 
 class OverBudgetError(Exception):
-    """A part that took the rest of the budget."""
+    """A part that took too long."""
 
 
 class Visit:
@@ -19,10 +19,11 @@ class Visit:
     Args:
         path: of the rows; they are appended.
         budget: seconds of the whole visit.
+        limit: seconds of one part, after which it is stopped: between two operations, not within a long one.
     """
 
-    def __init__(self, path: Path, budget: float) -> None:
-        self.path, self.end = path, time.monotonic() + budget
+    def __init__(self, path: Path, budget: float, limit: float = 90) -> None:
+        self.path, self.end, self.limit = path, time.monotonic() + budget, limit
         self.rows: list[dict[str, Any]] = []
 
     @property
@@ -37,19 +38,21 @@ class Visit:
             file.write(json.dumps(row) + "\n")
         print(" | ".join(str(value) for value in row.values()), flush=True)
 
-    def run(self, part: str, name: str, measure: Callable[[], Iterator[dict[str, Any]]]) -> None:
+    def run(self, part: str, name: str, measure: Callable[[], Iterator[dict[str, Any]]], reserve: float = 0.0) -> None:
         """Add the rows of a part, each with its name; a part that raises an error is added with its message.
 
         Args:
             part: correctness, speed, utilization or demo.
             name: of what is measured.
             measure: yields columns.
+            reserve: seconds of the budget that are left for later parts.
         """
-        if self.left <= 0:
+        left = self.left - reserve
+        if left <= 0:
             self.add(part=part, name=name, error="the budget is spent")
             return
         try:
-            with _limit(self.left):
+            with _limit(min(left, self.limit)):
                 for columns in measure():
                     self.add(part=part, name=name, **columns)
         except Exception as error:  # of any method, compiler or driver, which must not end the visit
@@ -62,7 +65,7 @@ def _limit(seconds: float) -> Iterator[None]:
     """Raise an OverBudgetError in the main thread after some seconds."""
 
     def stop(*_: Any) -> None:
-        raise OverBudgetError("the budget is spent")
+        raise OverBudgetError(f"stopped after {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import __main__ as command
+import benchmarks.entries  # noqa: F401 (registers the entries, whose order the page has)
 from benchmarks import record as record_module
 from benchmarks.record import PAGE, RECORDED, is_behind, keep, read_reasons, render, rows_of_peers
 from benchmarks.speed.harness import ENTRIES, Options, Result, Row, Side, compare
@@ -24,16 +24,16 @@ def slow_peer(options: Options) -> Result:
 def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Measurement of an entry, as ``--record`` keeps it."""
     monkeypatch.setitem(ENTRIES, "unet_step", slow_peer)
-    return command.measure("unet_step", Options(rounds=3))
+    return record_module.measure("unet_step", Options(rounds=3))
 
 
 def test_command_of_a_measurement_has_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = Options(dtype="bfloat16", channels_last=True, rounds=3)
     written = "OMP_NUM_THREADS=1 python -m benchmarks unet_step --dtype bfloat16 --channels-last --rounds 3"
-    assert command.command_of("unet_step", options) == written
+    assert record_module.command_of("unet_step", options) == written
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert command.command_of("unet_step", Options()) == "python -m benchmarks unet_step"
+    assert record_module.command_of("unet_step", Options()) == "python -m benchmarks unet_step"
 
 
 def test_newer_measurement_replaces_the_older_one_of_its_precision(measured: dict[str, Any], tmp_path: Path) -> None:
