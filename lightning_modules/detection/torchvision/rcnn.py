@@ -200,7 +200,7 @@ class RegionHeads(RoIHeads):
         targets: Targets,
     ) -> Tensor:
         """Compute the cross-entropy of the true class's mask, over regions that are objects."""
-        objects = [label > 0 for label in labels]
+        objects = [(label > 0).nonzero().flatten() for label in labels]
         boxes, truths, labels = (
             [value[some] for value, some in zip(values, objects, strict=True)] for values in (boxes, truths, labels)
         )
