@@ -14,6 +14,7 @@ import yaml
 
 from benchmarks import profile_steps
 from benchmarks.results import export_table, segmentation_ladder
+from benchmarks.results.commands import CommandFailedError
 from benchmarks.results.same_budget import __main__ as same_budget
 from benchmarks.results.same_budget.validation import FILE, TimeValidation, limit_batches
 from benchmarks.speed import classification, detection, generation, networks, processes
@@ -62,10 +63,13 @@ def test_given_steps_are_not_timed_first(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "--trainer.limit_val_batches" not in words
 
 
-def test_failing_method_does_not_end_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("error", [CommandFailedError("darkroom fit\nout of memory"), KeyError("mIoU")])
+def test_failing_method_does_not_end_the_table(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def run(family: str, name: str, *others: object) -> dict[str, str]:
         if name == "DeconvNet":
-            raise same_budget.CommandFailedError("darkroom fit\nout of memory")
+            raise error
         return {"method": name, "steps": "6"}
 
     monkeypatch.setattr(same_budget, "run", run)

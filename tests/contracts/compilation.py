@@ -22,6 +22,7 @@ class CompilationContract:
     # Captures graphs and derives their backward pass as inductor does, without its C++ compiler, which takes a minute.
     # One method of each family has inductor.
     compile_backend = "aot_eager"
+    compile_mode = "default"  # of inductor
 
     epochs = 1  # of the shortest fit; the first step is compared
 
@@ -34,9 +35,14 @@ class CompilationContract:
     @pytest.fixture
     def _compiler(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         compile_module = nn.Module.compile
-        monkeypatch.setattr(
-            nn.Module, "compile", lambda module, mode: compile_module(module, backend=self.compile_backend)
-        )
+
+        def compile_in_place(module: nn.Module, mode: str) -> None:
+            if self.compile_backend == "inductor":
+                compile_module(module, mode=mode)
+            else:
+                compile_module(module, backend=self.compile_backend)
+
+        monkeypatch.setattr(nn.Module, "compile", compile_in_place)
         torch._dynamo.reset()
         counters.clear()
         with torch._inductor.config.patch(fallback_random=True):  # random numbers of eager mode
@@ -47,10 +53,10 @@ class CompilationContract:
     @pytest.mark.usefixtures("_compiler")
     def test_compiled_training_step_equals_eager(self, tmp_path: Path) -> None:
         data = {"batch_size": 2, "train_size": 2}
-        loss, gradients = first_step(self.build, self.data(**data), tmp_path, self.epochs, compiled=False)
+        loss, gradients = first_step(self.build, self.data(**data), tmp_path, self.epochs)
         assert not counters["stats"]["unique_graphs"]
         compiled_loss, compiled_gradients = first_step(
-            self.build, self.data(**data), tmp_path, self.epochs, compiled=True
+            self.build, self.data(**data), tmp_path, self.epochs, self.compile_mode
         )
         assert counters["stats"]["unique_graphs"] > 0
         torch.testing.assert_close(compiled_loss, loss, rtol=1e-4, atol=1e-5, equal_nan=True)
@@ -131,12 +137,16 @@ def validate(build: Any, data: LightningDataModule, folder: Path, compiled: bool
 
 
 def first_step(
-    build: Any, data: LightningDataModule, folder: Path, epochs: int, compiled: bool
+    build: Any, data: LightningDataModule, folder: Path, epochs: int, compile_mode: str | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of the first training step, NaN for manual optimization, and the gradients by parameter."""
+    """Return the loss of the first training step, NaN for manual optimization, and the gradients by parameter.
+
+    Without a mode, the step is not compiled.
+    """
     seed_everything(0)
     model, seen = build(), _FirstStep()
-    model.optim.compile = compiled
+    if compile_mode:
+        model.optim.compile, model.optim.compile_mode = True, compile_mode
     quiet: dict[str, Any] = dict.fromkeys(
         ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
     )

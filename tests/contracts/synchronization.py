@@ -23,7 +23,12 @@ _SYNCHRONIZING = {
     "repeat_interleave",
     "equal",
 }
-_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}  # which search the places of a mask, as nonzero does
+_INDEXING = {
+    "index",
+    "index_put",
+    "index_put_",
+    "_index_put_impl_",
+}  # which search the places of a mask, as nonzero does
 _OWN = ("lightning_modules", "callbacks", "datamodules", "torchvision")
 
 _ONE_HOT = "one_hot checks its labels on the CPU, and not on a GPU"

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from benchmarks.results.commands import CommandFailedError, newest_run, read_column, read_newest_test, run_darkroom
+from benchmarks.results.commands import newest_run, read_column, read_newest_test, run_darkroom
 from benchmarks.results.same_budget.entries import FAMILIES, SHARED, VALIDATIONS
 from benchmarks.results.same_budget.validation import TimeValidation, limit_batches
 from benchmarks.speed.harness import Options, machine
@@ -84,7 +85,8 @@ def choose_length(
         probe += ["--trainer.val_check_interval", "12", "--trainer.check_val_every_n_epoch", "null"]
         probe += ["--trainer.callbacks+", f"{TimeValidation.__module__}.{TimeValidation.__name__}"]
         run_darkroom("fit", *shared, *FOREVER, *probe, "--checkpoint.save_top_k", "0")
-        rate = max(read_column(newest_run(experiment) / "metrics.csv", "train/images_per_second"))
+        _, *rates = read_column(newest_run(experiment) / "metrics.csv", "train/images_per_second")  # the first: warm-up
+        rate = statistics.median(rates)
         every = max(1, round(60 * arguments.minutes * rate / batch_size / VALIDATIONS))
         steps = every * VALIDATIONS
         if not any(word.startswith("--trainer.limit_val_batches") for word in extra):
@@ -145,9 +147,10 @@ def main() -> None:
     for name in names:
         try:
             row = run(arguments.family, name, arguments, extra)
-        except CommandFailedError as error:
+        except Exception as error:  # of any method, which must not end the table
             failed = True
-            print(f"{name} failed; continuing with the others: {error}", file=sys.stderr, flush=True)
+            what = f"{type(error).__name__}: {error}"
+            print(f"{name} failed; continuing with the others: {what}", file=sys.stderr, flush=True)
             continue
         if not headed:
             headed = True

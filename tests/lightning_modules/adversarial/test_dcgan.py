@@ -67,6 +67,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 class TestDCGAN(GenerationContract):
     compile_backend = "inductor"
+    compile_mode = "reduce-overhead"
     loss = "d_loss"
     test_exported_files_predict_as_model = None  # TestConditionalDCGAN exports
 

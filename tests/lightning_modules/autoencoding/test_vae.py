@@ -30,6 +30,7 @@ from tests.contracts.module import trainer
 
 class TestVAE(GenerationContract):
     compile_backend = "inductor"
+    compile_mode = "max-autotune"
     overfit_loss = ("reconstruction", 450.0)
 
     def build(self, **kwargs: Any) -> VAE:

@@ -19,6 +19,7 @@ from tests.contracts.module import trainer
 
 class TestBackbone(ClassificationContract):
     compile_backend = "inductor"
+    compile_mode = "max-autotune"
 
     def build(self, **kwargs: Any) -> ImageClassifier:
         torch.manual_seed(0)

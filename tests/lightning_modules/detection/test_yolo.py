@@ -378,6 +378,7 @@ def test_loss_is_float32_under_autocast() -> None:
 
 class TestYOLO(DetectionContract):
     compile_backend = "inductor"
+    compile_mode = "reduce-overhead"
     steps, overfit_ap = 60, 0.9
 
     def build(self, **kwargs: Any) -> YOLO:

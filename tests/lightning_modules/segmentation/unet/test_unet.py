@@ -48,6 +48,7 @@ class TestUNetValid(SegmentationContract):
 
 class TestUNet(SegmentationContract):
     compile_backend = "inductor"
+    compile_mode = "reduce-overhead"
     steps = 220
 
     def build(self, **kwargs: Any) -> UNet:
