@@ -1,7 +1,8 @@
 """Draw what faults of sampling look like: ``python -m benchmarks.results.sampling_failures RUN --out FILE``.
 
 RUN is the folder of a trained DDPM that predicts v, such as one of ``configs/diffusion/ddpm_conditional.yaml``. Each row
-shows samples of the same noise and classes, after one change of the model or of its sampler.
+shows samples of the same noise and classes, after one change of the model or of its sampler. ``--x0`` is the folder of a
+run of the same config that predicts the image with the weights of the noise's error (``Simple``).
 """
 
 import argparse
@@ -55,6 +56,11 @@ def guide_too_strongly(model: DDPM) -> None:
     model.sampling = replace(model.sampling, guidance=12.0)
 
 
+def ignore_condition(model: DDPM) -> None:
+    """Sample with the null condition, whatever the class is."""
+    model.sampling = replace(model.sampling, guidance=0.0)
+
+
 def shift_times(model: DDPM) -> None:
     """Pass the network a time 100 steps later than that of its input."""
     network = model.sampling_network
@@ -74,7 +80,9 @@ FAILURES: dict[str, Callable[[DDPM], None]] = {
     "times off by 100": shift_times,
     "10 ancestral steps": take_few_ancestral_steps,
     "guidance 12": guide_too_strongly,
+    "condition ignored": ignore_condition,
 }
+X0 = "image predicted, error weighted as noise's"
 
 
 def sample_after(change: Callable[[DDPM], None], run: Path, count: int, seed: int) -> list[Tensor]:
@@ -95,6 +103,7 @@ def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.sampling_failures", description=__doc__)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--x0", type=Path, help="run whose loss has its weight at the last speck of noise")
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=64)
@@ -105,6 +114,8 @@ def main() -> None:
         name: sample_after(change, arguments.run, arguments.columns, arguments.seed)
         for name, change in FAILURES.items()
     }
+    if arguments.x0:
+        rows[X0] = sample_after(keep, arguments.x0, arguments.columns, arguments.seed)
     tile = (arguments.side, arguments.side)
     image_grid(list(rows.values()), list(rows), gap=4, tile=tile).save(arguments.out.with_suffix(""))
 

@@ -20,6 +20,11 @@ test scenes. Settings are chosen on validation scenes; pages of methods name tho
 - **Metrics**: mean over the seeds, ± the sample standard deviation. `make results` runs three seeds of a method if its
   fits take at most five minutes, else one; the table states how many have run. The seed determines initial weights and
   noise; the scenes are always the same.
+- **cnn_fid**: FID with the features of a classifier that is trained on the real images and right on all of its held-out
+  ones; values of different sizes of images, numbers of samples and classifiers cannot be compared. Autoencoding and DCGAN
+  have 1,000 samples, Improved DDPM too, the others 400. Two sets of real images have 1.0 (32 px, 1,000 images), 1.6 (16 px,
+  1,000) and 4.4 (16 px, 400), and by the classifier of the 40 classes of the conditional models 4.8 (16 px), 4.1 (32 px)
+  and 4.2 (64 px, 400 each): `python -m benchmarks.results.score_floor ShapesImages --set side=16 test_size=2000`.
 - **Time**: processor time of all fits and the test on one thread, mean over the seeds. The time of the pretraining in it is
   in brackets. The classifier that judges samples is trained once per machine, within the first row that needs it.
   Networks of other libraries have their published width; their fits take longer.
@@ -71,6 +76,8 @@ def _format_row(row: Row, results: Sequence[Result], machines: list[str]) -> str
     config = row.config_files()[-1].relative_to(ROOT).as_posix()
     before = "".join(f"{earlier}, then " for earlier in row.earlier_fits())
     name = f"{before}[{row.name.rpartition('/')[2]}](<code:{config}>)"
+    if options := row.stages[-1].partition(" ")[2]:
+        name += f" with `{options}`"
     if not results:
         return f"| {name} | not run{f': needs {row.needs}' if row.needs else ''} | | | | | | |"
     metrics = ", ".join(_format_metric(results, metric, label) for metric, label in row.metrics.items())
