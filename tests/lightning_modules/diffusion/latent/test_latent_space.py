@@ -189,6 +189,60 @@ def test_exact_denoiser_of_codes_samples_reconstructions(sampler: Any) -> None:
     assert model.evaluate({"image": x}, "test")["loss"] < 1e-4
 
 
+MEAN = torch.tensor([0.3, -0.4])
+ROOT = torch.tensor([[0.15, 0.0], [0.1, 0.06]])  # of the covariance of the images
+
+
+class LinearCodes(nn.Module):
+    """Autoencoder of images of two values: z = W x + b."""
+
+    image_shape, latent_shape, num_classes = (2, 1, 1), (2, 1, 1), None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[2.0, -1.0], [1.5, 3.0]]))
+        self.bias = nn.Parameter(torch.tensor([0.5, -1.0]))
+
+    def encode(self, x: Tensor, *_: Any) -> Tensor:
+        return x.flatten(1) @ self.weight.T + self.bias
+
+    def decode(self, z: Tensor, *_: Any) -> Tensor:
+        return ((z - self.bias) @ torch.linalg.inv(self.weight).T)[..., None, None]
+
+
+class ExactGaussian(nn.Module):
+    """Denoiser that predicts E[eps | x_t] of codes N(mean, covariance)."""
+
+    def __init__(self, mean: Tensor, covariance: Tensor, schedule: CosineSchedule) -> None:
+        super().__init__()
+        self.mean, self.covariance, self.schedule = mean, covariance, schedule
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.schedule.at(t[0].item())
+        gain = sigma * torch.linalg.inv(alpha**2 * self.covariance + sigma**2 * torch.eye(2))
+        return self.weight * ((x.flatten(1) - alpha * self.mean) @ gain.T)[..., None, None]
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver++"])
+def test_samples_of_exact_denoiser_of_codes_have_mean_and_covariance_of_images(sampler: Any) -> None:
+    torch.manual_seed(0)
+    shape, schedule, coded = LinearCodes.image_shape, CosineSchedule(400), LinearCodes()
+    images = (MEAN + torch.randn(4000, 2) @ ROOT.T)[..., None, None]
+    space = LatentSpace(coded, shape)
+    space.measure(images)
+    linear = coded.weight.detach() / space.scale.deviation
+    mean = coded.encode(MEAN[None])[0].detach() / space.scale.deviation
+    network = ExactGaussian(mean, linear @ ROOT @ ROOT.T @ linear.T, schedule)
+    steps = 30 if sampler == "dpm_solver++" else 400
+    options: dict[str, Any] = {"schedule": schedule, "autoencoder": coded, "ema": None}
+    model = DDPM(shape, None, network, sampling=Sampling(sampler, steps=steps), **options).eval()
+    model.latent.scale.load_state_dict(space.scale.state_dict())
+    samples = model.sample(20_000).flatten(1)
+    torch.testing.assert_close(samples.mean(0), MEAN, atol=0.005, rtol=0)
+    torch.testing.assert_close(samples.T.cov(), ROOT @ ROOT.T, atol=0.001, rtol=0.04)
+
+
 @pytest.mark.slow  # 14 seconds
 def test_checkpoint_loads_without_file_of_autoencoder(darkroom: Callable) -> None:
     small = ("--data.train_size", 8, "--data.val_size", 4, "--data.test_size", 4, "--data.num_workers", 0)
