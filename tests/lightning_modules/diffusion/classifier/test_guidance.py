@@ -134,7 +134,7 @@ def test_samples_have_mean_and_covariance_of_their_class(sampler: str) -> None:
     for label, mean in enumerate(MEANS):
         some = samples[labels == label]
         torch.testing.assert_close(some.mean(0), mean.expand(4), atol=0.01, rtol=0)
-        torch.testing.assert_close(some.T.cov(), DEVIATION**2 * torch.eye(4), atol=0.1 * DEVIATION**2, rtol=0.1)
+        torch.testing.assert_close(some.T.cov(), DEVIATION**2 * torch.eye(4), atol=0.1 * DEVIATION**2, rtol=0.15)
     labels = labels[:400]
     plain = model.sample(400, labels=labels, classifier_scale=0.0, generator=torch.Generator().manual_seed(0))
     assert (plain[labels == 0] > 0).float().mean() == pytest.approx(0.5, abs=0.15)  # both classes
