@@ -2,7 +2,7 @@
 
 RUN is the folder of a trained run. All samplers start from the same noise, and their samples are compared with the same
 test images. Settings after the sampler's name replace those of the model: ``ddim,spacing=quadratic,guidance=2``. They are
-spacing, guidance, eta, order, variance, threshold and percentile.
+spacing, shift, guidance, eta, order, churn, variance, threshold and percentile.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from darkroom.lightning_modules.metrics import SampleScores
 from darkroom.lightning_modules.metrics.reference_classifier import load_or_train_classifier
 
 SAMPLERS: dict[str, SamplerName] = {name: name for name in get_args(SamplerName)}
-SETTINGS = ("spacing", "guidance", "eta", "order", "variance", "threshold", "percentile")
+SETTINGS = ("spacing", "shift", "guidance", "eta", "order", "churn", "variance", "threshold", "percentile")
 
 
 def parsed(row: str) -> tuple[SamplerName, dict[str, Any]]:
