@@ -123,6 +123,8 @@ def main(argv: Sequence[str]) -> int:
     path = parser.parse_args(argv).rows
     torch.set_num_threads(1)
     rows = read_rows(path)
+    if rows:
+        print(f"{len(rows)} configs of {path} are not measured again\n")
     for name in (*CALIBRATION, *CHECKED):
         if name not in rows:
             rows[name] = measure_row(name)

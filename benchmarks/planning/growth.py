@@ -66,8 +66,12 @@ TOLERANCE = 0.05
 _FEW, _MANY = (2, 4, 8), (8, 32, 128)
 CASES = (
     # Pixels: the square of the side. Images of a batch do not depend on each other.
-    *(Case(f"segmentation/{name}", "side", (64, 128, 256), 2, _SIDE) for name in ("unet", "dilated")),
+    *(
+        Case(f"segmentation/{name}", "side", (64, 128, 256), 2, _SIDE)
+        for name in ("unet", "fcn", "deconvnet", "dilated")
+    ),
     Case("detection/faster_rcnn", "side", (64, 128, 256), 2, _RCNN),
+    Case("detection/yolo", "side", (64, 128, 256), 2, (*_SIDE, "--model.image_size", "{}")),
     # DCGAN has a layer more for each doubling, of twice the channels: the square times the number of layers.
     Case("adversarial/dcgan", "side", (16, 32, 64), 3, _SIDE),
     Case("autoencoding/vae", "side", (32, 64, 128), 2, _SIDE),
@@ -77,7 +81,8 @@ CASES = (
         Case(name, "images", _FEW, 1)
         for name in (
             *("classification/vgg", "segmentation/unet", "segmentation/fcn", "segmentation/deconvnet"),
-            *("segmentation/dilated", "segmentation/convolutionalized", "autoencoding/autoencoder", "autoencoding/vae"),
+            *("segmentation/dilated", "segmentation/convolutionalized", "detection/faster_rcnn", "detection/yolo"),
+            *("autoencoding/autoencoder", "autoencoding/vae"),
             *("autoencoding/conditional_vae", "adversarial/dcgan", "diffusion/ddpm", "diffusion/improved_ddpm"),
             *("diffusion/imagen", "diffusion/imagen_sr", "diffusion/rectified_flow"),
         )
