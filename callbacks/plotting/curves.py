@@ -78,8 +78,9 @@ def set_log(plot: "Axes", which: str) -> None:
         axis.axes.set(**{f"{which}lim": (0.1, 10.0)})
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
-    # Few decades have ticks at 1, 2 and 5 times powers of ten; less than one may have none of these.
-    locator = LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0), numticks=9)
+    # Ticks at these multiples of powers of ten; much less than a decade may have none of them.
+    subs = (1.0,) if decades > 3 else (1.0, 2.0, 5.0) if decades > 1.3 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    locator = LogLocator(subs=subs, numticks=9)
     axis.set_major_locator(locator if decades > 0.7 else MaxNLocator(5))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
