@@ -110,7 +110,9 @@ def keep(name: str, record: Record, options: Options, file: Path = RECORDED) -> 
     """
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     known.setdefault(_section(options), {})[name] = record
-    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    whole = file.with_name(f"{file.name}.new")  # a stopped command leaves the old file
+    whole.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    whole.replace(file)
     file.with_name(PAGE.name).write_text(render(known), encoding="utf-8")
 
 
@@ -181,7 +183,7 @@ def _peers(known: Mapping[str, Mapping[str, Record]]) -> list[str]:
         if is_behind(row):
             reason, ratio = reasons.get(name, ""), f"**{ratio}**"
         elif round(row["ratio"], 2) < 1:
-            reason = "within the spread of the rounds"
+            reason = "1 lies within the spread"
         theirs, ours = (one["flops"] for one in (row, record["rows"][0]))
         work = f"{theirs / 1e9:.1f} / {ours / 1e9:.1f}" if theirs and ours else ""
         lines.append(f"| {record['title']} | {section} | {row['name']} | {ratio} | {work} | {reason} |")

@@ -30,7 +30,9 @@ from benchmarks.gpu.visit import Visit  # noqa: E402
 from benchmarks.profile_steps import METHODS  # noqa: E402
 from benchmarks.speed.harness import Options, machine  # noqa: E402
 
-LAST, DEMO = 90.0, 30.0  # seconds that are left for utilization and demo, and for the demo
+# Seconds that are left for what comes after the correctness, after the steps, and after the utilization.
+STEPS, LARGE, DEMO = 240.0, 120.0, 45.0
+COMPILED = 120.0  # seconds that a compiled part may take
 TINY = ("segmentation_scores",)
 
 
@@ -78,6 +80,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU, and torch finds none; try the command with --device cpu --tiny")
+    if arguments.record and not arguments.record.is_file():
+        parser.error(f"--record must be a copy of benchmarks/recorded.json, got {arguments.record}")
     visit, device, tiny = Visit(arguments.out, arguments.budget), arguments.device, arguments.tiny
     dtype = "float32" if tiny else "bfloat16"
     about = machine(Options(device, dtype))
@@ -85,16 +89,20 @@ def main(argv: list[str]) -> int:
 
     with _quiet():
         for name in METHODS:
-            visit.run("correctness", name, partial(check_method, name, device, MIXED[device]))
-        visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device))
+            visit.run("correctness", name, partial(check_method, name, device, MIXED[device]), reserve=STEPS)
+        visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device), reserve=STEPS)
         if device == "cpu" or torch.cuda.device_count() > 1:
-            visit.run("correctness", "unet, two processes", partial(check_ranks, "unet", device))
+            visit.run(
+                "correctness", "unet, two processes", partial(check_ranks, "unet", device), limit=120, reserve=STEPS
+            )
         eager = Options(device, dtype, channels_last=True, rounds=1 if tiny else 5)
         both = [eager] if tiny else [eager, replace(eager, compile=True)]
         for name, options in product(TINY if tiny else IMPORTANT, both):
             if options.compile and name in EAGER:
                 continue
-            visit.run("speed", name, partial(measure_entry, name, options, arguments.record), reserve=LAST)
+            limit = COMPILED if options.compile else 60.0
+            measured = partial(measure_entry, name, options, arguments.record)
+            visit.run("speed", name, measured, limit=limit, reserve=LARGE)
         for options in both:
             visit.run("utilization", "training step", partial(measure_utilization, options, tiny), reserve=DEMO)
         visit.run("demo", "configs/segmentation/unet.yaml", partial(measure_demo, device, 10 if tiny else 200))
@@ -103,6 +111,7 @@ def main(argv: list[str]) -> int:
         f"--budget {arguments.budget:g}",
         *(["--device cpu"] if device == "cpu" else []),
         *(["--tiny"] if tiny else []),
+        *([f"--record {arguments.record}"] if arguments.record else []),
     ]
     spent = f"{visit.rows[0]['date'][:10]}; {arguments.budget - visit.left:.0f} s"
     head = f"# {title}\n\n`python -m benchmarks gpu {' '.join(words)}` on {about}; {spent}\n"

@@ -30,7 +30,7 @@ EAGER = ("segmentation_scores", "segmentation_evaluation")  # whose sides are no
 
 
 def measure_entry(name: str, options: Options, recorded: Path | None) -> Iterator[dict[str, Any]]:
-    """Yield a row for each side of an entry, then its notes, such as a peer that is not installed.
+    """Yield a row for each side of an entry, then a row with its notes, which name peers that are not installed.
 
     Args:
         name: of the entry.
@@ -38,14 +38,15 @@ def measure_entry(name: str, options: Options, recorded: Path | None) -> Iterato
         recorded: file of all records that keeps this one, with its page; None: no file.
     """
     record = measure(name, options)
-    if recorded:
-        keep(name, record, options, recorded)
     for row in record["rows"]:
         numbers = {"ms": row["ms"], "images_per_second": row["per_second"], "ratio": row["ratio"]}
         numbers |= {"peak_mib": row["peak_mib"], "of_peak": row["of_peak"]}
         rounded = {key: None if value is None else float(f"{value:.4g}") for key, value in numbers.items()}
         yield {"side": row["name"], "dtype": options.dtype, "compiled": options.compile, **rounded}
-    yield {"note": " ".join(record["notes"])}
+    if record["notes"]:
+        yield {"note": " ".join(record["notes"])}
+    if recorded:
+        keep(name, record, options, recorded)
 
 
 def measure_utilization(options: Options, tiny: bool) -> Iterator[dict[str, Any]]:

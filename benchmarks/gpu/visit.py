@@ -19,11 +19,10 @@ class Visit:
     Args:
         path: of the rows; they are appended.
         budget: seconds of the whole visit.
-        limit: seconds of one part, after which it is stopped: between two operations, not within a long one.
     """
 
-    def __init__(self, path: Path, budget: float, limit: float = 90) -> None:
-        self.path, self.end, self.limit = path, time.monotonic() + budget, limit
+    def __init__(self, path: Path, budget: float) -> None:
+        self.path, self.end = path, time.monotonic() + budget
         self.rows: list[dict[str, Any]] = []
 
     @property
@@ -38,13 +37,21 @@ class Visit:
             file.write(json.dumps(row) + "\n")
         print(" | ".join(str(value) for value in row.values()), flush=True)
 
-    def run(self, part: str, name: str, measure: Callable[[], Iterator[dict[str, Any]]], reserve: float = 0.0) -> None:
+    def run(
+        self,
+        part: str,
+        name: str,
+        measure: Callable[[], Iterator[dict[str, Any]]],
+        limit: float = 60.0,
+        reserve: float = 0.0,
+    ) -> None:
         """Add the rows of a part, each with its name; a part that raises an error is added with its message.
 
         Args:
             part: correctness, speed, utilization or demo.
             name: of what is measured.
             measure: yields columns.
+            limit: seconds after which it is stopped: between two operations, not within a long one.
             reserve: seconds of the budget that are left for later parts.
         """
         left = self.left - reserve
@@ -52,7 +59,7 @@ class Visit:
             self.add(part=part, name=name, error="the budget is spent")
             return
         try:
-            with _limit(min(left, self.limit)):
+            with _limit(min(left, limit)):
                 for columns in measure():
                     self.add(part=part, name=name, **columns)
         except Exception as error:  # of any method, compiler or driver, which must not end the visit
@@ -65,10 +72,10 @@ def _limit(seconds: float) -> Iterator[None]:
     """Raise an OverBudgetError in the main thread after some seconds."""
 
     def stop(*_: Any) -> None:
-        raise OverBudgetError(f"stopped after {seconds:.0f} s")
+        raise OverBudgetError(f"stopped after {seconds:.3g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)  # again and again, for code that catches the error
     try:
         yield
     finally:

@@ -105,13 +105,16 @@ def _vae_steps(title: str, channels: Sequence[int], latent_dim: int, options: Op
     """Compare training steps of a VAE whose last map is 2 x 2."""
     last, size = replace(options, channels_last=True), 2 * 2 ** len(channels)
     theirs = options.place(PublicVAE(channels, latent_dim)).train()
+    torch.manual_seed(0)  # of the image, which all sides have
     image = options.images(BATCH, 3, size, size).clamp(-1, 1)
 
     adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
     sides = [_vae_side("darkroom VAE, channels_last", channels, latent_dim, last)]
     if not options.channels_last:
         sides.append(_vae_side("darkroom VAE, in the layout of PyTorch-VAE", channels, latent_dim, options))
-    peer = side_of(PUBLIC_VAE, [theirs], descend(adam, partial(theirs.loss, image), options), BATCH, options)
+    peer = side_of(
+        PUBLIC_VAE, [*theirs.children()], descend(adam, partial(theirs.loss, image), options), BATCH, options
+    )
     notes = ["Ours has a fused AdamW, PyTorch-VAE Adam."]
     return compare(f"{title} training step, batch {BATCH}, {size} px", [*sides, peer], options, notes, [peer.name])
 
@@ -131,7 +134,9 @@ def _vae(channels: Sequence[int], latent_dim: int, channels_last: bool) -> VAE:
 
 def _vae_side(name: str, channels: Sequence[int], latent_dim: int, options: Options) -> Side:
     """Return the training steps of darkroom's VAE."""
+    torch.manual_seed(0)  # of weights and image, which both layouts have
     vae = without_trainer(options.place(_vae(channels, latent_dim, options.channels_last)).train())
+    torch.manual_seed(0)
     image = options.images(BATCH, *vae.image_shape).clamp(-1, 1)
     loss = partial(training_loss, vae, {"image": image})
     return side_of(name, vae.networks(), descend(vae.configure_optimizers(), loss, options), BATCH, options)

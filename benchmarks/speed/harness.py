@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.lightning_modules.base import Technique
@@ -116,17 +117,27 @@ def side_of(
 ) -> Side:
     """Build a side: count parameters and operations, then compile the networks if ``options.compile`` is set.
 
-    The first step, whose loss is kept, has the same random numbers on every side.
+    The first step, whose loss is kept, has the same random numbers on every side. If the step calls none of the networks,
+    "(not compiled)" is added to the name.
     """
     torch.manual_seed(0)
     with FlopCounterMode(display=False) as counter:
         found = step()
     loss = found.item() if isinstance(found, torch.Tensor) and found.numel() == 1 else None
-    if options.compile:  # after counting, which compiled networks do not allow
-        for network in networks:
-            network.compile()
+    if options.compile and not _compile(networks, step):  # after counting, which compiled networks do not allow
+        name += " (not compiled)"
     parameters = sum(p.numel() for network in networks for p in network.parameters())
     return Side(name, step, images, parameters, counter.get_total_flops(), loss)
+
+
+def _compile(networks: list[torch.nn.Module], step: Callable[[], object]) -> bool:
+    """Compile the networks in place; return whether a step compiles any graph."""
+    torch._dynamo.reset()  # a limit of compilations counts those of earlier sides of the same class
+    counters.clear()
+    for network in networks:
+        network.forward = torch.compile(network.forward)  # type: ignore[method-assign]  # also for calls of forward itself
+    step()
+    return counters["stats"]["unique_graphs"] > 0
 
 
 def without_gradients(call: Callable[[], object], options: Options) -> Callable[[], None]:
@@ -288,19 +299,23 @@ def compare(
 def _describe_work(sides: list[Side], peers: Collection[str]) -> str:
     """Return parameters and operations of the sides, and whether those of the peers, or of all, are the first side's."""
     first, *others = sides
+    compared = [side for side in others if not peers or side.name in peers]
     differ = [
         side.name
-        for side in others
-        if (not peers or side.name in peers)
-        and (side.parameters != first.parameters or not math.isclose(side.flops, first.flops, rel_tol=1e-3))
+        for side in compared
+        if side.parameters != first.parameters or not math.isclose(side.flops, first.flops, rel_tol=1e-2)
     ]
-    verdict = "Equal work" if not differ else f"Work differs: {', '.join(differ)}" if peers else "Work differs"
+    verdict = ""
+    if differ:
+        verdict = f"Work differs: {', '.join(differ)}. " if peers else "Work differs. "
+    elif compared:
+        verdict = "Equal work. "
     listed = (
         f"{side.name}: {side.parameters:,} parameters, {side.flops / 1e9:.1f} GFLOP"
         + (f", first loss {side.loss:.4g}" if side.loss is not None else "")
         for side in sides
     )
-    return f"{verdict}. {'; '.join(listed)}"
+    return verdict + "; ".join(listed)
 
 
 def machine(options: Options) -> str:

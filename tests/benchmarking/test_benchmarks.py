@@ -244,20 +244,38 @@ def test_side_of_a_comparison_is_measured_alone() -> None:
         compare("work", sides, Options(rounds=1, side="other"))
 
 
-def test_work_of_peers_is_compared_with_ours() -> None:
-    def side(name: str, width: int) -> Side:
-        network = torch.nn.Linear(3, width)
-        optimizer = torch.optim.SGD(network.parameters(), 0.1)
-        return side_of(
-            name, [network], descend(optimizer, lambda: network(torch.randn(1, 3)).sum(), options), 1, options
-        )
+def linear_side(name: str, width: int, rows: int, options: Options) -> Side:
+    network = torch.nn.Linear(300, width)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    step = descend(optimizer, lambda: network(torch.randn(rows, 300)).sum(), options)
+    return side_of(name, [network], step, rows, options)
 
+
+def test_work_of_peers_is_compared_with_ours() -> None:
     options = Options(rounds=1)
-    sides = [side("ours", 4), side("theirs", 4), side("wider", 8)]
-    (note,) = compare("work", sides, options, peers=["theirs"]).notes
-    assert note.startswith("Equal work. ours: 16 parameters, 0.0 GFLOP, first loss ")
-    (note,) = compare("work", sides, options, peers=["theirs", "wider"]).notes
-    assert note.startswith("Work differs: wider. ")
+    ours, theirs = linear_side("ours", 40, 10, options), linear_side("theirs", 40, 10, options)
+    wider, longer = linear_side("wider", 50, 8, options), linear_side("longer", 40, 20, options)
+
+    def note(*sides: Side, peers: tuple[str, ...] = ()) -> str:
+        return compare("work", list(sides), options, peers=peers).notes[-1]
+
+    assert note(ours, theirs, wider, peers=("theirs",)).startswith("Equal work. ours: 12,040 parameters, 0.0 GFLOP, ")
+    assert note(ours, theirs, wider, longer, peers=("wider", "longer")).startswith("Work differs: wider, longer. ")
+    assert note(ours, longer).startswith("Work differs. ours")
+    assert note(ours).startswith("ours: ")  # nothing to compare
+
+
+def test_compiled_sides_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compile_function(function, backend="eager"))
+    options, network = Options(compile=True), torch.nn.Linear(3, 4)
+    calls = {"whole": network, "forward": network.forward, "function": lambda x: x @ network.weight.T}
+    names = [
+        side_of(name, [network], lambda call=call: call(torch.ones(1, 3)), 1, options).name
+        for name, call in calls.items()
+    ]
+    assert names == ["whole", "forward (not compiled)", "function (not compiled)"]
+    torch._dynamo.reset()
 
 
 def test_plain_process_has_no_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +345,16 @@ def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
         (found,), (expected,) = ours.detect({"image": images}), theirs(images)
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-3)
     assert found["scores"].unique().numel() > 10  # not all 0 or 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [detection.FASTER, detection.MASK, detection.SSD])
+def test_detectors_beside_torchvisions_have_the_same_losses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[Side] = []
+    monkeypatch.setattr(detection, "compare", lambda title, found, *_, **__: sides.extend(found))
+    detection._train_against_torchvision(Options(), name)
+    ours, theirs = (side.loss for side in sides)
+    assert ours == pytest.approx(theirs, rel=1e-2)  # regions are sampled
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import choices
-from benchmarks.results.choices import CHOICES, draw, measure, table
+from benchmarks.results.choices import CHOICES, CONFIG, Choice, draw, measure, table
+from darkroom.cli.building.plan_build import build_config
+from darkroom.lightning_modules.diffusion import DDPM
 from darkroom.runtime.records.past_tests import append_test
 
 SCORES = [(choice, {"cnn_fid": 10.0 + index, "label_accuracy": 0.9}) for index, choice in enumerate(CHOICES)]
@@ -31,6 +33,12 @@ def test_choices_share_one_fit_unless_training_changes(monkeypatch: pytest.Monke
     assert all("--model.sampling.guidance" not in command for command in fits)
     with pytest.raises(SystemExit, match="--runs_dir must be another folder"):
         measure(CHOICES[0], tmp_path, ["--trainer.max_epochs", "4"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.arguments], ids=lambda choice: choice.name)
+def test_options_of_every_choice_fit_together(choice: Choice) -> None:
+    assert isinstance(build_config([*CONFIG[:2], *choice.arguments]).model, DDPM)
 
 
 def test_stopped_fit_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from benchmarks.gpu import run
 from benchmarks.gpu.correctness import check_method
 from benchmarks.gpu.speed import IMPORTANT, measure_entry
 from benchmarks.gpu.visit import Visit
+from benchmarks.profile_steps import METHODS
 from benchmarks.speed.harness import ENTRIES, Options, Result, Row
 
 
@@ -40,13 +41,13 @@ def sleep() -> Iterator[dict[str, Any]]:
 
 
 def test_part_that_takes_too_long_is_stopped_and_the_next_one_runs(tmp_path: Path) -> None:
-    visit = Visit(tmp_path / "gpu.jsonl", 60, limit=0.2)
+    visit = Visit(tmp_path / "gpu.jsonl", 60)
     start = time.monotonic()
-    visit.run("speed", "slow", sleep)
+    visit.run("speed", "slow", sleep, limit=0.2)
     visit.run("speed", "next", lambda: iter([{"ms": 1.0}]))
     assert time.monotonic() - start < 10
     slow, following = rows_of(visit.path)
-    assert slow["error"] == "OverBudgetError: stopped after 0 s"
+    assert slow["error"] == "OverBudgetError: stopped after 0.2 s"
     assert following["ms"] == 1.0
 
 
@@ -70,23 +71,28 @@ def test_timed_steps_are_recorded_with_their_page(tmp_path: Path, monkeypatch: p
     assert [row.get("side") for row in rows] == ["ours", "theirs", None]
     assert rows[1]["compiled"]
     assert rows[2]["note"] == "Equal work."
-    assert "bfloat16" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    (section,) = (known := json.loads((tmp_path / "recorded.json").read_text(encoding="utf-8")))
+    assert section.startswith("cpu, bfloat16")
+    assert section.endswith("compiled")
+    record = known[section]["unet_step"]
+    assert [row["name"] for row in record["rows"]] == ["ours", "theirs"]
+    assert record["command"].endswith("python -m benchmarks unet_step --dtype bfloat16 --compile")
+    assert "| theirs | 3 |" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
 
 
-def test_gan_is_compared_by_the_loss_of_its_discriminator() -> None:
+def test_training_of_a_gan_is_finite_by_the_loss_of_its_discriminator() -> None:
     (row,) = check_method("dcgan", "cpu", ("bf16-mixed",))
     assert row == {"precision": "bf16-mixed", "loss": None, "difference": None, "right": True}
 
 
 @pytest.mark.slow
-def test_tiny_visit_on_the_cpu_finds_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "METHODS", ("unet", "rcnn", "imagen"))
+def test_tiny_visit_on_the_cpu_finds_no_fault(tmp_path: Path) -> None:
     out = tmp_path / "gpu.jsonl"
-    assert run.main(["--device", "cpu", "--tiny", "--budget", "300", "--out", str(out)]) == 0
+    assert run.main(["--device", "cpu", "--tiny", "--budget", "1000", "--out", str(out)]) == 0
     rows = rows_of(out)
     assert not [row for row in rows if "error" in row]
     assert {row["part"] for row in rows} == {"machine", "correctness", "demo", "utilization", "speed"}
-    assert [row["right"] for row in rows if row["part"] == "correctness"] == [True] * 5
+    assert [row["right"] for row in rows if row["part"] == "correctness"] == [True] * (len(METHODS) + 2)
     text = out.with_suffix(".md").read_text(encoding="utf-8")
     assert "## Correctness" in text
     assert "| unet | bf16-mixed |" in text

@@ -21,6 +21,7 @@ _SYNCHRONIZING = {
     "unique_dim",
     "unique_consecutive",
     "repeat_interleave",
+    "bincount",
     "equal",
 }
 _INDEXING = {
@@ -43,14 +44,15 @@ REASONS = {
     "yolo.yolo_loss: _local_scalar_dense": _ONE_HOT,
     "yolo._best_boxes: _local_scalar_dense": _ONE_HOT,
     "base._predicts_twice: _local_scalar_dense": _RANDOM,
-    "convolutionalization.<listcomp>: _local_scalar_dense": _RANDOM,
+    "convolutionalization.classify_windows: _local_scalar_dense": _RANDOM,
     "base.check_boxes: _local_scalar_dense": _BEFORE,
     "boxes._choose: nonzero": _REGIONS,
     "region_align.forward: nonzero": _CPU,
     "region_align.align_by_products: nonzero": _CPU,
     "sampling.sample_windows: tolist": _REGIONS,
-    "sampling.<genexpr>: nonzero": _REGIONS,
-    "rcnn.<listcomp>: nonzero": _REGIONS,
+    "sampling.sample_windows: nonzero": _REGIONS,
+    "sampling.sample_windows: bincount": _REGIONS,
+    "rcnn._mask_loss: nonzero": _REGIONS,
     "generalized_rcnn.forward: _local_scalar_dense": _TORCHVISION,
     "transform.torch_choice: _local_scalar_dense": _TORCHVISION,
     "boxes.remove_small_boxes: nonzero": _TORCHVISION,
@@ -226,7 +228,10 @@ class _Recorder(TorchDispatchMode):
 
 
 def _is_by_mask(x: torch.Tensor, indices: Sequence[torch.Tensor | None], *value: Any) -> bool:
-    """Return whether an index has a mask whose places must be found; a single number is filled in without that."""
+    """Return whether an index has a mask whose places must be found.
+
+    A number of Python is filled in without that. On a CPU it cannot be told from a tensor of one value, which is not.
+    """
     number = bool(value) and isinstance(value[0], torch.Tensor) and value[0].numel() == 1
     masks = (torch.bool, torch.uint8)
     return not number and any(index is not None and index.dtype in masks for index in indices)
@@ -236,6 +241,7 @@ def _place() -> str:
     """Return the innermost function of Darkroom or torchvision on the stack; empty if there is none."""
     for frame in reversed(traceback.extract_stack()):
         parts = Path(frame.filename).parts
-        if any(part in _OWN for part in parts) and "tests" not in parts:
+        own = any(part in _OWN for part in parts) and "tests" not in parts
+        if own and not frame.name.startswith("<"):  # a comprehension is a frame of its own before Python 3.12
             return f"{Path(frame.filename).stem}.{frame.name}"
     return ""

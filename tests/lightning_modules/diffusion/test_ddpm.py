@@ -33,6 +33,7 @@ def network(**kwargs: Any) -> DenoisingUNet:
 
 class TestDDPM(GenerationContract):
     compile_backend = "inductor"
+    compile_mode = "reduce-overhead"
     overfit_loss = ("loss", 0.35)
 
     def build(self, **kwargs: Any) -> DDPM:
