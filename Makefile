@@ -85,7 +85,7 @@ lesson: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[course]'
 	$(BIN)/jupyter lab "$$($(BIN)/python docs/build_hooks/lessons.py $(N) build/course)"
 
-# On one thread, as the published tables.
+# Measure every entry on one thread, as in the published tables.
 bench: $(BIN)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --record
 

@@ -82,7 +82,7 @@ FAILURES: dict[str, Callable[[DDPM], None]] = {
     "guidance 12": guide_too_strongly,
     "condition ignored": ignore_condition,
 }
-X0 = "image predicted, error weighted as noise's"
+X0 = "x0 predicted, weights of eps"
 
 
 def sample_after(change: Callable[[DDPM], None], run: Path, count: int, seed: int) -> list[Tensor]:
@@ -103,7 +103,7 @@ def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results.sampling_failures", description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--x0", type=Path, help="run whose loss has its weight at the last speck of noise")
+    parser.add_argument("--x0", type=Path, help="run that predicts x0 with the loss weight Simple")
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=64)

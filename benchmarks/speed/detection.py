@@ -194,7 +194,7 @@ def ssd_against_torchvision(options: Options) -> Result:
 
 @entry
 def ssd_inference_against_torchvision(options: Options) -> Result:
-    """Compare inference of SSDs of the same architecture, with random weights, from images to boxes."""
+    """Compare inference of SSDs of the same architecture, with the same random weights, from images to boxes."""
     return _infer_against_torchvision(options, SSD)
 
 

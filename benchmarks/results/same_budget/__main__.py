@@ -15,6 +15,7 @@ import re
 import statistics
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import yaml
@@ -85,8 +86,8 @@ def choose_length(
         probe += ["--trainer.val_check_interval", "12", "--trainer.check_val_every_n_epoch", "null"]
         probe += ["--trainer.callbacks+", f"{TimeValidation.__module__}.{TimeValidation.__name__}"]
         run_darkroom("fit", *shared, *FOREVER, *probe, "--checkpoint.save_top_k", "0")
-        _, *rates = read_column(newest_run(experiment) / "metrics.csv", "train/images_per_second")  # the first: warm-up
-        rate = statistics.median(rates)
+        first, *later = read_column(newest_run(experiment) / "metrics.csv", "train/images_per_second")
+        rate = statistics.median(later or [first])  # the first has the warm-up in it
         every = max(1, round(60 * arguments.minutes * rate / batch_size / VALIDATIONS))
         steps = every * VALIDATIONS
         if not any(word.startswith("--trainer.limit_val_batches") for word in extra):
@@ -149,6 +150,7 @@ def main() -> None:
             row = run(arguments.family, name, arguments, extra)
         except Exception as error:  # of any method, which must not end the table
             failed = True
+            traceback.print_exc()
             what = f"{type(error).__name__}: {error}"
             print(f"{name} failed; continuing with the others: {what}", file=sys.stderr, flush=True)
             continue

@@ -15,16 +15,18 @@ _INTRODUCTION = """\
 <!-- Written by `make results` from docs/results.jsonl; changes by hand are lost. -->
 
 Results of all configs that train on Shapes, the synthetic dataset, each on one processor core. The metrics are those of the
-test scenes. Settings are chosen on validation scenes; pages of methods name those that once were chosen by test scenes.
+test scenes. Settings are chosen on validation scenes, except where the page of a method says otherwise.
 
 - **Metrics**: mean over the seeds, ± the sample standard deviation. `make results` runs three seeds of a method if its
   fits take at most five minutes, else one; the table states how many have run. The seed determines initial weights and
   noise; the scenes are always the same.
-- **cnn_fid**: FID with the features of a classifier that is trained on the real images and right on all of its held-out
-  ones; values of different sizes of images, numbers of samples and classifiers cannot be compared. Autoencoding and DCGAN
-  have 1,000 samples, Improved DDPM too, the others 400. Two sets of real images have 1.0 (32 px, 1,000 images), 1.6 (16 px,
-  1,000) and 4.4 (16 px, 400), and by the classifier of the 40 classes of the conditional models 4.8 (16 px), 4.1 (32 px)
-  and 4.2 (64 px, 400 each): `python -m benchmarks.results.score_floor ShapesImages --set side=16 test_size=2000`.
+- **cnn_fid**: FID with the features of a classifier that is trained on the real images and right on 99.9 % or more of its
+  held-out ones; values of different sizes of images, numbers of samples and classifiers cannot be compared. Autoencoding,
+  DCGAN and Improved DDPM have 1,000 samples, the other rows with a cnn_fid 400. Two sets of real images have 1.0 (32 px,
+  1,000 images), 1.6 (16 px, 1,000) and 4.4 (16 px, 400), and by the classifier of the 40 classes, which judges the
+  conditional diffusion models, 4.8 (16 px), 4.1 (32 px) and 4.2 (64 px, 400 each). Command: `python -m
+  benchmarks.results.score_floor ShapesImages --set side=16 test_size=2000 --count 400`, for the 40 classes also
+  `label=kind_colour`.
 - **Time**: processor time of all fits and the test on one thread, mean over the seeds. The time of the pretraining in it is
   in brackets. The classifier that judges samples is trained once per machine, within the first row that needs it.
   Networks of other libraries have their published width; their fits take longer.

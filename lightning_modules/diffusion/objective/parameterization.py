@@ -168,7 +168,7 @@ class MinSNR(LossWeight):
 class P2(LossWeight):
     """Weight (k + SNR)^-gamma of the error of eps (Choi et al. 2022): imperceptible details have less weight.
 
-    With gamma 1, k is the gamma of the soft min-SNR weight k / (k + SNR) (Crowson et al. 2024), of which this is 1 / k.
+    With gamma 1 it is 1 / k times the soft min-SNR weight k / (k + SNR), whose gamma is k (Crowson et al. 2024).
 
     Args:
         gamma: exponent, at least 0; 0 is ``Simple``.
