@@ -28,7 +28,7 @@ class Assumptions:
 
 
 # Fitted by python -m benchmarks plan_check. Convolutions of oneDNN are faster than the matrix product that is the measure.
-ON_CPU = Assumptions(utilization=1.64, bandwidth=0.25)
+ON_CPU = Assumptions(utilization=2.63, bandwidth=0.21)
 
 
 @dataclass(frozen=True)
