@@ -132,9 +132,9 @@ def _pair(name: str) -> tuple[ObjectDetection, nn.Module]:
     """
     nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
     if name == SSD:
-        ours, theirs = detection.SSD(num_classes=5, sizes="coco"), torchvision_detection.ssd300_vgg16(**nothing)
-        ours.network.load_caffe(theirs.state_dict())
-        return ours, theirs
+        ssd, public = detection.SSD(num_classes=5, sizes="coco"), torchvision_detection.ssd300_vgg16(**nothing)
+        ssd.network.load_caffe(public.state_dict())
+        return ssd, public
     build, published = {
         FASTER: (FasterRCNN, torchvision_detection.fasterrcnn_resnet50_fpn),
         MASK: (MaskRCNN, torchvision_detection.maskrcnn_resnet50_fpn),

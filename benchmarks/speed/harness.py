@@ -135,7 +135,7 @@ def _compile(networks: list[torch.nn.Module], step: Callable[[], object]) -> boo
     torch._dynamo.reset()  # a limit of compilations counts those of earlier sides of the same class
     counters.clear()
     for network in networks:
-        network.forward = torch.compile(network.forward)  # type: ignore[method-assign]  # also for calls of forward itself
+        network.forward = torch.compile(network.forward)  # also for calls of forward itself
     step()
     return counters["stats"]["unique_graphs"] > 0
 
