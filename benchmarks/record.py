@@ -30,6 +30,7 @@ AREAS = (
     "metrics",
     "networks",
     "processes",
+    "paper_steps",
 )
 Record = dict[str, Any]
 
@@ -56,6 +57,8 @@ def command_of(name: str, options: Options) -> str:
 
 def measure(name: str, options: Options) -> Record:
     """Run an entry; return its result as plain values, with command, date, machine and its load."""
+    if options.compile:
+        torch._dynamo.reset()  # the graphs of earlier entries, whose number is limited for each class of networks
     before = processor_use()
     result = ENTRIES[name](options)
     others = processors_of_others(before, processor_use())

@@ -25,7 +25,7 @@ TOLERANCES = {"32-true": 2e-3, "bf16-mixed": 5e-2, "16-mixed": 2e-2}
 MIXED = {"cuda": ("bf16-mixed", "16-mixed"), "cpu": ("bf16-mixed",)}
 _TRAINED = 5e-2  # of training losses, in which AdamW's first steps amplify rounding
 _STEPS = 3
-_RANKS_TIMEOUT = 40  # seconds of a fit of two processes, of which there are two
+_RANKS_TIMEOUT = 40  # seconds of a fit of two processes; two such fits run
 _losses: list[float] = []  # of the last fit, before training
 _starts: list[int] = []  # step at which the last fit started
 

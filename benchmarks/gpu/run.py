@@ -30,9 +30,9 @@ from benchmarks.gpu.visit import Visit  # noqa: E402
 from benchmarks.profile_steps import METHODS  # noqa: E402
 from benchmarks.speed.harness import Options, machine  # noqa: E402
 
-# Seconds that are left for what comes after the correctness, after the steps, and after the utilization.
-STEPS, LARGE, DEMO = 240.0, 120.0, 45.0
-COMPILED = 120.0  # seconds that a compiled part may take
+# Fractions of the budget that are left for what comes after the correctness, after the steps, and after the utilization.
+STEPS, LARGE, DEMO = 0.5, 0.3, 0.1
+PART, LONG = 60.0, 120.0  # seconds that a part may take, and one that compiles or has two processes
 TINY = ("segmentation_scores",)
 
 
@@ -82,6 +82,7 @@ def main(argv: list[str]) -> int:
         parser.error("--device cuda needs a GPU, and torch finds none; try the command with --device cpu --tiny")
     if arguments.record and not arguments.record.is_file():
         parser.error(f"--record must be a copy of benchmarks/recorded.json, got {arguments.record}")
+    steps, large, demo = (arguments.budget * share for share in (STEPS, LARGE, DEMO))
     visit, device, tiny = Visit(arguments.out, arguments.budget), arguments.device, arguments.tiny
     dtype = "float32" if tiny else "bfloat16"
     about = machine(Options(device, dtype))
@@ -89,22 +90,22 @@ def main(argv: list[str]) -> int:
 
     with _quiet():
         for name in METHODS:
-            visit.run("correctness", name, partial(check_method, name, device, MIXED[device]), reserve=STEPS)
-        visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device), reserve=STEPS)
+            visit.run("correctness", name, partial(check_method, name, device, MIXED[device]), reserve=steps)
+        visit.run("correctness", "unet, resumed", partial(check_resume, "unet", device), reserve=steps)
         if device == "cpu" or torch.cuda.device_count() > 1:
             visit.run(
-                "correctness", "unet, two processes", partial(check_ranks, "unet", device), limit=120, reserve=STEPS
+                "correctness", "unet, two processes", partial(check_ranks, "unet", device), limit=LONG, reserve=steps
             )
         eager = Options(device, dtype, channels_last=True, rounds=1 if tiny else 5)
         both = [eager] if tiny else [eager, replace(eager, compile=True)]
         for name, options in product(TINY if tiny else IMPORTANT, both):
             if options.compile and name in EAGER:
                 continue
-            limit = COMPILED if options.compile else 60.0
             measured = partial(measure_entry, name, options, arguments.record)
-            visit.run("speed", name, measured, limit=limit, reserve=LARGE)
+            visit.run("speed", name, measured, LONG if options.compile else PART, reserve=large)
         for options in both:
-            visit.run("utilization", "training step", partial(measure_utilization, options, tiny), reserve=DEMO)
+            measured = partial(measure_utilization, options, tiny)
+            visit.run("utilization", "training step", measured, LONG if options.compile else PART, reserve=demo)
         visit.run("demo", "configs/segmentation/unet.yaml", partial(measure_demo, device, 10 if tiny else 200))
     title = "Measured on a GPU" if device == "cuda" else "Dry run on a CPU"
     words = [

@@ -42,7 +42,7 @@ class Visit:
         part: str,
         name: str,
         measure: Callable[[], Iterator[dict[str, Any]]],
-        limit: float = 60.0,
+        limit: float = 60,
         reserve: float = 0.0,
     ) -> None:
         """Add the rows of a part, each with its name; a part that raises an error is added with its message.
@@ -75,7 +75,7 @@ def _limit(seconds: float) -> Iterator[None]:
         raise OverBudgetError(f"stopped after {seconds:.3g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 5)  # again and again, for code that catches the error
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.lightning_modules.base import Technique
@@ -59,6 +58,7 @@ class Side:
     parameters: int = 0
     flops: float = 0.0  # of one step
     loss: float | None = None  # of the first step, where it has one
+    eager: bool = False  # although ``options.compile`` is set, since the step calls none of the networks
 
 
 @dataclass(frozen=True)
@@ -117,27 +117,39 @@ def side_of(
 ) -> Side:
     """Build a side: count parameters and operations, then compile the networks if ``options.compile`` is set.
 
-    The first step, whose loss is kept, has the same random numbers on every side. If the step calls none of the networks,
-    "(not compiled)" is added to the name.
+    The first step, whose loss is kept, has the same random numbers on every side.
     """
     torch.manual_seed(0)
     with FlopCounterMode(display=False) as counter:
         found = step()
     loss = found.item() if isinstance(found, torch.Tensor) and found.numel() == 1 else None
-    if options.compile and not _compile(networks, step):  # after counting, which compiled networks do not allow
-        name += " (not compiled)"
+    eager = options.compile and not _compile(networks, step)  # after counting, which compiled networks do not allow
     parameters = sum(p.numel() for network in networks for p in network.parameters())
-    return Side(name, step, images, parameters, counter.get_total_flops(), loss)
+    return Side(name, step, images, parameters, counter.get_total_flops(), loss, eager)
+
+
+class _Compiled:
+    """Compiled ``forward`` of a network, for calls of the network and of ``forward`` itself.
+
+    Attributes:
+        called: at least once.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.forward, self.called = torch.compile(network.forward), False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.called = True
+        return self.forward(*args, **kwargs)
 
 
 def _compile(networks: list[torch.nn.Module], step: Callable[[], object]) -> bool:
-    """Compile the networks in place; return whether a step compiles any graph."""
-    torch._dynamo.reset()  # a limit of compilations counts those of earlier sides of the same class
-    counters.clear()
-    for network in networks:
-        network.forward = torch.compile(network.forward)  # also for calls of forward itself
+    """Compile the networks in place; return whether a step calls any of them."""
+    compiled = [_Compiled(network) for network in networks]
+    for network, forward in zip(networks, compiled, strict=True):
+        network.forward = forward
     step()
-    return counters["stats"]["unique_graphs"] > 0
+    return any(forward.called for forward in compiled)
 
 
 def without_gradients(call: Callable[[], object], options: Options) -> Callable[[], None]:
@@ -291,6 +303,8 @@ def compare(
             flops=side.flops or None,
         )
         result.rows.append(row)
+    if eager := [side.name for side in sides if side.eager]:
+        result.notes.append(f"Not compiled: {', '.join(eager)}.")
     if counted:
         result.notes.append(_describe_work(sides, peers))
     return result

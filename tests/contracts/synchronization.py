@@ -230,7 +230,7 @@ class _Recorder(TorchDispatchMode):
 def _is_by_mask(x: torch.Tensor, indices: Sequence[torch.Tensor | None], *value: Any) -> bool:
     """Return whether an index has a mask whose places must be found.
 
-    A number of Python is filled in without that. On a CPU it cannot be told from a tensor of one value, which is not.
+    A number of Python is filled in without that. A tensor of one value is not, but looks the same on a CPU.
     """
     number = bool(value) and isinstance(value[0], torch.Tensor) and value[0].numel() == 1
     masks = (torch.bool, torch.uint8)

@@ -200,7 +200,7 @@ def test_a_cpu_adds_launches_and_has_a_measured_rate() -> None:
     time = time_of(PROFILE, cpu, 1, "ddp", "32-true", ON_CPU)
     text = as_text(Plan(**{**vars(plan()), "options": Options(cpu, assumed=ON_CPU), "time": time}))
     assert f"{format_seconds(time.launches)}, added" in text
-    assert "at 164% of the measured matrix product" in text
+    assert "at 263% of the measured matrix product" in text
     assert "of the peak" not in text
     assert "CPU hours" in text
     assert "in parallel" in as_text(plan())
