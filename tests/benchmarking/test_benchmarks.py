@@ -337,6 +337,7 @@ def test_small_vae_benchmark_has_size_of_its_peer() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("memory")
 @pytest.mark.parametrize("name", [detection.FASTER, detection.MASK, detection.SSD])
 def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
     ours, theirs = (model.eval() for model in detection._pair(name))
@@ -348,7 +349,8 @@ def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [detection.FASTER, detection.MASK, detection.SSD])
+@pytest.mark.xdist_group("memory")  # of tests/benchmarking/test_planning.py
+@pytest.mark.parametrize("name", [detection.FASTER, detection.SSD])
 def test_detectors_beside_torchvisions_have_the_same_losses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[Side] = []
     monkeypatch.setattr(detection, "compare", lambda title, found, *_, **__: sides.extend(found))

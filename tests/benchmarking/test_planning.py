@@ -12,6 +12,7 @@ def test_the_table_has_every_recipe_of_the_papers() -> None:
     assert OPTIONS.keys() <= set(recipes())
 
 
+@pytest.mark.xdist_group("memory")  # up to 12 GB, which two processes must not take at the same time
 @pytest.mark.parametrize(
     "name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in recipes() if name != QUICK)]
 )
