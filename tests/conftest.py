@@ -36,6 +36,10 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
+    if torch := sys.modules.get("torch"):
+        # The first backward pass of a process decides whether autograd has threads. After a fake tensor it would start some
+        # for a GPU that is not there, and tests could fork no ranks any more.
+        torch.ones((), requires_grad=True).backward()
     gc.freeze()
     gc.enable()
     gc.set_threshold(10_000, 10, 10)  # with Python's 700 it takes 5% of the time
