@@ -13,7 +13,7 @@ OTHERS = ("classification/alexnet_imagenet", "autoencoding/vae", "autoencoding/c
 CLASSES = 1000  # of ImageNet, whose folder is not needed
 _NOTE = (
     "Weights are 0, which does not change the time of layers, but detectors find nothing to suppress. A batch has one "
-    "image, with all of its windows or regions. No library has these methods."
+    "image, with all of its windows or regions. No peer is measured beside them."
 )
 
 
