@@ -1,4 +1,4 @@
-"""Training steps and predictions at the widths of the papers, of methods that no other library has; one image."""
+"""Training steps and predictions at the widths of the papers, of methods without a peer here; one image."""
 
 from benchmarks.planning.growth import CONFIGS
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, without_gradients
