@@ -1,12 +1,14 @@
 """Training steps and predictions at the widths of the papers, of methods without a peer here; one image."""
 
-from benchmarks.planning.growth import CONFIGS
+from pathlib import Path
+
 from benchmarks.speed.harness import Options, Result, Side, compare, entry, side_of, without_gradients
 from darkroom.cli.building.plan_build import build_config
 from darkroom.plan.counting.batch import BatchShape, make_batch
 from darkroom.plan.counting.step import detach_from_trainer, train_step
 from darkroom.plan.counting.weights import fill_weights
 
+RECIPES = Path(__file__).parents[2] / "configs" / "paper"
 SEGMENTATION = ("convolutionalized", "fcn8s", "deconvnet_windows", "dilated_front_end", "unet")
 DETECTION = ("sliding_window", "rcnn", "fast_rcnn", "yolo")
 OTHERS = ("classification/alexnet_imagenet", "autoencoding/vae", "autoencoding/conditional_vae")
@@ -19,7 +21,7 @@ _NOTE = (
 
 def _sides(recipe: str, options: Options) -> list[Side]:
     """Return the training step of a recipe, and its prediction, on a batch of one image."""
-    words = ["--config", str(CONFIGS / "paper" / f"{recipe}.yaml")]
+    words = ["--config", str(RECIPES / f"{recipe}.yaml")]
     built = build_config(words, CLASSES if recipe.startswith("classification") else None)
     model, shape = built.model, BatchShape(images=1)
     fill_weights(model)

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -290,6 +291,11 @@ def test_plain_process_has_no_huge_pages(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
     processes.measure_side("vae_step", "theirs", True, Options())
     assert "THP_MEM_ALLOC_ENABLE" not in environments[0]
+
+
+def test_entries_leave_the_memory_allocation_of_a_plain_process() -> None:
+    code = "import sys, benchmarks.entries; sys.exit('benchmarks.profile_steps' in sys.modules)"  # which changes it
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CONFIGS.parent)
 
 
 @pytest.mark.slow
