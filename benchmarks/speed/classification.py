@@ -1,5 +1,7 @@
-"""Classification: training steps and inference of VGG11 beside torchvision's."""
+"""Classification: training steps and inference of VGG11 beside torchvision's, and of its config in a plain loop."""
 
+from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -23,6 +25,10 @@ from darkroom.lightning_modules.classification import BackboneClassifier, ImageC
 from darkroom.lightning_modules.optimizers import Optim
 
 CLASSES, SHAPE = 1000, (3, 224, 224)
+SMALL_CLASSES, SMALL_SHAPE, SMALL_BATCH = 40, (3, 32, 32), 64  # of vgg.yaml on Shapes
+LOOPS = {"plain loop, fused AdamW": True, "plain loop, AdamW's default": None}
+OURS, LAST, IN_LAYOUT = "darkroom ImageClassifier", "darkroom, channels_last", "darkroom, in the layout of the loop"
+ALONE = "the network alone"
 
 
 def _ours(options: Options) -> ImageClassifier:
@@ -39,45 +45,84 @@ def _theirs(ours: ImageClassifier, options: Options) -> nn.Module:
     return options.place(network)
 
 
+def _small(options: Options) -> tuple[dict[str, ImageClassifier], nn.Module]:
+    """Build the classifier of vgg.yaml, in both memory layouts, and its network alone in that of the options."""
+    network = BackboneClassifier("vgg11_bn", SMALL_CLASSES, SMALL_SHAPE, width=0.125)
+    ours = {LAST: True} | ({} if options.channels_last else {IN_LAYOUT: False})
+    models = {}
+    for name, last in ours.items():
+        model = ImageClassifier(deepcopy(network), SMALL_CLASSES, optim=Optim(channels_last=last))
+        models[name] = without_trainer(model.to(options.device))
+    return models, options.place(network)
+
+
 def _batch_size(options: Options) -> int:
     return 128 if options.device == "cuda" else 4
+
+
+def _train(
+    title: str, ours: Mapping[str, ImageClassifier], loops: Mapping[str, nn.Module], image: Tensor, options: Options
+) -> Result:
+    """Compare training steps of ours with plain loops, fused or not as ``LOOPS`` says."""
+    classes = next(iter(ours.values())).num_classes
+    label = torch.randint(classes, (len(image),), device=options.device)
+    sides = []
+    for name, model in ours.items():
+        loss = partial(training_loss, model.train(), {"image": image, "label": label})
+        step = descend(model.configure_optimizers(), loss, options)
+        sides.append(side_of(name, [model.network], step, len(image), options))
+    sides += [_plain(name, network.train(), image, label, options) for name, network in loops.items()]
+    return compare(
+        f"{title} training step, batch {len(image)}, {image.shape[-1]} px", sides, options, peers=list(loops)
+    )
+
+
+def _plain(name: str, network: nn.Module, image: Tensor, label: Tensor, options: Options) -> Side:
+    def loss() -> Tensor:
+        return F.cross_entropy(network(image).float(), label)
+
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=LOOPS[name])
+    return side_of(name, [network], descend(optimizer, loss, options), len(image), options)
+
+
+def _infer(
+    title: str, ours: Mapping[str, ImageClassifier], peer: str, network: nn.Module, image: Tensor, options: Options
+) -> Result:
+    """Compare inference of ours with that of a network alone."""
+    calls: dict[str, tuple[nn.Module, nn.Module]] = {name: (model.network, model) for name, model in ours.items()}
+    sides = [
+        side_of(name, [one], without_gradients(partial(called.eval(), image), options), len(image), options)
+        for name, (one, called) in (calls | {peer: (network, network)}).items()
+    ]
+    return compare(f"{title} inference, batch {len(image)}, {image.shape[-1]} px", sides, options, peers=[peer])
 
 
 @entry
 def vgg11_step(options: Options) -> Result:
     """Compare training steps of VGG11 with batch norm, 132.9 M parameters, at 224 px, with torchvision's network."""
-    batch = _batch_size(options)
-    image, label = options.images(batch, *SHAPE), torch.randint(CLASSES, (batch,), device=options.device)
-    ours = _ours(options).train()
-    loops = {"plain loop, fused AdamW": True, "plain loop, AdamW's default": None}
-    networks = {name: _theirs(ours, options).train() for name in loops}  # before ours takes its first step
-    loss = partial(training_loss, ours, {"image": image, "label": label})
-    step = descend(ours.configure_optimizers(), loss, options)
-    sides = [side_of("darkroom ImageClassifier", [ours.network], step, batch, options)]
-    sides += [_plain(name, networks[name], image, label, fused, options) for name, fused in loops.items()]
-    return compare(f"VGG11 training step, batch {batch}, 224 px", sides, options, peers=list(loops))
-
-
-def _plain(name: str, network: nn.Module, image: Tensor, label: Tensor, fused: bool | None, options: Options) -> Side:
-    def loss() -> Tensor:
-        return F.cross_entropy(network(image).float(), label)
-
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=fused)
-    return side_of(name, [network], descend(optimizer, loss, options), len(image), options)
+    ours, image = _ours(options), options.images(_batch_size(options), *SHAPE)
+    loops = {name: _theirs(ours, options) for name in LOOPS}
+    return _train("VGG11", {OURS: ours}, loops, image, options)
 
 
 @entry
 def vgg11_inference(options: Options) -> Result:
     """Compare inference of VGG11 with batch norm at 224 px with torchvision's network."""
-    batch, peer = _batch_size(options), "torchvision's VGG11"
-    image, ours = options.images(batch, *SHAPE), _ours(options).eval()
-    theirs = _theirs(ours, options).eval()
-    calls: dict[str, tuple[nn.Module, nn.Module]] = {
-        "darkroom ImageClassifier": (ours.network, ours),
-        peer: (theirs, theirs),
-    }
-    sides = [
-        side_of(name, [network], without_gradients(partial(called, image), options), batch, options)
-        for name, (network, called) in calls.items()
-    ]
-    return compare(f"VGG11 inference, batch {batch}, 224 px", sides, options, peers=[peer])
+    ours, image = _ours(options), options.images(_batch_size(options), *SHAPE)
+    return _infer("VGG11", {OURS: ours}, "torchvision's VGG11", _theirs(ours, options), image, options)
+
+
+@entry
+def vgg11_small_step(options: Options) -> Result:
+    """Compare training steps of VGG11 of an eighth of the channels, 32 px, as in its config, with plain loops over it."""
+    ours, network = _small(options)
+    loops = {name: deepcopy(network) for name in LOOPS}
+    return _train("VGG11 of its config,", ours, loops, options.images(SMALL_BATCH, *SMALL_SHAPE), options)
+
+
+@entry
+def vgg11_small_inference(options: Options) -> Result:
+    """Compare inference of VGG11 of an eighth of the channels, 32 px, with its network alone."""
+    ours, network = _small(options)
+    image = options.images(SMALL_BATCH, *SMALL_SHAPE)
+    return _infer("VGG11 of its config,", ours, ALONE, network, image, options)

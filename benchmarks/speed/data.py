@@ -1,8 +1,10 @@
-"""Sources of images: Shapes, the synthetic dataset, and files."""
+"""Sources of images: Shapes, the synthetic dataset, files with masks or boxes, and region proposals."""
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -22,10 +24,15 @@ from benchmarks.speed.harness import (
     training_loss,
     without_trainer,
 )
+from darkroom.datamodules.detection.base import DetectionDataModule
+from darkroom.datamodules.detection.yolo_folder import YoloFolder
 from darkroom.datamodules.io import image_files
 from darkroom.datamodules.io.read_images import ImageReader
-from darkroom.datamodules.loading import collate
+from darkroom.datamodules.loading import KeyedSamples, collate
+from darkroom.datamodules.proposals.cache import ProposalCache, fill
+from darkroom.datamodules.proposals.methods import GridProposals, SelectiveSearch
 from darkroom.datamodules.segmentation.image_mask_folder import ImageMaskFolder
+from darkroom.datamodules.shapes.detection import DetectionScenes, ShapesDetection
 from darkroom.datamodules.shapes.scenes import SceneGenerator
 from darkroom.datamodules.shapes.segmentation import SegmentationScenes
 from darkroom.lightning_modules.segmentation import UNet
@@ -159,3 +166,62 @@ def training_from_files(options: Options) -> Result:
 
         sides = [Side("TorchCodec", step, 8), Side("Pillow", _by_pillow(step), 8)]
         return compare("Training images/s from JPEG files on one core", sides, options)
+
+
+@entry
+def selective_search(options: Options) -> Result:
+    """Measure Selective Search on 16 scenes of 256 px: in this process, in two workers, and from the cache."""
+    scenes = DetectionScenes(ShapesDetection(side=256).generator, "val", 16)
+    images = [scene["image"].permute(1, 2, 0).numpy() for scene in (scenes[index] for index in range(16))]
+    method = SelectiveSearch()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ProposalCache(method, folder)
+        fill(scenes, cache, 0)
+
+        def compute(workers: int) -> None:
+            with tempfile.TemporaryDirectory() as empty:
+                fill(scenes, ProposalCache(method, empty), workers)
+
+        sides = [
+            Side("this process", lambda: compute(0), 16),
+            Side("two workers", lambda: compute(2), 16),
+            Side("from the cache", lambda: [cache.get(image) for image in images], 16),
+        ]
+        return compare("Selective Search (fast), 16 scenes of 256 px", sides, Options(rounds=min(3, options.rounds)))
+
+
+def _folder(root: Path, count: int = 24) -> DetectionDataModule:
+    """Write images of 500 x 375 with six boxes each, as text labels."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375))
+            smooth.save(root / "images" / split / f"{index}.jpg", quality=90)
+            boxes = np.concatenate([rng.uniform(0.25, 0.75, (6, 2)), rng.uniform(0.1, 0.4, (6, 2))], 1)
+            lines = [" ".join(["0", *(f"{value:.4f}" for value in box)]) for box in boxes]
+            (root / "labels" / split / f"{index}.txt").write_text("\n".join(lines))
+    ssd = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(), v2.RandomIoUCrop(), v2.RandomHorizontalFlip()]
+    return YoloFolder(root=str(root), class_names=["one"], augment=ssd, num_workers=0)
+
+
+def _read(samples: KeyedSamples, count: int) -> list[dict[str, Any]]:
+    return [samples[0, index] for index in range(count)]
+
+
+@entry
+def boxes_from_files(options: Options) -> Result:
+    """Compare ways of loading JPEG files of 500 x 375 with six boxes, on one core.
+
+    The ways are flips, SSD's whole augmentation, and flips with grid proposals.
+    """
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        data = _folder(Path(folder, "data"))
+        plain = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0)
+        grid = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0, proposals=GridProposals())
+        sides = []
+        for name, one in {"flip": plain, "SSD's augmentation": data, "flip, grid proposals": grid}.items():
+            one.setup("fit")
+            sides.append(Side(name, partial(_read, one._datasets["train"], 24), 24))
+        return compare("Images with boxes from JPEG files, one core", sides, Options(rounds=options.rounds))

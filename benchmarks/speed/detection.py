@@ -1,19 +1,20 @@
-"""Detection: training steps and inference beside torchvision's in a plain loop; metrics, proposals, images with boxes."""
+"""Detection: training steps and inference of all methods, and beside torchvision's detectors in a plain loop."""
 
-import tempfile
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from PIL import Image
 from torch import nn
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models import detection as torchvision_detection
-from torchvision.transforms import v2
+from torchvision.models.detection import ssd as torchvision_ssd
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
 
 from benchmarks.speed.harness import (
     Options,
@@ -22,34 +23,42 @@ from benchmarks.speed.harness import (
     compare,
     descend,
     entry,
-    one_thread,
     side_of,
     without_gradients,
+    without_trainer,
 )
-from darkroom.datamodules.detection.base import DetectionDataModule
-from darkroom.datamodules.detection.yolo_folder import YoloFolder
-from darkroom.datamodules.loading import KeyedSamples
-from darkroom.datamodules.proposals.cache import ProposalCache, fill
-from darkroom.datamodules.proposals.methods import GridProposals, SelectiveSearch
-from darkroom.datamodules.shapes.detection import DetectionScenes, ShapesDetection
+from darkroom.datamodules.proposals.methods import GridProposals
+from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.lightning_modules import detection
-from darkroom.lightning_modules.detection import COCOScores, FasterRCNN, MaskRCNN, ObjectDetection, VOCScores
+from darkroom.lightning_modules.detection import SSD, FasterRCNN, MaskRCNN, ObjectDetection
 from darkroom.lightning_modules.detection.base import check_batch
+from darkroom.lightning_modules.detection.ssd import SSDNetwork, box_sizes
+from darkroom.lightning_modules.optimizers import Optim
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
 LADDER = ("sliding_window", "rcnn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "ssd", "yolo")
 BATCH = 4
-FASTER, MASK, SSD = "Faster R-CNN, ResNet50 and pyramid", "Mask R-CNN, ResNet50 and pyramid", "SSD300, VGG16"
+FASTER, MASK, SSD300 = "Faster R-CNN, ResNet50 and pyramid", "Mask R-CNN, ResNet50 and pyramid", "SSD300, VGG16"
+SMALL = {
+    "faster_rcnn": "Faster R-CNN of its config",
+    "mask_rcnn": "Mask R-CNN of its config",
+    "ssd": "SSD of its config",
+}
+PLAIN, ALONE = "torchvision in a plain loop", "torchvision"
+PRODUCTS = "On a CPU ours pools regions by matrix products, which are counted; torchvision's kernel is not."
 
 
-def _techniques() -> dict[str, ObjectDetection]:
-    """Build every method from its config on Shapes."""
-    models = {}
-    for name in LADDER:
-        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
-        own = {k: v for k, v in config["init_args"].items() if k not in ("optimizer", "lr_scheduler")}
-        models[name] = getattr(detection, config["class_path"])(num_classes=5, **own)
-    return models
+def _arguments(name: str) -> dict[str, Any]:
+    """Return the model's arguments in a config on Shapes, without the optimizer."""
+    arguments = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]
+    layout = Optim(channels_last=arguments["optim"].get("channels_last", False))
+    return arguments | {"optim": layout}
+
+
+def _technique(name: str, **changes: Any) -> ObjectDetection:
+    """Build a method from its config on Shapes."""
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
+    return getattr(detection, config["class_path"])(num_classes=5, **(_arguments(name) | changes))
 
 
 def _batch(options: Options, size: int = BATCH, **kwargs: Any) -> dict[str, Any]:
@@ -64,9 +73,12 @@ def _batch(options: Options, size: int = BATCH, **kwargs: Any) -> dict[str, Any]
     return data.on_after_batch_transfer(batch)
 
 
+# --- sides --------------------------------------------------------------------------------------------------------------
+
+
 def _ours(name: str, model: ObjectDetection, batch: dict[str, Any], options: Options) -> Side:
     """Build the side of a method's training step, its check of the targets included, without a Trainer; plain AdamW."""
-    model = options.place(model).train()
+    model = without_trainer(options.place(model)).train()
 
     def loss() -> torch.Tensor:
         check_batch(batch, model.num_classes)
@@ -75,14 +87,14 @@ def _ours(name: str, model: ObjectDetection, batch: dict[str, Any], options: Opt
     return _training(name, model, model.networks(), loss, batch, options)
 
 
-def _plain(name: str, network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
+def _plain(network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
     """Build the side of a plain loop around torchvision's detector."""
     network = options.place(network).train()
 
     def loss() -> torch.Tensor:
         return torch.stack(list(network(batch["image"], batch["target"]).values())).sum()
 
-    return _training(name, network, [network], loss, batch, options)
+    return _training(PLAIN, network, [network], loss, batch, options)
 
 
 def _training(
@@ -97,17 +109,28 @@ def _training(
     return side_of(name, networks, step, len(batch["image"]), options)
 
 
-def _finding(name: str, networks: list[nn.Module], find: Callable[[], object], images: int, options: Options) -> Side:
-    return side_of(name, networks, without_gradients(find, options), images, options)
+def _finding(name: str, model: ObjectDetection, batch: dict[str, Any], options: Options) -> Side:
+    """Build the side of a method's inference, from images on the device to boxes."""
+    model = without_trainer(options.place(model)).eval()
+    find = without_gradients(partial(model.detect, batch), options)
+    return side_of(name, model.networks(), find, len(batch["image"]), options)
+
+
+def _alone(network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
+    """Build the side of the inference of torchvision's detector."""
+    network = options.place(network).eval()
+    find = without_gradients(partial(network, batch["image"]), options)
+    return side_of(ALONE, [network], find, len(batch["image"]), options)
+
+
+# --- all methods --------------------------------------------------------------------------------------------------------
 
 
 @entry
 def detection_steps(options: Options) -> Result:
     """Compare the training steps of all detectors with their configs, on scenes of 128 px; R-CNN's is fine-tuning."""
-    batch = _batch(options, proposals=GridProposals(limit=300))
-    sides = [_ours(name, model, batch, options) for name, model in _techniques().items() if name != "mask_rcnn"]
-    masks = _batch(options, masks=True)
-    sides.append(_ours("mask_rcnn", _techniques()["mask_rcnn"], masks, options))
+    batch, masks = _batch(options, proposals=GridProposals(limit=300)), _batch(options, masks=True)
+    sides = [_ours(name, _technique(name), masks if name == "mask_rcnn" else batch, options) for name in LADDER]
     return compare(f"Detectors, training step, batch {BATCH}, 128 px", sides, options)
 
 
@@ -118,48 +141,46 @@ def detection_inference(options: Options) -> Result:
     R-CNN and Fast R-CNN take the 300 boxes of a grid that the batch has as proposals.
     """
     batch = _batch(options, proposals=GridProposals(limit=300))
-    sides = []
-    for name, model in _techniques().items():
-        model = options.place(model).eval()
-        sides.append(_finding(name, model.networks(), partial(model.detect, batch), BATCH, options))
+    sides = [_finding(name, _technique(name), batch, options) for name in LADDER]
     return compare(f"Detectors, inference, batch {BATCH}, 128 px", sides, options)
 
 
-def _pair(name: str) -> tuple[ObjectDetection, nn.Module]:
+# --- beside torchvision's at the published widths -----------------------------------------------------------------------
+
+
+def _pair(name: str, options: Options) -> tuple[ObjectDetection, nn.Module]:
     """Build ours and torchvision's with the same architecture and weights, for five classes.
 
     The weights determine the boxes, and the boxes the work of RoIAlign and suppression.
     """
     nothing = {"weights": None, "weights_backbone": None, "num_classes": 6}
-    if name == SSD:
-        ssd, public = detection.SSD(num_classes=5, sizes="coco"), torchvision_detection.ssd300_vgg16(**nothing)
+    layout = Optim(channels_last=options.channels_last)
+    if name == SSD300:
+        ssd, public = SSD(num_classes=5, sizes="coco", optim=layout), torchvision_detection.ssd300_vgg16(**nothing)
         ssd.network.load_caffe(public.state_dict())
         return ssd, public
     build, published = {
         FASTER: (FasterRCNN, torchvision_detection.fasterrcnn_resnet50_fpn),
         MASK: (MaskRCNN, torchvision_detection.maskrcnn_resnet50_fpn),
     }[name]
-    ours, theirs = build(num_classes=5, min_side=320, max_side=320), published(**nothing, min_size=320, max_size=320)
+    ours = build(num_classes=5, min_side=320, max_side=320, optim=layout)
+    theirs = published(**nothing, min_size=320, max_size=320)
     theirs.load_state_dict(ours.network.state_dict())
     return ours, theirs
 
 
 def _train_against_torchvision(options: Options, name: str, size: int = 2) -> Result:
-    ours, theirs = _pair(name)
-    batch, peer = _batch(options, size, side=320, masks="Mask" in name), "torchvision in a plain loop"
-    sides = [_ours("darkroom", ours, batch, options), _plain(peer, theirs, batch, options)]
-    return compare(f"{name}, training step, batch {size}, 320 px", sides, options, peers=[peer])
+    ours, theirs = _pair(name, options)
+    batch = _batch(options, size, side=320, masks=name == MASK)
+    sides = [_ours("darkroom", ours, batch, options), _plain(theirs, batch, options)]
+    return compare(f"{name}, training step, batch {size}, 320 px", sides, options, peers=[PLAIN])
 
 
 def _infer_against_torchvision(options: Options, name: str, size: int = 2) -> Result:
-    ours, theirs = (options.place(network).eval() for network in _pair(name))
-    assert isinstance(ours, ObjectDetection)
-    batch, peer = _batch(options, size, side=320), "torchvision"
-    sides = [
-        _finding("darkroom", ours.networks(), lambda: ours.detect(batch), size, options),
-        _finding(peer, [theirs], lambda: theirs(batch["image"]), size, options),
-    ]
-    return compare(f"{name}, inference, batch {size}, 320 px", sides, options, peers=[peer])
+    ours, theirs = _pair(name, options)
+    batch = _batch(options, size, side=320)
+    sides = [_finding("darkroom", ours, batch, options), _alone(theirs, batch, options)]
+    return compare(f"{name}, inference, batch {size}, 320 px", sides, options, peers=[ALONE])
 
 
 @entry
@@ -189,99 +210,137 @@ def mask_rcnn_inference_against_torchvision(options: Options) -> Result:
 @entry
 def ssd_against_torchvision(options: Options) -> Result:
     """Compare SSD300: ours, and torchvision's in a plain loop."""
-    return _train_against_torchvision(options, SSD)
+    return _train_against_torchvision(options, SSD300)
 
 
 @entry
 def ssd_inference_against_torchvision(options: Options) -> Result:
     """Compare inference of SSDs of the same architecture, with the same random weights, from images to boxes."""
-    return _infer_against_torchvision(options, SSD)
+    return _infer_against_torchvision(options, SSD300)
 
 
-@entry
-def detection_scores(options: Options) -> Result:
-    """Measure COCO AP and VOC AP of 200 images with 8,000 detections of 20 classes: update and compute."""
-    generator = torch.Generator().manual_seed(0)
-    found, truth = [], []
-    for _ in range(200):
-        corners = torch.rand(40, 2, generator=generator) * 400
-        boxes = torch.cat([corners, corners + 20 + 80 * torch.rand(40, 2, generator=generator)], 1)
-        labels = torch.randint(1, 21, (40,), generator=generator)
-        scores = torch.rand(40, generator=generator).sort(descending=True).values
-        found.append({"boxes": boxes, "scores": scores, "labels": labels})
-        truth.append({"boxes": boxes[:10] + 5 * torch.rand(10, 4, generator=generator), "labels": labels[:10]})
+# --- beside torchvision's at the widths of the configs ------------------------------------------------------------------
 
-    def judge(scores: Any) -> None:
-        scores.update(found, truth)
-        scores.compute()
-        scores.reset()
 
-    theirs = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=True)
-    sides = [
-        Side("COCOScores", lambda: judge(ours), 200),
-        Side("VOCScores", lambda: judge(voc), 200),
-        Side("torchmetrics, faster-coco-eval", lambda: judge(theirs), 200),
-    ]
-    ours, voc = COCOScores(20), VOCScores(20)
-    return compare(
-        "Metrics of 200 images, 8,000 boxes, 20 classes", sides, Options(rounds=options.rounds), peers=[sides[2].name]
+def _small_pair(name: str, **changes: Any) -> tuple[ObjectDetection, nn.Module]:
+    """Build ours with its config on Shapes, and torchvision's detector with the same layers and weights."""
+    ours = _technique(name, **changes)
+    (network,) = ours.networks()
+    if isinstance(network, SSDNetwork):
+        return ours, _ssd_of_torchvision(network)
+    theirs = _two_stages_of_torchvision(copy.deepcopy(network.get_submodule("backbone")), _arguments(name))
+    theirs.load_state_dict(network.state_dict())
+    return ours, theirs
+
+
+def _two_stages_of_torchvision(backbone: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+    """Build torchvision's Faster or Mask R-CNN with the arguments of ours, around its backbone."""
+    rpn, channels, hidden = config["rpn"], config["fpn_channels"], config["head_channels"]
+    sizes, before, after = rpn["anchor_sizes"], rpn["proposals_before_nms"], rpn["proposals"]
+
+    def pool(side: int) -> MultiScaleRoIAlign:
+        return MultiScaleRoIAlign([str(level) for level in range(len(sizes))], side, 2, canonical_scale=7 * min(sizes))
+
+    arguments = {
+        "min_size": config["min_side"],
+        "max_size": config["max_side"],
+        "rpn_anchor_generator": AnchorGenerator([(size,) for size in sizes], [(0.5, 1.0, 2.0)] * len(sizes)),
+        "rpn_pre_nms_top_n_train": before[0],
+        "rpn_pre_nms_top_n_test": before[1],
+        "rpn_post_nms_top_n_train": after[0],
+        "rpn_post_nms_top_n_test": after[1],
+        "rpn_batch_size_per_image": rpn["samples"],
+        "box_roi_pool": pool(7),
+        "box_head": TwoMLPHead(channels * 49, hidden),
+        "box_predictor": FastRCNNPredictor(hidden, 6),
+        "box_batch_size_per_image": config["roi_samples"],
+    }
+    if "mask_channels" not in config:
+        return torchvision_detection.FasterRCNN(backbone, **arguments)
+    width = config["mask_channels"]
+    arguments |= {
+        "mask_roi_pool": pool(14),
+        "mask_head": MaskRCNNHeads(channels, (width,) * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(width, width, 6),
+    }
+    return torchvision_detection.MaskRCNN(backbone, **arguments)
+
+
+class _SSDMaps(nn.Module):
+    """Copy of the layers of our SSD on a ResNet: images (B, 3, S, S) -> maps by name, as torchvision's SSD takes them."""
+
+    def __init__(self, ours: SSDNetwork) -> None:
+        super().__init__()
+        self.body, self.extra = copy.deepcopy(ours.body), copy.deepcopy(ours.extra)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = list(self.body(image).values())
+        for layers in self.extra:
+            maps.append(layers(maps[-1]))
+        return {str(index): map_ for index, map_ in enumerate(maps)}
+
+
+def _ssd_of_torchvision(ours: SSDNetwork, side: int = 256) -> nn.Module:
+    """Build torchvision's SSD around copies of the layers of ours on a ResNet, with its default boxes."""
+    maps = len(ours.body.channels) + len(ours.extra)
+    ratios = [[2] if index in (0, maps - 2, maps - 1) else [2, 3] for index in range(maps)]
+    return torchvision_ssd.SSD(
+        _SSDMaps(ours),
+        DefaultBoxGenerator(ratios, scales=box_sizes("voc", maps), clip=False),
+        (side, side),
+        num_classes=6,
+        image_mean=list(ours.normalization.mean),
+        image_std=list(ours.normalization.std),
+        head=copy.deepcopy(ours.head),
     )
 
 
-@entry
-def selective_search(options: Options) -> Result:
-    """Measure Selective Search on 16 scenes of 256 px: in this process, in two workers, and from the cache."""
-    scenes = DetectionScenes(ShapesDetection(side=256).generator, "val", 16)
-    images = [scene["image"].permute(1, 2, 0).numpy() for scene in (scenes[index] for index in range(16))]
-    method = SelectiveSearch()
-    with tempfile.TemporaryDirectory() as folder:
-        cache = ProposalCache(method, folder)
-        fill(scenes, cache, 0)
-
-        def compute(workers: int) -> None:
-            with tempfile.TemporaryDirectory() as empty:
-                fill(scenes, ProposalCache(method, empty), workers)
-
-        sides = [
-            Side("this process", lambda: compute(0), 16),
-            Side("two workers", lambda: compute(2), 16),
-            Side("from the cache", lambda: [cache.get(image) for image in images], 16),
-        ]
-        return compare("Selective Search (fast), 16 scenes of 256 px", sides, Options(rounds=min(3, options.rounds)))
-
-
-def _folder(root: Path, count: int = 24) -> DetectionDataModule:
-    """Write images of 500 x 375 with six boxes each, as text labels."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (root / kind / split).mkdir(parents=True)
-        for index in range(count):
-            smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375))
-            smooth.save(root / "images" / split / f"{index}.jpg", quality=90)
-            boxes = np.concatenate([rng.uniform(0.25, 0.75, (6, 2)), rng.uniform(0.1, 0.4, (6, 2))], 1)
-            lines = [" ".join(["0", *(f"{value:.4f}" for value in box)]) for box in boxes]
-            (root / "labels" / split / f"{index}.txt").write_text("\n".join(lines))
-    ssd = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(), v2.RandomIoUCrop(), v2.RandomHorizontalFlip()]
-    return YoloFolder(root=str(root), class_names=["one"], augment=ssd, num_workers=0)
-
-
-def _read(samples: KeyedSamples, count: int) -> list[dict[str, Any]]:
-    return [samples[0, index] for index in range(count)]
+def _compare_small(name: str, kind: str, options: Options) -> Result:
+    """Compare a detector with its config, in both memory layouts, with torchvision's; ``kind`` is part of the title."""
+    training = kind == "training step"
+    (ours, theirs), batch = _small_pair(name), _batch(options, masks=training and name == "mask_rcnn")
+    in_layout = _technique(name, optim=Optim(channels_last=options.channels_last))
+    in_layout.load_state_dict(ours.state_dict())
+    side = _ours if training else _finding
+    sides = [side("darkroom, channels_last", ours, batch, options)]
+    if not options.channels_last:
+        sides.append(side("darkroom, in the layout of torchvision", in_layout, batch, options))
+    peer = (_plain if training else _alone)(theirs, batch, options)
+    notes = [PRODUCTS] if training and name != "ssd" else []
+    return compare(f"{SMALL[name]}, {kind}, batch {BATCH}, 128 px", [*sides, peer], options, notes, [peer.name])
 
 
 @entry
-def boxes_from_files(options: Options) -> Result:
-    """Compare ways of loading JPEG files of 500 x 375 with six boxes, on one core.
+def faster_rcnn_small_step(options: Options) -> Result:
+    """Compare training steps of Faster R-CNN with its config: ours, and torchvision's class with the same layers."""
+    return _compare_small("faster_rcnn", "training step", options)
 
-    The ways are flips, SSD's whole augmentation, and flips with grid proposals.
-    """
-    with one_thread(), tempfile.TemporaryDirectory() as folder:
-        data = _folder(Path(folder, "data"))
-        plain = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0)
-        grid = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0, proposals=GridProposals())
-        sides = []
-        for name, one in {"flip": plain, "SSD's augmentation": data, "flip, grid proposals": grid}.items():
-            one.setup("fit")
-            sides.append(Side(name, partial(_read, one._datasets["train"], 24), 24))
-        return compare("Images with boxes from JPEG files, one core", sides, Options(rounds=options.rounds))
+
+@entry
+def faster_rcnn_small_inference(options: Options) -> Result:
+    """Compare inference of Faster R-CNN with its config with torchvision's class with the same layers."""
+    return _compare_small("faster_rcnn", "inference", options)
+
+
+@entry
+def mask_rcnn_small_step(options: Options) -> Result:
+    """Compare training steps of Mask R-CNN with its config: ours, and torchvision's class with the same layers."""
+    return _compare_small("mask_rcnn", "training step", options)
+
+
+@entry
+def mask_rcnn_small_inference(options: Options) -> Result:
+    """Compare inference of Mask R-CNN with its config with torchvision's class with the same layers."""
+    return _compare_small("mask_rcnn", "inference", options)
+
+
+@entry
+def ssd_small_step(options: Options) -> Result:
+    """Compare training steps of SSD with its config: ours, and torchvision's class with the same layers."""
+    return _compare_small("ssd", "training step", options)
+
+
+@entry
+def ssd_small_inference(options: Options) -> Result:
+    """Compare inference of SSD with its config with torchvision's class with the same layers."""
+    return _compare_small("ssd", "inference", options)

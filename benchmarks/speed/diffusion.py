@@ -230,6 +230,21 @@ def ddim_20(options: Options) -> Result:
 
 
 @entry
+def ddim_20_small(options: Options) -> Result:
+    """Compare 20 steps of DDIM by the U-Net of ddpm_conditional.yaml, without its classes, with those of diffusers."""
+    batch, notes, shape = batch_size(options, 16, 64), list[str](), (3, 16, 16)
+    ours = _ours(options, DenoisingUNet(shape, **SMALL, dropout=0.0), shape).eval()
+    draw = without_gradients(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
+    sides = [side_of("darkroom DDPM", [ours.sampling_network], draw, batch, options)]
+    for peer in peers(options, notes, [partial(of_diffusers, arguments=SMALL_HO)]):
+        peer.network.eval()
+        draw = without_gradients(partial(peer.draw, batch), options)
+        sides.append(side_of(peer.name, [peer.network], draw, batch, options))
+    same = [side.name for side in sides[1:]]
+    return compare(f"DDIM of 32 to 64 channels, {STEPS} steps, {batch} images at once", sides, options, notes, same)
+
+
+@entry
 def compiled_denoiser(options: Options) -> Result:
     """Compare a pass of the CIFAR-10 network, eager and compiled with constant weights, which takes minutes on a CPU."""
     batch = batch_size(options, 4, 64)

@@ -1,7 +1,7 @@
-"""Generative methods: training steps beside widely used public recipes in plain loops; cost of a metric."""
+"""Autoencoders and GANs: training steps and sampling beside widely used public recipes in plain loops."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -18,7 +18,6 @@ from benchmarks.speed.harness import (
     compare,
     descend,
     entry,
-    one_thread,
     side_of,
     training_loss,
     without_gradients,
@@ -29,12 +28,11 @@ from darkroom.lightning_modules.adversarial import DCGAN
 from darkroom.lightning_modules.adversarial.dcgan import DCGANDiscriminator, DCGANGenerator
 from darkroom.lightning_modules.adversarial.manual_optimization import AlternatingOptim
 from darkroom.lightning_modules.autoencoding import VAE, Gaussian, PixelMeanWeight
-from darkroom.lightning_modules.metrics import SampleScores
-from darkroom.lightning_modules.metrics.reference_classifier import ReferenceClassifier
 from darkroom.lightning_modules.optimizers import Optim
 
 BATCH, SIZE = 64, 64
 CHANNELS, LATENT, KL_WEIGHT = (32, 64, 128, 256, 512), 128, 0.00025
+SMALL_VAE = (16, 32, 64, 128), 10  # channels and dimension of codes
 PUBLIC_VAE, PUBLIC_GAN = "PyTorch-VAE's layers and loss, plain loop", "PyTorch's example, plain loop"
 
 
@@ -81,24 +79,34 @@ def vae_step(options: Options) -> Result:
 @entry
 def vae_small_step(options: Options) -> Result:
     """Compare VAE training steps with 16 to 128 channels as in its config, 32 x 32, batch 64, as ``vae_step`` does."""
-    return _vae_steps("VAE of 16 to 128 channels,", (16, 32, 64, 128), 10, options)
+    return _vae_steps("VAE of 16 to 128 channels,", *SMALL_VAE, options)
 
 
 @entry
 def vae_sampling(options: Options) -> Result:
     """Compare sampling of 64 images of 64 x 64 by the VAE, in NHWC order, and by the layers of PyTorch-VAE."""
-    ours = without_trainer(options.place(_vae(CHANNELS, LATENT, True)).eval())
-    theirs = options.place(PublicVAE()).eval()
+    return _vae_sampling("VAE", CHANNELS, LATENT, options)
+
+
+@entry
+def vae_small_sampling(options: Options) -> Result:
+    """Compare sampling with 16 to 128 channels as in the config, 32 x 32, as ``vae_sampling`` does."""
+    return _vae_sampling("VAE of 16 to 128 channels", *SMALL_VAE, options)
+
+
+def _vae_sampling(title: str, channels: Sequence[int], latent_dim: int, options: Options) -> Result:
+    ours = without_trainer(options.place(_vae(channels, latent_dim, True)).eval())
+    theirs = options.place(PublicVAE(channels, latent_dim)).eval()
 
     def sample() -> torch.Tensor:
-        return theirs.decoder(torch.randn(BATCH, LATENT, device=options.device))
+        return theirs.decoder(torch.randn(BATCH, latent_dim, device=options.device))
 
     ours_step = without_gradients(partial(ours.sample, BATCH), options)
     sides = [
         side_of("darkroom VAE, channels_last", [ours.decoder], ours_step, BATCH, options),
         side_of(PUBLIC_VAE, [theirs.decoder], without_gradients(sample, options), BATCH, options),
     ]
-    return compare(f"VAE, {BATCH} samples, {SIZE} px", sides, options, peers=[PUBLIC_VAE])
+    return compare(f"{title}, {BATCH} samples, {ours.image_shape[1]} px", sides, options, peers=[PUBLIC_VAE])
 
 
 def _vae_steps(title: str, channels: Sequence[int], latent_dim: int, options: Options) -> Result:
@@ -155,15 +163,56 @@ class _Repeated(Dataset[dict[str, torch.Tensor]]):
         return self.batch
 
 
+@dataclass(frozen=True)
+class _GAN:
+    """Sizes of a DCGAN."""
+
+    title: str
+    side: int
+    base_channels: int
+    latent_dim: int
+
+    def networks(self) -> tuple[DCGANGenerator, DCGANDiscriminator]:
+        """Build the generator and the discriminator, with batch norm, as in PyTorch's example."""
+        shape = (3, self.side, self.side)
+        return DCGANGenerator(shape, self.latent_dim, self.base_channels), DCGANDiscriminator(shape, self.base_channels)
+
+    def ours(self, channels_last: bool) -> DCGAN:
+        """Build darkroom's DCGAN."""
+        optim, shape = AlternatingOptim(channels_last=channels_last), (3, self.side, self.side)
+        return DCGAN(shape, latent_dim=self.latent_dim, base_channels=self.base_channels, optim=optim)
+
+    def images(self, options: Options) -> torch.Tensor:
+        """Return a batch of random images in [-1, 1]."""
+        return options.images(BATCH, 3, self.side, self.side).clamp(-1, 1)
+
+    def latents(self, options: Options) -> torch.Tensor:
+        """Return a batch of latents."""
+        return torch.randn(BATCH, self.latent_dim, device=options.device)
+
+
+PAPER_GAN, SMALL_GAN = _GAN("DCGAN", SIZE, 64, 100), _GAN("DCGAN of 32 channels", 16, 32, 32)
+
+
 @entry
 def dcgan_step(options: Options) -> Result:
     """Compare DCGAN training steps, 64 x 64, batch 64, width 64: a fit of darkroom and the loop of PyTorch's example.
 
     Without ``channels_last`` the peer has PyTorch's own memory layout, and darkroom is timed in both layouts.
     """
-    steps = 50 if options.device == "cuda" else 2  # in one timing, since every fit has a setup
-    image = options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
-    generator, discriminator = (options.place(net) for net in (DCGANGenerator(), DCGANDiscriminator()))
+    return _dcgan_steps(PAPER_GAN, options, 2)
+
+
+@entry
+def dcgan_small_step(options: Options) -> Result:
+    """Compare DCGAN training steps, 16 x 16, width 32 as in its config, with batch norm, as ``dcgan_step`` does."""
+    return _dcgan_steps(SMALL_GAN, options, 50)
+
+
+def _dcgan_steps(gan: _GAN, options: Options, steps_on_cpu: int) -> Result:
+    steps = 50 if options.device == "cuda" else steps_on_cpu  # in one timing, since every fit has a setup
+    image = gan.images(options)
+    generator, discriminator = (options.place(network) for network in gan.networks())
     g_adam, d_adam = (
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
     )
@@ -177,7 +226,7 @@ def dcgan_step(options: Options) -> Result:
         for _ in range(steps):
             discriminator.zero_grad()
             with options.autocast():
-                fake = generator(torch.randn(BATCH, 100, device=options.device))
+                fake = generator(gan.latents(options))
             adversarial_loss(image, True).backward()
             adversarial_loss(fake.detach(), False).backward()
             d_adam.step()
@@ -185,38 +234,49 @@ def dcgan_step(options: Options) -> Result:
             adversarial_loss(fake, True).backward()  # also computes unused gradients of the discriminator
             g_adam.step()
 
-    sides = [_dcgan_side("darkroom DCGAN, a Trainer's fit, channels_last", steps, replace(options, channels_last=True))]
+    last = replace(options, channels_last=True)
+    sides = [_dcgan_side("darkroom DCGAN, a Trainer's fit, channels_last", gan, steps, last)]
     if not options.channels_last:
-        sides.append(_dcgan_side("darkroom DCGAN, in the layout of the example", steps, options))
+        sides.append(_dcgan_side("darkroom DCGAN, in the layout of the example", gan, steps, options))
     peer = side_of(PUBLIC_GAN, [generator, discriminator], loop, steps * BATCH, options)
     notes = [
         f"Times of {steps} steps. Ours also updates EMA weights of the generator, and builds its optimizers in every fit."
     ]
-    return compare(f"DCGAN training step, batch {BATCH}, {SIZE} px", [*sides, peer], options, notes, [peer.name])
+    title = f"{gan.title} training step, batch {BATCH}, {gan.side} px"
+    return compare(title, [*sides, peer], options, notes, [peer.name])
 
 
 @entry
 def dcgan_sampling(options: Options) -> Result:
     """Compare sampling of 64 images of 64 x 64 by DCGAN, in NHWC order, with its generator alone in NCHW order."""
-    gan = without_trainer(options.place(DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=True))).eval())
-    generator, alone = options.place(DCGANGenerator()).eval(), "the generator alone"
-    assert gan.ema is not None
+    return _dcgan_sampling(PAPER_GAN, options)
+
+
+@entry
+def dcgan_small_sampling(options: Options) -> Result:
+    """Compare sampling of 64 images of 16 x 16, width 32 as in the config, as ``dcgan_sampling`` does."""
+    return _dcgan_sampling(SMALL_GAN, options)
+
+
+def _dcgan_sampling(gan: _GAN, options: Options) -> Result:
+    ours = without_trainer(options.place(gan.ours(channels_last=True)).eval())
+    generator, alone = options.place(gan.networks()[0]).eval(), "the generator alone"
+    assert ours.ema is not None
 
     def sample() -> torch.Tensor:
-        return generator(torch.randn(BATCH, 100, device=options.device))
+        return generator(gan.latents(options))
 
-    ours_step = without_gradients(partial(gan.sample, BATCH), options)
+    ours_step = without_gradients(partial(ours.sample, BATCH), options)
     sides = [
-        side_of("darkroom DCGAN, channels_last", [gan.ema.module], ours_step, BATCH, options),
+        side_of("darkroom DCGAN, channels_last", [ours.ema.module], ours_step, BATCH, options),
         side_of(alone, [generator], without_gradients(sample, options), BATCH, options),
     ]
-    return compare(f"DCGAN, {BATCH} samples, {SIZE} px", sides, options, peers=[alone])
+    return compare(f"{gan.title}, {BATCH} samples, {gan.side} px", sides, options, peers=[alone])
 
 
-def _dcgan_side(name: str, steps: int, options: Options) -> Side:
+def _dcgan_side(name: str, gan: _GAN, steps: int, options: Options) -> Side:
     """Return fits of darkroom's DCGAN, each of a number of steps on one batch."""
-    gan = DCGAN((3, SIZE, SIZE), optim=AlternatingOptim(channels_last=options.channels_last))
-    batch = {"image": options.images(BATCH, 3, SIZE, SIZE).clamp(-1, 1)}
+    model, batch = gan.ours(options.channels_last), {"image": gan.images(options)}
     mixed: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
     filter_warnings()
 
@@ -231,43 +291,6 @@ def _dcgan_side(name: str, steps: int, options: Options) -> Side:
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        trainer.fit(gan, DataLoader(_Repeated(batch, steps), batch_size=None))
+        trainer.fit(model, DataLoader(_Repeated(batch, steps), batch_size=None))
 
-    return side_of(name, [gan.generator, gan.discriminator], fit, steps * BATCH, options)
-
-
-class _Noise:
-    """Sampler of noise at almost no cost, so that the metric alone is timed."""
-
-    num_classes = None
-
-    def __init__(self, shape: tuple[int, int, int], device: str) -> None:
-        self.shape, self.device = shape, torch.device(device)
-
-    def sample(self, n: int, *, labels: None, generator: torch.Generator) -> torch.Tensor:
-        return torch.rand(n, *self.shape, generator=generator).to(self.device)
-
-    def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
-        return (images * 255).to(torch.uint8)
-
-
-@entry
-def score_cost(options: Options) -> Result:
-    """Measure cnn_fid without sampling: features and statistics of 1000 real and 1000 generated images."""
-    sides = []
-    for shape in ((1, 28, 28), (3, 32, 32), (3, 64, 64)):
-        real = torch.randint(0, 256, (1000, *shape), dtype=torch.uint8, device=options.device)
-        noise = _Noise(shape, options.device)
-
-        def score(real: torch.Tensor = real, noise: _Noise = noise) -> None:
-            scores = SampleScores(num_samples=len(real))
-            scores._network = ReferenceClassifier(real.shape[1], 10).eval()
-            for some in real.split(100):
-                scores.update("test", some, {})
-            scores.compute("test", noise)
-
-        sides.append(Side(" x ".join(map(str, shape)), score, len(real)))
-    with one_thread():
-        return compare(
-            "cnn_fid of 1000 images", sides, options, ["One core on a CPU. The cost of sampling is not included."]
-        )
+    return side_of(name, [model.generator, model.discriminator], fit, steps * BATCH, options)

@@ -26,6 +26,7 @@ from darkroom.lightning_modules.diffusion.text import MiniLM, Text, TextEncoder
 
 PEER = "imagen-pytorch"
 SMALL, LARGE, STEPS, TOKENS, DIM = (3, 32, 32), (3, 64, 64), 20, 16, 768
+SHAPES, SHAPES_DIM = (3, 16, 16), 64  # of imagen.yaml
 
 
 class Ready(TextEncoder):
@@ -33,9 +34,9 @@ class Ready(TextEncoder):
 
     tokens: Tensor
 
-    def __init__(self) -> None:
-        super().__init__(DIM, TOKENS)
-        self.register_buffer("tokens", torch.randn(TOKENS, DIM))
+    def __init__(self, dim: int = DIM) -> None:
+        super().__init__(dim, TOKENS)
+        self.register_buffer("tokens", torch.randn(TOKENS, dim))
 
     def forward(self, captions: Sequence[str]) -> Text:
         """Return the same tokens for every caption."""
@@ -53,6 +54,14 @@ def base() -> TextToImage:
         SMALL, None, 56, (1, 2, 4), 2, 16, 56, modulation="adaptive", resampling="conv", dropout=0.0, text_dim=DIM
     )
     return TextToImage(Ready(), SMALL, network, sampling=Sampling(steps=STEPS, guidance=2.0))
+
+
+def small_base() -> TextToImage:
+    """Build the base model of imagen.yaml, with ready tokens."""
+    network = DenoisingUNet(
+        SHAPES, None, 32, (1, 2, 2), 1, 8, 16, modulation="adaptive", dropout=0.0, text_dim=SHAPES_DIM
+    )
+    return TextToImage(Ready(SHAPES_DIM), SHAPES, network, sampling=Sampling(steps=STEPS, guidance=2.0))
 
 
 def upsampler() -> SuperResolution:
@@ -81,6 +90,20 @@ def peer(options: Options) -> Any:
     )
 
 
+def small_peer(options: Options) -> Any:
+    """Build imagen-pytorch's base model with about as many parameters as ``small_base``, and attention where it has it.
+
+    Raises:
+        ImportError: imagen-pytorch is not installed.
+    """
+    library = import_imagen_pytorch(SHAPES_DIM)
+    looks = dict.fromkeys(("layer_attns", "layer_cross_attns"), (False, True, True))
+    heads = {"attn_heads": 4, "attn_dim_head": 16}
+    unet = library.Unet(28, text_embed_dim=SHAPES_DIM, dim_mults=(1, 2, 2), num_resnet_blocks=1, **looks, **heads)
+    settings = {"timesteps": STEPS, "text_embed_dim": SHAPES_DIM, "cond_drop_prob": 0.1}
+    return options.place(library.Imagen((unet,), image_sizes=(SHAPES[1],), **settings))
+
+
 def _beside(sides: list[Side], add: Callable[[], Side], notes: list[str]) -> None:
     try:
         sides.append(add())
@@ -88,17 +111,23 @@ def _beside(sides: list[Side], add: Callable[[], Side], notes: list[str]) -> Non
         notes.append(f"{error.name} is not installed (pip install -e '.[bench]'); left out.")
 
 
-def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int, int], options: Options) -> Result:
+def _training(
+    build: Callable[[], Diffusion],
+    of_peer: Callable[[Options], Any],
+    stage: int,
+    batch: int,
+    options: Options,
+) -> Result:
     """Compare training steps of a stage, ours and imagen-pytorch's, each with its own loss; Adam and clipping for both."""
-    batch, notes = batch_size(options, 8, 64), list[str]()
-    image = options.images(batch, *shape).clamp(-1, 1)
-    ours = without_trainer(options.place(build()).train())
+    ours, notes = without_trainer(options.place(build()).train()), list[str]()
+    name, (_, side, _) = type(ours).__name__, ours.image_shape
+    image = options.images(batch, *ours.image_shape).clamp(-1, 1)
     step = our_step(ours, {"image": image, "caption": ["a picture"] * batch}, options)
-    sides = [side_of(f"darkroom {type(ours).__name__}", [ours.network], step, batch, options)]
+    sides = [side_of(f"darkroom {name}", [ours.network], step, batch, options)]
 
     def add() -> Side:
-        imagen = peer(options)
-        unet, text = imagen.unets[stage], torch.randn(batch, TOKENS, DIM, device=options.device)
+        imagen = of_peer(options)
+        unet, text = imagen.unets[stage], torch.randn(batch, TOKENS, imagen.text_embed_dim, device=options.device)
         adam = torch.optim.Adam(unet.parameters(), lr=1e-4, fused=True)
 
         def loss() -> Tensor:
@@ -109,33 +138,26 @@ def _training(build: Callable[[], Diffusion], stage: int, shape: tuple[int, int,
 
     _beside(sides, add, notes)
     notes.append("Ours also updates EMA weights.")
-    return compare(f"{type(ours).__name__} training step, batch {batch}, {shape[1]} px", sides, options, notes, [PEER])
+    return compare(f"{name} training step, batch {batch}, {side} px", sides, options, notes, [PEER])
 
 
-@entry
-def text_to_image_step(options: Options) -> Result:
-    """Compare training steps of the base model, 16 M parameters, 16 tokens of text, with imagen-pytorch's."""
-    return _training(base, 0, SMALL, options)
-
-
-@entry
-def super_resolution_step(options: Options) -> Result:
-    """Compare training steps of a super-resolution model, 30 M parameters, 32 -> 64, with imagen-pytorch's."""
-    return _training(upsampler, 1, LARGE, options)
-
-
-@entry
-def cascade_sampling(options: Options) -> Result:
-    """Compare sampling with both stages, 20 steps each, guidance in the first, with imagen-pytorch's."""
-    batch, notes = batch_size(options, 2, 32), list[str]()
-    cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
-    draw = without_gradients(lambda: cascade.sample(["a picture"] * batch), options)
-    sides = [side_of("darkroom ImagenCascade", cascade.networks(), draw, batch, options)]
+def _sampling(
+    title: str,
+    ours: TextToImage | ImagenCascade,
+    of_peer: Callable[[Options], Any],
+    guidance: float | tuple[float, ...],
+    batch: int,
+    options: Options,
+) -> Result:
+    """Compare sampling, 20 steps of each stage, with guidance of these scales."""
+    notes, captions = list[str](), ["a picture"] * batch
+    draw = without_gradients(lambda: ours.sample(captions), options)
+    sides = [side_of(f"darkroom {type(ours).__name__}", ours.networks(), draw, batch, options)]
 
     def add() -> Side:
-        imagen = peer(options).eval()
-        text = torch.randn(batch, TOKENS, DIM, device=options.device)
-        weights = {"cond_scale": (2.0, 1.0), "use_tqdm": False}
+        imagen = of_peer(options).eval()
+        text = torch.randn(batch, TOKENS, imagen.text_embed_dim, device=options.device)
+        weights = {"cond_scale": guidance, "use_tqdm": False}
         draw = without_gradients(lambda: imagen.sample(text_embeds=text, **weights), options)
         return side_of(PEER, list(imagen.unets), draw, batch, options)
 
@@ -143,7 +165,39 @@ def cascade_sampling(options: Options) -> Result:
     notes.append(
         "Ours by DDIM, theirs by ancestral steps. Network calls are equal in number, but ours merges the two of guidance."
     )
-    return compare(f"Cascade 32 -> 64 px, {STEPS} steps each, {batch} images at once", sides, options, notes, [PEER])
+    return compare(f"{title}, {STEPS} steps each, {batch} images at once", sides, options, notes, [PEER])
+
+
+@entry
+def text_to_image_step(options: Options) -> Result:
+    """Compare training steps of the base model, 16 M parameters, 16 tokens of text, with imagen-pytorch's."""
+    return _training(base, peer, 0, batch_size(options, 8, 64), options)
+
+
+@entry
+def text_to_image_small_step(options: Options) -> Result:
+    """Compare training steps of the base model of imagen.yaml, 1.3 M parameters, ready tokens, with imagen-pytorch's."""
+    return _training(small_base, small_peer, 0, batch_size(options, 32, 64), options)
+
+
+@entry
+def super_resolution_step(options: Options) -> Result:
+    """Compare training steps of a super-resolution model, 30 M parameters, 32 -> 64, with imagen-pytorch's."""
+    return _training(upsampler, peer, 1, batch_size(options, 8, 64), options)
+
+
+@entry
+def cascade_sampling(options: Options) -> Result:
+    """Compare sampling with both stages, 20 steps each, guidance in the first, with imagen-pytorch's."""
+    cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
+    return _sampling("Cascade 32 -> 64 px", cascade, peer, (2.0, 1.0), batch_size(options, 2, 32), options)
+
+
+@entry
+def text_to_image_small_sampling(options: Options) -> Result:
+    """Compare sampling with the base model of imagen.yaml, 20 steps, guidance, with imagen-pytorch's."""
+    ours = options.place(small_base()).eval()
+    return _sampling("Text to image, 16 px", ours, small_peer, 2.0, batch_size(options, 16, 64), options)
 
 
 @entry

@@ -94,6 +94,13 @@ def unet_inference(options: Options) -> Result:
 
 
 @entry
+def unet_small_inference(options: Options) -> Result:
+    """Compare inference of U-Net, base width 16 as in its config, in NHWC order, with its network alone."""
+    unet = UNet(num_classes=CLASSES, base_channels=16, optim=Optim(channels_last=True))
+    return _inference("U-Net of width 16,", "darkroom UNet, channels_last", unet, options)
+
+
+@entry
 def fcn_resnet50_inference(options: Options) -> Result:
     """Compare inference of torchvision's fcn_resnet50, from images to logits, with its network alone."""
     network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
@@ -102,8 +109,8 @@ def fcn_resnet50_inference(options: Options) -> Result:
 
 
 def _inference(title: str, name: str, model: SemanticSegmentation, options: Options) -> Result:
+    network, (image, _) = options.place(deepcopy(model.network)).eval(), _batch(CLASSES, options)
     model = without_trainer(options.place(model).eval())
-    network, (image, _) = deepcopy(model.network), _batch(CLASSES, options)
     calls = {
         name: (model.network, partial(model.infer, {"image": image})),
         ALONE: (network, partial(network, image)),

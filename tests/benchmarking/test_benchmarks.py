@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torchvision.ops import box_iou
 
 from benchmarks import profile_steps
 from benchmarks.results import export_table, segmentation_ladder
@@ -136,18 +137,18 @@ def test_profile_takes_the_time_of_operations_without_those_they_call() -> None:
 
 
 def test_every_detector_has_a_speed_benchmark() -> None:
-    from benchmarks.speed import detection
+    import benchmarks.entries  # noqa: F401 (registers the entries)
 
     assert {"detection_steps", "detection_inference", "selective_search", "detection_scores"} <= ENTRIES.keys()
-    assert all(model.num_classes == 5 for model in detection._techniques().values())
+    assert all(detection._technique(name).num_classes == 5 for name in detection.LADDER)
     assert set(detection.LADDER) == {
         path.stem for path in (CONFIGS / "detection").glob("*.yaml") if "torch" not in path.stem
     }
 
 
 def test_generative_methods_have_speed_benchmarks() -> None:
+    import benchmarks.entries  # noqa: F401 (registers the entries)
     from benchmarks.results import generation_ladder, score_floor
-    from benchmarks.speed import generation
 
     assert {"vae_step", "dcgan_step", "score_cost"} <= ENTRIES.keys()
     assert generation_ladder.main
@@ -172,7 +173,9 @@ def test_imagen_benchmark_has_size_of_peer() -> None:
     assert {"text_to_image_step", "super_resolution_step", "cascade_sampling", "embedding_cache"} <= ENTRIES.keys()
     with torch.device("meta"):
         sizes = [sum(p.numel() for p in build().network.parameters()) for build in (imagen.base, imagen.upsampler)]
+        small = sum(p.numel() for p in imagen.small_base().network.parameters())
     assert sizes == [15_992_059, 29_793_287]  # imagen-pytorch's have 16,009,336 and 30,386,996
+    assert small == 1_325_891  # and 1,307,330
 
 
 def test_sampler_arguments_are_parsed() -> None:
@@ -335,8 +338,7 @@ def test_benchmark_of_vgg11_has_size_of_torchvisions_network() -> None:
 def test_small_vae_benchmark_has_size_of_its_peer() -> None:
     from benchmarks.speed import generation
 
-    channels, latent = (16, 32, 64, 128), 10
-    ours, theirs = generation._vae(channels, latent, True), generation.PublicVAE(channels, latent)
+    ours, theirs = generation._vae(*generation.SMALL_VAE, True), generation.PublicVAE(*generation.SMALL_VAE)
     assert sum(p.numel() for p in theirs.parameters()) == sum(
         p.numel() for network in ours.networks() for p in network.parameters()
     )
@@ -344,9 +346,9 @@ def test_small_vae_benchmark_has_size_of_its_peer() -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("memory")
-@pytest.mark.parametrize("name", [detection.FASTER, detection.MASK, detection.SSD])
+@pytest.mark.parametrize("name", [detection.FASTER, detection.MASK, detection.SSD300])
 def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
-    ours, theirs = (model.eval() for model in detection._pair(name))
+    ours, theirs = (model.eval() for model in detection._pair(name, Options()))
     images = torch.rand(1, 3, 320, 320)
     with torch.no_grad():
         (found,), (expected,) = ours.detect({"image": images}), theirs(images)
@@ -355,8 +357,35 @@ def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", detection.SMALL)
+def test_detectors_of_the_configs_beside_torchvisions_find_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (model.eval() for model in detection._small_pair(name))
+    images = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        found, expected = ours.detect({"image": images}), theirs([*images])
+    for one, other in zip(found, expected, strict=True):
+        # Rounding orders almost equal scores, and the order decides which boxes are suppressed.
+        torch.testing.assert_close(one["scores"], other["scores"], rtol=0, atol=5e-3)
+        assert (box_iou(one["boxes"], other["boxes"]).amax(1) > 0.99).float().mean() > 0.95
+    assert found[0]["scores"].unique().numel() > 10  # not all 0 or 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", detection.SMALL)
+def test_detectors_of_the_configs_beside_torchvisions_have_the_same_losses(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[Side] = []
+    monkeypatch.setattr(detection, "compare", lambda title, found, *_, **__: sides.extend(found))
+    ENTRIES[f"{name}_small_step"](Options())
+    assert len({side.parameters for side in sides}) == 1
+    assert [side.loss for side in sides] == pytest.approx([sides[0].loss] * 3, rel=5e-2)  # regions are sampled
+
+
+@pytest.mark.slow
 @pytest.mark.xdist_group("memory")  # of tests/benchmarking/test_planning.py
-@pytest.mark.parametrize("name", [detection.FASTER, detection.SSD])
+@pytest.mark.parametrize("name", [detection.FASTER, detection.SSD300])
 def test_detectors_beside_torchvisions_have_the_same_losses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[Side] = []
     monkeypatch.setattr(detection, "compare", lambda title, found, *_, **__: sides.extend(found))
@@ -366,10 +395,11 @@ def test_detectors_beside_torchvisions_have_the_same_losses(name: str, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["unet_step", "unet_small_step", "fcn_resnet50_step"])
+@pytest.mark.parametrize("name", ["unet_step", "unet_small_step", "fcn_resnet50_step", "vgg11_small_step"])
 def test_sides_with_the_same_network_have_the_same_first_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[Side] = []
-    monkeypatch.setattr(networks, "compare", lambda title, found, *_, **__: sides.extend(found))
+    for module in (networks, classification):
+        monkeypatch.setattr(module, "compare", lambda title, found, *_, **__: sides.extend(found))
     ENTRIES[name](Options())
     losses = [side.loss for side in sides if not side.name.startswith("smp")]
     assert len(losses) >= 2
