@@ -26,7 +26,7 @@ SELECTED = (
     " or test_boxes or test_svm or test_yolo or test_losses or test_parameterization or test_samplers"
     " or test_noise_schedules or test_sample_scores or test_ranks_are_one)"
     " or (agree and (torchvision_faster_rcnn or unet or vae) and not conditional)) and not bf16"
-    " and not compiled"  # inductor's C++ transposes with vector instructions alone, so without them g++ rejects it
+    " and not compiled"  # without vector instructions g++ rejects the transposes in inductor's C++
 )
 
 

@@ -26,8 +26,9 @@ from darkroom.lightning_modules.optimizers import Optim
 
 CLASSES, SHAPE = 1000, (3, 224, 224)
 SMALL_CLASSES, SMALL_SHAPE, SMALL_BATCH = 40, (3, 32, 32), 64  # of vgg.yaml on Shapes
+# Name of a plain loop -> ``fused`` of its AdamW.
 LOOPS = {"plain loop, fused AdamW": True, "plain loop, AdamW's default": None}
-OURS, LAST, IN_LAYOUT = "darkroom ImageClassifier", "darkroom, channels_last", "darkroom, in the layout of the loop"
+OURS, LAST, IN_LAYOUT = "darkroom ImageClassifier", "darkroom, channels_last", "darkroom, in the layout of the peer"
 ALONE = "the network alone"
 
 
@@ -46,11 +47,11 @@ def _theirs(ours: ImageClassifier, options: Options) -> nn.Module:
 
 
 def _small(options: Options) -> tuple[dict[str, ImageClassifier], nn.Module]:
-    """Build the classifier of vgg.yaml, in both memory layouts, and its network alone in that of the options."""
+    """Build the classifier of vgg.yaml in NHWC and in the layout of the options, and a copy of its network."""
     network = BackboneClassifier("vgg11_bn", SMALL_CLASSES, SMALL_SHAPE, width=0.125)
-    ours = {LAST: True} | ({} if options.channels_last else {IN_LAYOUT: False})
+    layouts = {LAST: True} | ({} if options.channels_last else {IN_LAYOUT: False})
     models = {}
-    for name, last in ours.items():
+    for name, last in layouts.items():
         model = ImageClassifier(deepcopy(network), SMALL_CLASSES, optim=Optim(channels_last=last))
         models[name] = without_trainer(model.to(options.device))
     return models, options.place(network)
@@ -114,7 +115,7 @@ def vgg11_inference(options: Options) -> Result:
 
 @entry
 def vgg11_small_step(options: Options) -> Result:
-    """Compare training steps of VGG11 of an eighth of the channels, 32 px, as in its config, with plain loops over it."""
+    """Compare training steps of VGG11 with an eighth of the channels at 32 px, as in its config, with plain loops."""
     ours, network = _small(options)
     loops = {name: deepcopy(network) for name in LOOPS}
     return _train("VGG11 of its config,", ours, loops, options.images(SMALL_BATCH, *SMALL_SHAPE), options)
@@ -122,7 +123,7 @@ def vgg11_small_step(options: Options) -> Result:
 
 @entry
 def vgg11_small_inference(options: Options) -> Result:
-    """Compare inference of VGG11 of an eighth of the channels, 32 px, with its network alone."""
+    """Compare inference of VGG11 with an eighth of the channels at 32 px with its network alone."""
     ours, network = _small(options)
     image = options.images(SMALL_BATCH, *SMALL_SHAPE)
     return _infer("VGG11 of its config,", ours, ALONE, network, image, options)

@@ -190,8 +190,8 @@ def selective_search(options: Options) -> Result:
         return compare("Selective Search (fast), 16 scenes of 256 px", sides, Options(rounds=min(3, options.rounds)))
 
 
-def _folder(root: Path, count: int = 24) -> DetectionDataModule:
-    """Write images of 500 x 375 with six boxes each, as text labels."""
+def _write_boxes(root: Path, count: int = 24) -> DetectionDataModule:
+    """Write images of 500 x 375 with six boxes each, as text labels; return their datamodule with SSD's augmentation."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "labels"):
@@ -206,7 +206,7 @@ def _folder(root: Path, count: int = 24) -> DetectionDataModule:
     return YoloFolder(root=str(root), class_names=["one"], augment=ssd, num_workers=0)
 
 
-def _read(samples: KeyedSamples, count: int) -> list[dict[str, Any]]:
+def _read_samples(samples: KeyedSamples, count: int) -> list[dict[str, Any]]:
     return [samples[0, index] for index in range(count)]
 
 
@@ -217,11 +217,11 @@ def boxes_from_files(options: Options) -> Result:
     The ways are flips, SSD's whole augmentation, and flips with grid proposals.
     """
     with one_thread(), tempfile.TemporaryDirectory() as folder:
-        data = _folder(Path(folder, "data"))
+        data = _write_boxes(Path(folder, "data"))
         plain = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0)
         grid = YoloFolder(root=str(Path(folder, "data")), class_names=["one"], num_workers=0, proposals=GridProposals())
         sides = []
         for name, one in {"flip": plain, "SSD's augmentation": data, "flip, grid proposals": grid}.items():
             one.setup("fit")
-            sides.append(Side(name, partial(_read, one._datasets["train"], 24), 24))
+            sides.append(Side(name, partial(_read_samples, one._datasets["train"], 24), 24))
         return compare("Images with boxes from JPEG files, one core", sides, Options(rounds=options.rounds))

@@ -31,8 +31,8 @@ from darkroom.datamodules.proposals.methods import GridProposals
 from darkroom.datamodules.shapes.detection import ShapesDetection
 from darkroom.lightning_modules import detection
 from darkroom.lightning_modules.detection import SSD, FasterRCNN, MaskRCNN, ObjectDetection
-from darkroom.lightning_modules.detection.base import check_batch
 from darkroom.lightning_modules.detection.ssd import SSDNetwork, box_sizes
+from darkroom.lightning_modules.detection.torchvision.rcnn import TwoStageNetwork
 from darkroom.lightning_modules.optimizers import Optim
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
@@ -42,23 +42,28 @@ FASTER, MASK, SSD300 = "Faster R-CNN, ResNet50 and pyramid", "Mask R-CNN, ResNet
 SMALL = {
     "faster_rcnn": "Faster R-CNN of its config",
     "mask_rcnn": "Mask R-CNN of its config",
-    "ssd": "SSD of its config",
+    "ssd": "SSD of its config, enlarged to 256 px",
 }
-PLAIN, ALONE = "torchvision in a plain loop", "torchvision"
-PRODUCTS = "On a CPU ours pools regions by matrix products, which are counted; torchvision's kernel is not."
+SMALL_BATCH = 8  # of these configs
+PLAIN, TORCHVISION = "torchvision in a plain loop", "torchvision"
+_POOLED = (
+    "On a CPU Darkroom pools regions by matrix products. They are counted, the work of torchvision's kernel is not."
+)
+_PASTED = "Darkroom pastes masks by matrix products. They are counted, the work of torchvision's interpolation is not."
 
 
-def _arguments(name: str) -> dict[str, Any]:
-    """Return the model's arguments in a config on Shapes, without the optimizer."""
-    arguments = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]
+def _config(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the class and the arguments of a config's model on Shapes; ``optim`` has the memory layout alone."""
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
+    arguments = config["init_args"]
     layout = Optim(channels_last=arguments["optim"].get("channels_last", False))
-    return arguments | {"optim": layout}
+    return config["class_path"], arguments | {"optim": layout}
 
 
 def _technique(name: str, **changes: Any) -> ObjectDetection:
     """Build a method from its config on Shapes."""
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
-    return getattr(detection, config["class_path"])(num_classes=5, **(_arguments(name) | changes))
+    class_name, arguments = _config(name)
+    return getattr(detection, class_name)(num_classes=5, **(arguments | changes))
 
 
 def _batch(options: Options, size: int = BATCH, **kwargs: Any) -> dict[str, Any]:
@@ -77,11 +82,11 @@ def _batch(options: Options, size: int = BATCH, **kwargs: Any) -> dict[str, Any]
 
 
 def _ours(name: str, model: ObjectDetection, batch: dict[str, Any], options: Options) -> Side:
-    """Build the side of a method's training step, its check of the targets included, without a Trainer; plain AdamW."""
+    """Build the side of a method's training step, its check of the batch included, without a Trainer; plain AdamW."""
     model = without_trainer(options.place(model)).train()
 
     def loss() -> torch.Tensor:
-        check_batch(batch, model.num_classes)
+        model.check(batch)
         return torch.stack(list(model.loss_terms(batch).values())).sum()
 
     return _training(name, model, model.networks(), loss, batch, options)
@@ -116,11 +121,11 @@ def _finding(name: str, model: ObjectDetection, batch: dict[str, Any], options: 
     return side_of(name, model.networks(), find, len(batch["image"]), options)
 
 
-def _alone(network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
+def _finding_by_torchvision(network: nn.Module, batch: dict[str, Any], options: Options) -> Side:
     """Build the side of the inference of torchvision's detector."""
     network = options.place(network).eval()
     find = without_gradients(partial(network, batch["image"]), options)
-    return side_of(ALONE, [network], find, len(batch["image"]), options)
+    return side_of(TORCHVISION, [network], find, len(batch["image"]), options)
 
 
 # --- all methods --------------------------------------------------------------------------------------------------------
@@ -173,14 +178,16 @@ def _train_against_torchvision(options: Options, name: str, size: int = 2) -> Re
     ours, theirs = _pair(name, options)
     batch = _batch(options, size, side=320, masks=name == MASK)
     sides = [_ours("darkroom", ours, batch, options), _plain(theirs, batch, options)]
-    return compare(f"{name}, training step, batch {size}, 320 px", sides, options, peers=[PLAIN])
+    notes = [] if name == SSD300 else [_POOLED]
+    return compare(f"{name}, training step, batch {size}, 320 px", sides, options, notes, [PLAIN])
 
 
 def _infer_against_torchvision(options: Options, name: str, size: int = 2) -> Result:
     ours, theirs = _pair(name, options)
     batch = _batch(options, size, side=320)
-    sides = [_finding("darkroom", ours, batch, options), _alone(theirs, batch, options)]
-    return compare(f"{name}, inference, batch {size}, 320 px", sides, options, peers=[ALONE])
+    sides = [_finding("darkroom", ours, batch, options), _finding_by_torchvision(theirs, batch, options)]
+    notes = [_PASTED] if name == MASK else []
+    return compare(f"{name}, inference, batch {size}, 320 px", sides, options, notes, [TORCHVISION])
 
 
 @entry
@@ -222,19 +229,20 @@ def ssd_inference_against_torchvision(options: Options) -> Result:
 # --- beside torchvision's at the widths of the configs ------------------------------------------------------------------
 
 
-def _small_pair(name: str, **changes: Any) -> tuple[ObjectDetection, nn.Module]:
+def _small_pair(name: str) -> tuple[ObjectDetection, nn.Module]:
     """Build ours with its config on Shapes, and torchvision's detector with the same layers and weights."""
-    ours = _technique(name, **changes)
+    ours = _technique(name)
     (network,) = ours.networks()
     if isinstance(network, SSDNetwork):
-        return ours, _ssd_of_torchvision(network)
-    theirs = _two_stages_of_torchvision(copy.deepcopy(network.get_submodule("backbone")), _arguments(name))
+        return ours, _ssd_of_torchvision(network, _config(name)[1])
+    assert isinstance(network, TwoStageNetwork)
+    theirs = _two_stages_of_torchvision(network, _config(name)[1])
     theirs.load_state_dict(network.state_dict())
     return ours, theirs
 
 
-def _two_stages_of_torchvision(backbone: nn.Module, config: Mapping[str, Any]) -> nn.Module:
-    """Build torchvision's Faster or Mask R-CNN with the arguments of ours, around its backbone."""
+def _two_stages_of_torchvision(ours: TwoStageNetwork, config: Mapping[str, Any]) -> nn.Module:
+    """Build torchvision's Faster or Mask R-CNN with the arguments of ours, around a copy of its body and pyramid."""
     rpn, channels, hidden = config["rpn"], config["fpn_channels"], config["head_channels"]
     sizes, before, after = rpn["anchor_sizes"], rpn["proposals_before_nms"], rpn["proposals"]
 
@@ -244,17 +252,26 @@ def _two_stages_of_torchvision(backbone: nn.Module, config: Mapping[str, Any]) -
     arguments = {
         "min_size": config["min_side"],
         "max_size": config["max_side"],
-        "rpn_anchor_generator": AnchorGenerator([(size,) for size in sizes], [(0.5, 1.0, 2.0)] * len(sizes)),
+        "image_mean": ours.transform.image_mean,
+        "image_std": ours.transform.image_std,
+        "rpn_anchor_generator": AnchorGenerator(
+            ours.rpn.anchor_generator.sizes, ours.rpn.anchor_generator.aspect_ratios
+        ),
         "rpn_pre_nms_top_n_train": before[0],
         "rpn_pre_nms_top_n_test": before[1],
         "rpn_post_nms_top_n_train": after[0],
         "rpn_post_nms_top_n_test": after[1],
+        "rpn_nms_thresh": ours.rpn.nms_thresh,
         "rpn_batch_size_per_image": rpn["samples"],
         "box_roi_pool": pool(7),
         "box_head": TwoMLPHead(channels * 49, hidden),
         "box_predictor": FastRCNNPredictor(hidden, 6),
         "box_batch_size_per_image": config["roi_samples"],
+        "box_score_thresh": ours.roi_heads.score_thresh,
+        "box_nms_thresh": ours.roi_heads.nms_thresh,
+        "box_detections_per_img": ours.roi_heads.detections_per_img,
     }
+    backbone = copy.deepcopy(ours.backbone)
     if "mask_channels" not in config:
         return torchvision_detection.FasterRCNN(backbone, **arguments)
     width = config["mask_channels"]
@@ -280,9 +297,9 @@ class _SSDMaps(nn.Module):
         return {str(index): map_ for index, map_ in enumerate(maps)}
 
 
-def _ssd_of_torchvision(ours: SSDNetwork, side: int = 256) -> nn.Module:
+def _ssd_of_torchvision(ours: SSDNetwork, config: Mapping[str, Any]) -> nn.Module:
     """Build torchvision's SSD around copies of the layers of ours on a ResNet, with its default boxes."""
-    maps = len(ours.body.channels) + len(ours.extra)
+    maps, side = len(ours.body.channels) + len(ours.extra), config["image_size"]
     ratios = [[2] if index in (0, maps - 2, maps - 1) else [2, 3] for index in range(maps)]
     return torchvision_ssd.SSD(
         _SSDMaps(ours),
@@ -295,52 +312,65 @@ def _ssd_of_torchvision(ours: SSDNetwork, side: int = 256) -> nn.Module:
     )
 
 
-def _compare_small(name: str, kind: str, options: Options) -> Result:
-    """Compare a detector with its config, in both memory layouts, with torchvision's; ``kind`` is part of the title."""
-    training = kind == "training step"
-    (ours, theirs), batch = _small_pair(name), _batch(options, masks=training and name == "mask_rcnn")
-    in_layout = _technique(name, optim=Optim(channels_last=options.channels_last))
-    in_layout.load_state_dict(ours.state_dict())
-    side = _ours if training else _finding
-    sides = [side("darkroom, channels_last", ours, batch, options)]
+def _in_layouts(name: str, ours: ObjectDetection, options: Options) -> dict[str, ObjectDetection]:
+    """Return ours, whose config sets channels_last, and unless the options do so too a copy in torchvision's layout."""
+    models = {"darkroom, channels_last": ours}
     if not options.channels_last:
-        sides.append(side("darkroom, in the layout of torchvision", in_layout, batch, options))
-    peer = (_plain if training else _alone)(theirs, batch, options)
-    notes = [PRODUCTS] if training and name != "ssd" else []
-    return compare(f"{SMALL[name]}, {kind}, batch {BATCH}, 128 px", [*sides, peer], options, notes, [peer.name])
+        copied = _technique(name, optim=Optim())
+        copied.load_state_dict(ours.state_dict())
+        models["darkroom, in the layout of torchvision"] = copied
+    return models
+
+
+def _train_small(options: Options, name: str) -> Result:
+    ours, theirs = _small_pair(name)
+    batch = _batch(options, SMALL_BATCH, masks=name == "mask_rcnn")
+    sides = [_ours(side, model, batch, options) for side, model in _in_layouts(name, ours, options).items()]
+    sides.append(_plain(theirs, batch, options))
+    notes = [] if name == "ssd" else [_POOLED]
+    return compare(f"{SMALL[name]}, training step, batch {SMALL_BATCH}, 128 px", sides, options, notes, [PLAIN])
+
+
+def _infer_small(options: Options, name: str) -> Result:
+    ours, theirs = _small_pair(name)
+    batch = _batch(options, SMALL_BATCH)
+    sides = [_finding(side, model, batch, options) for side, model in _in_layouts(name, ours, options).items()]
+    sides.append(_finding_by_torchvision(theirs, batch, options))
+    notes = [_PASTED] if name == "mask_rcnn" else []
+    return compare(f"{SMALL[name]}, inference, batch {SMALL_BATCH}, 128 px", sides, options, notes, [TORCHVISION])
 
 
 @entry
 def faster_rcnn_small_step(options: Options) -> Result:
-    """Compare training steps of Faster R-CNN with its config: ours, and torchvision's class with the same layers."""
-    return _compare_small("faster_rcnn", "training step", options)
+    """Compare training steps of the Faster R-CNN of its config with torchvision's of the same layers in a plain loop."""
+    return _train_small(options, "faster_rcnn")
 
 
 @entry
 def faster_rcnn_small_inference(options: Options) -> Result:
-    """Compare inference of Faster R-CNN with its config with torchvision's class with the same layers."""
-    return _compare_small("faster_rcnn", "inference", options)
+    """Compare inference of the untrained Faster R-CNN of its config with torchvision's of the same layers and weights."""
+    return _infer_small(options, "faster_rcnn")
 
 
 @entry
 def mask_rcnn_small_step(options: Options) -> Result:
-    """Compare training steps of Mask R-CNN with its config: ours, and torchvision's class with the same layers."""
-    return _compare_small("mask_rcnn", "training step", options)
+    """Compare training steps of the Mask R-CNN of its config with torchvision's of the same layers in a plain loop."""
+    return _train_small(options, "mask_rcnn")
 
 
 @entry
 def mask_rcnn_small_inference(options: Options) -> Result:
-    """Compare inference of Mask R-CNN with its config with torchvision's class with the same layers."""
-    return _compare_small("mask_rcnn", "inference", options)
+    """Compare inference of the untrained Mask R-CNN of its config with torchvision's of the same layers and weights."""
+    return _infer_small(options, "mask_rcnn")
 
 
 @entry
 def ssd_small_step(options: Options) -> Result:
-    """Compare training steps of SSD with its config: ours, and torchvision's class with the same layers."""
-    return _compare_small("ssd", "training step", options)
+    """Compare training steps of the SSD of its config with torchvision's of the same layers in a plain loop."""
+    return _train_small(options, "ssd")
 
 
 @entry
 def ssd_small_inference(options: Options) -> Result:
-    """Compare inference of SSD with its config with torchvision's class with the same layers."""
-    return _compare_small("ssd", "inference", options)
+    """Compare inference of the untrained SSD of its config with torchvision's of the same layers and weights."""
+    return _infer_small(options, "ssd")

@@ -73,7 +73,7 @@ class Peer:
     loss: Callable[[Tensor], Tensor]  # of images (B, C, H, W) in [-1, 1]
     optimizer: torch.optim.Optimizer
     average: Callable[[], object]  # updates the EMA weights
-    draw: Callable[[int], Tensor]  # samples n images by DDIM
+    sample: Callable[[int], Tensor]  # samples n images by DDIM
 
 
 def of_diffusers(options: Options, arguments: Mapping[str, Any] = HO) -> Peer:
@@ -93,14 +93,14 @@ def of_diffusers(options: Options, arguments: Mapping[str, Any] = HO) -> Peer:
         t = torch.randint(noising.config.num_train_timesteps, (len(x),), device=x.device)
         return F.mse_loss(network(noising.add_noise(x, noise, t), t).sample.float(), noise)
 
-    def draw(n: int) -> Tensor:
+    def sample(n: int) -> Tensor:
         x = torch.randn(n, 3, arguments["sample_size"], arguments["sample_size"], device=options.device)
         for t in sampling.timesteps:
             x = sampling.step(network(x, t).sample, t, x).prev_sample
         return x
 
     adam = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
-    return Peer("diffusers", network, loss, adam, lambda: ema.step(network.parameters()), draw)
+    return Peer("diffusers", network, loss, adam, lambda: ema.step(network.parameters()), sample)
 
 
 def of_denoising_diffusion_pytorch(options: Options, shape: str) -> Peer:
@@ -216,32 +216,38 @@ def ddpm_small_step(options: Options) -> Result:
 @entry
 def ddim_20(options: Options) -> Result:
     """Compare sampling with the same networks: 20 steps of DDIM, the predicted image clipped."""
-    batch, notes = batch_size(options, 4, 64), list[str]()
-    ours = _ours(options).eval()
-
-    draw = without_gradients(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
-    sides = [side_of("darkroom DDPM", [ours.sampling_network], draw, batch, options)]
-    for peer in peers(options, notes):
-        peer.network.eval()
-        draw = without_gradients(partial(peer.draw, batch), options)
-        sides.append(side_of(peer.name, [peer.network], draw, batch, options))
-    same = [side.name for side in sides[1:] if not side.name.endswith("its defaults")]
-    return compare(f"DDIM, {STEPS} steps, {batch} images at once, 32 px", sides, options, notes, same)
+    return _ddim("DDIM", _ours(options), PEERS, batch_size(options, 4, 64), options)
 
 
 @entry
-def ddim_20_small(options: Options) -> Result:
+def ddpm_small_sampling(options: Options) -> Result:
     """Compare 20 steps of DDIM by the U-Net of ddpm_conditional.yaml, without its classes, with those of diffusers."""
-    batch, notes, shape = batch_size(options, 16, 64), list[str](), (3, 16, 16)
-    ours = _ours(options, DenoisingUNet(shape, **SMALL, dropout=0.0), shape).eval()
-    draw = without_gradients(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
-    sides = [side_of("darkroom DDPM", [ours.sampling_network], draw, batch, options)]
-    for peer in peers(options, notes, [partial(of_diffusers, arguments=SMALL_HO)]):
+    shape, builders = (3, 16, 16), [partial(of_diffusers, arguments=SMALL_HO)]
+    ours = _ours(options, DenoisingUNet(shape, **SMALL, dropout=0.0), shape)
+    notes = [
+        "diffusers' norms have 8 groups, and it convolves the enlarged map where ours has a transposed convolution."
+    ]
+    return _ddim("DDIM of 32 to 64 channels", ours, builders, batch_size(options, 16, 64), options, notes)
+
+
+def _ddim(
+    title: str,
+    ours: DDPM,
+    builders: Sequence[Callable[[Options], Peer]],
+    batch: int,
+    options: Options,
+    notes: Sequence[str] = (),
+) -> Result:
+    left_out, ours = list[str](), ours.eval()
+    sample = without_gradients(lambda: ours.sample(batch, sampler="ddim", steps=STEPS), options)
+    sides = [side_of("darkroom DDPM", [ours.sampling_network], sample, batch, options)]
+    for peer in peers(options, left_out, builders):
         peer.network.eval()
-        draw = without_gradients(partial(peer.draw, batch), options)
-        sides.append(side_of(peer.name, [peer.network], draw, batch, options))
-    same = [side.name for side in sides[1:]]
-    return compare(f"DDIM of 32 to 64 channels, {STEPS} steps, {batch} images at once", sides, options, notes, same)
+        sample = without_gradients(partial(peer.sample, batch), options)
+        sides.append(side_of(peer.name, [peer.network], sample, batch, options))
+    same = [side.name for side in sides[1:] if not side.name.endswith("its defaults")]
+    title = f"{title}, {STEPS} steps, {batch} images at once, {ours.image_shape[1]} px"
+    return compare(title, sides, options, [*notes, *left_out], same)
 
 
 @entry

@@ -1,7 +1,7 @@
 """Autoencoders and GANs: training steps and sampling beside widely used public recipes in plain loops."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -95,40 +95,46 @@ def vae_small_sampling(options: Options) -> Result:
 
 
 def _vae_sampling(title: str, channels: Sequence[int], latent_dim: int, options: Options) -> Result:
-    ours = without_trainer(options.place(_vae(channels, latent_dim, True)).eval())
-    theirs = options.place(PublicVAE(channels, latent_dim)).eval()
+    theirs, sides = options.place(PublicVAE(channels, latent_dim)).eval(), []
+    for name, vae in _vaes(channels, latent_dim, options).items():
+        sample = without_gradients(partial(vae.eval().sample, BATCH), options)
+        sides.append(side_of(name, [vae.decoder], sample, BATCH, options))
 
-    def sample() -> torch.Tensor:
+    def sample_public() -> torch.Tensor:
         return theirs.decoder(torch.randn(BATCH, latent_dim, device=options.device))
 
-    ours_step = without_gradients(partial(ours.sample, BATCH), options)
-    sides = [
-        side_of("darkroom VAE, channels_last", [ours.decoder], ours_step, BATCH, options),
-        side_of(PUBLIC_VAE, [theirs.decoder], without_gradients(sample, options), BATCH, options),
-    ]
-    return compare(f"{title}, {BATCH} samples, {ours.image_shape[1]} px", sides, options, peers=[PUBLIC_VAE])
+    sides.append(side_of(PUBLIC_VAE, [theirs.decoder], without_gradients(sample_public, options), BATCH, options))
+    side = 2 * 2 ** len(channels)
+    return compare(f"{title}, {BATCH} samples, {side} px", sides, options, peers=[PUBLIC_VAE])
 
 
 def _vae_steps(title: str, channels: Sequence[int], latent_dim: int, options: Options) -> Result:
     """Compare training steps of a VAE whose last map is 2 x 2."""
-    last, size = replace(options, channels_last=True), 2 * 2 ** len(channels)
-    theirs = options.place(PublicVAE(channels, latent_dim)).train()
-    torch.manual_seed(0)  # of the image, which all sides have
-    image = options.images(BATCH, 3, size, size).clamp(-1, 1)
-
+    theirs, size = options.place(PublicVAE(channels, latent_dim)).train(), 2 * 2 ** len(channels)
+    image, sides = options.images(BATCH, 3, size, size).clamp(-1, 1), []
+    for name, vae in _vaes(channels, latent_dim, options).items():
+        step = descend(vae.configure_optimizers(), partial(training_loss, vae.train(), {"image": image}), options)
+        sides.append(side_of(name, vae.networks(), step, BATCH, options))
     adam = torch.optim.Adam(theirs.parameters(), lr=5e-3)
-    sides = [_vae_side("darkroom VAE, channels_last", channels, latent_dim, last)]
-    if not options.channels_last:
-        sides.append(_vae_side("darkroom VAE, in the layout of PyTorch-VAE", channels, latent_dim, options))
-    peer = side_of(
-        PUBLIC_VAE, [*theirs.children()], descend(adam, partial(theirs.loss, image), options), BATCH, options
-    )
+    step = descend(adam, partial(theirs.loss, image), options)
+    sides.append(side_of(PUBLIC_VAE, [*theirs.children()], step, BATCH, options))
     notes = ["Ours has a fused AdamW, PyTorch-VAE Adam."]
-    return compare(f"{title} training step, batch {BATCH}, {size} px", [*sides, peer], options, notes, [peer.name])
+    return compare(f"{title} training step, batch {BATCH}, {size} px", sides, options, notes, [PUBLIC_VAE])
+
+
+def _vaes(channels: Sequence[int], latent_dim: int, options: Options) -> dict[str, VAE]:
+    """Build darkroom's VAE with the layers and loss of PyTorch-VAE, in NHWC and in the layout of the options."""
+    layouts = {"darkroom VAE, channels_last": True}
+    if not options.channels_last:
+        layouts["darkroom VAE, in the layout of PyTorch-VAE"] = False
+    models = {name: _vae(channels, latent_dim, last) for name, last in layouts.items()}
+    first, *others = models.values()
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    return {name: without_trainer(options.place(model)) for name, model in models.items()}
 
 
 def _vae(channels: Sequence[int], latent_dim: int, channels_last: bool) -> VAE:
-    """Build darkroom's VAE with the layers and loss of PyTorch-VAE."""
     size = 2 * 2 ** len(channels)
     return VAE(
         (3, size, size),
@@ -138,16 +144,6 @@ def _vae(channels: Sequence[int], latent_dim: int, channels_last: bool) -> VAE:
         kl_schedule=PixelMeanWeight(KL_WEIGHT),
         optim=Optim(channels_last=channels_last),
     )
-
-
-def _vae_side(name: str, channels: Sequence[int], latent_dim: int, options: Options) -> Side:
-    """Return the training steps of darkroom's VAE."""
-    torch.manual_seed(0)  # of weights and image, which both layouts have
-    vae = without_trainer(options.place(_vae(channels, latent_dim, options.channels_last)).train())
-    torch.manual_seed(0)
-    image = options.images(BATCH, *vae.image_shape).clamp(-1, 1)
-    loss = partial(training_loss, vae, {"image": image})
-    return side_of(name, vae.networks(), descend(vae.configure_optimizers(), loss, options), BATCH, options)
 
 
 class _Repeated(Dataset[dict[str, torch.Tensor]]):
@@ -205,7 +201,10 @@ def dcgan_step(options: Options) -> Result:
 
 @entry
 def dcgan_small_step(options: Options) -> Result:
-    """Compare DCGAN training steps, 16 x 16, width 32 as in its config, with batch norm, as ``dcgan_step`` does."""
+    """Compare DCGAN training steps at 16 x 16, with the widths of its config, as ``dcgan_step`` does.
+
+    As in PyTorch's example the discriminator has batch norm; the config has none, and a penalty on its gradient.
+    """
     return _dcgan_steps(SMALL_GAN, options, 50)
 
 
@@ -234,16 +233,21 @@ def _dcgan_steps(gan: _GAN, options: Options, steps_on_cpu: int) -> Result:
             adversarial_loss(fake, True).backward()  # also computes unused gradients of the discriminator
             g_adam.step()
 
-    last = replace(options, channels_last=True)
-    sides = [_dcgan_side("darkroom DCGAN, a Trainer's fit, channels_last", gan, steps, last)]
-    if not options.channels_last:
-        sides.append(_dcgan_side("darkroom DCGAN, in the layout of the example", gan, steps, options))
-    peer = side_of(PUBLIC_GAN, [generator, discriminator], loop, steps * BATCH, options)
+    sides = [_dcgan_side(name, model, image, steps, options) for name, model in _dcgans(gan, options).items()]
+    sides.append(side_of(PUBLIC_GAN, [generator, discriminator], loop, steps * BATCH, options))
     notes = [
-        f"Times of {steps} steps. Ours also updates EMA weights of the generator, and builds its optimizers in every fit."
+        f"Times of {steps} steps. The discriminators have batch norm. Ours also updates EMA weights of the generator, and "
+        "builds its optimizers in every fit."
     ]
-    title = f"{gan.title} training step, batch {BATCH}, {gan.side} px"
-    return compare(title, [*sides, peer], options, notes, [peer.name])
+    return compare(f"{gan.title} training step, batch {BATCH}, {gan.side} px", sides, options, notes, [PUBLIC_GAN])
+
+
+def _dcgans(gan: _GAN, options: Options) -> dict[str, DCGAN]:
+    """Build darkroom's DCGAN in NHWC and in the layout of the options."""
+    layouts = {"darkroom DCGAN, a Trainer's fit, channels_last": True}
+    if not options.channels_last:
+        layouts["darkroom DCGAN, in the layout of the example"] = False
+    return {name: gan.ours(last) for name, last in layouts.items()}
 
 
 @entry
@@ -259,24 +263,23 @@ def dcgan_small_sampling(options: Options) -> Result:
 
 
 def _dcgan_sampling(gan: _GAN, options: Options) -> Result:
-    ours = without_trainer(options.place(gan.ours(channels_last=True)).eval())
     generator, alone = options.place(gan.networks()[0]).eval(), "the generator alone"
-    assert ours.ema is not None
+    sides = []
+    for name, last in {"darkroom DCGAN, channels_last": True, "darkroom DCGAN": options.channels_last}.items():
+        ours = without_trainer(options.place(gan.ours(last)).eval())
+        assert ours.ema is not None
+        sample = without_gradients(partial(ours.sample, BATCH), options)
+        sides.append(side_of(name, [ours.ema.module], sample, BATCH, options))
 
-    def sample() -> torch.Tensor:
+    def sample_alone() -> torch.Tensor:
         return generator(gan.latents(options))
 
-    ours_step = without_gradients(partial(ours.sample, BATCH), options)
-    sides = [
-        side_of("darkroom DCGAN, channels_last", [ours.ema.module], ours_step, BATCH, options),
-        side_of(alone, [generator], without_gradients(sample, options), BATCH, options),
-    ]
+    sides.append(side_of(alone, [generator], without_gradients(sample_alone, options), BATCH, options))
     return compare(f"{gan.title}, {BATCH} samples, {gan.side} px", sides, options, peers=[alone])
 
 
-def _dcgan_side(name: str, gan: _GAN, steps: int, options: Options) -> Side:
+def _dcgan_side(name: str, model: DCGAN, image: torch.Tensor, steps: int, options: Options) -> Side:
     """Return fits of darkroom's DCGAN, each of a number of steps on one batch."""
-    model, batch = gan.ours(options.channels_last), {"image": gan.images(options)}
     mixed: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
     filter_warnings()
 
@@ -291,6 +294,6 @@ def _dcgan_side(name: str, gan: _GAN, steps: int, options: Options) -> Side:
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        trainer.fit(model, DataLoader(_Repeated(batch, steps), batch_size=None))
+        trainer.fit(model, DataLoader(_Repeated({"image": image}, steps), batch_size=None))
 
     return side_of(name, [model.generator, model.discriminator], fit, steps * BATCH, options)

@@ -23,10 +23,12 @@ from darkroom.lightning_modules.diffusion import (
 from darkroom.lightning_modules.diffusion.base import Diffusion
 from darkroom.lightning_modules.diffusion.sampling.sampler_config import Sampling
 from darkroom.lightning_modules.diffusion.text import MiniLM, Text, TextEncoder
+from darkroom.lightning_modules.optimizers import Optim
 
 PEER = "imagen-pytorch"
 SMALL, LARGE, STEPS, TOKENS, DIM = (3, 32, 32), (3, 64, 64), 20, 16, 768
 SHAPES, SHAPES_DIM = (3, 16, 16), 64  # of imagen.yaml
+GUIDANCE = 2.0
 
 
 class Ready(TextEncoder):
@@ -48,26 +50,32 @@ class Ready(TextEncoder):
         return [caption] * TOKENS
 
 
-def base() -> TextToImage:
+def base(options: Options) -> TextToImage:
     """Build a base model of about 16 M parameters, the size of the peer's."""
     network = DenoisingUNet(
         SMALL, None, 56, (1, 2, 4), 2, 16, 56, modulation="adaptive", resampling="conv", dropout=0.0, text_dim=DIM
     )
-    return TextToImage(Ready(), SMALL, network, sampling=Sampling(steps=STEPS, guidance=2.0))
+    return _text_to_image(network, SMALL, DIM, options)
 
 
-def small_base() -> TextToImage:
-    """Build the base model of imagen.yaml, with ready tokens."""
+def small_base(options: Options) -> TextToImage:
+    """Build the network of imagen.yaml, with constant tokens instead of its text encoder."""
     network = DenoisingUNet(
         SHAPES, None, 32, (1, 2, 2), 1, 8, 16, modulation="adaptive", dropout=0.0, text_dim=SHAPES_DIM
     )
-    return TextToImage(Ready(SHAPES_DIM), SHAPES, network, sampling=Sampling(steps=STEPS, guidance=2.0))
+    return _text_to_image(network, SHAPES, SHAPES_DIM, options)
 
 
-def upsampler() -> SuperResolution:
+def _text_to_image(network: DenoisingUNet, shape: tuple[int, int, int], dim: int, options: Options) -> TextToImage:
+    optim = Optim(channels_last=options.channels_last)
+    return TextToImage(Ready(dim), shape, network, sampling=Sampling(steps=STEPS, guidance=GUIDANCE), optim=optim)
+
+
+def upsampler(options: Options) -> SuperResolution:
     """Build a super-resolution model of about 30 M parameters, the size of the peer's."""
     network = EfficientUNet(LARGE, DIM, (82, 164, 328), (1, 2, 4), head_channels=82)
-    return SuperResolution(LARGE, 2, Ready(), network, sampling=Sampling(steps=STEPS))
+    optim = Optim(channels_last=options.channels_last)
+    return SuperResolution(LARGE, 2, Ready(), network, sampling=Sampling(steps=STEPS), optim=optim)
 
 
 def peer(options: Options) -> Any:
@@ -99,7 +107,8 @@ def small_peer(options: Options) -> Any:
     library = import_imagen_pytorch(SHAPES_DIM)
     looks = dict.fromkeys(("layer_attns", "layer_cross_attns"), (False, True, True))
     heads = {"attn_heads": 4, "attn_dim_head": 16}
-    unet = library.Unet(28, text_embed_dim=SHAPES_DIM, dim_mults=(1, 2, 2), num_resnet_blocks=1, **looks, **heads)
+    shape = {"dim": 28, "text_embed_dim": SHAPES_DIM, "dim_mults": (1, 2, 2)}
+    unet = library.Unet(num_resnet_blocks=1, **shape, **looks, **heads)
     settings = {"timesteps": STEPS, "text_embed_dim": SHAPES_DIM, "cond_drop_prob": 0.1}
     return options.place(library.Imagen((unet,), image_sizes=(SHAPES[1],), **settings))
 
@@ -112,18 +121,18 @@ def _beside(sides: list[Side], add: Callable[[], Side], notes: list[str]) -> Non
 
 
 def _training(
-    build: Callable[[], Diffusion],
+    title: str,
+    build: Callable[[Options], Diffusion],
     of_peer: Callable[[Options], Any],
     stage: int,
     batch: int,
     options: Options,
 ) -> Result:
     """Compare training steps of a stage, ours and imagen-pytorch's, each with its own loss; Adam and clipping for both."""
-    ours, notes = without_trainer(options.place(build()).train()), list[str]()
-    name, (_, side, _) = type(ours).__name__, ours.image_shape
+    ours, notes = without_trainer(options.place(build(options)).train()), list[str]()
     image = options.images(batch, *ours.image_shape).clamp(-1, 1)
     step = our_step(ours, {"image": image, "caption": ["a picture"] * batch}, options)
-    sides = [side_of(f"darkroom {name}", [ours.network], step, batch, options)]
+    sides = [side_of(f"darkroom {type(ours).__name__}", [ours.network], step, batch, options)]
 
     def add() -> Side:
         imagen = of_peer(options)
@@ -138,66 +147,77 @@ def _training(
 
     _beside(sides, add, notes)
     notes.append("Ours also updates EMA weights.")
-    return compare(f"{name} training step, batch {batch}, {side} px", sides, options, notes, [PEER])
+    return compare(f"{title}, training step, batch {batch}, {image.shape[-1]} px", sides, options, notes, [PEER])
 
 
 def _sampling(
     title: str,
     ours: TextToImage | ImagenCascade,
     of_peer: Callable[[Options], Any],
-    guidance: float | tuple[float, ...],
     batch: int,
     options: Options,
 ) -> Result:
-    """Compare sampling, 20 steps of each stage, with guidance of these scales."""
+    """Compare sampling, 20 steps of each stage, with guidance in the first."""
     notes, captions = list[str](), ["a picture"] * batch
-    draw = without_gradients(lambda: ours.sample(captions), options)
-    sides = [side_of(f"darkroom {type(ours).__name__}", ours.networks(), draw, batch, options)]
+    ours = options.place(ours).eval()
+    sample = without_gradients(lambda: ours.sample(captions), options)
+    sides = [side_of(f"darkroom {type(ours).__name__}", ours.networks(), sample, batch, options)]
 
     def add() -> Side:
         imagen = of_peer(options).eval()
         text = torch.randn(batch, TOKENS, imagen.text_embed_dim, device=options.device)
-        weights = {"cond_scale": guidance, "use_tqdm": False}
-        draw = without_gradients(lambda: imagen.sample(text_embeds=text, **weights), options)
-        return side_of(PEER, list(imagen.unets), draw, batch, options)
+        scales = tuple(GUIDANCE if stage == 0 else 1.0 for stage in range(len(imagen.unets)))
+        plain = {
+            "cond_scale": scales,
+            "cfg_remove_parallel_component": False,
+            "use_tqdm": False,
+        }  # guidance as in Imagen
+        sample = without_gradients(lambda: imagen.sample(text_embeds=text, **plain), options)
+        return side_of(PEER, list(imagen.unets), sample, batch, options)
 
     _beside(sides, add, notes)
     notes.append(
         "Ours by DDIM, theirs by ancestral steps. Network calls are equal in number, but ours merges the two of guidance."
     )
-    return compare(f"{title}, {STEPS} steps each, {batch} images at once", sides, options, notes, [PEER])
+    return compare(f"{title}, {batch} images at once", sides, options, notes, [PEER])
 
 
 @entry
 def text_to_image_step(options: Options) -> Result:
     """Compare training steps of the base model, 16 M parameters, 16 tokens of text, with imagen-pytorch's."""
-    return _training(base, peer, 0, batch_size(options, 8, 64), options)
+    return _training("Text to image", base, peer, 0, batch_size(options, 8, 64), options)
 
 
 @entry
 def text_to_image_small_step(options: Options) -> Result:
-    """Compare training steps of the base model of imagen.yaml, 1.3 M parameters, ready tokens, with imagen-pytorch's."""
-    return _training(small_base, small_peer, 0, batch_size(options, 32, 64), options)
+    """Compare training steps of the network of imagen.yaml, 1.3 M parameters, with imagen-pytorch's.
+
+    The tokens are constant; the config also trains its text encoder.
+    """
+    return _training("Text to image of its config", small_base, small_peer, 0, batch_size(options, 32, 64), options)
 
 
 @entry
 def super_resolution_step(options: Options) -> Result:
     """Compare training steps of a super-resolution model, 30 M parameters, 32 -> 64, with imagen-pytorch's."""
-    return _training(upsampler, peer, 1, batch_size(options, 8, 64), options)
+    return _training("Super-resolution", upsampler, peer, 1, batch_size(options, 8, 64), options)
 
 
 @entry
 def cascade_sampling(options: Options) -> Result:
     """Compare sampling with both stages, 20 steps each, guidance in the first, with imagen-pytorch's."""
-    cascade = options.place(ImagenCascade(base(), [upsampler()])).eval()
-    return _sampling("Cascade 32 -> 64 px", cascade, peer, (2.0, 1.0), batch_size(options, 2, 32), options)
+    cascade = ImagenCascade(base(options), [upsampler(options)])
+    return _sampling(f"Cascade 32 -> 64 px, {STEPS} steps each", cascade, peer, batch_size(options, 2, 32), options)
 
 
 @entry
 def text_to_image_small_sampling(options: Options) -> Result:
-    """Compare sampling with the base model of imagen.yaml, 20 steps, guidance, with imagen-pytorch's."""
-    ours = options.place(small_base()).eval()
-    return _sampling("Text to image, 16 px", ours, small_peer, 2.0, batch_size(options, 16, 64), options)
+    """Compare sampling with the network of imagen.yaml, 20 steps, guidance, with imagen-pytorch's.
+
+    Both have the dynamic threshold; the config has a static one.
+    """
+    ours, title = small_base(options).keep_ema_only(), f"Text to image of its config, {STEPS} steps"
+    return _sampling(title, ours, small_peer, batch_size(options, 16, 64), options)
 
 
 @entry

@@ -1,7 +1,7 @@
 """Segmentation: training steps, evaluation and tiled inference."""
 
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -90,14 +90,13 @@ def unet_step(options: Options) -> Result:
 def unet_inference(options: Options) -> Result:
     """Compare inference of U-Net, base width 64, from images to logits, with its network alone."""
     unet = UNet(num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
-    return _inference("U-Net", "darkroom UNet", unet, options)
+    return _inference("U-Net", {"darkroom UNet": unet}, options)
 
 
 @entry
 def unet_small_inference(options: Options) -> Result:
-    """Compare inference of U-Net, base width 16 as in its config, in NHWC order, with its network alone."""
-    unet = UNet(num_classes=CLASSES, base_channels=16, optim=Optim(channels_last=True))
-    return _inference("U-Net of width 16,", "darkroom UNet, channels_last", unet, options)
+    """Compare inference of U-Net, base width 16 as in its config, in both layouts with its network alone."""
+    return _inference("U-Net of width 16,", _small(options)[0], options)
 
 
 @entry
@@ -105,37 +104,43 @@ def fcn_resnet50_inference(options: Options) -> Result:
     """Compare inference of torchvision's fcn_resnet50, from images to logits, with its network alone."""
     network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
     ours = SemanticSegmentation(network, num_classes=CLASSES, optim=Optim(channels_last=options.channels_last))
-    return _inference("fcn_resnet50", "darkroom SemanticSegmentation", ours, options)
+    return _inference("fcn_resnet50", {"darkroom SemanticSegmentation": ours}, options)
 
 
-def _inference(title: str, name: str, model: SemanticSegmentation, options: Options) -> Result:
-    network, (image, _) = options.place(deepcopy(model.network)).eval(), _batch(CLASSES, options)
-    model = without_trainer(options.place(model).eval())
-    calls = {
-        name: (model.network, partial(model.infer, {"image": image})),
-        ALONE: (network, partial(network, image)),
-    }
-    sides = [
-        side_of(side, [one], without_gradients(call, options), BATCH, options) for side, (one, call) in calls.items()
-    ]
+def _inference(title: str, models: Mapping[str, SemanticSegmentation], options: Options) -> Result:
+    """Compare inference of models with the same weights with the network of the first alone."""
+    network = options.place(deepcopy(next(iter(models.values())).network)).eval()
+    image, _ = _batch(CLASSES, options)
+    sides = []
+    for name, model in models.items():
+        infer = partial(without_trainer(options.place(model).eval()).infer, {"image": image})
+        sides.append(side_of(name, [model.network], without_gradients(infer, options), BATCH, options))
+    sides.append(side_of(ALONE, [network], without_gradients(partial(network, image), options), BATCH, options))
     return compare(f"{title} inference, batch {BATCH}, {SIZE} px", sides, options, peers=[ALONE])
 
 
 @entry
 def unet_small_step(options: Options) -> Result:
     """Compare training steps of U-Net, base width 16 as in its config, in both layouts with a plain loop."""
-    last = replace(options, channels_last=True)
-    unet, second = (
-        UNet(num_classes=CLASSES, base_channels=16, optim=Optim(channels_last=layout.channels_last))
-        for layout in (last, options)
-    )
-    plain = deepcopy(unet.network)
-    second.network.load_state_dict(plain.state_dict())
-    sides = [_ours("darkroom UNet, channels_last", unet, last)]
-    if not options.channels_last:
-        sides.append(_ours("darkroom UNet, in the layout of the loop", second, options))
-    sides.append(_plain(PLAIN, plain, options))
+    models, network = _small(options)
+    sides = [_ours(name, model, options) for name, model in models.items()]
+    sides.append(_plain(PLAIN, network, options))
     return compare(f"U-Net of width 16, training step, batch {BATCH}, {SIZE} px", sides, options, peers=[PLAIN])
+
+
+def _small(options: Options) -> tuple[dict[str, SemanticSegmentation], nn.Module]:
+    """Build U-Net of width 16 in NHWC and in the layout of the options, and a copy of its network."""
+    layouts = {"darkroom UNet, channels_last": True}
+    if not options.channels_last:
+        layouts["darkroom UNet, in the layout of the peer"] = False
+    models: dict[str, SemanticSegmentation] = {
+        name: UNet(num_classes=CLASSES, base_channels=16, optim=Optim(channels_last=last))
+        for name, last in layouts.items()
+    }
+    first, *others = models.values()
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    return models, deepcopy(first.network)
 
 
 @entry

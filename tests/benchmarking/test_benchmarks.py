@@ -14,6 +14,7 @@ import torch
 import yaml
 from torchvision.ops import box_iou
 
+import benchmarks.entries  # noqa: F401 (registers the entries)
 from benchmarks import profile_steps
 from benchmarks.results import export_table, segmentation_ladder
 from benchmarks.results.commands import CommandFailedError
@@ -137,17 +138,13 @@ def test_profile_takes_the_time_of_operations_without_those_they_call() -> None:
 
 
 def test_every_detector_has_a_speed_benchmark() -> None:
-    import benchmarks.entries  # noqa: F401 (registers the entries)
-
     assert {"detection_steps", "detection_inference", "selective_search", "detection_scores"} <= ENTRIES.keys()
-    assert all(detection._technique(name).num_classes == 5 for name in detection.LADDER)
     assert set(detection.LADDER) == {
         path.stem for path in (CONFIGS / "detection").glob("*.yaml") if "torch" not in path.stem
     }
 
 
 def test_generative_methods_have_speed_benchmarks() -> None:
-    import benchmarks.entries  # noqa: F401 (registers the entries)
     from benchmarks.results import generation_ladder, score_floor
 
     assert {"vae_step", "dcgan_step", "score_cost"} <= ENTRIES.keys()
@@ -172,10 +169,9 @@ def test_imagen_benchmark_has_size_of_peer() -> None:
 
     assert {"text_to_image_step", "super_resolution_step", "cascade_sampling", "embedding_cache"} <= ENTRIES.keys()
     with torch.device("meta"):
-        sizes = [sum(p.numel() for p in build().network.parameters()) for build in (imagen.base, imagen.upsampler)]
-        small = sum(p.numel() for p in imagen.small_base().network.parameters())
-    assert sizes == [15_992_059, 29_793_287]  # imagen-pytorch's have 16,009,336 and 30,386,996
-    assert small == 1_325_891  # and 1,307,330
+        builders = (imagen.base, imagen.upsampler, imagen.small_base)
+        sizes = [sum(p.numel() for p in build(Options()).network.parameters()) for build in builders]
+    assert sizes == [15_992_059, 29_793_287, 1_325_891]  # imagen-pytorch's have 16,009,336, 30,386,996 and 1,307,330
 
 
 def test_sampler_arguments_are_parsed() -> None:
@@ -361,13 +357,19 @@ def test_detectors_beside_torchvisions_find_the_same(name: str) -> None:
 def test_detectors_of_the_configs_beside_torchvisions_find_the_same(name: str) -> None:
     torch.manual_seed(0)
     ours, theirs = (model.eval() for model in detection._small_pair(name))
-    images = torch.rand(2, 3, 128, 128)
+    images = detection._batch(Options(), 2)["image"]
     with torch.no_grad():
-        found, expected = ours.detect({"image": images}), theirs([*images])
+        found, expected = ours.detect({"image": images}), theirs(images)
     for one, other in zip(found, expected, strict=True):
         # Rounding orders almost equal scores, and the order decides which boxes are suppressed.
         torch.testing.assert_close(one["scores"], other["scores"], rtol=0, atol=5e-3)
-        assert (box_iou(one["boxes"], other["boxes"]).amax(1) > 0.99).float().mean() > 0.95
+        iou, counterpart = box_iou(one["boxes"], other["boxes"]).max(1)
+        same = (iou > 0.99) & (one["labels"] == other["labels"][counterpart])
+        assert same.float().mean() > 0.95
+        if "masks" in one:
+            theirs_too = other["masks"][counterpart[same], 0] >= 0.5
+            # Untrained probabilities are near one half, where rounding decides.
+            assert (one["masks"][same] == theirs_too).float().mean() > 0.97
     assert found[0]["scores"].unique().numel() > 10  # not all 0 or 1
 
 
@@ -380,7 +382,7 @@ def test_detectors_of_the_configs_beside_torchvisions_have_the_same_losses(
     monkeypatch.setattr(detection, "compare", lambda title, found, *_, **__: sides.extend(found))
     ENTRIES[f"{name}_small_step"](Options())
     assert len({side.parameters for side in sides}) == 1
-    assert [side.loss for side in sides] == pytest.approx([sides[0].loss] * 3, rel=5e-2)  # regions are sampled
+    assert [side.loss for side in sides] == pytest.approx([sides[0].loss] * 3, rel=2e-2)  # regions are sampled
 
 
 @pytest.mark.slow
