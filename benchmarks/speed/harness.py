@@ -178,6 +178,8 @@ def descend(
     return step
 
 
+SHORTEST = 0.05  # seconds of a timing: the clock and other processes disturb shorter ones
+
 ENTRIES: dict[str, Callable[[Options], Result]] = {}
 
 
@@ -193,13 +195,20 @@ def synchronize(options: Options) -> None:
         torch.cuda.synchronize()
 
 
-def timed(side: Side, options: Options) -> float:
-    """Return the seconds of one step, synchronized."""
+def timed(side: Side, options: Options, steps: int = 1) -> float:
+    """Return the seconds of a step, the mean of several, synchronized at the end."""
     synchronize(options)
     start = time.perf_counter()
-    side.step()
+    for _ in range(steps):
+        side.step()
     synchronize(options)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / steps
+
+
+def warm_up(side: Side, options: Options) -> float:
+    """Take two steps, or one that has many seconds; return the time of the last."""
+    seconds = timed(side, options)
+    return timed(side, options) if seconds < 5 else seconds
 
 
 def peak_memory(side: Side, options: Options) -> float:
@@ -261,6 +270,8 @@ def compare(
 ) -> Result:
     """Run the sides interleaved; the ratio is each side's median time over that of the first.
 
+    A timing has as many steps, the same number on every side, as take the slowest about 50 ms.
+
     Args:
         title: of the table.
         sides: Darkroom's first.
@@ -277,13 +288,11 @@ def compare(
         raise SystemExit(f"--side must be one of {'; '.join(names)}; got {options.side!r}")
     counted = bool(sides[0].flops)
     peak = measured_peak(options) if counted else None
-    for side in sides:
-        for _ in range(2):
-            timed(side, options)
+    steps = max(1, round(SHORTEST / max(warm_up(side, options) for side in sides)))
     times: dict[str, list[float]] = {side.name: [] for side in sides}
     for _ in range(options.rounds):
         for side in sides:
-            times[side.name].append(timed(side, options))
+            times[side.name].append(timed(side, options, steps))
     if peak is not None:  # again, because other programs may have used the machine the first time
         peak = max(peak, measured_peak(options))
     result = Result(title, notes=list(notes or []))
