@@ -13,6 +13,7 @@ from benchmarks.speed.harness import (
     Options,
     Result,
     Side,
+    both_layouts,
     compare,
     descend,
     entry,
@@ -49,9 +50,8 @@ def _theirs(ours: ImageClassifier, options: Options) -> nn.Module:
 def _small(options: Options) -> tuple[dict[str, ImageClassifier], nn.Module]:
     """Build the classifier of vgg.yaml in NHWC and in the layout of the options, and a copy of its network."""
     network = BackboneClassifier("vgg11_bn", SMALL_CLASSES, SMALL_SHAPE, width=0.125)
-    layouts = {LAST: True} | ({} if options.channels_last else {IN_LAYOUT: False})
     models = {}
-    for name, last in layouts.items():
+    for name, last in both_layouts(LAST, IN_LAYOUT, options).items():
         model = ImageClassifier(deepcopy(network), SMALL_CLASSES, optim=Optim(channels_last=last))
         models[name] = without_trainer(model.to(options.device))
     return models, options.place(network)

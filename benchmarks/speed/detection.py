@@ -20,6 +20,7 @@ from benchmarks.speed.harness import (
     Options,
     Result,
     Side,
+    both_layouts,
     compare,
     descend,
     entry,
@@ -313,12 +314,13 @@ def _ssd_of_torchvision(ours: SSDNetwork, config: Mapping[str, Any]) -> nn.Modul
 
 
 def _in_layouts(name: str, ours: ObjectDetection, options: Options) -> dict[str, ObjectDetection]:
-    """Return ours, whose config sets channels_last, and unless the options do so too a copy in torchvision's layout."""
-    models = {"darkroom, channels_last": ours}
-    if not options.channels_last:
-        copied = _technique(name, optim=Optim())
-        copied.load_state_dict(ours.state_dict())
-        models["darkroom, in the layout of torchvision"] = copied
+    """Return copies of ours in NHWC, as in its config, and in torchvision's layout."""
+    models = {}
+    for side, last in both_layouts(
+        "darkroom, channels_last", "darkroom, in the layout of torchvision", options
+    ).items():
+        models[side] = _technique(name, optim=Optim(channels_last=last))
+        models[side].load_state_dict(ours.state_dict())
     return models
 
 

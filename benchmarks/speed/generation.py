@@ -15,6 +15,7 @@ from benchmarks.speed.harness import (
     Options,
     Result,
     Side,
+    both_layouts,
     compare,
     descend,
     entry,
@@ -124,9 +125,7 @@ def _vae_steps(title: str, channels: Sequence[int], latent_dim: int, options: Op
 
 def _vaes(channels: Sequence[int], latent_dim: int, options: Options) -> dict[str, VAE]:
     """Build darkroom's VAE with the layers and loss of PyTorch-VAE, in NHWC and in the layout of the options."""
-    layouts = {"darkroom VAE, channels_last": True}
-    if not options.channels_last:
-        layouts["darkroom VAE, in the layout of PyTorch-VAE"] = False
+    layouts = both_layouts("darkroom VAE, channels_last", "darkroom VAE, in the layout of PyTorch-VAE", options)
     models = {name: _vae(channels, latent_dim, last) for name, last in layouts.items()}
     first, *others = models.values()
     for other in others:
@@ -233,21 +232,15 @@ def _dcgan_steps(gan: _GAN, options: Options, steps_on_cpu: int) -> Result:
             adversarial_loss(fake, True).backward()  # also computes unused gradients of the discriminator
             g_adam.step()
 
-    sides = [_dcgan_side(name, model, image, steps, options) for name, model in _dcgans(gan, options).items()]
+    fit = "darkroom DCGAN, a Trainer's fit, channels_last"
+    layouts = both_layouts(fit, "darkroom DCGAN, in the layout of the example", options)
+    sides = [_dcgan_side(name, gan.ours(last), image, steps, options) for name, last in layouts.items()]
     sides.append(side_of(PUBLIC_GAN, [generator, discriminator], loop, steps * BATCH, options))
     notes = [
         f"Times of {steps} steps. The discriminators have batch norm. Ours also updates EMA weights of the generator, and "
         "builds its optimizers in every fit."
     ]
     return compare(f"{gan.title} training step, batch {BATCH}, {gan.side} px", sides, options, notes, [PUBLIC_GAN])
-
-
-def _dcgans(gan: _GAN, options: Options) -> dict[str, DCGAN]:
-    """Build darkroom's DCGAN in NHWC and in the layout of the options."""
-    layouts = {"darkroom DCGAN, a Trainer's fit, channels_last": True}
-    if not options.channels_last:
-        layouts["darkroom DCGAN, in the layout of the example"] = False
-    return {name: gan.ours(last) for name, last in layouts.items()}
 
 
 @entry
@@ -265,7 +258,7 @@ def dcgan_small_sampling(options: Options) -> Result:
 def _dcgan_sampling(gan: _GAN, options: Options) -> Result:
     generator, alone = options.place(gan.networks()[0]).eval(), "the generator alone"
     sides = []
-    for name, last in {"darkroom DCGAN, channels_last": True, "darkroom DCGAN": options.channels_last}.items():
+    for name, last in both_layouts("darkroom DCGAN, channels_last", "darkroom DCGAN", options).items():
         ours = without_trainer(options.place(gan.ours(last)).eval())
         assert ours.ema is not None
         sample = without_gradients(partial(ours.sample, BATCH), options)

@@ -97,6 +97,11 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
+def both_layouts(channels_last: str, otherwise: str, options: Options) -> dict[str, bool]:
+    """Return two names of sides with their ``channels_last``; the second is left out if the options set it too."""
+    return {channels_last: True} | ({} if options.channels_last else {otherwise: False})
+
+
 def without_trainer(method: Method) -> Method:
     """Prepare a method for use without a Trainer: memory layout as in ``setup``, ``training_step`` returns its loss."""
     for network in method.networks():

@@ -16,6 +16,7 @@ from benchmarks.speed.harness import (
     Options,
     Result,
     Side,
+    both_layouts,
     compare,
     descend,
     entry,
@@ -130,9 +131,7 @@ def unet_small_step(options: Options) -> Result:
 
 def _small(options: Options) -> tuple[dict[str, SemanticSegmentation], nn.Module]:
     """Build U-Net of width 16 in NHWC and in the layout of the options, and a copy of its network."""
-    layouts = {"darkroom UNet, channels_last": True}
-    if not options.channels_last:
-        layouts["darkroom UNet, in the layout of the peer"] = False
+    layouts = both_layouts("darkroom UNet, channels_last", "darkroom UNet, in the layout of the peer", options)
     models: dict[str, SemanticSegmentation] = {
         name: UNet(num_classes=CLASSES, base_channels=16, optim=Optim(channels_last=last))
         for name, last in layouts.items()
